@@ -1,0 +1,37 @@
+# Each target makes .venv if it is missing, installs into it once, and does its job.
+#   make quickstart   the whole method in miniature on this machine's CPU
+#   make test         the test suite; more options with ARGS="-k curiosity"
+#   make lint         ruff
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# setuptools warns of editable installs whose folders are mapped, as configs/ is; nothing is wrong.
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/pixel-reasoner quickstart $(ARGS)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The files under $(VENV) record that an installation of the present setup.py succeeded.
+$(VENV)/installed: setup.py | $(BIN)/python
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/installed-test: setup.py | $(BIN)/python
+	$(INSTALL) ".[test]"
+	@touch $@ $(VENV)/installed

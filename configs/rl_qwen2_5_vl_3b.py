@@ -1,0 +1,75 @@
+"""Curiosity-driven GRPO of Qwen2.5-VL-3B with the hyperparameters of the Pixel Reasoner paper (arXiv 2505.15966)."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.workdir = "runs/rl_qwen2_5_vl_3b"
+
+    config.model = ConfigDict()
+    config.model.directory = "checkpoints/pixel_reasoner_warm_start_3b"  # what phase one exported
+    config.model.dtype = "bfloat16"  # of the computation
+    config.model.param_dtype = "float32"
+    config.model.remat = "full"  # "none", "full" or "dots"
+
+    # (least, most) tokens of 28x28 pixels for every kind of image.
+    config.processor = ConfigDict()
+    config.processor.image = (4, 2000)
+    config.processor.crop = (4, 1000)
+    config.processor.frame = (4, 400)
+    config.processor.video = (4, 256)
+    config.processor.video_frames = 16
+
+    config.operations = ConfigDict()
+    config.operations.padding = 0.1  # crops are widened on every side by this fraction of the image
+    config.operations.release = False  # True: the released code's operation names, numbering and leniency
+
+    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
+
+    config.data = ConfigDict()
+    config.data.path = "data/pixel_reasoner_rl"  # queries: id, question, answer, images or video
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-6
+    config.optimizer.warmup_fraction = 0.03
+    config.optimizer.schedule = "cosine"
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.95
+    config.optimizer.clip_norm = 1.0
+
+    config.train = ConfigDict()
+    config.train.batch_size = 256  # query-response pairs an update
+    config.train.row_length = 16_384  # tokens of a packed row
+    config.train.micro_batch_rows = 1  # packed rows whose gradient is computed at once, for each of data x fsdp
+    config.train.epochs = 1  # passes over the queries
+    config.train.steps = config_dict.placeholder(int)  # stop after so many updates
+    config.train.freeze_vision = False
+    config.train.checkpoint_every = 1  # episodes
+    config.train.keep_checkpoints = 3
+
+    config.rollout = ConfigDict()
+    config.rollout.samples = 8  # G, responses a query
+    config.rollout.temperature = 1.0  # of the first turn
+    config.rollout.later_temperature = 1.0
+    config.rollout.max_operations = 4
+    config.rollout.max_response_tokens = 12_288
+    config.rollout.max_images = 16
+    config.rollout.max_length = 16_384  # prompt and response
+    config.rollout.slots = 64  # responses in flight
+
+    config.curiosity = ConfigDict()
+    config.curiosity.variant = "paper"
+    config.curiosity.alpha = 0.5
+    config.curiosity.beta = 0.05
+    config.curiosity.rate_floor = 0.3  # H
+    config.curiosity.max_operations = 1  # N
+
+    config.grpo = ConfigDict()
+    config.grpo.queries_per_episode = 512  # the behaviour policy is renewed after so many
+    config.grpo.clip_low = 0.2
+    config.grpo.clip_high = 0.35
+    config.grpo.normalize_std = False  # divide advantages by the group's standard deviation
+    return config

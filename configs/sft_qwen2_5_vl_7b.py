@@ -1,0 +1,52 @@
+"""Warm start of Qwen2.5-VL-7B-Instruct on synthesized trajectories, with the Pixel Reasoner paper's hyperparameters."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.workdir = "runs/sft_qwen2_5_vl_7b"
+
+    config.model = ConfigDict()
+    config.model.directory = "checkpoints/Qwen2.5-VL-7B-Instruct"
+    config.model.dtype = "bfloat16"  # of the computation
+    config.model.param_dtype = "float32"
+    config.model.remat = "full"  # "none", "full" or "dots"
+
+    # (least, most) tokens of 28x28 pixels for every kind of image.
+    config.processor = ConfigDict()
+    config.processor.image = (4, 2000)
+    config.processor.crop = (4, 1000)
+    config.processor.frame = (4, 400)
+    config.processor.video = (4, 256)
+    config.processor.video_frames = 16
+
+    config.operations = ConfigDict()
+    config.operations.padding = 0.1  # crops are widened on every side by this fraction of the image
+    config.operations.release = False  # True: the released code's operation names, numbering and leniency
+
+    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
+
+    config.data = ConfigDict()
+    config.data.path = "data/pixel_reasoner_warm_start"  # ArrayRecord trajectories, 5,500 of 7,500 with operations
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-6
+    config.optimizer.warmup_fraction = 0.1
+    config.optimizer.schedule = "cosine"
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.95
+    config.optimizer.clip_norm = 1.0
+
+    config.train = ConfigDict()
+    config.train.batch_size = 128  # trajectories an update
+    config.train.row_length = 16_384  # tokens of a packed row
+    config.train.micro_batch_rows = 1  # packed rows whose gradient is computed at once, for each of data x fsdp
+    config.train.epochs = 5
+    config.train.steps = config_dict.placeholder(int)  # stop after so many updates
+    config.train.freeze_vision = True
+    config.train.checkpoint_every = 50  # updates
+    config.train.keep_checkpoints = 3
+    return config

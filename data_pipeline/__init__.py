@@ -1,0 +1,1 @@
+"""From seeds to stored trajectories to the batches a trainer reads."""

@@ -1,0 +1,202 @@
+"""What the quickstart's small model is taught in the pixel-search world, before reinforcement learning.
+
+A pretraining that stands in for a pretrained model: where the coloured box is, which colour it has, and which digit a
+crop shows. Then a warm start that is poor on purpose: the form of an answer and of an operation, but mostly guesses and
+misplaced boxes, so that an answer after zooming is at first no better than one without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline.seed import Seed
+from data_pipeline.sources.pixel_search import CELL_BOXES, DIGITS, LABEL, PixelSearch
+from data_pipeline.synthesis import TEMPLATES, Draft, Passage, Plan, Scene, Synthesizer, TemplateCaptioner, run_plan
+from data_pipeline.tokenizer import conversation_texts, save_processor, train_tokenizer
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, error_text, tools_section
+from pixel_reasoner_jax.processing import Budgets, Processor, smart_resize
+from pixel_reasoner_jax.rollout.prompt import query_messages
+
+BUDGETS = Budgets(image=(16, 20), crop=(16, 20))
+"""112x112 pixels, 16 tokens, for the canvas and for a crop alike; 20 lets a crop that is not quite square have them."""
+
+PADDING = 0.01
+"""Of the crop operation: `CELL_BOXES` widened by it are the cells, so that every crop has the same scale."""
+
+WARM_START_MIX = {"text_only": 0.5, "single_pass": 0.35, "recrop_once": 0.15}
+
+PHRASES = {
+    Passage.OVERVIEW: "",
+    Passage.SUBJECT: f"the {LABEL}",
+    Passage.MISTAKE: "It is not here.",
+    Passage.EVIDENCE: "",
+    Passage.REASONING: "",
+}
+
+
+def captioner() -> TemplateCaptioner:
+    """Writes the world's few words."""
+    return TemplateCaptioner(PHRASES)
+
+
+def place_lesson(seed: Seed, registry: Registry) -> list[dict[str, Any]]:
+    """A conversation about where the coloured box is: it is asked for, so it is zoomed in on."""
+    scene = Scene(seed, captioner(), np.random.default_rng(0), padding=PADDING)
+    step = scene.step(Passage.OVERVIEW, seed.cue)
+    return _lesson(registry, seed.images[0], f"Zoom in on the {LABEL}.", f"{step.text}\n{step.call}")
+
+
+def reading_lesson(seed: Seed, registry: Registry) -> list[dict[str, Any]]:
+    """A conversation about the digit on a crop of the coloured box, which comes last, as an observation does."""
+    state = MediaState.from_query(images=[seed.images[0].convert("RGB")])
+    call = Call("crop_image_normalized", {"bbox_2d": list(seed.cue), "target_image": 1})
+    (crop,) = registry.execute(call, state).images
+    system, _, assistant = _lesson(registry, crop, seed.question, _answer(seed.text_answer))
+    return [system, {"role": "user", "content": [_text(seed.question), _picture(crop, "crop")]}, assistant]
+
+
+def color_lesson(seed: Seed, registry: Registry) -> list[dict[str, Any]]:
+    """A conversation about the colour of the coloured box."""
+    return _lesson(registry, seed.images[0], f"Which color is on the {LABEL}?", _answer(seed.attributes["color"]))
+
+
+LESSON_WRITERS = {"place": place_lesson, "reading": reading_lesson, "color": color_lesson}
+LESSONS = ("place", "reading", "place", "color", "place")  # places are the hardest to learn
+
+
+def pretraining(count: int, registry: Registry, seed: int = 0) -> Iterator[Draft]:
+    """`LESSONS` in turn, each about a canvas of its own, all answers equally likely."""
+    world = PixelSearch(count, split="pretrain", seed=seed, favoured=None)
+    for index in range(count):
+        lesson, kind = world[index], LESSONS[index % len(LESSONS)]
+        messages = LESSON_WRITERS[kind](lesson, registry)
+        yield Draft(lesson.id, lesson.question, lesson.answer, kind, messages, attributes=dict(lesson.attributes))
+
+
+@dataclasses.dataclass(frozen=True)
+class PoorTeacher:
+    """Spoils plans: boxes are somewhere else, and what was not seen is guessed.
+
+    Attributes:
+      misplaced: probability that a box that is trained is replaced by that of a random cell.
+      favoured: probability that an answer without operations is the colour's favoured digit; else it is any other.
+        After a crop that misses, it is any digit.
+    """
+
+    misplaced: float = 1.0
+    favoured: float = 0.9
+
+    def __call__(self, plan: Plan, seed: Seed, rng: np.random.Generator) -> Plan:
+        steps = list(plan.steps)
+        if steps and rng.random() < self.misplaced:
+            box = list(CELL_BOXES[rng.integers(len(CELL_BOXES))])
+            steps[-1] = dataclasses.replace(steps[-1], arguments={**steps[-1].arguments, "bbox_2d": box})
+        if not steps:
+            answer = _answer(self._guess(seed, rng))
+        elif tuple(steps[-1].arguments["bbox_2d"]) == seed.cue:
+            answer = plan.answer
+        else:
+            answer = _answer(str(rng.integers(DIGITS)))
+        return dataclasses.replace(plan, steps=tuple(steps), answer=answer)
+
+    def _guess(self, seed: Seed, rng: np.random.Generator) -> str:
+        prior = seed.attributes["prior_answer"]
+        if rng.random() < self.favoured:
+            return prior
+        return str(rng.choice([digit for digit in map(str, range(DIGITS)) if digit != prior]))
+
+
+def warm_start(registry: Registry, processor: Processor, *, seed: int = 0, **teacher: float) -> Synthesizer:
+    """The synthesizer of the quickstart's warm start; `teacher` goes to `PoorTeacher`."""
+    return Synthesizer(
+        registry,
+        processor,
+        captioner(),
+        padding=PADDING,
+        image_mix=WARM_START_MIX,
+        revise=PoorTeacher(**teacher),
+        seed=seed,
+    )
+
+
+def save_world_processor(directory: str | Path, registry: Registry, vocabulary: int = 1536) -> None:
+    """Trains a tokenizer on the world's own text and writes the files of a processor, all but the model's config.json.
+
+    Args:
+      directory: a checkpoint directory, made where it is missing.
+      registry: whose tool descriptions, observations and errors are part of the text.
+      vocabulary: at most this many tokens.
+    """
+    texts = [text for messages in _world_text(registry) for text in conversation_texts(messages)]
+    save_processor(train_tokenizer(texts, vocabulary), directory, BUDGETS)
+
+
+def _world_text(registry: Registry) -> Iterator[list[dict[str, Any]]]:
+    """Conversations that between them hold all that is usually said in the world."""
+
+    def resized(size: tuple[int, int], kind: str) -> tuple[int, int]:
+        return smart_resize(size, BUDGETS.of(kind))
+
+    for seed in PixelSearch(count=8 * len(CELL_BOXES), split="pretrain", favoured=None):
+        yield place_lesson(seed, registry)
+        yield reading_lesson(seed, registry)
+        yield color_lesson(seed, registry)
+        yield query_messages(seed.query(), None)
+        scene = Scene(seed, captioner(), np.random.default_rng(0), padding=PADDING)
+        for kind in WARM_START_MIX:
+            state = MediaState.from_query(images=[seed.images[0].convert("RGB")])
+            yield run_plan(TEMPLATES[kind](scene), seed, state, registry, resized).messages
+    yield from ([{"role": "user", "content": error_text(str(error))}] for error in _errors(registry))
+
+
+def _errors(registry: Registry) -> Iterator[OperationError]:
+    """What is said of calls that fail in the ways a small model finds first."""
+    image = PixelSearch(count=1)[0].images[0].convert("RGB")
+    right = {"bbox_2d": list(CELL_BOXES[0]), "target_image": 1}
+    wrong = (
+        {"bbox_2d": [0.49, 0.01, 0.24, 0.24]},
+        {"bbox_2d": [0.01, 0.01, 0.24]},
+        {"bbox_2d": [0.24, 0.24, 0.25, 0.25]},
+        {"bbox_2d": "0.01"},
+        {"target_image": 2},
+        {"target_image": 0.5},
+        {"target": 1},
+    )
+    calls = [Call("crop_image_normalized", right | change) for change in wrong] + [Call("crop", right)]
+    for call in calls:
+        try:
+            registry.execute(call, MediaState.from_query(images=[image]))
+        except OperationError as error:
+            yield error
+    for text in ("<tool_call>\n", "<tool_call>\n1\n</tool_call>", "<tool_call></tool_call><tool_call></tool_call>"):
+        if isinstance(error := registry.parse(text), OperationError):
+            yield error
+
+
+def _answer(digit: str) -> str:
+    return f"The answer is \\boxed{{{digit}}}."
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _picture(image: Any, kind: str = "image") -> dict[str, Any]:
+    return {"type": "image", "image": image, "kind": kind}
+
+
+def _lesson(registry: Registry, image: Image.Image, question: str, answer: str) -> list[dict[str, Any]]:
+    """A question under the task's own instructions.
+
+    A model of this size tells places by the number of tokens between them, so what it learns carries over only to
+    prompts of the same form.
+    """
+    tools = tools_section(registry.signatures(MediaState.from_query(images=[image.convert("RGB")])))
+    messages = query_messages({"question": question, "images": [image]}, tools)
+    return [*messages, {"role": "assistant", "content": [_text(answer)]}]

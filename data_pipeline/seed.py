@@ -1,0 +1,46 @@
+"""What a trajectory grows from: media, a question, its answer, and where the evidence is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from PIL import Image
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, normalized by the image's width and height."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Seed:
+    """An annotated query.
+
+    Attributes:
+      id: unique within a data set.
+      question: what is asked.
+      answer: the accepted answer or answers.
+      images: the query's images, unresized; empty for a video.
+      video: anything `Processor.load_video` takes; None for images.
+      cue: the evidence: a normalized box of the first image, or 1-based frame indices of the video.
+      candidates: other boxes worth a look; a wrong box is taken from them where there are any.
+      attributes: what else the source knows (plain values only; stored with the trajectory).
+    """
+
+    id: str
+    question: str
+    answer: str | list[str]
+    images: tuple[Image.Image, ...] = ()
+    video: Any = None
+    cue: Box | tuple[int, ...] = (0.0, 0.0, 1.0, 1.0)
+    candidates: tuple[Box, ...] = ()
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def text_answer(self) -> str:
+        """The answer to write: the first of the accepted ones."""
+        return self.answer if isinstance(self.answer, str) else self.answer[0]
+
+    def query(self) -> dict[str, Any]:
+        """The mapping that rollouts take."""
+        query: dict[str, Any] = {"id": self.id, "question": self.question, "answer": self.answer}
+        return query | ({"video": self.video} if self.video is not None else {"images": list(self.images)})

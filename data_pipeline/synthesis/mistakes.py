@@ -1,0 +1,129 @@
+"""Boxes and frames that are wrong on purpose, by construction rather than by trial (method: paper, appendix C.2).
+
+Boxes are normalized (left, top, right, bottom). All coordinates that come back are below 1: a crop whose coordinates
+are not is read in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipeline.seed import Box
+
+_UNITS = 1000
+"""Boxes are made of whole thousandths: counted as integers, no rounding can move an edge over another."""
+
+LIMIT = (_UNITS - 1) / _UNITS
+"""The largest coordinate written."""
+
+
+def intersects(box: Box, other: Box) -> bool:
+    """Whether two boxes share an area."""
+    return min(box[2], other[2]) > max(box[0], other[0]) and min(box[3], other[3]) > max(box[1], other[1])
+
+
+def contains(box: Box, other: Box) -> bool:
+    """Whether `other` lies within `box`."""
+    return box[0] <= other[0] and box[1] <= other[1] and box[2] >= other[2] and box[3] >= other[3]
+
+
+def area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def widened(box: Box, padding: float) -> Box:
+    """The box as an operation with this padding cuts it."""
+    left, top, right, bottom = box
+    return max(left - padding, 0.0), max(top - padding, 0.0), min(right + padding, 1.0), min(bottom + padding, 1.0)
+
+
+def disjoint_box(
+    cue: Box,
+    rng: np.random.Generator,
+    *,
+    padding: float = 0.0,
+    least: tuple[float, float] = (0.05, 0.05),
+    candidates: Sequence[Box] = (),
+) -> Box | None:
+    """A box that does not show the cue: even widened by the operation's padding it does not intersect it.
+
+    Args:
+      cue: the box to miss.
+      rng: where the choice comes from.
+      padding: of the operation, as a share of the image's width and height.
+      least: smallest (width, height).
+      candidates: where there are any, one of these is chosen.
+
+    Returns:
+      The box, about the size of the cue where there is room for that; None when the image has no such box.
+    """
+    if candidates:
+        misses = [box for box in candidates if not intersects(widened(box, padding), cue)]
+        return misses[rng.integers(len(misses))] if misses else None
+    # A box beside the cue lies in one of the four strips around it, a thousandth further than the padding reaches.
+    low = [math.floor(_UNITS * (edge - padding)) - 1 for edge in cue[:2]]
+    high = [math.ceil(_UNITS * (edge + padding)) + 1 for edge in cue[2:]]
+    last = _UNITS - 1
+    strips = [(0, 0, low[0], last), (high[0], 0, last, last), (0, 0, last, low[1]), (0, high[1], last, last)]
+    width, height = (math.ceil(_UNITS * side) for side in least)
+    strips = [strip for strip in strips if strip[2] - strip[0] >= width and strip[3] - strip[1] >= height]
+    if not strips:
+        return None
+    weights = np.array([area(strip) for strip in strips], float)
+    strip = strips[rng.choice(len(strips), p=weights / weights.sum())]
+    scale = _UNITS * rng.uniform(0.8, 1.25)
+    x = _interval(strip[0], strip[2], max(round((cue[2] - cue[0]) * scale), width), rng)
+    y = _interval(strip[1], strip[3], max(round((cue[3] - cue[1]) * scale), height), rng)
+    return x[0] / _UNITS, y[0] / _UNITS, x[1] / _UNITS, y[1] / _UNITS
+
+
+def larger_box(cue: Box, rng: np.random.Generator, *, factor: float = 4.0) -> Box | None:
+    """A box that contains the cue and has at least `factor` times its area.
+
+    Returns:
+      The box; None when that is more than the image.
+    """
+    left, top, right, bottom = (min(value, LIMIT) for value in cue)
+    size = np.array([right - left, bottom - top])
+    needed = factor * area(cue)
+    if needed > LIMIT**2 * 0.98:  # what rounding may take away
+        return None
+    # Scale both sides alike; where one meets the image's, the other makes up for it.
+    scale = np.sqrt(needed / size.prod()) * rng.uniform(1.02, 1.3)
+    width, height = np.minimum(size * scale, LIMIT)
+    height = min(max(height, 1.02 * needed / width), LIMIT)
+    width = min(max(width, 1.02 * needed / height), LIMIT)
+    x = rng.uniform(max(right - width, 0.0), min(left, LIMIT - width))
+    y = rng.uniform(max(bottom - height, 0.0), min(top, LIMIT - height))
+    box = _outer((x, y, x + width, y + height))
+    return box if contains(box, (left, top, right, bottom)) and area(box) >= needed else None
+
+
+def disjoint_frames(cue: Sequence[int], total: int, rng: np.random.Generator) -> tuple[int, ...] | None:
+    """As many frames (1-based, ascending) as the cue has, none of them in it; fewer where there are not as many.
+
+    Returns:
+      The frames; None when the cue has all of them.
+    """
+    others = sorted(set(range(1, total + 1)) - set(cue))
+    if not others:
+        return None
+    count = min(len(set(cue)), len(others))
+    return tuple(sorted(int(frame) for frame in rng.choice(others, size=count, replace=False)))
+
+
+def _interval(low: int, high: int, size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """A stretch of `size`, or of all there is, within [low, high]."""
+    size = min(size, high - low)
+    start = int(rng.integers(low, high - size, endpoint=True))
+    return start, start + size
+
+
+def _outer(box: Box) -> Box:
+    """The smallest box of whole thousandths around a box."""
+    left, top = (max(math.floor(value * _UNITS), 0) / _UNITS for value in box[:2])
+    right, bottom = (min(math.ceil(value * _UNITS), _UNITS - 1) / _UNITS for value in box[2:])
+    return left, top, right, bottom

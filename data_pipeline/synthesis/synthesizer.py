@@ -1,0 +1,187 @@
+"""Turns plans into trajectories by really running their operations."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.seed import Seed
+from data_pipeline.synthesis.captioner import Captioner
+from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX, Plan, Scene, Step
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, tools_section
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.rollout.prompt import query_messages
+from pixel_reasoner_jax.trajectory import OperationRecord
+
+SMALLEST_CROP = 30
+"""Pixels a side of the smallest wrong box: a crop of 28 or less is refused."""
+
+Revision = Callable[[Plan, Seed, np.random.Generator], Plan]
+
+
+class SynthesisError(ValueError):
+    """A seed from which no trajectory can be made; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A written trajectory, before it is rendered: what is stored on disk.
+
+    Attributes:
+      query_id, question, reference: of the query.
+      kind: the template that made it.
+      messages: the whole conversation; images are PIL images, mistaken calls have `train` false.
+      operations: what was executed, in order.
+      attributes: of the seed.
+    """
+
+    query_id: str
+    question: str
+    reference: str | list[str]
+    kind: str
+    messages: list[dict[str, Any]]
+    operations: tuple[OperationRecord, ...] = ()
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Synthesizer:
+    """Writes one trajectory for a seed; which one depends on the seed's id and `seed` alone.
+
+    Args:
+      registry: the operations, as rollouts use them.
+      processor: tells the sizes of images after resizing, and samples videos.
+      captioner: writes the passages.
+      padding: by which the registry's crop operation widens a box, so that a wrong crop never shows the cue.
+      image_mix, video_mix: share of every kind of trajectory; normalized.
+      guidelines: the text after the question; None for the paper's.
+      revise: changes a plan before it is run; None for no change.
+      seed: of all choices.
+
+    Attributes:
+      counts: trajectories written, by kind.
+      impossible: kinds drawn and given up, because the seed's geometry does not allow them.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        processor: Processor,
+        captioner: Captioner,
+        *,
+        padding: float = 0.1,
+        image_mix: Mapping[str, float] = IMAGE_MIX,
+        video_mix: Mapping[str, float] = VIDEO_MIX,
+        guidelines: str | None = None,
+        revise: Revision | None = None,
+        seed: int = 0,
+    ):
+        for mix in (image_mix, video_mix):
+            if unknown := sorted(set(mix) - set(TEMPLATES)):
+                raise ValueError(f"unknown kinds of trajectory {unknown}, expected some of {sorted(TEMPLATES)}")
+            if not any(share > 0 for share in mix.values()) or any(share < 0 for share in mix.values()):
+                raise ValueError(f"shares of trajectories must be positive, got {dict(mix)}")
+        self._registry, self._processor, self._captioner = registry, processor, captioner
+        self._padding, self._image_mix, self._video_mix = padding, dict(image_mix), dict(video_mix)
+        self._guidelines, self._revise, self._seed = guidelines, revise, seed
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.impossible: collections.Counter[str] = collections.Counter()
+
+    def __call__(self, seed: Seed) -> Draft:
+        """Writes the trajectory of a seed.
+
+        Raises:
+          SynthesisError: no kind of trajectory fits, or an operation fails.
+        """
+        digest = hashlib.blake2b(seed.id.encode(), digest_size=8).digest()
+        rng = np.random.default_rng((self._seed, int.from_bytes(digest, "little")))
+        images = [self._processor.load_image(image) for image in seed.images]
+        video = self._processor.load_video(seed.video) if seed.video is not None else None
+        frames = video.frames if video else None
+        state = MediaState.from_query(images=images, video_frames=frames)
+        plan = self._plan(self._scene(seed, images, len(frames or ()), rng))
+        if self._revise is not None:
+            plan = self._revise(plan, seed, rng)
+        draft = run_plan(plan, seed, state, self._registry, self._processor.resized, self._guidelines)
+        self.counts[plan.kind] += 1
+        return draft
+
+    def _scene(self, seed: Seed, images: list, frames: int, rng: np.random.Generator) -> Scene:
+        least = tuple(SMALLEST_CROP / size for size in images[0].size) if images else (0.0, 0.0)
+        return Scene(seed, self._captioner, rng, padding=self._padding, least=least, frames=frames)
+
+    def _plan(self, scene: Scene) -> Plan:
+        """Draws a kind; where the geometry forbids it, another."""
+        mix = dict(self._video_mix if scene.frames else self._image_mix)
+        while any(mix.values()):
+            shares = np.array(list(mix.values()))
+            kind = list(mix)[scene.rng.choice(len(mix), p=shares / shares.sum())]
+            if (plan := TEMPLATES[kind](scene)) is not None:
+                return plan
+            self.impossible[kind] += 1
+            del mix[kind]
+        raise SynthesisError(f"seed {scene.seed.id}: its geometry allows no kind of trajectory of this mix")
+
+
+def run_plan(
+    plan: Plan,
+    seed: Seed,
+    state: MediaState,
+    registry: Registry,
+    resized: Callable[[tuple[int, int], str], tuple[int, int]],
+    guidelines: str | None = None,
+) -> Draft:
+    """Writes a plan out, executing its operations as a rollout would.
+
+    Args:
+      plan: what to say and do.
+      seed: the query.
+      state: its media, unresized; grows by what operations return.
+      registry: the operations.
+      resized: (size, kind) to the size the model sees, as `Processor.resized`.
+      guidelines: the text after the question; None for the paper's.
+
+    Raises:
+      SynthesisError: an operation fails.
+    """
+    messages = query_messages(seed.query(), tools_section(registry.signatures(state)), guidelines)
+    operations = []
+    for turn, step in enumerate(plan.steps):
+        messages.append(_assistant(step))
+        call = registry.parse(step.call)
+        try:
+            if not isinstance(call, Call):
+                raise OperationError(f"the call cannot be read: {call}")
+            result = registry.execute(call, state)
+        except OperationError as error:
+            raise SynthesisError(f"seed {seed.id}: {step.name} {step.arguments} failed: {error}") from error
+        sizes = tuple(resized(image.size, result.kind) for image in result.images)
+        content = [{"type": "text", "text": registry.observation_text(call, result, sizes)}]
+        content += [{"type": "image", "image": image, "kind": result.kind} for image in result.images]
+        messages.append({"role": "user", "content": content})
+        operations.append(OperationRecord(turn, call.name, call.arguments, boxes=tuple(result.boxes), sizes=sizes))
+    messages.append({"role": "assistant", "content": [{"type": "text", "text": plan.answer, "train": True}]})
+    return Draft(
+        query_id=seed.id,
+        question=seed.question,
+        reference=seed.answer,
+        kind=plan.kind,
+        messages=messages,
+        operations=tuple(operations),
+        attributes=dict(seed.attributes),
+    )
+
+
+def _assistant(step: Step) -> dict[str, Any]:
+    """The turn of a step; of a mistaken one the call carries no loss, nor does the end of the turn after it."""
+    return {
+        "role": "assistant",
+        "content": [
+            {"type": "text", "text": f"{step.text}\n", "train": True},
+            {"type": "text", "text": step.call, "train": not step.mistaken},
+        ],
+    }

@@ -1,0 +1,179 @@
+"""The kinds of trajectory (paper, section 4.1 and appendix C.2), each a pure function from a seed to a plan.
+
+A plan says what is written and which operations are asked for, in order. Mistaken operations are marked: they are run
+and shown like any other, and the loss does not cover them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.seed import Seed
+from data_pipeline.synthesis.captioner import Captioner, Passage
+from data_pipeline.synthesis.mistakes import LIMIT, disjoint_box, disjoint_frames, larger_box
+
+IMAGE_MIX: Mapping[str, float] = {
+    "single_pass": 0.3 * 5500 / 7500,
+    "recrop_once": 0.2 * 5500 / 7500,
+    "recrop_twice": 0.2 * 5500 / 7500,
+    "further_zoom": 0.3 * 5500 / 7500,
+    "text_only": 2000 / 7500,
+}
+"""The paper's shares for images: 5,500 trajectories with operations and 2,000 without."""
+
+VIDEO_MIX: Mapping[str, float] = {
+    "single_pass": 0.9 * 5500 / 7500,
+    "reselect": 0.1 * 5500 / 7500,
+    "text_only": 2000 / 7500,
+}
+"""The paper's shares for videos."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A turn that asks for an operation.
+
+    Attributes:
+      text: what is written before the call.
+      name: of the operation; arguments: its arguments.
+      mistaken: whether it is wrong on purpose.
+    """
+
+    text: str
+    name: str
+    arguments: dict[str, Any]
+    mistaken: bool = False
+
+    @property
+    def call(self) -> str:
+        """The call as the assistant writes it."""
+        return f"<tool_call>\n{json.dumps({'name': self.name, 'arguments': self.arguments})}\n</tool_call>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a trajectory will say: steps with operations, then the answer's turn."""
+
+    kind: str
+    steps: tuple[Step, ...]
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What a template works with.
+
+    Attributes:
+      seed: the annotated query.
+      captioner: writes the passages.
+      rng: random choices come from here alone.
+      padding: by which the crop operation widens boxes.
+      least: smallest (width, height) of a wrong box, as a share of the image.
+      frames: frames that a video query shows; 0 for images.
+    """
+
+    seed: Seed
+    captioner: Captioner
+    rng: np.random.Generator
+    padding: float = 0.1
+    least: tuple[float, float] = (0.05, 0.05)
+    frames: int = 0
+
+    def write(self, passage: Passage) -> str:
+        return self.captioner.write(self.seed, passage)
+
+    def step(self, passage: Passage, target: tuple, mistaken: bool = False) -> Step:
+        """The turn that begins with `passage` and looks at `target`, a box or frames."""
+        subject = self.write(Passage.SUBJECT)
+        if self.frames:
+            lead = f"Now I will select some frames to look clearer at {subject}."
+            name, arguments = "select_frames", {"target_frames": list(target)}
+        else:
+            lead = f"Now I will zoom in to look clearer at {subject}."
+            box = [min(value, LIMIT) for value in target]
+            name, arguments = "crop_image_normalized", {"bbox_2d": box, "target_image": 1}
+        return Step(_joined(self.write(passage), lead), name, arguments, mistaken)
+
+    def wrong_box(self, previous: tuple = ()) -> tuple | None:
+        """A box that misses the cue; where the seed names candidates, not the `previous` one."""
+        candidates = [box for box in self.seed.candidates if box != previous]
+        if self.seed.candidates and not candidates:
+            return None
+        return disjoint_box(self.seed.cue, self.rng, padding=self.padding, least=self.least, candidates=candidates)
+
+    def plan(self, kind: str, *steps: Step, passage: Passage = Passage.EVIDENCE) -> Plan:
+        return Plan(kind, steps, _joined(self.write(passage), f"The answer is \\boxed{{{self.seed.text_answer}}}."))
+
+
+Template = Callable[[Scene], Plan | None]
+"""A kind of trajectory; None where the seed's geometry does not allow it."""
+
+
+def text_only(scene: Scene) -> Plan:
+    """An answer without operations."""
+    return scene.plan("text_only", passage=Passage.REASONING)
+
+
+def single_pass(scene: Scene) -> Plan:
+    """The right operation at once."""
+    return scene.plan("single_pass", scene.step(Passage.OVERVIEW, scene.seed.cue))
+
+
+def recrop_once(scene: Scene) -> Plan | None:
+    """A box that misses the cue, then the right one."""
+    if scene.frames or (wrong := scene.wrong_box()) is None:
+        return None
+    return scene.plan(
+        "recrop_once",
+        scene.step(Passage.OVERVIEW, wrong, mistaken=True),
+        scene.step(Passage.MISTAKE, scene.seed.cue),
+    )
+
+
+def recrop_twice(scene: Scene) -> Plan | None:
+    """Two boxes that miss the cue, then the right one."""
+    if scene.frames or (first := scene.wrong_box()) is None or (second := scene.wrong_box(first)) is None:
+        return None
+    return scene.plan(
+        "recrop_twice",
+        scene.step(Passage.OVERVIEW, first, mistaken=True),
+        scene.step(Passage.MISTAKE, second, mistaken=True),
+        scene.step(Passage.MISTAKE, scene.seed.cue),
+    )
+
+
+def further_zoom(scene: Scene) -> Plan | None:
+    """A box that contains the cue and is far larger, then the right one."""
+    if scene.frames or (wide := larger_box(scene.seed.cue, scene.rng)) is None:
+        return None
+    return scene.plan(
+        "further_zoom",
+        scene.step(Passage.OVERVIEW, wide, mistaken=True),
+        scene.step(Passage.MISTAKE, scene.seed.cue),
+    )
+
+
+def reselect(scene: Scene) -> Plan | None:
+    """Frames that miss the cue, then the right ones."""
+    if not scene.frames or (wrong := disjoint_frames(scene.seed.cue, scene.frames, scene.rng)) is None:
+        return None
+    return scene.plan(
+        "reselect",
+        scene.step(Passage.OVERVIEW, wrong, mistaken=True),
+        scene.step(Passage.MISTAKE, scene.seed.cue),
+    )
+
+
+TEMPLATES: Mapping[str, Template] = {
+    template.__name__: template
+    for template in (text_only, single_pass, recrop_once, recrop_twice, further_zoom, reselect)
+}
+
+
+def _joined(*texts: str) -> str:
+    return " ".join(text for text in texts if text)

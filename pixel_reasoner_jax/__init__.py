@@ -1,0 +1,41 @@
+"""Pixel Reasoner in JAX: Qwen2.5-VL with visual operations and curiosity-driven reinforcement learning.
+
+The names below are the public interface. They are imported when first used, so that `import pixel_reasoner_jax`
+costs nothing and spawned worker processes stay light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pixel_reasoner_jax import operations, rewards
+    from pixel_reasoner_jax.models import Qwen2_5_VL
+    from pixel_reasoner_jax.processing import Processor
+    from pixel_reasoner_jax.rollout import Policy
+    from pixel_reasoner_jax.trajectory import Trajectory
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "Qwen2_5_VL": "pixel_reasoner_jax.models",
+    "Processor": "pixel_reasoner_jax.processing",
+    "Policy": "pixel_reasoner_jax.rollout",
+    "Trajectory": "pixel_reasoner_jax.trajectory",
+}
+_PACKAGES = ("operations", "rewards")
+
+__all__ = ["Policy", "Processor", "Qwen2_5_VL", "Trajectory", "operations", "rewards"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"pixel_reasoner_jax.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,20 @@
+"""Where compiled programs are kept between runs."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+
+def cache_directory() -> pathlib.Path:
+    """The persistent compilation cache: `JAX_COMPILATION_CACHE_DIR`, else `~/.cache/pixel_reasoner_jax/jax`."""
+    default = pathlib.Path.home() / ".cache" / "pixel_reasoner_jax" / "jax"
+    return pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
+
+
+def enable_cache() -> None:
+    """Makes JAX keep compiled programs in `cache_directory()`; a second run then starts without compiling."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_directory()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

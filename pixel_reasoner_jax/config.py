@@ -1,0 +1,240 @@
+"""Experiment files: loading, overriding, checking and saving.
+
+An experiment is a Python file with `get_config()`, which returns an `ml_collections.ConfigDict`. It is checked against
+the reference file of its command in `configs/`: a key that file does not have, or a value of another type, is an error;
+a key left out takes the reference's value. So every setting is documented in one place, where it is used.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+PACKAGE = pathlib.Path(__file__).parent
+DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
+CONFIG_DIRECTORIES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # as installed, and in a checkout
+
+
+class ConfigError(ValueError):
+    """A config or override the user has to mend; the message says which and how."""
+
+
+def load_config(
+    path: str | pathlib.Path, overrides: Iterable[tuple[str, str]] = (), reference: str | None = None
+) -> ConfigDict:
+    """Loads an experiment file, completes and checks it, and applies overrides.
+
+    Args:
+      path: a Python file with `get_config()`, or the name of one of those that come with the package
+        ("quickstart", "configs/rl_qwen2_5_vl_7b.py").
+      overrides: (dotted key, value as text), in order, for example ("optimizer.learning_rate", "1e-6").
+      reference: name of the packaged config that knows every key; None checks overrides against the file alone.
+
+    Raises:
+      ConfigError: no such file, an unknown key (the message names the nearest known one), a value of the wrong type or
+        out of range.
+    """
+    config = _read(path)
+    if reference is not None:
+        complete = _read(reference)
+        _merge(complete, config, str(path))
+        config = complete
+    for key, text in overrides:
+        _override(config, key, text)
+    check_values(config)
+    return config
+
+
+def config_names() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted({file.stem for directory in CONFIG_DIRECTORIES for file in directory.glob("*.py")})
+
+
+def prepare_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
+    """Makes `config.workdir` and saves the resolved config in it as config.json.
+
+    Raises:
+      ConfigError: the directory holds another run and `resume` is not asked for.
+    """
+    workdir = pathlib.Path(config.workdir)
+    saved = workdir / "config.json"
+    if saved.exists() and not resume:
+        raise ConfigError(
+            f"{workdir} already holds a run: go on with it with --resume, or choose another directory with"
+            " --config.workdir=DIRECTORY"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    saved.write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
+    return workdir
+
+
+def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
+    """The resolved config of an earlier run, with lists where it had tuples."""
+    file = pathlib.Path(workdir) / "config.json"
+    try:
+        return ConfigDict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"{workdir} holds no run: there is no {file.name} in it") from None
+
+
+def check_values(config: ConfigDict) -> None:
+    """Raises a `ConfigError` that names the first value out of range."""
+    rules = _rules()
+    for path, value in _leaves(config):
+        for key, (test, wanted) in rules.items():
+            if f".{path}".endswith(f".{key}") and value is not None and not test(value):
+                raise ConfigError(f"config.{path} is {value!r}: it must be {wanted}")
+
+
+def _rules() -> dict[str, tuple[Any, str]]:
+    """What values must be, by the last parts of their keys; what a module checks when it starts is not repeated."""
+    from pixel_reasoner_jax.rewards.curiosity import VARIANTS
+
+    def choice(*names):
+        return (lambda value: value in names), "one of " + ", ".join(map(repr, names))
+
+    fraction = (lambda value: 0 <= value <= 1), "between 0 and 1"
+    positive = (lambda value: value > 0), "greater than 0"
+    not_negative = (lambda value: value >= 0), "0 or greater"
+    return {
+        "model.dtype": choice(*DTYPES),
+        "model.param_dtype": choice(*DTYPES),
+        "optimizer.learning_rate": positive,
+        "optimizer.warmup_fraction": fraction,
+        "optimizer.schedule": choice("cosine", "linear", "constant"),
+        "optimizer.weight_decay": not_negative,
+        "optimizer.clip_norm": not_negative,
+        "train.batch_size": positive,
+        "train.micro_batch_rows": positive,
+        "train.row_length": positive,
+        "train.steps": positive,
+        "train.epochs": positive,
+        "train.checkpoint_every": positive,
+        "train.keep_checkpoints": positive,
+        "rollout.samples": ((lambda value: value >= 2), "at least 2: advantages compare the samples of a query"),
+        "rollout.temperature": positive,
+        "rollout.later_temperature": positive,
+        "curiosity.variant": choice(*VARIANTS),
+        "curiosity.alpha": not_negative,
+        "curiosity.beta": not_negative,
+        "curiosity.rate_floor": fraction,
+        "curiosity.max_operations": not_negative,
+        "grpo.queries_per_episode": positive,
+        "grpo.clip_low": fraction,
+        "grpo.clip_high": not_negative,
+    }
+
+
+def _find(path: str | pathlib.Path) -> pathlib.Path:
+    file = pathlib.Path(path)
+    if file.is_file():
+        return file
+    for directory in CONFIG_DIRECTORIES:
+        packaged = directory / f"{file.stem}.py"
+        if file.suffix in ("", ".py") and packaged.is_file():
+            return packaged
+    raise ConfigError(f"there is no config {str(path)!r}{_nearest(file.stem, config_names())}")
+
+
+def _read(path: str | pathlib.Path) -> ConfigDict:
+    file = _find(path)
+    spec = importlib.util.spec_from_file_location(f"pixel_reasoner_config_{file.stem}", file)
+    if spec is None:
+        raise ConfigError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:
+        raise ConfigError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config() of {file} must return a ConfigDict, not {type(config).__name__}")
+    return config
+
+
+def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "") -> None:
+    """Writes the values of `source` over those of `target`, which knows all keys and types."""
+    for key in source:
+        path = f"{prefix}{key}"
+        if key not in target:
+            raise ConfigError(f"{where}: unknown key config.{path}{_nearest_key(target, key, prefix)}")
+        value = source[key]
+        if isinstance(target[key], ConfigDict) != isinstance(value, ConfigDict):
+            kind = "a section" if isinstance(target[key], ConfigDict) else "a single value"
+            raise ConfigError(f"{where}: config.{path} must be {kind}")
+        if isinstance(value, ConfigDict):
+            _merge(target[key], value, where, f"{path}.")
+        else:
+            _assign(target, key, value, path, where)
+
+
+def _override(config: ConfigDict, path: str, text: str) -> None:
+    section, parts = config, path.split(".")
+    for depth, part in enumerate(parts):
+        prefix = "".join(f"{name}." for name in parts[:depth])
+        if part not in section:
+            raise ConfigError(f"unknown key config.{prefix}{part}{_nearest_key(section, part, prefix, config)}")
+        last = depth == len(parts) - 1
+        if isinstance(section[part], ConfigDict) == last:
+            name = prefix + part
+            problem = f"is a section; it has {', '.join(section[part])}" if last else "is a value and has no keys"
+            raise ConfigError(f"config.{name} {problem}")
+        if not last:
+            section = section[part]
+    key = parts[-1]
+    value: Any = text
+    if section.get_type(key) is not str:
+        try:
+            value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            # Left as text, which the type check then refuses by name; but a plain list of names is a tuple.
+            value = tuple(text.split(",")) if section.get_type(key) is tuple else text
+    elif text == "None" and section[key] is None:
+        value = None
+    _assign(section, key, value, path, f"--config.{path}={text}")
+
+
+def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) -> None:
+    """Sets a value of the type the key has; integers may stand for floats, lists for tuples, None where None was."""
+    wanted = section.get_type(key)
+    if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
+        value = float(value)
+    if isinstance(value, list) and wanted is tuple:
+        value = tuple(value)
+    optional = section[key] is None
+    if not (value is None and optional) and wanted is not type(None) and type(value) is not wanted:
+        name = wanted.__name__ + (" or None" if optional else "")
+        raise ConfigError(f"{where}: config.{path} must be {name}, got {value!r}")
+    if isinstance(value, tuple) and isinstance(section[key], tuple) and len(section[key]) == 2 != len(value):
+        raise ConfigError(f"{where}: config.{path} must have 2 entries, like {section[key]!r}, got {value!r}")
+    section[key] = value
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key in config:
+        if isinstance(config[key], ConfigDict):
+            yield from _leaves(config[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", config[key]
+
+
+def _nearest_key(section: ConfigDict, key: str, prefix: str, whole: ConfigDict | None = None) -> str:
+    """The nearest key of the section, or that of the same name elsewhere, or what there is."""
+    hint = _nearest(key, list(section), f"config.{prefix}")
+    elsewhere = [path for path, _ in _leaves(whole)] if whole is not None else []
+    same_name = [path for path in elsewhere if path.split(".")[-1] == key]
+    if "did you mean" not in hint and same_name:
+        return f"; did you mean config.{same_name[0]}?"
+    return hint
+
+
+def _nearest(name: str, known: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -1,0 +1,60 @@
+"""`pixel-reasoner convert`: a Hugging Face checkpoint to one whose parameters every device reads its own part of.
+
+A converted directory has config.json and the processor's files, like Hugging Face's, and the arrays that the model
+holds, whatever the mesh, in place of safetensors. `Qwen2_5_VL.from_pretrained` reads either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from pixel_reasoner_jax.checkpoint import CheckpointError, write_arrays
+from pixel_reasoner_jax.config import DTYPES
+from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.models.weights import CONVERTED
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.rollout.settings import PolicySettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pixel-reasoner convert`."""
+    parser.add_argument("model", metavar="DIR", help="Hugging Face checkpoint directory")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the converted checkpoint; must hold none yet")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    convert(args.model, args.out, args.dtype)
+    print(f"converted: {args.out}")
+
+
+def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLike = "float32") -> None:
+    """Writes a Hugging Face directory as a converted one.
+
+    Args:
+      directory: config.json, safetensors, tokenizer and preprocessor_config.json.
+      out: made if missing.
+      dtype: type the parameters are stored in.
+
+    Raises:
+      CheckpointError: `out` already holds a converted model.
+      ValueError, OSError: a file is missing or does not fit; both name it.
+    """
+    out = pathlib.Path(out)
+    if (out / CONVERTED).exists():
+        raise CheckpointError(f"{out} already holds a converted model: choose another directory")
+    model = Qwen2_5_VL.from_pretrained(directory, dtype)
+    processor = Processor.from_pretrained(directory)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n", encoding="utf-8")
+    processor.save_pretrained(out)
+    PolicySettings.load(directory).save(out)
+    write_arrays(out / CONVERTED, nnx.state(model, nnx.Param))

@@ -1,0 +1,1 @@
+"""Evaluation: figures, benchmarks, and pages that show what a policy does."""

@@ -1,0 +1,53 @@
+"""Untrusted text on its way to a terminal, a page or a table."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pixel_reasoner_jax.trajectory import OperationRecord
+
+# Control characters but tab and newline, and those that reverse the direction of what follows them: a terminal obeys
+# the former (escape sequences move the cursor, set its title, answer back), a reader is misled by the latter.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: Any) -> str:
+    """Text that a terminal only shows: control characters become U+FFFD, lone surrogates `?`."""
+    return _CONTROL.sub("\ufffd", str(text).encode("utf-8", "replace").decode("utf-8"))
+
+
+def escape(text: Any) -> str:
+    """`printable` text made safe for HTML element content and quoted attributes."""
+    return html.escape(printable(text), quote=True)
+
+
+def arguments_text(record: OperationRecord) -> str:
+    """The arguments of a call as `name = value`, "" where the call could not be read."""
+    arguments = record.arguments or {}
+    return ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
+
+
+def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
+    """What came back, in words: "308 × 280 px", "3 of 560 × 308 px"; "done" without images."""
+    runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
+    words = [f"{width} × {height} px" if n == 1 else f"{n} of {width} × {height} px" for (width, height), n in runs]
+    return ", ".join(words) or "done"
+
+
+def figures_table(figures: Mapping[str, Mapping[str, float | None]], columns: Mapping[str, str]) -> str:
+    """A plain text table: a row for each name in `figures`, a column for each key of `columns` with its heading."""
+    rows = [["", *columns.values()]]
+    for name, values in figures.items():
+        numbers = (values.get(key) for key in columns)
+        rows.append([name, *("–" if number is None else f"{number:.3f}" for number in numbers)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,95 @@
+"""`pixel-reasoner export`: a checkpoint of a run, or a converted model, to the Hugging Face form."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, array_shapes, read_arrays
+from pixel_reasoner_jax.config import DTYPES, load_saved
+from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.models.weights import CONVERTED, read_config
+from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.training.run import policy_settings
+
+CHECKPOINTS = "checkpoints"  # folder in a run's working directory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pixel-reasoner export`."""
+    parser.add_argument("source", metavar="DIR", help="working directory of a run, or a converted model")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the Hugging Face directory to write")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint of the run (default: the newest)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="type of the tensors (default: as the run trained; float32 if converted)"
+    )
+    parser.add_argument("--max-shard-size", default="5GB", help="of one file (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    export(args.source, args.out, step=args.step, dtype=args.dtype, max_shard_size=args.max_shard_size)
+    print(f"exported: {args.out}")
+
+
+def export(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    step: int | None = None,
+    dtype: DTypeLike | None = None,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Writes a model that `transformers` loads, with its processor and its policy settings.
+
+    Args:
+      source: a run's working directory, or a converted directory.
+      out: made if missing; older weights in it are replaced.
+      step: which checkpoint of the run; None for the newest.
+      dtype: type of the tensors; None keeps the run's `model.param_dtype`, and takes float32 for a converted directory.
+      max_shard_size: bytes of one file, or a string such as "5GB".
+
+    Raises:
+      CheckpointError: nothing to export in `source`, or arrays that do not fit its config.
+      ConfigError: the run's config is missing.
+    """
+    source = pathlib.Path(source)
+    if (source / CHECKPOINTS).is_dir():
+        model, processor, settings = _from_run(source, step, dtype)
+    elif (source / CONVERTED).is_dir():
+        model = Qwen2_5_VL.from_pretrained(source, dtype or "float32")
+        processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
+    else:
+        raise CheckpointError(f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/")
+    model.save_pretrained(out, max_shard_size)
+    processor.save_pretrained(out)
+    settings.save(out)
+
+
+def _from_run(
+    workdir: pathlib.Path, step: int | None, dtype: DTypeLike | None
+) -> tuple[Qwen2_5_VL, Processor, PolicySettings]:
+    """The model of a checkpoint; what training does not change comes from where the run started."""
+    config = load_saved(workdir)
+    options = dict(dtype=dtype or config.model.param_dtype, param_dtype=dtype or config.model.param_dtype)
+    model_config = read_config(config.model.directory)
+    graph, target = nnx.split(nnx.eval_shape(lambda: Qwen2_5_VL(model_config, rngs=nnx.Rngs(0), **options)))
+    processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+        directory = checkpoints.state_directory(step)
+    stored = array_shapes(directory)
+
+    # The training state keeps what is trained and what is frozen apart.
+    def is_frozen(path: tuple[Any, ...], _) -> bool:
+        return any(name.startswith(".".join(map(str, ("frozen", *path, "")))) for name in stored)
+
+    frozen, trainable = nnx.split_state(target, is_frozen, ...)
+    parts = {name: part for name, part in (("frozen", frozen), ("trainable", trainable)) if jax.tree.leaves(part)}
+    parameters = nnx.merge_state(*read_arrays(directory, parts).values())
+    return nnx.merge(graph, parameters), processor, policy_settings(config)

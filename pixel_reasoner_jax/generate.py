@@ -1,0 +1,161 @@
+"""`pixel-reasoner generate`: one question about an image or a video, answered before one's eyes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+import rich.console
+import rich.text
+
+from pixel_reasoner_jax.config import DTYPES
+from pixel_reasoner_jax.evaluation.page import trajectories_page
+from pixel_reasoner_jax.evaluation.text import arguments_text, printable, sizes_text
+from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict
+from pixel_reasoner_jax.files import write_text
+from pixel_reasoner_jax.processing import load_image
+from pixel_reasoner_jax.rewards import extract_answer
+from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, OperationRun, TurnText
+from pixel_reasoner_jax.rollout.settings import load_policy
+from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
+
+SHOWN_TOKENS = 8  # written before they are shown: fewer look livelier, more are faster
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pixel-reasoner generate`."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
+    parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
+    parser.add_argument("--question", required=True, metavar="TEXT")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="responses (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, help="default: 0, greedy, for one response and 1 for several")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="tokens of a response, in place of the model's limit"
+    )
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
+    )
+    parser.add_argument("--text-only", action="store_true", help="offer no operations")
+    parser.add_argument("--html", metavar="FILE", help="save as a page with the crops in place, and as JSON beside it")
+    parser.add_argument("--out", metavar="FILE", help="save as JSON, here")
+
+
+def run(args: argparse.Namespace) -> list[Trajectory]:
+    """Answers one question, shows each response as it grows, and saves them as asked.
+
+    Raises:
+      ValueError: options that make no question; MediaError (a ValueError): an image or video that cannot be read.
+      FileNotFoundError: no such model directory, or one with a file missing.
+    """
+    query = build_query(args)
+    temperature = args.temperature
+    if temperature is None:
+        temperature = 0.0 if args.samples == 1 else 1.0
+    policy = load_policy(
+        args.model,
+        dtype=args.dtype,
+        text_only=args.text_only,
+        max_response_tokens=args.max_tokens,
+        decode_steps=SHOWN_TOKENS,
+    )
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`
+    printer = Printer(rich.console.Console(highlight=False), args.samples)
+    [group] = policy.rollout([query], samples=args.samples, seed=args.seed, temperature=temperature, on_event=printer)
+    if not any((trajectory.source == Source.SAMPLED).any() for trajectory in group):
+        raise ValueError(
+            f"the prompt of {len(group[0].tokens)} tokens leaves no room for a response: the model's limit is"
+            f" {policy.limits.max_length} tokens, so ask less or show smaller images"
+        )
+    save(group, args.html, args.out)
+    return group
+
+
+def build_query(args: argparse.Namespace) -> dict[str, Any]:
+    """The query that the options ask; the images are read here, before a large model is."""
+    if not args.question.strip():
+        raise ValueError("--question is empty: say what to ask")
+    if bool(args.image) == bool(args.video):
+        given = "both were given" if args.image else "neither was given"
+        raise ValueError(f"give either --image or --video; {given}")
+    if args.samples < 1:
+        raise ValueError(f"--samples must be at least 1, got {args.samples}")
+    if args.temperature is not None and args.temperature < 0:
+        raise ValueError(f"--temperature must be 0 (greedy) or more, got {args.temperature}")
+    if args.max_tokens is not None and args.max_tokens < 1:
+        raise ValueError(f"--max-tokens must be at least 1, got {args.max_tokens}")
+    query: dict[str, Any] = {"question": args.question, "answer": ""}
+    if args.video:
+        if not pathlib.Path(args.video).is_file():
+            raise FileNotFoundError(f"{args.video}: no such video")
+        return {**query, "id": pathlib.Path(args.video).name, "video": args.video}
+    return {**query, "id": pathlib.Path(args.image[0]).name, "images": [load_image(path) for path in args.image]}
+
+
+class Printer:
+    """Shows events as they come. One response appears as it is written; of several, each turn when it is complete.
+
+    What a model writes reaches the terminal through `printable` alone, and never as rich's markup.
+    """
+
+    def __init__(self, console: rich.console.Console, samples: int = 1):
+        self._console = console
+        self._samples = samples
+        self._texts: dict[int, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case TurnText():
+                if self._samples == 1:
+                    self._show(event.text, end="")
+                self._texts[event.sample] = self._texts.get(event.sample, "") + event.text
+            case OperationRun():
+                self._end_turn(event.sample)
+                self._operation(event.record)
+            case EpisodeEnd():
+                self._end_turn(event.sample)
+                self._answer(event.trajectory)
+
+    def _end_turn(self, sample: int) -> None:
+        text = self._texts.pop(sample, "")
+        if self._samples > 1:
+            self._show(f"response {sample + 1}", "bold")
+            self._show(text)
+        elif not text.endswith("\n"):
+            self._show("")
+
+    def _operation(self, record: OperationRecord) -> None:
+        call = f"{record.name or 'unreadable call'} {arguments_text(record)}".strip()
+        if record.succeeded:
+            self._show(f"→ {call}: {sizes_text(record.sizes)}", "cyan")
+        else:
+            self._show(f"✗ {call}: {record.error.strip()}", "red")
+        self._show("")
+
+    def _answer(self, trajectory: Trajectory) -> None:
+        answer = extract_answer(trajectory.response)
+        written = int((trajectory.source == Source.SAMPLED).sum())
+        self._show(f"answer: {answer}" if answer else "no answer in a box", "bold green" if answer else "yellow")
+        ended = "" if trajectory.ended in (Ended.ANSWER, None) else f", stopped by {trajectory.ended.value}"
+        self._show(f"operations: {len(trajectory.operations)}, tokens written: {written}{ended}\n", "dim")
+
+    def _show(self, text: str, style: str = "", end: str = "\n") -> None:
+        self._console.print(rich.text.Text(printable(text), style), end=end, soft_wrap=True)
+
+
+def save(trajectories: list[Trajectory], html: str | None, out: str | None) -> None:
+    """Writes the page and the JSON file; without a place of its own the JSON goes beside the page."""
+    if html:
+        path = write_text(html, trajectories_page(trajectories[0].question, trajectories))
+        print(f"page: {path}")
+    if html or out:
+        content = {"trajectories": [trajectory_dict(trajectory) for trajectory in trajectories]}
+        path = write_text(
+            out or pathlib.Path(html).with_suffix(".json"), json.dumps(content, indent=2, allow_nan=False)
+        )
+        print(f"trajectories: {path}")

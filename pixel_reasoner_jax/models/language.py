@@ -1,0 +1,132 @@
+"""The decoder: embeddings to hidden states, over whole sequences or against a cache."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from pixel_reasoner_jax.models.attention import attention
+from pixel_reasoner_jax.models.config import Config
+from pixel_reasoner_jax.models.layers import Linear, RMSNorm, Rotation, SwiGLU, frequencies, rotate, scan, stack
+from pixel_reasoner_jax.parallel.sharding import constrain
+
+Cache = dict[str, Array]
+AXES = ("batch", None, None)  # of values between layers
+
+
+class DecoderLayer(nnx.Module):
+    def __init__(self, config: Config, *, rngs, dtype, param_dtype):
+        options = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        size, head = config.hidden_size, config.head_dim
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.norm1 = RMSNorm(size, eps=config.rms_norm_eps, param_dtype=param_dtype)
+        self.query = Linear((size,), (heads, head), ("embed", "heads", "head"), bias=True, **options)
+        self.key = Linear((size,), (kv_heads, head), ("embed", "kv_heads", "head"), bias=True, **options)
+        self.value = Linear((size,), (kv_heads, head), ("embed", "kv_heads", "head"), bias=True, **options)
+        self.out = Linear((heads, head), (size,), ("heads", "head", "embed"), bias=False, **options)
+        self.norm2 = RMSNorm(size, eps=config.rms_norm_eps, param_dtype=param_dtype)
+        self.mlp = SwiGLU(size, config.intermediate_size, bias=False, **options)
+
+    def project(self, x: Float[Array, "batch tokens size"], rotation: Rotation) -> tuple[Array, Array, Array]:
+        """Rotated queries [batch, tokens, heads, head] and keys, and values [batch, kv_heads, tokens, head]."""
+        x = self.norm1(x)
+        query, key = rotate(self.query(x), rotation), rotate(self.key(x), rotation)
+        return query, key.swapaxes(1, 2), self.value(x).swapaxes(1, 2)
+
+    def finish(self, x: Float[Array, "batch tokens size"], attended: Array) -> Float[Array, "batch tokens size"]:
+        """Everything after attention."""
+        x = x + self.out(attended)
+        return x + self.mlp(self.norm2(x))
+
+
+class Decoder(nnx.Module):
+    """Qwen2.5 decoder with multimodal rotary positions (M-RoPE; Wang et al., 2024, Qwen2-VL)."""
+
+    def __init__(self, config: Config, *, rngs, dtype, param_dtype, mesh=None):
+        options = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.config = config
+        self.mesh = mesh
+        self.dtype = dtype
+        self.embedding = nnx.Param(
+            config.initializer_range
+            * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size), param_dtype),
+            axes=("vocab", "embed"),
+        )
+        self.layers = stack(DecoderLayer, config.num_hidden_layers, config, **options)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, param_dtype=param_dtype)
+
+    def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch size"]:
+        return self.embedding[...][tokens].astype(self.dtype)
+
+    def rotation(self, positions: Int[Array, "3 batch tokens"]) -> Rotation:
+        """cos and sin of the angles; each section of the frequencies turns with time, height or width."""
+        section = jnp.repeat(jnp.arange(3), jnp.array(self.config.mrope_section), total_repeat_length=self._half)
+        turning = jnp.moveaxis(positions, 0, -1)[..., section].astype(jnp.float32)
+        angles = turning * frequencies(2 * self._half, self.config.rope_theta)
+        return jnp.cos(angles), jnp.sin(angles)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens size"],
+        positions: Int[Array, "3 batch tokens"],
+        segments: Int[Array, "batch tokens"],
+        *,
+        remat: str = "none",
+    ) -> Float[Array, "batch tokens size"]:
+        """Hidden states after the final norm; a token attends to its own segment, up to itself."""
+        rotation = self.rotation(positions)
+        order = jnp.broadcast_to(jnp.arange(x.shape[1]), segments.shape)
+        graph, layers = nnx.split(self.layers)
+
+        def apply(x, layer):
+            layer = nnx.merge(graph, layer)
+            query, key, value = layer.project(x, rotation)
+            attended = attention(query, key, value, segments=(segments, segments), last_key=order)
+            return constrain(layer.finish(x, attended), AXES, self.mesh), None
+
+        x = constrain(x.astype(self.dtype), AXES, self.mesh)
+        x, _ = scan(apply, x, layers, remat=remat)
+        return self.norm(x)
+
+    def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
+        shape = (self.config.num_hidden_layers, slots, self.config.num_key_value_heads, length, self.config.head_dim)
+        dtype = self.dtype if dtype is None else dtype
+        empty = constrain(jnp.zeros(shape, dtype), (None, "batch", "kv_heads", None, None), self.mesh)
+        return {"k": empty, "v": jnp.copy(empty), "length": jnp.zeros((slots,), jnp.int32)}
+
+    def extend(
+        self,
+        x: Float[Array, "slots tokens size"],
+        positions: Int[Array, "3 slots tokens"],
+        counts: Int[Array, " slots"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "slots tokens size"], Cache]:
+        """Appends the first `counts` tokens of each row to the cache; see `Qwen2_5_VL.extend`."""
+        rotation = self.rotation(positions)
+        step = jnp.arange(x.shape[1])
+        index = cache["length"][:, None] + step
+        # What is not a real token goes past the end of the cache, where a scatter drops it.
+        write = jnp.where(step < counts[:, None], index, cache["k"].shape[3])
+        at = jnp.arange(x.shape[0])[:, None, None], jnp.arange(cache["k"].shape[2])[:, None], write[:, None, :]
+        graph, layers = nnx.split(self.layers)
+
+        def apply(carry, inputs):
+            x, keys, values = carry
+            number, layer = inputs
+            layer = nnx.merge(graph, layer)
+            query, key, value = layer.project(x, rotation)
+            keys = keys.at[number, *at].set(key.astype(keys.dtype), mode="drop")
+            values = values.at[number, *at].set(value.astype(values.dtype), mode="drop")
+            attended = attention(query, keys[number].astype(x.dtype), values[number].astype(x.dtype), last_key=index)
+            return (constrain(layer.finish(x, attended), AXES, self.mesh), keys, values), None
+
+        numbers = jnp.arange(self.config.num_hidden_layers)
+        carry = (x.astype(self.dtype), cache["k"], cache["v"])
+        (x, keys, values), _ = scan(apply, carry, (numbers, layers))
+        return self.norm(x), {"k": keys, "v": values, "length": cache["length"] + counts}
+
+    @property
+    def _half(self) -> int:
+        return self.config.head_dim // 2

@@ -1,0 +1,104 @@
+"""What both towers are made of: projections, norm, gated MLP, rotary embedding, stacks of layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+UNROLLED = 4  # layers
+
+
+def stack(layer: type[nnx.Module], depth: int, config, *, rngs: nnx.Rngs, **options) -> nnx.Module:
+    """`depth` layers of own weights as one module whose parameters have a leading axis "layers"."""
+    create = nnx.vmap(lambda rngs: layer(config, rngs=rngs, **options))
+    return nnx.split_rngs(splits=depth)(create)(rngs)
+
+
+def scan(function: Callable, x, layers, *, remat: str = "none"):
+    """`jax.lax.scan` of `function(x, layer)` over stacked layers.
+
+    A few layers are unrolled: a loop copies every layer's saved values, which small models feel.
+
+    Args:
+      remat: what the backward pass recomputes: nothing ("none"), all but layer inputs ("full") or all but matrix
+        products ("dots").
+    """
+    if remat not in REMAT:
+        raise ValueError(f"unknown remat policy {remat!r}; there are {', '.join(REMAT)}")
+    unroll = len(jax.tree.leaves(layers)[0]) <= UNROLLED
+    if remat != "none":
+        # In a loop nothing could merge a layer with its recomputation; unrolled, the compiler must be kept from it.
+        function = jax.checkpoint(function, policy=REMAT[remat], prevent_cse=unroll)
+    return jax.lax.scan(function, x, layers, unroll=unroll)
+
+
+class Linear(nnx.Module):
+    """Contracts the last axes of its input, of shape `inputs`, to axes of shape `outputs`.
+
+    Attributes:
+      kernel: [*inputs, *outputs], with the logical axis names `axes`; begins with standard deviation `std`, by default
+        1 / sqrt(number of inputs), which for the released sizes is about their 0.02 and suits small ones too.
+      bias: [*outputs], or None.
+    """
+
+    def __init__(self, inputs, outputs, axes, *, bias, rngs, dtype, param_dtype, std=None):
+        shape = (*inputs, *outputs)
+        std = math.prod(inputs) ** -0.5 if std is None else std
+        self.inputs = len(inputs)
+        self.dtype = dtype
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape, param_dtype), axes=axes)
+        self.bias = nnx.Param(jnp.zeros(outputs, param_dtype), axes=axes[len(inputs) :]) if bias else None
+
+    def __call__(self, x: Array) -> Array:
+        x = jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), axes=self.inputs)
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm (Zhang & Sennrich, 2019) over the last axis, in float32."""
+
+    def __init__(self, size: int, *, eps: float, param_dtype):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((size,), param_dtype), axes=("norm",))
+
+    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class SwiGLU(nnx.Module):
+    """Gated MLP, down(silu(gate(x)) * up(x)) (Shazeer, 2020)."""
+
+    def __init__(self, size: int, hidden: int, **options):
+        self.gate = Linear((size,), (hidden,), ("embed", "mlp"), **options)
+        self.up = Linear((size,), (hidden,), ("embed", "mlp"), **options)
+        self.down = Linear((hidden,), (size,), ("mlp", "embed"), **options)
+
+    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+Rotation = tuple[Float[Array, "*batch half"], Float[Array, "*batch half"]]
+
+
+def frequencies(size: int, theta: float) -> Float[Array, " half"]:
+    """theta^(-2i/size) for i < size/2, in float32: bfloat16 angles would be off by tenths of a radian."""
+    return theta ** -(jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+
+
+def rotate(x: Float[Array, "*batch heads size"], rotation: Rotation) -> Float[Array, "*batch heads size"]:
+    """Rotary embedding (Su et al., 2021), pairing element i with i + size/2, in float32."""
+    cos, sin = (r[..., None, :] for r in rotation)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

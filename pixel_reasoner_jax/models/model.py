@@ -1,0 +1,183 @@
+"""Qwen2.5-VL: vision tower, decoder and head over plain arrays."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pixel_reasoner_jax.models import weights
+from pixel_reasoner_jax.models.config import Config
+from pixel_reasoner_jax.models.language import Cache, Decoder
+from pixel_reasoner_jax.models.layers import Linear
+from pixel_reasoner_jax.models.vision import VisionTower
+from pixel_reasoner_jax.parallel.sharding import constrain, param_shardings
+
+
+class Qwen2_5_VL(nnx.Module):
+    """Qwen2.5-VL (Bai et al., 2025).
+
+    Everything is a pure function of parameters and arrays: split once, `graph, params = nnx.split(model)`, and use
+    `nnx.merge(graph, params)` inside `jax.jit`.
+
+    Args:
+      config: the sizes.
+      rngs: random keys of the initial parameters.
+      dtype: type of the computation; norms, angles, softmax and logits stay float32.
+      param_dtype: type of the parameters.
+      remat: what the backward pass recomputes: "none", "full" (all but layer inputs), "dots" (all but matrix products).
+        It may be set later, before the model is split.
+      mesh: devices that intermediate values are laid out on. It does not move parameters: `create` and
+        `from_pretrained` do.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+        mesh: Mesh | None = None,
+    ):
+        options = dict(rngs=rngs, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(param_dtype))
+        self.config = config
+        self.remat = remat
+        self.mesh = mesh
+        self.vision = VisionTower(config.vision, mesh=mesh, **options)
+        self.language = Decoder(config, mesh=mesh, **options)
+        shape = (config.hidden_size,), (config.vocab_size,)
+        tied = config.tie_word_embeddings
+        self.head = None if tied else Linear(*shape, ("embed", "vocab"), bias=False, **options)
+
+    @classmethod
+    def create(cls, config: Config, seed: int = 0, *, mesh: Mesh | None = None, **options) -> Qwen2_5_VL:
+        """A model with random parameters, made in one compiled program, on its mesh from the start.
+
+        Args:
+          config, mesh: see the class; `options` are its other ones (dtype, param_dtype, remat).
+          seed: of the parameters.
+        """
+
+        def build(key):
+            return cls(config, rngs=nnx.Rngs(key), mesh=mesh, **options)
+
+        key = jax.random.key(seed)
+        graph, abstract = nnx.split(nnx.eval_shape(build, key))
+        shardings = None if mesh is None else param_shardings(abstract, mesh)
+        return nnx.merge(graph, jax.jit(lambda key: nnx.split(build(key))[1], out_shardings=shardings)(key))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | os.PathLike,
+        dtype: DTypeLike = "float32",
+        mesh: Mesh | None = None,
+        *,
+        param_dtype: DTypeLike | None = None,
+        remat: str = "none",
+    ) -> Qwen2_5_VL:
+        """Reads config.json and safetensors, of Hugging Face's or of ours.
+
+        Args:
+          directory: holds config.json and model.safetensors, or several files and their index.
+          dtype: type of the computation, and of the parameters unless `param_dtype` is given.
+          mesh: each parameter is put where `parallel.sharding` says; None: all on the default device.
+          remat: see the class.
+
+        Raises:
+          ConfigError: a configuration this model does not implement.
+          CheckpointError: a missing, unknown or misshapen tensor, named in the message, or a damaged file.
+        """
+        config = weights.read_config(directory)
+        types = dict(dtype=dtype, param_dtype=dtype if param_dtype is None else param_dtype)
+        model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0), remat=remat, mesh=mesh, **types))
+        graph, abstract = nnx.split(model)
+        shardings = None if mesh is None else param_shardings(abstract, mesh)
+        return nnx.merge(graph, weights.read_parameters(directory, config, abstract, shardings))
+
+    def save_pretrained(self, directory: str | os.PathLike, max_shard_size: int | str = "5GB") -> None:
+        """Writes config.json and safetensors, which `transformers` loads, in the parameters' type.
+
+        Args:
+          directory: made if missing; older weights in it are replaced.
+          max_shard_size: bytes of one file, or a string such as "5GB".
+        """
+        weights.write_parameters(directory, self.config, nnx.state(self, nnx.Param), max_shard_size)
+
+    def __call__(self, batch: dict) -> Float[Array, "batch tokens vocab"]:
+        """Float32 logits of a batch: tokens, positions, segment_ids, vision_index, vision (a dict or None)."""
+        vision = None if batch.get("vision") is None else self.encode_vision(batch["vision"])
+        x = self.embed(batch["tokens"], batch.get("vision_index"), vision)
+        return self.logits(self.hidden_states(x, batch["positions"], batch["segment_ids"]))
+
+    def encode_vision(self, vision: dict) -> Float[Array, "vision_tokens size"]:
+        """Embeddings of all merged patches, row after row, padding included.
+
+        Args:
+          vision: patches float [rows, patches, values], patch_positions int [rows, patches, 2] (row, column) and
+            patch_segments int [rows, patches], in window layout (see `VisionTower`).
+        """
+        return self.vision(vision["patches"], vision["patch_positions"], vision["patch_segments"], remat=self.remat)
+
+    def embed(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        vision_index: Int[Array, "batch tokens"] | None = None,
+        vision_embeddings: Float[Array, "vision_tokens size"] | None = None,
+    ) -> Float[Array, "batch tokens size"]:
+        """Token embeddings; where `vision_index` is not negative, that row of `vision_embeddings` instead."""
+        x = self.language.embed(tokens)
+        if vision_index is None or vision_embeddings is None:
+            return x
+        seen = vision_embeddings[jnp.maximum(vision_index, 0)].astype(x.dtype)
+        return jnp.where(vision_index[..., None] >= 0, seen, x)
+
+    def hidden_states(
+        self,
+        embeddings: Float[Array, "batch tokens size"],
+        positions: Int[Array, "3 batch tokens"],
+        segment_ids: Int[Array, "batch tokens"],
+    ) -> Float[Array, "batch tokens size"]:
+        """The decoder's states after the final norm; a token attends causally within its own segment."""
+        return self.language(embeddings, positions, segment_ids, remat=self.remat)
+
+    def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
+        """An empty cache: k and v [layers, slots, kv_heads, length, head] in `dtype` (default: the computation's), and
+        length int32 [slots], the tokens each slot holds."""
+        return self.language.init_cache(slots, length, dtype)
+
+    def extend(
+        self,
+        embeddings: Float[Array, "slots tokens size"],
+        positions: Int[Array, "3 slots tokens"],
+        counts: Int[Array, " slots"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "slots tokens size"], Cache]:
+        """Appends tokens to every slot of the cache, attending to all before them.
+
+        Args:
+          embeddings, positions: the new tokens, right padded.
+          counts: how many of each row are real; 0 leaves a slot as it is. Tokens past the cache's end are not stored.
+          cache: donate it to the jitted function this runs in, and it is updated in place.
+
+        Returns:
+          States after the final norm (without meaning for padding), and the cache.
+        """
+        return self.language.extend(embeddings, positions, counts, cache)
+
+    def head_kernel(self) -> Float[Array, "size vocab"]:
+        """The matrix from states to logits, tied to the embeddings or its own, in the parameters' type."""
+        return self.language.embedding[...].T if self.head is None else self.head.kernel[...]
+
+    def logits(self, hidden: Float[Array, "*batch size"]) -> Float[Array, "*batch vocab"]:
+        """Float32 logits of states."""
+        kernel = self.head_kernel().astype(hidden.dtype)
+        logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+        return constrain(logits, ("batch", *(None,) * (logits.ndim - 2), "vocab"), self.mesh)

@@ -1,0 +1,150 @@
+"""The vision tower: patches in window layout to embeddings of merged patches."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from pixel_reasoner_jax.models.attention import attention
+from pixel_reasoner_jax.models.config import VisionConfig
+from pixel_reasoner_jax.models.layers import Linear, RMSNorm, Rotation, SwiGLU, frequencies, rotate, scan, stack
+from pixel_reasoner_jax.parallel.sharding import constrain
+
+EPS = 1e-6  # of every norm in the tower; not in the configuration
+
+AXES = ("batch", None, None)  # of values between layers
+
+
+class VisionLayer(nnx.Module):
+    def __init__(self, config: VisionConfig, *, rngs, dtype, param_dtype):
+        options = dict(bias=True, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        size, heads = config.hidden_size, (config.num_heads, config.head_dim)
+        self.window = config.window_patches
+        self.norm1 = RMSNorm(size, eps=EPS, param_dtype=param_dtype)
+        self.qkv = Linear((size,), (3, *heads), ("embed", None, "heads", "head"), **options)
+        self.out = Linear(heads, (size,), ("heads", "head", "embed"), **options)
+        self.norm2 = RMSNorm(size, eps=EPS, param_dtype=param_dtype)
+        self.mlp = SwiGLU(size, config.intermediate_size, **options)
+
+    def __call__(
+        self,
+        x: Float[Array, "rows patches size"],
+        rotation: Rotation,
+        segments: Int[Array, "rows patches"],
+        *,
+        full: bool,
+    ) -> Float[Array, "rows patches size"]:
+        qkv = self.qkv(self.norm1(x))
+        query, key, value = (qkv[:, :, i] for i in range(3))
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        if not full:  # a window is an aligned block of the layout: attend within blocks
+            blocks = (-1, self.window)
+            query, key, value = (a.reshape(*blocks, *a.shape[2:]) for a in (query, key, value))
+            segments = segments.reshape(blocks)
+        attended = attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), segments=(segments, segments))
+        x = x + self.out(attended.reshape(*x.shape[:2], *attended.shape[2:]))
+        return x + self.mlp(self.norm2(x))
+
+
+class Merger(nnx.Module):
+    """Turns each group of `merge_patches` neighbouring patches into one embedding of the decoder."""
+
+    def __init__(self, config: VisionConfig, *, rngs, dtype, param_dtype):
+        options = dict(bias=True, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        merged = config.hidden_size * config.merge_patches
+        self.norm = RMSNorm(config.hidden_size, eps=EPS, param_dtype=param_dtype)
+        self.up = Linear((merged,), (merged,), ("embed", "mlp"), **options)
+        self.down = Linear((merged,), (config.out_hidden_size,), ("mlp", "embed"), **options)
+
+    def __call__(self, x: Float[Array, "rows patches size"]) -> Float[Array, "tokens out"]:
+        x = self.norm(x).reshape(-1, self.up.kernel.shape[0])
+        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+
+
+class VisionTower(nnx.Module):
+    """A ViT with 2D rotary positions that attends within windows, and in a few layers within whole frames.
+
+    Patches come in window layout: a row is a sequence of blocks of `config.window_patches` patches, each block one
+    attention window of one frame, padded at its end; within a block the patches that merge stand together.
+    """
+
+    def __init__(self, config: VisionConfig, *, rngs, dtype, param_dtype, mesh=None):
+        options = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.config = config
+        self.mesh = mesh
+        self.embed = Linear(
+            (config.patch_dim,),
+            (config.hidden_size,),
+            (None, "embed"),
+            bias=False,
+            std=config.initializer_range,
+            **options,
+        )
+        self.layers = stack(VisionLayer, config.depth, config, **options)
+        self.merger = Merger(config, **options)
+
+    def __call__(
+        self,
+        patches: Float[Array, "rows patches values"],
+        positions: Int[Array, "rows patches 2"],
+        segments: Int[Array, "rows patches"],
+        *,
+        remat: str = "none",
+    ) -> Float[Array, "tokens out"]:
+        """Embeds every group of merged patches, row after row; padding gives embeddings without meaning.
+
+        Args:
+          patches: normalized pixels, channel-major (channel, time, row, column).
+          positions: (row, column) of each patch in its frame, in patches.
+          segments: id of the patch's frame, unique within its row; 0 is padding.
+          remat: policy for the layers.
+        """
+        return self.merger(self.hidden_states(patches, positions, segments, remat=remat))
+
+    def hidden_states(self, patches, positions, segments, *, remat="none") -> Float[Array, "rows patches size"]:
+        """The same before the merger."""
+        angles = positions[..., None] * frequencies(self.config.head_dim // 2, self.config.rope_theta)
+        angles = angles.reshape(*angles.shape[:-2], -1)  # row angles, then column angles
+        rotation = jnp.cos(angles), jnp.sin(angles)
+        graph, layers = nnx.split(self.layers)
+
+        def apply(full, x, layer):
+            x = nnx.merge(graph, layer)(x, rotation, segments, full=full)
+            return constrain(x, AXES, self.mesh), None
+
+        x = constrain(self.embed(patches), AXES, self.mesh)
+        return _scan_periodic(apply, x, layers, self._full_layers(), remat)
+
+    def _full_layers(self) -> tuple[bool, ...]:
+        return tuple(i in self.config.fullatt_block_indexes for i in range(self.config.depth))
+
+
+def _scan_periodic(apply, x, layers, kinds: tuple[bool, ...], remat: str):
+    """Scans layers of two kinds, compiling each run of one kind in the shortest repeating pattern once.
+
+    The released towers repeat (7 windowed, 1 full) four times: a loop of 4 over a loop of 7 and one more layer. A
+    conditional in one loop would do for any pattern, but then the backward pass stores both branches' values.
+    """
+    depth = len(kinds)
+    period = next(p for p in range(1, depth + 1) if depth % p == 0 and kinds == kinds[:p] * (depth // p))
+    if period == 1:
+        period = depth  # one kind only: a single run
+    runs, start = [], 0
+    for full, run in itertools.groupby(kinds[:period]):
+        runs.append((full, start, start := start + len(list(run))))
+
+    def group(x, layers):
+        for full, begin, end in runs:
+            run = jax.tree.map(lambda p, begin=begin, end=end: p[begin:end], layers)
+            x, _ = scan(functools.partial(apply, full), x, run, remat=remat)
+        return x, None
+
+    if period == depth:
+        return group(x, layers)[0]
+    grouped = jax.tree.map(lambda p: p.reshape(-1, period, *p.shape[1:]), layers)
+    return jax.lax.scan(group, x, grouped)[0]

@@ -1,0 +1,90 @@
+"""The operations on offer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
+from pixel_reasoner_jax.operations.calls import Call, OperationError, parse_call
+from pixel_reasoner_jax.operations.crop import CropImage
+from pixel_reasoner_jax.operations.frames import SelectFrames
+
+_log = logging.getLogger(__name__)
+
+
+class Registry:
+    """Operations by name.
+
+    Args:
+      operations: in the order in which the system message describes them.
+      last_wins: of several calls in a turn take the last, as the released code does; otherwise they are an error.
+    """
+
+    def __init__(self, operations: Iterable[Operation] = (), last_wins: bool = False):
+        self._operations: list[Operation] = []
+        self._by_name: dict[str, Operation] = {}
+        self.last_wins = last_wins
+        for operation in operations:
+            self.register(operation)
+
+    def register(self, operation: Operation) -> None:
+        """Adds an operation; a name in use is an error."""
+        names = (operation.name, *operation.aliases)
+        taken = [name for name in names if name in self._by_name]
+        if taken:
+            raise ValueError(f"an operation named {taken[0]!r} is registered already")
+        self._operations.append(operation)
+        self._by_name.update(dict.fromkeys(names, operation))
+
+    def signatures(self, state: MediaState) -> list[dict[str, Any]]:
+        """The JSON function signatures for a query, for `tools_section`."""
+        return [operation.describe(state) for operation in self._operations if operation.offered(state)]
+
+    def parse(self, text: str) -> Call | None | OperationError:
+        """`parse_call`, by this registry's rule for several calls in a turn."""
+        return parse_call(text, last_wins=self.last_wins)
+
+    def execute(self, call: Call, state: MediaState) -> Result:
+        """Runs a call and numbers the images it returns.
+
+        Raises:
+          OperationError: whatever goes wrong; `state` is then unchanged.
+        """
+        operation = self._find(call)
+        try:
+            result = operation.run(call.arguments, state)
+        except OperationError:
+            raise
+        except Exception as error:  # an operation's own bug must not end the run of all other episodes
+            _log.exception("operation %s failed", operation.name)
+            raise OperationError(f"{operation.name} failed ({type(error).__name__})") from error
+        state.append(result)
+        return result
+
+    def observation_text(self, call: Call, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
+        """The text before the images of a result; `sizes` are their (width, height) after resizing."""
+        return self._find(call).observation_text(result, sizes)
+
+    def _find(self, call: Call) -> Operation:
+        if call.name not in self._by_name:
+            names = ", ".join(operation.name for operation in self._operations)
+            name = json.dumps(call.name[:40])  # in ASCII, whatever the model wrote
+            raise OperationError(f"there is no function named {name}; the functions are {names}")
+        return self._by_name[call.name]
+
+
+def default_registry(padding: float = 0.1, release: bool = False) -> Registry:
+    """`crop_image_normalized` (alias `zoom_in`) and `select_frames`.
+
+    Args:
+      padding: how far crops are widened on every side, as a fraction of the image.
+      release: as in the released code: its signatures and its numbering for videos, padding of at most 600 pixels
+        where the call is named `zoom_in`, and the last of several calls in a turn.
+    """
+    if not release:
+        return Registry([CropImage(padding), SelectFrames()])
+    zoom_in = CropImage(padding, padding_limit=600, name="zoom_in", aliases=(), listed=False, release=True)
+    return Registry([CropImage(padding, aliases=(), release=True), SelectFrames(release=True), zoom_in], last_wins=True)

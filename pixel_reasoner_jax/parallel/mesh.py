@@ -1,0 +1,59 @@
+"""The mesh of devices: copies (data), copies that share parameters (fsdp), and parts of a layer (tensor)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+
+
+class MeshError(ValueError):
+    """A mesh that these devices cannot form; the message says which number is wrong and what would fit."""
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges devices in a mesh with the axes `data`, `fsdp` and `tensor`.
+
+    Args:
+      shape: size of each axis; one may be -1 and takes the devices that are left, a missing one is 1.
+      devices: all of them are used; every device of the program if None.
+
+    Raises:
+      MeshError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if unknown := sorted(set(shape) - set(AXES)):
+        raise MeshError(f"mesh has no axis {unknown[0]!r}; its axes are {', '.join(AXES)}")
+    sizes = {axis: int(shape.get(axis, 1)) for axis in AXES}
+    asked = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+    for axis, size in sizes.items():
+        if size < 1 and size != -1:
+            raise MeshError(f"mesh {asked}: {axis} must be a positive number, or -1 to take the devices left")
+    filled = [axis for axis in AXES if sizes[axis] == -1]
+    if len(filled) > 1:
+        raise MeshError(f"mesh {asked}: {' and '.join(filled)} are both -1; only one axis can take what is left")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if filled and len(devices) % fixed == 0:
+        sizes[filled[0]] = len(devices) // fixed
+    elif fixed != len(devices) or filled:
+        takes = f"a multiple of {fixed}" if filled else fixed
+        advice = _advice(sizes, len(devices))
+        raise MeshError(f"mesh {asked} takes {takes} devices, but there are {len(devices)}: {advice}")
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def _advice(sizes: dict[str, int], count: int) -> str:
+    """What to change one number to, for the axes where that is enough."""
+    changes = []
+    for axis, size in sizes.items():
+        others = math.prod(s for a, s in sizes.items() if a != axis and s != -1)
+        if size != -1 and count % others == 0:
+            fitting = [n for n in range(1, count // others + 1) if (count // others) % n == 0]
+            if -1 not in sizes.values():
+                fitting = fitting[-1:]
+            changes.append(f"{axis} could be {' or '.join(map(str, fitting))}")
+    return "; ".join(changes) or f"the sizes must be divisors of {count} that multiply to it"

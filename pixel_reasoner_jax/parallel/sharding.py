@@ -1,0 +1,77 @@
+"""What lies where: one table from the logical names of axes to the mesh."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+Axes = tuple[str | None, ...]
+
+# Parameters: `embed` is the width that every matrix has once, so that fsdp splits them all; tensor splits heads,
+# the MLP's inner width and the vocabulary (Megatron's columns and rows). Axes not named here are whole everywhere.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+}
+
+# Batches: the axis over which each array's rows are dealt out; see the packages that make them.
+BATCH_AXIS = {"positions": 1}
+
+
+def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Where an array lies.
+
+    Args:
+      axes: logical name of each axis; if there is one fewer than dimensions, the first is a stack of layers.
+      shape: of the array. A mesh axis that does not divide the array's is left out, so that the array is whole along
+        it: four key-value heads on eight tensor devices, or a batch of three on two.
+    """
+    axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
+    spec = []
+    for name, size in zip(axes, shape, strict=True):
+        names = RULES.get(name, ())
+        while names and size % math.prod(mesh.shape[axis] for axis in names):
+            names = names[:-1]
+        spec.append(names or None)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def param_shardings(tree: Any, mesh: Mesh) -> Any:
+    """The same tree with a `NamedSharding` for each array, as `jax.jit` and `jax.device_put` take it.
+
+    Works on `nnx.split`'s parameters, on optimizer states made of them, and on their abstract values. A parameter
+    carries the logical names of its axes as metadata `axes`; any other leaf is replicated.
+    """
+
+    def place(leaf):
+        if isinstance(leaf, nnx.Variable):
+            axes = leaf.get_metadata().get("axes", ())
+            return leaf.replace(sharding(axes, leaf.shape, mesh))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def batch_shardings(batch: Any, mesh: Mesh) -> Any:
+    """The same tree with a `NamedSharding` for each array: rows dealt out over data and fsdp, all else whole."""
+
+    def place(path, leaf):
+        axis = BATCH_AXIS.get(getattr(path[-1], "key", None), 0)
+        axes = tuple("batch" if i == axis else None for i in range(leaf.ndim))
+        return sharding(axes, leaf.shape, mesh)
+
+    return jax.tree_util.tree_map_with_path(place, batch)
+
+
+def constrain(x: Array, axes: Axes, mesh: Mesh | None) -> Array:
+    """Holds an intermediate value to its place, so that the compiler does not trade batch for width; see `sharding`."""
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, sharding(axes, x.shape, mesh))

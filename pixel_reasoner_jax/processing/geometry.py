@@ -1,0 +1,141 @@
+"""Sizes: how pixels become patches and tokens, and how many tokens an image may have."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MAX_ASPECT_RATIO = 200
+"""Images longer than this many times their width are refused, as Qwen2-VL's processor does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The vision tower's fixed sizes, from `vision_config` of the model's config.json.
+
+    Attributes:
+      patch_size: side of a patch, in pixels.
+      temporal_patch_size: frames in a patch; an image is repeated to fill it.
+      merge_size: side, in patches, of the square that becomes one token.
+      window_size: side of an attention window, in pixels.
+      tokens_per_second: temporal positions in a second of video.
+    """
+
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    window_size: int = 112
+    tokens_per_second: int = 2
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Geometry:
+        """Reads a model's config.json; a missing entry keeps Qwen2.5-VL's value."""
+        vision = dict(config.get("vision_config") or {})
+        vision["merge_size"] = vision.pop("spatial_merge_size", cls.merge_size)
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in vision.items() if name in names})
+
+    def __post_init__(self):
+        if self.window_size % self.token_size:
+            raise ValueError(
+                f"window_size {self.window_size} is not a multiple of patch_size {self.patch_size}"
+                f" times spatial_merge_size {self.merge_size}"
+            )
+
+    @property
+    def token_size(self) -> int:
+        """Side of the square that becomes one token, in pixels."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def window_tokens(self) -> int:
+        """Side of an attention window, in tokens."""
+        return self.window_size // self.token_size
+
+    @property
+    def window_patches(self) -> int:
+        """Patches in a full attention window."""
+        return (self.window_tokens * self.merge_size) ** 2
+
+    @property
+    def patch_values(self) -> int:
+        """Values in a patch: channels * frames * height * width."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+
+@dataclasses.dataclass(frozen=True)
+class Budgets:
+    """How many tokens (28x28 pixels each in Qwen2.5-VL) an image may have: (least, most) for every kind.
+
+    The defaults of image, crop and frame are those the released model was trained with; its evaluation used
+    (256, 8000), (256, 5120) and (256, 5120). Leave some slack between least and most: sides are whole tokens.
+
+    Attributes:
+      image: a query image.
+      crop: what a crop operation returns.
+      frame: each frame that was selected from a video.
+      video: each frame of a query video (a pair of frames has this many tokens).
+      video_frames: frames taken from a query video.
+    """
+
+    image: tuple[int, int] = (4, 2000)
+    crop: tuple[int, int] = (4, 1000)
+    frame: tuple[int, int] = (4, 400)
+    video: tuple[int, int] = (4, 256)
+    video_frames: int = 16
+
+    KINDS = ("image", "crop", "frame", "video")
+
+    def __post_init__(self):
+        for kind in self.KINDS:
+            least, most = getattr(self, kind)
+            if not 1 <= least <= most:
+                raise ValueError(f"budget of {kind} is {(least, most)}; it needs 1 <= least <= most tokens")
+            object.__setattr__(self, kind, (int(least), int(most)))
+        if self.video_frames < 1:
+            raise ValueError(f"video_frames must be at least 1, got {self.video_frames}")
+
+    def of(self, kind: str) -> tuple[int, int]:
+        """(least, most) tokens of a kind of image."""
+        if kind not in self.KINDS:
+            raise ValueError(f"unknown kind of image {kind!r}; it is one of {', '.join(self.KINDS)}")
+        return getattr(self, kind)
+
+
+def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int = 28) -> tuple[int, int]:
+    """The size an image is resized to: sides in whole tokens, about its own aspect ratio, within a budget.
+
+    Equal to `smart_resize` of transformers' Qwen2-VL, except that `budget` is kept where that one exceeds it
+    (very long images, and least and most close to each other): there the longer side is cut.
+
+    Args:
+      size: (width, height) in pixels.
+      budget: (least, most) tokens.
+      token_size: side of a token, in pixels.
+
+    Returns:
+      (width, height) in pixels.
+
+    Raises:
+      ValueError: an aspect ratio above 200.
+    """
+    width, height = size
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        raise ValueError(f"an image of {width}x{height} pixels is more than {MAX_ASPECT_RATIO} times as long as wide")
+    least, most = budget
+    columns, rows = round(width / token_size), round(height / token_size)
+    # In the order of transformers' own arithmetic: floor and ceil tell apart what rounding would not.
+    if columns * rows > most:
+        shrink = math.sqrt((height * width) / (most * token_size**2))
+        columns, rows = (max(1, math.floor(side / shrink / token_size)) for side in size)
+    elif columns * rows < least:
+        grow = math.sqrt(least * token_size**2 / (height * width))
+        columns, rows = (math.ceil(side * grow / token_size) for side in size)
+    if columns * rows > most:
+        if columns >= rows:
+            columns = max(1, most // rows)
+        else:
+            rows = max(1, most // columns)
+    return columns * token_size, rows * token_size

@@ -1,0 +1,126 @@
+"""The vision tower's input: patches in window order, padded so that no gather is left to the device.
+
+Every attention window of every frame takes one aligned block of a row (64 patches in Qwen2.5-VL: 112 pixels a side).
+A smaller window at the border leaves the rest of its block as padding. Within a block, patches stay in merge groups
+of 4. So window attention is dense over blocks, full attention stays within a row (an image never spans rows), and
+the merger turns [rows, patches] into [rows, patches / 4].
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from pixel_reasoner_jax.processing.geometry import Geometry
+from pixel_reasoner_jax.processing.media import Media
+
+
+def vision_layout(
+    media: Sequence[Media], geometry: Geometry, row_patches: int | None = None, rows: int | None = None
+) -> tuple[dict[str, np.ndarray] | None, list[np.ndarray]]:
+    """Packs images and videos into rows, largest first, each into the first row with room.
+
+    The same `Media` object given several times (the query image of a group's samples) is placed once.
+
+    Args:
+      media: in any order.
+      geometry: the vision tower's sizes.
+      row_patches: P, patches in a row, a multiple of a window's; None: as many as the largest of `media` needs.
+      rows: R, rows; None: as many as are needed.
+
+    Returns:
+      (vision, places).
+      vision: the dict of `patches` float32 [R, P, values], `patch_positions` int32 [R, P, 2] (row and column of the
+        patch in its frame) and `patch_segments` int32 [R, P] (one number for each frame in a row, 0 for padding).
+        None where there is no media and no size was asked for.
+      places: for each of `media`, int32 [its tokens]: where its tokens stand in the flattened [R * P/4] merged tokens.
+
+    Raises:
+      ValueError: it does not fit in the sizes asked for.
+    """
+    block = geometry.window_patches
+    distinct = list({id(item): item for item in media}.values())
+    needs = [item.grid[0] * _frame_layout(item.grid[1:], geometry)[1] for item in distinct]
+    if row_patches is None:
+        row_patches = block * max(needs, default=1)
+        if not media and rows is None:
+            return None, []
+    if row_patches % block:
+        raise ValueError(f"row_patches is {row_patches}; it must be a multiple of a window's {block} patches")
+    assigned, used = _first_fit(needs, row_patches // block, rows)
+    if rows is None:
+        rows = max(1, len(used))
+
+    merged = geometry.merge_size**2
+    patches = np.zeros((rows, row_patches // merged, merged, geometry.patch_values), np.float32)
+    positions = np.zeros((rows, row_patches // merged, merged, 2), np.int32)
+    segments = np.zeros((rows, row_patches // merged, merged), np.int32)
+    frames = [0] * rows
+    places = {}
+    for item, (row, start) in zip(distinct, assigned, strict=True):
+        slots, blocks, coordinates = _frame_layout(item.grid[1:], geometry)
+        count = item.grid[0]
+        frame = np.arange(count, dtype=np.int32)[:, None]
+        place = ((start + frame * blocks) * (block // merged) + slots).reshape(-1)
+        patches[row, place] = item.patches.reshape(len(place), merged, -1)
+        positions[row, place] = np.tile(coordinates, (count, 1, 1)) if count > 1 else coordinates
+        segments[row, place] = np.repeat(frames[row] + 1 + frame, len(slots), axis=0)
+        frames[row] += count
+        places[id(item)] = place + np.int32(row * (row_patches // merged))
+    vision = {
+        "patches": patches.reshape(rows, row_patches, -1),
+        "patch_positions": positions.reshape(rows, row_patches, 2),
+        "patch_segments": segments.reshape(rows, row_patches),
+    }
+    return vision, [places[id(item)] for item in media]
+
+
+def media_patches(item: Media, geometry: Geometry) -> int:
+    """Patches of a row that a media item takes, padding of its border windows included."""
+    return item.grid[0] * _frame_layout(item.grid[1:], geometry)[1] * geometry.window_patches
+
+
+def _first_fit(needs: list[int], capacity: int, rows: int | None) -> tuple[list[tuple[int, int]], list[int]]:
+    """Places `needs` blocks each in rows of `capacity`: (row, first block) of each, and the blocks used in each row."""
+    assigned: list[tuple[int, int]] = [(0, 0)] * len(needs)
+    used: list[int] = []
+    first = 0  # rows before it are full
+    for index in sorted(range(len(needs)), key=lambda index: -needs[index]):
+        need = needs[index]
+        if need > capacity:
+            raise ValueError(f"an image or video needs {need} attention windows; a row of patches has {capacity}")
+        while first < len(used) and used[first] == capacity:
+            first += 1
+        row = next((row for row in range(first, len(used)) if used[row] + need <= capacity), len(used))
+        if row == len(used):
+            used.append(0)
+        assigned[index] = (row, used[row])
+        used[row] += need
+    if rows is not None and len(used) > rows:
+        raise ValueError(f"{len(needs)} images and videos need {len(used)} rows of {capacity} windows, not {rows}")
+    return assigned, used
+
+
+@functools.lru_cache(maxsize=4096)
+def _frame_layout(grid: tuple[int, int], geometry: Geometry) -> tuple[np.ndarray, int, np.ndarray]:
+    """Where one frame's tokens go.
+
+    Args:
+      grid: (h, w) in patches.
+
+    Returns:
+      slots int32 [tokens], token by token in raster order; the number of blocks; and the (row, column) of every
+      patch, int32 [tokens, merge*merge, 2].
+    """
+    merge, side = geometry.merge_size, geometry.window_tokens
+    rows, columns = grid[0] // merge, grid[1] // merge
+    row, column = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
+    windows_across = -(-columns // side)
+    window = row // side * windows_across + column // side
+    width = np.minimum(side, columns - column // side * side)  # a window at the right border is narrower
+    slots = window * side**2 + row % side * width + column % side
+    within = np.stack(np.divmod(np.arange(merge**2, dtype=np.int32), merge), axis=-1)
+    coordinates = np.stack([row, column], axis=-1)[:, None] * merge + within
+    return slots.astype(np.int32), -(-rows // side) * windows_across, coordinates.astype(np.int32)

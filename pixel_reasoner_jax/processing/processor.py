@@ -1,0 +1,304 @@
+"""The processor: conversations with images and videos to the arrays the model takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import transformers
+from PIL import Image
+
+from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
+from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
+from pixel_reasoner_jax.processing.layout import vision_layout
+from pixel_reasoner_jax.processing.loading import ImageSource, MediaError, Video, describe, load_image, load_video
+from pixel_reasoner_jax.processing.media import Media, normalization_table, process_image, process_video
+from pixel_reasoner_jax.processing.positions import mrope_positions
+
+Conversation = Sequence[Message]
+
+
+class Processor:
+    """Everything between a conversation and the model's arrays.
+
+    Args:
+      tokenizer: a fast transformers tokenizer with Qwen's special tokens.
+      config: the model's config.json.
+      preprocessor: preprocessor_config.json; `image_mean` and `image_std` are read from it.
+      budgets: tokens for every kind of image.
+
+    Attributes:
+      tokenizer, config, preprocessor, budgets: as given.
+      geometry: patch, merge and window sizes, from `config`.
+      ids: `SpecialTokens`; each of them is an attribute of the processor too (`processor.im_end`).
+    """
+
+    def __init__(
+        self,
+        tokenizer: transformers.PreTrainedTokenizerBase,
+        config: Mapping[str, Any],
+        preprocessor: Mapping[str, Any],
+        budgets: Budgets | None = None,
+    ):
+        self.tokenizer = tokenizer
+        self.config, self.preprocessor = dict(config), dict(preprocessor)
+        self.geometry = Geometry.from_config(config)
+        self.budgets = budgets or Budgets()
+        self._check_preprocessor()
+        self._normalization = normalization_table(preprocessor["image_mean"], preprocessor["image_std"])
+        self._renderer = ChatRenderer(tokenizer.backend_tokenizer)
+        self.ids = self._renderer.ids
+        self.im_start, self.im_end, self.endoftext = self.ids.im_start, self.ids.im_end, self.ids.endoftext
+        self.image_pad, self.video_pad = self.ids.image_pad, self.ids.video_pad
+        self.vision_start, self.vision_end = self.ids.vision_start, self.ids.vision_end
+        self.placeholder_tokens = (self.image_pad, self.video_pad)
+        self.stop_tokens = (self.im_end, self.endoftext)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | pathlib.Path, budgets: Budgets | None = None, frames: int | None = None
+    ) -> Processor:
+        """Reads a checkpoint directory of Hugging Face or of ours: tokenizer, config.json, preprocessor_config.json.
+
+        Args:
+          directory: a local directory; nothing is downloaded.
+          budgets: tokens for every kind of image; None takes those saved with the processor, else the defaults.
+          frames: frames taken from a query video, in place of what the budgets say.
+
+        Raises:
+          FileNotFoundError: a file is missing; ValueError: a file does not fit; both name it.
+        """
+        directory = pathlib.Path(directory)
+        config, preprocessor = (_read_json(directory / name) for name in ("config.json", "preprocessor_config.json"))
+        if budgets is None:
+            budgets = Budgets(**preprocessor.get("budgets", {}))
+        if frames is not None:
+            budgets = dataclasses.replace(budgets, video_frames=frames)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return cls(tokenizer, config, preprocessor, budgets)
+
+    def save_pretrained(self, directory: str | pathlib.Path) -> None:
+        """Writes what `from_pretrained` and transformers' AutoTokenizer and AutoConfig read.
+
+        An existing config.json stays: it is the model's own.
+        """
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(directory)
+        preprocessor = {**self.preprocessor, "budgets": dataclasses.asdict(self.budgets)}
+        (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+        if not (directory / "config.json").exists():
+            (directory / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+
+    @functools.cached_property
+    def forbidden_tokens(self) -> np.ndarray:
+        """int32 [n], ascending: ids never to be sampled: image and video placeholders, ids that no token has."""
+        size = self._vocabulary_size
+        unused = np.ones(size, bool)
+        unused[list(self.tokenizer.get_vocab().values())] = False
+        ids = self.ids
+        unused[[ids.image_pad, ids.video_pad, ids.vision_start, ids.vision_end, ids.vision_pad]] = True
+        return np.flatnonzero(unused).astype(np.int32)
+
+    def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]:
+        """The (width, height) an image of `size` (width, height) is resized to; kind: see `Budgets`.
+
+        Raises:
+          ValueError: longer than 200 times its width.
+        """
+        return smart_resize(size, self.budgets.of(kind), self.geometry.token_size)
+
+    def load_image(self, source: ImageSource) -> Image.Image:
+        """Reads an image as RGB from a path, bytes or a PIL image; see `loading.load_image`."""
+        return load_image(source)
+
+    def load_video(self, source: Any, fps: float | None = None) -> Video:
+        """Samples `budgets.video_frames` frames of a file, its bytes or a list of frames; see `loading.load_video`."""
+        return load_video(source, self.budgets.video_frames, fps)
+
+    def image(self, source: ImageSource | Media, kind: str = "image") -> Media:
+        """Loads, resizes and cuts an image; a processed one is returned as it is.
+
+        Args:
+          source: a path, bytes, a PIL image or a `Media`.
+          kind: "image", "crop" or "frame": which budget of tokens.
+
+        Raises:
+          MediaError: it cannot be read, or is longer than 200 times its width.
+        """
+        if isinstance(source, Media):
+            return source
+        image = load_image(source)
+        size = self._size_of(image, kind, source)
+        return process_image(image, size, self.geometry, self._normalization)
+
+    def video(self, source: Any, fps: float | None = None) -> Media:
+        """Samples, resizes and cuts a video; a processed one is returned as it is.
+
+        Args:
+          source: a file, its bytes, a list of frames, a loaded `Video` or a `Media`.
+          fps: for a list, how many of its frames make a second.
+        """
+        if isinstance(source, Media):
+            return source
+        video = self.load_video(source, fps)
+        size = self._size_of(video.frames[0], "video", source)
+        return process_video(video.frames, video.fps, size, self.geometry, self._normalization)
+
+    def render(self, messages: Conversation, *, start: int = 0, generation_prompt: bool = False) -> Rendered:
+        """Tokens of a conversation, or of the part of one that begins at message `start`.
+
+        Append-only: what `messages[:k]` gives is a prefix of what `messages` gives. A conversation that begins without
+        a system message gets the template's own.
+
+        Args:
+          messages: see `ChatRenderer`; images and videos in any form that `image` and `video` take, a list of frames
+            with an optional `fps` beside it.
+          start: index of the first of `messages` in its conversation.
+          generation_prompt: open an assistant turn at the end.
+        """
+        pieces = []
+        if start == 0 and messages and messages[0].get("role") != "system":
+            pieces.append(self.render_message({"role": "system", "content": DEFAULT_SYSTEM}))
+        pieces += [self.render_message(message, start + number) for number, message in enumerate(messages)]
+        if generation_prompt:
+            pieces.append(self.generation_prompt())
+        return _join(pieces)
+
+    def render_message(self, message: Message, number: int = 0) -> Rendered:
+        """Tokens of one message, its closing newline included; `number` names it in errors."""
+        place = f"message {number}"
+        media = [
+            self._media(kind, item, f"{place}, item {index}")
+            for index, (kind, item) in enumerate(content_items(message, place))
+            if kind != "text"
+        ]
+        return self._renderer.message(message, media, place)
+
+    def generation_prompt(self) -> Rendered:
+        """Tokens that open an assistant turn to be sampled."""
+        return _untrained(self._renderer.generation_prompt())
+
+    def render_continuation(self, message: Message) -> Rendered:
+        """What follows a sampled turn, which ended with a sampled `<|im_end|>`: "\\n", a message, the next opening."""
+        newline = _untrained(self._renderer.text("\n"))
+        return _join([newline, self.render_message(message), self.generation_prompt()])
+
+    def positions(self, tokens: np.ndarray, media: Sequence[Media], start: int = 0) -> tuple[np.ndarray, int]:
+        """M-RoPE positions int32 [3, n] of a piece of a conversation, and where the next piece starts."""
+        return mrope_positions(tokens, media, self.placeholder_tokens, self.geometry, start)
+
+    def batch(
+        self,
+        sequences: Sequence[Rendered | tuple[np.ndarray, Sequence[Media]]],
+        length: int | None = None,
+        row_patches: int | None = None,
+        rows: int | None = None,
+    ) -> dict[str, Any]:
+        """A batch of the model's arrays, one sequence a row, padded on the right.
+
+        Args:
+          sequences: rendered conversations, or (tokens, media) pairs.
+          length: L; None: the longest.
+          row_patches, rows: sizes of the vision input; see `vision_layout`.
+
+        Returns:
+          `tokens` int32 [B, L], `positions` int32 [3, B, L], `segment_ids` int32 [B, L] (1, and 0 for padding),
+          `vision_index` int32 [B, L] (which merged vision token stands here, -1 for text) and `vision`, the dict of
+          `vision_layout` or None.
+
+        Raises:
+          ValueError: a sequence is longer than `length`, or its placeholders do not match its media.
+        """
+        pairs = [(item.tokens, item.media) if isinstance(item, Rendered) else item for item in sequences]
+        longest = max((len(tokens) for tokens, _ in pairs), default=0)
+        length = longest if length is None else length
+        if longest > length:
+            raise ValueError(f"a sequence of {longest} tokens does not fit in the batch's length of {length}")
+        vision, places = vision_layout([item for _, media in pairs for item in media], self.geometry, row_patches, rows)
+        remaining = iter(places)
+        shape = (len(pairs), length)
+        batch = {
+            "tokens": np.full(shape, self.endoftext, np.int32),
+            "positions": np.zeros((3, *shape), np.int32),
+            "segment_ids": np.zeros(shape, np.int32),
+            "vision_index": np.full(shape, -1, np.int32),
+            "vision": vision,
+        }
+        for row, (tokens, media) in enumerate(pairs):
+            count = len(tokens)
+            batch["tokens"][row, :count] = tokens
+            batch["positions"][:, row, :count] = self.positions(tokens, media)[0]
+            batch["segment_ids"][row, :count] = 1
+            if media:
+                spots = np.isin(tokens, self.placeholder_tokens)
+                batch["vision_index"][row, :count][spots] = np.concatenate([next(remaining) for _ in media])
+        return batch
+
+    def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
+        """Renders conversations and makes a batch of them."""
+        return self.batch([self.render(messages) for messages in conversations])
+
+    def _media(self, kind: str, item: Mapping[str, Any], place: str) -> Media:
+        media = (
+            self.image(item["image"], item.get("kind") or "image")
+            if kind == "image"
+            else self.video(item["video"], item.get("fps"))
+        )
+        if media.kind != kind:
+            raise ValueError(f"{place}: a processed {media.kind} is given as {kind}")
+        return media
+
+    def _size_of(self, image: Image.Image, kind: str, source: Any) -> tuple[int, int]:
+        budget = self.budgets.of(kind)
+        try:
+            return smart_resize(image.size, budget, self.geometry.token_size)
+        except ValueError as error:
+            raise MediaError(f"{describe(source)}: {error}") from None
+
+    @property
+    def _vocabulary_size(self) -> int:
+        """Rows of the model's embedding, often more than the tokenizer has tokens."""
+        used = max(self.tokenizer.get_vocab().values()) + 1
+        size = self.config.get("vocab_size") or (self.config.get("text_config") or {}).get("vocab_size") or used
+        if size < used:
+            raise ValueError(f"config.json has vocab_size {size}; the tokenizer's largest id is {used - 1}")
+        return size
+
+    def _check_preprocessor(self) -> None:
+        """The preprocessor's sizes are copies of the model's; a difference would go unnoticed until results are bad."""
+        for name in ("patch_size", "temporal_patch_size", "merge_size"):
+            told, needed = self.preprocessor.get(name), getattr(self.geometry, name)
+            if told is not None and told != needed:
+                raise ValueError(f"preprocessor_config.json has {name} {told}; the model's config.json has {needed}")
+        for name in ("image_mean", "image_std"):
+            if len(self.preprocessor.get(name) or ()) != 3:
+                raise ValueError(f"preprocessor_config.json needs {name}, three numbers")
+
+
+def _join(pieces: Sequence[Rendered]) -> Rendered:
+    if not pieces:
+        return _untrained(np.empty(0, np.int32))
+    return Rendered(
+        np.concatenate([piece.tokens for piece in pieces]),
+        np.concatenate([piece.train for piece in pieces]),
+        [item for piece in pieces for item in piece.media],
+    )
+
+
+def _untrained(tokens: np.ndarray) -> Rendered:
+    return Rendered(tokens, np.zeros(len(tokens), bool), [])
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; a checkpoint directory has one")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None

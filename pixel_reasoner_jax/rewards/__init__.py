@@ -1,0 +1,15 @@
+"""What a response is worth: is the answer right, and the curiosity terms that keep operations alive."""
+
+from pixel_reasoner_jax.rewards.answers import extract_answer
+from pixel_reasoner_jax.rewards.curiosity import VARIANTS, RewardTerms, reward_terms, shaped_reward
+from pixel_reasoner_jax.rewards.pool import AnswerPool, answer_reward
+
+__all__ = [
+    "VARIANTS",
+    "AnswerPool",
+    "RewardTerms",
+    "answer_reward",
+    "extract_answer",
+    "reward_terms",
+    "shaped_reward",
+]

@@ -1,0 +1,189 @@
+"""Answer checking that cannot hang or crash the trainer: math-verify in worker processes with a deadline."""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from pixel_reasoner_jax.rewards.answers import extract_answer, judge, normalize
+
+START_LIMIT = 120.0  # seconds a worker may take to import sympy on a busy machine
+
+
+class _Worker:
+    """One process running `rewards.worker`, started afresh whenever it had to be killed."""
+
+    def __init__(self, limit: float, deadline: float):
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = [sys.executable, "-P", "-m", "pixel_reasoner_jax.rewards.worker", str(limit)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+            encoding="ascii",
+        )
+        self.ready = False
+        self.deadline = deadline
+        self.expires = time.monotonic() + START_LIMIT
+
+    def send(self, task: tuple[str, str]) -> None:
+        """Hands over one (answer, reference); both are short, so the pipe takes them whole."""
+        self.expires = time.monotonic() + self.deadline
+        try:
+            print(json.dumps(task), file=self.process.stdin, flush=True)
+        except OSError:
+            pass  # it died while idle: its end of file is what `receive` will see
+
+    def receive(self) -> str:
+        """One line, "ready" or a verdict; "" when the process is gone."""
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        try:
+            self.process.stdin.close()
+        except OSError:
+            pass  # what was still to be written has no reader
+
+
+class AnswerPool:
+    """Scores responses against references, math-verify in parallel worker processes.
+
+    Plain numbers, letters and words are compared in this process; workers start when algebra is first needed.
+    A comparison over the limit counts as wrong; a worker that does not end it, or dies, is killed and replaced.
+    Thread-safe; a context manager; workers end with this process.
+
+    Args:
+      workers: processes at most.
+      limit: seconds of computation for one comparison.
+      deadline: seconds by the clock after which a worker is killed, whatever it is doing.
+    """
+
+    def __init__(self, workers: int = 2, limit: float = 4.0, deadline: float = 30.0):
+        if min(workers, limit, deadline) <= 0:
+            raise ValueError(f"workers, limit and deadline must be positive, got {workers}, {limit} and {deadline}")
+        self.workers, self.limit, self.deadline = workers, limit, deadline
+        self._idle: list[_Worker] = []
+        self._lock = threading.Lock()
+        atexit.register(self.close)
+
+    def score(
+        self, pairs: Sequence[tuple[str, str | Sequence[str]]], recovered: Sequence[bool] | None = None
+    ) -> list[float]:
+        """1.0 for every response whose final answer equals (one of) its reference answers, else 0.0.
+
+        Args:
+          pairs: (response text, reference or list of references).
+          recovered: False for responses whose last operation failed; these score 0 whatever they answer.
+
+        Raises:
+          RuntimeError: a worker process does not even start. No text makes this raise.
+        """
+        scores = [0.0] * len(pairs)
+        undecided: dict[tuple[str, str], list[int]] = {}
+        for index, (response, references) in enumerate(pairs):
+            answer = extract_answer(response) if isinstance(response, str) else None
+            if answer is None or (recovered is not None and not recovered[index]):
+                continue
+            references = references if isinstance(references, (list, tuple)) else [references]
+            verdicts = {reference: judge(answer, reference) for reference in map(str, references)}
+            if True in verdicts.values():
+                scores[index] = 1.0
+                continue
+            for reference, verdict in verdicts.items():
+                if verdict is None:
+                    undecided.setdefault((normalize(answer), normalize(reference)), []).append(index)
+        if undecided:
+            with self._lock:
+                for task, verdict in self._verify(list(undecided)).items():
+                    for index in undecided[task]:
+                        scores[index] = max(scores[index], float(verdict))
+        return scores
+
+    def close(self) -> None:
+        """Ends the workers; the pool can be used again afterwards."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
+    def __enter__(self) -> AnswerPool:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _verify(self, tasks: list[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+        """Deals the tasks out to the workers as these become free."""
+        waiting = collections.deque(tasks)
+        verdicts: dict[tuple[str, str], bool] = {}
+        running: dict[_Worker, tuple[str, str] | None] = {}  # None while it starts
+        try:
+            with selectors.DefaultSelector() as selector:
+                while len(verdicts) < len(tasks):
+                    while waiting and len(running) < self.workers:
+                        worker = self._idle.pop() if self._idle else _Worker(self.limit, self.deadline)
+                        selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+                        running[worker] = waiting.popleft() if worker.ready else None
+                        if worker.ready:
+                            worker.send(running[worker])
+                        elif sum(task is None for task in running.values()) >= len(waiting):
+                            break  # enough are starting for what is left
+                    timeout = min(worker.expires for worker in running) - time.monotonic()
+                    answered = [key.data for key, _ in selector.select(max(timeout, 0.0))]
+                    expired = [worker for worker in running if worker.expires <= time.monotonic()]
+                    for worker in dict.fromkeys(answered + expired):
+                        line = worker.receive() if worker in answered else ""
+                        task = running.pop(worker)
+                        selector.unregister(worker.process.stdout)
+                        if task is not None:
+                            verdicts[task] = line == "true"
+                        elif line != "ready":
+                            worker.close()
+                            raise RuntimeError(
+                                f"the answer checker does not start: run `{' '.join(worker.process.args)}` to see why"
+                            )
+                        if line:
+                            worker.ready = True
+                            self._idle.append(worker)
+                        else:
+                            worker.close()
+        finally:
+            for worker in running:  # only those still starting, or all of them when interrupted
+                worker.close()
+        return verdicts
+
+
+_default_pool: AnswerPool | None = None
+_default_pool_lock = threading.Lock()
+
+
+def answer_reward(response: str, reference: str | Sequence[str], recovered: bool = True) -> float:
+    r"""1.0 if the final answer of a response is right, else 0.0; no text makes it raise or hang.
+
+    The answer is the last `\boxed{...}`, else `<answer>...</answer>`, else what follows "Answer:". A letter is compared
+    without regard to case, a percent sign is optional, a comma-separated reference is met when every part occurs, and
+    mathematics is compared by math-verify with a limit of seconds, in a process of its own.
+
+    Args:
+      response: the text of the last turn.
+      reference: the accepted answer, or several of which any will do.
+      recovered: False when the last operation failed; the answer then counts as wrong.
+    """
+    global _default_pool
+    with _default_pool_lock:
+        if _default_pool is None:
+            _default_pool = AnswerPool(workers=1)
+    return _default_pool.score([(response, reference)], [recovered])[0]

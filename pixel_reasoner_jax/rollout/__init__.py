@@ -1,0 +1,18 @@
+"""Batched multi-turn rollouts: sampling on the device, operations on the host."""
+
+from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, Limits, OperationRun, TurnText
+from pixel_reasoner_jax.rollout.policy import Policy
+from pixel_reasoner_jax.rollout.prompt import Query, query_messages
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings
+
+__all__ = [
+    "EpisodeEnd",
+    "Event",
+    "Limits",
+    "OperationRun",
+    "Policy",
+    "Query",
+    "SamplingSettings",
+    "TurnText",
+    "query_messages",
+]

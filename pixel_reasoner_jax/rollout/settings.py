@@ -1,0 +1,100 @@
+"""How a checkpoint wants to be asked: guidelines, operations and limits, kept beside its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from pixel_reasoner_jax.files import write_text
+from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.operations import Registry, default_registry
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.policy import Policy
+
+FILE = "pixel_reasoner.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySettings:
+    """What a policy is, beyond its weights and its processor.
+
+    Attributes:
+      guidelines: the text after the question; None for the paper's.
+      padding: how far a crop's box is widened on every side, as a share of the image.
+      release: its operations are the released code's (`operations.default_registry`).
+      limits: where a response ends.
+    """
+
+    guidelines: str | None = None
+    padding: float = 0.1
+    release: bool = False
+    limits: Limits = Limits()
+
+    def registry(self) -> Registry:
+        """The operations it may call."""
+        return default_registry(self.padding, self.release)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> PolicySettings:
+        """Those saved in a checkpoint directory; the defaults where none are, as in a Hugging Face checkpoint.
+
+        Raises:
+          ValueError: the file is not JSON, or holds something unknown; names it.
+        """
+        path = pathlib.Path(directory, FILE)
+        if not path.exists():
+            return cls()
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**settings, "limits": Limits(**settings.get("limits", {}))})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not the settings of a policy ({error})") from error
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes them into a checkpoint directory."""
+        write_text(pathlib.Path(directory, FILE), json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+def load_policy(
+    directory: str | os.PathLike,
+    *,
+    dtype: str = "float32",
+    text_only: bool = False,
+    max_response_tokens: int | None = None,
+    **options: Any,
+) -> Policy:
+    """A policy from a checkpoint directory, ours or Hugging Face's; nothing is downloaded.
+
+    Args:
+      directory: config.json, safetensors, tokenizer and preprocessor_config.json.
+      dtype: of the parameters.
+      text_only: offer no operations.
+      max_response_tokens: in place of the saved limit.
+      options: of `Policy`, such as `decode_steps`.
+
+    Raises:
+      FileNotFoundError: no such directory, or a file is missing from it.
+      ValueError: a file does not fit; names it.
+    """
+    directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such model directory; give a folder with config.json and safetensors")
+    if not (directory / "config.json").exists():
+        raise FileNotFoundError(f"{directory}: no config.json in it, so it is not a model directory")
+    settings = PolicySettings.load(directory)
+    limits = settings.limits
+    if max_response_tokens is not None:
+        limits = dataclasses.replace(limits, max_response_tokens=max_response_tokens)
+    return Policy(
+        Qwen2_5_VL.from_pretrained(directory, dtype=dtype),
+        Processor.from_pretrained(directory),
+        registry=settings.registry(),
+        limits=limits,
+        guidelines=None if text_only else settings.guidelines,
+        text_only=text_only,
+        **options,
+    )

@@ -1,0 +1,1 @@
+"""Losses, advantages, packing and the training loops of both phases."""

@@ -1,0 +1,178 @@
+"""Token log-probabilities in chunks, and the losses built on them.
+
+The hidden state that predicts token t is that of token t - 1: callers pick the pairs. Losses and diagnostics are sums
+divided by a given normalizer (the trained tokens of the whole batch), so that adding them up over micro-batches gives
+exactly the batch's token means.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+FORBIDDEN_LOGIT = -1e30  # finite, so that probability times logit is 0 and not NaN
+MAX_LOG_RATIO = 20.0  # a ratio beyond e**20 would overflow into NaN gradients; it is clipped by any useful bound
+
+
+def token_logprobs(
+    hidden: Float[Array, "*batch tokens width"],
+    kernel: Float[Array, "width vocab"],
+    targets: Int[Array, "*batch tokens"],
+    *,
+    temperature: float | Float[Array, "*batch tokens"] = 1.0,
+    forbidden: Bool[Array, " vocab"] | None = None,
+    chunk: int = 1024,
+) -> tuple[Float[Array, "*batch tokens"], Float[Array, "*batch tokens"]]:
+    """Log-probability of each target and the entropy of the distribution it comes from, both float32 in nats.
+
+    The distribution is softmax(hidden @ kernel / temperature) over the tokens that are not forbidden. About `chunk`
+    positions are worked on at a time and the backward pass computes their logits again, so neither pass holds an
+    array of positions x vocabulary. Chunks are cut along the last token axis only, which leaves a sharded batch
+    axis sharded.
+
+    Args:
+      hidden: final hidden states that predict the targets; their type is the type of the matrix products.
+      kernel: output projection. Its gradient is accumulated in float32.
+      targets: token ids. A forbidden target gets about -1e30 and a meaningless gradient: mask it.
+      temperature: sampling temperature, one for all or one a position; positive.
+      forbidden: tokens that cannot be sampled.
+      chunk: positions at a time.
+
+    Returns:
+      Log-probabilities, and entropies, through which no gradient flows.
+    """
+    batch, tokens = targets.shape[:-1], targets.shape[-1]
+    rows = targets.size // max(tokens, 1)
+    size = min(max(chunk // max(rows, 1), 1), tokens)
+    temperature = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), targets.shape)
+
+    def split(array, fill):  # [*batch, tokens, ...] -> [chunks, rows, size, ...]
+        array = array.reshape(rows, tokens, *array.shape[len(batch) + 1 :])
+        padding = [(0, 0), (0, -tokens % size)] + [(0, 0)] * (array.ndim - 2)
+        array = jnp.pad(array, padding, constant_values=fill)
+        return jnp.moveaxis(array.reshape(rows, -1, size, *array.shape[2:]), 1, 0)
+
+    def join(array):
+        return jnp.moveaxis(array, 0, 1).reshape(rows, -1)[:, :tokens].reshape(targets.shape)
+
+    logprobs, entropy = _chunked_logprobs(split(hidden, 0), kernel, split(targets, 0), split(temperature, 1), forbidden)
+    return join(logprobs), lax.stop_gradient(join(entropy))
+
+
+def sft_loss(
+    logprobs: Float[Array, "batch tokens"],
+    train: Bool[Array, "batch tokens"],
+    normalizer: float | Float[Array, ""],
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Cross-entropy of the trained tokens: -sum(logprobs where train) / normalizer, in nats.
+
+    Returns:
+      The loss, and {"loss"}.
+    """
+    loss = -jnp.where(train, logprobs, 0.0).sum() / normalizer
+    return loss, {"loss": loss}
+
+
+def grpo_loss(
+    logprobs: Float[Array, "batch tokens"],
+    sampled_logprobs: Float[Array, "batch tokens"],
+    advantages: Float[Array, "batch tokens"],
+    train: Bool[Array, "batch tokens"],
+    normalizer: float | Float[Array, ""],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.35,
+    entropy: Float[Array, "batch tokens"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Clipped policy-gradient loss of GRPO with a lower and an upper clip and no KL term.
+
+    With ratio = exp(logprobs - sampled_logprobs), the loss is
+    -sum(min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)) / normalizer over the trained tokens
+    (Schulman et al. 2017, eq. 7; token mean as in Yu et al. 2025, eq. 8).
+
+    Args:
+      logprobs: under the policy being trained.
+      sampled_logprobs: as sampled, with the same temperature and forbidden tokens; a constant.
+      advantages: of each token's response.
+      train: tokens the policy sampled; prompts and observations are False.
+      normalizer: trained tokens of the whole batch.
+      clip_low, clip_high: how far the ratio may fall below and rise above 1.
+      entropy: of the policy being trained, for the diagnostics.
+
+    Returns:
+      The loss and diagnostics, all divided by `normalizer`: "loss"; "ratio"; "clip_fraction", tokens whose gradient
+      the clip removes; "logprob_difference", |logprobs - sampled_logprobs|; "kl", ratio - 1 - log ratio (Schulman's
+      k3 estimate of KL(sampled || policy)); "entropy" if given.
+    """
+    # Masked before anything is computed from it: padding may hold -1e30, whose ratio would poison the gradient.
+    difference = jnp.where(train, logprobs - lax.stop_gradient(sampled_logprobs), 0.0)
+    log_ratio = jnp.clip(difference, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio = jnp.exp(log_ratio)
+    unclipped = ratio * advantages
+    clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantages
+
+    def mean(values):
+        return jnp.where(train, values, 0.0).sum() / normalizer
+
+    loss = -mean(jnp.minimum(unclipped, clipped))
+    diagnostics = {
+        "loss": loss,
+        "ratio": mean(ratio),
+        "clip_fraction": mean((clipped < unclipped).astype(jnp.float32)),
+        "logprob_difference": mean(jnp.abs(difference)),
+        "kl": mean(ratio - 1.0 - log_ratio),
+    }
+    if entropy is not None:
+        diagnostics["entropy"] = mean(entropy)
+    return loss, lax.stop_gradient(diagnostics)
+
+
+def _logits(hidden, kernel, temperature, forbidden):
+    """float32 [rows, size, vocab] of one chunk."""
+    logits = jnp.einsum("rsh,hv->rsv", hidden, kernel, preferred_element_type=jnp.float32) / temperature[..., None]
+    return logits if forbidden is None else jnp.where(forbidden, FORBIDDEN_LOGIT, logits)
+
+
+@jax.custom_vjp
+def _chunked_logprobs(hidden, kernel, targets, temperature, forbidden):
+    return _chunked_forward(hidden, kernel, targets, temperature, forbidden)[0]
+
+
+def _chunked_forward(hidden, kernel, targets, temperature, forbidden):
+    weights = kernel.astype(hidden.dtype)
+
+    def step(_, chunk):
+        hidden, targets, temperature = chunk
+        logits = _logits(hidden, weights, temperature, forbidden)
+        normalizers = jax.nn.logsumexp(logits, axis=-1)
+        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        entropy = normalizers - (jnp.exp(logits - normalizers[..., None]) * logits).sum(-1)
+        return None, (picked - normalizers, entropy, normalizers)
+
+    _, (logprobs, entropy, normalizers) = lax.scan(step, None, (hidden, targets, temperature))
+    return (logprobs, entropy), (hidden, kernel, targets, temperature, forbidden, normalizers)
+
+
+def _chunked_backward(residuals, cotangents):
+    hidden, kernel, targets, temperature, forbidden, normalizers = residuals
+    weights = kernel.astype(hidden.dtype)
+
+    def step(kernel_gradient, chunk):
+        hidden, targets, temperature, normalizers, cotangent = chunk
+        logits = _logits(hidden, weights, temperature, forbidden)
+        picked = lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
+        gradient = (picked - jnp.exp(logits - normalizers[..., None])) * (cotangent / temperature)[..., None]
+        gradient = gradient.astype(hidden.dtype)
+        hidden_gradient = jnp.einsum("rsv,hv->rsh", gradient, weights)
+        kernel_gradient += jnp.einsum("rsh,rsv->hv", hidden, gradient, preferred_element_type=jnp.float32)
+        return kernel_gradient, hidden_gradient
+
+    kernel_gradient, hidden_gradient = lax.scan(
+        step, jnp.zeros(kernel.shape, jnp.float32), (hidden, targets, temperature, normalizers, cotangents[0])
+    )
+    return hidden_gradient, kernel_gradient.astype(kernel.dtype), None, None, None
+
+
+_chunked_logprobs.defvjp(_chunked_forward, _chunked_backward)

@@ -1,0 +1,71 @@
+"""AdamW with gradient clipping and a warm-up schedule, from the `optimizer` section of a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Linear warm-up over `warmup_fraction` of the steps, then `schedule` down towards 0.
+
+    Update 0 already moves (its rate is one warm-up step's), and the last one still does.
+
+    Args:
+      config: `learning_rate`, `warmup_fraction` in [0, 1], `schedule` ("cosine", "linear" or "constant").
+      steps: updates of the whole run.
+
+    Raises:
+      ValueError: an unknown schedule.
+    """
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"optimizer.schedule is {config.schedule!r}; known schedules: {', '.join(SCHEDULES)}")
+    warmup = round(config.warmup_fraction * steps)
+    decay_steps = max(steps - warmup, 1)
+
+    def schedule(count):
+        progress = jnp.clip((count - warmup) / decay_steps, 0.0, 1.0)
+        decay = {
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
+            "linear": 1.0 - progress,
+            "constant": jnp.ones_like(progress),
+        }[config.schedule]
+        return config.learning_rate * jnp.minimum((count + 1) / max(warmup, 1), 1.0) * decay
+
+    return schedule
+
+
+def decay_mask(parameters: Any) -> Any:
+    """Which parameters weight decay applies to: all but biases and norm scales, recognised by their names.
+
+    Names, because layers are stacked: a norm's scale has two axes, as a matrix does.
+    """
+
+    def decays(path, _) -> bool:
+        names = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))).lower() for key in path]
+        return not any("norm" in name or name in ("bias", "scale") for name in names)
+
+    return jax.tree.map_with_path(decays, parameters)
+
+
+def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """Global-norm clipping, then AdamW.
+
+    Args:
+      config: as for `learning_rate_schedule`, and `weight_decay`, `b1`, `b2`, `clip_norm` (0: no clipping).
+      steps: updates of the whole run.
+    """
+    adamw = optax.adamw(
+        learning_rate_schedule(config, steps),
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm > 0 else adamw

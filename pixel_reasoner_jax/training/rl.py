@@ -1,0 +1,128 @@
+"""Phase two, curiosity-driven GRPO: roll out an episode of queries, judge the responses, update the policy, again."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_pipeline.pipeline import query_batches
+from data_pipeline.records import read_description
+from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.rewards import AnswerPool
+from pixel_reasoner_jax.rollout import Policy
+from pixel_reasoner_jax.training.grpo import judge
+from pixel_reasoner_jax.training.losses import grpo_loss
+from pixel_reasoner_jax.training.optimizer import make_optimizer
+from pixel_reasoner_jax.training.packing import Batch, pack
+from pixel_reasoner_jax.training.run import Run
+from pixel_reasoner_jax.training.state import Trainer
+
+
+def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
+    """Trains on the queries in `config.data.path`; configs/rl_qwen2_5_vl_7b.py documents every key.
+
+    Args:
+      config: an RL experiment.
+      resume: go on from the last checkpoint in `config.workdir`.
+
+    Returns:
+      The directory of the trained model, in the Hugging Face form.
+    """
+    train, rollout, grpo = config.train, config.rollout, config.grpo
+    if rollout.max_length > train.row_length:
+        raise ConfigError(
+            f"config.rollout.max_length is {rollout.max_length}: such a response does not fit into a row of"
+            f" config.train.row_length = {train.row_length} tokens"
+        )
+    queries = read_description(config.data.path)["count"] * train.epochs
+    updates_per_episode = -(-grpo.queries_per_episode * rollout.samples // train.batch_size)
+    episodes = -(-train.steps // updates_per_episode) if train.steps else queries // grpo.queries_per_episode
+    if not episodes:
+        raise ConfigError(
+            f"{queries} queries of {config.data.path} in config.train.epochs do not fill an episode:"
+            f" config.grpo.queries_per_episode is {grpo.queries_per_episode}"
+        )
+    with Run(config, resume) as this, AnswerPool() as pool:
+        batches = iter(query_batches(config.data.path, grpo.queries_per_episode, seed=config.seed))
+        policy = Policy(
+            this.model,
+            this.processor,
+            registry=this.settings.registry(),
+            limits=this.settings.limits,
+            guidelines=this.settings.guidelines,
+            slots=rollout.slots,
+        )
+        forbidden = np.zeros(this.model.config.vocab_size, bool)
+        forbidden[this.processor.forbidden_tokens] = True
+        trainer = Trainer(
+            this.model,
+            make_optimizer(config.optimizer, episodes * updates_per_episode),
+            functools.partial(_loss, clip_low=grpo.clip_low, clip_high=grpo.clip_high),
+            forbidden=forbidden,
+            freeze_vision=train.freeze_vision,
+        )
+        state, counters = this.restore(trainer.init(), batches)
+        done = counters.get("episode", 0)
+        with this.progress("rl", episodes, done) as progress:
+            for episode in range(done + 1, episodes + 1):
+                policy.params = state.params
+                with this.phase("data"):
+                    some = next(batches)
+                with this.phase("rollout"):
+                    groups = policy.rollout(
+                        some,
+                        samples=rollout.samples,
+                        seed=_episode_seed(config.seed, episode),
+                        temperature=rollout.temperature,
+                        later_temperature=rollout.later_temperature,
+                    )
+                with this.phase("reward"):
+                    judged = judge(groups, pool, config.curiosity, grpo.normalize_std)
+                metrics = []
+                sequences = judged.sequences()
+                for start in range(0, len(sequences), train.batch_size):
+                    with this.phase("pack"):
+                        packed = pack(
+                            sequences[start : start + train.batch_size],
+                            this.processor,
+                            rows=this.rows,
+                            row_length=train.row_length,
+                        )
+                    with this.phase("update"):
+                        state, update_metrics = trainer.update(state, packed)
+                    metrics.append(update_metrics)
+                figures = judged.metrics()
+                this.write(episode, {**figures, "updates": len(metrics), **_mean(metrics)})
+                progress.update(episode, accuracy=figures["accuracy"], rapr=figures["rapr"], reward=figures["reward"])
+                if episode % train.checkpoint_every == 0 or episode == episodes:
+                    this.save(episode, state, batches, episode=episode)
+        return this.export(state.params)
+
+
+def _loss(logprobs, entropy, batch: Batch, normalizer, *, clip_low: float, clip_high: float):
+    return grpo_loss(
+        logprobs,
+        batch["logprobs"],
+        batch["advantages"],
+        batch["target_mask"] > 0,
+        normalizer,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        entropy=entropy,
+    )
+
+
+def _episode_seed(seed: int, episode: int) -> int:
+    """A query that comes again in a later epoch is answered anew."""
+    return int(np.random.default_rng((seed, episode)).integers(2**31))
+
+
+def _mean(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the updates of an episode; tokens are summed."""
+    if not metrics:
+        return {}
+    means = {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
+    return {**means, "tokens": sum(m["tokens"] for m in metrics)}

@@ -1,0 +1,128 @@
+"""What both phases of training need around their loop: model and data in, checkpoints, figures and the model out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from pixel_reasoner_jax.checkpoint import Checkpoints
+from pixel_reasoner_jax.compilation import enable_cache
+from pixel_reasoner_jax.config import prepare_workdir
+from pixel_reasoner_jax.metrics import MetricWriter, Progress
+from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.parallel import make_mesh
+from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.training.state import TrainState
+
+MODEL = "model"  # folder of the trained model in a run's directory
+
+
+class Run:
+    """A training run in its directory; a context manager.
+
+    The directory holds config.json (as resolved), checkpoints/, metrics.jsonl with TensorBoard events, and at the end
+    model/, in the Hugging Face form.
+
+    Args:
+      config: an experiment of either phase.
+      resume: go on from the newest checkpoint, or from the start where there is none yet.
+
+    Attributes:
+      model, processor: as `config.model` and `config.processor` say, on `config.mesh`.
+      settings: of the policy, saved beside the trained model.
+      rows: of a micro-batch on all devices: `config.train.micro_batch_rows` for each part that rows are divided in.
+    """
+
+    def __init__(self, config: ConfigDict, resume: bool = False):
+        enable_cache()
+        self._config = config
+        self._workdir = prepare_workdir(config, resume)
+        # A mesh of one device would only slow compilation down.
+        mesh = make_mesh(config.mesh) if len(jax.devices()) > 1 else None
+        self.rows = config.train.micro_batch_rows * (1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"])
+        self.model = Qwen2_5_VL.from_pretrained(
+            config.model.directory,
+            dtype=config.model.dtype,
+            param_dtype=config.model.param_dtype,
+            remat=config.model.remat,
+            mesh=mesh,
+        )
+        self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
+        self.settings = policy_settings(config)
+        self._checkpoints = Checkpoints(self._workdir / "checkpoints", config.train.keep_checkpoints)
+        self._metrics = MetricWriter(self._workdir, (resume and self._checkpoints.latest_step) or 0)
+        self._seconds: dict[str, float] = {}
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._metrics.close()
+        self._checkpoints.close()
+
+    def restore(self, state: TrainState, iterator: Any) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint's state, with the data iterator set to where it was; the state given if there is none.
+
+        Returns:
+          The state, and the counters saved with it.
+        """
+        if self._checkpoints.latest_step is None:
+            return state, {}
+        state, meta = self._checkpoints.restore(state)
+        nnx.update(self.model, state.params)  # or the parameters it began with would stay in memory beside these
+        iterator.set_state(meta["iterator"])
+        return state, meta["counters"]
+
+    def save(self, step: int, state: TrainState, iterator: Any, **counters: Any) -> None:
+        """Starts writing a checkpoint; `counters` are what else the loop needs, as JSON."""
+        self._checkpoints.save(step, state, {"iterator": iterator.get_state(), "counters": counters})
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts the time of the body towards `seconds_{name}` of the next figures."""
+        start = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the figures of a step, with the time of every phase since the last and trained tokens a second."""
+        seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
+        total = sum(seconds.values())
+        self._metrics.write(
+            step, {**metrics, **seconds, "seconds": total, "tokens_per_second": metrics.get("tokens", 0.0) / total}
+        )
+        self._seconds = {}
+
+    def progress(self, description: str, total: int, step: int) -> Progress:
+        return Progress(self._config.get("title", description), total, step)
+
+    def export(self, params: nnx.State) -> pathlib.Path:
+        """Writes the trained model, its processor and its policy settings; returns their directory."""
+        directory = self._workdir / MODEL
+        nnx.update(self.model, params)
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+        self.settings.save(directory)
+        return directory
+
+
+def policy_settings(config: ConfigDict) -> PolicySettings:
+    """How the trained policy will be asked: what the config says, else what its first model says."""
+    settings = PolicySettings.load(config.model.directory)
+    settings = dataclasses.replace(settings, **config.operations)
+    return dataclasses.replace(settings, limits=rollout_limits(config.rollout)) if "rollout" in config else settings
+
+
+def rollout_limits(rollout: ConfigDict) -> Limits:
+    """The limits among the settings of a `rollout` section."""
+    return Limits(**{field.name: rollout[field.name] for field in dataclasses.fields(Limits)})

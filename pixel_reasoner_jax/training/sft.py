@@ -1,0 +1,57 @@
+"""Phase one: instruction tuning on synthesized trajectories."""
+
+from __future__ import annotations
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from data_pipeline.pipeline import trajectory_batches
+from data_pipeline.records import read_description
+from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.training.losses import sft_loss
+from pixel_reasoner_jax.training.optimizer import make_optimizer
+from pixel_reasoner_jax.training.packing import Batch, Sequence, pack
+from pixel_reasoner_jax.training.run import Run
+from pixel_reasoner_jax.training.state import Trainer
+
+
+def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
+    """Trains on the trajectories in `config.data.path`; configs/sft_qwen2_5_vl_7b.py documents every key.
+
+    Args:
+      config: an SFT experiment.
+      resume: go on from the last checkpoint in `config.workdir`.
+
+    Returns:
+      The directory of the trained model, in the Hugging Face form.
+    """
+    train = config.train
+    trajectories = read_description(config.data.path)["count"] * train.epochs
+    steps = train.steps or trajectories // train.batch_size
+    if not steps:
+        raise ConfigError(
+            f"{trajectories} trajectories of {config.data.path} in config.train.epochs do not fill a batch:"
+            f" config.train.batch_size is {train.batch_size}"
+        )
+    with Run(config, resume) as this:
+        batches = iter(trajectory_batches(config.data.path, this.processor, train.batch_size, seed=config.seed))
+        trainer = Trainer(this.model, make_optimizer(config.optimizer, steps), _loss, freeze_vision=train.freeze_vision)
+        state, _ = this.restore(trainer.init(), batches)
+        done = int(state.step)
+        with this.progress("sft", steps, done) as progress:
+            for step in range(done + 1, steps + 1):
+                with this.phase("data"):
+                    sequences = [Sequence.of(trajectory) for trajectory in next(batches)]
+                    packed = pack(sequences, this.processor, rows=this.rows, row_length=train.row_length)
+                with this.phase("update"):
+                    state, metrics = trainer.update(state, packed)
+                this.write(step, metrics)
+                progress.update(step, loss=metrics["loss"])
+                if step % train.checkpoint_every == 0 or step == steps:
+                    this.save(step, state, batches)
+        return this.export(state.params)
+
+
+def _loss(logprobs, entropy, batch: Batch, normalizer):
+    return sft_loss(logprobs, batch["target_mask"] > 0, normalizer)

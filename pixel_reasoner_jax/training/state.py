@@ -1,0 +1,156 @@
+"""The jitted update that instruction tuning and GRPO share: gradients accumulate over micro-batches, then one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+from pixel_reasoner_jax.parallel import batch_shardings, param_shardings
+from pixel_reasoner_jax.training.losses import token_logprobs
+from pixel_reasoner_jax.training.packing import Batch
+
+Metrics = dict[str, Array]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["trainable", "frozen", "optimizer", "step"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything an update changes; `frozen` parameters have no gradient and no optimizer state.
+
+    Attributes:
+      trainable, frozen: disjoint parts of the model's parameters.
+      optimizer: optax state of the trainable ones.
+      step: int32, updates done.
+    """
+
+    trainable: Any
+    frozen: Any
+    optimizer: Any
+    step: Array
+
+    @property
+    def params(self) -> nnx.State:
+        """All parameters, as `nnx.merge` with the model's graph definition takes them."""
+        return nnx.merge_state(self.trainable, self.frozen)
+
+
+class Trainer:
+    """Compiles the update for one model and one loss.
+
+    Args:
+      model: a `models.Qwen2_5_VL`; its parameters start the state, and its mesh takes the batches.
+      optimizer: an optax transformation.
+      loss: takes (logprobs, entropy, batch, normalizer), arrays [rows, targets], and returns (loss, diagnostics):
+        sums over the micro-batch divided by the normalizer.
+      forbidden: bool [vocab], tokens left out of the distribution, or None.
+      freeze_vision: train the decoder alone.
+
+    The updated state replaces the old one, whose buffers are donated: do not use it again.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: optax.GradientTransformation,
+        loss: Callable[..., tuple[Array, Metrics]],
+        *,
+        forbidden: np.ndarray | None = None,
+        freeze_vision: bool = False,
+    ):
+        graphdef = nnx.graphdef(model)
+        mesh = model.mesh
+        self._model, self._mesh = model, mesh
+        self._is_frozen = nnx.PathContains("vision") if freeze_vision else nnx.Nothing()
+        self._optimizer = optimizer
+
+        def micro_loss(trainable, frozen, batch, normalizer):
+            model = nnx.merge(graphdef, nnx.merge_state(trainable, frozen))
+            embeddings = None if batch["vision"] is None else model.encode_vision(batch["vision"])
+            embedded = model.embed(batch["tokens"], batch["vision_index"], embeddings)
+            hidden = model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
+            # Only trained tokens meet the vocabulary; token t is predicted by the hidden state of t - 1.
+            targets = batch["targets"]
+            hidden = jnp.take_along_axis(hidden, targets[..., None] - 1, axis=1)
+            logprobs, entropy = token_logprobs(
+                hidden,
+                model.head_kernel(),
+                jnp.take_along_axis(batch["tokens"], targets, axis=1),
+                temperature=batch["temperatures"],
+                forbidden=forbidden,
+            )
+            return loss(logprobs, entropy, batch, normalizer)
+
+        @functools.partial(jax.jit, donate_argnums=(2,))
+        def accumulate(trainable, frozen, gradients, batch, normalizer):
+            (_, metrics), new = jax.value_and_grad(micro_loss, has_aux=True)(trainable, frozen, batch, normalizer)
+            # Accumulated in float32 whatever the parameters' type: many small summands.
+            new = jax.tree.map(lambda g: g.astype(jnp.float32), new)
+            if mesh is not None:  # each device adds up its own part alone
+                new = jax.lax.with_sharding_constraint(new, param_shardings(new, mesh))
+            return new if gradients is None else jax.tree.map(jnp.add, gradients, new), metrics
+
+        @functools.partial(jax.jit, donate_argnums=(0,))
+        def apply(state: TrainState, gradients):
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
+            trainable = optax.apply_updates(state.trainable, updates)
+            state = TrainState(trainable, state.frozen, optimizer_state, state.step + 1)
+            return state, optax.tree.norm(gradients)
+
+        self._accumulate, self._apply = accumulate, apply
+
+    def init(self) -> TrainState:
+        """The state before the first update, with the model's present parameters."""
+        frozen, trainable = nnx.split_state(nnx.state(self._model), self._is_frozen, ...)
+
+        def start(trainable):
+            return self._optimizer.init(trainable), jnp.zeros((), jnp.int32)
+
+        # Moments do not depend on the parameters' values, so without being told they would all lie on one device.
+        shardings = None if self._mesh is None else param_shardings(jax.eval_shape(start, trainable), self._mesh)
+        optimizer, step = jax.jit(start, out_shardings=shardings)(trainable)
+        return TrainState(trainable, frozen, optimizer, step)
+
+    def update(self, state: TrainState, batches: Iterable[Batch]) -> tuple[TrainState, dict[str, float]]:
+        """One optimizer step on the union of `batches` (see `packing.pack`).
+
+        Returns:
+          The new state and the loss's diagnostics as token means over all batches, with `gradient_norm` (before
+          clipping) and `tokens` (trained ones).
+
+        Raises:
+          ValueError: no token is trained.
+          FloatingPointError: the gradient is not finite.
+        """
+        batches = list(batches)
+        normalizer = float(sum(batch["target_mask"].sum() for batch in batches))
+        if normalizer == 0:
+            raise ValueError("no token of the batch is trained: check the trajectories' loss masks")
+        gradients, diagnostics = None, []
+        for batch in batches:
+            if self._mesh is not None:
+                batch = jax.device_put(batch, batch_shardings(batch, self._mesh))
+            gradients, metrics = self._accumulate(
+                state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
+            )
+            diagnostics.append(metrics)
+        state, norm = self._apply(state, gradients)
+        if not np.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient of update {int(state.step) - 1} is not finite; resume from the last checkpoint with"
+                " a lower optimizer.learning_rate or tighter optimizer.clip_norm"
+            )
+        summed = jax.tree.map(lambda *values: float(np.sum(values)), *jax.device_get(diagnostics))
+        return state, {**summed, "gradient_norm": float(norm), "tokens": normalizer}

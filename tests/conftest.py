@@ -1,0 +1,27 @@
+"""Settings every test shares: the CPU backend, a compilation cache, few threads, the real tokenizer's folder."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from pixel_reasoner_jax.compilation import cache_directory
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch, the oracle of many tests, reads this when imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing a test needs is downloaded
+
+import pytest  # noqa: E402  the environment above comes first
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def qwen_dir() -> pathlib.Path:
+    """The folder of Qwen2.5-VL-7B-Instruct's real config, tokenizer and chat template (weights are not needed)."""
+    directory = pathlib.Path(os.environ.get("QWEN2_5_VL_DIR", REPOSITORY.parent / "shared" / "qwen2_5_vl_7b"))
+    if not (directory / "tokenizer_config.json").exists():
+        pytest.skip(f"no Qwen2.5-VL tokenizer in {directory}; set QWEN2_5_VL_DIR to a folder that has it")
+    return directory

@@ -1,0 +1,219 @@
+"""Rollouts against one full forward over the finished trajectory, and what they promise at their limits.
+
+A random model hardly ever writes a call. `eager` makes it end turns often and reads a call, right or wrong, into the
+first two turns; tokens, log-probabilities, operations and the cache stay the real ones.
+"""
+
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from pixel_reasoner_jax.operations import Call, CropImage, OperationError, Registry, Result, default_registry
+from pixel_reasoner_jax.rollout import EpisodeEnd, Limits, OperationRun, Policy, TurnText
+from pixel_reasoner_jax.rollout.episode import Episode, Prompt
+from pixel_reasoner_jax.rollout.sampling import sampling_logits
+from pixel_reasoner_jax.trajectory import Ended, Source
+
+
+def right(text: str) -> Call:
+    """A crop of a size and place that depend on what was written."""
+    rng = np.random.default_rng(len(text))
+    x, y, w, h = rng.uniform(0.0, 0.5, 2).tolist() + rng.uniform(0.1, 0.45, 2).tolist()
+    return Call("crop_image_normalized", {"bbox_2d": [x, y, x + w, y + h], "target_image": 1})
+
+
+class Eager(Registry):
+    """Reads a call into every turn; every third one is malformed."""
+
+    def parse(self, text):
+        return OperationError("no such thing <|image_pad|>") if len(text) % 3 == 0 else right(text)
+
+
+@pytest.fixture
+def eager(world) -> Policy:
+    model, processor = world
+    often = {*processor.stop_tokens, *range(260, 330)}
+    processor = _with(processor, stop_tokens=tuple(often))
+    registry = Eager(default_registry()._operations)
+    return Policy(
+        model, processor, registry=registry, limits=Limits(2, max_response_tokens=200), slots=16, decode_steps=8
+    )
+
+
+def _with(processor, **changes):
+    copy = object.__new__(type(processor))
+    copy.__dict__.update(processor.__dict__ | changes)
+    return copy
+
+
+def full_logprobs(policy, trajectory):
+    """Log-probabilities of the sampled tokens from one forward over the whole trajectory."""
+    batch = policy.processor.batch([(trajectory.tokens, trajectory.media)])
+    logits = nnx.merge(policy.graphdef, policy.params)(batch)[0]
+    forbidden = np.zeros(logits.shape[-1], bool)
+    forbidden[policy.processor.forbidden_tokens] = True
+    logits = sampling_logits(logits[:-1], trajectory.temperatures[1:], forbidden, 1.0, 0)
+    logprobs = np.asarray(jax.nn.log_softmax(logits, -1))
+    return logprobs[np.arange(len(logprobs)), trajectory.tokens[1:]]
+
+
+def executed(trajectory) -> int:
+    """Calls that were answered with an observation: all but one that a limit refused."""
+    return sum(message["role"] == "user" for message in trajectory.messages[2:])
+
+
+def test_one_forward_reproduces_the_sampled_logprobs(eager, queries):
+    groups = eager.rollout(queries[:3], samples=4, seed=3, temperature=1.0, later_temperature=0.9)
+    trajectories = [trajectory for group in groups for trajectory in group]
+    assert max(map(executed, trajectories)) == 2 and any(len(trajectory.media) > 1 for trajectory in trajectories)
+    assert len({media.grid for trajectory in trajectories for media in trajectory.media}) > 2
+    for trajectory in trajectories:
+        sampled = trajectory.source[1:] == Source.SAMPLED
+        np.testing.assert_array_equal(trajectory.train, trajectory.source == Source.SAMPLED)
+        expected = full_logprobs(eager, trajectory)
+        np.testing.assert_allclose(trajectory.logprobs[1:][sampled], expected[sampled], atol=1e-4)
+        assert not trajectory.logprobs[1:][~sampled].any()
+        later = [t for t, s in zip(trajectory.temperatures, trajectory.source, strict=True) if s == Source.SAMPLED]
+        assert later[0] == 1.0 and (executed(trajectory) == 0 or later[-1] == np.float32(0.9))
+
+
+def test_a_response_does_not_depend_on_its_company(eager, queries):
+    together = eager.rollout(queries[:4], samples=4, seed=5)
+    alone = eager.rollout(queries[2:3], samples=2, seed=5)
+    reversed_order = eager.rollout(queries[3::-1], samples=4, seed=5)
+    for sample in range(2):
+        np.testing.assert_array_equal(together[2][sample].tokens, alone[0][sample].tokens)
+        np.testing.assert_allclose(together[2][sample].logprobs, alone[0][sample].logprobs, atol=1e-4)
+    for a, b in zip(together, reversed_order[::-1], strict=True):
+        for one, other in zip(a, b, strict=True):
+            np.testing.assert_array_equal(one.tokens, other.tokens)
+    assert not np.array_equal(together[0][0].tokens, eager.rollout(queries[:1], samples=1, seed=6)[0][0].tokens)
+
+
+def test_the_trajectory_is_the_conversation(eager, queries):
+    """Prompt, observations and media are those of the messages, in order; what was sampled is as written."""
+    processor = eager.processor
+    for trajectory in eager.rollout(queries[:2], samples=4, seed=1)[0]:
+        prompt = trajectory.tokens[trajectory.source == Source.PROMPT]
+        np.testing.assert_array_equal(prompt, processor.render(trajectory.messages[:2], generation_prompt=True).tokens)
+        observations = [message for message in trajectory.messages[2:] if message["role"] == "user"]
+        expected = [processor.render_continuation(message) for message in observations]
+        tokens = np.concatenate([part.tokens for part in expected]) if expected else np.zeros(0, np.int32)
+        np.testing.assert_array_equal(trajectory.tokens[trajectory.source == Source.OBSERVATION], tokens)
+        assert [m.grid for m in trajectory.media[1:]] == [m.grid for part in expected for m in part.media]
+        pads = np.isin(trajectory.tokens, processor.placeholder_tokens)
+        assert not pads[trajectory.source == Source.SAMPLED].any()
+        assert pads.sum() == sum(media.tokens for media in trajectory.media)
+        for record, message in zip(trajectory.operations, observations, strict=False):  # one more may be refused
+            images = [item for item in message["content"] if item["type"] == "image"]
+            assert record.succeeded == bool(images) and len(record.sizes) == len(images)
+            if not record.succeeded:
+                assert message["content"][0]["text"] == f"\nExecution error:\n{record.error}\n"
+
+
+def test_limits_are_kept_and_named(eager, queries):
+    seen = set()
+    cases = [
+        Limits(max_operations=1, max_response_tokens=400),
+        Limits(max_operations=4, max_response_tokens=70),
+        Limits(max_operations=9, max_response_tokens=4000, max_images=1, max_length=500),
+        Limits(max_operations=9, max_response_tokens=4000, max_length=170),
+    ]
+    for limits in cases:
+        eager.limits = limits
+        for group in eager.rollout(queries[:2], samples=4, seed=2):
+            for trajectory in group:
+                seen.add(trajectory.ended)
+                response = int((trajectory.source != Source.PROMPT).sum())
+                assert response <= limits.max_response_tokens
+                assert limits.max_length is None or len(trajectory.tokens) <= limits.max_length
+                assert executed(trajectory) <= limits.max_operations
+                # The call that a limit refuses was made: it is counted, as one that failed.
+                refused = trajectory.operations[executed(trajectory) :]
+                assert len(refused) <= 1 and not any(record.succeeded for record in refused)
+                if trajectory.ended in (Ended.OPERATIONS, Ended.IMAGES):
+                    assert refused[0].error == f"refused: {trajectory.ended}" and not trajectory.recovered
+                assert len(trajectory.media) - 1 <= limits.max_images
+                # An observation is there whole or not at all: its placeholders are those of its media.
+                eager.processor.positions(trajectory.tokens, trajectory.media)
+    assert {Ended.OPERATIONS, Ended.TOKENS, Ended.IMAGES, Ended.LENGTH} <= seen
+
+
+def test_a_prompt_without_room_does_not_stop_the_others(policy, queries):
+    few, many = queries[0], {**queries[1], "question": "Which digit? " * 200}
+    policy.limits = Limits(max_operations=1, max_response_tokens=40, max_length=200)
+    alone, _ = policy.rollout([few, queries[1]], samples=2, seed=3)
+    together, full = policy.rollout([few, many], samples=2, seed=3)
+    for first, second in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(first.tokens, second.tokens)
+    for trajectory in full:
+        assert trajectory.ended == Ended.LENGTH and trajectory.source.max() == Source.PROMPT
+    assert policy.rollout([many], samples=1)[0][0].ended == Ended.LENGTH
+
+
+def test_placeholders_and_unused_ids_are_never_sampled(policy, queries):
+    """Even when the model wants nothing else."""
+    params = jax.tree.map(lambda leaf: leaf, policy.params)
+    embedding = params["language"]["embedding"]
+    forbidden = policy.processor.forbidden_tokens
+    assert {policy.processor.image_pad, policy.processor.video_pad, policy.config.vocab_size - 1} <= set(
+        forbidden.tolist()
+    )
+    policy.params = params
+    embedding[...] = embedding[...].at[forbidden].mul(100.0)  # tied: their logits now dwarf all others
+    for temperature in (0.0, 1.0):
+        for trajectory in policy.rollout(queries[:1], samples=4, temperature=temperature)[0]:
+            assert not np.isin(trajectory.tokens[trajectory.source == Source.SAMPLED], forbidden).any()
+    embedding[...] = embedding[...].at[forbidden].mul(0.01)
+
+
+def test_videos_and_text_only(world):
+    model, processor = world
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 255, (60, 90, 3), np.uint8)) for _ in range(7)]
+    video = {"id": "v", "question": "What moves?", "answer": "a", "video": frames}
+    policy = Policy(model, processor, limits=Limits(2, 40), slots=4)
+    trajectory = policy.rollout([video], samples=2, seed=0)[0][1]
+    assert trajectory.media[0].kind == "video" and "select_frames" in trajectory.messages[0]["content"][0]["text"]
+    sampled = trajectory.source[1:] == Source.SAMPLED
+    np.testing.assert_allclose(trajectory.logprobs[1:][sampled], full_logprobs(policy, trajectory)[sampled], atol=1e-4)
+    plain = Policy(model, processor, limits=Limits(2, 40), slots=4, text_only=True)
+    text = plain.rollout([{"id": "t", "question": "1 + 1?", "answer": "2"}], samples=1)[0][0]
+    assert text.messages[0]["content"][0]["text"] == "You are a helpful assistant." and not text.media
+    assert "Please think step by step" in text.messages[1]["content"][0]["text"]
+
+
+def test_events_tell_the_whole_story(eager, queries):
+    events = []
+    [[trajectory, _]] = eager.rollout(queries[:1], samples=2, seed=4, on_event=events.append)
+    mine = [event for event in events if event.sample == 0]
+    assert isinstance(mine[-1], EpisodeEnd) and mine[-1].trajectory.tokens.tolist() == trajectory.tokens.tolist()
+    assert [event.record for event in mine if isinstance(event, OperationRun)] == trajectory.operations
+    turns = [message for message in trajectory.messages if message["role"] == "assistant"]
+    for number, message in enumerate(turns):
+        text = "".join(event.text for event in mine if isinstance(event, TurnText) and event.turn == number)
+        assert text == message["content"][0]["text"]
+
+
+def test_no_samples_is_an_error(policy, queries):
+    with pytest.raises(ValueError, match="samples"):
+        policy.rollout(queries[:1], samples=0)
+
+
+def test_an_image_that_the_processor_refuses_is_an_error_to_the_model(world, queries):
+    class Sliver(CropImage):
+        def run(self, arguments, state):
+            return Result([Image.new("RGB", (1, 500))], "crop", len(state.images) + 1)
+
+    registry = Registry([Sliver()])
+    processor = world[1]
+    episode = Episode(Prompt.build(queries[0], processor, registry), 0, processor, registry, Limits())
+    record, message, images = episode._run(right(""))
+    assert "more than 200 times" in record.error and not images
+    assert record.error in message["content"][0]["text"]
+    registry = episode._registry = default_registry()
+    record, _, images = episode._run(right(""))  # the refused image has taken no number
+    assert record.succeeded and len(images) == 1 and len(episode._state.images) == 2

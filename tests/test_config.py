@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pixel_reasoner_jax.config import (
+    ConfigError,
+    check_values,
+    config_names,
+    load_config,
+    load_saved,
+    prepare_workdir,
+)
+
+RL = "configs/rl_qwen2_5_vl_7b.py"
+
+
+def test_paper_hyperparameters():
+    config = load_config(RL)
+    assert (config.optimizer.learning_rate, config.optimizer.warmup_fraction) == (1e-6, 0.03)
+    assert (config.rollout.samples, config.grpo.queries_per_episode, config.train.batch_size) == (8, 512, 256)
+    curiosity = config.curiosity
+    assert (curiosity.alpha, curiosity.beta, curiosity.rate_floor, curiosity.max_operations) == (0.5, 0.05, 0.3, 1)
+    config = load_config("sft_qwen2_5_vl_3b")
+    assert (config.optimizer.learning_rate, config.optimizer.warmup_fraction) == (1e-6, 0.1)
+    assert (config.train.batch_size, config.optimizer.schedule) == (128, "cosine")
+    release = load_config("rl_release_7b", reference="rl_qwen2_5_vl_7b")
+    assert release.curiosity.variant == "release" and release.rollout.later_temperature == 0.9
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_config_has_the_keys_of_its_reference(name):
+    kind = name.split("_")[0]
+    reference = name if kind == "quickstart" else f"{kind}_qwen2_5_vl_7b"
+    keys = lambda config: sorted(json.loads(config.to_json_best_effort()))  # noqa: E731
+    assert keys(load_config(name)) == keys(load_config(reference))
+    load_config(name, reference=reference)
+
+
+def test_overrides_take_the_type_of_the_key():
+    config = load_config(
+        RL,
+        [
+            ("optimizer.learning_rate", "2"),
+            ("optimizer.schedule", "linear"),
+            ("train.steps", "7"),
+            ("train.freeze_vision", "true"),
+            ("processor.image", "(4, 64)"),
+            ("processor.crop", "[4, 32]"),
+            ("model.directory", "1"),
+        ],
+    )
+    assert config.optimizer.learning_rate == 2.0 and isinstance(config.optimizer.learning_rate, float)
+    assert config.optimizer.schedule == "linear" and config.train.steps == 7 and config.train.freeze_vision is True
+    assert config.processor.image == (4, 64) and config.processor.crop == (4, 32)
+    assert config.model.directory == "1"
+
+
+@pytest.mark.parametrize(
+    "key,value,message",
+    [
+        (
+            "optimizer.learnig_rate",
+            "1",
+            "unknown key config.optimizer.learnig_rate; did you mean config.optimizer.lear",
+        ),
+        ("optimiser.learning_rate", "1", "unknown key config.optimiser; did you mean config.optimizer?"),
+        ("learning_rate", "1", "unknown key config.learning_rate; did you mean config.optimizer.learning_rate?"),
+        ("grpo.xyzzy", "1", "known: "),
+        ("optimizer", "1", "config.optimizer is a section; it has b1, "),
+        ("seed.a", "1", "config.seed is a value and has no keys"),
+        ("", "1", "unknown key config."),
+        ("seed", "1.5", "config.seed must be int, got 1.5"),
+        ("seed", "one", "config.seed must be int, got 'one'"),
+        ("optimizer.clip_norm", "None", "config.optimizer.clip_norm must be float, got None"),
+        ("train.steps", "many", "config.train.steps must be int or None, got 'many'"),
+        ("train.freeze_vision", "1", "config.train.freeze_vision must be bool, got 1"),
+        ("processor.image", "64", "config.processor.image must be tuple, got 64"),
+        ("processor.image", "(1,2,3)", "must have 2 entries"),
+        ("optimizer.learning_rate", "-1", "config.optimizer.learning_rate is -1.0: it must be greater than 0"),
+        ("optimizer.schedule", "cosin", "config.optimizer.schedule is 'cosin': it must be one of 'cosine', "),
+        ("curiosity.variant", "papre", "must be one of 'paper', 'release'"),
+        ("rollout.samples", "1", "at least 2"),
+    ],
+)
+def test_override_errors_name_the_key_and_what_to_do(key, value, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(RL, [(key, value)])
+    assert message in str(error.value)
+
+
+def write(directory, body):
+    file = directory / "mine.py"
+    file.write_text(f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    {body}\n")
+    return file
+
+
+def test_a_file_of_ones_own_is_completed_by_the_reference(tmp_path):
+    file = write(tmp_path, "return ConfigDict(dict(optimizer=dict(learning_rate=1), data=dict(path='x')))")
+    config = load_config(file, reference="rl_qwen2_5_vl_7b")
+    assert config.optimizer.learning_rate == 1.0 and config.data.path == "x" and config.rollout.samples == 8
+
+
+@pytest.mark.parametrize(
+    "body,message",
+    [
+        ("return ConfigDict(dict(optimizer=dict(learnrate=1)))", "did you mean config.optimizer.learning_rate?"),
+        ("return ConfigDict(dict(optimizer=1))", "config.optimizer must be a section"),
+        ("return ConfigDict(dict(seed=dict(a=1)))", "config.seed must be a single value"),
+        ("return ConfigDict(dict(seed='0'))", "config.seed must be int, got '0'"),
+        ("return {}", "must return a ConfigDict, not dict"),
+        ("return 1 / 0", "cannot be read: ZeroDivisionError"),
+        ("return ConfigDict(dict(rollout=dict(samples=0)))", "config.rollout.samples is 0"),
+    ],
+)
+def test_errors_in_a_file_of_ones_own(tmp_path, body, message):
+    file = write(tmp_path, body)
+    with pytest.raises(ConfigError) as error:
+        load_config(file, reference="rl_qwen2_5_vl_7b")
+    assert message in str(error.value)
+
+
+def test_a_missing_file_names_the_nearest_packaged_one(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean rl_qwen2_5_vl_7b"):
+        load_config("configs/rl_qwen2_5_vl_7B.py")
+    (tmp_path / "config.txt").write_text("")
+    with pytest.raises(ConfigError, match="not a Python file"):
+        load_config(tmp_path / "config.txt")
+
+
+def test_the_resolved_config_is_saved_with_the_run(tmp_path):
+    config = load_config(RL, [("workdir", str(tmp_path / "run")), ("train.steps", "3")])
+    workdir = prepare_workdir(config, resume=False)
+    saved = load_saved(workdir)
+    assert saved.train.steps == 3 and list(saved.processor.image) == [4, 2000]
+    check_values(saved)
+    with pytest.raises(ConfigError, match="--resume"):
+        prepare_workdir(config, resume=False)
+    prepare_workdir(config, resume=True)
+    with pytest.raises(ConfigError, match="holds no run"):
+        load_saved(tmp_path)

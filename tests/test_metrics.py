@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import json
+
+import jax.numpy as jnp
+import numpy as np
+
+from pixel_reasoner_jax.metrics import MetricWriter, Progress, read_metrics
+
+
+def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
+    with MetricWriter(tmp_path / "run") as writer:
+        writer.write(1, {"reward": 0.5, "loss": jnp.float32(2), "rate": np.float64(0.25), "absent": None})
+        (line,) = read_metrics(tmp_path / "run")
+        assert {name: line[name] for name in ("step", "reward", "loss", "rate")} == {
+            "step": 1,
+            "reward": 0.5,
+            "loss": 2.0,
+            "rate": 0.25,
+        }
+        assert line["time"] > 0 and "absent" not in line
+        writer.write(2, {"loss": float("nan"), "gradient_norm": float("inf")})
+    assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    last = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last, parse_constant=lambda name: 1 / 0)["loss"] is None  # plain JSON: no NaN
+    assert len(list((tmp_path / "run").glob("events.out.tfevents*"))) == 1
+
+
+def test_a_resumed_run_writes_every_step_once(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        for step in range(1, 6):
+            writer.write(step, {"loss": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # killed while writing
+    with MetricWriter(tmp_path, step=3) as writer:
+        for step in (4, 5):
+            writer.write(step, {"loss": 10 * step})
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 40),
+        (5, 50),
+    ]
+
+
+def test_a_new_run_starts_anew(tmp_path):
+    for value in (1, 2):
+        with MetricWriter(tmp_path) as writer:
+            writer.write(1, {"loss": value})
+    assert [line["loss"] for line in read_metrics(tmp_path)] == [2]
+
+
+def test_progress_without_a_terminal_prints_plain_lines():
+    output = io.StringIO()
+    with Progress("training [x]", total=3, interval=0, file=output) as progress:
+        for step in (1, 2, 3):
+            progress.update(step, loss=step / 3, reward_bonus=0)
+    assert output.getvalue().splitlines() == [
+        "training [x]: 1/3  loss 0.333  reward bonus 0",
+        "training [x]: 2/3  loss 0.667  reward bonus 0",
+        "training [x]: 3/3  loss 1  reward bonus 0",
+    ]
+    quiet = io.StringIO()
+    with Progress("training", total=3, interval=1000, file=quiet) as progress:
+        for step in (1, 2, 3):
+            progress.update(step)
+    assert len(quiet.getvalue().splitlines()) == 1  # the last one
+
+
+def test_progress_in_a_terminal_is_a_bar(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    output = io.StringIO()
+    with Progress("training", total=3, file=output) as progress:
+        progress.update(3, loss=0.5)
+    assert "3/3" in output.getvalue() and "loss 0.5" in output.getvalue()

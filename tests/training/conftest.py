@@ -1,0 +1,53 @@
+"""A run's inputs in miniature: an initial model directory and stored trajectories and queries of the pixel world."""
+
+import copy
+
+import pytest
+from ml_collections import ConfigDict
+
+from data_pipeline import lessons
+from data_pipeline.records import write_records
+from data_pipeline.sources.pixel_search import PixelSearch
+from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.quickstart import make_initial_model
+from pixel_reasoner_jax.rollout.settings import PolicySettings
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """Directories: `model`, `trajectories` (24 of the warm start), `queries` (8)."""
+    directory = tmp_path_factory.mktemp("start")
+    model = directory / "model"
+    make_initial_model(load_config("quickstart"), model)
+    write = lessons.warm_start(PolicySettings.load(model).registry(), Processor.from_pretrained(model))
+    write_records(directory / "trajectories", "trajectory", map(write, PixelSearch(24, "sft")))
+    write_records(directory / "queries", "query", (seed.query() for seed in PixelSearch(8, "rl")))
+    return directory
+
+
+@pytest.fixture
+def sft_config(start, tmp_path) -> ConfigDict:
+    """Four updates of six trajectories."""
+    return phase(start, tmp_path, "sft_qwen2_5_vl_7b", "trajectories", batch_size=6, steps=4)
+
+
+@pytest.fixture
+def rl_config(start, tmp_path) -> ConfigDict:
+    """Four episodes of two queries with four samples, one update each."""
+    config = phase(start, tmp_path, "rl_qwen2_5_vl_7b", "queries", batch_size=8, steps=4)
+    config.rollout.update(dict(samples=4, max_operations=2, max_response_tokens=96, max_length=192, slots=8))
+    config.grpo.queries_per_episode = 2
+    return config
+
+
+def phase(start, workdir, reference: str, data: str, **train) -> ConfigDict:
+    config = copy.deepcopy(load_config(reference))
+    config.workdir = str(workdir / "run")
+    config.model.update(dict(directory=str(start / "model"), dtype="float32", remat="none"))
+    config.processor.update(dict(image=lessons.BUDGETS.image, crop=lessons.BUDGETS.crop))
+    config.data.path = str(start / data)
+    config.operations.padding = lessons.PADDING
+    config.optimizer.learning_rate = 1e-3
+    config.train.update(dict(row_length=288, micro_batch_rows=2, checkpoint_every=2, freeze_vision=False, **train))
+    return config

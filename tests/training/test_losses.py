@@ -1,0 +1,204 @@
+"""Losses against the same equations in float64 numpy, values and gradients."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pixel_reasoner_jax.training.losses import grpo_loss, sft_loss, token_logprobs
+
+WIDTH, VOCAB = 12, 37
+
+
+def make_inputs(batch=(3, 11), seed=0):
+    rng = np.random.default_rng(seed)
+    return dict(
+        hidden=rng.normal(size=(*batch, WIDTH)),
+        kernel=rng.normal(size=(WIDTH, VOCAB)),
+        targets=rng.integers(3, VOCAB, size=batch),
+        temperature=rng.uniform(0.5, 1.5, size=batch),
+        forbidden=np.arange(VOCAB) < 3,
+        weights=rng.normal(size=batch),
+    )
+
+
+def reference(hidden, kernel, targets, temperature, forbidden, weights):
+    """Log-probabilities, entropy, and the closed-form gradient of sum(weights * logprobs), in float64."""
+    logits = np.where(forbidden, -np.inf, hidden @ kernel / temperature[..., None])
+    logits -= logits.max(-1, keepdims=True)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    logprobs = np.log(np.take_along_axis(probabilities, targets[..., None], -1))[..., 0]
+    entropy = -np.where(probabilities > 0, probabilities * np.log(np.maximum(probabilities, 1e-300)), 0).sum(-1)
+    gradient = (np.eye(VOCAB)[targets] - probabilities) * (weights / temperature)[..., None]
+    return logprobs, entropy, gradient @ kernel.T, hidden.reshape(-1, WIDTH).T @ gradient.reshape(-1, VOCAB)
+
+
+@pytest.mark.parametrize("batch", [(11,), (3, 11), (2, 2, 7)])
+@pytest.mark.parametrize("chunk", [1, 7, 12, 1000])
+def test_token_logprobs_match_float64(batch, chunk):
+    inputs = make_inputs(batch)
+
+    def objective(hidden, kernel):
+        logprobs, entropy = token_logprobs(
+            hidden,
+            kernel,
+            jnp.asarray(inputs["targets"]),
+            temperature=jnp.asarray(inputs["temperature"], jnp.float32),
+            forbidden=jnp.asarray(inputs["forbidden"]),
+            chunk=chunk,
+        )
+        # The entropy is a diagnostic: weighing it in must not change the gradient.
+        return (logprobs * inputs["weights"]).sum() + entropy.sum(), (logprobs, entropy)
+
+    arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "kernel")]
+    gradients, (logprobs, entropy) = jax.jit(jax.grad(objective, argnums=(0, 1), has_aux=True))(*arguments)
+    for got, expected in zip((logprobs, entropy, *gradients), reference(**inputs), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_token_logprobs_in_bfloat16_accumulate_in_float32():
+    inputs = make_inputs((2, 64))
+    hidden, kernel = (jnp.asarray(inputs[name], jnp.bfloat16) for name in ("hidden", "kernel"))
+    rounded = inputs | {"hidden": np.asarray(hidden, np.float64), "kernel": np.asarray(kernel, np.float64)}
+    temperature = jnp.asarray(inputs["temperature"], jnp.float32)
+    arguments = (jnp.asarray(inputs["targets"]),)
+    options = dict(temperature=temperature, forbidden=jnp.asarray(inputs["forbidden"]), chunk=16)
+    logprobs, entropy = token_logprobs(hidden, kernel, *arguments, **options)
+    assert logprobs.dtype == entropy.dtype == jnp.float32
+    expected = reference(**rounded)
+    np.testing.assert_allclose(logprobs, expected[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(entropy, expected[1], rtol=1e-4, atol=1e-4)
+    # A float32 kernel under bfloat16 activations gets a float32 gradient.
+    gradient = jax.grad(lambda k: (token_logprobs(hidden, k, *arguments, **options)[0] * inputs["weights"]).sum())(
+        kernel.astype(jnp.float32)
+    )
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_allclose(gradient, expected[3], rtol=0.02, atol=0.05)
+
+
+def test_no_array_of_tokens_by_vocabulary_is_whole():
+    rows, tokens, width, vocab, chunk = 4, 256, 8, 4096, 64
+
+    def loss(hidden, kernel, targets):
+        logprobs, entropy = token_logprobs(hidden, kernel, targets, forbidden=jnp.arange(vocab) < 2, chunk=chunk)
+        value, diagnostics = grpo_loss(logprobs, logprobs, entropy, targets > 5, 100.0, entropy=entropy)
+        return value, diagnostics
+
+    arguments = (
+        jax.ShapeDtypeStruct((rows, tokens, width), jnp.float32),
+        jax.ShapeDtypeStruct((width, vocab), jnp.float32),
+        jax.ShapeDtypeStruct((rows, tokens), jnp.int32),
+    )
+    lowered = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*arguments)
+    compiled = lowered.compile()
+    shapes = re.findall(r"tensor<([\dx]+)x[a-z]+\d+>", lowered.as_text())
+    shapes += [shape.replace(",", "x") for shape in re.findall(r"\[([\d,]+)\]", compiled.as_text())]
+    largest = max(np.prod([int(n) for n in shape.split("x")]) for shape in shapes)
+    assert largest == chunk * vocab  # the logits of one chunk, which shows that the search finds what it looks for
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * rows * tokens * vocab / 2
+
+
+def test_sft_loss_over_micro_batches_is_the_loss_of_the_batch():
+    rng = np.random.default_rng(1)
+    logprobs, train = -rng.exponential(size=(6, 5)), rng.random((6, 5)) < 0.4
+    total = float(train.sum())
+    whole, diagnostics = sft_loss(jnp.asarray(logprobs), jnp.asarray(train), total)
+    parts = [sft_loss(jnp.asarray(logprobs[i : i + 2]), jnp.asarray(train[i : i + 2]), total)[0] for i in (0, 2, 4)]
+    np.testing.assert_allclose(whole, -logprobs[train].mean(), rtol=1e-6)
+    np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
+    np.testing.assert_allclose(diagnostics["loss"], whole)
+
+
+def grpo_reference(logprobs, sampled, advantages, train, normalizer, low, high):
+    """Loss and its gradient with respect to the log-probabilities, in float64, written out case by case."""
+    loss, gradient, clips = 0.0, np.zeros_like(logprobs), 0
+    for index in np.argwhere(train):
+        b, t = index
+        ratio, advantage = np.exp(logprobs[b, t] - sampled[b, t]), advantages[b, t]
+        bounded = min(max(ratio, 1 - low), 1 + high)
+        if ratio * advantage <= bounded * advantage:
+            loss -= ratio * advantage
+            gradient[b, t] = -ratio * advantage
+        else:
+            loss -= bounded * advantage
+            clips += 1
+    return loss / normalizer, gradient / normalizer, clips / normalizer
+
+
+def test_grpo_loss_and_gradient_match_float64():
+    rng = np.random.default_rng(2)
+    shape = (5, 40)
+    sampled = -rng.exponential(size=shape)
+    logprobs = sampled + rng.normal(scale=0.5, size=shape)
+    advantages = np.repeat(rng.normal(size=(5, 1)), 40, axis=1)
+    train = rng.random(shape) < 0.6
+    normalizer = float(train.sum())
+    expected = grpo_reference(logprobs, sampled, advantages, train, normalizer, 0.2, 0.35)
+
+    def loss(logprobs):
+        return grpo_loss(
+            logprobs, *(jnp.asarray(a) for a in (sampled, advantages, train)), normalizer, clip_low=0.2, clip_high=0.35
+        )
+
+    (value, diagnostics), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logprobs, jnp.float32))
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(diagnostics["clip_fraction"], expected[2], rtol=1e-5)
+    differences = (logprobs - sampled)[train]
+    np.testing.assert_allclose(diagnostics["logprob_difference"], np.abs(differences).mean(), rtol=1e-5)
+    np.testing.assert_allclose(diagnostics["ratio"], np.exp(differences).mean(), rtol=1e-5)
+    np.testing.assert_allclose(diagnostics["kl"], (np.exp(differences) - 1 - differences).mean(), rtol=1e-4)
+
+
+def test_grpo_gradient_through_the_network_matches_float64():
+    """Micro-batches of the whole chain, hidden states to loss, add up to the closed form of the whole batch."""
+    inputs = make_inputs((4, 10), seed=3)
+    rng = np.random.default_rng(4)
+    logprobs, *_ = reference(**inputs)
+    sampled = logprobs + rng.normal(scale=0.3, size=logprobs.shape)
+    advantages = np.repeat(rng.normal(size=(4, 1)), 10, axis=1)
+    train = rng.random((4, 10)) < 0.7
+    normalizer = float(train.sum())
+    _, weights, _ = grpo_reference(logprobs, sampled, advantages, train, normalizer, 0.2, 0.35)
+    _, _, *expected = reference(**(inputs | {"weights": weights}))
+
+    def loss(hidden, kernel, rows):
+        values, _ = token_logprobs(
+            hidden[rows],
+            kernel,
+            jnp.asarray(inputs["targets"][rows]),
+            temperature=jnp.asarray(inputs["temperature"][rows], jnp.float32),
+            forbidden=jnp.asarray(inputs["forbidden"]),
+            chunk=6,
+        )
+        return grpo_loss(values, *(jnp.asarray(a[rows]) for a in (sampled, advantages, train)), normalizer)[0]
+
+    arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "kernel")]
+    parts = [jax.grad(loss, argnums=(0, 1))(*arguments, slice(start, start + 2)) for start in (0, 2)]
+    for got, want in zip(jax.tree.map(np.add, *parts), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_on_policy_grpo_is_the_policy_gradient():
+    logprobs = jnp.full((1, 4), -1.0)
+    advantages = jnp.full((1, 4), 0.5)
+    train = jnp.asarray([[False, True, True, False]])
+    loss = lambda values: grpo_loss(values, logprobs, advantages, train, 2.0)  # noqa: E731
+    (value, diagnostics), gradient = jax.value_and_grad(loss, has_aux=True)(logprobs)
+    assert value == -0.5 and diagnostics["ratio"] == 1 and diagnostics["clip_fraction"] == 0
+    np.testing.assert_array_equal(gradient, [[0.0, -0.25, -0.25, 0.0]])
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_grpo_stays_finite_for_padding_and_absurd_ratios(advantage):
+    logprobs = jnp.asarray([[-1e30, -1.0, -200.0, -0.1]])
+    sampled = jnp.asarray([[0.0, -1.0, -0.1, -200.0]])
+    train = jnp.asarray([[False, True, True, True]])
+    loss = lambda values: grpo_loss(values, sampled, jnp.full((1, 4), advantage), train, 3.0)  # noqa: E731
+    (value, diagnostics), gradient = jax.value_and_grad(loss, has_aux=True)(logprobs)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, diagnostics, gradient)))
+    assert gradient[0, 0] == 0

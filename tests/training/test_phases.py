@@ -1,0 +1,94 @@
+"""Both phases from stored data to an exported model, and on from a checkpoint as if nothing had happened."""
+
+import copy
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.metrics import read_metrics
+from pixel_reasoner_jax.rollout.settings import load_policy
+from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training.run import Run
+
+RL_FIGURES = {
+    "reward", "reward_correct", "reward_bonus", "reward_penalty", "accuracy", "rapr", "operations", "response_tokens",
+    "truncated", "uniform_groups", "updates", "tokens_per_second", "seconds_rollout",
+}  # fmt: skip
+UPDATE_FIGURES = {"entropy", "clip_fraction", "gradient_norm", "logprob_difference", "tokens", "seconds_update"}
+
+
+class Killed(Exception):
+    pass
+
+
+def interrupted(monkeypatch, run, config, after: int) -> None:
+    """Runs until the figures of step `after` are written, then dies before anything else is saved."""
+    write = Run.write
+
+    def write_then_die(self, step, metrics):
+        write(self, step, metrics)
+        if step == after:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write", write_then_die)
+        with pytest.raises(Killed):
+            run(config)
+
+
+@pytest.mark.parametrize("phase", ["sft", "rl"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(phase, request, monkeypatch):
+    config, run = request.getfixturevalue(f"{phase}_config"), {"sft": sft.run, "rl": rl.run}[phase]
+    whole = run(copy.deepcopy(config))
+    config.workdir += "_again"
+    interrupted(monkeypatch, run, config, after=3)  # the checkpoint is step 2's
+    resumed = run(config, resume=True)
+    expected, actual = (load_file(directory / "model.safetensors") for directory in (whole, resumed))
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        np.testing.assert_array_equal(expected[name], actual[name], err_msg=name)
+    lines, again = read_metrics(whole.parent), read_metrics(resumed.parent)
+    assert [line["step"] for line in again] == [1, 2, 3, 4]
+    timed = ("seconds", "time", "tokens_per_second")
+    for one, other in zip(lines, again, strict=True):
+        assert {k: v for k, v in one.items() if not k.startswith(timed)} == {
+            k: v for k, v in other.items() if not k.startswith(timed)
+        }
+
+
+def test_an_rl_run_leaves_all_it_should(rl_config):
+    model = rl.run(rl_config)
+    lines = read_metrics(model.parent)
+    assert len(lines) == 4
+    for line in lines:
+        assert line.keys() >= RL_FIGURES | (UPDATE_FIGURES if line["updates"] else set())
+        if line["updates"]:
+            assert line["logprob_difference"] < 1e-4  # on-policy: sampler and trainer agree
+    assert json.loads((model.parent / "config.json").read_text())["rollout"]["samples"] == 4
+    policy = load_policy(model)
+    assert policy.limits.max_response_tokens == 96 and policy.registry is not None
+    assert list(pathlib.Path(model.parent).glob("events.out.tfevents*"))
+
+
+def test_a_directory_in_use_is_refused(sft_config):
+    sft.run(sft_config)
+    with pytest.raises(ConfigError, match="already holds a run.*--resume"):
+        sft.run(sft_config)
+
+
+def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_config, rl_config):
+    sft_config.train.update(dict(steps=None, epochs=1, batch_size=25))
+    with pytest.raises(ConfigError, match="24 trajectories .*batch_size is 25"):
+        sft.run(sft_config)
+    rl_config.rollout.max_length = 289
+    with pytest.raises(ConfigError, match="max_length is 289.*row_length = 288"):
+        rl.run(rl_config)
+    rl_config.rollout.max_length = 288
+    rl_config.train.steps, rl_config.grpo.queries_per_episode = None, 9
+    with pytest.raises(ConfigError, match="8 queries .*queries_per_episode is 9"):
+        rl.run(rl_config)
+    assert not pathlib.Path(rl_config.workdir).exists()

@@ -1,0 +1,203 @@
+"""The update: exact under accumulation, equal to the equations in float64, and blind to what carries no loss."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from data_pipeline.pipeline import render_trajectory
+from data_pipeline.records import RecordSource
+from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training.packing import Sequence, pack
+from pixel_reasoner_jax.training.state import Trainer
+
+
+@pytest.fixture(scope="module")
+def processor(start):
+    return Processor.from_pretrained(start / "model")
+
+
+@pytest.fixture
+def model(start):
+    return Qwen2_5_VL.from_pretrained(start / "model")
+
+
+@pytest.fixture(scope="module")
+def sequences(start, processor):
+    """Eight trajectories with made-up advantages and log-probabilities close to the model's."""
+    rng = np.random.default_rng(1)
+    model = Qwen2_5_VL.from_pretrained(start / "model")
+    source = RecordSource(start / "trajectories", "trajectory")
+    result = []
+    for index in range(8):
+        trajectory = render_trajectory(source[index], processor)
+        logits = np.asarray(model(processor.batch([(trajectory.tokens, trajectory.media)])))[0]
+        logprobs = np.zeros(len(trajectory.tokens))
+        logprobs[1:] = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits) - 1), trajectory.tokens[1:]]
+        trajectory.logprobs = (logprobs + rng.normal(scale=0.3, size=len(logprobs))).astype(np.float32)
+        trajectory.temperatures = np.ones(len(logprobs), np.float32)
+        result.append(Sequence.of(trajectory, advantage=float(rng.normal())))
+    return result
+
+
+def step(model, loss, batches, **options):
+    """Parameters and figures after one step of plain gradient descent, so that they show the gradient itself."""
+    trainer = Trainer(model, optax.sgd(1.0), loss, **options)
+    before = jax.device_get(nnx.to_pure_dict(trainer.init().params))
+    state, metrics = trainer.update(trainer.init(), batches)
+    after = jax.device_get(nnx.to_pure_dict(state.params))
+    return jax.tree.map(lambda a, b: a - b, before, after), metrics
+
+
+grpo = functools.partial(rl._loss, clip_low=0.2, clip_high=0.35)
+
+
+@pytest.mark.parametrize("loss", [sft._loss, grpo])
+def test_accumulation_is_exact(start, processor, sequences, loss):
+    load = functools.partial(Qwen2_5_VL.from_pretrained, start / "model")
+    whole, metrics = step(load(), loss, pack(sequences, processor, rows=8, row_length=160))
+    parts = pack(sequences, processor, rows=2, row_length=160)
+    assert len(parts) > 2
+    summed, metrics_of_parts = step(load(), loss, parts)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), whole, summed)
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], metrics_of_parts[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_grpo_gradient_equals_the_equation_in_float64(start, model, processor, sequences):
+    """The gradient with respect to the head's kernel, by way of dL/dlogits, written out in float64."""
+    batches = pack(sequences, processor, rows=8, row_length=160)
+    (batch,) = batches
+    logits = np.asarray(model(batch), np.float64)
+    tokens, targets, mask = batch["tokens"], batch["targets"], batch["target_mask"] > 0
+    rows = np.arange(len(tokens))[:, None]
+    chosen = tokens[rows, targets]
+    z = logits[rows, targets - 1]
+    logprob = z - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)) - z.max(-1, keepdims=True)
+    mine = np.take_along_axis(logprob, chosen[..., None], -1)[..., 0]
+    ratio = np.exp(np.where(mask, mine - batch["logprobs"], 0.0))
+    advantage = batch["advantages"].astype(np.float64)
+    unclipped, clipped = ratio * advantage, np.clip(ratio, 0.8, 1.35) * advantage
+    expected_loss = -np.where(mask, np.minimum(unclipped, clipped), 0.0).sum() / mask.sum()
+    d_logprob = np.where(mask & (unclipped <= clipped), -unclipped, 0.0) / mask.sum()
+    assert ((unclipped > clipped) & mask).any(), "no token is clipped: the case is too easy"
+
+    probability = np.exp(logprob)
+    onehot = np.zeros_like(probability)
+    np.put_along_axis(onehot, chosen[..., None], 1.0, -1)
+    d_logits = d_logprob[..., None] * (onehot - probability)
+
+    untied = _loss_of_kernel(model, batch, grpo)
+    kernel = np.asarray(model.head_kernel())
+    value, gradient = jax.value_and_grad(untied)(jnp.asarray(kernel))
+    hidden = np.asarray(_hidden(model, batch), np.float64)[rows, targets - 1]
+    np.testing.assert_allclose(value, expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(gradient, np.einsum("rkh,rkv->hv", hidden, d_logits), atol=1e-6)
+    _, metrics = step(model, grpo, batches)
+    np.testing.assert_allclose(metrics["loss"], expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["clip_fraction"], ((unclipped > clipped) & mask).sum() / mask.sum(), rtol=1e-5)
+
+
+def _hidden(model, batch):
+    embedded = model.embed(batch["tokens"], batch["vision_index"], model.encode_vision(batch["vision"]))
+    return model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
+
+
+def _loss_of_kernel(model, batch, loss):
+    from pixel_reasoner_jax.training.losses import token_logprobs
+
+    rows = np.arange(len(batch["tokens"]))[:, None]
+    hidden = _hidden(model, batch)[rows, batch["targets"] - 1]
+    chosen = batch["tokens"][rows, batch["targets"]]
+
+    def of_kernel(kernel):
+        logprobs, entropy = token_logprobs(hidden, kernel, chosen)
+        return loss(logprobs, entropy, batch, float(batch["target_mask"].sum()))[0]
+
+    return of_kernel
+
+
+def test_what_is_masked_carries_no_loss(start, processor, sequences):
+    """Another token id in an untrained last position changes no figure."""
+    load = functools.partial(Qwen2_5_VL.from_pretrained, start / "model")
+    sequence = next(s for s in sequences if not s.train[-1])  # the newline after the last turn
+    changed = Sequence(np.append(sequence.tokens[:-1], 5).astype(np.int32), sequence.train, sequence.media)
+    plain = Sequence(sequence.tokens, sequence.train, sequence.media)
+    one, a = step(load(), sft._loss, pack([plain], processor, rows=1, row_length=160))
+    other, b = step(load(), sft._loss, pack([changed], processor, rows=1, row_length=160))
+    assert a == b
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_frozen_vision_tower_has_no_gradient_and_no_optimizer_state(model, processor, sequences):
+    trainer = Trainer(model, optax.adam(1e-2), sft._loss, freeze_vision=True)
+    state = trainer.init()
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.optimizer)]
+    assert names and not any("vision" in name for name in names)
+    before = jax.device_get(nnx.to_pure_dict(state.params))
+    state, _ = trainer.update(state, pack(sequences, processor, rows=8, row_length=160))
+    after = jax.device_get(nnx.to_pure_dict(state.params))
+    jax.tree.map(np.testing.assert_array_equal, before["vision"], after["vision"])
+    assert not np.array_equal(before["language"]["embedding"], after["language"]["embedding"])
+
+
+def test_nothing_to_train_is_an_error(model, processor, sequences):
+    untrained = Sequence(sequences[0].tokens, np.zeros_like(sequences[0].train), sequences[0].media)
+    trainer = Trainer(model, optax.sgd(1.0), sft._loss)
+    with pytest.raises(ValueError, match="no token of the batch is trained"):
+        trainer.update(trainer.init(), pack([untrained], processor, rows=1, row_length=160))
+
+
+SHARDED = """
+import sys
+import jax, numpy as np, optax
+from pixel_reasoner_jax.checkpoint import Checkpoints
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.parallel import make_mesh
+from pixel_reasoner_jax.training import sft
+from pixel_reasoner_jax.training.state import Trainer
+
+model = Qwen2_5_VL.create(Config.preset("tiny"), 0, mesh=make_mesh({"fsdp": 2, "tensor": 2}))
+trainer = Trainer(model, optax.adamw(1e-3), sft._loss)
+where = lambda tree: [leaf.sharding for leaf in jax.tree.leaves(tree)]
+state = trainer.init()
+before = where(state)
+moments = state.optimizer[0]
+assert where(moments.mu) == where(state.trainable) == where(moments.nu)
+batch = {
+    "tokens": np.arange(64, dtype=np.int32).reshape(2, 32),
+    "positions": np.tile(np.arange(32, dtype=np.int32), (3, 2, 1)),
+    "segment_ids": np.ones((2, 32), np.int32),
+    "vision_index": None, "vision": None,
+    "targets": np.tile(np.arange(1, 9, dtype=np.int32), (2, 1)),
+    "target_mask": np.ones((2, 8), np.float32), "temperatures": np.ones((2, 8), np.float32),
+}
+state, _ = trainer.update(state, [batch])
+assert all(a.is_equivalent_to(b, leaf.ndim) for a, b, leaf in zip(where(state), before, jax.tree.leaves(state)))
+with Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+    state, _ = checkpoints.restore(state)
+trainer.update(state, [batch, batch])  # what was restored lies where the update wants it
+"""
+
+
+def test_on_a_mesh_the_moments_lie_with_their_parameters(tmp_path):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    result = subprocess.run(
+        [sys.executable, "-c", SHARDED, str(tmp_path / "checkpoints")],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
