@@ -13,7 +13,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch, the oracle of many tests, reads this when imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing a test needs is downloaded
 
-import pytest  # noqa: E402  the environment above comes first
+import hypothesis  # noqa: E402  the environment above comes first
+import pytest  # noqa: E402
+
+# The same examples on every run and no deadline, so that a failure is a change's own; to look for new ones:
+# pytest --hypothesis-profile=default
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 

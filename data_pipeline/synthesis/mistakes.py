@@ -86,13 +86,15 @@ def larger_box(cue: Box, rng: np.random.Generator, *, factor: float = 4.0) -> Bo
     Returns:
       The box; None when that is more than the image.
     """
-    left, top, right, bottom = (min(value, LIMIT) for value in cue)
+    # A cue that reaches the image's edge ends at the limit; one that is all edge keeps a thousandth.
+    right, bottom = (min(value, LIMIT) for value in cue[2:])
+    left, top = (min(value, end - 1 / _UNITS) for value, end in zip(cue[:2], (right, bottom), strict=True))
     size = np.array([right - left, bottom - top])
-    needed = factor * area(cue)
+    needed = factor * size.prod()
     if needed > LIMIT**2 * 0.98:  # what rounding may take away
         return None
     # Scale both sides alike; where one meets the image's, the other makes up for it.
-    scale = np.sqrt(needed / size.prod()) * rng.uniform(1.02, 1.3)
+    scale = np.sqrt(factor) * rng.uniform(1.02, 1.3)
     width, height = np.minimum(size * scale, LIMIT)
     height = min(max(height, 1.02 * needed / width), LIMIT)
     width = min(max(width, 1.02 * needed / height), LIMIT)

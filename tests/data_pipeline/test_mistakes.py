@@ -1,7 +1,7 @@
 """Wrong boxes and frames are wrong by construction."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.sources.pixel_search import CELL_BOXES
@@ -48,6 +48,8 @@ def test_a_box_is_refused_only_where_no_side_has_room(cue, seed):
 
 
 @given(boxes(), seeds, st.floats(1.5, 10))
+@example((0.0, 0.999, 0.001, 1.0), 0, 2.0)
+@example((0.999, 0.999, 1.0, 1.0), 0, 10.0)
 @settings(max_examples=400)
 def test_a_larger_box_contains_the_cue(cue, seed, factor):
     box = larger_box(cue, np.random.default_rng(seed), factor=factor)
