@@ -69,6 +69,8 @@ class Trajectory:
       source: int8 [tokens], a `Source` for each token.
       train: bool [tokens], whether the loss covers the token.
       logprobs: float32 [tokens], log-probability under the distribution sampled from; 0 where not sampled.
+      policy_logprobs: float32 [tokens], log-probability under the model's own distribution over the tokens that may be
+        sampled: untempered, nothing filtered, nothing penalized; 0 where not sampled.
       temperatures: float32 [tokens], sampling temperature of each sampled token; 1 elsewhere.
       media: processed images and videos (`processing.Media`), in the order of their tokens.
       operations: calls in order.
@@ -85,6 +87,7 @@ class Trajectory:
     media: list[Any]
     sample: int = 0
     logprobs: np.ndarray | None = None
+    policy_logprobs: np.ndarray | None = None
     temperatures: np.ndarray | None = None
     operations: list[OperationRecord] = dataclasses.field(default_factory=list)
     ended: Ended | None = None

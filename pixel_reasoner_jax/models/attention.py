@@ -1,6 +1,8 @@
-"""The one attention of the model: grouped queries, masked by segment and by order."""
+"""The attention of the model: grouped queries, over whole sequences or over a cache."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,9 @@ from jaxtyping import Array, Float, Int
 
 # Scores of one head kept at a time; more queries go through in chunks.
 MAX_SCORES = 2**20
+
+# Keys of a cache read at a time. A cache longer than a block is a multiple of it.
+BLOCK = 128
 
 
 def attention(
@@ -85,3 +90,58 @@ def _attend(query, query_segments, last_key, key, value, key_segments):
     weights = weights.reshape(batch, kv_heads, group * queries, -1).astype(value.dtype)
     out = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=jnp.float32)
     return (out.reshape(query.shape) / total[..., None]).astype(query.dtype)
+
+
+def cached_attention(
+    query: Float[Array, "batch queries heads size"],
+    read: Callable[[Int[Array, ""]], tuple[Array, Array]],
+    last_key: Int[Array, "batch queries"],
+    block: int,
+) -> Float[Array, "batch queries heads size"]:
+    """Attention over a cache, block by block as far as its longest sequence goes (online softmax; Milakov &
+    Gimelshein, 2018).
+
+    A block that holds nothing for a row leaves the row's sums as they are, to the bit: what a sequence computes does
+    not depend on the length of its neighbours, and one program serves every length. Not differentiable.
+
+    Args:
+      query: heads is a multiple of the cache's kv_heads.
+      read: the keys and the values of block number i, each [batch, kv_heads, block, size].
+      last_key: index of the last key each query may see; the first key is seen by all.
+      block: keys in a block.
+
+    Returns:
+      The attended values, in the query's dtype.
+    """
+    batch, queries, heads, size = query.shape
+    kv_heads = jax.eval_shape(read, jnp.int32(0))[0].shape[1]
+    together = (query * size**-0.5).reshape(batch, queries, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
+    together = together.reshape(batch, kv_heads, -1, size)
+    last = jnp.tile(last_key, (1, heads // kv_heads))[:, None, :, None]
+
+    def add(number, sums):
+        highest, total, out = sums
+        key, value = read(number)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", together, key.astype(query.dtype), preferred_element_type=jnp.float32)
+        seen = number * block + jnp.arange(block) <= last
+        scores = jnp.where(seen, scores, -jnp.inf)
+        new = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
+        weights = jnp.exp(scores - new)
+        scale = jnp.exp(highest - new)
+        added = jnp.einsum(
+            "bhqk,bhkd->bhqd",
+            weights.astype(query.dtype),
+            value.astype(query.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return new, total * scale + weights.sum(axis=-1, keepdims=True), out * scale + added
+
+    rows = together.shape[:3]
+    empty = (
+        jnp.full((*rows, 1), jnp.finfo(jnp.float32).min),
+        jnp.zeros((*rows, 1), jnp.float32),
+        jnp.zeros((*rows, size), jnp.float32),
+    )
+    _, total, out = jax.lax.fori_loop(0, last_key.max() // block + 1, add, empty)
+    out = (out / total).reshape(batch, kv_heads, -1, queries, size).transpose(0, 3, 1, 2, 4)
+    return out.reshape(batch, queries, heads, size).astype(query.dtype)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from pixel_reasoner_jax.models.attention import attention
+from pixel_reasoner_jax.models.attention import BLOCK, attention, cached_attention
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.layers import Linear, RMSNorm, Rotation, SwiGLU, frequencies, rotate, scan, stack
 from pixel_reasoner_jax.parallel.sharding import constrain
@@ -91,6 +91,10 @@ class Decoder(nnx.Module):
         return self.norm(x)
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
+        if length > BLOCK and length % BLOCK:
+            raise ValueError(
+                f"a cache of {length} tokens is read {BLOCK} at a time: make its length a multiple of that"
+            )
         shape = (self.config.num_hidden_layers, slots, self.config.num_key_value_heads, length, self.config.head_dim)
         dtype = self.dtype if dtype is None else dtype
         empty = constrain(jnp.zeros(shape, dtype), (None, "batch", "kv_heads", None, None), self.mesh)
@@ -98,18 +102,26 @@ class Decoder(nnx.Module):
 
     def extend(
         self,
-        x: Float[Array, "slots tokens size"],
-        positions: Int[Array, "3 slots tokens"],
-        counts: Int[Array, " slots"],
+        x: Float[Array, "batch tokens size"],
+        positions: Int[Array, "3 batch tokens"],
+        counts: Int[Array, " batch"],
         cache: Cache,
-    ) -> tuple[Float[Array, "slots tokens size"], Cache]:
-        """Appends the first `counts` tokens of each row to the cache; see `Qwen2_5_VL.extend`."""
+        rows: Int[Array, " batch"] | None = None,
+    ) -> tuple[Float[Array, "batch tokens size"], Cache]:
+        """Appends the first `counts` tokens of each row to its slot of the cache; see `Qwen2_5_VL.extend`."""
+        slots, kv_heads, length = cache["k"].shape[1:4]
         rotation = self.rotation(positions)
         step = jnp.arange(x.shape[1])
-        index = cache["length"][:, None] + step
+        rows = jnp.arange(slots) if (every := rows is None) else rows
+        start = cache["length"][rows]
+        index = start[:, None] + step
         # What is not a real token goes past the end of the cache, where a scatter drops it.
-        write = jnp.where(step < counts[:, None], index, cache["k"].shape[3])
-        at = jnp.arange(x.shape[0])[:, None, None], jnp.arange(cache["k"].shape[2])[:, None], write[:, None, :]
+        write = jnp.where(step < counts[:, None], index, length)
+        at = rows[:, None, None], jnp.arange(kv_heads)[:, None], write[:, None, :]
+        # Padding may see the last real token: it costs no block of its own.
+        last_key = jnp.where(counts > 0, start + counts - 1, 0)[:, None]
+        last_key = jnp.minimum(index, last_key)
+        block = min(BLOCK, length)
         graph, layers = nnx.split(self.layers)
 
         def apply(carry, inputs):
@@ -119,13 +131,24 @@ class Decoder(nnx.Module):
             query, key, value = layer.project(x, rotation)
             keys = keys.at[number, *at].set(key.astype(keys.dtype), mode="drop")
             values = values.at[number, *at].set(value.astype(values.dtype), mode="drop")
-            attended = attention(query, keys[number].astype(x.dtype), values[number].astype(x.dtype), last_key=index)
+
+            def read(i):
+                def slices(of, first, count):
+                    size = (1, count, kv_heads, block, of.shape[-1])
+                    return jax.lax.dynamic_slice(of, (number, first, 0, i * block, 0), size)[0]
+
+                if every:
+                    return slices(keys, 0, slots), slices(values, 0, slots)
+                return tuple(jax.vmap(lambda row, of=of: slices(of, row, 1)[0])(rows) for of in (keys, values))
+
+            attended = cached_attention(query, read, last_key, block)
             return (constrain(layer.finish(x, attended), AXES, self.mesh), keys, values), None
 
         numbers = jnp.arange(self.config.num_hidden_layers)
         carry = (x.astype(self.dtype), cache["k"], cache["v"])
         (x, keys, values), _ = scan(apply, carry, (numbers, layers))
-        return self.norm(x), {"k": keys, "v": values, "length": cache["length"] + counts}
+        lengths = cache["length"].at[rows].add(counts, mode="drop")
+        return self.norm(x), {"k": keys, "v": values, "length": lengths}
 
     @property
     def _half(self) -> int:

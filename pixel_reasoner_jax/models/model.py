@@ -150,27 +150,33 @@ class Qwen2_5_VL(nnx.Module):
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
         """An empty cache: k and v [layers, slots, kv_heads, length, head] in `dtype` (default: the computation's), and
-        length int32 [slots], the tokens each slot holds."""
+        length int32 [slots], the tokens each slot holds.
+
+        Raises:
+          ValueError: a length that is longer than `attention.BLOCK` and no multiple of it.
+        """
         return self.language.init_cache(slots, length, dtype)
 
     def extend(
         self,
-        embeddings: Float[Array, "slots tokens size"],
-        positions: Int[Array, "3 slots tokens"],
-        counts: Int[Array, " slots"],
+        embeddings: Float[Array, "batch tokens size"],
+        positions: Int[Array, "3 batch tokens"],
+        counts: Int[Array, " batch"],
         cache: Cache,
-    ) -> tuple[Float[Array, "slots tokens size"], Cache]:
-        """Appends tokens to every slot of the cache, attending to all before them.
+        rows: Int[Array, " batch"] | None = None,
+    ) -> tuple[Float[Array, "batch tokens size"], Cache]:
+        """Appends tokens to slots of the cache, attending to all before them.
 
         Args:
           embeddings, positions: the new tokens, right padded.
           counts: how many of each row are real; 0 leaves a slot as it is. Tokens past the cache's end are not stored.
           cache: donate it to the jitted function this runs in, and it is updated in place.
+          rows: the slot of each row, all different; a number past the last slot: none. None: every slot, in order.
 
         Returns:
           States after the final norm (without meaning for padding), and the cache.
         """
-        return self.language.extend(embeddings, positions, counts, cache)
+        return self.language.extend(embeddings, positions, counts, cache, rows)
 
     def head_kernel(self) -> Float[Array, "size vocab"]:
         """The matrix from states to logits, tied to the embeddings or its own, in the parameters' type."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +40,13 @@ class Media:
     merge_size: int = 2
     temporal_patch_size: int = 2
     second_per_grid: float = 0.0
+
+    @functools.cached_property
+    def key(self) -> bytes:
+        """What images of equal content share."""
+        digest = hashlib.blake2b(self.pixels.tobytes(), digest_size=16)
+        digest.update(repr((self.kind, self.grid)).encode())
+        return digest.digest()
 
     @property
     def tokens(self) -> int:

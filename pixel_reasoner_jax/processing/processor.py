@@ -184,10 +184,17 @@ class Processor:
         """Tokens that open an assistant turn to be sampled."""
         return _untrained(self._renderer.generation_prompt())
 
-    def render_continuation(self, message: Message) -> Rendered:
-        """What follows a sampled turn, which ended with a sampled `<|im_end|>`: "\\n", a message, the next opening."""
-        newline = _untrained(self._renderer.text("\n"))
-        return _join([newline, self.render_message(message), self.generation_prompt()])
+    def render_continuation(self, message: Message, closed: bool = True) -> Rendered:
+        """What follows a sampled turn: "\\n", a message, the next opening.
+
+        Args:
+          message: see `ChatRenderer`.
+          closed: the turn ended with a sampled `<|im_end|>`; one that was cut is closed with it here.
+        """
+        between = self._renderer.text("\n")
+        if not closed:
+            between = np.concatenate([np.array([self.im_end], between.dtype), between])
+        return _join([_untrained(between), self.render_message(message), self.generation_prompt()])
 
     def positions(self, tokens: np.ndarray, media: Sequence[Media], start: int = 0) -> tuple[np.ndarray, int]:
         """M-RoPE positions int32 [3, n] of a piece of a conversation, and where the next piece starts."""

@@ -1,8 +1,9 @@
-"""The device side of a rollout: small jitted functions over a KV cache with one slot per episode.
+"""The device side of a rollout: small jitted functions over a KV cache with one slot per response.
 
-`encode` turns images into embeddings, `extend` appends tokens to slots (a prompt is an extend of an empty cache),
-`select` copies slots (forking a group, or keeping the active ones), `decode` samples until every slot has ended its
-turn. Nothing here knows of text, operations or limits; shapes depend on the declared buckets alone.
+`encode` puts images' embeddings into a table, `extend` appends tokens to some slots (a prompt is an extend of an empty
+slot), `fork` begins another response to a prompt that a slot holds, `decode` samples for all slots until one of them
+has ended its turn. Nothing here knows of text, operations or limits. The host knows what every slot holds and says so
+with every call, so taking back a few tokens is saying a smaller number. Shapes come from `shapes.Shapes` alone.
 """
 
 from __future__ import annotations
@@ -17,44 +18,125 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from pixel_reasoner_jax.rollout.sampling import draw, sampling_logits
+from pixel_reasoner_jax.rollout.sampling import Drawing, draw, sampling_logits
+
+PyTree = Any
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["cache", "hidden", "position", "keys", "token_index"],
+    data_fields=["cache", "hidden", "prompt_hidden", "position", "keys", "token_index", "seen"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """What the device remembers of every episode.
+    """What the device remembers of every response.
 
     Attributes:
       cache: the model's KV cache, `length` [slots] tokens of every slot filled.
       hidden: [slots, width], final hidden state of each slot's last token: the next token is drawn from it.
+      prompt_hidden: [slots, width], that of the last token of the slot's prompt; a fork begins with it.
       position: int32 [slots], M-RoPE position of the next text token.
-      keys: the random key of every slot; see `sampling.sample_key`.
+      keys: the random key of every slot; see `sampling.sample_keys`.
       token_index: int32 [slots], tokens sampled so far.
+      seen: bool [slots, vocab], tokens of the conversation, for a repetition penalty; None where there is none.
     """
 
     cache: dict[str, Array]
     hidden: Float[Array, "slots width"]
+    prompt_hidden: Float[Array, "slots width"]
     position: Int[Array, " slots"]
     keys: PRNGKeyArray
     token_index: Int[Array, " slots"]
+    seen: Bool[Array, "slots vocab"] | None
+
+
+class Addition(NamedTuple):
+    """Tokens to append, a row for each slot concerned (numpy; the rest of the rows is padding).
+
+    Attributes:
+      slots: int32 [rows], whose row it is; a number past the last slot for padding.
+      starts: int32 [rows], tokens of the slot that stay.
+      counts: int32 [rows], tokens to append.
+      tokens: int32 [rows, width].
+      positions: int32 [3, rows, width].
+      vision_index: int32 [rows, width], the row of the embedding table that stands in for the token; -1 for text.
+      position: int32 [rows], that of the token after.
+      token_index: int32 [rows], tokens sampled so far.
+      ends_prompt: bool [rows], the prompt is complete with this.
+      seen: bool [rows, vocab], every token of the slot so far, or None; see `Slots`.
+    """
+
+    slots: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    tokens: np.ndarray
+    positions: np.ndarray
+    vision_index: np.ndarray
+    position: np.ndarray
+    token_index: np.ndarray
+    ends_prompt: np.ndarray
+    seen: np.ndarray | None = None
+
+    @classmethod
+    def blank(cls, rows: int, width: int, slots: int) -> Addition:
+        """Nothing but padding, for a cache of so many slots; to be filled in."""
+        zeros = [np.zeros(rows, np.int32) for _ in range(4)]
+        return cls(
+            np.full(rows, slots, np.int32),
+            zeros[0],
+            zeros[1],
+            np.zeros((rows, width), np.int32),
+            np.zeros((3, rows, width), np.int32),
+            np.full((rows, width), -1, np.int32),
+            zeros[2],
+            zeros[3],
+            np.zeros(rows, bool),
+        )
+
+
+class Forks(NamedTuple):
+    """Responses to begin (numpy): slot `source` holds the prompt of slot `target`'s; padding has targets past the end.
+
+    Attributes:
+      source, target: int32 [forks]; they may be the same.
+      lengths, position: int32 [forks], the prompt's tokens, and the position after them.
+      keys: the random keys of the new responses.
+      seen: bool [forks, vocab], the tokens of the prompt, or None; see `Slots`.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    lengths: np.ndarray
+    position: np.ndarray
+    keys: PRNGKeyArray
+    seen: np.ndarray | None
 
 
 class Decoded(NamedTuple):
-    """What `decode` sampled: slot i holds counts[i] real tokens, the last of them a stop token if stopped[i]."""
+    """What `decode` sampled: slot i has counts[i] tokens, the last of them a stop token if stopped[i].
+
+    `logprobs` are of the distribution sampled from, `policy_logprobs` of the model's own.
+    """
 
     tokens: Int[Array, "slots steps"]
     logprobs: Float[Array, "slots steps"]
+    policy_logprobs: Float[Array, "slots steps"]
     counts: Int[Array, " slots"]
     stopped: Bool[Array, " slots"]
 
 
 class Engine:
-    """Compiles the steps of a rollout for one model; parameters are passed in, so a new policy costs nothing."""
+    """Compiles the steps of a rollout for one model; parameters are passed in, so a new policy costs nothing.
+
+    Args:
+      graphdef: of the model.
+      stop_tokens: those that end a turn.
+      forbidden_tokens: those that are never drawn.
+      vocabulary: the number of logits.
+      filtered: top-p or top-k are used, for which the logits are sorted.
+      penalized: a repetition penalty is used, for which `Slots.seen` is kept.
+    """
 
     def __init__(
         self,
@@ -63,76 +145,106 @@ class Engine:
         stop_tokens: tuple[int, ...],
         forbidden_tokens: np.ndarray,
         vocabulary: int,
-        top_p: float = 1.0,
-        top_k: int = 0,
+        filtered: bool = False,
+        penalized: bool = False,
     ):
+        self.penalized = penalized
         forbidden = np.zeros(vocabulary, bool)
         forbidden[np.asarray(forbidden_tokens, int)] = True
         stops = np.asarray(stop_tokens, np.int32)
 
-        @jax.jit
-        def encode(params: Any, vision: dict[str, Array]) -> Float[Array, "merged width"]:
-            return nnx.merge(graphdef, params).encode_vision(vision)
-
-        @functools.partial(jax.jit, static_argnames=("count", "length"))
-        def empty(params: Any, keys: PRNGKeyArray, count: int, length: int) -> Slots:
+        @functools.partial(jax.jit, static_argnames=("count", "length", "dtype"))
+        def empty(params: PyTree, count: int, length: int, dtype: str | None) -> Slots:
+            """An empty cache of `count` slots of `length` tokens."""
             model = nnx.merge(graphdef, params)
-            cache = model.init_cache(count, length)
             zeros = jnp.zeros(count, jnp.int32)
             hidden = jnp.zeros((count, model.config.hidden_size), model.language.dtype)
-            return Slots(cache, hidden, zeros, keys, zeros)
+            seen = jnp.zeros((count, vocabulary), bool) if penalized else None
+            keys = jax.random.split(jax.random.key(0), count)
+            cache = model.init_cache(count, length, dtype)
+            return Slots(cache, hidden, jnp.copy(hidden), zeros, keys, jnp.copy(zeros), seen)
+
+        @functools.partial(jax.jit, static_argnames=("size",))
+        def empty_table(params: PyTree, size: int) -> Float[Array, "size width"]:
+            """A table of `size` embeddings."""
+            model = nnx.merge(graphdef, params)
+            return jnp.zeros((size, model.config.hidden_size), model.language.dtype)
+
+        @functools.partial(jax.jit, donate_argnames=("table",))
+        def encode(
+            params: PyTree,
+            table: Float[Array, "size width"],
+            vision: dict[str, Array],
+            places: Int[Array, " merged"],
+        ) -> Float[Array, "size width"]:
+            """Writes the embedding of every merged patch to its place in the table; places past its end are padding."""
+            embeddings = nnx.merge(graphdef, params).encode_vision(vision)
+            return table.at[places].set(embeddings.astype(table.dtype), mode="drop")
 
         @functools.partial(jax.jit, donate_argnames=("slots",))
-        def extend(
-            params: Any,
-            slots: Slots,
-            tokens: Int[Array, "slots tokens"],
-            positions: Int[Array, "3 slots tokens"],
-            counts: Int[Array, " slots"],
-            next_position: Int[Array, " slots"],
-            vision_index: Int[Array, "slots tokens"] | None,
-            vision_embeddings: Float[Array, "merged width"] | None,
-        ) -> Slots:
+        def extend(params: PyTree, slots: Slots, table: Float[Array, "size width"], added: Addition) -> Slots:
+            """Appends tokens to slots; see `Addition`."""
             model = nnx.merge(graphdef, params)
-            embeddings = model.embed(tokens, vision_index, vision_embeddings)
-            hidden, cache = model.extend(embeddings, positions, counts, slots.cache)
-            last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
-            return dataclasses.replace(
-                slots,
-                cache=cache,
-                hidden=jnp.where(counts[:, None] > 0, last, slots.hidden),
-                position=jnp.where(counts > 0, next_position, slots.position),
+            rows = added.slots
+            embeddings = model.embed(added.tokens, added.vision_index, table)
+            cache = slots.cache | {"length": slots.cache["length"].at[rows].set(added.starts, mode="drop")}
+            hidden, cache = model.extend(embeddings, added.positions, added.counts, cache, rows)
+            last = jnp.take_along_axis(hidden, jnp.maximum(added.counts - 1, 0)[:, None, None], axis=1)[:, 0]
+            return Slots(
+                cache,
+                slots.hidden.at[rows].set(last, mode="drop"),
+                slots.prompt_hidden.at[jnp.where(added.ends_prompt, rows, len(slots.hidden))].set(last, mode="drop"),
+                slots.position.at[rows].set(added.position, mode="drop"),
+                slots.keys,
+                slots.token_index.at[rows].set(added.token_index, mode="drop"),
+                slots.seen.at[rows].set(added.seen, mode="drop") if penalized else None,
             )
 
-        @jax.jit
-        def select(slots: Slots, rows: Int[Array, " selected"], keys: PRNGKeyArray) -> Slots:
-            cache = {name: leaf[rows] if name == "length" else leaf[:, rows] for name, leaf in slots.cache.items()}
-            return Slots(cache, slots.hidden[rows], slots.position[rows], keys, slots.token_index[rows])
+        @functools.partial(jax.jit, donate_argnames=("slots",))
+        def fork(slots: Slots, forks: Forks) -> Slots:
+            """Begins responses in slots whose prompts other slots hold; see `Forks`."""
+            source, target = forks.source, forks.target
+            hidden = slots.prompt_hidden[source]
+            cache = {
+                name: slots.cache[name].at[:, target].set(slots.cache[name][:, source], mode="drop")
+                for name in ("k", "v")
+            }
+            cache["length"] = slots.cache["length"].at[target].set(forks.lengths, mode="drop")
+            return Slots(
+                cache,
+                slots.hidden.at[target].set(hidden, mode="drop"),
+                slots.prompt_hidden.at[target].set(hidden, mode="drop"),
+                slots.position.at[target].set(forks.position, mode="drop"),
+                slots.keys.at[target].set(forks.keys, mode="drop"),
+                slots.token_index.at[target].set(0, mode="drop"),
+                slots.seen.at[target].set(forks.seen, mode="drop") if penalized else None,
+            )
 
         @functools.partial(jax.jit, static_argnames=("steps",), donate_argnames=("slots",))
         def decode(
-            params: Any,
-            slots: Slots,
-            budget: Int[Array, " slots"],
-            temperature: Float[Array, " slots"],
-            steps: int,
+            params: PyTree, slots: Slots, drawing: Drawing, patience: Int[Array, ""], steps: int
         ) -> tuple[Slots, Decoded]:
+            """Samples for every slot with a budget, `steps` tokens at most, until `patience` slots have ended."""
             model = nnx.merge(graphdef, params)
-            count = budget.shape[0]
+            count = drawing.budget.shape[0]
+            began = drawing.budget > 0
 
             def unfinished(carry):
                 step, active, _, _ = carry
-                return (step < steps) & active.any()
+                return (step < steps) & active.any() & ((began & ~active).sum() < patience)
 
             def one_token(carry):
                 step, active, slots, out = carry
-                logits = sampling_logits(model.logits(slots.hidden), temperature, forbidden, top_p, top_k)
-                token, logprob = draw(logits, slots.keys, slots.token_index, temperature)
+                raw = jnp.where(forbidden, -jnp.inf, model.logits(slots.hidden))
+                logits = sampling_logits(raw, drawing, slots.seen, filtered)
+                token, logprob = draw(logits, slots.keys, slots.token_index, drawing.temperature)
+                own = jnp.take_along_axis(raw, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(raw, axis=-1)
                 stop = active & (token[:, None] == stops).any(axis=1)
                 taken = active.astype(jnp.int32)
                 out = Decoded(
                     out.tokens.at[:, step].set(jnp.where(active, token, 0)),
                     out.logprobs.at[:, step].set(jnp.where(active, logprob, 0.0)),
+                    out.policy_logprobs.at[:, step].set(jnp.where(active, own, 0.0)),
                     out.counts + taken,
                     out.stopped | stop,
                 )
@@ -140,22 +252,30 @@ class Engine:
                 embeddings = model.embed(token[:, None], None, None)
                 positions = jnp.broadcast_to(slots.position[None, :, None], (3, count, 1))
                 hidden, cache = model.extend(embeddings, positions, taken, slots.cache)
+                seen = slots.seen
+                if penalized:
+                    seen = seen.at[jnp.arange(count), token].set(seen[jnp.arange(count), token] | active)
                 slots = Slots(
                     cache,
                     jnp.where(active[:, None], hidden[:, 0], slots.hidden),
+                    slots.prompt_hidden,
                     slots.position + taken,
                     slots.keys,
                     slots.token_index + taken,
+                    seen,
                 )
-                return step + 1, active & ~stop & (out.counts < budget), slots, out
+                return step + 1, active & ~stop & (out.counts < drawing.budget), slots, out
 
+            blank = jnp.zeros((count, steps), jnp.float32)
             out = Decoded(
                 jnp.zeros((count, steps), jnp.int32),
-                jnp.zeros((count, steps), jnp.float32),
+                blank,
+                jnp.copy(blank),
                 jnp.zeros(count, jnp.int32),
                 jnp.zeros(count, bool),
             )
-            _, _, slots, out = jax.lax.while_loop(unfinished, one_token, (0, budget > 0, slots, out))
+            _, _, slots, out = jax.lax.while_loop(unfinished, one_token, (0, began, slots, out))
             return slots, out
 
-        self.encode, self.empty, self.extend, self.select, self.decode = encode, empty, extend, select, decode
+        self.empty, self.empty_table, self.encode = empty, empty_table, encode
+        self.extend, self.fork, self.decode = extend, fork, decode

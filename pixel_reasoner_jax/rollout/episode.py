@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, Result, error_text, tools_section
 from pixel_reasoner_jax.processing import Processor, Rendered
 from pixel_reasoner_jax.rollout.prompt import Query, query_messages
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 
 
@@ -84,6 +87,11 @@ class Prompt:
     positions: np.ndarray
     next_position: int
 
+    @property
+    def id(self) -> str:
+        """The query's."""
+        return str(self.query["id"])
+
     @classmethod
     def build(
         cls, query: Query, processor: Processor, registry: Registry | None, guidelines: str | None = None
@@ -99,8 +107,32 @@ class Prompt:
         return cls(query, messages, state, rendered, positions, next_position)
 
 
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What came of a call, before it is part of the episode.
+
+    Attributes:
+      record: the call and its outcome.
+      message: the turn that shows it to the model.
+      rendered: its tokens and images.
+      images: what the operation returned.
+      state: the images of the episode after it.
+    """
+
+    record: OperationRecord
+    message: dict[str, Any]
+    rendered: Rendered
+    images: list[Image.Image]
+    state: MediaState
+
+
 class Episode:
-    """One sample of one query, growing."""
+    """One sample of one query, growing.
+
+    A turn goes: `add_sampled` as often as there are tokens, `end_turn`, which may return a call, `execute` it (in any
+    thread: it changes nothing), and `observe` what came of it, which returns the tokens to go on with. `ended` tells
+    when it is over.
+    """
 
     def __init__(
         self,
@@ -109,19 +141,22 @@ class Episode:
         processor: Processor,
         registry: Registry | None,
         limits: Limits,
+        sampling: SamplingSettings,
         on_event: Callable[[Event], None] | None = None,
     ):
-        self.prompt, self.sample = prompt, sample
+        self.prompt, self.sample, self.sampling = prompt, sample, sampling
         self._processor, self._registry, self._limits, self._on_event = processor, registry, limits, on_event
         self._state = prompt.state.fork()
         self._messages = list(prompt.messages)
         self._media = list(prompt.rendered.media)
-        # Pieces of (tokens, source, logprobs, temperature), joined once at the end.
-        self._pieces = [(prompt.rendered.tokens, Source.PROMPT, None, 1.0)]
-        self._length = len(prompt.rendered.tokens)
+        # Pieces of (tokens, source, logprobs, policy_logprobs, temperature), joined once at the end.
+        self._pieces = [(prompt.rendered.tokens, Source.PROMPT, None, None, 1.0)]
         self._images = 0
         self._turn_tokens: list[int] = []
-        self._shown = ""
+        self._text = self._new_text()
+        self._closed = True  # the last turn ended with a stop token of its own
+        self.length = len(prompt.rendered.tokens)
+        self.sampled = 0
         self.turn = 0
         self.operations: list[OperationRecord] = []
         self.ended: Ended | None = None
@@ -129,10 +164,22 @@ class Episode:
     @property
     def room(self) -> int:
         """Tokens that may still be added."""
-        return self._end - self._length
+        return self.end - self.length
 
     @property
-    def _end(self) -> int:
+    def turn_room(self) -> int:
+        """Tokens that may still be sampled in this turn."""
+        longest = self.sampling.max_turn_tokens
+        return self.room if longest is None else min(self.room, longest - len(self._turn_tokens))
+
+    @property
+    def settings(self) -> SamplingSettings:
+        """How this turn is sampled."""
+        return self.sampling.turn(self.turn)
+
+    @property
+    def end(self) -> int:
+        """Tokens of prompt and response at which the response ends."""
         end = len(self.prompt.rendered.tokens) + self._limits.max_response_tokens
         return end if self._limits.max_length is None else min(end, self._limits.max_length)
 
@@ -141,61 +188,109 @@ class Episode:
         if self.room < 1:
             self._finish(self._full)
 
-    def add_sampled(self, tokens: np.ndarray, logprobs: np.ndarray, temperature: float) -> None:
-        """Appends what was sampled, exactly as sampled."""
-        self._pieces.append((tokens, Source.SAMPLED, logprobs, temperature))
-        self._length += len(tokens)
-        self._turn_tokens.extend(tokens.tolist())
-        if self._on_event:
-            text = self._processor.tokenizer.decode(self._written_tokens())
-            if not text.endswith("\ufffd"):  # half a character: its other tokens are still to come
-                self._emit(TurnText, text=text[len(self._shown) :])
-                self._shown = text
-
-    def end_turn(self, stopped: bool) -> Rendered | None:
-        """Closes the turn; runs the operation it asked for.
-
-        Args:
-          stopped: the turn ended at a stop token; otherwise it met the limit on tokens.
+    def add_sampled(self, tokens: np.ndarray, logprobs: np.ndarray, policy_logprobs: np.ndarray) -> bool:
+        """Appends what was sampled, exactly as sampled, up to the end of a stop string.
 
         Returns:
-          The rendered observation to extend the cache with, or None when the episode is over.
+          Whether a stop string has ended the turn; `length` tells how many tokens were kept.
         """
-        text = self._processor.tokenizer.decode(self._written_tokens())
+        kept, stopped = len(tokens), False
+        if self._text is not None:
+            for number, token in enumerate(tokens.tolist(), start=1):
+                text = "" if token in self._processor.stop_tokens else self._text.push(token)
+                if text and self._on_event:
+                    self._emit(TurnText, text=text)
+                if self._text.stopped:
+                    kept, stopped = number, True
+                    break
+        self._pieces.append(
+            (tokens[:kept], Source.SAMPLED, logprobs[:kept], policy_logprobs[:kept], self.settings.temperature)
+        )
+        self.length += kept
+        self.sampled += kept
+        self._turn_tokens.extend(tokens[:kept].tolist())
+        return stopped
+
+    def end_turn(self, stopped: bool) -> Call | OperationError | None:
+        """Closes the turn.
+
+        Args:
+          stopped: the turn ended by itself, or at a stop string; otherwise it met a limit on tokens.
+
+        Returns:
+          The call to execute, or None when the episode is over.
+        """
+        tokens = self._turn_tokens
+        self._closed = bool(tokens) and tokens[-1] in self._processor.stop_tokens
+        text = self._processor.tokenizer.decode(tokens[:-1] if self._closed else tokens)
         self._messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
-        if self._on_event and len(text) > len(self._shown):
-            self._emit(TurnText, text=text[len(self._shown) :])
-        self._turn_tokens, self._shown = [], ""
-        if not stopped:
+        if self._on_event and len(text) > len(self._text.text):
+            self._emit(TurnText, text=text[len(self._text.text) :])
+        self._turn_tokens, self._text = [], self._new_text()
+        if self.room < 1 and not stopped:
             return self._finish(self._full)
         call = self._registry.parse(text) if self._registry is not None else None
         if call is None:
-            return self._finish(Ended.ANSWER)
+            return self._finish(Ended.ANSWER if stopped else Ended.TOKENS)
         if len(self.operations) >= self._limits.max_operations:
             return self._refuse(call, Ended.OPERATIONS)
-        record, message, images = self._run(call)
-        if self._images + len(images) > self._limits.max_images:
+        return call
+
+    def execute(self, call: Call | OperationError) -> Observation:
+        """Runs a call. Whatever goes wrong is an observation too."""
+        name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
+        state = self._state.fork()
+        try:
+            if isinstance(call, OperationError):
+                raise call
+            result = self._registry.execute(call, state)
+            sizes = self._sizes(result)
+        except OperationError as error:
+            return self.failure(call, str(error))
+        content = [{"type": "text", "text": self._registry.observation_text(call, result, sizes)}]
+        content += [{"type": "image", "image": image, "kind": result.kind} for image in result.images]
+        record = OperationRecord(self.turn, name, arguments, boxes=tuple(result.boxes), sizes=sizes)
+        return self._observation(record, content, list(result.images), state)
+
+    def failure(self, call: Call | OperationError, error: str) -> Observation:
+        """What the model is shown when its call has failed."""
+        name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
+        record = OperationRecord(self.turn, name, arguments, error=error)
+        return self._observation(record, [{"type": "text", "text": error_text(error)}], [], self._state)
+
+    def observe(self, call: Call | OperationError, observation: Observation) -> Rendered | None:
+        """Appends what came of a call, whole or not at all.
+
+        Returns:
+          The tokens to go on with, or None when a limit refuses them and the episode is over.
+        """
+        if self._images + len(observation.images) > self._limits.max_images:
             return self._refuse(call, Ended.IMAGES)
-        observation = self._processor.render_continuation(message)
-        if len(observation.tokens) >= self.room:  # the answer needs at least one token more
+        rendered = observation.rendered
+        if len(rendered.tokens) >= self.room:  # the answer needs at least one token more
             return self._refuse(call, self._full)
-        self._images += len(images)
-        self.operations.append(record)
-        self._messages.append(message)
-        self._media.extend(observation.media)
-        self._pieces.append((observation.tokens, Source.OBSERVATION, None, 1.0))
-        self._length += len(observation.tokens)
+        self._state = observation.state
+        self._images += len(observation.images)
+        self.operations.append(observation.record)
+        self._messages.append(observation.message)
+        self._media.extend(rendered.media)
+        self._pieces.append((rendered.tokens, Source.OBSERVATION, None, None, 1.0))
+        self.length += len(rendered.tokens)
         if self._on_event:
-            self._emit(OperationRun, record=record, images=images)
+            self._emit(OperationRun, record=observation.record, images=observation.images)
         self.turn += 1
-        return observation
+        return rendered
+
+    def tokens(self) -> np.ndarray:
+        """int32 [length], everything so far."""
+        return np.concatenate([piece[0] for piece in self._pieces])
 
     def trajectory(self) -> Trajectory:
         """The finished record."""
         joined = [np.concatenate(part) for part in zip(*map(_columns, self._pieces), strict=True)]
-        tokens, source, logprobs, temperatures = joined
+        tokens, source, logprobs, policy_logprobs, temperatures = joined
         return Trajectory(
-            query_id=str(self.prompt.query["id"]),
+            query_id=self.prompt.id,
             question=self.prompt.query["question"],
             reference=self.prompt.query.get("answer", ""),
             messages=self._messages,
@@ -205,6 +300,7 @@ class Episode:
             media=self._media,
             sample=self.sample,
             logprobs=logprobs,
+            policy_logprobs=policy_logprobs,
             temperatures=temperatures,
             operations=self.operations,
             ended=self.ended,
@@ -214,31 +310,17 @@ class Episode:
     def _full(self) -> Ended:
         """Which of the two limits on tokens is the one that binds."""
         response_end = len(self.prompt.rendered.tokens) + self._limits.max_response_tokens
-        return Ended.TOKENS if response_end == self._end else Ended.LENGTH
+        return Ended.TOKENS if response_end == self.end else Ended.LENGTH
 
-    def _written_tokens(self) -> list[int]:
-        tokens = self._turn_tokens
-        return tokens[:-1] if tokens and tokens[-1] in self._processor.stop_tokens else tokens
+    def _new_text(self) -> TextStream | None:
+        """Text is followed token by token only for those who ask."""
+        if not self._on_event and not self.sampling.stop_strings:
+            return None
+        return TextStream(self._processor.tokenizer, self.sampling.stop_strings)
 
-    def _run(self, call: Call | OperationError) -> tuple[OperationRecord, dict[str, Any], list[Image.Image]]:
-        """Executes what was asked for: (record, observation message, images)."""
-        name = getattr(call, "name", None)
-        arguments = getattr(call, "arguments", None)
-        try:
-            if isinstance(call, OperationError):
-                raise call
-            state = self._state.fork()
-            result = self._registry.execute(call, state)
-            sizes = self._sizes(result)
-        except OperationError as error:
-            content = [{"type": "text", "text": error_text(str(error))}]
-            record = OperationRecord(self.turn, name, arguments, error=str(error))
-            return record, {"role": "user", "content": content}, []
-        self._state = state
-        content = [{"type": "text", "text": self._registry.observation_text(call, result, sizes)}]
-        content += [{"type": "image", "image": image, "kind": result.kind} for image in result.images]
-        record = OperationRecord(self.turn, name, arguments, boxes=tuple(result.boxes), sizes=sizes)
-        return record, {"role": "user", "content": content}, list(result.images)
+    def _observation(self, record, content, images, state) -> Observation:
+        message = {"role": "user", "content": content}
+        return Observation(record, message, self._processor.render_continuation(message, self._closed), images, state)
 
     def _sizes(self, result: Result) -> tuple[tuple[int, int], ...]:
         """Sizes after resizing; an image that the processor refuses is the operation's error, whoever wrote it."""
@@ -263,15 +345,38 @@ class Episode:
 
     def _emit(self, kind: type, **fields) -> None:
         turn = {} if kind is EpisodeEnd else {"turn": self.turn}
-        self._on_event(kind(query_id=str(self.prompt.query["id"]), sample=self.sample, **turn, **fields))
+        self._on_event(kind(query_id=self.prompt.id, sample=self.sample, **turn, **fields))
 
 
-def _columns(piece: tuple[np.ndarray, Source, np.ndarray | None, float]) -> tuple[np.ndarray, ...]:
-    tokens, source, logprobs, temperature = piece
+class TextStream:
+    """The text of a turn, token by token, and whether it holds a stop string."""
+
+    def __init__(self, tokenizer: Any, stop_strings: tuple[str, ...]):
+        self._tokenizer, self._stop_strings = tokenizer, stop_strings
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.text = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that the token completes; half a character waits for its other tokens."""
+        written = self._tokenizer.convert_ids_to_tokens(token)
+        new = self._decoder.decode(b"".join(_BYTES.get(char) or char.encode() for char in written))
+        for stop in self._stop_strings:
+            self.stopped |= stop in self.text[-len(stop) :] + new
+        self.text += new
+        return new
+
+
+_BYTES = {char: bytes([byte]) for byte, char in bytes_to_unicode().items()}
+"""How byte-level tokenizers write bytes as characters."""
+
+
+def _columns(piece: tuple[np.ndarray, Source, np.ndarray | None, np.ndarray | None, float]) -> tuple[np.ndarray, ...]:
+    tokens, source, *logprobs, temperature = piece
     count = len(tokens)
     return (
         np.asarray(tokens, np.int32),
         np.full(count, source, np.int8),
-        np.zeros(count, np.float32) if logprobs is None else np.asarray(logprobs, np.float32),
+        *(np.zeros(count, np.float32) if part is None else np.asarray(part, np.float32) for part in logprobs),
         np.full(count, temperature, np.float32),
     )

@@ -1,26 +1,26 @@
-"""A policy: a model with its processor and operations, which answers queries in batched, multi-turn rollouts."""
+"""A policy: a model with its processor and operations, which answers queries in multi-turn rollouts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixel_reasoner_jax.buckets import bucket, bucketed_vision
+from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.processing import Media, Processor, Rendered
-from pixel_reasoner_jax.rollout.engine import Engine, Slots
-from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits, Prompt
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
+from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
+from pixel_reasoner_jax.rollout.episode import Event, Limits
 from pixel_reasoner_jax.rollout.prompt import Query
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings, sample_keys
+from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, sample_keys
+from pixel_reasoner_jax.rollout.scheduler import Counters, Scheduler
+from pixel_reasoner_jax.rollout.shapes import Shapes
 from pixel_reasoner_jax.trajectory import Trajectory
-
-SHRINK = 4  # what the rows are divided by when few are still active
-TOKENS = 32  # lengths of the cache and of what is appended to it come in multiples of this
 
 
 class Policy:
@@ -33,10 +33,14 @@ class Policy:
       limits: where a response ends.
       guidelines: the text after the question; None takes the paper's.
       text_only: offer no operations.
-      slots: episodes in flight at a time; more queries are taken in turns.
-      decode_steps: tokens sampled before the host looks again.
+      slots: responses in flight at a time; the next ones enter as others finish.
+      decode_steps: the most tokens sampled before the host looks again.
+      cache_dtype: of the KV cache, "float32" or "bfloat16"; None: as the model computes.
+      workers: threads that load queries, and as many that execute operations.
+      operation_seconds: an operation that takes longer has failed.
 
     `params` holds the parameters in use: assign a trained tree and the next rollout uses it, nothing is copied.
+    `counters` adds up what rollouts have done.
     """
 
     def __init__(
@@ -50,14 +54,31 @@ class Policy:
         text_only: bool = False,
         slots: int = 64,
         decode_steps: int = 32,
+        cache_dtype: str | None = None,
+        workers: int = 4,
+        operation_seconds: float = 60.0,
     ):
-        self.graphdef, self.params = nnx.split(model)
+        self.graphdef, self._params = nnx.split(model)
+        self.version = 0
         self.config = model.config
         self.processor = processor
         self.registry = None if text_only else (registry or default_registry())
         self.limits, self.guidelines = limits, guidelines
-        self.slots, self.decode_steps = slots, decode_steps
-        self._engines: dict[tuple[float, int], Engine] = {}
+        self.slots, self.decode_steps, self.cache_dtype = slots, decode_steps, cache_dtype
+        self.workers, self.operation_seconds = workers, operation_seconds
+        self.counters = Counters()
+        self._shapes: Shapes | None = None
+        self._table: tuple[int, EmbeddingTable] | None = None
+        self._engines: dict[Any, Engine] = {}
+
+    @property
+    def params(self) -> Any:
+        return self._params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        self._params = params
+        self.version += 1  # what was encoded with other parameters is of no use
 
     def rollout(
         self,
@@ -66,169 +87,140 @@ class Policy:
         seed: int = 0,
         temperature: float = 1.0,
         *,
-        later_temperature: float | None = None,
-        top_p: float = 1.0,
-        top_k: int = 0,
+        sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> list[list[Trajectory]]:
         """Answers every query `samples` times.
 
-        Args:
-          queries: mappings with `id`, `question`, `answer` and `images` (a list) or `video`.
-          samples: responses a query (the group size G).
-          seed: with it, a response depends on its query, its sample index and the parameters alone.
-          temperature: of the first turn, 0 for greedy; `later_temperature` of later ones (None: the same).
-          top_p, top_k: what is kept of the distribution; 1 and 0 keep all of it.
-          on_event: called on the host with `TurnText`, `OperationRun` and `EpisodeEnd` as they happen.
+        Args, Raises: see `stream`.
 
         Returns:
           One group of `samples` trajectories for every query, in order. Where a prompt leaves no room for a response,
           they are the prompt alone, ended by `Ended.LENGTH`: one long query does not stop a run.
+        """
+        queries = list(queries)
+        groups: list[list[Any]] = [[None] * samples for _ in queries]
+        for number, trajectory in self.stream(
+            queries, samples, seed, temperature, sampling=sampling, on_event=on_event
+        ):
+            groups[number][trajectory.sample] = trajectory
+        return groups
+
+    def stream(
+        self,
+        queries: Iterable[Query],
+        samples: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        *,
+        sampling: SamplingSettings | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Scheduler:
+        """Answers every query `samples` times, and gives each response as soon as it is over.
+
+        Args:
+          queries: mappings with `id`, `question`, `answer` and `images` (a list) or `video`. An iterator is read a few
+            queries ahead.
+          samples: responses a query (the group size G).
+          seed: with it, a response depends on its query, its sample index and the parameters alone.
+          temperature: of all turns, 0 for greedy.
+          sampling: how each turn is sampled, in place of `temperature`.
+          on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
+
+        Returns:
+          An iterator of (number of the query, trajectory) in the order in which they finish. `cancel(query_id)` drops
+          a query, `close()` all that are left.
 
         Raises:
-          ValueError: a setting out of range.
-          processing.MediaError: an image or video that cannot be read, by name.
+          ValueError: a setting out of range, or a query with an image that cannot be read (`processing.MediaError`).
         """
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        sampling = SamplingSettings(temperature, later_temperature, top_p, top_k)
-        at_once = max(1, self.slots // samples)
-        groups = []
-        for start in range(0, len(queries), at_once):
-            groups += self._rollout(queries[start : start + at_once], samples, seed, sampling, on_event)
-        return groups
+        sampling = sampling or SamplingSettings(temperature)
+        slots = min(self.slots, len(queries) * samples) if isinstance(queries, Sized) else self.slots
+        return Scheduler(self, queries, samples, seed, sampling, on_event, max(slots, 1))
 
-    def _rollout(
-        self,
-        queries: Sequence[Query],
-        samples: int,
-        seed: int,
-        sampling: SamplingSettings,
-        on_event: Callable[[Event], None] | None,
-    ) -> list[list[Trajectory]]:
-        engine = self._engine(sampling)
-        prompts = [Prompt.build(query, self.processor, self.registry, self.guidelines) for query in queries]
-        groups = [
-            [Episode(prompt, i, self.processor, self.registry, self.limits, on_event) for i in range(samples)]
-            for prompt in prompts
-        ]
-        for group in groups:
-            for episode in group:
-                episode.end_if_full()
-        rows: list[Episode | None] = [episode for group in groups for episode in group if episode.ended is None]
-        if rows:
-            slots = self._prefill(engine, [row.prompt for row in rows[::samples]], rows, samples, seed)
-        while any(rows):
-            slots, observations = self._decode(engine, slots, rows, sampling)
-            rows, slots = self._compact(engine, rows, slots)
-            if observations:
-                slots = self._observe(engine, slots, rows, observations)
-        return [[episode.trajectory() for episode in group] for group in groups]
+    def warmup(self, length: int | None = None, *, sampling: SamplingSettings | None = None) -> None:
+        """Compiles every program that rollouts of up to `slots` responses need, with a progress bar.
 
-    def _engine(self, sampling: SamplingSettings) -> Engine:
-        key = (sampling.top_p, sampling.top_k)
+        Args:
+          length: tokens of the longest prompt and response together; None: `limits.max_length`.
+          sampling: settings as the rollouts will have them; filters and penalties are programs of their own.
+
+        Raises:
+          ValueError: neither `length` nor `limits.max_length` is given.
+        """
+        length = length or self.limits.max_length
+        if length is None:
+            raise ValueError("warmup needs a length, since limits.max_length is not set")
+        engine, shapes = self.engine(sampling or SamplingSettings()), self.declare(self.slots, length)
+        table = self.table(self.params, self.version)
+        geometry, slots = self.processor.geometry, shapes.slots
+        state = engine.empty(self.params, slots, shapes.length, self.cache_dtype)
+        values = geometry.patch_values
+
+        def seen(rows: int) -> np.ndarray | None:
+            return np.zeros((rows, self.config.vocab_size), bool) if engine.penalized else None
+
+        with Progress("compiling", len(shapes.patches) + len(shapes.widths) + len(shapes.forks) + 1) as progress:
+            done = itertools.count(1)
+            for patches in shapes.patches:
+                rows = shapes.images(patches)
+                vision = {
+                    "patches": np.zeros((rows, patches, values), np.float32),
+                    "patch_positions": np.zeros((rows, patches, 2), np.int32),
+                    "patch_segments": np.zeros((rows, patches), np.int32),
+                }
+                places = np.full(rows * patches // geometry.merge_size**2, table.size, np.int32)
+                table.array = engine.encode(self.params, table.array, vision, places)
+                progress.update(next(done))
+            for width in shapes.widths:
+                added = Addition.blank(shapes.rows(width), width, slots)._replace(seen=seen(shapes.rows(width)))
+                state = engine.extend(self.params, state, table.array, added)
+                progress.update(next(done))
+            for count in shapes.forks:
+                zeros = [np.zeros(count, np.int32) for _ in range(3)]
+                target = np.full(count, slots, np.int32)
+                keys = sample_keys(0, [""] * count, [0] * count)
+                state = engine.fork(state, Forks(zeros[0], target, *zeros[1:], keys, seen(count)))
+                progress.update(next(done))
+            drawing = Drawing.of([SamplingSettings()] * slots, [0] * slots)
+            state, _ = engine.decode(self.params, state, drawing, np.int32(1), steps=self.decode_steps)
+            jax.block_until_ready(state)
+            progress.update(next(done))
+
+    def engine(self, sampling: SamplingSettings) -> Engine:
+        """The compiled steps for such settings."""
+        stops = tuple(self.processor.stop_tokens)
+        key = (stops, sampling.forbidden_tokens, sampling.filtered, sampling.penalized)
         if key not in self._engines:
+            if outside := [token for token in sampling.forbidden_tokens if not 0 <= token < self.config.vocab_size]:
+                raise ValueError(f"forbidden_tokens has {outside[0]}; the vocabulary is {self.config.vocab_size}")
             self._engines[key] = Engine(
                 self.graphdef,
-                stop_tokens=self.processor.stop_tokens,
-                forbidden_tokens=self.processor.forbidden_tokens,
+                stop_tokens=stops,
+                forbidden_tokens=np.concatenate([self.processor.forbidden_tokens, key[1]]).astype(np.int32),
                 vocabulary=self.config.vocab_size,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
+                filtered=sampling.filtered,
+                penalized=sampling.penalized,
             )
         return self._engines[key]
 
-    def _prefill(
-        self, engine: Engine, prompts: list[Prompt], rows: list[Episode | None], samples: int, seed: int
-    ) -> Slots:
-        """Prefills every prompt once and forks it into the slots of its group; pads `rows` to a bucket."""
-        longest = max(
-            len(prompt.rendered.tokens) + episode.room for prompt, episode in zip(prompts, rows[::samples], strict=True)
-        )
-        count = bucket(len(prompts))
-        slots = engine.empty(self.params, jax.random.split(jax.random.key(0), count), count, bucket(longest, TOKENS))
-        additions = [(prompt.rendered, prompt.positions, prompt.next_position) for prompt in prompts]
-        slots = self._extend(engine, slots, dict(enumerate(additions)), count)
-        padding = bucket(len(rows)) - len(rows)
-        owners = rows + rows[:1] * padding  # any key will do for a slot nobody uses
-        keys = sample_keys(seed, [row.prompt.query["id"] for row in owners], [row.sample for row in owners])
-        rows.extend([None] * padding)
-        sources = np.pad(np.repeat(np.arange(len(prompts)), samples), (0, padding))
-        return engine.select(slots, jnp.asarray(sources), keys)
+    def declare(self, slots: int, length: int) -> Shapes:
+        """Shapes for so many slots of so many tokens: those in use, if they have room."""
+        held = self._shapes
+        if held is None or held.slots < slots or held.length < length:
+            held = Shapes.holding(slots, length, self.processor.geometry, self.processor.budgets)
+        self._shapes = held
+        return held
 
-    def _decode(
-        self, engine: Engine, slots: Slots, rows: list[Episode | None], sampling: SamplingSettings
-    ) -> tuple[Slots, dict[int, tuple[Episode, Rendered]]]:
-        """Samples for every active slot; clears the rows of finished episodes; returns observations to append."""
-        budget = np.array([episode.room if episode else 0 for episode in rows], np.int32)
-        temperature = [sampling.turn_temperature(episode.turn) if episode else 1.0 for episode in rows]
-        slots, decoded = engine.decode(
-            self.params, slots, budget, np.array(temperature, np.float32), steps=self.decode_steps
-        )
-        tokens, logprobs, counts, stopped = jax.device_get(decoded)
-        observations = {}
-        for row, episode in enumerate(rows):
-            if episode is None:
-                continue
-            count = counts[row]
-            episode.add_sampled(tokens[row, :count], logprobs[row, :count], temperature[row])
-            if stopped[row] or episode.room < 1:
-                observation = episode.end_turn(bool(stopped[row]))
-                if observation is None:
-                    rows[row] = None
-                else:
-                    observations[row] = (episode, observation)
-        return slots, observations
+    def table(self, params: Any, version: int) -> EmbeddingTable:
+        """The images encoded with a version of the parameters; a new table where there is none of the size."""
+        size = self._shapes.table
+        if self._table is None or self._table[0] != version or self._table[1].size < size:
+            self._table = None  # its memory is free before the new one's is taken
+            self._table = version, EmbeddingTable(self._empty_table(params, size))
+        return self._table[1]
 
-    def _compact(self, engine: Engine, rows: list[Episode | None], slots: Slots) -> tuple[list[Episode | None], Slots]:
-        """Moves the active slots together once they fit in a quarter of the rows; finer steps would compile more."""
-        active = [row for row, episode in enumerate(rows) if episode is not None]
-        size = len(rows)
-        while size % SHRINK == 0 and len(active) <= size // SHRINK:
-            size //= SHRINK
-        if not active or size == len(rows):
-            return rows, slots
-        chosen = np.pad(np.asarray(active), (0, size - len(active)))
-        kept = [rows[row] for row in active] + [None] * (size - len(active))
-        return kept, engine.select(slots, jnp.asarray(chosen), slots.keys[chosen])
-
-    def _observe(
-        self,
-        engine: Engine,
-        slots: Slots,
-        rows: list[Episode | None],
-        observations: dict[int, tuple[Episode, Rendered]],
-    ) -> Slots:
-        """Extends the cache of every slot whose operation has returned by the tokens of its observation."""
-        row_of = {id(episode): row for row, episode in enumerate(rows) if episode is not None}
-        position = np.asarray(slots.position)
-        additions = {}
-        for episode, rendered in observations.values():
-            row = row_of[id(episode)]
-            positions, following = self.processor.positions(rendered.tokens, rendered.media, int(position[row]))
-            additions[row] = (rendered, positions, following)
-        return self._extend(engine, slots, additions, len(rows))
-
-    def _extend(
-        self, engine: Engine, slots: Slots, additions: dict[int, tuple[Rendered, np.ndarray, int]], count: int
-    ) -> Slots:
-        """Appends rendered tokens, and the images among them, to the slots they are keyed by."""
-        width = bucket(max(len(rendered.tokens) for rendered, _, _ in additions.values()), TOKENS)
-        tokens = np.zeros((count, width), np.int32)
-        positions = np.zeros((3, count, width), np.int32)
-        counts, following = np.zeros(count, np.int32), np.zeros(count, np.int32)
-        index = np.full((count, width), -1, np.int32)
-        media: dict[int, Media] = {id(item): item for rendered, _, _ in additions.values() for item in rendered.media}
-        vision, places = bucketed_vision(list(media.values()), self.processor.geometry, count * width, shapes=2)
-        place_of = dict(zip(media, places, strict=True))
-        for row, (rendered, where, next_position) in additions.items():
-            length = len(rendered.tokens)
-            tokens[row, :length], positions[:, row, :length] = rendered.tokens, where
-            counts[row], following[row] = length, next_position
-            if rendered.media:
-                placeholder = np.isin(rendered.tokens, self.processor.placeholder_tokens)
-                index[row, :length][placeholder] = np.concatenate([place_of[id(item)] for item in rendered.media])
-        embeddings = engine.encode(self.params, vision) if vision else None
-        return engine.extend(
-            self.params, slots, tokens, positions, counts, following, index if vision else None, embeddings
-        )
+    def _empty_table(self, params: Any, size: int) -> jax.Array:
+        return self.engine(SamplingSettings()).empty_table(params, size)

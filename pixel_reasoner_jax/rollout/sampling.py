@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,32 +20,89 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """How tokens are drawn.
+    """How the tokens of a turn are drawn.
 
     Attributes:
-      temperature: of the first turn; 0 is greedy.
-      later_temperature: of every later turn; None keeps `temperature` (the release uses 0.9).
+      temperature: 0 is greedy.
       top_p: smallest set of tokens whose probability reaches this; 1 keeps all.
       top_k: number of likeliest tokens kept; 0 keeps all.
+      repetition_penalty: what the logits of tokens that the conversation holds already are divided by, or multiplied
+        by where negative (Keskar et al., 2019, CTRL); 1 leaves them.
+      forbidden_tokens: ids that are not drawn, beside those that no policy may draw; for all turns.
+      stop_strings: texts at the end of which a turn ends, wherever their tokens begin; for all turns.
+      max_turn_tokens: a turn ends after so many tokens, if not before; None for no such limit; for all turns.
+      later: of every turn after the first; None: as the first. The release: temperature 1.0, later 0.9.
     """
 
     temperature: float = 1.0
-    later_temperature: float | None = None
     top_p: float = 1.0
     top_k: int = 0
+    repetition_penalty: float = 1.0
+    forbidden_tokens: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    max_turn_tokens: int | None = None
+    later: SamplingSettings | None = None
 
     def __post_init__(self):
-        for name in ("temperature", "later_temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be 0 (greedy) or a positive number, got {value}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 (greedy) or a positive number, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (all) or positive, got {self.top_k}")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty must be positive, 1 for none, got {self.repetition_penalty}")
+        if self.max_turn_tokens is not None and self.max_turn_tokens < 1:
+            raise ValueError(f"max_turn_tokens must be at least 1, got {self.max_turn_tokens}")
+        if isinstance(self.stop_strings, str) or not all(self.stop_strings):
+            raise ValueError(f"stop_strings must be a list of texts, none empty, got {self.stop_strings!r}")
+        object.__setattr__(self, "forbidden_tokens", tuple(map(int, self.forbidden_tokens)))
+        object.__setattr__(self, "stop_strings", tuple(self.stop_strings))
+        if self.later is not None:
+            if self.later.later is not None:
+                raise ValueError("later settings hold for all later turns; they have no later ones of their own")
+            for name in _COMMON:
+                if getattr(self.later, name) not in (getattr(self, name), getattr(SamplingSettings, name)):
+                    raise ValueError(f"{name} is set once for all turns, not in later")
 
-    def turn_temperature(self, turn: int) -> float:
-        return self.temperature if turn == 0 or self.later_temperature is None else self.later_temperature
+    def turn(self, turn: int) -> SamplingSettings:
+        """Those of a turn, from 0."""
+        return self if turn == 0 or self.later is None else self.later
+
+    @property
+    def filtered(self) -> bool:
+        """Whether any turn uses top-p or top-k."""
+        return any(one.top_p < 1 or one.top_k > 0 for one in (self, self.later or self))
+
+    @property
+    def penalized(self) -> bool:
+        """Whether any turn has a repetition penalty."""
+        return any(one.repetition_penalty != 1 for one in (self, self.later or self))
+
+
+_COMMON = ("forbidden_tokens", "stop_strings", "max_turn_tokens")
+
+
+class Drawing(NamedTuple):
+    """How each slot draws: the settings of its turn, [slots] each.
+
+    `budget` is how many tokens a slot may draw; 0 leaves it out. The rest: see `SamplingSettings`.
+    """
+
+    budget: Int[Array, " slots"]
+    temperature: Float[Array, " slots"]
+    top_p: Float[Array, " slots"]
+    top_k: Int[Array, " slots"]
+    repetition_penalty: Float[Array, " slots"]
+
+    @classmethod
+    def of(cls, settings: Sequence[SamplingSettings], budget: Sequence[int]) -> Drawing:
+        """From the settings of every slot."""
+        columns = [
+            np.array([getattr(one, name) for one in settings], np.int32 if name == "top_k" else np.float32)
+            for name in cls._fields[1:]
+        ]
+        return cls(np.array(budget, np.int32), *columns)
 
 
 def sample_keys(seed: int, query_ids: Sequence[str], samples: Sequence[int]) -> PRNGKeyArray:
@@ -62,25 +120,30 @@ def _fold(key: PRNGKeyArray, query_hash: Int[Array, ""], sample: Int[Array, ""])
 
 def sampling_logits(
     logits: Float[Array, "slots vocab"],
-    temperature: Float[Array, " slots"],
-    forbidden: Bool[Array, " vocab"],
-    top_p: float,
-    top_k: int,
+    drawing: Drawing,
+    seen: Bool[Array, "slots vocab"] | None,
+    filtered: bool,
 ) -> Float[Array, "slots vocab"]:
-    """The logits of the distribution tokens are drawn from: forbidden tokens out, tempered, then top-k, then top-p.
+    """The logits of the distribution tokens are drawn from: penalized, tempered, then top-k, then top-p.
 
-    A row of temperature 0 is left untempered; `draw` takes its likeliest token.
+    Args:
+      logits: the model's, -inf for forbidden tokens.
+      drawing: the settings of every slot. A temperature of 0 tempers nothing; `draw` then takes the
+        likeliest token.
+      seen: tokens of the conversation, or None without a repetition penalty.
+      filtered: some slot uses top-p or top-k.
     """
-    logits = jnp.where(forbidden, -jnp.inf, logits.astype(jnp.float32))
-    logits = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
-    if top_k:
-        least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if top_p < 1:
+    if seen is not None:
+        penalty = drawing.repetition_penalty[:, None]
+        logits = jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
+    logits = logits / jnp.where(drawing.temperature > 0, drawing.temperature, 1.0)[:, None]
+    if filtered:
+        top_k, top_p = drawing.top_k[:, None], drawing.top_p[:, None]
         ordered = jnp.sort(logits, axis=-1, descending=True)
-        probability = jax.nn.softmax(ordered, axis=-1)
+        kept = jnp.arange(ordered.shape[-1]) < jnp.where(top_k > 0, top_k, ordered.shape[-1])
+        probability = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf), axis=-1)
         # A token stays while the likelier ones together have not reached top_p, so the first always stays.
-        kept = jnp.cumsum(probability, axis=-1) - probability < top_p
+        kept &= (jnp.cumsum(probability, axis=-1) - probability < top_p) | (top_p == 1)
         least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return logits

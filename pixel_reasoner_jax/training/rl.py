@@ -12,7 +12,7 @@ from data_pipeline.pipeline import query_batches
 from data_pipeline.records import read_description
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.rollout import Policy
+from pixel_reasoner_jax.rollout import Policy, SamplingSettings
 from pixel_reasoner_jax.training.grpo import judge
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import make_optimizer
@@ -55,6 +55,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             guidelines=this.settings.guidelines,
             slots=rollout.slots,
         )
+        sampling = SamplingSettings(rollout.temperature, later=SamplingSettings(rollout.later_temperature))
         forbidden = np.zeros(this.model.config.vocab_size, bool)
         forbidden[this.processor.forbidden_tokens] = True
         trainer = Trainer(
@@ -76,8 +77,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                         some,
                         samples=rollout.samples,
                         seed=_episode_seed(config.seed, episode),
-                        temperature=rollout.temperature,
-                        later_temperature=rollout.later_temperature,
+                        sampling=sampling,
                     )
                 with this.phase("reward"):
                     judged = judge(groups, pool, config.curiosity, grpo.normalize_std)

@@ -4,17 +4,16 @@ A random model hardly ever writes a call. `eager` makes it end turns often and r
 first two turns; tokens, log-probabilities, operations and the cache stay the real ones.
 """
 
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
 
 from pixel_reasoner_jax.operations import Call, CropImage, OperationError, Registry, Result, default_registry
-from pixel_reasoner_jax.rollout import EpisodeEnd, Limits, OperationRun, Policy, TurnText
+from pixel_reasoner_jax.rollout import EpisodeEnd, Limits, OperationRun, Policy, SamplingSettings, TurnText
 from pixel_reasoner_jax.rollout.episode import Episode, Prompt
-from pixel_reasoner_jax.rollout.sampling import sampling_logits
 from pixel_reasoner_jax.trajectory import Ended, Source
 
 
@@ -23,6 +22,9 @@ def right(text: str) -> Call:
     rng = np.random.default_rng(len(text))
     x, y, w, h = rng.uniform(0.0, 0.5, 2).tolist() + rng.uniform(0.1, 0.45, 2).tolist()
     return Call("crop_image_normalized", {"bbox_2d": [x, y, x + w, y + h], "target_image": 1})
+
+
+LATER_COOLER = SamplingSettings(1.0, later=SamplingSettings(0.9))
 
 
 class Eager(Registry):
@@ -55,9 +57,11 @@ def full_logprobs(policy, trajectory):
     logits = nnx.merge(policy.graphdef, policy.params)(batch)[0]
     forbidden = np.zeros(logits.shape[-1], bool)
     forbidden[policy.processor.forbidden_tokens] = True
-    logits = sampling_logits(logits[:-1], trajectory.temperatures[1:], forbidden, 1.0, 0)
-    logprobs = np.asarray(jax.nn.log_softmax(logits, -1))
-    return logprobs[np.arange(len(logprobs)), trajectory.tokens[1:]]
+    logits = jnp.where(forbidden, -jnp.inf, logits[:-1])
+    tempered = np.asarray(jax.nn.log_softmax(logits / trajectory.temperatures[1:, None], -1))
+    untempered = np.asarray(jax.nn.log_softmax(logits, -1))
+    where = np.arange(len(tempered)), trajectory.tokens[1:]
+    return tempered[where], untempered[where]
 
 
 def executed(trajectory) -> int:
@@ -66,16 +70,17 @@ def executed(trajectory) -> int:
 
 
 def test_one_forward_reproduces_the_sampled_logprobs(eager, queries):
-    groups = eager.rollout(queries[:3], samples=4, seed=3, temperature=1.0, later_temperature=0.9)
+    groups = eager.rollout(queries[:3], samples=4, seed=3, sampling=LATER_COOLER)
     trajectories = [trajectory for group in groups for trajectory in group]
     assert max(map(executed, trajectories)) == 2 and any(len(trajectory.media) > 1 for trajectory in trajectories)
     assert len({media.grid for trajectory in trajectories for media in trajectory.media}) > 2
     for trajectory in trajectories:
         sampled = trajectory.source[1:] == Source.SAMPLED
         np.testing.assert_array_equal(trajectory.train, trajectory.source == Source.SAMPLED)
-        expected = full_logprobs(eager, trajectory)
+        expected, untempered = full_logprobs(eager, trajectory)
         np.testing.assert_allclose(trajectory.logprobs[1:][sampled], expected[sampled], atol=1e-4)
-        assert not trajectory.logprobs[1:][~sampled].any()
+        np.testing.assert_allclose(trajectory.policy_logprobs[1:][sampled], untempered[sampled], atol=1e-4)
+        assert not trajectory.logprobs[1:][~sampled].any() and not trajectory.policy_logprobs[1:][~sampled].any()
         later = [t for t, s in zip(trajectory.temperatures, trajectory.source, strict=True) if s == Source.SAMPLED]
         assert later[0] == 1.0 and (executed(trajectory) == 0 or later[-1] == np.float32(0.9))
 
@@ -179,7 +184,8 @@ def test_videos_and_text_only(world):
     trajectory = policy.rollout([video], samples=2, seed=0)[0][1]
     assert trajectory.media[0].kind == "video" and "select_frames" in trajectory.messages[0]["content"][0]["text"]
     sampled = trajectory.source[1:] == Source.SAMPLED
-    np.testing.assert_allclose(trajectory.logprobs[1:][sampled], full_logprobs(policy, trajectory)[sampled], atol=1e-4)
+    expected, _ = full_logprobs(policy, trajectory)
+    np.testing.assert_allclose(trajectory.logprobs[1:][sampled], expected[sampled], atol=1e-4)
     plain = Policy(model, processor, limits=Limits(2, 40), slots=4, text_only=True)
     text = plain.rollout([{"id": "t", "question": "1 + 1?", "answer": "2"}], samples=1)[0][0]
     assert text.messages[0]["content"][0]["text"] == "You are a helpful assistant." and not text.media
@@ -210,10 +216,12 @@ def test_an_image_that_the_processor_refuses_is_an_error_to_the_model(world, que
 
     registry = Registry([Sliver()])
     processor = world[1]
-    episode = Episode(Prompt.build(queries[0], processor, registry), 0, processor, registry, Limits())
-    record, message, images = episode._run(right(""))
-    assert "more than 200 times" in record.error and not images
-    assert record.error in message["content"][0]["text"]
-    registry = episode._registry = default_registry()
-    record, _, images = episode._run(right(""))  # the refused image has taken no number
-    assert record.succeeded and len(images) == 1 and len(episode._state.images) == 2
+    episode = Episode(
+        Prompt.build(queries[0], processor, registry), 0, processor, registry, Limits(), SamplingSettings()
+    )
+    refused = episode.execute(right(""))
+    assert "more than 200 times" in refused.record.error and not refused.images
+    assert refused.record.error in refused.message["content"][0]["text"]
+    episode._registry = default_registry()
+    accepted = episode.execute(right(""))  # the refused image has taken no number
+    assert accepted.record.succeeded and len(accepted.images) == 1 and len(accepted.state.images) == 2

@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings, draw, sample_keys, sampling_logits
+from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, draw, sample_keys, sampling_logits
 
 VOCABULARY = 97
 
@@ -33,7 +33,9 @@ def test_distribution_equals_transformers(temperature, top_k, top_p):
         expected = TopKLogitsWarper(top_k)(None, expected)
     if top_p < 1:
         expected = TopPLogitsWarper(top_p)(None, expected)
-    actual = sampling_logits(raw, np.full(len(raw), temperature, np.float32), forbidden, top_p, top_k)
+    settings = SamplingSettings(temperature, top_p, top_k)
+    masked = np.where(forbidden, -np.inf, raw)
+    actual = sampling_logits(masked, Drawing.of([settings] * len(raw), [1] * len(raw)), None, settings.filtered)
     np.testing.assert_allclose(
         jax.nn.softmax(actual, axis=-1), torch.softmax(expected, dim=-1).numpy(), rtol=1e-5, atol=1e-7
     )
@@ -41,11 +43,9 @@ def test_distribution_equals_transformers(temperature, top_k, top_p):
 
 def test_draws_follow_the_distribution():
     """Frequencies of 40,000 draws lie within five standard errors of the probabilities."""
-    raw = jnp.broadcast_to(jnp.asarray(logits(1)[:, :8]), (40_000, 8))
-    forbidden = np.zeros(8, bool)
-    forbidden[2] = True
+    raw = jnp.broadcast_to(jnp.asarray(logits(1)[:, :8]), (40_000, 8)).at[:, 2].set(-jnp.inf)
     temperature = np.full(len(raw), 0.8, np.float32)
-    tempered = sampling_logits(raw, temperature, forbidden, 1.0, 0)
+    tempered = sampling_logits(raw, Drawing.of([SamplingSettings(0.8)] * len(raw), [1] * len(raw)), None, False)
     keys = sample_keys(0, ["q"] * len(raw), np.arange(len(raw)))
     tokens, logprobs = draw(tempered, keys, jnp.zeros(len(raw), jnp.int32), temperature)
     probability = np.asarray(jax.nn.softmax(tempered[0]))
@@ -57,12 +57,12 @@ def test_draws_follow_the_distribution():
 
 def test_temperature_zero_is_greedy_among_the_allowed():
     raw = logits()
-    forbidden = np.zeros(VOCABULARY, bool)
-    forbidden[raw[0].argmax()] = True
-    zero = np.zeros(len(raw), np.float32)
+    raw[:, raw[0].argmax()] = -np.inf
+    drawing = Drawing.of([SamplingSettings(0.0)] * len(raw), [1] * len(raw))
     keys = sample_keys(0, ["q"] * len(raw), np.arange(len(raw)))
-    tokens, _ = draw(sampling_logits(raw, zero, forbidden, 1.0, 0), keys, jnp.zeros(len(raw), jnp.int32), zero)
-    np.testing.assert_array_equal(tokens, np.where(forbidden, -np.inf, raw).argmax(-1))
+    index = jnp.zeros(len(raw), jnp.int32)
+    tokens, _ = draw(sampling_logits(raw, drawing, None, False), keys, index, drawing.temperature)
+    np.testing.assert_array_equal(tokens, raw.argmax(-1))
 
 
 def test_a_draw_depends_on_its_key_alone():
@@ -87,7 +87,12 @@ def test_a_draw_depends_on_its_key_alone():
     [
         {"temperature": -1.0},
         {"temperature": float("nan")},
-        {"later_temperature": -0.1},
+        {"repetition_penalty": 0.0},
+        {"max_turn_tokens": 0},
+        {"stop_strings": "end"},
+        {"stop_strings": ("",)},
+        {"later": SamplingSettings(later=SamplingSettings())},
+        {"stop_strings": ("a",), "later": SamplingSettings(stop_strings=("b",))},
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_k": -1},

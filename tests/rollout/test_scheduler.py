@@ -1,0 +1,326 @@
+"""Continuous batching: the same answer in any company, nothing done twice, nothing compiled after warm-up."""
+
+import itertools
+import threading
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+from PIL import Image
+
+from pixel_reasoner_jax.operations import Call, CropImage, Registry
+from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
+from pixel_reasoner_jax.rollout.shapes import Shapes
+from pixel_reasoner_jax.trajectory import Ended, Source
+
+
+class Zooming(Registry):
+    """Reads a crop, of a place and size that depend on the text, into every turn."""
+
+    def __init__(self, operations=None):
+        super().__init__(operations or [CropImage(0.0)])
+
+    def parse(self, text):
+        rng = np.random.default_rng(sum(text.encode()))
+        x, y, w, h = rng.uniform(0.0, 0.5, 2).tolist() + rng.uniform(0.2, 0.45, 2).tolist()
+        return Call("crop_image_normalized", {"bbox_2d": [x, y, x + w, y + h], "target_image": 1})
+
+
+TURNS = SamplingSettings(max_turn_tokens=6, later=SamplingSettings(0.9))
+"""Turns of six tokens at most, so that every response has all of its operations."""
+
+
+def zooming(world, **options):
+    limits = Limits(max_operations=2, max_response_tokens=120, max_length=256)
+    return Policy(*world, **{"registry": Zooming(), "limits": limits, "slots": 8, "decode_steps": 4, **options})
+
+
+def assert_same(group, other, exactly=True):
+    for a, b in zip(group, other, strict=True):
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+        for name in ("logprobs", "policy_logprobs"):
+            first, second = getattr(a, name), getattr(b, name)
+            np.testing.assert_allclose(first, second, atol=0 if exactly else 1e-4, rtol=0)
+
+
+def test_a_response_is_the_same_to_the_bit_in_any_company(world, queries):
+    policy = zooming(world)
+    together = policy.rollout(queries, samples=4, seed=5, sampling=TURNS)
+    assert all(len(t.operations) == 3 and len(t.media) == 3 for group in together for t in group)
+    assert_same(together[2][:2], policy.rollout(queries[2:3], samples=2, seed=5, sampling=TURNS)[0])
+    backwards = policy.rollout(queries[::-1], samples=4, seed=5, sampling=TURNS)[::-1]
+    more = zooming(world, decode_steps=32).rollout(queries, samples=5, seed=5, sampling=TURNS)
+    for group, other, larger in zip(together, backwards, more, strict=True):
+        assert_same(group, other)
+        assert_same(group, larger[:4])
+    for slots in (1, 3, 16):
+        others = zooming(world, slots=slots).rollout(queries[:2], samples=4, seed=5, sampling=TURNS)
+        for group, other in zip(together, others, strict=False):
+            assert_same(group, other, exactly=False)
+
+
+def test_every_token_is_prefilled_once_and_every_image_encoded_once(world, queries):
+    policy = zooming(world)
+    groups = policy.rollout(queries[:3], samples=6, seed=1, sampling=TURNS)
+    counters = policy.counters
+    prompts = [int((group[0].source == Source.PROMPT).sum()) for group in groups]
+    observed = [int((t.source == Source.OBSERVATION).sum()) for group in groups for t in group]
+    assert counters.prefilled == sum(prompts) + sum(observed)
+    assert counters.sampled == sum(int(t.train.sum()) for group in groups for t in group)
+    distinct = {media.key for group in groups for t in group for media in t.media}
+    assert counters.encoded == len(distinct) > 12
+    policy.rollout(queries[:3], samples=6, seed=1, sampling=TURNS)
+    assert counters.encoded == len(distinct)  # the table knows them still
+    policy.params = jax.tree.map(lambda leaf: leaf * 1.01, policy.params)
+    policy.rollout(queries[:1], samples=1, seed=1, sampling=TURNS)
+    assert counters.encoded > len(distinct)  # a new policy sees them anew
+
+
+def test_nothing_is_compiled_after_warmup(world):
+    """300 queries with images from 56x56 to 2000x3000, and crops of any size."""
+    compiled = []
+    policy = zooming(world, limits=Limits(max_operations=2, max_response_tokens=120, max_length=600))
+    policy.warmup(sampling=TURNS)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    rng = np.random.default_rng(0)
+
+    def endless():
+        for number in range(300):
+            count = int(rng.choice([0, 1, 1, 1, 2]))
+            sizes = [np.exp(rng.uniform(np.log(56), np.log([2000, 3000]))).astype(int).tolist() for _ in range(count)]
+            sizes = [(3000, 2000)] if number == 7 else [(56, 56)] if number == 8 else sizes
+            images = [Image.new("RGB", size, tuple(rng.integers(0, 255, 3).tolist())) for size in sizes]
+            yield {"id": number, "question": "Which? " * int(rng.integers(1, 60)), "answer": "1", "images": images}
+
+    try:
+        seen = {number for number, _ in policy.stream(endless(), samples=2, sampling=TURNS)}
+        assert seen == set(range(300)) and not compiled
+        jax.jit(lambda x: x * 3 + 7)(np.ones(11))
+        assert compiled  # the listener does hear of compilations
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_a_slow_operation_holds_up_nobody(world, queries):
+    """One response waits for its crop until all others are over."""
+    released = threading.Event()
+
+    class Waiting(CropImage):
+        def run(self, arguments, state):
+            if arguments["bbox_2d"][0] < 0:
+                assert released.wait(60)
+            return super().run({**arguments, "bbox_2d": [0.1, 0.1, 0.6, 0.6]}, state)
+
+    class First(Zooming):
+        parsed = itertools.count()
+
+        def parse(self, text):
+            x = -1.0 if next(self.parsed) == 0 else 0.5
+            return Call("crop_image_normalized", {"bbox_2d": [x, 0, 1, 1], "target_image": 1})
+
+    policy = zooming(world, registry=First([Waiting(0.0)]), limits=Limits(1, 60), slots=3)
+    order = []
+    for number, trajectory in policy.stream(queries, samples=2, sampling=TURNS):
+        order.append((number, trajectory.sample))
+        if len(order) == 11:
+            released.set()
+    assert sorted(order) == [(number, sample) for number in range(6) for sample in range(2)]
+    assert trajectory.operations[0].succeeded and len(trajectory.media) == 2
+
+
+def test_an_operation_that_takes_too_long_has_failed(world, queries):
+    over = threading.Event()
+
+    class Stuck(CropImage):
+        def run(self, arguments, state):
+            over.wait(60)
+            return super().run(arguments, state)
+
+    policy = zooming(world, registry=Zooming([Stuck(0.0)]), limits=Limits(1, 60), operation_seconds=0.2)
+    [[trajectory]] = policy.rollout(queries[:1], sampling=TURNS)
+    over.set()
+    assert trajectory.operations[0].error == "the operation took more than 0.2 seconds"
+    assert "took more than" in trajectory.messages[3]["content"][0]["text"] and len(trajectory.media) == 1
+
+
+def test_cancelled_queries_free_their_slots(world, queries):
+    policy = zooming(world, slots=4)
+    stream = policy.stream(iter(queries), samples=4, seed=5, sampling=TURNS)
+    first, trajectory = next(stream)
+    for query in queries[1:4]:
+        stream.cancel(query["id"])
+    rest = [(first, trajectory), *stream]
+    assert sorted({number for number, _ in rest}) == [0, 4, 5] and len(rest) == 12
+    alone = policy.rollout(queries[5:], samples=4, seed=5, sampling=TURNS)[0]
+    assert_same(sorted((t for number, t in rest if number == 5), key=lambda t: t.sample), alone)
+
+    with policy.stream(queries, samples=4, sampling=TURNS) as stream:
+        next(stream)
+    assert list(stream) == [] and not stream._rows and stream._device is None
+
+
+def test_an_unreadable_image_ends_the_stream_with_its_name(world, queries, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    broken = {**queries[1], "images": [str(tmp_path / "broken.png")]}
+    policy = zooming(world)
+    stream = policy.stream([queries[0], broken, *queries[2:]], samples=2, sampling=TURNS)
+    with pytest.raises(MediaError, match=r"broken\.png"):
+        list(stream)
+    assert list(stream) == [] and not stream._rows
+    policy.rollout(queries[:1], sampling=TURNS)  # the policy itself is as good as before
+
+
+def test_slots_grow_for_longer_queries(world, queries):
+    long = {**queries[1], "question": "Which digit is in the box? " * 50}
+    policy = zooming(world, limits=Limits(max_operations=1, max_response_tokens=40), slots=4)
+    groups = policy.rollout([queries[0], long, queries[2]], samples=3, seed=2, sampling=TURNS)
+    assert len(groups[1][0].tokens) > 256 and {t.ended for group in groups for t in group} == {Ended.OPERATIONS}
+    for query, group in zip([queries[0], long, queries[2]], groups, strict=True):
+        fresh = zooming(world, limits=policy.limits, slots=4)
+        assert_same(group, fresh.rollout([query], samples=3, seed=2, sampling=TURNS)[0])
+
+
+def test_a_long_prompt_is_prefilled_in_chunks(world, queries):
+    """Longer than a chunk, so that images lie on both sides of the cut and on it."""
+    image = queries[0]["images"][0]
+    long = {**queries[0], "question": "Which digit? " * 20, "images": [image] + [image.resize((300, 200))] * 30}
+    policy = zooming(world, limits=Limits(max_operations=1, max_response_tokens=60))
+    [group] = policy.rollout([long], samples=2, seed=2, sampling=TURNS)
+    for trajectory in group:
+        assert (trajectory.source == Source.PROMPT).sum() > 512
+        batch = world[1].batch([(trajectory.tokens, trajectory.media)])
+        logits = np.array(nnx.merge(policy.graphdef, policy.params)(batch)[0])
+        logits[:, world[1].forbidden_tokens] = -np.inf
+        where = np.flatnonzero(trajectory.source == Source.SAMPLED)
+        expected = np.asarray(jax.nn.log_softmax(logits, -1))[where - 1, trajectory.tokens[where]]
+        np.testing.assert_allclose(trajectory.policy_logprobs[where], expected, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def oracle(world, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("oracle")
+    model, processor = world
+    model.save_pretrained(directory)
+    return transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+
+
+def torch_greedy(oracle, processor, trajectory, **options):
+    """What transformers generates greedily from the trajectory's prompt."""
+    prompt = trajectory.tokens[trajectory.source == Source.PROMPT]
+    kinds = np.isin(prompt, processor.placeholder_tokens).astype(int)
+    inputs = dict(
+        input_ids=torch.tensor(prompt[None], dtype=torch.long),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        mm_token_type_ids=torch.tensor(kinds[None]),
+        pixel_values=torch.tensor(trajectory.media[0].patches),
+        image_grid_thw=torch.tensor([trajectory.media[0].grid]),
+    )
+    settings = transformers.GenerationConfig(
+        max_new_tokens=30,
+        do_sample=False,
+        eos_token_id=list(processor.stop_tokens),
+        pad_token_id=processor.endoftext,
+        suppress_tokens=processor.forbidden_tokens.tolist() + options.pop("forbidden", []),
+        **options,
+    )
+    with torch.no_grad():
+        output = oracle.generate(**inputs, generation_config=settings, tokenizer=processor.tokenizer)
+    return output[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3, 0.8])
+def test_greedy_is_that_of_transformers(world, queries, oracle, penalty):
+    processor = world[1]
+    policy = Policy(*world, limits=Limits(0, max_response_tokens=30), slots=4, decode_steps=7)
+    settings = SamplingSettings(0.0, repetition_penalty=penalty, forbidden_tokens=(100, 200))
+    for [trajectory] in policy.rollout(queries[:3], sampling=settings):
+        written = trajectory.tokens[trajectory.source == Source.SAMPLED].tolist()
+        options = {} if penalty == 1.0 else {"repetition_penalty": penalty}
+        assert written == torch_greedy(oracle, processor, trajectory, forbidden=[100, 200], **options)
+
+
+def test_stop_strings_end_a_turn_where_transformers_ends_it(world, queries, oracle):
+    """Any piece of what would be written, token boundaries or not."""
+    processor = world[1]
+    free = Policy(*world, limits=Limits(0, max_response_tokens=30), slots=4, decode_steps=16)
+    forbidden = list(processor.stop_tokens)
+    settings = SamplingSettings(0.0, forbidden_tokens=forbidden)
+    [[trajectory]] = free.rollout(queries[:1], sampling=settings)
+    text = trajectory.response
+    cut = 0
+    for start, end in [(3, 6), (8, 9), (11, 17), (0, 2)]:
+        if "\ufffd" in text[start:end] or not text[start:end].strip():
+            continue
+        stop = text[start:end]
+        stopping = SamplingSettings(0.0, forbidden_tokens=forbidden, stop_strings=(stop,))
+        [[stopped]] = free.rollout(queries[:1], sampling=stopping)
+        written = stopped.tokens[stopped.source == Source.SAMPLED].tolist()
+        assert written == torch_greedy(oracle, processor, trajectory, forbidden=forbidden, stop_strings=[stop])
+        assert stop in stopped.response and stopped.ended == Ended.ANSWER
+        cut += 1
+    assert cut >= 2
+
+
+def test_a_turn_cut_by_a_stop_string_goes_on_as_if_it_had_ended_there(world, queries):
+    """What was sampled beyond it is forgotten: one forward over what is left gives the same log-probabilities."""
+    processor = world[1]
+    policy = zooming(world, decode_steps=16, limits=Limits(2, 200, max_length=400))
+    vowels = SamplingSettings(forbidden_tokens=processor.stop_tokens, stop_strings=("a", "e", "i", "o", "u"))
+    penalized = SamplingSettings(
+        repetition_penalty=1.2, forbidden_tokens=processor.stop_tokens, stop_strings=vowels.stop_strings
+    )
+    for settings in (vowels, penalized):
+        for trajectory in policy.rollout(queries[:2], samples=3, seed=3, sampling=settings)[1]:
+            assert sum(message["role"] == "user" for message in trajectory.messages) == 3
+            observation = trajectory.tokens[trajectory.source == Source.OBSERVATION]
+            assert observation[0] == processor.im_end  # the turn is closed for the model
+            batch = processor.batch([(trajectory.tokens, trajectory.media)])
+            logits = np.array(nnx.merge(policy.graphdef, policy.params)(batch)[0])
+            logits[:, np.concatenate([processor.forbidden_tokens, processor.stop_tokens])] = -np.inf
+            for index in np.flatnonzero(trajectory.source == Source.SAMPLED):
+                row = logits[index - 1].copy()
+                token = trajectory.tokens[index]
+                own = jax.nn.log_softmax(row)[token]
+                seen = np.unique(trajectory.tokens[:index])
+                penalty = settings.repetition_penalty
+                row[seen] = np.where(row[seen] < 0, row[seen] * penalty, row[seen] / penalty)
+                assert abs(trajectory.logprobs[index] - jax.nn.log_softmax(row)[token]) < 1e-4
+                assert abs(trajectory.policy_logprobs[index] - own) < 1e-4
+
+
+def test_declared_shapes_hold_whatever_the_budgets_allow(world):
+    processor = world[1]
+    shapes = Shapes.holding(12, 700, processor.geometry, processor.budgets)
+    assert (shapes.slots, shapes.length) == (12, 768) and shapes.widths[-1] == 512
+    assert shapes.forks == (1, 4, 12)
+    for tokens in range(1, 513):
+        assert shapes.width(tokens) in shapes.widths
+
+
+@pytest.mark.slow
+def test_memory_stays_where_it_was(world):
+    """Resident memory after 2,000 queries is that after 200, but for noise."""
+
+    def resident():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+    policy = zooming(world, limits=Limits(2, 120, max_length=600), slots=16)
+    policy.warmup(sampling=TURNS)
+    rng = np.random.default_rng(0)
+
+    def many():
+        for number in range(2000):
+            pixels = rng.integers(0, 255, (int(rng.integers(56, 900)), int(rng.integers(56, 900)), 3), np.uint8)
+            yield {"id": number, "question": "Which?", "answer": "1", "images": [Image.fromarray(pixels)]}
+
+    for done, _ in enumerate(policy.stream(many(), samples=2, sampling=TURNS), start=1):
+        if done == 400:
+            early = resident()
+    assert done == 4000 and resident() < early + 64
