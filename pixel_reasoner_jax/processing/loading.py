@@ -155,11 +155,13 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     image.load()
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel; PIL's own conversion would clip at 255
+    if image.mode.startswith("I"):  # PIL's own conversion would clip at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise MediaError(f"{name}: grey values beyond 16 bits are not supported")
-        image = Image.fromarray((values.astype(np.uint32) // 257).astype(np.uint8))
+        # Mode "I" does not tell how many bits the values had, as "I;16" does: small ones are those of 8 bits.
+        unit = 1 if image.mode == "I" and values.max() <= 0xFF else 257
+        image = Image.fromarray((values.astype(np.uint32) // unit).astype(np.uint8))
     if image.mode == "F":
         raise MediaError(f"{name}: floating-point pixels are not supported")
     if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
