@@ -12,7 +12,7 @@ from flax import nnx
 
 from pixel_reasoner_jax.buckets import bucket, bucketed_vision
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.processing import Media, Processor, Rendered
+from pixel_reasoner_jax.processing import Media, PictureStore, Processor, Rendered
 from pixel_reasoner_jax.rollout.engine import Engine, Slots
 from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits, Prompt
 from pixel_reasoner_jax.rollout.prompt import Query
@@ -57,6 +57,7 @@ class Policy:
         self.registry = None if text_only else (registry or default_registry())
         self.limits, self.guidelines = limits, guidelines
         self.slots, self.decode_steps = slots, decode_steps
+        self.store = PictureStore()
         self._engines: dict[tuple[float, int], Engine] = {}
 
     def rollout(
@@ -107,7 +108,7 @@ class Policy:
         on_event: Callable[[Event], None] | None,
     ) -> list[list[Trajectory]]:
         engine = self._engine(sampling)
-        prompts = [Prompt.build(query, self.processor, self.registry, self.guidelines) for query in queries]
+        prompts = [Prompt.build(query, self.processor, self.registry, self.guidelines, self.store) for query in queries]
         groups = [
             [Episode(prompt, i, self.processor, self.registry, self.limits, on_event) for i in range(samples)]
             for prompt in prompts
