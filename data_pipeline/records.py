@@ -24,6 +24,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from data_pipeline.synthesis import Draft
+from pixel_reasoner_jax.processing import Picture
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 SCHEMA = 1
@@ -244,9 +245,10 @@ class _MediaTable:
         self.entries: list[bytes | str] = []
         self._numbers: dict[bytes | str, int] = {}
 
-    def add(self, source: Image.Image | bytes | str | os.PathLike) -> int:
+    def add(self, source: Image.Image | Picture | bytes | str | os.PathLike) -> int:
         """The number of an image (encoded losslessly) or of a file (kept as bytes or as a path)."""
-        entry = _png(source) if isinstance(source, Image.Image) else source
+        image = source.load() if isinstance(source, Picture) else source
+        entry = _png(image) if isinstance(image, Image.Image) else image
         entry = entry if isinstance(entry, bytes) else os.fspath(entry)
         if entry not in self._numbers:
             self._numbers[entry] = len(self.entries)

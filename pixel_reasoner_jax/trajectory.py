@@ -64,7 +64,8 @@ class Trajectory:
       query_id: the query it answers; the samples of one query form a group.
       sample: index within the group.
       question: the question as asked; reference: the accepted answer or answers.
-      messages: the conversation in the Hugging Face message form; observations hold their images (PIL).
+      messages: the conversation in the Hugging Face message form; its images are pictures (`processing.Picture`) or
+        PIL images.
       tokens: int32 [tokens], ids exactly as rendered or sampled.
       source: int8 [tokens], a `Source` for each token.
       train: bool [tokens], whether the loss covers the token.

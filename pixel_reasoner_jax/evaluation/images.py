@@ -7,16 +7,15 @@ import io
 import math
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from pixel_reasoner_jax.processing import Media, MediaError, load_image
+from pixel_reasoner_jax.processing import Media, MediaError, Picture, load_image
 
 MIN_SIDE = 48  # a thumbnail is never reduced below this to fit its share of bytes
 
 
 def open_image(source: Any) -> Image.Image | None:
-    """An RGB image from a PIL image, a path or encoded bytes.
+    """An RGB image from a picture, a PIL image, a path or encoded bytes.
 
     Returns None where there are no pixels to show: a processed image (patches only), or a file that is gone or broken.
     A report is written after the work is done, so a missing picture must not lose it.
@@ -31,21 +30,24 @@ def open_image(source: Any) -> Image.Image | None:
 
 def size_of(source: Any | Media) -> tuple[int, int] | None:
     """(width, height) of an image or processed image, None where it cannot be known."""
-    if isinstance(source, Image.Image):
-        return source.size
-    if isinstance(source, Media):
+    if isinstance(source, Image.Image | Picture | Media):
         return source.size
     image = open_image(source)
     return image.size if image else None
 
 
 def pixels_seen(media: Media) -> list[Image.Image]:
-    """What the model saw of a processed image or video, one picture for each temporal patch."""
+    """What the model saw of a processed image or video, one image for each temporal patch.
+
+    Returns none where the file that the pixels are made from is gone; see `open_image`.
+    """
+    try:
+        pixels = media.pixels
+    except MediaError:
+        return []
     time, rows, columns = media.grid
     merge, side = media.merge_size, media.size[0] // columns
-    patches = np.asarray(media.pixels)[:, :, 0].reshape(
-        time, rows // merge, columns // merge, merge, merge, -1, side, side
-    )
+    patches = pixels[:, :, 0].reshape(time, rows // merge, columns // merge, merge, merge, -1, side, side)
     frames = patches.transpose(0, 1, 3, 6, 2, 4, 7, 5).reshape(time, rows * side, columns * side, -1)
     return [Image.fromarray(frame) for frame in frames]
 

@@ -88,8 +88,8 @@ class _View:
                     yield "</div>"
 
     def _scene(self, item: dict[str, Any], boxes: list[Mark]) -> str:
-        raw, media = open_image(item["image"]), self._media.get(id(item))
-        seen = pixels_seen(media)[0] if media is not None else None
+        raw = open_image(item["image"])
+        seen = next(iter(self._seen(item)), None)
         image = raw or seen
         if image is None:
             return '<p class="missing">The image is not available.</p>'
@@ -101,11 +101,11 @@ class _View:
         return out
 
     def _frames(self, item: dict[str, Any]) -> list[Image.Image]:
-        frames = [frame for frame in map(open_image, video_frames(item["video"])) if frame]
+        return [frame for frame in map(open_image, video_frames(item["video"])) if frame] or self._seen(item)
+
+    def _seen(self, item: dict[str, Any]) -> list[Image.Image]:
         media = self._media.get(id(item))
-        if not frames and media is not None:
-            frames = pixels_seen(media)
-        return frames
+        return [] if media is None else pixels_seen(media)
 
     def prompt(self, messages: list[dict[str, Any]]) -> Iterator[str]:
         if not messages:
@@ -146,9 +146,7 @@ class _View:
         if pictures:
             yield '<div class="strip">'
             for item in pictures:
-                image, media = open_image(item["image"]), self._media.get(id(item))
-                if image is None and media is not None:
-                    image = pixels_seen(media)[0]
+                image = open_image(item["image"]) or next(iter(self._seen(item)), None)
                 if image is None:
                     yield '<p class="missing">The image is not available.</p>'
                     continue

@@ -11,8 +11,14 @@ from typing import Any
 from PIL import Image
 
 from pixel_reasoner_jax.operations.calls import OperationError, json_type
+from pixel_reasoner_jax.processing import Picture
 
 Box = tuple[int, int, int, int]
+
+AnyImage = Picture | Image.Image
+"""What operations see and return. Rollouts show them a `Picture`: it has `size`, `width`, `height` and `crop(box)`, as
+a PIL image has, all of which cost no memory, and `load()`, which gives its pixels as a PIL image to be changed at will.
+A PIL image may be returned too; unlike a `Picture` it stays in memory for as long as its trajectory does."""
 
 
 @dataclasses.dataclass
@@ -27,15 +33,13 @@ class MediaState:
       selected: frames of the video have been selected.
     """
 
-    images: list[Image.Image]
-    frames: list[Image.Image]
+    images: list[AnyImage]
+    frames: list[AnyImage]
     query_images: int
     selected: bool = False
 
     @classmethod
-    def from_query(
-        cls, images: Sequence[Image.Image] = (), video_frames: Sequence[Image.Image] | None = None
-    ) -> MediaState:
+    def from_query(cls, images: Sequence[AnyImage] = (), video_frames: Sequence[AnyImage] | None = None) -> MediaState:
         """The state before the first turn; a query has images, or a video, or neither."""
         if images and video_frames:
             raise ValueError("a query has either images or a video, not both")
@@ -56,13 +60,13 @@ class Result:
     """What an operation returns.
 
     Attributes:
-      images: RGB, before resizing.
+      images: RGB, before resizing; pictures or PIL images.
       kind: "crop" or "frame", which names their budget of tokens.
       first_number: the number of the first of them.
       boxes: for crops, the pixel box (left, top, right, bottom) cut from the target image.
     """
 
-    images: list[Image.Image]
+    images: list[AnyImage]
     kind: str
     first_number: int
     boxes: tuple[Box, ...] = ()

@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
-
 from pixel_reasoner_jax.operations.base import (
+    AnyImage,
     Box,
     MediaState,
     Operation,
@@ -117,7 +116,7 @@ class CropImage(Operation):
             " crops in order."
         )
 
-    def _target(self, number: Any, state: MediaState) -> Image.Image:
+    def _target(self, number: Any, state: MediaState) -> AnyImage:
         numbered = state.images if self.release else state.selected
         if state.frames and not numbered:
             frames = state.frames
@@ -128,7 +127,7 @@ class CropImage(Operation):
         last = first + len(state.images) - 1
         return state.images[check_index("target_image", number, first, last, "images") - first]
 
-    def _box(self, corners: list[float], image: Image.Image) -> Box:
+    def _box(self, corners: list[float], image: AnyImage) -> Box:
         """The widened box, in whole pixels of the image."""
         x1, y1, x2, y2 = corners
         if x1 >= x2 or y1 >= y2:

@@ -1,10 +1,12 @@
 """Text and media to arrays, in numpy and PIL: loading, patches, window layout, M-RoPE positions, chat, batches."""
 
 from pixel_reasoner_jax.processing.chat import Rendered, SpecialTokens
+from pixel_reasoner_jax.processing.decoding import MediaError
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
 from pixel_reasoner_jax.processing.layout import media_patches, vision_layout
-from pixel_reasoner_jax.processing.loading import MediaError, Video, load_image, load_video
+from pixel_reasoner_jax.processing.loading import load_image, load_video
 from pixel_reasoner_jax.processing.media import Media
+from pixel_reasoner_jax.processing.pictures import Picture, PictureStore, Video
 from pixel_reasoner_jax.processing.positions import mrope_positions
 from pixel_reasoner_jax.processing.processor import Processor
 
@@ -13,6 +15,8 @@ __all__ = [
     "Geometry",
     "Media",
     "MediaError",
+    "Picture",
+    "PictureStore",
     "Processor",
     "Rendered",
     "SpecialTokens",

@@ -4,62 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from pixel_reasoner_jax.processing.geometry import Geometry
+from pixel_reasoner_jax.processing.pictures import Picture
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Media:
     """A processed image or video.
 
-    Pixels stay 8-bit until they are used: a query's image is kept once for all of its samples, at an eighth of the
-    size of its patches.
+    Pixels stay 8-bit until they are used, at an eighth of the size of the patches. Those of a `Picture` are made anew,
+    or found in its store, whenever they are asked for: a `Media` of pictures holds none.
 
     Attributes:
       kind: "image" or "video".
-      pixels: uint8 [t*h*w, channels, frames, patch*patch]; frames is 1 for an image (its patch repeats it) and the
-        temporal patch size for a video. Patches are in transformers' order: by frame, then by merge group.
+      source: its `pixels`, or a function that makes them.
       grid: (t, h, w), in patches.
       size: (width, height) in pixels after resizing.
       normalization: float32 [channels, 256], the value of every 8-bit level.
       merge_size: side of a merge group, in patches.
       temporal_patch_size: frames in a patch.
       second_per_grid: seconds between temporal grid frames of a video; 0 for an image.
+      key: the same for the same pixels from one processor; None where they did not come from pictures.
     """
 
     kind: str
-    pixels: np.ndarray = dataclasses.field(repr=False)
+    source: np.ndarray | Callable[[], np.ndarray] = dataclasses.field(repr=False)
     grid: tuple[int, int, int]
     size: tuple[int, int]
     normalization: np.ndarray = dataclasses.field(repr=False)
     merge_size: int = 2
     temporal_patch_size: int = 2
     second_per_grid: float = 0.0
+    key: str | None = None
 
-    @functools.cached_property
-    def key(self) -> bytes:
-        """What images of equal content share."""
-        digest = hashlib.blake2b(self.pixels.tobytes(), digest_size=16)
-        digest.update(repr((self.kind, self.grid)).encode())
-        return digest.digest()
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 [t*h*w, channels, frames, patch*patch]; not to be changed.
+
+        Frames is 1 for an image (its patch repeats it) and the temporal patch size for a video. Patches are in
+        transformers' order: by frame, then by merge group.
+
+        Raises:
+          MediaError: a picture had to be decoded again, and its file has changed or is gone.
+        """
+        return self.source() if callable(self.source) else self.source
 
     @property
     def tokens(self) -> int:
         """Tokens it takes in a sequence."""
-        return len(self.pixels) // self.merge_size**2
+        return math.prod(self.grid) // self.merge_size**2
 
     @property
     def patches(self) -> np.ndarray:
         """float32 [t*h*w, channels*temporal_patch*patch*patch], equal to transformers' `pixel_values`."""
-        count, channels, _, area = self.pixels.shape
+        pixels = self.pixels
+        count, channels, _, area = pixels.shape
         patches = np.empty((count, channels, self.temporal_patch_size, area), np.float32)
         for channel in range(channels):
-            patches[:, channel] = self.normalization[channel][self.pixels[:, channel]]
+            patches[:, channel] = self.normalization[channel][pixels[:, channel]]
         return patches.reshape(count, -1)
 
 
@@ -69,43 +77,64 @@ def normalization_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarr
     return (levels - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]
 
 
-def process_image(image: Image.Image, size: tuple[int, int], geometry: Geometry, normalization: np.ndarray) -> Media:
-    """Resizes (bicubic) and cuts an RGB image into patches.
+def process_image(
+    image: Image.Image | Picture, size: tuple[int, int], geometry: Geometry, normalization: np.ndarray
+) -> Media:
+    """Resizes (bicubic) and cuts an image into patches; a picture only when its pixels are asked for.
 
     Args:
-      image: RGB.
+      image: RGB, or a picture.
       size: (width, height) to resize to, multiples of a token's side.
     """
-    pixels = _patchify(_resize(image, size)[None, None], geometry)
-    return _media("image", pixels, 1, size, geometry, normalization)
+
+    def pixels() -> np.ndarray:
+        return _patchify(_resize(image, size)[None, None], geometry)
+
+    return _media("image", [image], pixels, 1, size, geometry, normalization)
 
 
 def process_video(
-    frames: Sequence[Image.Image], fps: float, size: tuple[int, int], geometry: Geometry, normalization: np.ndarray
+    frames: Sequence[Image.Image] | Sequence[Picture],
+    fps: float,
+    size: tuple[int, int],
+    geometry: Geometry,
+    normalization: np.ndarray,
 ) -> Media:
-    """Resizes and cuts RGB frames into patches; the last one is repeated to fill the last temporal patch.
+    """Resizes and cuts frames into patches, as `process_image` does; the last one is repeated to fill the last patch.
 
     Args:
-      frames: RGB, at least one.
+      frames: RGB, at least one; or pictures.
       fps: sampled frames in a second of video.
       size: (width, height) to resize to, multiples of a token's side.
     """
     span = geometry.temporal_patch_size
-    resized = [_resize(frame, size) for frame in frames]
-    resized += resized[-1:] * (-len(resized) % span)
-    video = np.stack(resized).reshape(-1, span, *resized[0].shape)
-    return _media("video", _patchify(video, geometry), len(video), size, geometry, normalization, span / fps)
+
+    def pixels() -> np.ndarray:
+        resized = [_resize(frame, size) for frame in frames]
+        resized += resized[-1:] * (-len(resized) % span)
+        return _patchify(np.stack(resized).reshape(-1, span, *resized[0].shape), geometry)
+
+    return _media("video", frames, pixels, -(-len(frames) // span), size, geometry, normalization, span / fps)
 
 
-def _media(kind, pixels, frames, size, geometry, normalization, second_per_grid=0.0) -> Media:
+def _media(kind, images, pixels, count, size, geometry, normalization, second_per_grid=0.0) -> Media:
     width, height = size
-    grid = (frames, height // geometry.patch_size, width // geometry.patch_size)
-    return Media(
-        kind, pixels, grid, size, normalization, geometry.merge_size, geometry.temporal_patch_size, second_per_grid
-    )
+    key = None
+    if isinstance(images[0], Picture):
+        key = f"{kind} {width}x{height} {' '.join(image.key for image in images)}"
+        if all(image.whole for image in images):  # a query's own are used again for every update; crops seldom are
+            store = images[0].original.store
+            pixels = functools.partial(store.remember, (key, geometry), images, pixels)
+    else:
+        pixels = pixels()
+    grid = (count, height // geometry.patch_size, width // geometry.patch_size)
+    merge, span = geometry.merge_size, geometry.temporal_patch_size
+    return Media(kind, pixels, grid, size, normalization, merge, span, second_per_grid, key)
 
 
-def _resize(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+def _resize(image: Image.Image | Picture, size: tuple[int, int]) -> np.ndarray:
+    if isinstance(image, Picture):
+        image = image.load()
     return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
 
 

@@ -14,10 +14,12 @@ import transformers
 from PIL import Image
 
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
+from pixel_reasoner_jax.processing.decoding import MediaError, describe
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
 from pixel_reasoner_jax.processing.layout import vision_layout
-from pixel_reasoner_jax.processing.loading import ImageSource, MediaError, Video, describe, load_image, load_video
+from pixel_reasoner_jax.processing.loading import ImageSource, load_image, load_video
 from pixel_reasoner_jax.processing.media import Media, normalization_table, process_image, process_video
+from pixel_reasoner_jax.processing.pictures import Picture, Video
 from pixel_reasoner_jax.processing.positions import mrope_positions
 
 Conversation = Sequence[Message]
@@ -114,7 +116,7 @@ class Processor:
         return smart_resize(size, self.budgets.of(kind), self.geometry.token_size)
 
     def load_image(self, source: ImageSource) -> Image.Image:
-        """Reads an image as RGB from a path, bytes or a PIL image; see `loading.load_image`."""
+        """Reads an image as RGB; see `loading.load_image`."""
         return load_image(source)
 
     def load_video(self, source: Any, fps: float | None = None) -> Video:
@@ -125,7 +127,8 @@ class Processor:
         """Loads, resizes and cuts an image; a processed one is returned as it is.
 
         Args:
-          source: a path, bytes, a PIL image or a `Media`.
+          source: a path, bytes, a PIL image, a `Media`, or a `Picture`, which is processed only when its pixels are
+            asked for.
           kind: "image", "crop" or "frame": which budget of tokens.
 
         Raises:
@@ -133,7 +136,7 @@ class Processor:
         """
         if isinstance(source, Media):
             return source
-        image = load_image(source)
+        image = source if isinstance(source, Picture) else load_image(source)
         size = self._size_of(image, kind, source)
         return process_image(image, size, self.geometry, self._normalization)
 
@@ -141,13 +144,14 @@ class Processor:
         """Samples, resizes and cuts a video; a processed one is returned as it is.
 
         Args:
-          source: a file, its bytes, a list of frames, a loaded `Video` or a `Media`.
+          source: a file, its bytes, a list of frames, a loaded `Video` (one of pictures is processed only when its
+            pixels are asked for) or a `Media`.
           fps: for a list, how many of its frames make a second.
         """
         if isinstance(source, Media):
             return source
         video = self.load_video(source, fps)
-        size = self._size_of(video.frames[0], "video", source)
+        size = self._size_of(video.frames[0], "video", video.frames[0] if video is source else source)
         return process_video(video.frames, video.fps, size, self.geometry, self._normalization)
 
     def render(self, messages: Conversation, *, start: int = 0, generation_prompt: bool = False) -> Rendered:
@@ -261,7 +265,7 @@ class Processor:
             raise ValueError(f"{place}: a processed {media.kind} is given as {kind}")
         return media
 
-    def _size_of(self, image: Image.Image, kind: str, source: Any) -> tuple[int, int]:
+    def _size_of(self, image: Image.Image | Picture, kind: str, source: Any) -> tuple[int, int]:
         budget = self.budgets.of(kind)
         try:
             return smart_resize(image.size, budget, self.geometry.token_size)

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, Result, error_text, tools_section
-from pixel_reasoner_jax.processing import Processor, Rendered
+from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
 from pixel_reasoner_jax.rollout.prompt import Query, query_messages
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
@@ -36,7 +35,7 @@ class OperationRun:
     sample: int
     turn: int
     record: OperationRecord
-    images: list[Image.Image]
+    images: list[Picture]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +74,9 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A query, loaded and rendered once, whatever the number of its samples.
+    """A query, opened and rendered once, whatever the number of its samples.
 
-    `positions` is int32 [3, tokens]; `next_position` is where the response goes on.
+    `positions` is int32 [3, tokens]; `next_position` is where the response goes on; `store` keeps the pixels.
     """
 
     query: Query
@@ -86,25 +85,38 @@ class Prompt:
     rendered: Rendered
     positions: np.ndarray
     next_position: int
+    store: PictureStore
 
     @property
     def id(self) -> str:
         """The query's."""
         return str(self.query["id"])
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The query's images and frames."""
+        return [*self.state.images, *self.state.frames]
+
     @classmethod
     def build(
-        cls, query: Query, processor: Processor, registry: Registry | None, guidelines: str | None = None
+        cls,
+        query: Query,
+        processor: Processor,
+        registry: Registry | None,
+        guidelines: str | None,
+        store: PictureStore,
     ) -> Prompt:
-        """Loads the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
-        images = [processor.load_image(image) for image in query.get("images") or ()]
-        video = processor.load_video(query["video"]) if query.get("video") is not None else None
+        """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
+        images = [store.open(image) for image in query.get("images") or ()]
+        video = None
+        if query.get("video") is not None:
+            video = store.open_video(query["video"], processor.budgets.video_frames)
         state = MediaState.from_query(images=images, video_frames=video.frames if video else None)
         tools = None if registry is None else tools_section(registry.signatures(state))
         messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
         rendered = processor.render(messages, generation_prompt=True)
         positions, next_position = processor.positions(rendered.tokens, rendered.media)
-        return cls(query, messages, state, rendered, positions, next_position)
+        return cls(query, messages, state, rendered, positions, next_position, store)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +134,7 @@ class Observation:
     record: OperationRecord
     message: dict[str, Any]
     rendered: Rendered
-    images: list[Image.Image]
+    images: list[Picture]
     state: MediaState
 
 
@@ -244,13 +256,14 @@ class Episode:
             if isinstance(call, OperationError):
                 raise call
             result = self._registry.execute(call, state)
-            sizes = self._sizes(result)
+            images, sizes = self._opened(result)
         except OperationError as error:
             return self.failure(call, str(error))
+        state.images[len(state.images) - len(images) :] = images
         content = [{"type": "text", "text": self._registry.observation_text(call, result, sizes)}]
-        content += [{"type": "image", "image": image, "kind": result.kind} for image in result.images]
+        content += [{"type": "image", "image": image, "kind": result.kind} for image in images]
         record = OperationRecord(self.turn, name, arguments, boxes=tuple(result.boxes), sizes=sizes)
-        return self._observation(record, content, list(result.images), state)
+        return self._observation(record, content, images, state)
 
     def failure(self, call: Call | OperationError, error: str) -> Observation:
         """What the model is shown when its call has failed."""
@@ -322,10 +335,11 @@ class Episode:
         message = {"role": "user", "content": content}
         return Observation(record, message, self._processor.render_continuation(message, self._closed), images, state)
 
-    def _sizes(self, result: Result) -> tuple[tuple[int, int], ...]:
-        """Sizes after resizing; an image that the processor refuses is the operation's error, whoever wrote it."""
+    def _opened(self, result: Result) -> tuple[list[Picture], tuple[tuple[int, int], ...]]:
+        """Pictures of a result and their sizes after resizing; a refused image is the operation's error."""
         try:
-            return tuple(self._processor.resized(image.size, result.kind) for image in result.images)
+            images = [self.prompt.store.open(image) for image in result.images]
+            return images, tuple(self._processor.resized(image.size, result.kind) for image in images)
         except ValueError as error:
             raise OperationError(str(error)) from error
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
 from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
 from pixel_reasoner_jax.rollout.episode import Event, Limits
@@ -38,6 +38,7 @@ class Policy:
       cache_dtype: of the KV cache, "float32" or "bfloat16"; None: as the model computes.
       workers: threads that load queries, and as many that execute operations.
       operation_seconds: an operation that takes longer has failed.
+      image_bytes: the most that decoded images take in the host's memory; what does not fit is decoded again.
 
     `params` holds the parameters in use: assign a trained tree and the next rollout uses it, nothing is copied.
     `counters` adds up what rollouts have done.
@@ -57,6 +58,7 @@ class Policy:
         cache_dtype: str | None = None,
         workers: int = 4,
         operation_seconds: float = 60.0,
+        image_bytes: int = 2**31,
     ):
         self.graphdef, self._params = nnx.split(model)
         self.version = 0
@@ -66,6 +68,7 @@ class Policy:
         self.limits, self.guidelines = limits, guidelines
         self.slots, self.decode_steps, self.cache_dtype = slots, decode_steps, cache_dtype
         self.workers, self.operation_seconds = workers, operation_seconds
+        self.store = PictureStore(image_bytes)
         self.counters = Counters()
         self._shapes: Shapes | None = None
         self._table: tuple[int, EmbeddingTable] | None = None

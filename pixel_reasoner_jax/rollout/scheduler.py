@@ -177,6 +177,9 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
     def cancel(self, query_id: str) -> None:
         """Drops a query wherever it is: its slots are free at once, and none of its trajectories comes any more."""
         self._cancelled.add(query_id)
+        prompts = [group.prompt for group in self._groups] + [row.episode.prompt for row in self._rows.values()]
+        for picture in {picture for prompt in prompts if prompt.id == query_id for picture in prompt.pictures}:
+            self._policy.store.forget(picture)
         self._groups = collections.deque(group for group in self._groups if group.prompt.id != query_id)
         for slot in [slot for slot, row in self._rows.items() if row.episode.prompt.id == query_id]:
             self._release(slot)
@@ -223,7 +226,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
 
     def _build(self, query: Query) -> tuple[Prompt, dict[Any, Layout]]:
         policy = self._policy
-        prompt = Prompt.build(query, policy.processor, policy.registry, policy.guidelines)
+        prompt = Prompt.build(query, policy.processor, policy.registry, policy.guidelines, policy.store)
         return prompt, self._layouts(prompt.rendered)
 
     def _begin(self, prompt: Prompt, sample: int) -> Episode:

@@ -10,6 +10,7 @@ from PIL import Image
 from data_pipeline import lessons
 from data_pipeline.records import METADATA, RecordError, RecordSource, RecordWriter, read_description, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
+from pixel_reasoner_jax.processing import PictureStore
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,14 @@ def test_queries_come_back_with_images_videos_and_paths(tmp_path):
     assert second["images"] == ["photos/cat.jpg"] and fourth["video"] == "clips/jump.mp4"
     assert len(third["video"]) == 2 and np.array_equal(pixels(third["video"][0]), pixels(other))
     assert fifth == queries[4]
+
+
+def test_pictures_are_stored_with_their_pixels(tmp_path):
+    image = PixelSearch(1)[0].images[0]
+    crop = PictureStore().open(image).crop((10, 20, 90, 70))
+    write_records(tmp_path, "query", [{"id": "a", "question": "?", "answer": "1", "images": [crop]}])
+    [stored] = RecordSource(tmp_path, "query")
+    assert np.array_equal(pixels(stored["images"][0]), pixels(image.crop((10, 20, 90, 70))))
 
 
 def test_the_description_says_what_is_there(drafts, tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pixel_reasoner_jax.evaluation.images import data_uri, fit, open_image, pixels_seen
+from pixel_reasoner_jax.evaluation.images import data_uri, fit, open_image, pixels_seen, size_of
+from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.processing.geometry import Geometry
 from pixel_reasoner_jax.processing.media import normalization_table, process_image, process_video
 
@@ -58,6 +59,20 @@ def test_pixels_seen_are_those_of_the_resized_image():
     media = process_image(image, (140, 84), Geometry(), NORMALIZATION)
     [seen] = pixels_seen(media)
     assert np.array_equal(np.asarray(seen), np.asarray(image))
+
+
+def test_pictures_are_shown_as_long_as_their_file_is_there(tmp_path):
+    image, path = noise(140, 84), tmp_path / "image.png"
+    image.save(path)
+    store = PictureStore(0)
+    picture = store.open(path).crop((0, 0, 56, 84))
+    media = process_image(picture, (56, 84), Geometry(), NORMALIZATION)
+    expected = np.asarray(image.crop((0, 0, 56, 84)))
+    for shown in (open_image(picture), *pixels_seen(media)):
+        assert np.array_equal(np.asarray(shown), expected)
+    path.unlink()
+    assert open_image(picture) is None and pixels_seen(media) == []
+    assert size_of(picture) == size_of(media) == (56, 84)
 
 
 def test_pixels_seen_of_a_video_are_every_other_frame():

@@ -7,9 +7,14 @@ from PIL import Image
 
 from pixel_reasoner_jax.evaluation.page import trajectories_page
 from pixel_reasoner_jax.evaluation.trajectory_html import trajectory_html
+from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict
+from pixel_reasoner_jax.processing import Geometry, PictureStore
+from pixel_reasoner_jax.processing.media import normalization_table, process_image
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord
 
 from .conftest import EVIL, message, text
+
+TABLE = normalization_table([0.5] * 3, [0.25] * 3)
 
 
 def noise(width, height, seed=0):
@@ -27,6 +32,26 @@ def test_everything_is_there(make_trajectory, outline):
     assert "<b>red</b>" in page and "reference:" in page
     assert "the last operation failed" in page
     assert "5 tokens written" in page
+
+
+def test_pictures_are_shown_like_images(make_trajectory, tmp_path, outline):
+    image, path = noise(400, 300), tmp_path / "image.png"
+    image.save(path)
+    store = PictureStore()
+    shown = trajectory_html(make_trajectory(image))
+    trajectory = make_trajectory(store.open(path))
+    assert trajectory_html(trajectory) == shown
+    described = trajectory_dict(trajectory)
+    assert described == trajectory_dict(make_trajectory(image))
+    assert described["messages"][3]["content"][1]["size"] == [200, 150]
+
+    pictures = [trajectory.messages[1]["content"][0]["image"], trajectory.messages[3]["content"][1]["image"]]
+    trajectory.media = [process_image(picture, (56, 56), Geometry(), TABLE) for picture in pictures]
+    assert outline(trajectory_html(trajectory)).tags.count("img") == 3  # the image as the model saw it, too
+    path.unlink()
+    store.forget(pictures[0])
+    page = trajectory_html(trajectory)
+    assert page.count("The image is not available") == 2 and "img" not in outline(page).tags
 
 
 def test_untrusted_text_stays_text(make_trajectory, outline):

@@ -85,6 +85,16 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert [loaded.getpixel((x, 0)) for x in range(4)] == [(level,) * 3 for level in (0, 1, 128, 255)]
 
 
+def test_wide_integers_are_told_by_their_values():
+    """Mode "I" holds values of 8 bits or of 16; a mode of 16 bits holds those however small they are."""
+    eight = Image.fromarray(np.array([[0, 7, 200, 255]], np.int32))
+    sixteen = Image.fromarray(np.array([[0, 257, 32896, 65535]], np.int32))
+    dark = Image.fromarray(np.array([[0, 100, 200, 255]], np.uint16))
+    assert (eight.mode, sixteen.mode, dark.mode) == ("I", "I", "I;16")
+    for image, levels in ((eight, (0, 7, 200, 255)), (sixteen, (0, 1, 128, 255)), (dark, (0, 0, 0, 0))):
+        assert [load_image(image).getpixel((x, 0))[0] for x in range(4)] == list(levels)
+
+
 def test_sixteen_bit_colour_png():
     """PIL cannot write one, so this is one written by hand: 2x1 pixels."""
 

@@ -4,6 +4,8 @@ A random model hardly ever writes a call. `eager` makes it end turns often and r
 first two turns; tokens, log-probabilities, operations and the cache stay the real ones.
 """
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from flax import nnx
 from PIL import Image
 
 from pixel_reasoner_jax.operations import Call, CropImage, OperationError, Registry, Result, default_registry
+from pixel_reasoner_jax.processing import Picture, PictureStore
 from pixel_reasoner_jax.rollout import EpisodeEnd, Limits, OperationRun, Policy, SamplingSettings, TurnText
 from pixel_reasoner_jax.rollout.episode import Episode, Prompt
 from pixel_reasoner_jax.trajectory import Ended, Source
@@ -49,6 +52,12 @@ def _with(processor, **changes):
     copy = object.__new__(type(processor))
     copy.__dict__.update(processor.__dict__ | changes)
     return copy
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def full_logprobs(policy, trajectory):
@@ -216,12 +225,48 @@ def test_an_image_that_the_processor_refuses_is_an_error_to_the_model(world, que
 
     registry = Registry([Sliver()])
     processor = world[1]
-    episode = Episode(
-        Prompt.build(queries[0], processor, registry), 0, processor, registry, Limits(), SamplingSettings()
-    )
+    prompt = Prompt.build(queries[0], processor, registry, None, PictureStore())
+    episode = Episode(prompt, 0, processor, registry, Limits(), SamplingSettings())
     refused = episode.execute(right(""))
     assert "more than 200 times" in refused.record.error and not refused.images
     assert refused.record.error in refused.message["content"][0]["text"]
     episode._registry = default_registry()
     accepted = episode.execute(right(""))  # the refused image has taken no number
     assert accepted.record.succeeded and len(accepted.images) == 1 and len(accepted.state.images) == 2
+
+
+def test_an_operation_may_return_pil_images(world, queries):
+    class Invert(CropImage):
+        def run(self, arguments, state):
+            image = state.images[0].load()
+            image.paste("red", (0, 0, *image.size))
+            return Result([image.convert(arguments["mode"])], "crop", len(state.images) + 1)
+
+    registry, processor = Registry([Invert()]), world[1]
+    prompt = Prompt.build(queries[0], processor, registry, None, PictureStore())
+    episode = Episode(prompt, 0, processor, registry, Limits(), SamplingSettings())
+    done = episode.execute(Call("zoom_in", {"mode": "CMYK"}))
+    [image] = done.images
+    assert done.record.succeeded and isinstance(image, Picture) and done.message["content"][1]["image"] is image
+    assert done.state.images == [prompt.state.images[0], image]
+    assert image.load().getpixel((0, 0)) == (255, 0, 0) != prompt.state.images[0].load().getpixel((0, 0))
+    failed = episode.execute(Call("zoom_in", {"mode": "F"}))
+    assert "floating-point pixels" in failed.record.error and not failed.images and len(failed.state.images) == 1
+
+
+def test_pixels_of_a_rollout_are_bounded(eager, queries):
+    """Responses do not depend on how much is kept; what they hold costs no pixels, whatever their number."""
+    queries = [{**query, "images": [png(image) for image in query["images"]]} for query in queries[:2]]
+    peaks, tokens = [], []
+    for samples, bound in ((1, 2**31), (8, 2**31), (8, 100_000), (8, 0)):
+        eager.store = PictureStore(bound)
+        groups = eager.rollout(queries, samples=samples, seed=3)
+        peaks.append(eager.store.peak_bytes)
+        tokens.append([trajectory.tokens for group in groups for trajectory in group])
+        items = [i for g in groups for t in g for m in t.messages for i in m["content"] if i["type"] == "image"]
+        assert len(items) > 2 * samples and all(isinstance(item["image"], Picture) for item in items)
+        assert all(callable(media.source) for group in groups for t in group for media in t.media)
+    assert peaks[0] == peaks[1] and peaks[2] <= 100_000 and peaks[3] == 0
+    for large, small, none in zip(*tokens[1:], strict=True):
+        np.testing.assert_array_equal(large, small)
+        np.testing.assert_array_equal(large, none)

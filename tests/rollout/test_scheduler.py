@@ -183,7 +183,7 @@ def test_slots_grow_for_longer_queries(world, queries):
     assert len(groups[1][0].tokens) > 256 and {t.ended for group in groups for t in group} == {Ended.OPERATIONS}
     for query, group in zip([queries[0], long, queries[2]], groups, strict=True):
         fresh = zooming(world, limits=policy.limits, slots=4)
-        assert_same(group, fresh.rollout([query], samples=3, seed=2, sampling=TURNS)[0])
+        assert_same(group, fresh.rollout([query], samples=3, seed=2, sampling=TURNS)[0], exactly=False)
 
 
 def test_a_long_prompt_is_prefilled_in_chunks(world, queries):

@@ -1,0 +1,158 @@
+"""Files to pixels: RGB images and the frames of videos; whatever cannot be read is a `MediaError` that names it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 80_000_000
+"""An image with more pixels is refused before it is decoded: a small file can hold gigabytes of them."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+"""What is decoded; formats that run programs of their own, such as EPS, are not among them."""
+
+_ORIENTATION = 0x0112  # EXIF
+
+_hasher = functools.partial(hashlib.blake2b, digest_size=16)
+
+
+class MediaError(ValueError):
+    """An image or video that cannot be used; the message names it."""
+
+
+def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes an image as RGB; see `loading.load_image`."""
+    name = describe(source)
+    try:
+        if isinstance(source, Image.Image):
+            return _to_rgb(source, name, max_pixels)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            return _to_rgb(image, name, max_pixels)
+    except FileNotFoundError:
+        raise MediaError(f"{name}: no such file") from None
+    except UnidentifiedImageError:
+        raise MediaError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from None
+    except MediaError:
+        raise
+    except Exception as error:  # decoders meet broken files with errors of many kinds; none of them names the file
+        raise MediaError(f"{name}: the image cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+class VideoFile:
+    """A video file that is open for reading (with decord); frames are decoded one by one.
+
+    Args:
+      source: a path, or the bytes of a file.
+
+    Attributes:
+      name: for error messages.
+      total: frames in it.
+      fps: frames in a second.
+
+    Raises:
+      MediaError: not readable, without frames, or its frames are too large.
+    """
+
+    def __init__(self, source: str | os.PathLike | bytes):
+        import decord  # a shared library of some size, needed for video files alone
+
+        self.name = describe(source)
+        if not isinstance(source, bytes) and not os.path.isfile(source):
+            raise MediaError(f"{self.name}: no such file")
+        with self._errors_named():
+            self._reader = decord.VideoReader(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+            self.total = len(self._reader)
+            if self.total == 0:
+                raise MediaError(f"{self.name}: the video has no frames")
+            height, width = self._reader[0].shape[:2]
+            self.fps = float(self._reader.get_avg_fps())
+        if height * width > MAX_PIXELS:
+            raise MediaError(
+                f"{self.name}: frames of {width}x{height} pixels are more than the limit of {MAX_PIXELS:,}"
+            )
+        if not 0 < self.fps < float("inf"):
+            raise MediaError(f"{self.name}: the video's frame rate is {self.fps}")
+
+    def frame(self, index: int) -> Image.Image:
+        """The RGB frame of a number, from 0."""
+        with self._errors_named():
+            return Image.fromarray(self._reader[index].asnumpy())
+
+    def times(self, indices: list[int]) -> tuple[float, ...]:
+        """When frames are shown, in seconds from the start."""
+        with self._errors_named():
+            return tuple(map(float, self._reader.get_frame_timestamp(indices)[:, 0]))
+
+    @contextlib.contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except MediaError:
+            raise
+        except Exception as error:  # decord raises its own class and RuntimeError alike
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            raise MediaError(f"{self.name}: the video cannot be decoded or has no frames ({reason})") from error
+
+
+def file_digest(source: str | os.PathLike | bytes) -> str:
+    """A hash, in hexadecimal, of the bytes of a file; a file that cannot be read is a `MediaError`."""
+    if isinstance(source, bytes):
+        return digest(source)
+    try:
+        with open(source, "rb") as file:
+            return hashlib.file_digest(file, _hasher).hexdigest()
+    except FileNotFoundError:
+        raise MediaError(f"{describe(source)}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{describe(source)}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def digest(data: bytes) -> str:
+    """A hash of bytes, in hexadecimal."""
+    return _hasher(data).hexdigest()
+
+
+def sample_indices(total: int, count: int) -> list[int]:
+    """`count` indices spread evenly over range(total), first and last included; all of them if total is not larger."""
+    if total <= count:
+        return list(range(total))
+    return np.linspace(0, total - 1, count).round().astype(int).tolist()
+
+
+def describe(source: object) -> str:
+    """A name for error messages: the path where there is one."""
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", "") or f"<PIL image {source.mode} {source.width}x{source.height}>"
+    return str(source)
+
+
+def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    if image.width * image.height > max_pixels:
+        raise MediaError(f"{name}: {image.width}x{image.height} pixels are more than the limit of {max_pixels:,}")
+    if image.width < 1 or image.height < 1:
+        raise MediaError(f"{name}: the image has no pixels")
+    image.load()
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # PIL's own conversion would clip at 255
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise MediaError(f"{name}: grey values beyond 16 bits are not supported")
+        # Mode "I" does not tell how many bits the values had, as "I;16" does: small ones are those of 8 bits.
+        unit = 1 if image.mode == "I" and values.max() <= 0xFF else 257
+        image = Image.fromarray((values.astype(np.uint32) // unit).astype(np.uint8))
+    if image.mode == "F":
+        raise MediaError(f"{name}: floating-point pixels are not supported")
+    if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")

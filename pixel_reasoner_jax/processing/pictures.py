@@ -1,0 +1,315 @@
+"""Images that cost no memory until they are looked at, and the bounded store their pixels are kept in.
+
+A `Picture` knows its content and its size; its pixels come from a `PictureStore`, which decodes an image once and
+keeps it while there is room. A crop is a box on its original: however many there are, none holds pixels of its own.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pixel_reasoner_jax.processing.decoding import (
+    MediaError,
+    VideoFile,
+    decode_image,
+    describe,
+    digest,
+    file_digest,
+    sample_indices,
+)
+
+Box = tuple[int, int, int, int]
+
+LIST_FPS = 2.0
+"""The sampling rate assumed for a video given as a list of frames without one (Qwen2.5-VL's own default)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Video:
+    """Frames sampled from a video.
+
+    Attributes:
+      frames: of one size; RGB images, or pictures where a store opened it.
+      times: the time of each frame, in seconds from the start.
+      fps: sampled frames in a second of video.
+    """
+
+    frames: list[Image.Image] | list[Picture]
+    times: tuple[float, ...]
+    fps: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Picture:
+    """An image, or a part of one, whose pixels are fetched when they are asked for.
+
+    Attributes:
+      original: the image as a store opened it.
+      box: left, top, right, bottom of this part, in pixels of the original.
+    """
+
+    original: Original
+    box: Box
+
+    @property
+    def key(self) -> str:
+        """The same for the same part of the same content, wherever it was opened from."""
+        return self.original.key if self.whole else f"{self.original.key}[{','.join(map(str, self.box))}]"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        left, top, right, bottom = self.box
+        return right - left, bottom - top
+
+    @property
+    def width(self) -> int:
+        return self.size[0]
+
+    @property
+    def height(self) -> int:
+        return self.size[1]
+
+    @property
+    def whole(self) -> bool:
+        """It is not a part."""
+        return self.size == self.original.size
+
+    def crop(self, box: Sequence[float]) -> Picture:
+        """The part within (left, top, right, bottom), rounded as PIL rounds; no pixels are touched.
+
+        Raises:
+          ValueError: the box is empty, or not within the picture.
+        """
+        left, top, right, bottom = map(round, box)
+        if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
+            raise ValueError(f"box {tuple(box)} is empty or not within a picture of {self.width}x{self.height} pixels")
+        x, y = self.box[:2]
+        return Picture(self.original, (x + left, y + top, x + right, y + bottom))
+
+    def load(self) -> Image.Image:
+        """Its pixels as an RGB image that is the caller's own.
+
+        Raises:
+          MediaError: they had to be decoded again, and the file has changed or is gone.
+        """
+        image = self.original.load()
+        return image.copy() if self.whole else image.crop(self.box)
+
+    def __str__(self) -> str:
+        """What it is called in error messages."""
+        return self.original.name
+
+    def __repr__(self) -> str:
+        return f"<Picture {self.width}x{self.height} of {self.original.name}>"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Original:
+    """What a store has opened: an image, or a frame of a video.
+
+    Attributes:
+      store: where its pixels are kept.
+      key: of its content.
+      name: for error messages.
+      size: (width, height) in pixels.
+      load: gives its pixels, which nobody may change.
+    """
+
+    store: PictureStore
+    key: str
+    name: str
+    size: tuple[int, int]
+    load: Callable[[], Image.Image]
+
+    def picture(self) -> Picture:
+        """All of it."""
+        return Picture(self, (0, 0, *self.size))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    value: Any
+    bytes: int
+    made_of: frozenset[str]
+
+
+class PictureStore:
+    """Keeps decoded pixels, the least recently used the shortest; safe to use from many threads.
+
+    An image is decoded once while it is kept, and again after that; what is larger than the bound is never kept.
+
+    Args:
+      max_bytes: of pixels held at any time. Not counted are what a caller holds: PIL images that were opened, the
+        bytes of files, and pixels that are in use.
+
+    Attributes:
+      max_bytes: as given.
+      bytes: held now.
+      peak_bytes: the most that were ever held.
+    """
+
+    def __init__(self, max_bytes: int = 2**31):
+        if max_bytes < 0:
+            raise ValueError(f"a store of pictures holds 0 bytes or more, got {max_bytes}")
+        self.max_bytes = max_bytes
+        self.bytes = self.peak_bytes = 0
+        self._lock = threading.Lock()
+        self._held: collections.OrderedDict[Hashable, _Held] = collections.OrderedDict()
+        self._making: dict[Hashable, Future] = {}
+
+    def open(self, source: str | os.PathLike | bytes | Image.Image | Picture) -> Picture:
+        """Reads an image as `loading.load_image` does; equal files give equal keys and are kept once.
+
+        Args:
+          source: a path, which is read again when its pixels have left the store; the bytes of a file; a PIL image,
+            which is held for as long as the picture is and must not be changed; or a picture, returned as it is.
+
+        Raises:
+          MediaError: it cannot be read.
+        """
+        if isinstance(source, Picture):
+            return source
+        if isinstance(source, Image.Image):
+            return self._open_image(source)
+        key = file_digest(source)
+        image = self._get(key, {key}, functools.partial(decode_image, source))
+        return self._original(key, describe(source), image.size, lambda: _unchanged(source, key, decode_image))
+
+    def open_video(
+        self, source: str | os.PathLike | bytes | Sequence[Any] | Video, count: int = 16, fps: float | None = None
+    ) -> Video:
+        """Samples a video as `loading.load_video` does; the frames are pictures.
+
+        Args:
+          source: a file, its bytes, a list of frames (what `open` takes) or a loaded `Video`.
+          count: frames to take.
+          fps: for a list, how many of its frames make a second.
+
+        Raises:
+          MediaError: it cannot be read.
+        """
+        if isinstance(source, Video):
+            return dataclasses.replace(source, frames=[self.open(frame) for frame in source.frames])
+        if not isinstance(source, str | os.PathLike | bytes):
+            return sample_frames(source, count, fps, self.open)
+        content, file = file_digest(source), VideoFile(source)
+        chosen = sample_indices(file.total, count)
+        frames = [self._open_frame(source, content, file, index) for index in chosen]
+        return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
+
+    def remember(self, key: Hashable, pictures: Sequence[Picture], make: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array made of pictures, kept like decoded pixels are.
+
+        Args:
+          key: of the array; the same one gives the same array.
+          pictures: what it is made of: forgotten with any of them.
+          make: computes it.
+
+        Returns:
+          The array, read-only.
+        """
+
+        def frozen() -> np.ndarray:
+            array = make()
+            array.flags.writeable = False
+            return array
+
+        return self._get(key, {picture.original.key for picture in pictures}, frozen)
+
+    def forget(self, picture: Picture) -> None:
+        """Lets go of a picture's original and of all that was made of it; a later use decodes it again."""
+        with self._lock:
+            for key in [key for key, held in self._held.items() if picture.original.key in held.made_of]:
+                self.bytes -= self._held.pop(key).bytes
+
+    def _open_image(self, source: Image.Image) -> Picture:
+        image = decode_image(source)
+        key = f"{digest(image.tobytes())}-{image.width}x{image.height}"
+        if image is source:  # its owner keeps it: there is nothing to gain from keeping it here too
+            return Original(self, key, describe(source), image.size, lambda: source).picture()
+        self._get(key, {key}, lambda: image)
+        return self._original(key, describe(source), image.size, lambda: decode_image(source))
+
+    def _open_frame(self, source: str | os.PathLike | bytes, content: str, file: VideoFile, index: int) -> Picture:
+        key = f"{content}#{index}"
+        image = self._get(key, {key}, lambda: file.frame(index))
+        # A later reading opens the file anew: one that stays open holds buffers of its own.
+        read = functools.partial(_unchanged, source, content, lambda source: VideoFile(source).frame(index))
+        return self._original(key, f"{file.name}, frame {index + 1}", image.size, read)
+
+    def _original(self, key: str, name: str, size: tuple[int, int], read: Callable[[], Image.Image]) -> Picture:
+        return Original(self, key, name, size, lambda: self._get(key, {key}, read)).picture()
+
+    def _get(self, key: Hashable, made_of: set[str], make: Callable[[], Any]) -> Any:
+        """What is kept under a key, or else what `make` gives; threads that ask for it meanwhile wait for that."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key].value
+            making = self._making.get(key)
+            if mine := making is None:
+                making = self._making[key] = Future()
+        if not mine:
+            return making.result()
+        try:
+            value = make()
+        except BaseException as error:
+            with self._lock:
+                del self._making[key]
+            making.set_exception(error)
+            raise
+        with self._lock:
+            del self._making[key]
+            self._keep(key, _Held(value, _bytes(value), frozenset(made_of)))
+        making.set_result(value)
+        return value
+
+    def _keep(self, key: Hashable, new: _Held) -> None:
+        if new.bytes > self.max_bytes:
+            return
+        while self.bytes + new.bytes > self.max_bytes:
+            self.bytes -= self._held.popitem(last=False)[1].bytes
+        self._held[key] = new
+        self.bytes += new.bytes
+        self.peak_bytes = max(self.peak_bytes, self.bytes)
+
+
+def sample_frames(source: Sequence[Any], count: int, fps: float | None, load: Callable[[Any], Any]) -> Video:
+    """Samples a video given as a list; `load` makes a frame (with a `size`) of each of those taken."""
+    if not len(source):
+        raise MediaError("video given as a list: it has no frames")
+    rate = LIST_FPS if fps is None else float(fps)
+    if not 0 < rate < float("inf"):
+        raise MediaError(f"video given as a list of {len(source)} frames: fps must be positive, got {fps}")
+    chosen = sample_indices(len(source), count)
+    frames = [load(source[index]) for index in chosen]
+    for index, frame in zip(chosen, frames, strict=True):
+        if frame.size != frames[0].size:
+            raise MediaError(
+                f"{describe(source[index])}: frame {index + 1} is {frame.width}x{frame.height} pixels,"
+                f" the first one {frames[0].width}x{frames[0].height}"
+            )
+    return Video(frames, tuple(index / rate for index in chosen), rate * len(chosen) / len(source))
+
+
+def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:
+    """Reads a file again, if it still is what was opened."""
+    if file_digest(source) != content:
+        raise MediaError(f"{describe(source)}: the file has changed since it was opened")
+    return read(source)
+
+
+def _bytes(value: Image.Image | np.ndarray) -> int:
+    # PIL takes 4 bytes for an RGB pixel.
+    return value.nbytes if isinstance(value, np.ndarray) else 4 * value.width * value.height
