@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pixel_reasoner_jax import operations, rewards
     from pixel_reasoner_jax.models import Qwen2_5_VL
     from pixel_reasoner_jax.processing import Processor
-    from pixel_reasoner_jax.rollout import Policy
+    from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
     from pixel_reasoner_jax.trajectory import Trajectory
 
 __version__ = "0.1.0"
@@ -22,11 +22,13 @@ _MODULES = {
     "Qwen2_5_VL": "pixel_reasoner_jax.models",
     "Processor": "pixel_reasoner_jax.processing",
     "Policy": "pixel_reasoner_jax.rollout",
+    "Limits": "pixel_reasoner_jax.rollout",
+    "SamplingSettings": "pixel_reasoner_jax.rollout",
     "Trajectory": "pixel_reasoner_jax.trajectory",
 }
 _PACKAGES = ("operations", "rewards")
 
-__all__ = ["Policy", "Processor", "Qwen2_5_VL", "Trajectory", "operations", "rewards"]
+__all__ = ["Limits", "Policy", "Processor", "Qwen2_5_VL", "SamplingSettings", "Trajectory", "operations", "rewards"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,8 +59,8 @@ def evaluate(
     """Answers every query `samples` times and scores the responses.
 
     Args:
-      policy: has `rollout` (see `Policy.rollout`) and `slots`, the responses it has in flight at a time.
-      queries: a sequence; it is read a few queries at a time, so it may make them as they are asked for.
+      policy: has `stream`; see `Policy.stream`.
+      queries: a sequence; it is read a few queries ahead, so it may make them as they are asked for.
       samples: responses a query.
       seed, temperature: of sampling; temperature 0 is greedy, as published figures are.
       scorer: None takes `score_answers`.
@@ -72,24 +72,27 @@ def evaluate(
     """
     if not len(queries):
         raise ValueError("no queries to evaluate")
-    at_once = max(1, policy.slots // samples)
     outcomes: list[Outcome] = []
-    kept: list[Trajectory] = []
-    kept_scores: list[float] = []
+    groups: dict[int, list[Trajectory]] = {}
+    kept: dict[int, tuple[Trajectory, float]] = {}
+    done = 0
     with AnswerPool() as pool:
         score = scorer or (lambda trajectories: score_answers(trajectories, pool))
-        for start in range(0, len(queries), at_once):
-            some = [queries[i] for i in range(start, min(start + at_once, len(queries)))]
-            groups = policy.rollout(some, samples=samples, seed=seed, temperature=temperature)
-            responses = [trajectory for group in groups for trajectory in group]
-            scores = score(responses)
-            outcomes += map(Outcome.of, responses, scores)
-            room = max(0, keep - len(kept)) * samples
-            kept += responses[:room:samples]
-            kept_scores += map(float, scores[:room:samples])
-            if on_progress:
-                on_progress(start + len(some))
-    return Evaluation(figures(outcomes), kept, kept_scores)
+        with policy.stream(queries, samples=samples, seed=seed, temperature=temperature) as stream:
+            for number, trajectory in stream:
+                group = groups.setdefault(number, [])
+                group.append(trajectory)
+                if len(group) < samples:
+                    continue
+                scores = score(groups.pop(number))
+                outcomes += map(Outcome.of, group, scores)
+                if number < keep:
+                    kept[number] = next((t, float(s)) for t, s in zip(group, scores, strict=True) if t.sample == 0)
+                done += 1
+                if on_progress:
+                    on_progress(done)
+    trajectories, scores = zip(*(kept[number] for number in sorted(kept)), strict=True) if kept else ((), ())
+    return Evaluation(figures(outcomes), list(trajectories), list(scores))
 
 
 def side_by_side(evaluations: Mapping[str, Evaluation], count: int = 20) -> list[Example]:

@@ -1,6 +1,7 @@
 """Evaluation with a policy that answers by rule, and what the command prints and writes."""
 
 import argparse
+import contextlib
 import json
 
 import pytest
@@ -16,14 +17,18 @@ from .conftest import message, text
 class RulePolicy:
     """Answers "i" to query i and "wrong" in every second sample; remembers how it was asked."""
 
-    slots = 6
-
     def __init__(self, make_trajectory):
         self.make, self.calls = make_trajectory, []
 
-    def rollout(self, queries, *, samples, seed, temperature):
+    @contextlib.contextmanager
+    def stream(self, queries, *, samples, seed, temperature):
         self.calls.append((len(queries), samples, seed, temperature))
-        return [[self._answer(query, sample) for sample in range(samples)] for query in queries]
+        yield ((number, self._answer(queries[number], sample)) for sample, number in self._order(len(queries), samples))
+
+    @staticmethod
+    def _order(count, samples):
+        """Later queries and samples first, as happens."""
+        return [(sample, number) for sample in reversed(range(samples)) for number in reversed(range(count))]
 
     def _answer(self, query, sample):
         answer = "wrong" if sample % 2 else query["answer"]
@@ -38,11 +43,10 @@ def queries(count):
     return [{"id": f"q{i}", "question": "?", "answer": str(i)} for i in range(count)]
 
 
-def test_queries_are_answered_a_few_at_a_time(make_trajectory):
+def test_responses_count_in_whatever_order_they_come(make_trajectory):
     policy, done = RulePolicy(make_trajectory), []
     evaluation = run.evaluate(policy, queries(7), samples=2, seed=5, temperature=1.0, keep=4, on_progress=done.append)
-    assert policy.calls == [(3, 2, 5, 1.0), (3, 2, 5, 1.0), (1, 2, 5, 1.0)]
-    assert done == [3, 6, 7]
+    assert policy.calls == [(7, 2, 5, 1.0)] and done == [1, 2, 3, 4, 5, 6, 7]
     assert evaluation.figures == {"accuracy": 0.5, "rapr": 1.0, "operations": 1.0, "failure_rate": 0.0}
     assert [t.query_id for t in evaluation.trajectories] == ["q0", "q1", "q2", "q3"]
     assert evaluation.scores == [1.0] * 4
