@@ -29,7 +29,7 @@ BUDGETS = Budgets(image=(16, 20), crop=(16, 20))
 PADDING = 0.01
 """Of the crop operation: `CELL_BOXES` widened by it are the cells, so that every crop has the same scale."""
 
-WARM_START_MIX = {"text_only": 0.5, "single_pass": 0.35, "recrop_once": 0.15}
+WARM_START_MIX = {"text_only": 0.65, "single_pass": 0.25, "recrop_once": 0.1}
 
 PHRASES = {
     Passage.OVERVIEW: "",

@@ -152,8 +152,8 @@ def test_the_poor_teacher_mostly_misses_and_guesses(registry, processor):
         else:
             favoured = answer == f"The answer is \\boxed{{{seed.attributes['prior_answer']}}}."
             (blind if draft.operations else guesses).append(favoured)
-    assert kinds["text_only"] / 300 == pytest.approx(0.5, abs=0.09)
-    assert kinds["single_pass"] / 300 == pytest.approx(0.35, abs=0.09)
+    assert kinds["text_only"] / 300 == pytest.approx(0.65, abs=0.09)
+    assert kinds["single_pass"] / 300 == pytest.approx(0.25, abs=0.09)
     assert np.mean(hits) == pytest.approx(0.2 + 0.8 / 16, abs=0.1)
     assert np.mean(guesses) == pytest.approx(0.7, abs=0.08)
     assert np.mean(blind) == pytest.approx(1 / 6, abs=0.08)
