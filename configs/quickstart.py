@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.rl = ConfigDict()
     config.rl.queries = 1280
     config.rl.optimizer = optimizer(learning_rate=3e-4, warmup_fraction=0.03, schedule="linear")
-    config.rl.train = train(batch_size=128, steps=110, row_length=288, micro_batch_rows=12)
+    config.rl.train = train(batch_size=128, steps=150, row_length=288, micro_batch_rows=12)
     config.rl.rollout = ConfigDict()
     config.rl.rollout.samples = 8  # G, responses a query
     config.rl.rollout.temperature = 1.0
