@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from pixel_reasoner_jax.models.attention import BLOCK
 from pixel_reasoner_jax.rollout.sampling import Drawing, draw, sampling_logits
 
 PyTree = Any
@@ -132,34 +134,18 @@ class Engine:
     Args:
       graphdef: of the model.
       stop_tokens: those that end a turn.
-      forbidden_tokens: those that are never drawn.
-      vocabulary: the number of logits.
-      filtered: top-p or top-k are used, for which the logits are sorted.
-      penalized: a repetition penalty is used, for which `Slots.seen` is kept.
     """
 
-    def __init__(
-        self,
-        graphdef: nnx.GraphDef,
-        *,
-        stop_tokens: tuple[int, ...],
-        forbidden_tokens: np.ndarray,
-        vocabulary: int,
-        filtered: bool = False,
-        penalized: bool = False,
-    ):
-        self.penalized = penalized
-        forbidden = np.zeros(vocabulary, bool)
-        forbidden[np.asarray(forbidden_tokens, int)] = True
+    def __init__(self, graphdef: Any, stop_tokens: Sequence[int]):
         stops = np.asarray(stop_tokens, np.int32)
 
-        @functools.partial(jax.jit, static_argnames=("count", "length", "dtype"))
-        def empty(params: PyTree, count: int, length: int, dtype: str | None) -> Slots:
-            """An empty cache of `count` slots of `length` tokens."""
+        @functools.partial(jax.jit, static_argnames=("count", "length", "dtype", "penalized"))
+        def empty(params: PyTree, count: int, length: int, dtype: str | None, penalized: bool) -> Slots:
+            """An empty cache of `count` slots of `length` tokens; `penalized` has it remember the tokens seen."""
             model = nnx.merge(graphdef, params)
             zeros = jnp.zeros(count, jnp.int32)
             hidden = jnp.zeros((count, model.config.hidden_size), model.language.dtype)
-            seen = jnp.zeros((count, vocabulary), bool) if penalized else None
+            seen = jnp.zeros((count, model.config.vocab_size), bool) if penalized else None
             keys = jax.random.split(jax.random.key(0), count)
             cache = model.init_cache(count, length, dtype)
             return Slots(cache, hidden, jnp.copy(hidden), zeros, keys, jnp.copy(zeros), seen)
@@ -197,7 +183,7 @@ class Engine:
                 slots.position.at[rows].set(added.position, mode="drop"),
                 slots.keys,
                 slots.token_index.at[rows].set(added.token_index, mode="drop"),
-                slots.seen.at[rows].set(added.seen, mode="drop") if penalized else None,
+                None if slots.seen is None else slots.seen.at[rows].set(added.seen, mode="drop"),
             )
 
         @functools.partial(jax.jit, donate_argnames=("slots",))
@@ -205,11 +191,24 @@ class Engine:
             """Begins responses in slots whose prompts other slots hold; see `Forks`."""
             source, target = forks.source, forks.target
             hidden = slots.prompt_hidden[source]
-            cache = {
-                name: slots.cache[name].at[:, target].set(slots.cache[name][:, source], mode="drop")
-                for name in ("k", "v")
-            }
-            cache["length"] = slots.cache["length"].at[target].set(forks.lengths, mode="drop")
+            keys, values = slots.cache["k"], slots.cache["v"]
+            block = min(BLOCK, keys.shape[3])
+
+            def copy_block(fork, number, cache):
+                here, there = (0, source[fork], 0, number * block, 0), (0, target[fork], 0, number * block, 0)
+                size = (keys.shape[0], 1, keys.shape[2], block, keys.shape[4])
+                return tuple(
+                    jax.lax.dynamic_update_slice(x, jax.lax.dynamic_slice(x, here, size), there) for x in cache
+                )
+
+            def copy(fork, cache):
+                # In place, and as far as the prompt goes: a gather would hold a second cache for a moment.
+                blocks = jnp.where(target[fork] < len(slots.hidden), -(-forks.lengths[fork] // block), 0)
+                return jax.lax.fori_loop(0, blocks, functools.partial(copy_block, fork), cache)
+
+            keys, values = jax.lax.fori_loop(0, len(target), copy, (keys, values))
+            lengths = slots.cache["length"].at[target].set(forks.lengths, mode="drop")
+            cache = {"k": keys, "v": values, "length": lengths}
             return Slots(
                 cache,
                 slots.hidden.at[target].set(hidden, mode="drop"),
@@ -217,21 +216,31 @@ class Engine:
                 slots.position.at[target].set(forks.position, mode="drop"),
                 slots.keys.at[target].set(forks.keys, mode="drop"),
                 slots.token_index.at[target].set(0, mode="drop"),
-                slots.seen.at[target].set(forks.seen, mode="drop") if penalized else None,
+                None if slots.seen is None else slots.seen.at[target].set(forks.seen, mode="drop"),
             )
 
-        @functools.partial(jax.jit, static_argnames=("steps",), donate_argnames=("slots",))
+        @functools.partial(jax.jit, static_argnames=("steps", "filtered"), donate_argnames=("slots",))
         def decode(
-            params: PyTree, slots: Slots, drawing: Drawing, patience: Int[Array, ""], steps: int
+            params: PyTree,
+            slots: Slots,
+            drawing: Drawing,
+            forbidden: Bool[Array, " vocab"],
+            most: Int[Array, ""],
+            patience: Int[Array, ""],
+            steps: int,
+            filtered: bool,
         ) -> tuple[Slots, Decoded]:
-            """Samples for every slot with a budget, `steps` tokens at most, until `patience` slots have ended."""
+            """Samples for every slot with a budget, at most `most` <= `steps` tokens, until `patience` have ended.
+
+            `forbidden` tokens are never drawn; `filtered`: some slot uses top-p or top-k.
+            """
             model = nnx.merge(graphdef, params)
             count = drawing.budget.shape[0]
             began = drawing.budget > 0
 
             def unfinished(carry):
                 step, active, _, _ = carry
-                return (step < steps) & active.any() & ((began & ~active).sum() < patience)
+                return (step < most) & active.any() & ((began & ~active).sum() < patience)
 
             def one_token(carry):
                 step, active, slots, out = carry
@@ -253,7 +262,7 @@ class Engine:
                 positions = jnp.broadcast_to(slots.position[None, :, None], (3, count, 1))
                 hidden, cache = model.extend(embeddings, positions, taken, slots.cache)
                 seen = slots.seen
-                if penalized:
+                if seen is not None:
                     seen = seen.at[jnp.arange(count), token].set(seen[jnp.arange(count), token] | active)
                 slots = Slots(
                     cache,

@@ -160,7 +160,7 @@ class Episode:
         self._processor, self._registry, self._limits, self._on_event = processor, registry, limits, on_event
         self._state = prompt.state.fork()
         self._messages = list(prompt.messages)
-        self._media = list(prompt.rendered.media)
+        self.media = list(prompt.rendered.media)
         # Pieces of (tokens, source, logprobs, policy_logprobs, temperature), joined once at the end.
         self._pieces = [(prompt.rendered.tokens, Source.PROMPT, None, None, 1.0)]
         self._images = 0
@@ -286,7 +286,7 @@ class Episode:
         self._images += len(observation.images)
         self.operations.append(observation.record)
         self._messages.append(observation.message)
-        self._media.extend(rendered.media)
+        self.media.extend(rendered.media)
         self._pieces.append((rendered.tokens, Source.OBSERVATION, None, None, 1.0))
         self.length += len(rendered.tokens)
         if self._on_event:
@@ -310,7 +310,7 @@ class Episode:
             tokens=tokens,
             source=source,
             train=source == Source.SAMPLED,
-            media=self._media,
+            media=self.media,
             sample=self.sample,
             logprobs=logprobs,
             policy_logprobs=policy_logprobs,

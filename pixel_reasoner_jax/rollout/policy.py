@@ -12,13 +12,14 @@ from flax import nnx
 
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.processing import PictureStore, Processor
+from pixel_reasoner_jax.processing import PictureStore, Processor, vision_layout
+from pixel_reasoner_jax.rollout.device import Counters
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
 from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
 from pixel_reasoner_jax.rollout.episode import Event, Limits
 from pixel_reasoner_jax.rollout.prompt import Query
 from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, sample_keys
-from pixel_reasoner_jax.rollout.scheduler import Counters, Scheduler
+from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.shapes import Shapes
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -66,13 +67,16 @@ class Policy:
         self.processor = processor
         self.registry = None if text_only else (registry or default_registry())
         self.limits, self.guidelines = limits, guidelines
+        for name, value in (("slots", slots), ("decode_steps", decode_steps), ("workers", workers)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.slots, self.decode_steps, self.cache_dtype = slots, decode_steps, cache_dtype
         self.workers, self.operation_seconds = workers, operation_seconds
         self.store = PictureStore(image_bytes)
         self.counters = Counters()
         self._shapes: Shapes | None = None
         self._table: tuple[int, EmbeddingTable] | None = None
-        self._engines: dict[Any, Engine] = {}
+        self.engine = Engine(self.graphdef, processor.stop_tokens)
 
     @property
     def params(self) -> Any:
@@ -103,10 +107,9 @@ class Policy:
         """
         queries = list(queries)
         groups: list[list[Any]] = [[None] * samples for _ in queries]
-        for number, trajectory in self.stream(
-            queries, samples, seed, temperature, sampling=sampling, on_event=on_event
-        ):
-            groups[number][trajectory.sample] = trajectory
+        with self.stream(queries, samples, seed, temperature, sampling=sampling, on_event=on_event) as stream:
+            for number, trajectory in stream:
+                groups[number][trajectory.sample] = trajectory
         return groups
 
     def stream(
@@ -156,30 +159,27 @@ class Policy:
         length = length or self.limits.max_length
         if length is None:
             raise ValueError("warmup needs a length, since limits.max_length is not set")
-        engine, shapes = self.engine(sampling or SamplingSettings()), self.declare(self.slots, length)
-        table = self.table(self.params, self.version)
+        sampling = sampling or SamplingSettings()
+        engine, shapes = self.engine, self.declare(self.slots, length)
         geometry, slots = self.processor.geometry, shapes.slots
-        state = engine.empty(self.params, slots, shapes.length, self.cache_dtype)
-        values = geometry.patch_values
+        state = engine.empty(self.params, slots, shapes.length, self.cache_dtype, sampling.penalized)
 
         def seen(rows: int) -> np.ndarray | None:
-            return np.zeros((rows, self.config.vocab_size), bool) if engine.penalized else None
+            return np.zeros((rows, self.config.vocab_size), bool) if sampling.penalized else None
 
+        # A table of its own: were it interrupted, the one in use would be lost.
+        table = engine.empty_table(self.params, shapes.table)
         with Progress("compiling", len(shapes.patches) + len(shapes.widths) + len(shapes.forks) + 1) as progress:
             done = itertools.count(1)
             for patches in shapes.patches:
                 rows = shapes.images(patches)
-                vision = {
-                    "patches": np.zeros((rows, patches, values), np.float32),
-                    "patch_positions": np.zeros((rows, patches, 2), np.int32),
-                    "patch_segments": np.zeros((rows, patches), np.int32),
-                }
-                places = np.full(rows * patches // geometry.merge_size**2, table.size, np.int32)
-                table.array = engine.encode(self.params, table.array, vision, places)
+                vision, _ = vision_layout([], geometry, patches, rows)
+                places = np.full(rows * patches // geometry.merge_size**2, len(table), np.int32)
+                table = engine.encode(self.params, table, vision, places)
                 progress.update(next(done))
             for width in shapes.widths:
                 added = Addition.blank(shapes.rows(width), width, slots)._replace(seen=seen(shapes.rows(width)))
-                state = engine.extend(self.params, state, table.array, added)
+                state = engine.extend(self.params, state, table, added)
                 progress.update(next(done))
             for count in shapes.forks:
                 zeros = [np.zeros(count, np.int32) for _ in range(3)]
@@ -187,43 +187,50 @@ class Policy:
                 keys = sample_keys(0, [""] * count, [0] * count)
                 state = engine.fork(state, Forks(zeros[0], target, *zeros[1:], keys, seen(count)))
                 progress.update(next(done))
-            drawing = Drawing.of([SamplingSettings()] * slots, [0] * slots)
-            state, _ = engine.decode(self.params, state, drawing, np.int32(1), steps=self.decode_steps)
+            drawing = Drawing.of([sampling] * slots, [0] * slots)
+            state, _ = engine.decode(
+                self.params,
+                state,
+                drawing,
+                self.forbidden(sampling),
+                np.int32(1),
+                np.int32(1),
+                steps=self.decode_steps,
+                filtered=sampling.filtered,
+            )
             jax.block_until_ready(state)
             progress.update(next(done))
 
-    def engine(self, sampling: SamplingSettings) -> Engine:
-        """The compiled steps for such settings."""
-        stops = tuple(self.processor.stop_tokens)
-        key = (stops, sampling.forbidden_tokens, sampling.filtered, sampling.penalized)
-        if key not in self._engines:
-            if outside := [token for token in sampling.forbidden_tokens if not 0 <= token < self.config.vocab_size]:
-                raise ValueError(f"forbidden_tokens has {outside[0]}; the vocabulary is {self.config.vocab_size}")
-            self._engines[key] = Engine(
-                self.graphdef,
-                stop_tokens=stops,
-                forbidden_tokens=np.concatenate([self.processor.forbidden_tokens, key[1]]).astype(np.int32),
-                vocabulary=self.config.vocab_size,
-                filtered=sampling.filtered,
-                penalized=sampling.penalized,
-            )
-        return self._engines[key]
+    def forbidden(self, sampling: SamplingSettings) -> np.ndarray:
+        """bool [vocab]: what is not drawn with such settings.
+
+        Raises:
+          ValueError: `forbidden_tokens` that are not in the vocabulary.
+        """
+        mask = np.zeros(self.config.vocab_size, bool)
+        if outside := [token for token in sampling.forbidden_tokens if not 0 <= token < len(mask)]:
+            raise ValueError(f"forbidden_tokens has {outside[0]}; the vocabulary is {len(mask)}")
+        mask[self.processor.forbidden_tokens] = True
+        mask[list(sampling.forbidden_tokens)] = True
+        return mask
 
     def declare(self, slots: int, length: int) -> Shapes:
-        """Shapes for so many slots of so many tokens: those in use, if they have room."""
+        """Shapes for so many slots of so many tokens: those in use, if they have room, or larger ones."""
         held = self._shapes
         if held is None or held.slots < slots or held.length < length:
-            held = Shapes.holding(slots, length, self.processor.geometry, self.processor.budgets)
-        self._shapes = held
-        return held
+            if held is not None:
+                slots, length = max(slots, held.slots), max(length, held.length)
+            self._shapes = Shapes.holding(slots, length, self.processor.geometry, self.processor.budgets)
+        return self._shapes
 
     def table(self, params: Any, version: int) -> EmbeddingTable:
         """The images encoded with a version of the parameters; a new table where there is none of the size."""
         size = self._shapes.table
         if self._table is None or self._table[0] != version or self._table[1].size < size:
             self._table = None  # its memory is free before the new one's is taken
-            self._table = version, EmbeddingTable(self._empty_table(params, size))
+            self._table = version, EmbeddingTable(self.engine.empty_table(params, size))
         return self._table[1]
 
-    def _empty_table(self, params: Any, size: int) -> jax.Array:
-        return self.engine(SamplingSettings()).empty_table(params, size)
+    def forget_table(self) -> None:
+        """Has every image encoded anew."""
+        self._table = None

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+GROUP = 128  # tokens drawn from together
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
@@ -155,10 +157,28 @@ def draw(
     token_index: Int[Array, " slots"],
     temperature: Float[Array, " slots"],
 ) -> tuple[Int[Array, " slots"], Float[Array, " slots"]]:
-    """Draws a token for every slot from `sampling_logits` and returns it with its log-probability."""
-    vocabulary = logits.shape[-1]
-    step_keys = jax.vmap(jax.random.fold_in)(keys, token_index)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, (vocabulary,), jnp.float32))(step_keys)
-    tokens = jnp.argmax(logits + jnp.where(temperature > 0, 1.0, 0.0)[:, None] * noise, axis=-1)
-    logprobs = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), tokens[:, None], axis=-1)[:, 0]
-    return tokens.astype(jnp.int32), logprobs
+    """Draws a token for every slot from `sampling_logits` and returns it with its log-probability.
+
+    First a group of tokens, then one of the group, each where its cumulative weight passes a uniform number: two such
+    numbers, not one for each word of the vocabulary, and yet fine enough for the rarest.
+    """
+    highest = logits.max(axis=-1, keepdims=True)
+    weights = jnp.exp(logits - highest)
+    groups = jnp.pad(weights, ((0, 0), (0, -weights.shape[-1] % GROUP))).reshape(len(weights), -1, GROUP)
+    totals = groups.sum(axis=-1)
+    uniform = jax.vmap(lambda key, index: jax.random.uniform(jax.random.fold_in(key, index), (2,)))(keys, token_index)
+    group = _pass(totals, uniform[:, 0])
+    within = _pass(jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0], uniform[:, 1])
+    # As argmax, which takes far longer where it must carry the indices along.
+    likeliest = jnp.where(logits == highest, jnp.arange(logits.shape[-1]), logits.shape[-1]).min(axis=-1)
+    tokens = jnp.where(temperature > 0, group * GROUP + within, likeliest).astype(jnp.int32)
+    logprobs = jnp.take_along_axis(logits - highest, tokens[:, None], axis=-1)[:, 0] - jnp.log(totals.sum(axis=-1))
+    return tokens, logprobs
+
+
+def _pass(weights: Float[Array, "slots choices"], uniform: Float[Array, " slots"]) -> Int[Array, " slots"]:
+    """The first choice at which the cumulative weight passes `uniform` times the whole; never one without weight."""
+    reached = jnp.cumsum(weights, axis=-1)
+    whole = reached[:, -1]
+    target = jnp.minimum(uniform * whole, jnp.nextafter(whole, 0.0))  # rounding may not reach the end
+    return (reached <= target[:, None]).sum(axis=-1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 from pixel_reasoner_jax.buckets import bucket
 from pixel_reasoner_jax.models.attention import BLOCK
@@ -100,5 +101,6 @@ def _buckets(last: int, unit: int) -> tuple[int, ...]:
 
 def _most_windows(tokens: int, side: int) -> int:
     """The most attention windows of `side` x `side` tokens that a frame of so many tokens can need."""
-    shapes = ((rows, tokens // rows) for rows in range(1, int(tokens**0.5) + 1))
-    return max(-(-rows // side) * -(-columns // side) for rows, columns in shapes if columns <= MAX_ASPECT_RATIO * rows)
+    # Sides are rounded: an image of the longest shape allowed may be almost a token lower than its length says.
+    shapes = ((rows, min(tokens // rows, MAX_ASPECT_RATIO * (rows + 1))) for rows in range(1, math.isqrt(tokens) + 1))
+    return max(-(-rows // side) * -(-columns // side) for rows, columns in shapes)

@@ -1,7 +1,12 @@
 """Continuous batching: the same answer in any company, nothing done twice, nothing compiled after warm-up."""
 
+import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 import threading
+import time
 
 import jax
 import numpy as np
@@ -12,9 +17,10 @@ from flax import nnx
 from PIL import Image
 
 from pixel_reasoner_jax.operations import Call, CropImage, Registry
-from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.processing import Budgets, Media, MediaError, media_patches
+from pixel_reasoner_jax.processing.geometry import smart_resize
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
-from pixel_reasoner_jax.rollout.shapes import Shapes
+from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
 from pixel_reasoner_jax.trajectory import Ended, Source
 
 
@@ -162,18 +168,162 @@ def test_cancelled_queries_free_their_slots(world, queries):
 
     with policy.stream(queries, samples=4, sampling=TURNS) as stream:
         next(stream)
-    assert list(stream) == [] and not stream._rows and stream._device is None
+    assert list(stream) == [] and not stream._rows and stream._device._slots is None
 
 
-def test_an_unreadable_image_ends_the_stream_with_its_name(world, queries, tmp_path):
+def test_an_unreadable_image_is_raised_in_its_turn(world, queries, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     broken = {**queries[1], "images": [str(tmp_path / "broken.png")]}
+    mixed = [queries[0], broken, *queries[2:]]
     policy = zooming(world)
-    stream = policy.stream([queries[0], broken, *queries[2:]], samples=2, sampling=TURNS)
     with pytest.raises(MediaError, match=r"broken\.png"):
-        list(stream)
-    assert list(stream) == [] and not stream._rows
-    policy.rollout(queries[:1], sampling=TURNS)  # the policy itself is as good as before
+        policy.rollout(mixed, samples=2, sampling=TURNS)
+    stream, finished = policy.stream(mixed, samples=2, sampling=TURNS), []
+    with pytest.raises(MediaError, match=r"broken\.png"):
+        finished.extend(stream)
+    rest = list(stream)  # who wants to goes on without it
+    assert sorted(number for number, _ in finished + rest) == [0, 0, 2, 2, 3, 3, 4, 4, 5, 5]
+    stream = policy.stream(mixed, samples=2, sampling=TURNS)
+    stream.cancel(broken["id"])
+    assert len(list(stream)) == 10
+
+
+def test_a_cancelled_query_leaves_no_pixels(world, queries, tmp_path):
+    """Also one that is still loading, by an id that is a number, and while an operation runs."""
+    files = []
+    for number, query in enumerate(queries):
+        query["images"][0].convert("RGB").save(tmp_path / f"{number}.png")
+        files.append({**query, "id": number, "images": [str(tmp_path / f"{number}.png")]})
+    policy = zooming(world, slots=2)
+
+    def cancel(event):
+        if event.query_id != "5":
+            stream.cancel(int(event.query_id))
+
+    stream = policy.stream(files, samples=2, sampling=TURNS, on_event=cancel)
+    assert [number for number, _ in stream] == [5, 5]
+    assert policy.store.bytes > 0
+    policy.store.forget(policy.store.open(files[5]["images"][0]))
+    assert policy.store.bytes == 0
+
+
+class Spoilt(CropImage):
+    """An operation with mistakes of its own."""
+
+    def __init__(self, mistake, path):
+        super().__init__(0.0)
+        self.mistake, self.path = mistake, path
+
+    def run(self, arguments, state):
+        if self.mistake == "returns nothing":
+            return None
+        result = super().run(arguments, state)
+        if self.mistake == "no images":
+            return dataclasses.replace(result, images=[])
+        if self.mistake == "no picture":
+            return dataclasses.replace(result, images=[np.zeros((2, 2))])
+        if self.mistake == "source gone":
+            os.unlink(self.path)
+        return result
+
+    def observation_text(self, result, sizes):
+        if self.mistake == "text":
+            raise ZeroDivisionError
+        return super().observation_text(result, sizes)
+
+
+@pytest.mark.parametrize("mistake", ["returns nothing", "no images", "no picture", "text", "source gone"])
+def test_an_operation_with_a_bug_is_an_observation(world, queries, tmp_path, mistake):
+    path = str(tmp_path / "image.png")
+    queries[0]["images"][0].convert("RGB").save(path)
+
+    class Calling(Registry):
+        def parse(self, text):
+            return Call("crop_image_normalized", {"bbox_2d": [0.1, 0.1, 0.6, 0.6], "target_image": 1})
+
+    policy = zooming(world, registry=Calling([Spoilt(mistake, path)]), limits=Limits(1, 60), image_bytes=0)
+    [[trajectory]] = policy.rollout([{**queries[0], "images": [path]}], sampling=TURNS)
+    assert "failed" in trajectory.operations[0].error and len(trajectory.media) == 1
+    assert trajectory.ended == Ended.OPERATIONS
+
+
+def test_a_hung_operation_takes_no_thread_from_the_others(world, queries):
+    """The clock of an operation starts when a thread takes it up."""
+    over = threading.Event()
+
+    class Hanging(CropImage):
+        calls = itertools.count()
+
+        def run(self, arguments, state):
+            if next(self.calls) == 0:
+                over.wait(60)
+            time.sleep(0.05)
+            return super().run(arguments, state)
+
+    policy = zooming(world, registry=Zooming([Hanging(0.0)]), limits=Limits(1, 60), operation_seconds=0.5, workers=1)
+    groups = policy.rollout(queries, samples=4, sampling=TURNS)
+    over.set()
+    failed = [t for group in groups for t in group if t.operations[0].error]
+    assert len(failed) == 1 and failed[0].operations[0].error == "the operation took more than 0.5 seconds"
+
+
+def test_a_hung_operation_does_not_keep_the_process_alive():
+    program = (
+        "import threading\nfrom pixel_reasoner_jax.rollout.workers import Workers\n"
+        "workers = Workers(1)\ntask = workers.submit(threading.Event().wait)\n"
+        "while task.began is None: pass\nworkers.give_up(task)\n"
+        "assert workers.submit(int, '7').future.result(10) == 7\nworkers.close()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_what_is_interrupted_leaves_nothing_half_done(world, queries):
+    """An image whose encoding failed is not taken for one that is in the table."""
+    expected = zooming(world).rollout(queries[:2], samples=2, seed=1, sampling=TURNS)
+    policy = zooming(world)
+    encode, calls = policy.engine.encode, itertools.count()
+
+    def interrupted(*args):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return encode(*args)
+
+    policy.engine.encode = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        policy.rollout(queries[:2], samples=2, seed=1, sampling=TURNS)
+    for group, other in zip(expected, policy.rollout(queries[:2], samples=2, seed=1, sampling=TURNS), strict=True):
+        assert_same(group, other)
+
+
+def test_settings_changed_meanwhile_hold_for_the_next_rollout(world, queries):
+    policy = zooming(world, slots=2)
+    expected = policy.rollout(queries[:2], samples=3, seed=1, sampling=TURNS)
+    with policy.stream(queries[:2], samples=3, seed=1, sampling=TURNS) as stream:
+        finished = [next(stream)]
+        policy.limits = Limits(0, 900, max_length=2000)
+        policy.params = jax.tree.map(lambda leaf: leaf * 1.1, policy.params)
+        other = policy.rollout(queries[:1], samples=1, seed=1, sampling=TURNS)[0][0]
+        finished += stream
+    for number, trajectory in finished:
+        assert_same([trajectory], [expected[number][trajectory.sample]])
+    assert other.logprobs[-1] != expected[0][0].logprobs[-1]
+
+
+def test_parameters_that_were_donated_are_an_error_that_says_so(world, queries):
+    policy = zooming(world, slots=2)
+    policy.params = jax.tree.map(jax.numpy.copy, policy.params)
+    update = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf * 2, params), donate_argnums=0)
+    with policy.stream(queries, samples=2, sampling=TURNS) as stream:
+        next(stream)
+        policy.params = update(policy.params)
+        with pytest.raises(RuntimeError, match="close it before the update"):
+            list(stream)
+
+
+@pytest.mark.parametrize("setting", ["slots", "decode_steps", "workers"])
+def test_settings_of_a_policy_are_checked(world, setting):
+    with pytest.raises(ValueError, match=setting):
+        Policy(*world, **{setting: 0})
 
 
 def test_slots_grow_for_longer_queries(world, queries):
@@ -296,11 +446,21 @@ def test_a_turn_cut_by_a_stop_string_goes_on_as_if_it_had_ended_there(world, que
 
 def test_declared_shapes_hold_whatever_the_budgets_allow(world):
     processor = world[1]
-    shapes = Shapes.holding(12, 700, processor.geometry, processor.budgets)
+    geometry = processor.geometry
+    shapes = Shapes.holding(12, 700, geometry, processor.budgets)
     assert (shapes.slots, shapes.length) == (12, 768) and shapes.widths[-1] == 512
     assert shapes.forks == (1, 4, 12)
-    for tokens in range(1, 513):
-        assert shapes.width(tokens) in shapes.widths
+    rng = np.random.default_rng(0)
+    for least, most in [(1, 1), (4, 20), (16, 20), (4, 100), (4, 300), (4, 400), (4, 500), (256, 700), (4, 2000)]:
+        budgets = Budgets(image=(least, most), crop=(least, most), frame=(4, 4), video=(4, 4), video_frames=2)
+        declared = Shapes.holding(1, 64, geometry, budgets).patches
+        short = np.exp(rng.uniform(np.log(28), np.log(600), 400))
+        for low, ratio in zip(short, np.exp(rng.uniform(0, np.log(200), 400)), strict=True):
+            size = [round(low), min(int(low * ratio), 200 * round(low))]
+            width, height = smart_resize(size if rng.random() < 0.5 else size[::-1], (least, most))
+            grid = (1, height // geometry.patch_size, width // geometry.patch_size)
+            media = Media("image", np.empty(0), grid, (width, height), np.empty(0))
+            assert row_patches(media_patches(media, geometry), geometry) in declared, (size, most)
 
 
 @pytest.mark.slow
@@ -311,7 +471,7 @@ def test_memory_stays_where_it_was(world):
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
-    policy = zooming(world, limits=Limits(2, 120, max_length=600), slots=16)
+    policy = zooming(world, limits=Limits(2, 120, max_length=600), slots=16, image_bytes=2**24)
     policy.warmup(sampling=TURNS)
     rng = np.random.default_rng(0)
 
@@ -323,4 +483,5 @@ def test_memory_stays_where_it_was(world):
     for done, _ in enumerate(policy.stream(many(), samples=2, sampling=TURNS), start=1):
         if done == 400:
             early = resident()
-    assert done == 4000 and resident() < early + 64
+    assert done == 4000 and policy.store.peak_bytes <= 2**24
+    assert resident() < early + 32

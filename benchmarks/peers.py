@@ -1,0 +1,246 @@
+"""The workload on PyTorch: transformers' Qwen2.5-VL on the CPU in float32, used in two ways.
+
+Both take the patches and tokens of our processor, so that they are given the same arrays, and neither ever samples
+`workload.forbidden_tokens`. Loading the model and the queries is not timed; cutting the crops is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from benchmarks import workload as work
+from pixel_reasoner_jax.processing import Media, Processor
+
+THREADS = os.cpu_count()
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a peer did, and how long it took.
+
+    Attributes:
+      seconds: for all responses.
+      generated: tokens sampled.
+      prefilled: tokens put through the model other than to draw the next, padding aside.
+      tokens: int64 [turn_tokens], what was sampled, for [query][sample][turn].
+    """
+
+    seconds: float
+    generated: int
+    prefilled: int
+    tokens: list[list[list[np.ndarray]]]
+
+
+def rerender(workload: work.Workload, batch_size: int | None = None, temperature: float = 1.0) -> Measurement:
+    """The original system's way: in every turn, `generate` is given the whole conversation and all its images anew.
+
+    Args:
+      batch_size: responses at a time; None: all.
+      temperature: 0 is greedy.
+    """
+    return _measure(_rerender, workload, batch_size, temperature)
+
+
+def kept_cache(workload: work.Workload, batch_size: int | None = None, temperature: float = 1.0) -> Measurement:
+    """By hand: the KV cache is kept from turn to turn, and only what is new is put through the model.
+
+    Args:
+      batch_size: responses at a time; None: all.
+      temperature: 0 is greedy.
+    """
+    return _measure(_kept_cache, workload, batch_size, temperature)
+
+
+class _Piece(NamedTuple):
+    """Part of a conversation: tokens int [n] and the images among them, in order."""
+
+    tokens: np.ndarray
+    media: list[Media]
+
+
+class _Forbid(LogitsProcessor):
+    """Rules tokens out; the mask is made once, which transformers' own processor would do at every step."""
+
+    def __init__(self, forbidden: torch.Tensor):
+        self._forbidden = forbidden
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.masked_fill(self._forbidden, -torch.inf)
+
+
+class _Peer:
+    """The model with everything that is made before the clock starts."""
+
+    def __init__(self, workload: work.Workload, temperature: float):
+        self.workload, self.temperature = workload, temperature
+        self.processor = Processor.from_pretrained(workload.directory)
+        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(workload.directory, dtype=torch.float32).eval()
+        forbidden = torch.zeros(self.model.config.text_config.vocab_size, dtype=torch.bool)
+        forbidden[torch.from_numpy(work.forbidden_tokens(self.processor)).long()] = True
+        self.forbid = _Forbid(forbidden)
+        self._prompts = work.prompts(workload, self.processor)
+        self._patches: dict[Media, torch.Tensor] = {}
+        for prompt in self._prompts:
+            self._keep(prompt.rendered.media)
+        self.prefilled = 0
+
+    def prompt(self, query: int) -> _Piece:
+        rendered = self._prompts[query].rendered
+        return _Piece(rendered.tokens, list(rendered.media))
+
+    def observation(self, query: int, sample: int, turn: int) -> _Piece:
+        """Runs the operation that ends `turn`."""
+        rendered = work.observation(self.workload, self.processor, self._prompts[query], query, sample, turn)
+        self._keep(rendered.media)
+        return _Piece(rendered.tokens, list(rendered.media))
+
+    def batch(self, pieces: Sequence[_Piece]) -> dict[str, torch.Tensor]:
+        """The arrays transformers takes, a piece a row, padded on the left."""
+        width = max(len(piece.tokens) for piece in pieces)
+        tokens = np.full((len(pieces), width), self.processor.endoftext, np.int64)
+        mask = np.zeros((len(pieces), width), np.int64)
+        for row, piece in enumerate(pieces):
+            start = width - len(piece.tokens)
+            tokens[row, start:], mask[row, start:] = piece.tokens, 1
+        media = [item for piece in pieces for item in piece.media]
+        return {
+            "input_ids": torch.from_numpy(tokens),
+            "attention_mask": torch.from_numpy(mask),
+            # Without these, transformers 5 numbers image tokens like text.
+            "mm_token_type_ids": torch.from_numpy((tokens == self.processor.image_pad).astype(np.int32)),
+            "pixel_values": torch.cat([self._patches[item] for item in media]),
+            "image_grid_thw": torch.tensor([item.grid for item in media]),
+        }
+
+    def _keep(self, media: Sequence[Media]) -> None:
+        self._patches.update({item: torch.from_numpy(item.patches) for item in media})
+
+
+Turns = list[list[np.ndarray]]
+"""What was sampled, for [row][turn]."""
+
+
+def _rerender(peer: _Peer, rows: list[tuple[int, int]]) -> Turns:
+    workload = peer.workload
+    sampling = {"do_sample": False}
+    if peer.temperature > 0:
+        sampling = {"do_sample": True, "temperature": peer.temperature, "top_k": 0, "top_p": 1.0}
+    settings = GenerationConfig(
+        max_new_tokens=workload.turn_tokens, pad_token_id=peer.processor.endoftext, use_cache=True, **sampling
+    )
+    turns: Turns = [[] for _ in rows]
+    conversations = [peer.prompt(query) for query, _ in rows]
+    for turn in range(workload.turns):
+        if turn:
+            for row, (query, sample) in enumerate(rows):
+                (tokens, media), seen = conversations[row], peer.observation(query, sample, turn - 1)
+                tokens = np.concatenate([tokens, turns[row][-1], seen.tokens])
+                conversations[row] = _Piece(tokens, media + seen.media)
+        inputs = peer.batch(conversations)
+        peer.prefilled += sum(len(piece.tokens) for piece in conversations)
+        output = peer.model.generate(
+            **inputs, generation_config=settings, logits_processor=LogitsProcessorList([peer.forbid])
+        )
+        for row, tokens in enumerate(output[:, inputs["input_ids"].shape[1] :].numpy()):
+            turns[row].append(tokens)
+    return turns
+
+
+def _kept_cache(peer: _Peer, rows: list[tuple[int, int]]) -> Turns:
+    workload = peer.workload
+    turns: Turns = [[] for _ in rows]
+    cache = DynamicCache()
+    mask = torch.zeros((len(rows), 0), dtype=torch.long)  # [rows, tokens in the cache and in what is added]
+    following = torch.zeros(len(rows), dtype=torch.long)  # the position of the next token of every row
+    blocks = [peer.prompt(query) for query, _ in rows]
+    for turn in range(workload.turns):
+        if turn:
+            blocks = [peer.observation(query, sample, turn - 1) for query, sample in rows]
+        peer.prefilled += sum(len(block.tokens) for block in blocks)
+        if turn:
+            # The last token of a turn was drawn but never put through the model.
+            blocks = [
+                block._replace(tokens=np.concatenate([sampled[-1][-1:], block.tokens]))
+                for block, sampled in zip(blocks, turns, strict=True)
+            ]
+        # Padding on the left of a block leaves gaps in the cache, which the mask hides from all that follows.
+        inputs = peer.batch(blocks)
+        mask = torch.cat([mask, inputs.pop("attention_mask")], dim=1)
+        positions = torch.zeros((3, *inputs["input_ids"].shape), dtype=torch.long)
+        for row, (tokens, media) in enumerate(blocks):
+            where, after = peer.processor.positions(tokens, media, int(following[row]))
+            positions[:, row, -len(tokens) :] = torch.from_numpy(where)
+            following[row] = after
+        drawn = []
+        for step in range(workload.turn_tokens):
+            if step:
+                inputs = {"input_ids": drawn[-1]}
+                positions = following[None, :, None].expand(3, -1, -1)
+                following = following + 1
+                mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            output = peer.model(
+                **inputs,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            drawn.append(_draw(peer.forbid(inputs["input_ids"], output.logits[:, -1]), peer.temperature))
+        for row, tokens in enumerate(torch.cat(drawn, dim=1).numpy()):
+            turns[row].append(tokens)
+    return turns
+
+
+def _draw(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """int64 [rows, 1], one token for each row of logits [rows, vocabulary]."""
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    return torch.multinomial((logits / temperature).softmax(dim=-1), 1)
+
+
+def _measure(
+    run: Callable[[_Peer, list[tuple[int, int]]], Turns],
+    workload: work.Workload,
+    batch_size: int | None,
+    temperature: float,
+) -> Measurement:
+    rows = workload.rows
+    batch_size = len(rows) if batch_size is None else batch_size
+    torch.manual_seed(workload.seed)
+    with _threads(), torch.inference_mode():
+        peer = _Peer(workload, temperature)
+        start = time.perf_counter()
+        turns = []
+        for first in range(0, len(rows), batch_size):
+            turns += run(peer, rows[first : first + batch_size])
+        seconds = time.perf_counter() - start
+    generated = sum(len(tokens) for sampled in turns for tokens in sampled)
+    groups = [turns[first : first + workload.samples] for first in range(0, len(rows), workload.samples)]
+    return Measurement(seconds, generated, peer.prefilled, groups)
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[None]:
+    """Gives PyTorch a thread for each core, as JAX takes them, and takes them back: it has one setting for all."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,201 @@
+"""The work of the rollout benchmark, the same for every side: a random model, queries, and crops that are forced.
+
+A random model never asks for an operation. So each turn but the last is cut after a fixed number of tokens and is
+followed by the observation of a crop that the workload chose; the last turn is cut after as many tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from transformers import AutoTokenizer
+
+from data_pipeline.lessons import save_world_processor
+from data_pipeline.tokenizer import save_processor
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL, VisionConfig
+from pixel_reasoner_jax.operations import Call, default_registry
+from pixel_reasoner_jax.processing import Budgets, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.rollout.episode import Prompt
+from pixel_reasoner_jax.rollout.prompt import Query
+
+BOX_SIDES = (0.2, 0.4)
+"""Least and most side of a forced box, as a share of the image; the operation's padding adds 0.2 to it."""
+
+QUESTIONS = (
+    "Which shape is nearest to the middle?",
+    "How many of the shapes are darker than what is around them?",
+    "What colour is the largest ellipse, and is any rectangle of the same colour?",
+    "Is there a shape that touches the edge of the picture? Name its colour.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A model and what it is asked.
+
+    Attributes:
+      directory: the model and its processor, in the Hugging Face form.
+      queries: what a rollout takes; their images are files in `directory`.
+      samples: responses a query.
+      turn_tokens: tokens sampled in every turn.
+      turns: of every response; all but the last end in a forced crop.
+      seed: of the boxes.
+    """
+
+    directory: Path
+    queries: tuple[Query, ...]
+    samples: int
+    turn_tokens: int = 64
+    turns: int = 3
+    seed: int = 0
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """(query index, sample) of every response."""
+        return [(query, sample) for query in range(len(self.queries)) for sample in range(self.samples)]
+
+    def box(self, query: int, sample: int, turn: int) -> list[float]:
+        """The box [x1, y1, x2, y2] forced at the end of a turn, as fractions of the query's image."""
+        random = np.random.default_rng((self.seed, query, sample, turn))
+        sides = random.uniform(*BOX_SIDES, 2)
+        corner = random.uniform(0.05, 0.95 - sides)
+        return [round(float(value), 3) for value in (*corner, *(corner + sides))]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """What `build` makes: the model, tokens of query images and crops, tokens of raw images before any resizing."""
+
+    config: Config
+    image: tuple[int, int]
+    crop: tuple[int, int]
+    raw: tuple[int, int]
+
+
+# About 104 million parameters, with every part of the released models. Some raw images are within the budget, which
+# gives prompts of different lengths, and some are larger, so that a crop shows more than the resized image did.
+_FULL = _Size(
+    Config(
+        vision=VisionConfig(
+            depth=8,
+            hidden_size=384,
+            intermediate_size=1024,
+            num_heads=6,
+            out_hidden_size=640,
+            fullatt_block_indexes=(3, 7),
+        ),
+        vocab_size=32_768,
+        hidden_size=640,
+        intermediate_size=2304,
+        num_hidden_layers=12,
+        num_attention_heads=10,
+        num_key_value_heads=2,
+        mrope_section=(8, 12, 12),
+        tie_word_embeddings=True,
+    ),
+    image=(300, 600),
+    crop=(100, 200),
+    raw=(320, 800),
+)
+_TINY = _Size(
+    dataclasses.replace(Config.preset("tiny"), vocab_size=2048),  # more than the tokenizer has
+    image=(12, 30),
+    crop=(4, 12),
+    raw=(14, 50),
+)
+
+
+def build(
+    directory: str | Path,
+    queries: int = 8,
+    samples: int = 8,
+    turn_tokens: int = 64,
+    seed: int = 0,
+    *,
+    tiny: bool = False,
+) -> Workload:
+    """Writes a random model, its processor and the queries' images.
+
+    Args:
+      directory: made where it is missing.
+      seed: of the parameters, the images and the boxes.
+      tiny: a model and images for tests; `turn_tokens` is then at most 4.
+    """
+    directory = Path(directory)
+    size = _TINY if tiny else _FULL
+    save_world_processor(directory, default_registry())
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    save_processor(tokenizer, directory, Budgets(image=size.image, crop=size.crop))
+    names = {
+        "eos_token_id": "im_end",
+        "bos_token_id": "endoftext",
+        "image_token_id": "image_pad",
+        "video_token_id": "video_pad",
+        "vision_start_token_id": "vision_start",
+        "vision_end_token_id": "vision_end",
+    }
+    ids = {key: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in names.items()}
+    Qwen2_5_VL.create(dataclasses.replace(size.config, **ids), seed).save_pretrained(directory)
+    (directory / "images").mkdir(exist_ok=True)
+    random = np.random.default_rng(seed)
+    asked = []
+    for index in range(queries):
+        path = directory / "images" / f"{index}.png"
+        _picture(random, size.raw).save(path)
+        question = QUESTIONS[index % len(QUESTIONS)]
+        asked.append({"id": f"query-{index}", "question": question, "answer": "none", "images": [str(path)]})
+    return Workload(directory, tuple(asked), samples, min(turn_tokens, 4) if tiny else turn_tokens, seed=seed)
+
+
+def prompts(workload: Workload, processor: Processor) -> list[Prompt]:
+    """Every query, loaded and rendered once."""
+    registry, store = default_registry(), PictureStore()
+    return [Prompt.build(query, processor, registry, None, store) for query in workload.queries]
+
+
+def forced_call(workload: Workload, query: int, sample: int, turn: int) -> Call:
+    """The operation that ends a turn, whatever the model wrote."""
+    arguments = {"bbox_2d": workload.box(query, sample, turn), "target_image": 1}
+    return Call("crop_image_normalized", arguments)
+
+
+def observation(
+    workload: Workload, processor: Processor, prompt: Prompt, query: int, sample: int, turn: int
+) -> Rendered:
+    """What follows a turn: the end of the cut turn, the crop with its text, the opening of the next turn.
+
+    Args:
+      prompt: of the query, from `prompts`.
+      query, sample, turn: whose turn; `query` is an index.
+    """
+    registry, call = default_registry(), forced_call(workload, query, sample, turn)
+    result = registry.execute(call, prompt.state.fork())
+    sizes = [processor.resized(image.size, result.kind) for image in result.images]
+    content = [{"type": "text", "text": registry.observation_text(call, result, sizes)}]
+    content += [{"type": "image", "image": image, "kind": result.kind} for image in result.images]
+    return processor.render_continuation({"role": "user", "content": content}, closed=False)
+
+
+def forbidden_tokens(processor: Processor) -> np.ndarray:
+    """int32 [n]: ids that no side may sample: those of a rollout, and whatever would end a turn early."""
+    return np.union1d(processor.forbidden_tokens, processor.stop_tokens).astype(np.int32)
+
+
+def _picture(random: np.random.Generator, tokens: Sequence[int]) -> Image.Image:
+    """Shapes on noise; its size is of (least, most) `tokens` of 28x28 pixels, small ones as frequent as large."""
+    area = 28**2 * math.exp(random.uniform(*np.log(tokens)))
+    aspect = math.exp(random.uniform(-0.4, 0.4))
+    width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    image = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
+    draw = ImageDraw.Draw(image)
+    for number in range(12):
+        x, y = random.uniform(0, 0.8, 2) * (width, height)
+        right, bottom = (x, y) + random.uniform(0.05, 0.2, 2) * (width, height)
+        shape = draw.ellipse if number % 2 else draw.rectangle
+        shape((x, y, right, bottom), fill=tuple(random.integers(0, 256, 3).tolist()))
+    return image

@@ -1,0 +1,105 @@
+"""The benchmarks do what they say: both PyTorch peers, however they batch, sample the same tokens."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from benchmarks import peers, workload
+from pixel_reasoner_jax.processing import Processor
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return workload.build(tmp_path_factory.mktemp("workload"), queries=3, samples=2, tiny=True)
+
+
+@pytest.fixture(scope="module")
+def processor(work):
+    return Processor.from_pretrained(work.directory)
+
+
+@pytest.fixture(scope="module")
+def rerendered(work):
+    return peers.rerender(work, temperature=0)
+
+
+def unpadded(work, processor):
+    """Greedy turn-0 tokens of every query, with transformers' own positions and no padding."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(work.directory, dtype=torch.float32)
+    for prompt in workload.prompts(work, processor):
+        tokens, media = torch.from_numpy(prompt.rendered.tokens).long()[None], prompt.rendered.media
+        output = model.generate(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            mm_token_type_ids=(tokens == processor.image_pad).int(),
+            pixel_values=torch.from_numpy(media[0].patches),
+            image_grid_thw=torch.tensor([media[0].grid]),
+            max_new_tokens=work.turn_tokens,
+            do_sample=False,
+            suppress_tokens=workload.forbidden_tokens(processor).tolist(),
+        )
+        yield output[0, tokens.shape[1] :].numpy()
+
+
+def flat(measurement):
+    return np.array(measurement.tokens)
+
+
+def test_the_first_turn_is_what_an_unpadded_generate_gives(work, processor, rerendered):
+    expected = np.stack(list(unpadded(work, processor)))
+    assert len(np.unique(expected, axis=0)) == len(expected)  # the queries do matter
+    np.testing.assert_array_equal(flat(rerendered)[:, :, 0], np.repeat(expected[:, None], work.samples, axis=1))
+
+
+@pytest.mark.parametrize("batch_size", [None, 4, 1])
+def test_both_peers_sample_the_same_tokens(work, rerendered, batch_size):
+    kept = peers.kept_cache(work, batch_size, temperature=0)
+    np.testing.assert_array_equal(flat(kept), flat(rerendered))
+
+
+def test_both_peers_say_how_much_they_did(work, processor, rerendered):
+    kept = peers.kept_cache(work, temperature=0)
+    prompts = [len(prompt.rendered.tokens) for prompt in workload.prompts(work, processor)]
+    seen = np.array(
+        [
+            [
+                len(workload.observation(work, processor, prompt, query, sample, turn).tokens)
+                for query, prompt in enumerate(workload.prompts(work, processor))
+                for sample in range(work.samples)
+            ]
+            for turn in range(work.turns - 1)
+        ]
+    )
+    rows = len(work.rows)
+    assert flat(kept).shape == (3, 2, 3, 4)
+    assert kept.generated == rerendered.generated == rows * 3 * 4
+    assert kept.prefilled == 2 * sum(prompts) + seen.sum()
+    assert rerendered.prefilled == 3 * 2 * sum(prompts) + 2 * seen[0].sum() + seen[1].sum() + rows * (1 + 2) * 4
+
+
+@pytest.mark.parametrize("peer", [peers.rerender, peers.kept_cache])
+def test_sampling_never_takes_a_forbidden_token(work, processor, peer):
+    tokens = flat(peer(work, temperature=2.0))
+    assert not np.isin(tokens, workload.forbidden_tokens(processor)).any()
+    assert (tokens[:, 0, 0] != tokens[:, 1, 0]).any()
+
+
+def test_every_forced_box_is_another_one(work):
+    turns = itertools.product(work.rows, range(work.turns - 1))
+    boxes = [tuple(work.box(*row, turn)) for row, turn in turns]
+    assert len(set(boxes)) == len(boxes) == 12
+    assert all(0 < x1 < x2 < 1 and 0 < y1 < y2 < 1 for x1, y1, x2, y2 in boxes)
+
+
+def test_an_observation_closes_the_cut_turn(work, processor):
+    prompt = workload.prompts(work, processor)[1]
+    rendered = workload.observation(work, processor, prompt, 1, 0, 1)
+    assert rendered.tokens[0] == processor.im_end
+    assert len(rendered.media) == 1
+    assert rendered.media[0].tokens == (rendered.tokens == processor.image_pad).sum()
+    text = processor.tokenizer.decode(rendered.tokens)
+    assert text.startswith("<|im_end|>\n<|im_start|>user\n\nHere is the cropped image")
+    assert text.endswith("<|im_start|>assistant\n")
