@@ -19,7 +19,7 @@ from pixel_reasoner_jax.processing.geometry import MAX_ASPECT_RATIO
 TOKENS = 32  # widths of an extend come in multiples of this
 CHUNK = 512  # tokens of a row of an extend: longer additions are cut
 CALL = 256  # tokens of an extend of several rows
-PATCHES = 2048  # of images encoded together; larger ones go alone
+PATCHES = 1024  # of images encoded together; larger ones go alone
 TABLE = 16_384  # embeddings of images that the device keeps, at least
 FORKS = 4  # numbers of forks in a call grow by this factor
 
