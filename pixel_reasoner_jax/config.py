@@ -164,7 +164,7 @@ def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "")
     for key in source:
         path = f"{prefix}{key}"
         if key not in target:
-            raise ConfigError(f"{where}: unknown key config.{path}{_nearest_key(target, key, prefix)}")
+            raise ConfigError(f"{where}: unknown key config.{path}{_nearest(key, list(target), f'config.{prefix}')}")
         value = source[key]
         if isinstance(target[key], ConfigDict) != isinstance(value, ConfigDict):
             kind = "a section" if isinstance(target[key], ConfigDict) else "a single value"
@@ -180,7 +180,8 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
     for depth, part in enumerate(parts):
         prefix = "".join(f"{name}." for name in parts[:depth])
         if part not in section:
-            raise ConfigError(f"unknown key config.{prefix}{part}{_nearest_key(section, part, prefix, config)}")
+            hint = _elsewhere(config, ".".join(parts[depth:])) or _nearest(part, list(section), f"config.{prefix}")
+            raise ConfigError(f"unknown key config.{prefix}{part}{hint}")
         last = depth == len(parts) - 1
         if isinstance(section[part], ConfigDict) == last:
             name = prefix + part
@@ -225,14 +226,10 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", config[key]
 
 
-def _nearest_key(section: ConfigDict, key: str, prefix: str, whole: ConfigDict | None = None) -> str:
-    """The nearest key of the section, or that of the same name elsewhere, or what there is."""
-    hint = _nearest(key, list(section), f"config.{prefix}")
-    elsewhere = [path for path, _ in _leaves(whole)] if whole is not None else []
-    same_name = [path for path in elsewhere if path.split(".")[-1] == key]
-    if "did you mean" not in hint and same_name:
-        return f"; did you mean config.{same_name[0]}?"
-    return hint
+def _elsewhere(config: ConfigDict, rest: str) -> str:
+    """Names the keys whose paths end as the unknown one does: its section was left out, or is another one."""
+    same = [f"config.{path}" for path, _ in _leaves(config) if f".{path}".endswith(f".{rest}")]
+    return f"; did you mean {' or '.join(same)}?" if same else ""
 
 
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:

@@ -90,6 +90,25 @@ def test_override_errors_name_the_key_and_what_to_do(key, value, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "key,hint",
+    [
+        (
+            "optimizer.learning_rate",
+            "did you mean config.pretraining.optimizer.learning_rate or config.rl.optimizer.learning_rate or"
+            " config.warm_start.optimizer.learning_rate?",
+        ),
+        ("curiosity.alpha", "did you mean config.rl.curiosity.alpha?"),
+        ("rl.alpha", "did you mean config.rl.curiosity.alpha?"),
+        ("pretraining.curiosity.alpha", "did you mean config.rl.curiosity.alpha?"),
+    ],
+)
+def test_a_key_without_its_section_names_where_it_is(key, hint):
+    with pytest.raises(ConfigError) as error:
+        load_config("quickstart", [(key, "1")])
+    assert hint in str(error.value)
+
+
 def write(directory, body):
     file = directory / "mine.py"
     file.write_text(f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    {body}\n")
