@@ -12,13 +12,27 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.files import write_text
+
 PACKAGE = pathlib.Path(__file__).parent
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
+FILE = "config.json"  # the resolved config in a run's directory
+FIXED = (
+    "seed",
+    "model.directory",
+    "data.path",
+    "train.batch_size",
+    "train.freeze_vision",
+    "rollout.samples",
+    "grpo.queries_per_episode",
+)
+"""Settings a run keeps to its end: the place in its data, the steps it has counted and its state are theirs."""
 CONFIG_DIRECTORIES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # as installed, and in a checkout
 
 
@@ -57,31 +71,62 @@ def config_names() -> list[str]:
     return sorted({file.stem for directory in CONFIG_DIRECTORIES for file in directory.glob("*.py")})
 
 
-def prepare_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
-    """Makes `config.workdir` and saves the resolved config in it as config.json.
+def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
+    """`config.workdir`, once it is known that a run with this config may use it; writes nothing.
+
+    A run that goes on with other settings than it had says so on standard error, one line for each.
 
     Raises:
-      ConfigError: the directory holds another run and `resume` is not asked for.
+      ConfigError: the directory holds another run and `resume` is not asked for, or that run's checkpoints mean nothing
+        with these settings (`FIXED`).
     """
     workdir = pathlib.Path(config.workdir)
-    saved = workdir / "config.json"
-    if saved.exists() and not resume:
+    if not (workdir / FILE).exists():
+        return workdir
+    if not resume:
         raise ConfigError(
             f"{workdir} already holds a run: go on with it with --resume, or choose another directory with"
             " --config.workdir=DIRECTORY"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    saved.write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
+    changed = changes(config, workdir)
+    for path in FIXED:
+        if path in changed:
+            before, now = changed[path]
+            raise ConfigError(
+                f"config.{path} is {now!r}, but the run in {workdir} was started with {before!r} and cannot go on with"
+                " another: leave it, or start a new run with --config.workdir=DIRECTORY"
+            )
+    for path, (before, now) in changed.items():
+        print(f"config.{path} is {now!r} from here on; it was {before!r}", file=sys.stderr)
     return workdir
 
 
+def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes the resolved config: from now on the directory holds a run."""
+    write_text(workdir / FILE, config.to_json_best_effort(indent=2) + "\n")
+
+
 def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
-    """The resolved config of an earlier run, with lists where it had tuples."""
-    file = pathlib.Path(workdir) / "config.json"
+    """The resolved config of an earlier run, with lists where it had tuples.
+
+    Raises:
+      ConfigError: there is none, or it is damaged.
+    """
+    file = pathlib.Path(workdir) / FILE
     try:
         return ConfigDict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"{workdir} holds no run: there is no {file.name} in it") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{file} is not the config that a run saved ({error}): restore it, or remove it") from error
+
+
+def changes(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ from those of the run in a directory: (before, now), None where there is none."""
+    before = dict(_leaves(load_saved(workdir)))
+    now = dict(_leaves(ConfigDict(json.loads(config.to_json_best_effort()))))
+    pairs = {path: (before.get(path), now.get(path)) for path in now | before}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def check_values(config: ConfigDict) -> None:

@@ -5,12 +5,14 @@ import json
 import pytest
 
 from pixel_reasoner_jax.config import (
+    FIXED,
     ConfigError,
     check_values,
     config_names,
     load_config,
     load_saved,
-    prepare_workdir,
+    open_workdir,
+    save_config,
 )
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
@@ -148,14 +150,58 @@ def test_a_missing_file_names_the_nearest_packaged_one(tmp_path):
         load_config(tmp_path / "config.txt")
 
 
+def started(tmp_path, *overrides):
+    """The config of a run in `tmp_path`/run, and its directory."""
+    config = load_config(RL, [("workdir", str(tmp_path / "run")), *overrides])
+    workdir = open_workdir(config, resume=False)
+    save_config(config, workdir)
+    return config, workdir
+
+
 def test_the_resolved_config_is_saved_with_the_run(tmp_path):
-    config = load_config(RL, [("workdir", str(tmp_path / "run")), ("train.steps", "3")])
-    workdir = prepare_workdir(config, resume=False)
+    config, workdir = started(tmp_path, ("train.steps", "3"))
     saved = load_saved(workdir)
     assert saved.train.steps == 3 and list(saved.processor.image) == [4, 2000]
     check_values(saved)
     with pytest.raises(ConfigError, match="--resume"):
-        prepare_workdir(config, resume=False)
-    prepare_workdir(config, resume=True)
+        open_workdir(config, resume=False)
     with pytest.raises(ConfigError, match="holds no run"):
         load_saved(tmp_path)
+
+
+def test_a_directory_holds_a_run_only_once_its_config_is_saved(tmp_path):
+    config = load_config(RL, [("workdir", str(tmp_path / "run"))])
+    workdir = open_workdir(config, resume=False)
+    assert not workdir.exists() and open_workdir(config, resume=False) == workdir
+
+
+def test_a_run_that_goes_on_says_what_is_new(tmp_path, capsys):
+    config, workdir = started(tmp_path)
+    assert open_workdir(config, resume=True) == workdir and capsys.readouterr().err == ""
+    config.optimizer.learning_rate, config.train.steps = 3e-6, 9
+    open_workdir(config, resume=True)
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        "config.optimizer.learning_rate is 3e-06 from here on; it was 1e-06",
+        "config.train.steps is 9 from here on; it was None",
+    ]
+    assert load_saved(workdir).optimizer.learning_rate == 1e-6  # until the run has really begun
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_a_run_cannot_go_on_with_other_data_or_another_model(tmp_path, key, capsys):
+    config, workdir = started(tmp_path)
+    section, name = config[key.split(".")[0]] if "." in key else config, key.split(".")[-1]
+    section[name] = {str: "other", int: 3, bool: True}[type(section[name])]
+    config.train.steps = 9
+    with pytest.raises(ConfigError, match=rf"config\.{key} is .* started with .*--config.workdir"):
+        open_workdir(config, resume=True)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": 0', "[1]", "\xff"])
+def test_a_damaged_saved_config_is_named(tmp_path, text):
+    config, workdir = started(tmp_path)
+    (workdir / "config.json").write_text(text, encoding="latin-1")
+    for read in (load_saved, lambda _: open_workdir(config, resume=True)):
+        with pytest.raises(ConfigError, match="config.json is not the config that a run saved"):
+            read(workdir)

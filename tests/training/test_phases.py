@@ -80,6 +80,15 @@ def test_a_directory_in_use_is_refused(sft_config):
         sft.run(sft_config)
 
 
+def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
+    model, sft_config.model.directory = sft_config.model.directory, str(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="nowhere"):
+        Run(sft_config)
+    sft_config.model.directory = model
+    with Run(sft_config):
+        pass
+
+
 def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_config, rl_config):
     sft_config.train.update(dict(steps=None, epochs=1, batch_size=25))
     with pytest.raises(ConfigError, match="24 trajectories .*batch_size is 25"):
