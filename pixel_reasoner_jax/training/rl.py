@@ -12,7 +12,7 @@ from data_pipeline.pipeline import query_batches
 from data_pipeline.records import read_description
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.rollout import Policy, SamplingSettings
+from pixel_reasoner_jax.rollout import Policy, SamplingSettings, check_query
 from pixel_reasoner_jax.training.grpo import judge
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import make_optimizer
@@ -72,6 +72,8 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 policy.params = state.params
                 with this.phase("data"):
                     some = next(batches)
+                    for query in some:
+                        check_query(query, scored=True)
                 with this.phase("rollout"):
                     groups = policy.rollout(
                         some,

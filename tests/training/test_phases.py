@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from data_pipeline.records import write_records
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.settings import load_policy
@@ -72,6 +73,14 @@ def test_an_rl_run_leaves_all_it_should(rl_config):
     policy = load_policy(model)
     assert policy.limits.max_response_tokens == 96 and policy.registry is not None
     assert list(pathlib.Path(model.parent).glob("events.out.tfevents*"))
+
+
+def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(rl.Policy, "rollout", None)
+    rl_config.data.path = str(tmp_path / "queries")
+    write_records(rl_config.data.path, "query", [{"id": f"q{n}", "question": "?"} for n in range(8)])
+    with pytest.raises(ValueError, match="query 'q[0-7]': it has no answer"):
+        rl.run(rl_config)
 
 
 def test_a_directory_in_use_is_refused(sft_config):
