@@ -22,6 +22,7 @@ from pixel_reasoner_jax.files import write_text
 
 PACKAGE = pathlib.Path(__file__).parent
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
+REMAT = ("none", "full", "dots")  # what is computed again in the backward pass, see `models.layers.scan`
 FILE = "config.json"  # the resolved config in a run's directory
 FIXED = (
     "seed",
@@ -151,6 +152,8 @@ def _rules() -> dict[str, tuple[Any, str]]:
     return {
         "model.dtype": choice(*DTYPES),
         "model.param_dtype": choice(*DTYPES),
+        "model.remat": choice(*REMAT),
+        "operations.padding": fraction,
         "optimizer.learning_rate": positive,
         "optimizer.warmup_fraction": fraction,
         "optimizer.schedule": choice("cosine", "linear", "constant"),
@@ -164,6 +167,7 @@ def _rules() -> dict[str, tuple[Any, str]]:
         "train.checkpoint_every": positive,
         "train.keep_checkpoints": positive,
         "rollout.samples": ((lambda value: value >= 2), "at least 2: advantages compare the samples of a query"),
+        "rollout.slots": positive,
         "rollout.temperature": positive,
         "rollout.later_temperature": positive,
         "curiosity.variant": choice(*VARIANTS),
@@ -174,6 +178,16 @@ def _rules() -> dict[str, tuple[Any, str]]:
         "grpo.queries_per_episode": positive,
         "grpo.clip_low": fraction,
         "grpo.clip_high": not_negative,
+        "pretraining.lessons": positive,
+        "warm_start.trajectories": positive,
+        "warm_start.lessons": not_negative,
+        "warm_start.misplaced": fraction,
+        "warm_start.favoured": fraction,
+        "rl.queries": positive,
+        "evaluation.queries": positive,
+        "evaluation.samples": positive,
+        "evaluation.slots": positive,
+        "evaluation.temperature": not_negative,
     }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pixel_reasoner_jax.config import (
     FIXED,
+    REMAT,
     ConfigError,
     check_values,
     config_names,
@@ -14,6 +15,7 @@ from pixel_reasoner_jax.config import (
     open_workdir,
     save_config,
 )
+from pixel_reasoner_jax.models import layers
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
 
@@ -84,6 +86,9 @@ def test_overrides_take_the_type_of_the_key():
         ("optimizer.schedule", "cosin", "config.optimizer.schedule is 'cosin': it must be one of 'cosine', "),
         ("curiosity.variant", "papre", "must be one of 'paper', 'release'"),
         ("rollout.samples", "1", "at least 2"),
+        ("rollout.slots", "0", "config.rollout.slots is 0: it must be greater than 0"),
+        ("model.remat", "ful", "config.model.remat is 'ful': it must be one of 'none', 'full', 'dots'"),
+        ("operations.padding", "1.5", "config.operations.padding is 1.5: it must be between 0 and 1"),
     ],
 )
 def test_override_errors_name_the_key_and_what_to_do(key, value, message):
@@ -109,6 +114,29 @@ def test_a_key_without_its_section_names_where_it_is(key, hint):
     with pytest.raises(ConfigError) as error:
         load_config("quickstart", [(key, "1")])
     assert hint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key,value",
+    [
+        ("pretraining.lessons", "0"),
+        ("warm_start.trajectories", "0"),
+        ("warm_start.lessons", "-1"),
+        ("warm_start.misplaced", "2.0"),
+        ("rl.queries", "0"),
+        ("evaluation.queries", "0"),
+        ("evaluation.samples", "0"),
+        ("evaluation.slots", "0"),
+        ("evaluation.temperature", "-1"),
+    ],
+)
+def test_sizes_of_the_quickstart_are_checked_before_it_trains(key, value):
+    with pytest.raises(ConfigError, match=f"config.{key} is {value}"):
+        load_config("quickstart", [(key, value)])
+
+
+def test_the_policies_of_recomputation_are_the_model_s():
+    assert REMAT == tuple(layers.REMAT)
 
 
 def write(directory, body):

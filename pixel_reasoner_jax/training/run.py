@@ -50,6 +50,9 @@ class Run:
         # A mesh of one device would only slow compilation down.
         mesh = make_mesh(config.mesh) if len(jax.devices()) > 1 else None
         self.rows = config.train.micro_batch_rows * (1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"])
+        # What is quickly read is read first: a mistake in it shows before a large model is loaded.
+        self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
+        self.settings = policy_settings(config)
         self.model = Qwen2_5_VL.from_pretrained(
             config.model.directory,
             dtype=config.model.dtype,
@@ -57,8 +60,6 @@ class Run:
             remat=config.model.remat,
             mesh=mesh,
         )
-        self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
-        self.settings = policy_settings(config)
         save_config(config, self._workdir)  # not before: a start that failed is no run, and may be tried again
         self._checkpoints = Checkpoints(self._workdir / "checkpoints", config.train.keep_checkpoints)
         self._metrics = MetricWriter(self._workdir, (resume and self._checkpoints.latest_step) or 0)

@@ -133,7 +133,7 @@ def test_a_directory_in_use_is_refused(sft_config):
 
 def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
     model, sft_config.model.directory = sft_config.model.directory, str(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         Run(sft_config)
     sft_config.model.directory = model
     with Run(sft_config):
