@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -57,6 +58,8 @@ def run(config: ConfigDict) -> dict[str, Any]:
     """
     enable_cache()
     workdir = _workdir(config)
+    if found := sorted(path.parents[1].name for path in workdir.glob(f"*/{MODEL}/{SETTINGS}")):
+        print(f"found in {workdir}: {', '.join(found)}; remove it to train them anew", file=sys.stderr)
     initial, data = workdir / "initial", workdir / "data"
     make_initial_model(config, initial)
     save_config(config, workdir)

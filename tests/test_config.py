@@ -31,6 +31,7 @@ def test_paper_hyperparameters():
     assert (config.train.batch_size, config.optimizer.schedule) == (128, "cosine")
     release = load_config("rl_release_7b", reference="rl_qwen2_5_vl_7b")
     assert release.curiosity.variant == "release" and release.rollout.later_temperature == 0.9
+    assert not release.train.freeze_vision  # that is the release's instruction tuning
 
 
 @pytest.mark.parametrize("name", config_names())

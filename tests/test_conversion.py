@@ -57,6 +57,8 @@ def test_converted_and_exported_is_the_same(released, tmp_path):
         np.testing.assert_array_equal(got, want)
     export(tmp_path / "converted", tmp_path / "exported")
     assert_same_tensors(tensors(tmp_path / "exported"), tensors(released))
+    with pytest.raises(CheckpointError, match="converted holds a converted model"):
+        export(tmp_path / "converted", tmp_path / "converted")
     assert PolicySettings.load(tmp_path / "exported").padding == 0.01
     Processor.from_pretrained(tmp_path / "exported")
     with pytest.raises(CheckpointError, match="already holds a converted model"):
