@@ -263,7 +263,8 @@ class Episode:
         state.images[len(state.images) - len(images) :] = images
         content = [{"type": "text", "text": self._registry.observation_text(call, result, sizes)}]
         content += [{"type": "image", "image": image, "kind": result.kind} for image in images]
-        record = OperationRecord(self.turn, name, arguments, boxes=tuple(result.boxes), sizes=sizes)
+        outcome = {"boxes": tuple(result.boxes), "sizes": sizes, "sources": tuple(result.sources)}
+        record = OperationRecord(self.turn, name, arguments, **outcome)
         return self._observation(record, content, images, state)
 
     def failure(self, call: Call | OperationError, error: str) -> Observation:
