@@ -183,7 +183,7 @@ def read_description(directory: str | Path) -> dict[str, Any]:
         raise RecordError(f"{path} is not JSON: {error}") from None
     if description.get("schema") != SCHEMA:
         raise RecordError(
-            f"{path} has schema version {description.get('schema')}, this program reads {SCHEMA}: write the data set anew"
+            f"{path} has schema version {description.get('schema')}, this program reads {SCHEMA}: write it anew"
         )
     return description
 
