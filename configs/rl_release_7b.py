@@ -45,8 +45,8 @@ def get_config() -> ConfigDict:
     config.train.row_length = 16_384  # tokens of a packed row
     config.train.micro_batch_rows = 1  # packed rows whose gradient is computed at once, for each of data x fsdp
     config.train.epochs = 1  # passes over the queries
-    config.train.steps = config_dict.placeholder(int)  # stop after so many updates
-    config.train.freeze_vision = True
+    config.train.steps = config_dict.placeholder(int)  # stop after so many updates, made or left out
+    config.train.freeze_vision = False
     config.train.checkpoint_every = 1  # episodes
     config.train.keep_checkpoints = 3
 

@@ -23,8 +23,11 @@ from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Regi
 from pixel_reasoner_jax.processing import Budgets, Processor, smart_resize
 from pixel_reasoner_jax.rollout.prompt import query_messages
 
-BUDGETS = Budgets(image=(16, 20), crop=(16, 20))
-"""112x112 pixels, 16 tokens, for the canvas and for a crop alike; 20 lets a crop that is not quite square have them."""
+BUDGETS = Budgets(image=(16, 20), crop=(16, 20), frame=(16, 20), video=(4, 8), video_frames=8)
+"""112x112 pixels, 16 tokens, for the canvas and for a crop alike; 20 lets a crop that is not quite square have them.
+
+The world has no videos. One that the model is asked about all the same is of the length that it knows.
+"""
 
 PADDING = 0.01
 """Of the crop operation: `CELL_BOXES` widened by it are the cells, so that every crop has the same scale."""

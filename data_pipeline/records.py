@@ -27,7 +27,7 @@ from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.processing import Picture
 from pixel_reasoner_jax.trajectory import OperationRecord
 
-SCHEMA = 1
+SCHEMA = 2
 METADATA = "dataset.json"
 KINDS = ("trajectory", "query")
 
@@ -182,7 +182,9 @@ def read_description(directory: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise RecordError(f"{path} is not JSON: {error}") from None
     if description.get("schema") != SCHEMA:
-        raise RecordError(f"{path} has schema version {description.get('schema')}, this program reads {SCHEMA}")
+        raise RecordError(
+            f"{path} has schema version {description.get('schema')}, this program reads {SCHEMA}: write it anew"
+        )
     return description
 
 
@@ -291,7 +293,8 @@ def _unpack(record: bytes, kind: str) -> tuple[dict[str, Any], list[bytes | str]
 
 def _operation(fields: dict[str, Any]) -> OperationRecord:
     boxes, sizes = (tuple(tuple(row) for row in fields.pop(name)) for name in ("boxes", "sizes"))
-    return OperationRecord(**fields, boxes=boxes, sizes=sizes)
+    sources = tuple(fields.pop("sources"))
+    return OperationRecord(**fields, boxes=boxes, sizes=sizes, sources=sources)
 
 
 def _png(image: Image.Image) -> bytes:

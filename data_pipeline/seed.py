@@ -21,6 +21,7 @@ class Seed:
       answer: the accepted answer or answers.
       images: the query's images, unresized; empty for a video.
       video: anything `Processor.load_video` takes; None for images.
+      fps: for a video given as a list of frames, how many of them make a second; None for the processor's default.
       cue: the evidence: a normalized box of the first image, or 1-based frame indices of the video.
       candidates: other boxes worth a look; a wrong box is taken from them where there are any.
       attributes: what else the source knows (plain values only; stored with the trajectory).
@@ -31,6 +32,7 @@ class Seed:
     answer: str | list[str]
     images: tuple[Image.Image, ...] = ()
     video: Any = None
+    fps: float | None = None
     cue: Box | tuple[int, ...] = (0.0, 0.0, 1.0, 1.0)
     candidates: tuple[Box, ...] = ()
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -43,4 +45,6 @@ class Seed:
     def query(self) -> dict[str, Any]:
         """The mapping that rollouts take."""
         query: dict[str, Any] = {"id": self.id, "question": self.question, "answer": self.answer}
-        return query | ({"video": self.video} if self.video is not None else {"images": list(self.images)})
+        if self.video is None:
+            return query | {"images": list(self.images)}
+        return query | {"video": self.video} | ({} if self.fps is None else {"fps": self.fps})

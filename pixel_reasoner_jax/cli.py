@@ -21,7 +21,7 @@ PACKAGES = tuple(pathlib.Path(__file__).resolve().parents[1] / name for name in 
 
 OVERRIDES = """\
 Every setting of the experiment file can be overridden, for example
-  --config.optimizer.learning_rate=1e-6 --config.train.batch_size=64
+  {example}
 An unknown key is an error that names the nearest known one. The resolved config is saved in the working directory.
 """
 
@@ -36,17 +36,22 @@ class Command:
         `add_arguments(parser)` and `run(args)`.
       reference: name of the packaged config that knows every key of its experiments; None for a command without one.
       resumes: whether it can go on from a checkpoint.
+      example: overrides to show in its help.
     """
 
     summary: str
     module: str
     reference: str | None = None
     resumes: bool = False
+    example: str = "--config.optimizer.learning_rate=1e-6 --config.train.batch_size=64"
 
 
 COMMANDS = {
     "quickstart": Command(
-        "the whole method in miniature on this machine, with a report", "pixel_reasoner_jax.quickstart", "quickstart"
+        "the whole method in miniature on this machine, with a report",
+        "pixel_reasoner_jax.quickstart",
+        "quickstart",
+        example="--config.seed=1 --config.rl.curiosity.alpha=0.5",
     ),
     "sft": Command(
         "phase one: instruction tuning on synthesized trajectories",
@@ -126,7 +131,7 @@ def _configure(
     )
     if command.resumes:
         parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in config.workdir")
-    parser.epilog = OVERRIDES
+    parser.epilog = OVERRIDES.format(example=command.example)
 
     def run(args: argparse.Namespace) -> object:
         config = load_config(args.config, overrides, command.reference)

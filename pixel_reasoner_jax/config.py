@@ -12,13 +12,28 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.files import write_text
+
 PACKAGE = pathlib.Path(__file__).parent
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
+REMAT = ("none", "full", "dots")  # what is computed again in the backward pass, see `models.layers.scan`
+FILE = "config.json"  # the resolved config in a run's directory
+FIXED = (
+    "seed",
+    "model.directory",
+    "data.path",
+    "train.batch_size",
+    "train.freeze_vision",
+    "rollout.samples",
+    "grpo.queries_per_episode",
+)
+"""Settings a run keeps to its end: the place in its data, the steps it has counted and its state are theirs."""
 CONFIG_DIRECTORIES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # as installed, and in a checkout
 
 
@@ -57,31 +72,62 @@ def config_names() -> list[str]:
     return sorted({file.stem for directory in CONFIG_DIRECTORIES for file in directory.glob("*.py")})
 
 
-def prepare_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
-    """Makes `config.workdir` and saves the resolved config in it as config.json.
+def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
+    """`config.workdir`, once it is known that a run with this config may use it; writes nothing.
+
+    A run that goes on with other settings than it had says so on standard error, one line for each.
 
     Raises:
-      ConfigError: the directory holds another run and `resume` is not asked for.
+      ConfigError: the directory holds another run and `resume` is not asked for, or that run's checkpoints mean nothing
+        with these settings (`FIXED`).
     """
     workdir = pathlib.Path(config.workdir)
-    saved = workdir / "config.json"
-    if saved.exists() and not resume:
+    if not (workdir / FILE).exists():
+        return workdir
+    if not resume:
         raise ConfigError(
             f"{workdir} already holds a run: go on with it with --resume, or choose another directory with"
             " --config.workdir=DIRECTORY"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    saved.write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
+    changed = changes(config, workdir)
+    for path in FIXED:
+        if path in changed:
+            before, now = changed[path]
+            raise ConfigError(
+                f"config.{path} is {now!r}, but the run in {workdir} was started with {before!r} and cannot go on with"
+                " another: leave it, or start a new run with --config.workdir=DIRECTORY"
+            )
+    for path, (before, now) in changed.items():
+        print(f"config.{path} is {now!r} from here on; it was {before!r}", file=sys.stderr)
     return workdir
 
 
+def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes the resolved config: from now on the directory holds a run."""
+    write_text(workdir / FILE, config.to_json_best_effort(indent=2) + "\n")
+
+
 def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
-    """The resolved config of an earlier run, with lists where it had tuples."""
-    file = pathlib.Path(workdir) / "config.json"
+    """The resolved config of an earlier run, with lists where it had tuples.
+
+    Raises:
+      ConfigError: there is none, or it is damaged.
+    """
+    file = pathlib.Path(workdir) / FILE
     try:
         return ConfigDict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"{workdir} holds no run: there is no {file.name} in it") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{file} is not the config that a run saved ({error}): restore it, or remove it") from error
+
+
+def changes(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ from those of the run in a directory: (before, now), None where there is none."""
+    before = dict(_leaves(load_saved(workdir)))
+    now = dict(_leaves(ConfigDict(json.loads(config.to_json_best_effort()))))
+    pairs = {path: (before.get(path), now.get(path)) for path in now | before}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def check_values(config: ConfigDict) -> None:
@@ -106,6 +152,8 @@ def _rules() -> dict[str, tuple[Any, str]]:
     return {
         "model.dtype": choice(*DTYPES),
         "model.param_dtype": choice(*DTYPES),
+        "model.remat": choice(*REMAT),
+        "operations.padding": fraction,
         "optimizer.learning_rate": positive,
         "optimizer.warmup_fraction": fraction,
         "optimizer.schedule": choice("cosine", "linear", "constant"),
@@ -119,6 +167,7 @@ def _rules() -> dict[str, tuple[Any, str]]:
         "train.checkpoint_every": positive,
         "train.keep_checkpoints": positive,
         "rollout.samples": ((lambda value: value >= 2), "at least 2: advantages compare the samples of a query"),
+        "rollout.slots": positive,
         "rollout.temperature": positive,
         "rollout.later_temperature": positive,
         "curiosity.variant": choice(*VARIANTS),
@@ -129,6 +178,16 @@ def _rules() -> dict[str, tuple[Any, str]]:
         "grpo.queries_per_episode": positive,
         "grpo.clip_low": fraction,
         "grpo.clip_high": not_negative,
+        "pretraining.lessons": positive,
+        "warm_start.trajectories": positive,
+        "warm_start.lessons": not_negative,
+        "warm_start.misplaced": fraction,
+        "warm_start.favoured": fraction,
+        "rl.queries": positive,
+        "evaluation.queries": positive,
+        "evaluation.samples": positive,
+        "evaluation.slots": positive,
+        "evaluation.temperature": not_negative,
     }
 
 
@@ -164,7 +223,7 @@ def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "")
     for key in source:
         path = f"{prefix}{key}"
         if key not in target:
-            raise ConfigError(f"{where}: unknown key config.{path}{_nearest_key(target, key, prefix)}")
+            raise ConfigError(f"{where}: unknown key config.{path}{_nearest(key, list(target), f'config.{prefix}')}")
         value = source[key]
         if isinstance(target[key], ConfigDict) != isinstance(value, ConfigDict):
             kind = "a section" if isinstance(target[key], ConfigDict) else "a single value"
@@ -180,7 +239,8 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
     for depth, part in enumerate(parts):
         prefix = "".join(f"{name}." for name in parts[:depth])
         if part not in section:
-            raise ConfigError(f"unknown key config.{prefix}{part}{_nearest_key(section, part, prefix, config)}")
+            hint = _elsewhere(config, ".".join(parts[depth:])) or _nearest(part, list(section), f"config.{prefix}")
+            raise ConfigError(f"unknown key config.{prefix}{part}{hint}")
         last = depth == len(parts) - 1
         if isinstance(section[part], ConfigDict) == last:
             name = prefix + part
@@ -225,14 +285,10 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", config[key]
 
 
-def _nearest_key(section: ConfigDict, key: str, prefix: str, whole: ConfigDict | None = None) -> str:
-    """The nearest key of the section, or that of the same name elsewhere, or what there is."""
-    hint = _nearest(key, list(section), f"config.{prefix}")
-    elsewhere = [path for path, _ in _leaves(whole)] if whole is not None else []
-    same_name = [path for path in elsewhere if path.split(".")[-1] == key]
-    if "did you mean" not in hint and same_name:
-        return f"; did you mean config.{same_name[0]}?"
-    return hint
+def _elsewhere(config: ConfigDict, rest: str) -> str:
+    """Names the keys whose paths end as the unknown one does: its section was left out, or is another one."""
+    same = [f"config.{path}" for path, _ in _leaves(config) if f".{path}".endswith(f".{rest}")]
+    return f"; did you mean {' or '.join(same)}?" if same else ""
 
 
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:

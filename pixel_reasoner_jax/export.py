@@ -56,10 +56,12 @@ def export(
       max_shard_size: bytes of one file, or a string such as "5GB".
 
     Raises:
-      CheckpointError: nothing to export in `source`, or arrays that do not fit its config.
+      CheckpointError: nothing to export in `source`, a converted model in `out`, or arrays that do not fit its config.
       ConfigError: the run's config is missing.
     """
     source = pathlib.Path(source)
+    if (pathlib.Path(out) / CONVERTED).is_dir():  # its arrays would be read in place of what is written here
+        raise CheckpointError(f"{out} holds a converted model in {CONVERTED}/: choose another directory")
     if (source / CHECKPOINTS).is_dir():
         model, processor, settings = _from_run(source, step, dtype)
     elif (source / CONVERTED).is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -22,6 +23,7 @@ from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, OperationRun, 
 from pixel_reasoner_jax.rollout.settings import load_policy
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 
+FOLDER = "runs/generate"  # of what is saved, unless told otherwise
 SHOWN_TOKENS = 8  # written before they are shown: fewer look livelier, more are faster
 
 
@@ -41,38 +43,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
     )
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
-    parser.add_argument("--html", metavar="FILE", help="save as a page with the crops in place, and as JSON beside it")
-    parser.add_argument("--out", metavar="FILE", help="save as JSON, here")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help=f"the page with the crops in place (default: beside --out, or {FOLDER}/ and the name of what was shown)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="the same as JSON (default: beside the page)")
 
 
 def run(args: argparse.Namespace) -> list[Trajectory]:
-    """Answers one question, shows each response as it grows, and saves them as asked.
+    """Answers one question, shows each response as it grows, and saves all as a page and as JSON.
 
     Raises:
-      ValueError: options that make no question; MediaError (a ValueError): an image or video that cannot be read.
+      ValueError: options that make no question, or one file of two; MediaError (a ValueError): an image or video that
+        cannot be read.
       FileNotFoundError: no such model directory, or one with a file missing.
     """
     query = build_query(args)
+    html, out = outputs(args, query["id"])
     temperature = args.temperature
     if temperature is None:
         temperature = 0.0 if args.samples == 1 else 1.0
-    policy = load_policy(
-        args.model,
-        dtype=args.dtype,
-        text_only=args.text_only,
-        max_response_tokens=args.max_tokens,
-        decode_steps=SHOWN_TOKENS,
-    )
+    policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, decode_steps=SHOWN_TOKENS)
+    # How long a prompt may be is a limit of training, whose rows must hold it.
+    policy.limits = dataclasses.replace(policy.limits, max_length=None)
+    if args.max_tokens is not None:
+        policy.limits = dataclasses.replace(policy.limits, max_response_tokens=args.max_tokens)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`
     printer = Printer(rich.console.Console(highlight=False), args.samples)
     [group] = policy.rollout([query], samples=args.samples, seed=args.seed, temperature=temperature, on_event=printer)
-    if not any((trajectory.source == Source.SAMPLED).any() for trajectory in group):
-        raise ValueError(
-            f"the prompt of {len(group[0].tokens)} tokens leaves no room for a response: the model's limit is"
-            f" {policy.limits.max_length} tokens, so ask less or show smaller images"
-        )
-    save(group, args.html, args.out)
+    save(group, html, out)
     return group
 
 
@@ -95,6 +96,17 @@ def build_query(args: argparse.Namespace) -> dict[str, Any]:
             raise FileNotFoundError(f"{args.video}: no such video")
         return {**query, "id": pathlib.Path(args.video).name, "video": args.video}
     return {**query, "id": pathlib.Path(args.image[0]).name, "images": [load_image(path) for path in args.image]}
+
+
+def outputs(args: argparse.Namespace, name: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the page and the JSON go: where the options say, else beside each other, else into `FOLDER`."""
+    html = pathlib.Path(args.html or pathlib.Path(args.out or f"{FOLDER}/{name}").with_suffix(".html"))
+    out = pathlib.Path(args.out or html.with_suffix(".json"))
+    if html.resolve() == out.resolve():
+        raise ValueError(
+            f"the page and the JSON cannot both be {out}: name one of them with --html, the other with --out"
+        )
+    return html, out
 
 
 class Printer:
@@ -148,14 +160,8 @@ class Printer:
         self._console.print(rich.text.Text(printable(text), style), end=end, soft_wrap=True)
 
 
-def save(trajectories: list[Trajectory], html: str | None, out: str | None) -> None:
-    """Writes the page and the JSON file; without a place of its own the JSON goes beside the page."""
-    if html:
-        path = write_text(html, trajectories_page(trajectories[0].question, trajectories))
-        print(f"page: {path}")
-    if html or out:
-        content = {"trajectories": [trajectory_dict(trajectory) for trajectory in trajectories]}
-        path = write_text(
-            out or pathlib.Path(html).with_suffix(".json"), json.dumps(content, indent=2, allow_nan=False)
-        )
-        print(f"trajectories: {path}")
+def save(trajectories: list[Trajectory], html: pathlib.Path, out: pathlib.Path) -> None:
+    """Writes the page and the JSON file, and prints where."""
+    content = {"trajectories": [trajectory_dict(trajectory) for trajectory in trajectories]}
+    print(f"page: {write_text(html, trajectories_page(trajectories[0].question, trajectories))}")
+    print(f"trajectories: {write_text(out, json.dumps(content, indent=2, allow_nan=False))}")

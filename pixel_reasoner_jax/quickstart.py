@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ from data_pipeline import lessons
 from data_pipeline.records import METADATA, RecordWriter
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import ConfigError, prepare_workdir
+from pixel_reasoner_jax.config import FILE, ConfigError, changes, save_config
 from pixel_reasoner_jax.evaluation.report import COLUMNS, STAGES, write_report
 from pixel_reasoner_jax.evaluation.run import Evaluation, Queries, evaluate, prior_figures, side_by_side
 from pixel_reasoner_jax.evaluation.text import figures_table
@@ -57,8 +58,11 @@ def run(config: ConfigDict) -> dict[str, Any]:
     """
     enable_cache()
     workdir = _workdir(config)
+    if found := sorted(path.parents[1].name for path in workdir.glob(f"*/{MODEL}/{SETTINGS}")):
+        print(f"found in {workdir}: {', '.join(found)}; remove it to train them anew", file=sys.stderr)
     initial, data = workdir / "initial", workdir / "data"
     make_initial_model(config, initial)
+    save_config(config, workdir)
     _synthesize(config, initial, data)
 
     pretrained = _train(sft.run, config, "pretraining", workdir / "pretraining", initial, data / "pretraining")
@@ -95,13 +99,14 @@ def run(config: ConfigDict) -> dict[str, Any]:
 
 def _workdir(config: ConfigDict) -> pathlib.Path:
     """The run's directory; an interrupted quickstart of the same settings goes on where it was."""
-    saved = pathlib.Path(config.workdir) / "config.json"
-    if saved.exists() and json.loads(saved.read_text()) != json.loads(config.to_json_best_effort()):
+    workdir = pathlib.Path(config.workdir)
+    if (workdir / FILE).exists() and (changed := changes(config, workdir)):
+        path, (before, _) = next(iter(changed.items()))
         raise ConfigError(
-            f"{config.workdir} holds a quickstart with other settings: choose another directory with"
-            " --config.workdir=DIRECTORY, or remove it"
+            f"{workdir} holds a quickstart with other settings (its config.{path} is {before!r}): choose another"
+            " directory with --config.workdir=DIRECTORY, or remove it"
         )
-    return prepare_workdir(config, resume=True)
+    return workdir
 
 
 def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:

@@ -42,6 +42,8 @@ class OperationRecord:
       error: None when the operation succeeded, else the message shown to the model.
       boxes: for crops, the clamped pixel box (left, top, right, bottom) that was cut from the raw target image.
       sizes: (width, height) after resizing of every image that came back.
+      sources: for each of these, the picture it is or is a crop of: its index among the query's images, or its video's
+        frames, and then all that operations returned; empty where none can be told.
     """
 
     turn: int
@@ -50,6 +52,7 @@ class OperationRecord:
     error: str | None = None
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    sources: tuple[int, ...] = ()
 
     @property
     def succeeded(self) -> bool:

@@ -47,9 +47,12 @@ def test_every_command_has_readable_help(name, capsys):
     status, out, _ = run(capsys, name, "--help")
     assert status == 0 and f"pixel-reasoner {name}" in out
     command = cli.COMMANDS[name]
-    if command.reference:
-        assert "--config.optimizer.learning_rate=1e-6" in out and command.reference in out
     assert ("--resume" in out) == command.resumes
+    examples = [line.split() for line in out.splitlines() if line.startswith("  --config.")]
+    assert bool(examples) == bool(command.reference)
+    for example in examples:
+        assert command.reference in out
+        load_config(command.reference, [option.removeprefix("--config.").split("=") for option in example])
 
 
 def test_overrides_and_resume_reach_the_run(implementation, capsys):

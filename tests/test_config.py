@@ -5,13 +5,17 @@ import json
 import pytest
 
 from pixel_reasoner_jax.config import (
+    FIXED,
+    REMAT,
     ConfigError,
     check_values,
     config_names,
     load_config,
     load_saved,
-    prepare_workdir,
+    open_workdir,
+    save_config,
 )
+from pixel_reasoner_jax.models import layers
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
 
@@ -27,6 +31,7 @@ def test_paper_hyperparameters():
     assert (config.train.batch_size, config.optimizer.schedule) == (128, "cosine")
     release = load_config("rl_release_7b", reference="rl_qwen2_5_vl_7b")
     assert release.curiosity.variant == "release" and release.rollout.later_temperature == 0.9
+    assert not release.train.freeze_vision  # that is the release's instruction tuning
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -82,12 +87,57 @@ def test_overrides_take_the_type_of_the_key():
         ("optimizer.schedule", "cosin", "config.optimizer.schedule is 'cosin': it must be one of 'cosine', "),
         ("curiosity.variant", "papre", "must be one of 'paper', 'release'"),
         ("rollout.samples", "1", "at least 2"),
+        ("rollout.slots", "0", "config.rollout.slots is 0: it must be greater than 0"),
+        ("model.remat", "ful", "config.model.remat is 'ful': it must be one of 'none', 'full', 'dots'"),
+        ("operations.padding", "1.5", "config.operations.padding is 1.5: it must be between 0 and 1"),
     ],
 )
 def test_override_errors_name_the_key_and_what_to_do(key, value, message):
     with pytest.raises(ConfigError) as error:
         load_config(RL, [(key, value)])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key,hint",
+    [
+        (
+            "optimizer.learning_rate",
+            "did you mean config.pretraining.optimizer.learning_rate or config.rl.optimizer.learning_rate or"
+            " config.warm_start.optimizer.learning_rate?",
+        ),
+        ("curiosity.alpha", "did you mean config.rl.curiosity.alpha?"),
+        ("rl.alpha", "did you mean config.rl.curiosity.alpha?"),
+        ("pretraining.curiosity.alpha", "did you mean config.rl.curiosity.alpha?"),
+    ],
+)
+def test_a_key_without_its_section_names_where_it_is(key, hint):
+    with pytest.raises(ConfigError) as error:
+        load_config("quickstart", [(key, "1")])
+    assert hint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key,value",
+    [
+        ("pretraining.lessons", "0"),
+        ("warm_start.trajectories", "0"),
+        ("warm_start.lessons", "-1"),
+        ("warm_start.misplaced", "2.0"),
+        ("rl.queries", "0"),
+        ("evaluation.queries", "0"),
+        ("evaluation.samples", "0"),
+        ("evaluation.slots", "0"),
+        ("evaluation.temperature", "-1"),
+    ],
+)
+def test_sizes_of_the_quickstart_are_checked_before_it_trains(key, value):
+    with pytest.raises(ConfigError, match=f"config.{key} is {value}"):
+        load_config("quickstart", [(key, value)])
+
+
+def test_the_policies_of_recomputation_are_the_model_s():
+    assert REMAT == tuple(layers.REMAT)
 
 
 def write(directory, body):
@@ -129,14 +179,58 @@ def test_a_missing_file_names_the_nearest_packaged_one(tmp_path):
         load_config(tmp_path / "config.txt")
 
 
+def started(tmp_path, *overrides):
+    """The config of a run in `tmp_path`/run, and its directory."""
+    config = load_config(RL, [("workdir", str(tmp_path / "run")), *overrides])
+    workdir = open_workdir(config, resume=False)
+    save_config(config, workdir)
+    return config, workdir
+
+
 def test_the_resolved_config_is_saved_with_the_run(tmp_path):
-    config = load_config(RL, [("workdir", str(tmp_path / "run")), ("train.steps", "3")])
-    workdir = prepare_workdir(config, resume=False)
+    config, workdir = started(tmp_path, ("train.steps", "3"))
     saved = load_saved(workdir)
     assert saved.train.steps == 3 and list(saved.processor.image) == [4, 2000]
     check_values(saved)
     with pytest.raises(ConfigError, match="--resume"):
-        prepare_workdir(config, resume=False)
-    prepare_workdir(config, resume=True)
+        open_workdir(config, resume=False)
     with pytest.raises(ConfigError, match="holds no run"):
         load_saved(tmp_path)
+
+
+def test_a_directory_holds_a_run_only_once_its_config_is_saved(tmp_path):
+    config = load_config(RL, [("workdir", str(tmp_path / "run"))])
+    workdir = open_workdir(config, resume=False)
+    assert not workdir.exists() and open_workdir(config, resume=False) == workdir
+
+
+def test_a_run_that_goes_on_says_what_is_new(tmp_path, capsys):
+    config, workdir = started(tmp_path)
+    assert open_workdir(config, resume=True) == workdir and capsys.readouterr().err == ""
+    config.optimizer.learning_rate, config.train.steps = 3e-6, 9
+    open_workdir(config, resume=True)
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        "config.optimizer.learning_rate is 3e-06 from here on; it was 1e-06",
+        "config.train.steps is 9 from here on; it was None",
+    ]
+    assert load_saved(workdir).optimizer.learning_rate == 1e-6  # until the run has really begun
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_a_run_cannot_go_on_with_other_data_or_another_model(tmp_path, key, capsys):
+    config, workdir = started(tmp_path)
+    section, name = config[key.split(".")[0]] if "." in key else config, key.split(".")[-1]
+    section[name] = {str: "other", int: 3, bool: True}[type(section[name])]
+    config.train.steps = 9
+    with pytest.raises(ConfigError, match=rf"config\.{key} is .* started with .*--config.workdir"):
+        open_workdir(config, resume=True)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": 0', "[1]", "\xff"])
+def test_a_damaged_saved_config_is_named(tmp_path, text):
+    config, workdir = started(tmp_path)
+    (workdir / "config.json").write_text(text, encoding="latin-1")
+    for read in (load_saved, lambda _: open_workdir(config, resume=True)):
+        with pytest.raises(ConfigError, match="config.json is not the config that a run saved"):
+            read(workdir)

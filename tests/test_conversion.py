@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from data_pipeline.tokenizer import save_processor, train_tokenizer
 from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints
-from pixel_reasoner_jax.config import load_config, prepare_workdir
+from pixel_reasoner_jax.config import load_config, open_workdir, save_config
 from pixel_reasoner_jax.convert import convert
 from pixel_reasoner_jax.export import export
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
@@ -57,6 +57,8 @@ def test_converted_and_exported_is_the_same(released, tmp_path):
         np.testing.assert_array_equal(got, want)
     export(tmp_path / "converted", tmp_path / "exported")
     assert_same_tensors(tensors(tmp_path / "exported"), tensors(released))
+    with pytest.raises(CheckpointError, match="converted holds a converted model"):
+        export(tmp_path / "converted", tmp_path / "converted")
     assert PolicySettings.load(tmp_path / "exported").padding == 0.01
     Processor.from_pretrained(tmp_path / "exported")
     with pytest.raises(CheckpointError, match="already holds a converted model"):
@@ -73,7 +75,8 @@ def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
         "processor.crop": (4, 16),
     }
     config = load_config("sft_qwen2_5_vl_7b", [(key, str(value)) for key, value in overrides.items()])
-    workdir = prepare_workdir(config, resume=False)
+    workdir = open_workdir(config, resume=False)
+    save_config(config, workdir)
     trainer = Trainer(
         Qwen2_5_VL.from_pretrained(released), optax.adamw(1e-3), lambda *_: (0.0, {}), freeze_vision=freeze_vision
     )

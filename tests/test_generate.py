@@ -1,7 +1,6 @@
 """`pixel-reasoner generate`: what it prints, what it saves, and what it says when it cannot."""
 
 import argparse
-import dataclasses
 import io
 import json
 
@@ -10,12 +9,13 @@ import pytest
 import rich.console
 from PIL import Image
 
-from data_pipeline.tokenizer import conversation_texts, save_processor, train_tokenizer
 from pixel_reasoner_jax import generate
-from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.processing import Budgets, MediaError
-from pixel_reasoner_jax.rollout.episode import EpisodeEnd, OperationRun, TurnText
-from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
+from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.quickstart import make_initial_model
+from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Limits, OperationRun, TurnText
+from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
+from tests.processing.avi import write_avi
 
 CROP = OperationRecord(0, "crop_image_normalized", {"bbox_2d": [0.1, 0.9]}, boxes=((0, 0, 50, 50),), sizes=((56, 56),))
 FAILED = OperationRecord(1, None, None, error="not JSON [red]\x1b]0;title\x07")
@@ -60,6 +60,8 @@ def trajectory(query, sample=0):
 
 class FakePolicy:
     """Emits the events of a rollout whose samples are interleaved."""
+
+    limits = Limits(max_length=192)
 
     def rollout(self, queries, *, samples, seed, temperature, on_event):
         self.asked = (queries, samples, seed, temperature)
@@ -145,6 +147,9 @@ def test_options_that_make_no_question(picture, tmp_path):
         (("--question", "?", "--image", picture, "--samples", "0"), ValueError, "--samples must be at least 1"),
         (("--question", "?", "--image", picture, "--temperature", "-1"), ValueError, "--temperature"),
         (("--question", "?", "--image", picture, "--max-tokens", "0"), ValueError, "--max-tokens"),
+        (("--question", "?", "--image", picture, "--html", "a.json"), ValueError, "cannot both be a.json.*--out"),
+        (("--question", "?", "--image", picture, "--out", "a.html"), ValueError, "cannot both be a.html"),
+        (("--question", "?", "--image", picture, "--html", "a", "--out", "./a"), ValueError, "cannot both be a:"),
         (("--question", "?", "--image", picture), FileNotFoundError, "some/model: no such model directory"),
     ]
     for given, error, text in cases:
@@ -159,23 +164,48 @@ def test_a_video_is_handed_on(tmp_path):
     assert query == {"id": "clip.avi", "question": "What happens?", "answer": "", "video": str(path)}
 
 
-def test_a_checkpoint_directory_from_end_to_end(picture, tmp_path, capsys):
-    """A random model of the smallest preset: what it writes is noise, but it goes all the way."""
-    texts = conversation_texts([{"role": "user", "content": "Which colour? zoom in and answer"}])
-    tokenizer = train_tokenizer(texts, 400)
-    save_processor(tokenizer, tmp_path / "model", Budgets(image=(4, 4), crop=(4, 4)))
-    ids = {
-        "vision_start_token_id": "<|vision_start|>",
-        "vision_end_token_id": "<|vision_end|>",
-        "image_token_id": "<|image_pad|>",
-        "video_token_id": "<|video_pad|>",
-    }
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in ids.items()}
-    config = dataclasses.replace(Config.preset("tiny"), vocab_size=len(tokenizer), **ids)
-    Qwen2_5_VL.create(config).save_pretrained(tmp_path / "model")
+@pytest.mark.parametrize(
+    "given,page,out",
+    [
+        ((), "runs/generate/picture.html", "runs/generate/picture.json"),
+        (("--html", "a.html"), "a.html", "a.json"),
+        (("--out", "b.json"), "b.html", "b.json"),
+        (("--html", "a.html", "--out", "b/c.json"), "a.html", "b/c.json"),
+    ],
+)
+def test_everything_is_saved_somewhere(policy, picture, tmp_path, monkeypatch, capsys, given, page, out):
+    monkeypatch.chdir(tmp_path)
+    generate.run(arguments("--image", picture, "--question", "?", *given))
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"page: {page}", f"trajectories: {out}"]
+    assert (tmp_path / page).read_text().startswith("<!") and json.loads((tmp_path / out).read_text())
 
-    given = ["--image", picture, "--question", "Which colour?", "--max-tokens", "9", "--text-only"]
-    [response] = generate.run(arguments("--model", str(tmp_path / "model"), *given, "--out", str(tmp_path / "o.json")))
-    assert 1 <= (response.source == 1).sum() <= 9
+
+def test_limits_of_training_are_not_those_of_a_question(policy, picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generate.run(arguments("--image", picture, "--question", "?", "--max-tokens", "9"))
+    assert policy.limits == Limits(max_response_tokens=9, max_length=None)
+
+
+@pytest.fixture(scope="module")
+def quickstart_model(tmp_path_factory):
+    """What the quickstart starts from: what it writes is noise, but it goes all the way."""
+    directory = tmp_path_factory.mktemp("quickstart")
+    make_initial_model(load_config("quickstart"), directory)
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "text-only"])
+def test_a_checkpoint_of_the_quickstart_from_end_to_end(quickstart_model, picture, tmp_path, capsys, kind):
+    shown = ["--image", picture]
+    if kind == "video":
+        frames = [Image.new("RGB", (100, 80), (20 * number,) * 3) for number in range(12)]
+        shown = ["--video", str(write_avi(tmp_path / "clip.avi", frames, fps=4))]
+    options = ["--text-only"] if kind == "text-only" else []
+    page = tmp_path / "page.html"
+    question = "Which colour, and why this one? " * 9  # in the words of another world than the tokenizer's
+    options += ["--model", str(quickstart_model), "--max-tokens", "9", "--html", str(page)]
+    [response] = generate.run(arguments(*shown, "--question", question, *options))
+    assert 1 <= (response.source == Source.SAMPLED).sum() <= 9 and response.ended != Ended.LENGTH
     assert "tokens written: " in capsys.readouterr().out
-    assert json.loads((tmp_path / "o.json").read_text())["trajectories"][0]["response"] == response.response
+    [saved] = json.loads(page.with_suffix(".json").read_text())["trajectories"]
+    assert saved["response"] == response.response and "data:image/" in page.read_text()

@@ -1,6 +1,7 @@
 """The quickstart: every stage in miniature, and (slow) what it promises to show."""
 
 import json
+import re
 
 import pytest
 
@@ -42,6 +43,8 @@ def test_every_stage_runs_and_goes_on_where_it_stopped(tmp_path, capsys):
     written = trained.stat().st_mtime_ns
     assert quickstart.run(config) == returned  # nothing is trained again
     assert trained.stat().st_mtime_ns == written
+    found = "found in .*: pretraining, rl_with_curiosity, rl_without_curiosity, warm_start; remove it"
+    assert re.search(found, capsys.readouterr().err)
     config.seed = 1
     with pytest.raises(ConfigError, match="other settings.*--config.workdir"):
         quickstart.run(config)

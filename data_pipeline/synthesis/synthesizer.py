@@ -163,7 +163,8 @@ def run_plan(
         content = [{"type": "text", "text": registry.observation_text(call, result, sizes)}]
         content += [{"type": "image", "image": image, "kind": result.kind} for image in result.images]
         messages.append({"role": "user", "content": content})
-        operations.append(OperationRecord(turn, call.name, call.arguments, boxes=tuple(result.boxes), sizes=sizes))
+        outcome = {"boxes": tuple(result.boxes), "sizes": sizes, "sources": tuple(result.sources)}
+        operations.append(OperationRecord(turn, call.name, call.arguments, **outcome))
     messages.append({"role": "assistant", "content": [{"type": "text", "text": plan.answer, "train": True}]})
     return Draft(
         query_id=seed.id,

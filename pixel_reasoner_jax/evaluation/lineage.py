@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,35 +32,23 @@ class Mark:
 def marks(trajectory: Trajectory) -> list[Mark]:
     """The boxes of all successful crops, traced through crops of crops back to the query's pictures.
 
-    Follows the numbering of `operations.MediaState`: the query's images, then all that operations returned; frames of
-    the video until some were selected. A crop keeps the pixels of its source, so a box inside it lies at its own corner
-    plus the crop's. Boxes whose source cannot be told are left out.
+    A crop keeps the pixels of its source, so a box inside it lies at its own corner plus the crop's. Boxes whose source
+    cannot be told are left out.
     """
-    images, frames = query_pictures(trajectory)
-    origins: list[Origin | None] = [(i, 0, 0) for i in range(images)]
-    video: list[Origin | None] = [(i, 0, 0) for i in range(images, images + frames)]
-    selected = False
+    origins: list[Origin | None] = [(index, 0, 0) for index in range(sum(query_pictures(trajectory)))]
     out = []
     for number, record in enumerate(trajectory.operations, 1):
         if not record.succeeded:
             continue
-        chosen = (record.arguments or {}).get("target_frames")
-        if record.boxes:
-            source = _pick(
-                video if video and not selected else origins, (record.arguments or {}).get("target_image", 1)
-            )
-            for left, top, right, bottom in record.boxes:
-                if source is None:
-                    origins.append(None)
-                    continue
-                picture, x, y = source
+        known = dict(enumerate(origins))  # some of a query's pictures may be gone
+        came_from = [known.get(source) for source in record.sources] or [None] * len(record.sizes)
+        for origin, box in itertools.zip_longest(came_from, record.boxes[: len(came_from)]):
+            if origin is not None and box is not None:
+                picture, x, y = origin
+                left, top, right, bottom = box
                 out.append(Mark(number, picture, (left + x, top + y, right + x, bottom + y)))
-                origins.append((picture, left + x, top + y))
-        elif isinstance(chosen, list):
-            origins += [_pick(video, frame) for frame in chosen]
-            selected = True
-        else:
-            origins += [None] * len(record.sizes)
+                origin = (picture, left + x, top + y)
+            origins.append(origin)
     return out
 
 
@@ -85,10 +74,3 @@ def video_frames(video: Any) -> list[Any]:
     """The frames of a video item: a list of images, or a loaded video that holds them."""
     frames = getattr(video, "frames", video)
     return list(frames) if isinstance(frames, (list, tuple)) else []
-
-
-def _pick(origins: list[Origin | None], number: Any) -> Origin | None:
-    """What a number written by the model refers to, counted from 1; 2.0 is one too."""
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 1 <= number <= len(origins):
-        return None
-    return origins[int(number) - 1]

@@ -68,7 +68,7 @@ def evaluate(
       on_progress: called with the number of queries answered so far.
 
     Raises:
-      ValueError: no queries.
+      ValueError: no queries, or one without an answer.
     """
     if not len(queries):
         raise ValueError("no queries to evaluate")
@@ -80,6 +80,8 @@ def evaluate(
         score = scorer or (lambda trajectories: score_answers(trajectories, pool))
         with policy.stream(queries, samples=samples, seed=seed, temperature=temperature) as stream:
             for number, trajectory in stream:
+                if not trajectory.reference:
+                    raise ValueError(f"query {trajectory.query_id!r} has no answer to score its responses against")
                 group = groups.setdefault(number, [])
                 group.append(trajectory)
                 if len(group) < samples:

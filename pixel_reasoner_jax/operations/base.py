@@ -45,6 +45,11 @@ class MediaState:
             raise ValueError("a query has either images or a video, not both")
         return cls(list(images), list(video_frames or ()), len(images))
 
+    @property
+    def pictures(self) -> list[AnyImage]:
+        """All there are, however they are numbered: the video's frames, the query's images, what was returned."""
+        return [*self.frames, *self.images]
+
     def fork(self) -> MediaState:
         """A state that grows on its own; images are shared."""
         return dataclasses.replace(self, images=list(self.images))
@@ -64,12 +69,15 @@ class Result:
       kind: "crop" or "frame", which names their budget of tokens.
       first_number: the number of the first of them.
       boxes: for crops, the pixel box (left, top, right, bottom) cut from the target image.
+      sources: which of `MediaState.pictures` each image is, or is a crop of; empty where none can be told. Reports
+        draw the boxes there.
     """
 
     images: list[AnyImage]
     kind: str
     first_number: int
     boxes: tuple[Box, ...] = ()
+    sources: tuple[int, ...] = ()
 
 
 class Operation(abc.ABC):

@@ -95,9 +95,10 @@ class CropImage(Operation):
         if len(corners) != 4:
             raise OperationError(f"bbox_2d must be four numbers [x1, y1, x2, y2], not {len(corners)}")
         corners = [check_number("the coordinates of bbox_2d", corner) for corner in corners]
-        image = self._target(arguments["target_image"], state)
+        source = self._target(arguments["target_image"], state)
+        image = state.pictures[source]
         box = self._box(corners, image)
-        return Result([image.crop(box)], "crop", len(state.images) + 1, (box,))
+        return Result([image.crop(box)], "crop", len(state.images) + 1, (box,), (source,))
 
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         width, height = sizes[0]
@@ -116,16 +117,16 @@ class CropImage(Operation):
             " crops in order."
         )
 
-    def _target(self, number: Any, state: MediaState) -> AnyImage:
+    def _target(self, number: Any, state: MediaState) -> int:
+        """Index among the state's pictures of the one that a number means."""
         numbered = state.images if self.release else state.selected
         if state.frames and not numbered:
-            frames = state.frames
-            return frames[check_index("target_image", number, 1, len(frames), "frames of the video") - 1]
+            return check_index("target_image", number, 1, len(state.frames), "frames of the video") - 1
         if not state.images:
             raise OperationError("there is no image to crop")
         first = 2 if self.release and state.frames else 1
         last = first + len(state.images) - 1
-        return state.images[check_index("target_image", number, first, last, "images") - first]
+        return len(state.frames) + check_index("target_image", number, first, last, "images") - first
 
     def _box(self, corners: list[float], image: AnyImage) -> Box:
         """The widened box, in whole pixels of the image."""

@@ -56,8 +56,9 @@ class SelectFrames(Operation):
         if not 1 <= len(numbers) <= self.limit:
             raise OperationError(f"target_frames has {len(numbers)} frames; it must have 1 to {self.limit}")
         last = len(state.frames)
-        chosen = [check_index("target_frames", number, 1, last, "frames of the video") for number in numbers]
-        return Result([state.frames[number - 1] for number in chosen], "frame", len(state.images) + 1)
+        chosen = [check_index("target_frames", number, 1, last, "frames of the video") - 1 for number in numbers]
+        frames = [state.frames[index] for index in chosen]
+        return Result(frames, "frame", len(state.images) + 1, sources=tuple(chosen))
 
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         width, height = sizes[0]

@@ -252,7 +252,17 @@ class Processor:
         return batch
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
-        """Renders conversations and makes a batch of them."""
+        """Renders conversations and makes a batch of them.
+
+        Raises:
+          ValueError: one of them is not a list of messages, as when a single conversation is given.
+        """
+        for number, messages in enumerate(conversations):
+            if isinstance(messages, Mapping | str):
+                raise ValueError(
+                    f"conversation {number} is not a list of messages but {messages!r:.80}; a single conversation is"
+                    " given as processor([conversation])"
+                )
         return self.batch([self.render(messages) for messages in conversations])
 
     def _media(self, kind: str, item: Mapping[str, Any], place: str) -> Media:

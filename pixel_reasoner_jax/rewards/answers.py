@@ -16,7 +16,10 @@ _BRACES = re.compile(r"(?P<box>\\boxed\s{0,8}\{)|\\.|[{}]", re.DOTALL)
 _ANSWER_LINE = re.compile(r"answer\s{0,8}:\**", re.IGNORECASE)
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 _LETTER_REFERENCE = re.compile(r"\(?([a-z])[).:]?", re.IGNORECASE)
-_LETTER_ANSWER = re.compile(r"[\s(\[{\"'*]*([a-z])\s*(?:[)\]}.:\"'*,].*)?", re.IGNORECASE | re.DOTALL)
+_LETTER_ANSWER = re.compile(r"[\s(\[{\"'*]*([a-z])\s*((?:[)\]}.:\"'*,].*)?)", re.IGNORECASE | re.DOTALL)
+# Another letter that stands as a choice does: next, or after a comma or the like, and with no word of its own.
+_OTHER_LETTER = re.compile(r"(?:^\W*|[,;/|&(]\s*)([A-Za-z])(?=\s*(?:[)\]}.:,;/|&]|$|(?:and|or)\b))")
+_LABELLED_REFERENCE = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])\s+(\S.*)", re.DOTALL)
 _NUMBER = re.compile(r"([-+]?)\s*\$?((?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?)\s*(%?)", re.ASCII)
 _FRACTION = re.compile(r"([-+]?\d+)\s*/\s*(\d+)", re.ASCII)
 _WORDS = re.compile(r"(?=.*[^\W\d_]{2})[^\W\d_]+(?:[\s'’.,;:!?&-]+[^\W\d_]+)*[\s!?]*")
@@ -30,6 +33,12 @@ def extract_answer(response: str) -> str | None:
         if answer is not None:
             return answer.strip()
     return None
+
+
+def accepted(reference: str) -> list[str]:
+    """What a reference accepts: itself, and of a choice with its text, "A. cat", the letter and the text alone too."""
+    labelled = _LABELLED_REFERENCE.fullmatch(reference.strip())
+    return [reference] if labelled is None else [reference, *filter(None, labelled.groups())]
 
 
 def judge(answer: str, reference: str) -> bool | None:
@@ -52,7 +61,7 @@ def judge(answer: str, reference: str) -> bool | None:
     letter = _LETTER_REFERENCE.fullmatch(reference)
     if letter:
         chosen = _LETTER_ANSWER.fullmatch(answer)
-        return bool(chosen) and chosen[1].casefold() == letter[1].casefold()
+        return bool(chosen) and chosen[1].casefold() == letter[1].casefold() and not _names_another(*chosen.groups())
     expected, given = _number(reference), _number(answer)
     if expected and given:
         return _equal_numbers(expected, given)
@@ -128,6 +137,13 @@ def _occurs(part: str, answer: str) -> bool:
     """Whether a part stands in the answer, not inside a longer word or number."""
     pattern = rf"(?<![\w.]){re.escape(part)}(?!\w|\.\d)"
     return re.search(pattern, answer, re.IGNORECASE) is not None
+
+
+def _names_another(letter: str, rest: str) -> bool:
+    """Whether an answer goes on to another choice: "A, B, C, D" is right about nothing. Letters of the other case are
+    not choices but what one says, as in "B. x"."""
+    others = [match[1] for match in _OTHER_LETTER.finditer(rest)]
+    return any(other != letter and other.isupper() == letter.isupper() for other in others)
 
 
 def _nesting(text: str) -> int:

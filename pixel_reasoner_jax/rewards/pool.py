@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import collections
 import json
+import logging
 import os
 import selectors
 import subprocess
@@ -13,7 +14,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pixel_reasoner_jax.rewards.answers import extract_answer, judge, normalize
+from pixel_reasoner_jax.rewards.answers import accepted, extract_answer, judge, normalize
+
+_log = logging.getLogger(__name__)
 
 START_LIMIT = 120.0  # seconds a worker may take to import sympy on a busy machine
 
@@ -89,8 +92,7 @@ class AnswerPool:
           pairs: (response text, reference or list of references).
           recovered: False for responses whose last operation failed; these score 0 whatever they answer.
 
-        Raises:
-          RuntimeError: a worker process does not even start. No text makes this raise.
+        Where no worker process can be started, answers that need one score 0 and an error is logged.
         """
         scores = [0.0] * len(pairs)
         undecided: dict[tuple[str, str], list[int]] = {}
@@ -99,7 +101,8 @@ class AnswerPool:
             if answer is None or (recovered is not None and not recovered[index]):
                 continue
             references = references if isinstance(references, (list, tuple)) else [references]
-            verdicts = {reference: judge(answer, reference) for reference in map(str, references)}
+            references = [spelling for reference in references for spelling in accepted(str(reference))]
+            verdicts = {reference: judge(answer, reference) for reference in references}
             if True in verdicts.values():
                 scores[index] = 1.0
                 continue
@@ -126,9 +129,19 @@ class AnswerPool:
         self.close()
 
     def _verify(self, tasks: list[tuple[str, str]]) -> dict[tuple[str, str], bool]:
-        """Deals the tasks out to the workers as these become free."""
-        waiting = collections.deque(tasks)
+        """The verdicts that can be had."""
         verdicts: dict[tuple[str, str], bool] = {}
+        try:
+            self._deal(tasks, verdicts)
+        except (OSError, RuntimeError) as error:
+            _log.error(
+                "answers that need math-verify count as wrong (%d of them): %s", len(tasks) - len(verdicts), error
+            )
+        return verdicts
+
+    def _deal(self, tasks: list[tuple[str, str]], verdicts: dict[tuple[str, str], bool]) -> None:
+        """Deals the tasks out to the workers as these become free; adds to the verdicts."""
+        waiting = collections.deque(tasks)
         running: dict[_Worker, tuple[str, str] | None] = {}  # None while it starts
         try:
             with selectors.DefaultSelector() as selector:
@@ -163,7 +176,6 @@ class AnswerPool:
         finally:
             for worker in running:  # only those still starting, or all of them when interrupted
                 worker.close()
-        return verdicts
 
 
 _default_pool: AnswerPool | None = None
@@ -171,11 +183,12 @@ _default_pool_lock = threading.Lock()
 
 
 def answer_reward(response: str, reference: str | Sequence[str], recovered: bool = True) -> float:
-    r"""1.0 if the final answer of a response is right, else 0.0; no text makes it raise or hang.
+    r"""1.0 if the final answer of a response is right, else 0.0; it never raises or hangs.
 
     The answer is the last `\boxed{...}`, else `<answer>...</answer>`, else what follows "Answer:". A letter is compared
-    without regard to case, a percent sign is optional, a comma-separated reference is met when every part occurs, and
-    mathematics is compared by math-verify with a limit of seconds, in a process of its own.
+    without regard to case and must be the only one ("A, B" is wrong), "A. cat" is met by "A" and by "cat", a percent
+    sign is optional, a comma-separated reference is met when every part occurs, and mathematics is compared by
+    math-verify with a limit of seconds, in a process of its own.
 
     Args:
       response: the text of the last turn.

@@ -2,7 +2,7 @@
 
 from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, Limits, OperationRun, TurnText
 from pixel_reasoner_jax.rollout.policy import Policy
-from pixel_reasoner_jax.rollout.prompt import Query, query_messages
+from pixel_reasoner_jax.rollout.prompt import Query, check_query, query_messages
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "Query",
     "SamplingSettings",
     "TurnText",
+    "check_query",
     "query_messages",
 ]

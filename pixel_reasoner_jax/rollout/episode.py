@@ -12,7 +12,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, Result, error_text, tools_section
 from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
-from pixel_reasoner_jax.rollout.prompt import Query, query_messages
+from pixel_reasoner_jax.rollout.prompt import Query, check_query, query_messages
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 
@@ -107,10 +107,11 @@ class Prompt:
         store: PictureStore,
     ) -> Prompt:
         """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
+        check_query(query)
         images = [store.open(image) for image in query.get("images") or ()]
         video = None
         if query.get("video") is not None:
-            video = store.open_video(query["video"], processor.budgets.video_frames)
+            video = store.open_video(query["video"], processor.budgets.video_frames, query.get("fps"))
         state = MediaState.from_query(images=images, video_frames=video.frames if video else None)
         tools = None if registry is None else tools_section(registry.signatures(state))
         messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
@@ -262,7 +263,8 @@ class Episode:
         state.images[len(state.images) - len(images) :] = images
         content = [{"type": "text", "text": self._registry.observation_text(call, result, sizes)}]
         content += [{"type": "image", "image": image, "kind": result.kind} for image in images]
-        record = OperationRecord(self.turn, name, arguments, boxes=tuple(result.boxes), sizes=sizes)
+        outcome = {"boxes": tuple(result.boxes), "sizes": sizes, "sources": tuple(result.sources)}
+        record = OperationRecord(self.turn, name, arguments, **outcome)
         return self._observation(record, content, images, state)
 
     def failure(self, call: Call | OperationError, error: str) -> Observation:

@@ -125,8 +125,8 @@ class Policy:
         """Answers every query `samples` times, and gives each response as soon as it is over.
 
         Args:
-          queries: mappings with `id`, `question`, `answer` and `images` (a list) or `video`. An iterator is read a few
-            queries ahead.
+          queries: mappings with `id`, `question`, `answer` and `images` (a list) or `video`, which may have an `fps`
+            (see `Query`). An iterator is read a few queries ahead.
           samples: responses a query (the group size G).
           seed: with it, a response depends on its query, its sample index and the parameters alone.
           temperature: of all turns, 0 for greedy.
@@ -138,7 +138,8 @@ class Policy:
           a query, `close()` all that are left.
 
         Raises:
-          ValueError: a setting out of range, or a query with an image that cannot be read (`processing.MediaError`).
+          ValueError: a setting out of range, a query that is not one (`check_query`), or one with an image that cannot
+            be read (`processing.MediaError`).
         """
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")

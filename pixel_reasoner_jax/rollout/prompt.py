@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SYSTEM = "You are a helpful assistant."
@@ -17,7 +18,38 @@ GUIDELINES = (
 TEXT_ONLY_GUIDELINES = "Please think step by step, and put your final answer within \\boxed{}."
 
 Query = Mapping[str, Any]
-"""A mapping with `id`, `question`, `answer` (str or list of str) and `images` (a list) or `video`."""
+"""A mapping with `id`, `question`, `answer` (str or list of str) and `images` (a list) or `video`.
+
+A rollout needs no answer, only what scores it does. A video given as a list of frames has `fps` beside it: how many of
+its frames make a second, 2 unless given.
+"""
+
+KEYS = ("id", "question", "answer", "images", "video", "fps")
+
+
+def check_query(query: Query, scored: bool = False) -> None:
+    """Raises a `ValueError` that says what is wrong with a query and how to mend it.
+
+    Args:
+      query: see `Query`.
+      scored: its responses will be compared with its answer, so it must have one.
+    """
+    if not isinstance(query, Mapping):
+        raise ValueError(f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r}")
+    name = f"query {query['id']!r}" if query.get("id") is not None else f"a query with the keys {list(query)}"
+    for key in query:
+        if key not in KEYS:
+            close = difflib.get_close_matches(str(key), KEYS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEYS)}"
+            raise ValueError(f"{name}: unknown key {key!r}; {hint}")
+    for key in ("id", "question", *(["answer"] if scored else [])):
+        if query.get(key) in (None, "", []):
+            raise ValueError(f"{name}: it has no {key}")
+    if not isinstance(query["question"], str):
+        raise ValueError(f"{name}: question must be a text, got {query['question']!r}")
+    images = query.get("images")
+    if images is not None and (isinstance(images, str | bytes) or not isinstance(images, Sequence)):
+        raise ValueError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
 
 
 def query_messages(query: Query, tools: str | None, guidelines: str | None = None) -> list[dict[str, Any]]:
@@ -36,7 +68,8 @@ def query_messages(query: Query, tools: str | None, guidelines: str | None = Non
     system = SYSTEM if tools is None else SYSTEM + tools
     media: list[dict[str, Any]] = [{"type": "image", "image": image} for image in query.get("images") or ()]
     if query.get("video") is not None:
-        media.append({"type": "video", "video": query["video"]})
+        rate = {"fps": query["fps"]} if query.get("fps") is not None else {}
+        media.append({"type": "video", "video": query["video"], **rate})
     text = query["question"] + (f"\n\n{guidelines}" if guidelines else "")
     return [
         {"role": "system", "content": [{"type": "text", "text": system}]},

@@ -64,7 +64,6 @@ def load_policy(
     *,
     dtype: str = "float32",
     text_only: bool = False,
-    max_response_tokens: int | None = None,
     **options: Any,
 ) -> Policy:
     """A policy from a checkpoint directory, ours or Hugging Face's; nothing is downloaded.
@@ -73,7 +72,6 @@ def load_policy(
       directory: config.json, safetensors, tokenizer and preprocessor_config.json.
       dtype: of the parameters.
       text_only: offer no operations.
-      max_response_tokens: in place of the saved limit.
       options: of `Policy`, such as `decode_steps`.
 
     Raises:
@@ -86,14 +84,11 @@ def load_policy(
     if not (directory / "config.json").exists():
         raise FileNotFoundError(f"{directory}: no config.json in it, so it is not a model directory")
     settings = PolicySettings.load(directory)
-    limits = settings.limits
-    if max_response_tokens is not None:
-        limits = dataclasses.replace(limits, max_response_tokens=max_response_tokens)
     return Policy(
         Qwen2_5_VL.from_pretrained(directory, dtype=dtype),
         Processor.from_pretrained(directory),
         registry=settings.registry(),
-        limits=limits,
+        limits=settings.limits,
         guidelines=None if text_only else settings.guidelines,
         text_only=text_only,
         **options,

@@ -1,4 +1,8 @@
-"""AdamW with gradient clipping and a warm-up schedule, from the `optimizer` section of a config."""
+"""AdamW with gradient clipping, and a learning-rate schedule, from the `optimizer` section of a config.
+
+They are apart because a schedule follows a run's progress and not the optimizer's own count: an episode that leaves
+nothing to learn has no update, but the run is further all the same.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,13 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 
 def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
-    """Linear warm-up over `warmup_fraction` of the steps, then `schedule` down towards 0.
+    """Learning rate of every planned update: warm-up over `warmup_fraction` of them, then `schedule` down towards 0.
 
     Update 0 already moves (its rate is one warm-up step's), and the last one still does.
 
     Args:
       config: `learning_rate`, `warmup_fraction` in [0, 1], `schedule` ("cosine", "linear" or "constant").
-      steps: updates of the whole run.
+      steps: planned updates of the whole run.
 
     Raises:
       ValueError: an unknown schedule.
@@ -29,6 +33,7 @@ def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     warmup = round(config.warmup_fraction * steps)
     decay_steps = max(steps - warmup, 1)
 
+    @jax.jit
     def schedule(count):
         progress = jnp.clip((count - warmup) / decay_steps, 0.0, 1.0)
         decay = {
@@ -54,18 +59,11 @@ def decay_mask(parameters: Any) -> Any:
     return jax.tree.map_with_path(decays, parameters)
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """Global-norm clipping, then AdamW.
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Global-norm clipping, then AdamW at a learning rate of 1, which `Trainer.update` scales.
 
     Args:
-      config: as for `learning_rate_schedule`, and `weight_decay`, `b1`, `b2`, `clip_norm` (0: no clipping).
-      steps: updates of the whole run.
+      config: `weight_decay`, `b1`, `b2`, `clip_norm` (0: no clipping).
     """
-    adamw = optax.adamw(
-        learning_rate_schedule(config, steps),
-        b1=config.b1,
-        b2=config.b2,
-        weight_decay=config.weight_decay,
-        mask=decay_mask,
-    )
+    adamw = optax.adamw(1.0, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm > 0 else adamw

@@ -12,10 +12,10 @@ from data_pipeline.pipeline import query_batches
 from data_pipeline.records import read_description
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.rollout import Policy, SamplingSettings
+from pixel_reasoner_jax.rollout import Policy, SamplingSettings, check_query
 from pixel_reasoner_jax.training.grpo import judge
 from pixel_reasoner_jax.training.losses import grpo_loss
-from pixel_reasoner_jax.training.optimizer import make_optimizer
+from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Batch, pack
 from pixel_reasoner_jax.training.run import Run
 from pixel_reasoner_jax.training.state import Trainer
@@ -39,8 +39,10 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         )
     queries = read_description(config.data.path)["count"] * train.epochs
     updates_per_episode = -(-grpo.queries_per_episode * rollout.samples // train.batch_size)
-    episodes = -(-train.steps // updates_per_episode) if train.steps else queries // grpo.queries_per_episode
-    if not episodes:
+    # Planned updates: those for which an episode leaves too little to learn from are not made, but count.
+    steps = train.steps or queries // grpo.queries_per_episode * updates_per_episode
+    episodes = -(-steps // updates_per_episode)
+    if not steps:
         raise ConfigError(
             f"{queries} queries of {config.data.path} in config.train.epochs do not fill an episode:"
             f" config.grpo.queries_per_episode is {grpo.queries_per_episode}"
@@ -60,11 +62,12 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         forbidden[this.processor.forbidden_tokens] = True
         trainer = Trainer(
             this.model,
-            make_optimizer(config.optimizer, episodes * updates_per_episode),
+            make_optimizer(config.optimizer),
             functools.partial(_loss, clip_low=grpo.clip_low, clip_high=grpo.clip_high),
             forbidden=forbidden,
             freeze_vision=train.freeze_vision,
         )
+        learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, counters = this.restore(trainer.init(), batches)
         done = counters.get("episode", 0)
         with this.progress("rl", episodes, done) as progress:
@@ -72,6 +75,8 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 policy.params = state.params
                 with this.phase("data"):
                     some = next(batches)
+                    for query in some:
+                        check_query(query, scored=True)
                 with this.phase("rollout"):
                     groups = policy.rollout(
                         some,
@@ -83,7 +88,8 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                     judged = judge(groups, pool, config.curiosity, grpo.normalize_std)
                 metrics = []
                 sequences = judged.sequences()
-                for start in range(0, len(sequences), train.batch_size):
+                planned = range((episode - 1) * updates_per_episode, steps)
+                for step, start in zip(planned, range(0, len(sequences), train.batch_size), strict=False):
                     with this.phase("pack"):
                         packed = pack(
                             sequences[start : start + train.batch_size],
@@ -92,10 +98,10 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                             row_length=train.row_length,
                         )
                     with this.phase("update"):
-                        state, update_metrics = trainer.update(state, packed)
+                        state, update_metrics = trainer.update(state, packed, learning_rate(step))
                     metrics.append(update_metrics)
                 figures = judged.metrics()
-                this.write(episode, {**figures, "updates": len(metrics), **_mean(metrics)})
+                this.write(episode, {**figures, "updates": len(metrics), **_summary(metrics)})
                 progress.update(episode, accuracy=figures["accuracy"], rapr=figures["rapr"], reward=figures["reward"])
                 if episode % train.checkpoint_every == 0 or episode == episodes:
                     this.save(episode, state, batches, episode=episode)
@@ -120,9 +126,16 @@ def _episode_seed(seed: int, episode: int) -> int:
     return int(np.random.default_rng((seed, episode)).integers(2**31))
 
 
-def _mean(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the updates of an episode; tokens are summed."""
+def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the updates of an episode; tokens are summed.
+
+    Sampler and trainer are compared before the first update alone: after it they are two policies.
+    """
     if not metrics:
         return {}
     means = {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
-    return {**means, "tokens": sum(m["tokens"] for m in metrics)}
+    return {
+        **means,
+        "tokens": sum(m["tokens"] for m in metrics),
+        "logprob_difference": metrics[0]["logprob_difference"],
+    }

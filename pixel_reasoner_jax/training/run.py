@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.checkpoint import Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import prepare_workdir
+from pixel_reasoner_jax.config import open_workdir, save_config
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.parallel import make_mesh
@@ -46,10 +46,13 @@ class Run:
     def __init__(self, config: ConfigDict, resume: bool = False):
         enable_cache()
         self._config = config
-        self._workdir = prepare_workdir(config, resume)
+        self._workdir = open_workdir(config, resume)
         # A mesh of one device would only slow compilation down.
         mesh = make_mesh(config.mesh) if len(jax.devices()) > 1 else None
         self.rows = config.train.micro_batch_rows * (1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"])
+        # What is quickly read is read first: a mistake in it shows before a large model is loaded.
+        self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
+        self.settings = policy_settings(config)
         self.model = Qwen2_5_VL.from_pretrained(
             config.model.directory,
             dtype=config.model.dtype,
@@ -57,8 +60,7 @@ class Run:
             remat=config.model.remat,
             mesh=mesh,
         )
-        self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
-        self.settings = policy_settings(config)
+        save_config(config, self._workdir)  # not before: a start that failed is no run, and may be tried again
         self._checkpoints = Checkpoints(self._workdir / "checkpoints", config.train.keep_checkpoints)
         self._metrics = MetricWriter(self._workdir, (resume and self._checkpoints.latest_step) or 0)
         self._seconds: dict[str, float] = {}

@@ -10,7 +10,7 @@ from data_pipeline.pipeline import trajectory_batches
 from data_pipeline.records import read_description
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.training.losses import sft_loss
-from pixel_reasoner_jax.training.optimizer import make_optimizer
+from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Batch, Sequence, pack
 from pixel_reasoner_jax.training.run import Run
 from pixel_reasoner_jax.training.state import Trainer
@@ -36,7 +36,8 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         )
     with Run(config, resume) as this:
         batches = iter(trajectory_batches(config.data.path, this.processor, train.batch_size, seed=config.seed))
-        trainer = Trainer(this.model, make_optimizer(config.optimizer, steps), _loss, freeze_vision=train.freeze_vision)
+        trainer = Trainer(this.model, make_optimizer(config.optimizer), _loss, freeze_vision=train.freeze_vision)
+        learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, _ = this.restore(trainer.init(), batches)
         done = int(state.step)
         with this.progress("sft", steps, done) as progress:
@@ -45,7 +46,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                     sequences = [Sequence.of(trajectory) for trajectory in next(batches)]
                     packed = pack(sequences, this.processor, rows=this.rows, row_length=train.row_length)
                 with this.phase("update"):
-                    state, metrics = trainer.update(state, packed)
+                    state, metrics = trainer.update(state, packed, learning_rate(step - 1))
                 this.write(step, metrics)
                 progress.update(step, loss=metrics["loss"])
                 if step % train.checkpoint_every == 0 or step == steps:

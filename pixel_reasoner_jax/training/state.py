@@ -103,8 +103,9 @@ class Trainer:
             return new if gradients is None else jax.tree.map(jnp.add, gradients, new), metrics
 
         @functools.partial(jax.jit, donate_argnums=(0,))
-        def apply(state: TrainState, gradients):
+        def apply(state: TrainState, gradients, learning_rate):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
+            updates = jax.tree.map(lambda update: learning_rate.astype(update.dtype) * update, updates)
             trainable = optax.apply_updates(state.trainable, updates)
             state = TrainState(trainable, state.frozen, optimizer_state, state.step + 1)
             return state, optax.tree.norm(gradients)
@@ -123,12 +124,14 @@ class Trainer:
         optimizer, step = jax.jit(start, out_shardings=shardings)(trainable)
         return TrainState(trainable, frozen, optimizer, step)
 
-    def update(self, state: TrainState, batches: Iterable[Batch]) -> tuple[TrainState, dict[str, float]]:
-        """One optimizer step on the union of `batches` (see `packing.pack`).
+    def update(
+        self, state: TrainState, batches: Iterable[Batch], learning_rate: float = 1.0
+    ) -> tuple[TrainState, dict[str, float]]:
+        """One optimizer step, times the learning rate, on the union of `batches` (see `packing.pack`).
 
         Returns:
           The new state and the loss's diagnostics as token means over all batches, with `gradient_norm` (before
-          clipping) and `tokens` (trained ones).
+          clipping), `learning_rate` and `tokens` (trained ones).
 
         Raises:
           ValueError: no token is trained.
@@ -146,11 +149,16 @@ class Trainer:
                 state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
             )
             diagnostics.append(metrics)
-        state, norm = self._apply(state, gradients)
+        state, norm = self._apply(state, gradients, np.float32(learning_rate))
         if not np.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of update {int(state.step) - 1} is not finite; resume from the last checkpoint with"
                 " a lower optimizer.learning_rate or tighter optimizer.clip_norm"
             )
         summed = jax.tree.map(lambda *values: float(np.sum(values)), *jax.device_get(diagnostics))
-        return state, {**summed, "gradient_norm": float(norm), "tokens": normalizer}
+        return state, {
+            **summed,
+            "gradient_norm": float(norm),
+            "learning_rate": float(learning_rate),
+            "tokens": normalizer,
+        }

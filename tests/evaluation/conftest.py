@@ -42,7 +42,9 @@ def make_trajectory():
             message("assistant", text("It is \\boxed{red}.")),
         ]
         operations = [
-            OperationRecord(0, "crop_image_normalized", {"bbox_2d": [0.2]}, boxes=(box,), sizes=((196, 140),)),
+            OperationRecord(
+                0, "crop_image_normalized", {"bbox_2d": [0.2]}, boxes=(box,), sizes=((196, 140),), sources=(0,)
+            ),
             OperationRecord(2 - 1, "crop_image_normalized", {}, error="no box"),
         ]
         defaults = dict(

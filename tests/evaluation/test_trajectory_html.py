@@ -111,8 +111,10 @@ def test_a_video(make_trajectory, outline):
             message("assistant", text("\\boxed{A}")),
         ],
         operations=[
-            OperationRecord(0, "select_frames", {"target_frames": [3, 5]}, sizes=((84, 56),) * 2),
-            OperationRecord(1, "crop_image_normalized", box, boxes=((10, 10, 60, 60),), sizes=((56, 56),)),
+            OperationRecord(0, "select_frames", {"target_frames": [3, 5]}, sizes=((84, 56),) * 2, sources=(2, 4)),
+            OperationRecord(
+                1, "crop_image_normalized", box, boxes=((10, 10, 60, 60),), sizes=((56, 56),), sources=(17,)
+            ),
         ],
     )
     page = trajectory_html(trajectory)

@@ -132,3 +132,9 @@ def test_batch_of_given_sizes(tiny):
     assert tiny.batch([tiny.render(conversation())])["vision"] is None
     with pytest.raises(ValueError, match="does not fit in the batch's length of 5"):
         tiny.batch([rendered], length=5)
+
+
+def test_a_conversation_that_is_not_in_a_list_is_named(tiny):
+    for given, place in ((conversation(), 0), (conversation()[0], 0), ([conversation(), *conversation()], 1)):
+        with pytest.raises(ValueError, match=rf"conversation {place} is not a list .*processor\(\[conversation\]\)"):
+            tiny(given)

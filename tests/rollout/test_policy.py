@@ -13,9 +13,20 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from data_pipeline.records import RecordSource, write_records
+from data_pipeline.seed import Seed
 from pixel_reasoner_jax.operations import Call, CropImage, OperationError, Registry, Result, default_registry
 from pixel_reasoner_jax.processing import Picture, PictureStore
-from pixel_reasoner_jax.rollout import EpisodeEnd, Limits, OperationRun, Policy, SamplingSettings, TurnText
+from pixel_reasoner_jax.rollout import (
+    EpisodeEnd,
+    Limits,
+    OperationRun,
+    Policy,
+    SamplingSettings,
+    TurnText,
+    check_query,
+    query_messages,
+)
 from pixel_reasoner_jax.rollout.episode import Episode, Prompt
 from pixel_reasoner_jax.trajectory import Ended, Source
 
@@ -211,6 +222,52 @@ def test_events_tell_the_whole_story(eager, queries):
     for number, message in enumerate(turns):
         text = "".join(event.text for event in mine if isinstance(event, TurnText) and event.turn == number)
         assert text == message["content"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    "query,message",
+    [
+        ({"question": "?", "images": []}, r"a query with the keys \['question', 'images'\]: it has no id"),
+        ({"id": 0}, "query 0: it has no question"),
+        ({"id": "q", "question": 5}, "query 'q': question must be a text, got 5"),
+        ({"id": "q", "question": "?", "images": "/x.png"}, "query 'q': images must be a list, .* got str"),
+        ({"id": "q", "question": "?", "images": Image.new("RGB", (9, 9))}, "images must be a list, .* got Image"),
+        ({"id": "q", "question": "?", "image": "/x.png"}, "query 'q': unknown key 'image'; did you mean 'images'"),
+        ({"id": "q", "question": "?", "xyzzy": 1}, "unknown key 'xyzzy'; known: id, question, answer, images, "),
+        ("q", "a query is a mapping with .* and queries are a list of them; got 'q'"),
+    ],
+)
+def test_what_is_no_query_says_why(policy, query, message):
+    with pytest.raises(ValueError, match=message):
+        policy.rollout([query])
+
+
+def test_queries_are_a_list(policy, queries):
+    with pytest.raises(ValueError, match="queries are a list of them; got 'id'"):
+        policy.rollout(queries[0])
+
+
+def test_only_what_is_scored_needs_an_answer():
+    query = {"id": "q", "question": "?", "answer": []}
+    check_query(query)
+    with pytest.raises(ValueError, match="query 'q': it has no answer"):
+        check_query(query, scored=True)
+    check_query(query | {"answer": ["5"]}, scored=True)
+
+
+def test_frames_of_a_query_have_its_rate(world, tmp_path):
+    """As in a message that says the same."""
+    processor = world[1]
+    frames = [Image.new("RGB", (60, 90), (n, n, n)) for n in range(5)]
+    seed = Seed("v", "What moves?", "a", video=frames, fps=0.25)
+    write_records(tmp_path, "query", [seed.query()])
+    for query in (seed.query(), RecordSource(tmp_path, "query")[0]):
+        built = Prompt.build(query, processor, None, None, PictureStore())
+        written = processor.render(query_messages(query, None), generation_prompt=True)
+        assert built.rendered.media[0].second_per_grid == written.media[0].second_per_grid == 8.0
+        np.testing.assert_array_equal(built.positions, processor.positions(written.tokens, written.media)[0])
+    slow = Prompt.build({**seed.query(), "fps": None}, processor, None, None, PictureStore())
+    assert slow.rendered.media[0].second_per_grid == 1.0
 
 
 def test_no_samples_is_an_error(policy, queries):

@@ -436,7 +436,7 @@ def test_a_turn_cut_by_a_stop_string_goes_on_as_if_it_had_ended_there(world, que
             for index in np.flatnonzero(trajectory.source == Source.SAMPLED):
                 row = logits[index - 1].copy()
                 token = trajectory.tokens[index]
-                own = jax.nn.log_softmax(row)[token]
+                own = float(jax.nn.log_softmax(row)[token])  # done before the row changes: JAX may share its memory
                 seen = np.unique(trajectory.tokens[:index])
                 penalty = settings.repetition_penalty
                 row[seen] = np.where(row[seen] < 0, row[seen] * penalty, row[seen] / penalty)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
@@ -60,8 +59,7 @@ def test_decay_spares_norms_and_biases_of_stacked_layers():
 def test_update_is_clipped_adamw():
     parameters = {"kernel": jnp.ones((2, 2)), "norm": {"scale": jnp.ones(2)}}
     gradients = {"kernel": jnp.full((2, 2), 100.0), "norm": {"scale": jnp.full(2, 100.0)}}
-    optimizer = make_optimizer(config(weight_decay=0.1, schedule="constant", warmup_fraction=0.0), 10)
+    optimizer = make_optimizer(config(weight_decay=0.1))
     updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters)
-    after = optax.apply_updates(parameters, updates)
-    np.testing.assert_allclose(after["norm"]["scale"], 1 - 1e-3, rtol=1e-5)
-    np.testing.assert_allclose(after["kernel"], 1 - 1e-3 - 1e-3 * 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["norm"]["scale"], -1.0, rtol=1e-5)
+    np.testing.assert_allclose(updates["kernel"], -1.0 - 0.1, rtol=1e-5)

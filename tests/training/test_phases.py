@@ -1,6 +1,8 @@
 """Both phases from stored data to an exported model, and on from a checkpoint as if nothing had happened."""
 
 import copy
+import dataclasses
+import itertools
 import json
 import pathlib
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from data_pipeline.records import write_records
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.settings import load_policy
@@ -18,7 +21,30 @@ RL_FIGURES = {
     "reward", "reward_correct", "reward_bonus", "reward_penalty", "accuracy", "rapr", "operations", "response_tokens",
     "truncated", "uniform_groups", "updates", "tokens_per_second", "seconds_rollout",
 }  # fmt: skip
-UPDATE_FIGURES = {"entropy", "clip_fraction", "gradient_norm", "logprob_difference", "tokens", "seconds_update"}
+UPDATE_FIGURES = {
+    "learning_rate",
+    "entropy",
+    "clip_fraction",
+    "gradient_norm",
+    "logprob_difference",
+    "tokens",
+    "seconds_update",
+}
+
+
+@pytest.fixture
+def luck_pays(monkeypatch):
+    """A random model earns nothing, which leaves nothing to learn: here its tokens decide what a response is worth."""
+    judge = rl.judge
+
+    def by_luck(groups, *settings):
+        luck = np.array([[trajectory.tokens.sum() % 97 for trajectory in group] for group in groups], np.float32)
+        advantages = luck / 97 - luck.mean(1, keepdims=True) / 97
+        return dataclasses.replace(
+            judge(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1)
+        )
+
+    monkeypatch.setattr(rl, "judge", by_luck)
 
 
 class Killed(Exception):
@@ -41,7 +67,7 @@ def interrupted(monkeypatch, run, config, after: int) -> None:
 
 
 @pytest.mark.parametrize("phase", ["sft", "rl"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(phase, request, monkeypatch):
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(phase, request, monkeypatch, luck_pays):
     config, run = request.getfixturevalue(f"{phase}_config"), {"sft": sft.run, "rl": rl.run}[phase]
     whole = run(copy.deepcopy(config))
     config.workdir += "_again"
@@ -60,24 +86,58 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(phase, request, monk
         }
 
 
-def test_an_rl_run_leaves_all_it_should(rl_config):
+def test_an_rl_run_leaves_all_it_should(rl_config, luck_pays):
     model = rl.run(rl_config)
     lines = read_metrics(model.parent)
-    assert len(lines) == 4
+    assert [line["updates"] for line in lines] == [1, 1, 1, 1]
     for line in lines:
-        assert line.keys() >= RL_FIGURES | (UPDATE_FIGURES if line["updates"] else set())
-        if line["updates"]:
-            assert line["logprob_difference"] < 1e-4  # on-policy: sampler and trainer agree
+        assert line.keys() >= RL_FIGURES | UPDATE_FIGURES
+        assert line["logprob_difference"] < 1e-4  # on-policy: sampler and trainer agree
     assert json.loads((model.parent / "config.json").read_text())["rollout"]["samples"] == 4
     policy = load_policy(model)
     assert policy.limits.max_response_tokens == 96 and policy.registry is not None
     assert list(pathlib.Path(model.parent).glob("events.out.tfevents*"))
 
 
+def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luck_pays, monkeypatch):
+    """Two updates an episode, five in all; the second episode has none, and the last one stops halfway."""
+    judge, episodes = rl.judge, itertools.count(1)
+
+    def second_is_uniform(groups, *settings):
+        judged = judge(groups, *settings)
+        return dataclasses.replace(judged, uniform=np.full_like(judged.uniform, next(episodes) == 2))
+
+    monkeypatch.setattr(rl, "judge", second_is_uniform)
+    rl_config.train.update(dict(batch_size=4, steps=5))
+    rl_config.optimizer.update(dict(learning_rate=1e-2, schedule="linear", warmup_fraction=0.0))
+    lines = read_metrics(rl.run(rl_config).parent)
+    assert [line["updates"] for line in lines] == [2, 0, 1]
+    assert [line.get("learning_rate") for line in lines] == [pytest.approx(0.9e-2), None, pytest.approx(0.2e-2)]
+    # The second update of an episode meets another policy than the one that sampled.
+    assert lines[0]["logprob_difference"] < 1e-4 < lines[0]["kl"]
+
+
+def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(rl.Policy, "rollout", None)
+    rl_config.data.path = str(tmp_path / "queries")
+    write_records(rl_config.data.path, "query", [{"id": f"q{n}", "question": "?"} for n in range(8)])
+    with pytest.raises(ValueError, match="query 'q[0-7]': it has no answer"):
+        rl.run(rl_config)
+
+
 def test_a_directory_in_use_is_refused(sft_config):
     sft.run(sft_config)
     with pytest.raises(ConfigError, match="already holds a run.*--resume"):
         sft.run(sft_config)
+
+
+def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
+    model, sft_config.model.directory = sft_config.model.directory, str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Run(sft_config)
+    sft_config.model.directory = model
+    with Run(sft_config):
+        pass
 
 
 def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_config, rl_config):
