@@ -107,7 +107,12 @@ class Measurement:
 
 
 def ours(
-    workload: work.Workload, *, fork: bool = True, engine: type[Forcing] = Forcing, slots: int | None = None
+    workload: work.Workload,
+    *,
+    fork: bool = True,
+    engine: type[Forcing] = Forcing,
+    slots: int | None = None,
+    warmup: bool = True,
 ) -> Measurement:
     """Compiles everything, then answers the queries.
 
@@ -115,6 +120,7 @@ def ours(
       fork: False asks every query once for each of its samples, under names of their own.
       engine: all of it, or one with something taken away.
       slots: None: one for each response.
+      warmup: compile first; otherwise as the need arises.
     """
     processor = Processor.from_pretrained(workload.directory)
     settings = SamplingSettings(
@@ -129,7 +135,8 @@ def ours(
         limits=Limits(workload.turns - 1, response, max_length=longest),
         slots=slots or len(workload.rows),
     )
-    policy.warmup(sampling=settings)
+    if warmup:
+        policy.warmup(sampling=settings)
     compiles: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiles.append(name) if "backend_compile" in name else None
@@ -184,8 +191,9 @@ def main() -> None:
             rows[name] = dict(seconds=measured.seconds, generated=measured.generated, prefilled=measured.prefilled)
     with tempfile.TemporaryDirectory() as directory:
         peaks = [
-            ours(work.build(directory, queries=4, samples=samples, turn_tokens=2, tiny=True), slots=16).peak_bytes
+            ours(small, slots=16, warmup=False).peak_bytes
             for samples in (1, 16)
+            for small in [work.build(directory, queries=4, samples=samples, turn_tokens=2, tiny=True)]
         ]
     for row in rows.values():
         row["tokens_per_second"] = row["generated"] / row["seconds"]

@@ -1,4 +1,4 @@
-"""The benchmarks do what they say: both PyTorch peers, however they batch, sample the same tokens."""
+"""The benchmarks do what they say: all sides do the same work, and both PyTorch peers sample the same tokens."""
 
 import itertools
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks import peers, workload
+from benchmarks import peers, rollout, workload
 from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.trajectory import Source
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +104,48 @@ def test_an_observation_closes_the_cut_turn(work, processor):
     text = processor.tokenizer.decode(rendered.tokens)
     assert text.startswith("<|im_end|>\n<|im_start|>user\n\nHere is the cropped image")
     assert text.endswith("<|im_start|>assistant\n")
+
+
+def test_our_side_does_the_forced_work_and_nothing_twice(work, processor):
+    own = rollout.ours(work)
+    assert own.counters.sampled == len(work.rows) * work.turns * work.turn_tokens
+    assert own.counters.prefilled == rollout.needed(own.trajectories)
+    assert own.compiles == 0
+    prompts = workload.prompts(work, processor)
+    for query, group in enumerate(own.trajectories):
+        for sample, trajectory in enumerate(group):
+            expected = [
+                workload.observation(work, processor, prompts[query], query, sample, turn).tokens
+                for turn in range(work.turns - 1)
+            ]
+            observed = trajectory.tokens[trajectory.source == Source.OBSERVATION]
+            np.testing.assert_array_equal(observed, np.concatenate(expected))
+
+
+@pytest.mark.parametrize(
+    "less", [{"fork": False}, {"engine": rollout.WithoutExtend}, {"engine": rollout.WithoutOverlap}]
+)
+def test_each_switch_takes_away_speed_and_nothing_else(work, less):
+    """The same tokens: but without fork every sample is the first of a query of its own."""
+    own, other = (rollout.ours(work, warmup=False, **options) for options in ({}, less))
+    assert other.counters.sampled == own.counters.sampled
+    if "fork" in less:
+        assert len(other.trajectories) == len(work.rows)
+        prompts = [int((group[0].source == Source.PROMPT).sum()) for group in own.trajectories]
+        assert other.counters.prefilled - own.counters.prefilled == sum(prompts) * (work.samples - 1)
+        return
+    for group, others in zip(own.trajectories, other.trajectories, strict=True):
+        for a, b in zip(group, others, strict=True):
+            np.testing.assert_array_equal(a.tokens, b.tokens)
+    more = other.counters.prefilled > own.counters.prefilled
+    assert more == (less["engine"] is rollout.WithoutExtend)
+
+
+def test_the_images_of_a_query_are_held_once_whatever_the_group_size(tmp_path):
+    peaks = [
+        rollout.ours(
+            workload.build(tmp_path, queries=3, samples=samples, turn_tokens=2, tiny=True), slots=12, warmup=False
+        ).peak_bytes
+        for samples in (1, 12)
+    ]
+    assert peaks[0] > 0 and peaks[1] / peaks[0] < 1.1
