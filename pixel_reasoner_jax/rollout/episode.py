@@ -12,7 +12,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, Result, error_text, tools_section
 from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
-from pixel_reasoner_jax.rollout.prompt import Query, check_query, query_messages
+from pixel_reasoner_jax.rollout.prompt import Query, query_messages
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 
@@ -107,7 +107,6 @@ class Prompt:
         store: PictureStore,
     ) -> Prompt:
         """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
-        check_query(query)
         images = [store.open(image) for image in query.get("images") or ()]
         video = None
         if query.get("video") is not None:
