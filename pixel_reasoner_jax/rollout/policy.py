@@ -17,7 +17,7 @@ from pixel_reasoner_jax.rollout.device import Counters
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
 from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
 from pixel_reasoner_jax.rollout.episode import Event, Limits
-from pixel_reasoner_jax.rollout.prompt import Query
+from pixel_reasoner_jax.rollout.prompt import Query, check_query
 from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, sample_keys
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.shapes import Shapes
@@ -145,7 +145,7 @@ class Policy:
             raise ValueError(f"samples must be at least 1, got {samples}")
         sampling = sampling or SamplingSettings(temperature)
         slots = min(self.slots, len(queries) * samples) if isinstance(queries, Sized) else self.slots
-        return Scheduler(self, queries, samples, seed, sampling, on_event, max(slots, 1))
+        return Scheduler(self, map(check_query, queries), samples, seed, sampling, on_event, max(slots, 1))
 
     def warmup(self, length: int | None = None, *, sampling: SamplingSettings | None = None) -> None:
         """Compiles every program that rollouts of up to `slots` responses need, with a progress bar.

@@ -27,12 +27,15 @@ its frames make a second, 2 unless given.
 KEYS = ("id", "question", "answer", "images", "video", "fps")
 
 
-def check_query(query: Query, scored: bool = False) -> None:
-    """Raises a `ValueError` that says what is wrong with a query and how to mend it.
+def check_query(query: Query, scored: bool = False) -> Query:
+    """Returns a query as it is.
 
     Args:
       query: see `Query`.
       scored: its responses will be compared with its answer, so it must have one.
+
+    Raises:
+      ValueError: it is not one; says what is wrong and how to mend it.
     """
     if not isinstance(query, Mapping):
         raise ValueError(f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r}")
@@ -50,6 +53,7 @@ def check_query(query: Query, scored: bool = False) -> None:
     images = query.get("images")
     if images is not None and (isinstance(images, str | bytes) or not isinstance(images, Sequence)):
         raise ValueError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
+    return query
 
 
 def query_messages(query: Query, tools: str | None, guidelines: str | None = None) -> list[dict[str, Any]]:
