@@ -20,7 +20,7 @@ from pixel_reasoner_jax.operations import Call, OperationError
 from pixel_reasoner_jax.processing import Media
 from pixel_reasoner_jax.rollout.device import Device, Piece
 from pixel_reasoner_jax.rollout.episode import Episode, Event, Observation, Prompt
-from pixel_reasoner_jax.rollout.prompt import Query, check_query
+from pixel_reasoner_jax.rollout.prompt import Query
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -178,7 +178,6 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         wanted = self._policy.workers + -(-self._slots // self._samples)
         ahead = wanted - len(self._loading) - len(self._groups)
         for number, query in itertools.islice(self._queries, max(0, ahead)):
-            check_query(query)
             self._loading[number] = str(query["id"]), self._loaders.submit(self._build, query)
 
     def _build(self, query: Query) -> Prompt:
