@@ -13,6 +13,7 @@ import os
 import tempfile
 
 import jax
+import numpy as np
 
 from benchmarks import workload as work
 from pixel_reasoner_jax.compilation import enable_cache
@@ -52,12 +53,30 @@ class ForcedEpisode(Episode):
         return super().end_turn(stopped)
 
 
+class RaggedEpisode(ForcedEpisode):
+    """Its turns take a quarter to seven quarters of the workload's tokens."""
+
+    @property
+    def turn_room(self):
+        random = np.random.default_rng([*self.prompt.id.encode(), self.sample, self.turn])
+        length = round(random.uniform(0.25, 1.75) * self.sampling.max_turn_tokens)
+        return min(self.room, length - len(self._turn_tokens))
+
+
 class Forcing(Scheduler):
     """The engine as it is."""
 
+    episode: type[ForcedEpisode] = ForcedEpisode
+
     def _begin(self, prompt, sample):
         arguments = self._processor, self._registry, self._limits, self._sampling, self._on_event
-        return ForcedEpisode(prompt, sample, *arguments)
+        return self.episode(prompt, sample, *arguments)
+
+
+class Ragged(Forcing):
+    """Turns end one by one."""
+
+    episode = RaggedEpisode
 
 
 class WithoutExtend(Forcing):
@@ -112,6 +131,7 @@ def ours(
     fork: bool = True,
     engine: type[Forcing] = Forcing,
     slots: int | None = None,
+    decode_steps: int = 32,
     warmup: bool = True,
 ) -> Measurement:
     """Compiles everything, then answers the queries.
@@ -120,6 +140,7 @@ def ours(
       fork: False asks every query once for each of its samples, under names of their own.
       engine: all of it, or one with something taken away.
       slots: None: one for each response.
+      decode_steps: see `Policy`.
       warmup: compile first; otherwise as the need arises.
     """
     processor = Processor.from_pretrained(workload.directory)
@@ -134,6 +155,7 @@ def ours(
         registry=Forced(workload),
         limits=Limits(workload.turns - 1, response, max_length=longest),
         slots=slots or len(workload.rows),
+        decode_steps=decode_steps,
     )
     if warmup:
         policy.warmup(sampling=settings)
@@ -169,8 +191,14 @@ def main() -> None:
     parser.add_argument("--queries", type=int, help="in place of 8, or 2 with --quick")
     parser.add_argument("--samples", type=int, default=8, help="of each query (default: %(default)s)")
     parser.add_argument("--turn-tokens", type=int, help="in place of 64, or 16 with --quick")
+    parser.add_argument(
+        "--decode-steps",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="instead, compare chunks of so many tokens in our engine: turns of many lengths, slots for half of them",
+    )
     args = parser.parse_args()
-    from benchmarks import peers  # PyTorch, which a rollout itself does without
 
     enable_cache()
     sizes = dict(
@@ -178,6 +206,11 @@ def main() -> None:
         samples=args.samples,
         turn_tokens=args.turn_tokens or (16 if args.quick else 64),
     )
+    if args.decode_steps:
+        compare_decode_steps(sizes, args.decode_steps)
+        return
+    from benchmarks import peers  # PyTorch, which a rollout itself does without
+
     with tempfile.TemporaryDirectory() as directory:
         workload = work.build(directory, **sizes)
         own = ours(workload)
@@ -215,6 +248,21 @@ def main() -> None:
     show(result)
     if args.json:
         print(json.dumps(result))
+
+
+def compare_decode_steps(sizes: dict[str, int], choices: list[int]) -> None:
+    """Prints our speed with each of them."""
+    print(f"\n{'decode_steps':>12}{'seconds':>10}{'tokens/s':>10}{'calls':>7}{'steps':>7}")
+    with tempfile.TemporaryDirectory() as directory:
+        workload = work.build(directory, **sizes)
+        for steps in choices:
+            slots = len(workload.rows) // 2
+            counters = ours(workload, engine=Ragged, slots=slots, decode_steps=steps).counters
+            speed = counters.sampled / counters.seconds
+            print(
+                f"{steps:12}{counters.seconds:10.1f}{speed:10.1f}{counters.decode_calls:7}{counters.decode_steps:7}",
+                flush=True,
+            )
 
 
 def figures(measured: Measurement) -> dict[str, float]:

@@ -126,6 +126,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
     )
+    parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        help="tokens of prompt and response together: with --slots, how large the KV cache is (default: as trained)",
+    )
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
     parser.add_argument("--html", metavar="FILE", help="write a report with responses to the first 20 queries")
     parser.add_argument("--out", metavar="FILE", help="write the figures and these responses as JSON")
@@ -135,11 +141,13 @@ def run(args: argparse.Namespace) -> None:
     """`pixel-reasoner evaluate`: a table, and one JSON line with the same figures."""
     from data_pipeline.sources.pixel_search import PixelSearch  # what this command evaluates on; the rest is general
 
-    for name, least in (("count", 1), ("samples", 1), ("temperature", 0)):
+    for name, least in (("count", 1), ("samples", 1), ("slots", 1), ("temperature", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     seeds = PixelSearch(args.count, args.split, args.world_seed)
-    policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only)
+    policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, slots=args.slots)
+    if args.max_length is not None:
+        policy.limits = dataclasses.replace(policy.limits, max_length=args.max_length)
     with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("evaluating", total=args.count)
         evaluation = evaluate(

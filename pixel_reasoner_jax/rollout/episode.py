@@ -107,10 +107,17 @@ class Prompt:
         store: PictureStore,
     ) -> Prompt:
         """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
-        images = [store.open(image) for image in query.get("images") or ()]
+        images: list[Picture] = []
         video = None
-        if query.get("video") is not None:
-            video = store.open_video(query["video"], processor.budgets.video_frames, query.get("fps"))
+        try:
+            for image in query.get("images") or ():
+                images.append(store.open(image))
+            if query.get("video") is not None:
+                video = store.open_video(query["video"], processor.budgets.video_frames, query.get("fps"))
+        except BaseException:
+            for picture in images:
+                store.forget(picture)
+            raise
         state = MediaState.from_query(images=images, video_frames=video.frames if video else None)
         tools = None if registry is None else tools_section(registry.signatures(state))
         messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)

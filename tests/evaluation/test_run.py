@@ -113,7 +113,7 @@ def test_the_prior_of_the_world():
     assert 0.4 < run.prior_figures(PixelSearch(200, "heldout"))["accuracy"] < 0.6
 
 
-@pytest.mark.parametrize("option", ["--count", "--samples"])
+@pytest.mark.parametrize("option", ["--count", "--samples", "--slots"])
 def test_options_out_of_range(option):
     with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
         run.run(arguments(option, "0"))
