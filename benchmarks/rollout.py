@@ -185,12 +185,12 @@ def needed(groups: list[list[Trajectory]]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--quick", action="store_true", help="2 queries and 16 tokens a turn: under 8 minutes on 2 cores"
+        "--quick", action="store_true", help="2 queries and 24 tokens a turn: under 8 minutes on 2 cores"
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--queries", type=int, help="in place of 8, or 2 with --quick")
     parser.add_argument("--samples", type=int, default=8, help="of each query (default: %(default)s)")
-    parser.add_argument("--turn-tokens", type=int, help="in place of 64, or 16 with --quick")
+    parser.add_argument("--turn-tokens", type=int, help="in place of 64, or 24 with --quick")
     parser.add_argument(
         "--decode-steps",
         type=int,
@@ -204,7 +204,7 @@ def main() -> None:
     sizes = dict(
         queries=args.queries or (2 if args.quick else 8),
         samples=args.samples,
-        turn_tokens=args.turn_tokens or (16 if args.quick else 64),
+        turn_tokens=args.turn_tokens or (24 if args.quick else 64),
     )
     if args.decode_steps:
         compare_decode_steps(sizes, args.decode_steps)

@@ -130,7 +130,8 @@ def build(
     size = _TINY if tiny else _FULL
     save_world_processor(directory, default_registry())
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    save_processor(tokenizer, directory, Budgets(image=size.image, crop=size.crop))
+    unused = dict(frame=(4, 4), video=(4, 4), video_frames=2)
+    save_processor(tokenizer, directory, Budgets(image=size.image, crop=size.crop, **unused))
     names = {
         "eos_token_id": "im_end",
         "bos_token_id": "endoftext",

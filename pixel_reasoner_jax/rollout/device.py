@@ -118,6 +118,10 @@ class Device:
         """Lets go of all memory on the device, but for the table, which is the policy's."""
         self._slots = self._table = self._params = None
 
+    def ready(self) -> bool:
+        """Whether all that was asked for is done."""
+        return self._slots.hidden.is_ready()
+
     def holds(self, media: Media) -> bool:
         """Whether the embeddings of an image are in the table."""
         table = self._table

@@ -157,19 +157,31 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._load()
         self._admit()
         self._observe()
-        if any(row.task is None for row in self._rows.values()):
-            self._decode()
+        if all(row.task is not None for row in self._rows.values()):
+            return self._wait()
+        if (coming := self._coming()) and not self._device.ready():
+            # A chunk would only queue up: what comes until the device gets there can still be part of it.
+            began = time.perf_counter()
+            concurrent.futures.wait(coming, GRACE, concurrent.futures.FIRST_COMPLETED)
+            self._counters.device_seconds += time.perf_counter() - began
             return True
-        return self._wait()
+        self._decode(hurry=bool(coming))
+        return True
+
+    def _coming(self) -> list[concurrent.futures.Future]:
+        """Of what worker threads are at, that for which there is a slot."""
+        operations = [row.task.future for row in self._rows.values() if row.task is not None]
+        room = self._free or not self._rows
+        return operations + [task.future for _, task in self._loading.values() if room]
 
     def _wait(self) -> bool:
         """Nothing can be decoded: waits for a worker thread; False when none is at work."""
-        futures = [task.future for _, task in self._loading.values()] + [row.task.future for row in self._rows.values()]
-        if not futures:
+        coming = self._coming()
+        if not coming:
             return bool(self._groups)
         began = time.perf_counter()
-        if concurrent.futures.wait(futures, POLL, concurrent.futures.FIRST_COMPLETED).done:
-            concurrent.futures.wait(futures, GRACE)
+        if concurrent.futures.wait(coming, POLL, concurrent.futures.FIRST_COMPLETED).done:
+            concurrent.futures.wait(coming, GRACE)
         self._counters.idle_seconds += time.perf_counter() - began
         return True
 
@@ -283,12 +295,10 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             _log.exception("an operation of query %s failed", episode.prompt.id)
             return episode.failure(call, f"{getattr(call, 'name', 'it')} failed ({type(error).__name__})"), []
 
-    def _decode(self) -> None:
+    def _decode(self, hurry: bool) -> None:
         """Samples a chunk for every slot that can go on; closes the turns that have ended."""
         drawing = {slot: row for slot, row in self._rows.items() if row.task is None}
-        most = self._policy.decode_steps
-        if len(drawing) < len(self._rows) or (self._free and self._loading):
-            most = max(1, most // HURRY)
+        most = max(1, self._policy.decode_steps // (HURRY if hurry else 1))
         decoded = self._device.decode({slot: row.episode for slot, row in drawing.items()}, most)
         for slot, row in drawing.items():
             if self._rows.get(slot) is not row:  # cancelled by what was told of another
