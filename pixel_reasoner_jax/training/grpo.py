@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -57,19 +60,46 @@ class Judged:
         }
 
 
-def judge(groups: Seq[Seq[Trajectory]], pool: AnswerPool, curiosity: ConfigDict, normalize_std: bool) -> Judged:
-    """Scores every response and compares it with its group.
+def collect(
+    stream: Iterable[tuple[int, Trajectory]], queries: int, samples: int, pool: AnswerPool
+) -> tuple[list[list[Trajectory]], np.ndarray]:
+    """Reads a rollout to its end; the answers of a query are scored as soon as all are there, while the rest goes on.
+
+    Args:
+      stream: of `Policy.stream`, for so many queries with so many samples each.
+      pool: scores answers.
+
+    Returns:
+      The groups, in the order of the queries, and float [queries, samples], 1 for a correct answer.
+    """
+    groups: list[list[Any]] = [[None] * samples for _ in range(queries)]
+    missing = [samples] * queries
+    scores: dict[int, Future] = {}
+    with ThreadPoolExecutor(1) as scorer:
+        for number, trajectory in stream:
+            groups[number][trajectory.sample] = trajectory
+            missing[number] -= 1
+            if not missing[number]:
+                scores[number] = scorer.submit(score, groups[number], pool)
+        return groups, np.array([scores[number].result() for number in range(queries)])
+
+
+def score(group: Seq[Trajectory], pool: AnswerPool) -> list[float]:
+    """1 for every response with a correct answer, else 0; one whose last operation failed is not correct."""
+    answers = [(trajectory.response, trajectory.reference) for trajectory in group]
+    return pool.score(answers, [trajectory.recovered for trajectory in group])
+
+
+def judge(groups: Seq[Seq[Trajectory]], correct: np.ndarray, curiosity: ConfigDict, normalize_std: bool) -> Judged:
+    """Rewards every response and compares it with its group.
 
     Args:
       groups: G trajectories for every query.
-      pool: scores answers.
+      correct: float [queries, G]; see `score`.
       curiosity: `variant`, `alpha`, `beta`, `rate_floor`, `max_operations`; see `rewards.reward_terms`.
       normalize_std: divide advantages by the group's standard deviation.
     """
     groups = [list(group) for group in groups]
-    flat = [trajectory for group in groups for trajectory in group]
-    answers = [(trajectory.response, trajectory.reference) for trajectory in flat]
-    correct = np.array(pool.score(answers, [trajectory.recovered for trajectory in flat])).reshape(len(groups), -1)
     operations = np.array([[len(trajectory.operations) for trajectory in group] for group in groups])
     succeeded = np.array(
         [[sum(record.succeeded for record in trajectory.operations) for trajectory in group] for group in groups]

@@ -13,7 +13,7 @@ from data_pipeline.records import read_description
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, SamplingSettings, check_query
-from pixel_reasoner_jax.training.grpo import judge
+from pixel_reasoner_jax.training.grpo import collect, judge
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Batch, pack
@@ -77,15 +77,11 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                     some = next(batches)
                     for query in some:
                         check_query(query, scored=True)
-                with this.phase("rollout"):
-                    groups = policy.rollout(
-                        some,
-                        samples=rollout.samples,
-                        seed=_episode_seed(config.seed, episode),
-                        sampling=sampling,
-                    )
-                with this.phase("reward"):
-                    judged = judge(groups, pool, config.curiosity, grpo.normalize_std)
+                with this.phase("rollout"):  # rewards are computed meanwhile
+                    seed = _episode_seed(config.seed, episode)
+                    with policy.stream(some, rollout.samples, seed, sampling=sampling) as stream:
+                        groups, correct = collect(stream, len(some), rollout.samples, pool)
+                judged = judge(groups, correct, config.curiosity, grpo.normalize_std)
                 metrics = []
                 sequences = judged.sequences()
                 planned = range((episode - 1) * updates_per_episode, steps)

@@ -1,11 +1,14 @@
 """From trajectories to rewards and figures: every figure of an episode, computed by hand."""
 
+import dataclasses
+import threading
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.training.grpo import judge
+from pixel_reasoner_jax.training.grpo import collect, judge, score
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 
 CURIOSITY = ConfigDict(dict(variant="paper", alpha=1.0, beta=0.05, rate_floor=0.5, max_operations=1))
@@ -34,7 +37,8 @@ def test_figures_of_an_episode():
         [response(4, query="other") for _ in range(4)],
     ]
     with AnswerPool() as pool:
-        judged = judge(groups, pool, CURIOSITY, normalize_std=False)
+        correct = np.array([score(group, pool) for group in groups])
+    judged = judge(groups, correct, CURIOSITY, normalize_std=False)
     np.testing.assert_allclose(judged.terms.total, [[1.0, 0.0, 1.0, -0.05], [0.0] * 4])  # at the floor: no bonus
     assert judged.uniform.tolist() == [False, True] and len(judged.sequences()) == 4
     assert judged.metrics() == pytest.approx(
@@ -52,3 +56,24 @@ def test_figures_of_an_episode():
             "uniform_groups": 0.5,
         }
     )
+
+
+def test_answers_are_scored_while_the_rollout_goes_on():
+    scored = threading.Event()
+
+    class Pool:
+        def score(self, pairs, recovered):
+            scored.set()
+            return [float(text.endswith("5}")) for text, _ in pairs]
+
+    def stream():
+        for sample, answer in ((1, 5), (0, 4)):
+            yield 1, dataclasses.replace(response(answer, query="b"), sample=sample)
+        assert scored.wait(30)  # before the first query has any response
+        for sample, answer in ((0, 5), (1, 5)):
+            yield 0, dataclasses.replace(response(answer, query="a"), sample=sample)
+
+    groups, correct = collect(stream(), 2, 2, Pool())
+    assert [[t.query_id for t in group] for group in groups] == [["a", "a"], ["b", "b"]]
+    assert [[t.sample for t in group] for group in groups] == [[0, 1], [0, 1]]
+    np.testing.assert_array_equal(correct, [[1, 1], [0, 1]])
