@@ -33,7 +33,7 @@ call() {
     quoted "$@" >&3
     echo >&3
   else
-    "$@"
+    "$@" 3>&- # or what it leaves running would keep it open
   fi
 }
 
