@@ -20,6 +20,7 @@ setup(
     install_requires=[
         "array-record>=0.8",
         "decord2>=3.0",
+        "etils[epath]>=1.10",
         "flax>=0.12,<0.14",
         "grain>=0.2.15,<0.3",
         "jax>=0.10.2,<0.12",
@@ -39,7 +40,8 @@ setup(
         "transformers>=5.0,<6",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "gs": ["fsspec>=2024.6", "gcsfs>=2024.6"],
+        "tpu": ["fsspec>=2024.6", "gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
         "test": [
             "hypothesis>=6.100",
