@@ -19,9 +19,9 @@ usage() {
 
 # Words as any shell takes them back.
 quoted() {
-  local word separator=""
+  local word separator="" quote="'" escaped="'\\''"
   for word in "$@"; do
-    [[ "$word" =~ ^[A-Za-z0-9_./:=~-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
+    [[ "$word" =~ ^[A-Za-z0-9_./:=-]+$ ]] || word="'${word//$quote/$escaped}'"
     printf '%s%s' "$separator" "$word"
     separator=" "
   done

@@ -18,7 +18,7 @@ say() { echo "worker.sh: $*" >&2; }
 
 install() {
   local python="${PYTHON:-python3}"
-  if [[ ! -x $venv/bin/python ]]; then
+  if [[ ! -x $venv/bin/pip ]]; then
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
       "$python" -m venv $venv
     else # TPU VMs come with Python 3.10

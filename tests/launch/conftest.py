@@ -20,6 +20,7 @@ case "$*" in
     folder="${*: -1}"
     mkdir -p "$folder/bin"
     cp "$BIN/python" "$folder/bin/python"
+    cp "$BIN/python" "$folder/bin/pip"
     cp "$BIN/pixel-reasoner" "$folder/bin/pixel-reasoner" ;;
 esac
 """
