@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -24,8 +25,19 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path | epath.Path:
-    """A path object; of an object store, `epath`'s, which has the same methods."""
-    return epath.Path(os.fspath(path)) if is_remote(path) else pathlib.Path(path)
+    """A path object; of an object store, `epath`'s, which has the same methods.
+
+    Raises:
+      ValueError: it is of a kind that is not known, or whose client is not installed.
+    """
+    if not is_remote(path):
+        return pathlib.Path(path)
+    if os.fspath(path).startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
+        raise ValueError(f'{path}: gs:// needs gcsfs, which comes with pip install "pixel-reasoner-jax[gs]"')
+    try:
+        return epath.Path(os.fspath(path))
+    except KeyError as error:
+        raise ValueError(f"{path}: {error.args[0]} paths are not supported; gs:// is") from None
 
 
 def absolute(path: str | os.PathLike) -> pathlib.Path | epath.Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import pathlib
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 from data_pipeline.records import RecordError, RecordSource, read_description, write_records
 from pixel_reasoner_jax import files
 from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, read_arrays, write_arrays
+from pixel_reasoner_jax.cli import main
 from pixel_reasoner_jax.compilation import cache_directory
 from pixel_reasoner_jax.metrics import MetricWriter, read_metrics
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
@@ -29,6 +31,18 @@ def test_local_paths_stay_what_they_are(tmp_path):
     assert files.as_path("runs/a") == files.fetch("runs/a") == pathlib.Path("runs/a")
     with files.written(tmp_path / "new") as local:
         assert local == tmp_path / "new" and local.is_dir()
+
+
+def test_paths_that_cannot_be_used_say_why(monkeypatch, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"ftp://host/x: ftp:// paths are not supported; gs:// is"):
+        files.as_path("ftp://host/x")
+    with pytest.raises(MediaError, match="http://host/x.png"):
+        load_image("http://host/x.png")
+    with pytest.raises(MediaError, match="http://host/x.avi"):
+        load_video("http://host/x.avi")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["export", "gs://bucket/run", "--out", str(tmp_path)]) == 2
+    assert "gs://bucket/run: gs:// needs gcsfs, which comes with pip install" in capsys.readouterr().err
 
 
 def test_text_is_written_and_read(bucket):

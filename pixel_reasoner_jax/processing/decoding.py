@@ -66,9 +66,9 @@ class VideoFile:
         import decord  # a shared library of some size, needed for video files alone
 
         self.name = describe(source)
-        if not isinstance(source, bytes) and not as_path(source).is_file():
-            raise MediaError(f"{self.name}: no such file")
         with self._errors_named():
+            if not isinstance(source, bytes) and not as_path(source).is_file():
+                raise MediaError(f"{self.name}: no such file")
             self._reader = decord.VideoReader(_file(source))
             self.total = len(self._reader)
             if self.total == 0:
