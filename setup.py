@@ -40,10 +40,11 @@ setup(
         "transformers>=5.0,<6",
     ],
     extras_require={
-        "gs": ["fsspec>=2024.6", "gcsfs>=2024.6"],
-        "tpu": ["fsspec>=2024.6", "gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
+        "gs": ["gcsfs>=2024.6"],
+        "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
         "test": [
+            "gcsfs>=2024.6",
             "hypothesis>=6.100",
             "jinja2>=3.1",
             "pytest>=8.0",

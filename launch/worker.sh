@@ -59,6 +59,10 @@ start() {
   # shellcheck disable=SC2016
   setsid bash -c '"$@"; echo $? >"$0"' $run/status $venv/bin/pixel-reasoner "$@" </dev/null >>$run/log 2>&1 &
   echo $! >$run/pid
+  for _ in $(seq 50); do # until it can be seen: a moment before that it would pass for lost
+    [[ "$(state)" == "job: lost" ]] || return 0
+    sleep 0.1
+  done
 }
 
 stop() {
