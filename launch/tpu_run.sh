@@ -1,27 +1,266 @@
 #!/usr/bin/env bash
-# Runs a pixel-reasoner command on an existing TPU VM with one host, in the foreground:
+# Trains on a Cloud TPU slice: asks for it, installs this checkout's last commit on every host, starts the same command
+# on all of them, and brings the run back when the slice is preempted.
 #
-#   PROJECT=my-project ZONE=us-east5-a TPU_NAME=my-tpu launch/tpu_run.sh rl --config configs/rl_qwen2_5_vl_7b.py
+#   launch/tpu_run.sh [--SETTING=VALUE…] [--dry-run] COMMAND
 #
-# The last commit of this checkout is copied to the VM and installed there; paths in the config are the VM's.
+#   create                                 asks for the slice as a queued resource and waits until it is ready
+#   setup                                  copies the last commit to all hosts and installs it there
+#   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and watches until it ends;
+#                                          a preempted slice is created and set up again, and the run resumed
+#   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint, whatever state the slice is in
+#   logs | status | stop | delete          of host WORKER | of slice and run | the run | the slice
+#
+# Settings, from the environment or as flags (--tpu-name=… is TPU_NAME):
+#   PROJECT, ZONE, TPU_NAME                for every command
+#   ACCELERATOR_TYPE, TIER                 to create, and to run, which may have to: such as v5p-32; TIER is spot,
+#                                          reserved or on-demand (--spot, --reserved and --on-demand for short)
+#   GS_DIR                                 to run: gs://BUCKET/FOLDER for working directories and the compilation cache
+#   RUNTIME_VERSION                        the TPU VM's image; suits the accelerator unless given
+#   RUN_NAME                               folder of the run in GS_DIR/runs; the config's name unless given
+#   WORKER, POLL_SECONDS, MAX_RESTARTS     0, 30 and 100 unless given
+#
+# --dry-run prints the commands of a course without trouble, exactly as they would be called, and calls nothing.
 set -euo pipefail
 
-usage() {
-  sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
-  exit 2
-}
-
-[[ $# -gt 0 ]] || usage
-for name in PROJECT ZONE TPU_NAME; do
-  [[ -n "${!name:-}" ]] || { echo "tpu_run.sh: set $name" >&2; usage; }
-done
-
-on_tpu() {
-  gcloud compute tpus tpu-vm ssh "$TPU_NAME" --project="$PROJECT" --zone="$ZONE" --worker=0 --command="$1"
-}
-
 cd "$(dirname "$0")/.."
-git archive HEAD | on_tpu 'mkdir -p pixel_reasoner_jax && tar -x -C pixel_reasoner_jax'
-on_tpu 'cd pixel_reasoner_jax && { test -x .venv/bin/python || python3 -m venv .venv; } &&
-  .venv/bin/python -m pip install --quiet --editable ".[tpu]"' </dev/null
-on_tpu "cd pixel_reasoner_jax && .venv/bin/pixel-reasoner$(printf ' %q' "$@")" </dev/null
+folder=pixel_reasoner_jax # of the checkout, in the home directory of every host
+worker=$folder/launch/worker.sh
+
+. launch/common.sh
+
+# ---- Settings ----
+
+tier="${TIER:-}"
+positional=()
+overrides=()
+for argument in "$@"; do
+  case "$argument" in
+    --dry-run) dry=true ;;
+    --spot | --reserved | --on-demand) tier="${argument#--}" ;;
+    --tier=*) tier="${argument#*=}" ;;
+    --config.*=*) overrides+=("$argument") ;;
+    --project=* | --zone=* | --tpu-name=* | --accelerator-type=* | --gs-dir=* | --runtime-version=* | --run-name=* | \
+      --worker=* | --poll-seconds=* | --max-restarts=*)
+      set_from_flag "$argument"
+      ;;
+    -*) die "unknown flag $argument: settings are --name=value, overrides --config.key=value" ;;
+    *) positional+=("$argument") ;;
+  esac
+done
+POLL_SECONDS="${POLL_SECONDS:-30}"
+
+need() {
+  local name
+  for name in "$@"; do
+    [[ -n "${!name:-}" ]] || die "$name is not set: export it, or give --$(tr A-Z_ a-z- <<<"$name")=VALUE"
+  done
+}
+
+need_for_create() {
+  need ACCELERATOR_TYPE
+  case "$tier" in
+    spot | reserved) request=("--$tier") ;;
+    on-demand) request=() ;;
+    "") die "TIER is not set: export it, or give --spot, --reserved or --on-demand" ;;
+    *) die "TIER is $tier: it must be spot, reserved or on-demand" ;;
+  esac
+  [[ -z "${RUNTIME_VERSION:-}" ]] || return 0
+  case "$ACCELERATOR_TYPE" in
+    v6e-*) RUNTIME_VERSION=v2-alpha-tpuv6e ;;
+    v5p-*) RUNTIME_VERSION=v2-alpha-tpuv5 ;;
+    v5litepod-*) RUNTIME_VERSION=v2-alpha-tpuv5-lite ;;
+    v[234]-*) RUNTIME_VERSION=tpu-ubuntu2204-base ;;
+    *) die "no image is known for $ACCELERATOR_TYPE: mend ACCELERATOR_TYPE (such as v5p-32), or set RUNTIME_VERSION" ;;
+  esac
+}
+
+need_for_run() {
+  need_for_create
+  need GS_DIR
+  [[ "$GS_DIR" == gs://?* ]] || die "GS_DIR is $GS_DIR: it must be gs://BUCKET or a folder in it"
+  local config="${positional[1]:-}" phase
+  phase="$(phase_of "$config")"
+  git cat-file -e "HEAD:$config" 2>/dev/null || die "$config is not in the last commit, which is what the hosts get"
+  workdir="${GS_DIR%/}/runs/${RUN_NAME:-$(basename "$config" .py)}"
+  training=("$phase" --config "$config" "--config.workdir=$workdir" ${overrides[@]+"${overrides[@]}"})
+}
+
+# ---- Calls ----
+
+tpus() { call gcloud compute tpus "$@" --project="$PROJECT" --zone="$ZONE"; }
+on_hosts() { tpus tpu-vm ssh "$TPU_NAME" --worker="$1" --command="$2" </dev/null; }
+
+# Again after a failure, four times: new hosts refuse connections for a while, and networks have their moments.
+patiently() {
+  local attempt
+  for attempt in 1 2 3 4; do
+    "$@" && return
+    say "attempt $attempt failed: $*"
+    sleep "$POLL_SECONDS"
+  done
+  "$@"
+}
+
+# The slice's state: NONE, that of the request until it is ACTIVE, then the node's (READY, PREEMPTED, …).
+expected=READY # what a dry run supposes it to be
+slice_state() {
+  local state
+  state="$(tpus queued-resources list --filter="name~/$TPU_NAME\$" --format="value(state.state)")" || return
+  $dry && [[ "$expected" == READY ]] && state=ACTIVE
+  if [[ "$state" == ACTIVE ]]; then
+    state="$(tpus tpu-vm describe "$TPU_NAME" --format="value(state)")" || state=UNKNOWN
+    $dry && state=READY
+  fi
+  echo "${state:-NONE}"
+}
+
+# The run's state on all hosts together, in a dry run the one given; fails when no host says anything.
+# A host that lost the run tells more than those where it failed because of that.
+run_state() {
+  local jobs state
+  jobs="$(on_hosts all "if test -x $worker; then $worker state; else echo job: none; fi")" || true
+  $dry && jobs="job: $1"
+  for state in lost failed stopped running finished none; do
+    if grep -q "^job: $state" <<<"$jobs"; then
+      echo "$state"
+      return
+    fi
+  done
+  return 1
+}
+
+# ---- Commands ----
+
+create() {
+  local asked=false state
+  while true; do
+    state="$(patiently slice_state)"
+    case "$state" in
+      READY) return ;;
+      NONE)
+        tpus queued-resources create "$TPU_NAME" --node-id="$TPU_NAME" --accelerator-type="$ACCELERATOR_TYPE" \
+          --runtime-version="$RUNTIME_VERSION" ${request[@]+"${request[@]}"}
+        asked=true
+        expected=READY
+        ;;
+      FAILED | SUSPENDED | PREEMPTED | TERMINATED)
+        if [[ "$state" == FAILED ]] && $asked; then
+          die "the request failed; why: gcloud compute tpus queued-resources describe $TPU_NAME"
+        fi
+        delete
+        ;;
+      *)
+        say "$TPU_NAME is $state"
+        sleep "$POLL_SECONDS"
+        ;;
+    esac
+  done
+}
+
+delete() {
+  local state
+  state="$(slice_state)"
+  if [[ "$state" == NONE ]]; then
+    say "there is no $TPU_NAME"
+  else
+    tpus queued-resources delete "$TPU_NAME" --force --quiet
+  fi
+}
+
+setup() {
+  local archive="${TMPDIR:-/tmp}/$folder.tar.gz" state
+  state="$(patiently run_state none)"
+  [[ "$state" != running ]] || die "a run is in progress on $TPU_NAME: stop it first"
+  [[ -z "$(git status --porcelain)" ]] || say "what is not committed is not copied"
+  call git archive --format=tar.gz --output="$archive" HEAD
+  patiently tpus tpu-vm scp "$archive" "$TPU_NAME:" --worker=all
+  # The pattern leaves .venv and .run alone.
+  patiently on_hosts all \
+    "mkdir -p $folder && cd $folder && rm -rf -- * && tar -xzf ../$folder.tar.gz && launch/worker.sh install tpu"
+}
+
+start() {
+  local cache
+  cache="$(quoted "${GS_DIR%/}/jax_cache")"
+  patiently on_hosts all "JAX_COMPILATION_CACHE_DIR=$cache $worker start $(quoted "${training[@]}" "$@")"
+}
+
+stop() { on_hosts all "$worker stop"; }
+
+resume_once() {
+  local state
+  create
+  state="$(patiently run_state none)"
+  [[ "$state" != running ]] || return 0
+  setup
+  start --resume
+}
+
+# Waits for the end of the run; fails when the slice or one of its hosts is lost, and exits when the run itself failed.
+watch() {
+  local state
+  while true; do
+    state="$(slice_state || echo UNKNOWN)"
+    [[ "$state" == READY || "$state" == UNKNOWN ]] || return 1
+    state="$(run_state finished || echo unknown)"
+    case "$state" in
+      finished) return 0 ;;
+      lost | none) return 1 ;;
+      stopped) die "the run was stopped" ;;
+      failed)
+        sleep "$POLL_SECONDS" # hosts of a preempted slice may fail a moment before it is known
+        [[ "$(patiently slice_state)" == READY ]] || return 1
+        stop
+        on_hosts all "tail -n 40 $folder/.run/log"
+        die "the run failed; its last lines stand above"
+        ;;
+    esac
+    sleep "$POLL_SECONDS"
+  done
+}
+
+keep_running() {
+  local restarts=0
+  until watch; do
+    restarts=$((restarts + 1))
+    [[ $restarts -le ${MAX_RESTARTS:-100} ]] || die "interrupted more than ${MAX_RESTARTS:-100} times"
+    say "interrupted; restart $restarts"
+    stop || true # what is left of it on other hosts
+    resume_once
+  done
+  say "finished: $workdir"
+}
+
+[[ ${#positional[@]} -gt 0 ]] || usage
+need PROJECT ZONE TPU_NAME
+case "${positional[0]}" in
+  create)
+    need_for_create
+    expected=NONE
+    create
+    say "$TPU_NAME is ready"
+    ;;
+  setup) setup ;;
+  run)
+    need_for_run
+    state="$(slice_state)"
+    [[ "$state" == READY ]] || die "$TPU_NAME is $state: create it and set it up, or resume, which does both"
+    start
+    keep_running
+    ;;
+  resume)
+    need_for_run
+    resume_once
+    keep_running
+    ;;
+  logs) on_hosts "${WORKER:-0}" "$worker logs" ;;
+  status)
+    state="$(slice_state)"
+    $dry || echo "slice: $state"
+    [[ "$state" != READY ]] || on_hosts all "$worker state"
+    ;;
+  stop) stop ;;
+  delete) delete ;;
+  *) usage ;;
+esac

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import SingleDeviceSharding
+
+from pixel_reasoner_jax.files import absolute
 
 STATE, META = "state", "meta"
 
@@ -31,7 +33,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False):
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = epath.Path(absolute(directory))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=not read_only, read_only=read_only
         )
@@ -77,7 +79,7 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         return restored[STATE], restored[META]
 
-    def state_directory(self, step: int | None = None) -> pathlib.Path:
+    def state_directory(self, step: int | None = None) -> epath.Path:
         """Where the arrays of a checkpoint are, for `read_arrays`; step None is the newest.
 
         Raises:
@@ -112,7 +114,7 @@ class Checkpoints:
 def write_arrays(directory: str | os.PathLike, tree: Any) -> None:
     """Writes a pytree of arrays into a directory of its own, which must not exist yet."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(pathlib.Path(directory).absolute(), tree)
+        checkpointer.save(absolute(directory), tree)
 
 
 def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None) -> Any:
@@ -128,7 +130,7 @@ def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None
     Raises:
       CheckpointError: an array is missing or of another shape.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = absolute(directory)
     if shardings is None:
         here = SingleDeviceSharding(jax.devices()[0])
         shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, target)
@@ -149,7 +151,7 @@ def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     Raises:
       CheckpointError: there are no arrays.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = absolute(directory)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         metadata = checkpointer.metadata(directory).item_metadata if directory.is_dir() else None
     if metadata is None:

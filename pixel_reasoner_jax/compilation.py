@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import pathlib
 
+from etils import epath
 
-def cache_directory() -> pathlib.Path:
+from pixel_reasoner_jax.files import as_path
+
+
+def cache_directory() -> pathlib.Path | epath.Path:
     """The persistent compilation cache: `JAX_COMPILATION_CACHE_DIR`, else `~/.cache/pixel_reasoner_jax/jax`."""
     default = pathlib.Path.home() / ".cache" / "pixel_reasoner_jax" / "jax"
-    return pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
+    return as_path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
 
 
 def enable_cache() -> None:

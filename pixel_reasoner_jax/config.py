@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.files import write_text
+from pixel_reasoner_jax.files import as_path, write_text
 
 PACKAGE = pathlib.Path(__file__).parent
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
@@ -81,7 +81,7 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
       ConfigError: the directory holds another run and `resume` is not asked for, or that run's checkpoints mean nothing
         with these settings (`FIXED`).
     """
-    workdir = pathlib.Path(config.workdir)
+    workdir = as_path(config.workdir)
     if not (workdir / FILE).exists():
         return workdir
     if not resume:
@@ -113,7 +113,7 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
     Raises:
       ConfigError: there is none, or it is damaged.
     """
-    file = pathlib.Path(workdir) / FILE
+    file = as_path(workdir) / FILE
     try:
         return ConfigDict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pathlib
 
 from flax import nnx
 from jax.typing import DTypeLike
 
 from pixel_reasoner_jax.checkpoint import CheckpointError, write_arrays
 from pixel_reasoner_jax.config import DTYPES
+from pixel_reasoner_jax.files import as_path, fetch, write_text, written
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import CONVERTED
 from pixel_reasoner_jax.processing import Processor
@@ -48,13 +48,13 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
       CheckpointError: `out` already holds a converted model.
       ValueError, OSError: a file is missing or does not fit; both name it.
     """
-    out = pathlib.Path(out)
+    out = as_path(out)
     if (out / CONVERTED).exists():
         raise CheckpointError(f"{out} already holds a converted model: choose another directory")
     model = Qwen2_5_VL.from_pretrained(directory, dtype)
     processor = Processor.from_pretrained(directory)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n", encoding="utf-8")
+    write_text(out / "config.json", json.dumps(model.config.to_hf(), indent=2) + "\n")
     processor.save_pretrained(out)
-    PolicySettings.load(directory).save(out)
+    with written(out) as local:
+        PolicySettings.load(fetch(directory, "*.json")).save(local)
     write_arrays(out / CONVERTED, nnx.state(model, nnx.Param))

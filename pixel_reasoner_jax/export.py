@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import pathlib
 from typing import Any
 
 import jax
+from etils import epath
 from flax import nnx
 from jax.typing import DTypeLike
 
 from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, array_shapes, read_arrays
 from pixel_reasoner_jax.config import DTYPES, load_saved
+from pixel_reasoner_jax.files import as_path, fetch, written
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config
 from pixel_reasoner_jax.processing import Budgets, Processor
@@ -59,23 +60,24 @@ def export(
       CheckpointError: nothing to export in `source`, a converted model in `out`, or arrays that do not fit its config.
       ConfigError: the run's config is missing.
     """
-    source = pathlib.Path(source)
-    if (pathlib.Path(out) / CONVERTED).is_dir():  # its arrays would be read in place of what is written here
+    source = as_path(source)
+    if (as_path(out) / CONVERTED).is_dir():  # its arrays would be read in place of what is written here
         raise CheckpointError(f"{out} holds a converted model in {CONVERTED}/: choose another directory")
     if (source / CHECKPOINTS).is_dir():
         model, processor, settings = _from_run(source, step, dtype)
     elif (source / CONVERTED).is_dir():
         model = Qwen2_5_VL.from_pretrained(source, dtype or "float32")
-        processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
+        processor, settings = Processor.from_pretrained(source), PolicySettings.load(fetch(source, "*.json"))
     else:
         raise CheckpointError(f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/")
     model.save_pretrained(out, max_shard_size)
     processor.save_pretrained(out)
-    settings.save(out)
+    with written(out) as local:
+        settings.save(local)
 
 
 def _from_run(
-    workdir: pathlib.Path, step: int | None, dtype: DTypeLike | None
+    workdir: epath.Path, step: int | None, dtype: DTypeLike | None
 ) -> tuple[Qwen2_5_VL, Processor, PolicySettings]:
     """The model of a checkpoint; what training does not change comes from where the run started."""
     config = load_saved(workdir)

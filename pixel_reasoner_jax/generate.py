@@ -16,7 +16,7 @@ from pixel_reasoner_jax.config import DTYPES
 from pixel_reasoner_jax.evaluation.page import trajectories_page
 from pixel_reasoner_jax.evaluation.text import arguments_text, printable, sizes_text
 from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict
-from pixel_reasoner_jax.files import write_text
+from pixel_reasoner_jax.files import as_path, fetch, write_text
 from pixel_reasoner_jax.processing import load_image
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, OperationRun, TurnText
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> list[Trajectory]:
     temperature = args.temperature
     if temperature is None:
         temperature = 0.0 if args.samples == 1 else 1.0
-    policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, decode_steps=SHOWN_TOKENS)
+    policy = load_policy(fetch(args.model), dtype=args.dtype, text_only=args.text_only, decode_steps=SHOWN_TOKENS)
     # How long a prompt may be is a limit of training, whose rows must hold it.
     policy.limits = dataclasses.replace(policy.limits, max_length=None)
     if args.max_tokens is not None:
@@ -92,16 +92,16 @@ def build_query(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--max-tokens must be at least 1, got {args.max_tokens}")
     query: dict[str, Any] = {"question": args.question, "answer": ""}
     if args.video:
-        if not pathlib.Path(args.video).is_file():
+        if not as_path(args.video).is_file():
             raise FileNotFoundError(f"{args.video}: no such video")
-        return {**query, "id": pathlib.Path(args.video).name, "video": args.video}
-    return {**query, "id": pathlib.Path(args.image[0]).name, "images": [load_image(path) for path in args.image]}
+        return {**query, "id": as_path(args.video).name, "video": args.video}
+    return {**query, "id": as_path(args.image[0]).name, "images": [load_image(path) for path in args.image]}
 
 
 def outputs(args: argparse.Namespace, name: str) -> tuple[pathlib.Path, pathlib.Path]:
     """Where the page and the JSON go: where the options say, else beside each other, else into `FOLDER`."""
-    html = pathlib.Path(args.html or pathlib.Path(args.out or f"{FOLDER}/{name}").with_suffix(".html"))
-    out = pathlib.Path(args.out or html.with_suffix(".json"))
+    html = as_path(args.html or as_path(args.out or f"{FOLDER}/{name}").with_suffix(".html"))
+    out = as_path(args.out or html.with_suffix(".json"))
     if html.resolve() == out.resolve():
         raise ValueError(
             f"the page and the JSON cannot both be {out}: name one of them with --html, the other with --out"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Mapping
@@ -15,14 +15,18 @@ import rich.console
 import rich.progress
 from tensorboardX import SummaryWriter
 
+from pixel_reasoner_jax.files import as_path, is_remote, upload, write_text, written
+
 FILE = "metrics.jsonl"
+UPLOAD_SECONDS = 60.0
 
 
 class MetricWriter:
     """Appends the figures of every step to `metrics.jsonl` and to TensorBoard events beside it.
 
-    Lines are flushed as they are written. A run that goes on from a checkpoint drops what it had written after that
-    checkpoint's step, so that every step stands there once.
+    Lines are flushed as they are written. To an object store, where nothing can be appended, the files are copied once
+    a minute, and by `flush`. A run that goes on from a checkpoint drops what it had written after that checkpoint's
+    step, so that every step stands there once.
 
     Args:
       directory: made if missing.
@@ -30,16 +34,16 @@ class MetricWriter:
     """
 
     def __init__(self, directory: str | os.PathLike, step: int = 0):
-        directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / FILE
+        self._directory = as_path(directory)
+        path = self._directory / FILE
         kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
+        self._end = contextlib.ExitStack()
+        self._local = self._end.enter_context(written(directory))
         # Replaced in one move: killed here, the run still has its figures.
-        remains = path.with_suffix(".tmp")
-        remains.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        remains.replace(path)
+        path = write_text(self._local / FILE, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8", buffering=1)
-        self._events = SummaryWriter(str(directory), purge_step=step + 1 if step else None, write_to_disk=True)
+        self._events = SummaryWriter(str(self._local), purge_step=step + 1 if step else None, write_to_disk=True)
+        self._uploaded = time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes the figures of one step, Python or array scalars; what is not finite becomes null."""
@@ -48,10 +52,20 @@ class MetricWriter:
         self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        if time.monotonic() - self._uploaded > UPLOAD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Returns when what was written is where it belongs."""
+        if is_remote(self._directory):
+            self._events.flush()
+            upload(self._local, self._directory)
+        self._uploaded = time.monotonic()
 
     def close(self) -> None:
         self._lines.close()
         self._events.close()
+        self._end.close()
 
     def __enter__(self) -> MetricWriter:
         return self
@@ -62,7 +76,7 @@ class MetricWriter:
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`, or of the one in a directory; a last line cut short by a kill is left out."""
-    path = pathlib.Path(path)
+    path = as_path(path)
     text = (path / FILE if path.is_dir() else path).read_text(encoding="utf-8")
     whole, _, _ = text.rpartition("\n")
     return [json.loads(line) for line in whole.splitlines()]

@@ -27,6 +27,7 @@ from pixel_reasoner_jax.config import FILE, ConfigError, changes, save_config
 from pixel_reasoner_jax.evaluation.report import COLUMNS, STAGES, write_report
 from pixel_reasoner_jax.evaluation.run import Evaluation, Queries, evaluate, prior_figures, side_by_side
 from pixel_reasoner_jax.evaluation.text import figures_table
+from pixel_reasoner_jax.files import as_path, fetch, written
 from pixel_reasoner_jax.metrics import Progress, read_metrics
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import SINGLE as WEIGHTS
@@ -99,7 +100,7 @@ def run(config: ConfigDict) -> dict[str, Any]:
 
 def _workdir(config: ConfigDict) -> pathlib.Path:
     """The run's directory; an interrupted quickstart of the same settings goes on where it was."""
-    workdir = pathlib.Path(config.workdir)
+    workdir = as_path(config.workdir)
     if (workdir / FILE).exists() and (changed := changes(config, workdir)):
         path, (before, _) = next(iter(changed.items()))
         raise ConfigError(
@@ -114,8 +115,9 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
     if (directory / WEIGHTS).exists():  # written last
         return
     registry = default_registry(lessons.PADDING)
-    lessons.save_world_processor(directory, registry)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    with written(directory) as local:
+        lessons.save_world_processor(local, registry)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(local)
     ids = {
         name: tokenizer.convert_tokens_to_ids(token)
         for name, token in {
@@ -128,13 +130,14 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
         }.items()
     }
     sizes = dataclasses.replace(Config.preset(config.model.preset), vocab_size=len(tokenizer), **ids)
-    PolicySettings(padding=lessons.PADDING, limits=rollout_limits(config.rl.rollout)).save(directory)
+    with written(directory) as local:
+        PolicySettings(padding=lessons.PADDING, limits=rollout_limits(config.rl.rollout)).save(local)
     Qwen2_5_VL.create(sizes, config.seed).save_pretrained(directory)
 
 
 def _synthesize(config: ConfigDict, model: pathlib.Path, data: pathlib.Path) -> None:
     """Writes the records of every phase."""
-    registry = PolicySettings.load(model).registry()
+    registry = PolicySettings.load(fetch(model, "*.json")).registry()
     processor = Processor.from_pretrained(model)
     write_warm_start = lessons.warm_start(
         registry,
@@ -203,7 +206,7 @@ def _evaluate(config: ConfigDict, stage: str, directory: pathlib.Path, seeds: Pi
     settings = config.evaluation
     with Progress(f"evaluating {stage}", len(seeds)) as progress:
         return evaluate(
-            load_policy(directory, slots=settings.slots),
+            load_policy(fetch(directory), slots=settings.slots),
             Queries(seeds),
             samples=settings.samples,
             seed=config.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 from pixel_reasoner_jax.compilation import cache_directory
 
@@ -15,6 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing a test needs is download
 
 import hypothesis  # noqa: E402  the environment above comes first
 import pytest  # noqa: E402
+
+from tests.object_store import ObjectStore  # noqa: E402
 
 # The same examples on every run and no deadline, so that a failure is a change's own; to look for new ones:
 # pytest --hypothesis-profile=default
@@ -31,3 +34,21 @@ def qwen_dir() -> pathlib.Path:
     if not (directory / "tokenizer_config.json").exists():
         pytest.skip(f"no Qwen2.5-VL tokenizer in {directory}; set QWEN2_5_VL_DIR to a folder that has it")
     return directory
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """A stand-in for gs://, which gcsfs and TensorStore take for the real one."""
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # it would ask Google what kind of bucket this is
+    pytest.importorskip("gcsfs")
+    with ObjectStore() as store:
+        os.environ["STORAGE_EMULATOR_HOST"] = os.environ["TENSORSTORE_GCS_HTTP_URL"] = store.url
+        os.environ["GOOGLE_AUTH_TOKEN_FOR_TESTING"] = "token"
+        yield store
+
+
+@pytest.fixture
+def bucket(object_store, tmp_path, monkeypatch) -> str:
+    """An empty bucket, as gs://…, and an empty cache."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return f"gs://bucket-{next(object_store.numbers)}"

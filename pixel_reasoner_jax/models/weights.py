@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -21,6 +20,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from pixel_reasoner_jax.checkpoint import CheckpointError, read_arrays
+from pixel_reasoner_jax.files import as_path, fetch, is_remote, move
 from pixel_reasoner_jax.models.config import Config
 
 INDEX = "model.safetensors.index.json"
@@ -113,7 +113,7 @@ def released_name(name: str) -> str:
 
 def read_config(directory: str | os.PathLike) -> Config:
     """The configuration in a checkpoint directory."""
-    path = pathlib.Path(directory) / "config.json"
+    path = as_path(directory) / "config.json"
     return Config.from_hf(_read_json(path))
 
 
@@ -131,11 +131,11 @@ def read_parameters(directory: str | os.PathLike, config: Config, abstract: nnx.
     Raises:
       CheckpointError: a tensor is missing, unknown, misshapen, of another kind than float, or a file is cut short.
     """
-    converted = pathlib.Path(directory) / CONVERTED
+    converted = as_path(directory) / CONVERTED
     if converted.is_dir():
         return read_arrays(converted, abstract, shardings)
     table = places(config)
-    tensors = _open_tensors(pathlib.Path(directory))
+    tensors = _open_tensors(fetch(directory, "*.json", "*.safetensors"))
     _check(table, tensors, directory)
     layers: dict[tuple[str, ...], list[tuple[str, Place]]] = {}
     for name, place in table.items():
@@ -171,14 +171,14 @@ def write_parameters(directory: str | os.PathLike, config: Config, state: nnx.St
       state: the parameters; they are written in their own dtype.
       max_shard_size: bytes of one file, or a string such as "5GB". A tensor is never split.
     """
-    directory = pathlib.Path(directory)
+    directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     parameters = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
     # Parameter by parameter, so that each is fetched from the devices once.
     order = {path: number for number, path in enumerate(parameters)}
     table = dict(sorted(places(config).items(), key=lambda item: order[item[1].path]))
     shards = _plan(table, parameters, parse_size(max_shard_size))
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as scratch:
+    with tempfile.TemporaryDirectory(dir=None if is_remote(directory) else directory, prefix=".writing-") as scratch:
         scratch = pathlib.Path(scratch)
         for file, tensors in zip(shards, _tensors(table, parameters, shards.values()), strict=True):
             save_file(tensors, scratch / file, metadata={"format": "pt"})
@@ -192,11 +192,10 @@ def write_parameters(directory: str | os.PathLike, config: Config, state: nnx.St
         for file in shards:  # the library writes files that their owner alone can read
             shutil.copymode(scratch / "config.json", scratch / file)
         for file in sorted(os.listdir(scratch), key=lambda name: name == INDEX):  # the index last
-            os.replace(scratch / file, directory / file)
+            move(scratch / file, directory / file)
             stale.discard(file)
         for file in stale:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(directory / file)
+            (directory / file).unlink(missing_ok=True)
 
 
 def parse_size(size: int | str) -> int:

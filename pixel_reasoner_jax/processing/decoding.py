@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pixel_reasoner_jax.files import as_path, is_remote
+
 MAX_PIXELS = 80_000_000
 """An image with more pixels is refused before it is decoded: a small file can hold gigabytes of them."""
 
@@ -33,7 +35,7 @@ def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: in
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(source, name, max_pixels)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with Image.open(_file(source), formats=FORMATS) as image:
             return _to_rgb(image, name, max_pixels)
     except FileNotFoundError:
         raise MediaError(f"{name}: no such file") from None
@@ -64,10 +66,10 @@ class VideoFile:
         import decord  # a shared library of some size, needed for video files alone
 
         self.name = describe(source)
-        if not isinstance(source, bytes) and not os.path.isfile(source):
-            raise MediaError(f"{self.name}: no such file")
         with self._errors_named():
-            self._reader = decord.VideoReader(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+            if not isinstance(source, bytes) and not as_path(source).is_file():
+                raise MediaError(f"{self.name}: no such file")
+            self._reader = decord.VideoReader(_file(source))
             self.total = len(self._reader)
             if self.total == 0:
                 raise MediaError(f"{self.name}: the video has no frames")
@@ -106,12 +108,19 @@ def file_digest(source: str | os.PathLike | bytes) -> str:
     if isinstance(source, bytes):
         return digest(source)
     try:
-        with open(source, "rb") as file:
+        with as_path(source).open("rb") as file:
             return hashlib.file_digest(file, _hasher).hexdigest()
     except FileNotFoundError:
         raise MediaError(f"{describe(source)}: no such file") from None
     except (OSError, ValueError) as error:
         raise MediaError(f"{describe(source)}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _file(source: str | os.PathLike | bytes) -> str | io.BytesIO:
+    """What decoders open: a local path, or what is not one as a file in memory."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return io.BytesIO(as_path(source).read_bytes()) if is_remote(source) else os.fspath(source)
 
 
 def digest(data: bytes) -> str:

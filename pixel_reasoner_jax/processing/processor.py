@@ -13,6 +13,7 @@ import numpy as np
 import transformers
 from PIL import Image
 
+from pixel_reasoner_jax.files import as_path, fetch, written
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
 from pixel_reasoner_jax.processing.decoding import MediaError, describe
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
@@ -23,6 +24,8 @@ from pixel_reasoner_jax.processing.pictures import Picture, Video
 from pixel_reasoner_jax.processing.positions import mrope_positions
 
 Conversation = Sequence[Message]
+
+TOKENIZER_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
 
 
 class Processor:
@@ -68,20 +71,21 @@ class Processor:
         """Reads a checkpoint directory of Hugging Face or of ours: tokenizer, config.json, preprocessor_config.json.
 
         Args:
-          directory: a local directory; nothing is downloaded.
+          directory: here or in an object store; nothing else is downloaded.
           budgets: tokens for every kind of image; None takes those saved with the processor, else the defaults.
           frames: frames taken from a query video, in place of what the budgets say.
 
         Raises:
           FileNotFoundError: a file is missing; ValueError: a file does not fit; both name it.
         """
-        directory = pathlib.Path(directory)
+        directory = as_path(directory)
         config, preprocessor = (_read_json(directory / name) for name in ("config.json", "preprocessor_config.json"))
         if budgets is None:
             budgets = Budgets(**preprocessor.get("budgets", {}))
         if frames is not None:
             budgets = dataclasses.replace(budgets, video_frames=frames)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        local = fetch(directory, *TOKENIZER_FILES)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(local, local_files_only=True)
         return cls(tokenizer, config, preprocessor, budgets)
 
     def save_pretrained(self, directory: str | pathlib.Path) -> None:
@@ -89,9 +93,9 @@ class Processor:
 
         An existing config.json stays: it is the model's own.
         """
-        directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(directory)
+        directory = as_path(directory)
+        with written(directory) as local:
+            self.tokenizer.save_pretrained(local)
         preprocessor = {**self.preprocessor, "budgets": dataclasses.asdict(self.budgets)}
         (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
         if not (directory / "config.json").exists():

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.checkpoint import Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import open_workdir, save_config
+from pixel_reasoner_jax.files import fetch, written
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.parallel import make_mesh
@@ -87,6 +88,7 @@ class Run:
 
     def save(self, step: int, state: TrainState, iterator: Any, **counters: Any) -> None:
         """Starts writing a checkpoint; `counters` are what else the loop needs, as JSON."""
+        self._metrics.flush()  # a run that goes on from here has its figures up to here
         self._checkpoints.save(step, state, {"iterator": iterator.get_state(), "counters": counters})
 
     @contextlib.contextmanager
@@ -114,13 +116,14 @@ class Run:
         nnx.update(self.model, params)
         self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
-        self.settings.save(directory)
+        with written(directory) as local:
+            self.settings.save(local)
         return directory
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:
     """How the trained policy will be asked: what the config says, else what its first model says."""
-    settings = PolicySettings.load(config.model.directory)
+    settings = PolicySettings.load(fetch(config.model.directory, "*.json"))
     settings = dataclasses.replace(settings, **config.operations)
     return dataclasses.replace(settings, limits=rollout_limits(config.rollout)) if "rollout" in config else settings
 

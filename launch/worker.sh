@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# What runs on the machine that trains; tpu_run.sh and gpu_run.sh call it, on every host.
+#
+#   launch/worker.sh install EXTRA    this checkout into .venv, with the extra `tpu` or `cuda`; once for each setup.py
+#   launch/worker.sh start ARGUMENT…  `pixel-reasoner ARGUMENT…` in the background, unless it runs already
+#   launch/worker.sh state            job: none, running, finished, stopped, lost (it died unseen) or failed STATUS
+#   launch/worker.sh logs             what it wrote, until interrupted
+#   launch/worker.sh stop             ends it, in half a minute at most
+#
+# PYTHON is the interpreter that .venv is made with, python3 unless given.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+venv=.venv
+run=.run # pid, log and exit status of the last job
+
+say() { echo "worker.sh: $*" >&2; }
+
+install() {
+  local python="${PYTHON:-python3}"
+  if [[ ! -x $venv/bin/pip ]]; then
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      "$python" -m venv $venv
+    else # TPU VMs come with Python 3.10
+      "$python" -m pip install --quiet --user uv
+      "$python" -m uv venv --quiet --seed --python 3.11 $venv
+    fi
+  fi
+  if ! cmp -s setup.py "$venv/installed-$1"; then
+    $venv/bin/python -m pip install --quiet --editable ".[$1]"
+    cp setup.py "$venv/installed-$1"
+  fi
+}
+
+state() {
+  if [[ -f $run/status ]]; then
+    case "$(cat $run/status)" in
+      0) echo "job: finished" ;;
+      stopped) echo "job: stopped" ;;
+      *) echo "job: failed $(cat $run/status)" ;;
+    esac
+  elif [[ ! -f $run/pid ]]; then
+    echo "job: none"
+  elif pgrep -f pixel-reasoner -g "$(cat $run/pid)" >/dev/null; then
+    echo "job: running"
+  else
+    echo "job: lost"
+  fi
+}
+
+start() {
+  if [[ "$(state)" == "job: running" ]]; then
+    say "it runs already"
+    return
+  fi
+  mkdir -p $run
+  rm -f $run/status
+  # A session of its own: it outlives the connection, and its process group is its pid.
+  # shellcheck disable=SC2016
+  setsid bash -c '"$@"; echo $? >"$0"' $run/status $venv/bin/pixel-reasoner "$@" </dev/null >>$run/log 2>&1 &
+  echo $! >$run/pid
+  for _ in $(seq 50); do # until it can be seen: a moment before that it would pass for lost
+    [[ "$(state)" == "job: lost" ]] || return 0
+    sleep 0.1
+  done
+}
+
+stop() {
+  [[ "$(state)" == "job: running" ]] || return 0
+  local group
+  group="$(cat $run/pid)"
+  kill -TERM -- "-$group"
+  for _ in $(seq 30); do
+    kill -0 -- "-$group" 2>/dev/null || break
+    sleep 1
+  done
+  kill -KILL -- "-$group" 2>/dev/null || true
+  echo stopped >$run/status
+}
+
+case "${1:-}" in
+  install) install "${2:?EXTRA is missing: tpu or cuda}" ;;
+  start) start "${@:2}" ;;
+  state) state ;;
+  logs) exec tail -n 100 -F $run/log ;;
+  stop) stop ;;
+  *)
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,119 @@
+"""gpu_run.sh and worker.sh with stand-ins for Python and Slurm that record how they were called."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+CONFIG = "configs/sft_qwen2_5_vl_7b.py"
+OVERRIDE = "--config.workdir=runs/a 'b' $HOME"
+
+
+def wait_for(machine, state):
+    for _ in range(100):
+        if machine.launch("gpu_run.sh", "status").stdout == f"job: {state}\n":
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"never {state}")
+
+
+def test_one_machine(machine):
+    assert "nothing is installed" in machine.launch("gpu_run.sh", "run", CONFIG).stderr
+    for _ in range(2):
+        assert machine.launch("gpu_run.sh", "setup").returncode == 0
+    assert sum("pip" in command for command in machine.commands) == 1
+    assert machine.commands[-1][-1] == ".[cuda]"
+    assert machine.launch("gpu_run.sh", "run", CONFIG, OVERRIDE).returncode == 0
+    wait_for(machine, "finished")
+    assert machine.launch("gpu_run.sh", "resume", CONFIG, OVERRIDE).returncode == 0
+    wait_for(machine, "finished")
+    command = ["pixel-reasoner", "sft", "--config", CONFIG, OVERRIDE]
+    assert machine.commands[-2:] == [command, [*command, "--resume"]]
+
+
+def test_one_machine_runs_one_thing(machine):
+    machine.launch("gpu_run.sh", "setup")
+    (machine.cloud / "hang").touch()
+    machine.launch("gpu_run.sh", "run", CONFIG)
+    result = machine.launch("gpu_run.sh", "run", CONFIG)
+    assert result.returncode == 0 and "it runs already" in result.stderr
+    wait_for(machine, "running")
+    assert machine.launch("gpu_run.sh", "stop").returncode == 0
+    wait_for(machine, "stopped")
+    (machine.cloud / "hang").unlink()
+    (machine.cloud / "breaks").touch()
+    machine.launch("gpu_run.sh", "run", CONFIG)
+    wait_for(machine, "failed 3")
+
+
+def test_an_old_python_is_replaced(machine):
+    assert machine.launch("worker.sh", "install", "tpu", TOO_OLD="1").returncode == 0
+    arguments = [command[1:] for command in machine.commands[1:]]
+    assert arguments[0] == ["-m", "pip", "install", "--quiet", "--user", "uv"]
+    assert arguments[1] == ["-m", "uv", "venv", "--quiet", "--seed", "--python", "3.11", ".venv"]
+
+
+def test_slurm(machine):
+    machine.launch("gpu_run.sh", "setup")
+    for name in ("sbatch", "scancel", "srun"):
+        machine.stand_in(name)
+    machine.stand_in("squeue", '[[ ! -e "$CLOUD/queued" ]] || echo "7 RUNNING 1:00 node1"')
+    options = ("--slurm", "--partition=big", "--gpus=4")
+    assert machine.launch("gpu_run.sh", *options, "run", CONFIG, OVERRIDE).returncode == 0
+    *flags, wrapped = machine.commands[-1]
+    assert {"--requeue", "--partition=big", "--gpus-per-node=4", "--nodes=1", "--job-name=pixel-reasoner"} <= set(flags)
+    # What Slurm gives to a shell, at first and after a preemption.
+    for restarts, resume in (({}, []), ({"SLURM_RESTART_COUNT": "1"}, ["--resume"])):
+        script = wrapped.removeprefix("--wrap=")
+        subprocess.run(["sh", "-c", script], env=machine.environment | restarts, cwd=machine.root, check=True)
+        command = ["srun", ".venv/bin/pixel-reasoner", "sft", "--config", CONFIG, OVERRIDE, *resume]
+        assert machine.commands[-1] == command
+    (machine.cloud / "queued").touch()
+    result = machine.launch("gpu_run.sh", *options, "run", CONFIG)
+    assert "queued already: 7 RUNNING" in result.stderr and machine.commands[-1][0] == "squeue"
+    assert machine.launch("gpu_run.sh", "--slurm", "stop").returncode == 0
+    assert machine.commands[-1] == ["scancel", "--me", "--name=pixel-reasoner"]
+    machine.stand_in("sbatch", "exit 9")
+    (machine.cloud / "queued").unlink()
+    assert machine.launch("gpu_run.sh", "--slurm", "run", CONFIG).returncode == 9
+
+
+@pytest.mark.parametrize("arguments", [["run", CONFIG, OVERRIDE], ["resume", CONFIG], ["status"], ["stop"]])
+def test_a_dry_run_prints_what_is_called(machine, arguments):
+    machine.launch("gpu_run.sh", "setup")
+    for name in ("sbatch", "scancel", "squeue"):
+        machine.stand_in(name)
+    dry = machine.launch("gpu_run.sh", "--slurm", "--dry-run", *arguments)
+    before = len(machine.commands)
+    assert machine.launch("gpu_run.sh", "--slurm", *arguments).returncode == 0
+    printed = [shlex.split(line) for line in dry.stdout.splitlines()]
+    assert [call for call in printed if call != ["mkdir", "-p", "runs"]] == machine.commands[before:]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "launch/gpu_run.sh [--slurm]"),
+        (["run"], "CONFIG is missing"),
+        (["run", "configs/sft_none.py"], "there is no configs/sft_none.py"),
+        (["run", CONFIG, "--nodes=2"], "unknown flag --nodes=2"),
+    ],
+)
+def test_mistakes(machine, arguments, message):
+    result = machine.launch("gpu_run.sh", *arguments)
+    assert result.returncode == 2 and message in result.stderr
+
+
+def test_shellcheck():
+    found = shutil.which("shellcheck", path=pathlib.Path(sys.executable).parent) or shutil.which("shellcheck")
+    if found is None:
+        pytest.skip("shellcheck is not installed")
+    result = subprocess.run([found, "-x", *LAUNCH.glob("*.sh")], cwd=LAUNCH.parent, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout

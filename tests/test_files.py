@@ -1,0 +1,163 @@
+"""Paths in an object store: the clients are the real ones, the store answers from memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import pathlib
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from flax import nnx
+from PIL import Image
+
+from data_pipeline.records import RecordError, RecordSource, read_description, write_records
+from pixel_reasoner_jax import files
+from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, read_arrays, write_arrays
+from pixel_reasoner_jax.cli import main
+from pixel_reasoner_jax.compilation import cache_directory
+from pixel_reasoner_jax.metrics import MetricWriter, read_metrics
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.processing import MediaError, load_image, load_video
+from pixel_reasoner_jax.processing.pictures import PictureStore
+from tests.processing.avi import write_avi
+
+
+def test_local_paths_stay_what_they_are(tmp_path):
+    assert files.as_path("runs/a") == files.fetch("runs/a") == pathlib.Path("runs/a")
+    with files.written(tmp_path / "new") as local:
+        assert local == tmp_path / "new" and local.is_dir()
+
+
+def test_paths_that_cannot_be_used_say_why(monkeypatch, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"ftp://host/x: ftp:// paths are not supported; gs:// is"):
+        files.as_path("ftp://host/x")
+    with pytest.raises(MediaError, match="http://host/x.png"):
+        load_image("http://host/x.png")
+    with pytest.raises(MediaError, match="http://host/x.avi"):
+        load_video("http://host/x.avi")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["export", "gs://bucket/run", "--out", str(tmp_path)]) == 2
+    assert "gs://bucket/run: gs:// needs gcsfs, which comes with pip install" in capsys.readouterr().err
+
+
+def test_text_is_written_and_read(bucket):
+    path = files.write_text(f"{bucket}/a/b.txt", "ä\n\nb")
+    assert str(path) == f"{bucket}/a/b.txt"
+    assert files.as_path(path).read_text(encoding="utf-8") == "ä\n\nb"
+    assert files.as_path(f"{bucket}/a").is_dir()
+
+
+def test_what_a_body_wrote_goes_up_unless_it_failed(bucket):
+    with files.written(f"{bucket}/folder") as local:
+        (local / "file").write_bytes(b"\n\n" * 3_000_000)
+    assert files.as_path(f"{bucket}/folder/file").read_bytes() == b"\n\n" * 3_000_000
+    with pytest.raises(KeyError), files.written(f"{bucket}/folder") as local:
+        (local / "other").write_text("half")
+        raise KeyError
+    assert not files.as_path(f"{bucket}/folder/other").exists()
+
+
+def test_fetched_files_follow_their_originals(bucket):
+    for name in ("a.json", "b.json", "c.bin", "folder/d.json"):
+        files.write_text(f"{bucket}/x/{name}", name)
+    local = files.fetch(f"{bucket}/x", "*.json")
+    assert {path.name: path.read_text() for path in local.glob("[!.]*")} == {"a.json": "a.json", "b.json": "b.json"}
+    before = (local / "a.json").stat().st_mtime_ns
+    files.write_text(f"{bucket}/x/b.json", "B.json")
+    files.as_path(f"{bucket}/x/c.bin").unlink()
+    assert files.fetch(f"{bucket}/x") == local
+    assert (local / "b.json").read_text() == "B.json" and (local / "a.json").stat().st_mtime_ns == before
+    assert not (local / "c.bin").exists() and not (local / "folder").exists()
+    files.as_path(f"{bucket}/x/a.json").unlink()
+    assert not (files.fetch(f"{bucket}/x", "*.json") / "a.json").exists()
+
+
+def test_checkpoints(bucket):
+    state = {"a": jnp.arange(1000.0), "b": {"c": jnp.ones((3, 4), jnp.bfloat16)}}
+    with Checkpoints(f"{bucket}/run", keep=2) as checkpoints:
+        assert checkpoints.latest_step is None
+        for step in (1, 2, 3):
+            checkpoints.save(step, {**state, "a": state["a"] + step}, {"step": step})
+    with Checkpoints(f"{bucket}/run", keep=2) as checkpoints:
+        restored, meta = checkpoints.restore(state)
+        assert meta == {"step": 3}
+        np.testing.assert_array_equal(restored["a"], state["a"] + 3)
+        with pytest.raises(CheckpointError, match=r"no checkpoint 1 in gs://.*there are \[2, 3\]"):
+            checkpoints.restore(state, 1)
+    write_arrays(f"{bucket}/arrays", state)
+    np.testing.assert_array_equal(read_arrays(f"{bucket}/arrays", {"a": state["a"]})["a"], state["a"])
+    with pytest.raises(CheckpointError, match="no arrays in gs://"):
+        read_arrays(f"{bucket}/elsewhere", state)
+
+
+def test_metrics(bucket):
+    with MetricWriter(f"{bucket}/run") as writer:
+        for step in (1, 2):
+            writer.write(step, {"loss": step})
+        writer.flush()
+        assert [line["step"] for line in read_metrics(f"{bucket}/run")] == [1, 2]
+        writer.write(3, {"loss": 3})
+    assert [line["step"] for line in read_metrics(f"{bucket}/run")] == [1, 2, 3]
+    with MetricWriter(f"{bucket}/run", step=2) as writer:
+        writer.write(3, {"loss": 30})
+    assert [line["loss"] for line in read_metrics(f"{bucket}/run/metrics.jsonl")] == [1, 2, 30]
+    events = [path for path in files.as_path(f"{bucket}/run").iterdir() if path.name.startswith("events")]
+    assert events and all(path.stat().length for path in events)
+
+
+def test_records(bucket):
+    queries = [
+        {"id": str(i), "question": "?", "answer": str(i), "images": [Image.new("RGB", (30, 30))]} for i in range(5)
+    ]
+    write_records(f"{bucket}/data", "query", queries, shard_size=2)
+    assert [query["answer"] for query in RecordSource(f"{bucket}/data", "query")] == list("01234")
+    with pytest.raises(FileExistsError, match="gs://"):
+        write_records(f"{bucket}/data", "query", queries)
+    with pytest.raises(RecordError, match="gs://.*is missing"):
+        read_description(f"{bucket}/nothing")
+    files.as_path(f"{bucket}/data/query-00001.array_record").unlink()
+    with pytest.raises(RecordError, match="gs://.*query-00001.array_record is missing"):
+        RecordSource(f"{bucket}/data", "query")
+
+
+def test_weights(bucket):
+    model = Qwen2_5_VL.create(Config.preset("tiny"), 0)
+    model.save_pretrained(f"{bucket}/model", max_shard_size="100KB")
+    model.save_pretrained(f"{bucket}/model")  # in one file: those of before are gone
+    names = {path.name for path in files.as_path(f"{bucket}/model").iterdir()}
+    assert names == {"config.json", "model.safetensors"}
+    again = Qwen2_5_VL.from_pretrained(f"{bucket}/model")
+    for ours, theirs in zip(*(nnx.to_flat_state(nnx.state(m, nnx.Param)) for m in (model, again)), strict=True):
+        np.testing.assert_array_equal(ours[1][...], theirs[1][...])
+
+
+def test_media(bucket, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    path = f"{bucket}/images/a.png"
+    files.as_path(path).write_bytes(buffer.getvalue())
+    assert load_image(path).tobytes() == image.tobytes()
+    picture = PictureStore(max_bytes=0).open(path)
+    assert picture.load().tobytes() == image.tobytes() and str(picture) == path
+    write_avi(tmp_path / "clip.avi", [Image.new("RGB", (64, 64), (40 * i, 0, 0)) for i in range(4)], fps=2)
+    files.as_path(f"{bucket}/clip.avi").write_bytes((tmp_path / "clip.avi").read_bytes())
+    assert len(load_video(f"{bucket}/clip.avi").frames) == 4
+    for load in (load_image, load_video):
+        with pytest.raises(MediaError, match=f"{bucket}/none: no such file"):
+            load(f"{bucket}/none")
+
+
+def test_compilation_cache(bucket, monkeypatch, object_store):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", f"{bucket}/jax_cache")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    assert cache_directory() == epath.Path(f"{bucket}/jax_cache")
+    program = "import jax; from pixel_reasoner_jax.compilation import enable_cache; enable_cache();"
+    program += "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0); print(jax.jit(lambda x: x + 1)(1))"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert any(name.startswith(f"{bucket[5:]}/jax_cache/jit") for name in object_store.names())
