@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from pixel_reasoner_jax.checkpoint import CheckpointError, write_arrays
 from pixel_reasoner_jax.config import DTYPES
-from pixel_reasoner_jax.files import as_path, fetch, write_text, written
+from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import CONVERTED
 from pixel_reasoner_jax.processing import Processor
@@ -55,6 +55,5 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
     processor = Processor.from_pretrained(directory)
     write_text(out / "config.json", json.dumps(model.config.to_hf(), indent=2) + "\n")
     processor.save_pretrained(out)
-    with written(out) as local:
-        PolicySettings.load(fetch(directory, "*.json")).save(local)
+    PolicySettings.load(directory).save(out)
     write_arrays(out / CONVERTED, nnx.state(model, nnx.Param))

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, array_shapes, read_arrays
 from pixel_reasoner_jax.config import DTYPES, load_saved
-from pixel_reasoner_jax.files import as_path, fetch, written
+from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config
 from pixel_reasoner_jax.processing import Budgets, Processor
@@ -67,13 +67,12 @@ def export(
         model, processor, settings = _from_run(source, step, dtype)
     elif (source / CONVERTED).is_dir():
         model = Qwen2_5_VL.from_pretrained(source, dtype or "float32")
-        processor, settings = Processor.from_pretrained(source), PolicySettings.load(fetch(source, "*.json"))
+        processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
     else:
         raise CheckpointError(f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/")
     model.save_pretrained(out, max_shard_size)
     processor.save_pretrained(out)
-    with written(out) as local:
-        settings.save(local)
+    settings.save(out)
 
 
 def _from_run(

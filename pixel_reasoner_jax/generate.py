@@ -16,7 +16,7 @@ from pixel_reasoner_jax.config import DTYPES
 from pixel_reasoner_jax.evaluation.page import trajectories_page
 from pixel_reasoner_jax.evaluation.text import arguments_text, printable, sizes_text
 from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict
-from pixel_reasoner_jax.files import as_path, fetch, write_text
+from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.processing import load_image
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, OperationRun, TurnText
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> list[Trajectory]:
     temperature = args.temperature
     if temperature is None:
         temperature = 0.0 if args.samples == 1 else 1.0
-    policy = load_policy(fetch(args.model), dtype=args.dtype, text_only=args.text_only, decode_steps=SHOWN_TOKENS)
+    policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, decode_steps=SHOWN_TOKENS)
     # How long a prompt may be is a limit of training, whose rows must hold it.
     policy.limits = dataclasses.replace(policy.limits, max_length=None)
     if args.max_tokens is not None:

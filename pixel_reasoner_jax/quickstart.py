@@ -27,7 +27,7 @@ from pixel_reasoner_jax.config import FILE, ConfigError, changes, save_config
 from pixel_reasoner_jax.evaluation.report import COLUMNS, STAGES, write_report
 from pixel_reasoner_jax.evaluation.run import Evaluation, Queries, evaluate, prior_figures, side_by_side
 from pixel_reasoner_jax.evaluation.text import figures_table
-from pixel_reasoner_jax.files import as_path, fetch, written
+from pixel_reasoner_jax.files import as_path, written
 from pixel_reasoner_jax.metrics import Progress, read_metrics
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import SINGLE as WEIGHTS
@@ -130,14 +130,13 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
         }.items()
     }
     sizes = dataclasses.replace(Config.preset(config.model.preset), vocab_size=len(tokenizer), **ids)
-    with written(directory) as local:
-        PolicySettings(padding=lessons.PADDING, limits=rollout_limits(config.rl.rollout)).save(local)
+    PolicySettings(padding=lessons.PADDING, limits=rollout_limits(config.rl.rollout)).save(directory)
     Qwen2_5_VL.create(sizes, config.seed).save_pretrained(directory)
 
 
 def _synthesize(config: ConfigDict, model: pathlib.Path, data: pathlib.Path) -> None:
     """Writes the records of every phase."""
-    registry = PolicySettings.load(fetch(model, "*.json")).registry()
+    registry = PolicySettings.load(model).registry()
     processor = Processor.from_pretrained(model)
     write_warm_start = lessons.warm_start(
         registry,
@@ -206,7 +205,7 @@ def _evaluate(config: ConfigDict, stage: str, directory: pathlib.Path, seeds: Pi
     settings = config.evaluation
     with Progress(f"evaluating {stage}", len(seeds)) as progress:
         return evaluate(
-            load_policy(fetch(directory), slots=settings.slots),
+            load_policy(directory, slots=settings.slots),
             Queries(seeds),
             samples=settings.samples,
             seed=config.seed,

@@ -16,7 +16,7 @@ from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
 from pixel_reasoner_jax.evaluation.report import COLUMNS, STAGES, Example, write_report
 from pixel_reasoner_jax.evaluation.text import figures_table, printable
 from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict
-from pixel_reasoner_jax.files import as_path, fetch, write_text
+from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.rollout.settings import load_policy
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     seeds = PixelSearch(args.count, args.split, args.world_seed)
-    policy = load_policy(fetch(args.model), dtype=args.dtype, text_only=args.text_only, slots=args.slots)
+    policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, slots=args.slots)
     if args.max_length is not None:
         policy.limits = dataclasses.replace(policy.limits, max_length=args.max_length)
     with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as progress:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 
-from pixel_reasoner_jax.files import write_text
+from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.processing import Processor
@@ -45,7 +44,7 @@ class PolicySettings:
         Raises:
           ValueError: the file is not JSON, or holds something unknown; names it.
         """
-        path = pathlib.Path(directory, FILE)
+        path = as_path(directory) / FILE
         if not path.exists():
             return cls()
         try:
@@ -56,7 +55,7 @@ class PolicySettings:
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes them into a checkpoint directory."""
-        write_text(pathlib.Path(directory, FILE), json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_text(as_path(directory) / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 def load_policy(
@@ -78,7 +77,7 @@ def load_policy(
       FileNotFoundError: no such directory, or a file is missing from it.
       ValueError: a file does not fit; names it.
     """
-    directory = pathlib.Path(directory)
+    directory = as_path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such model directory; give a folder with config.json and safetensors")
     if not (directory / "config.json").exists():

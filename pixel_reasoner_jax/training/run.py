@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.checkpoint import Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import open_workdir, save_config
-from pixel_reasoner_jax.files import fetch, written
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.parallel import make_mesh
@@ -116,14 +115,13 @@ class Run:
         nnx.update(self.model, params)
         self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
-        with written(directory) as local:
-            self.settings.save(local)
+        self.settings.save(directory)
         return directory
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:
     """How the trained policy will be asked: what the config says, else what its first model says."""
-    settings = PolicySettings.load(fetch(config.model.directory, "*.json"))
+    settings = PolicySettings.load(config.model.directory)
     settings = dataclasses.replace(settings, **config.operations)
     return dataclasses.replace(settings, limits=rollout_limits(config.rollout)) if "rollout" in config else settings
 

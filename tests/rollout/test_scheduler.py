@@ -1,6 +1,8 @@
 """Continuous batching: the same answer in any company, nothing done twice, nothing compiled after warm-up."""
 
+import ctypes
 import dataclasses
+import gc
 import itertools
 import os
 import subprocess
@@ -468,10 +470,12 @@ def test_memory_stays_where_it_was(world):
     """Resident memory after 2,000 queries is that after 200, but for noise."""
 
     def resident():
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # free memory that the allocator keeps is nobody's
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
-    policy = zooming(world, limits=Limits(2, 120, max_length=600), slots=16, image_bytes=2**24)
+    policy = zooming(world, limits=Limits(2, 120, max_length=600), slots=16, image_bytes=2**22)
     policy.warmup(sampling=TURNS)
     rng = np.random.default_rng(0)
 
@@ -483,5 +487,5 @@ def test_memory_stays_where_it_was(world):
     for done, _ in enumerate(policy.stream(many(), samples=2, sampling=TURNS), start=1):
         if done == 400:
             early = resident()
-    assert done == 4000 and policy.store.peak_bytes <= 2**24
+    assert done == 4000 and policy.store.peak_bytes <= 2**22
     assert resident() < early + 32
