@@ -92,7 +92,7 @@ class Policy:
         queries: Sequence[Query],
         samples: int = 1,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         *,
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
@@ -117,7 +117,7 @@ class Policy:
         queries: Iterable[Query],
         samples: int = 1,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         *,
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
@@ -129,7 +129,7 @@ class Policy:
             (see `Query`). An iterator is read a few queries ahead.
           samples: responses a query (the group size G).
           seed: with it, a response depends on its query, its sample index and the parameters alone.
-          temperature: of all turns, 0 for greedy.
+          temperature: of all turns, 0 for greedy; 1 unless given.
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
 
@@ -143,7 +143,10 @@ class Policy:
         """
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        sampling = sampling or SamplingSettings(temperature)
+        if sampling is None:
+            sampling = SamplingSettings(1.0 if temperature is None else temperature)
+        elif temperature is not None:
+            raise ValueError("give temperature or sampling, which has a temperature of its own, not both")
         slots = min(self.slots, len(queries) * samples) if isinstance(queries, Sized) else self.slots
         return Scheduler(self, map(check_query, queries), samples, seed, sampling, on_event, max(slots, 1))
 

@@ -322,6 +322,11 @@ def test_parameters_that_were_donated_are_an_error_that_says_so(world, queries):
             list(stream)
 
 
+def test_a_temperature_is_not_ignored(world, queries):
+    with pytest.raises(ValueError, match="temperature or sampling"):
+        zooming(world).stream(queries, temperature=0.0, sampling=TURNS)
+
+
 @pytest.mark.parametrize("setting", ["slots", "decode_steps", "workers"])
 def test_settings_of_a_policy_are_checked(world, setting):
     with pytest.raises(ValueError, match=setting):
