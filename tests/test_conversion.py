@@ -20,6 +20,7 @@ from pixel_reasoner_jax.export import export
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.training.run import INITIAL
 from pixel_reasoner_jax.training.state import Trainer
 
 
@@ -69,14 +70,15 @@ def test_converted_and_exported_is_the_same(released, tmp_path):
 def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
     overrides = {
         "workdir": tmp_path / "run",
-        "model.directory": released,
+        "model.directory": "not/read/again",
         "model.dtype": "float32",
         "train.freeze_vision": freeze_vision,
-        "processor.crop": (4, 16),
     }
     config = load_config("sft_qwen2_5_vl_7b", [(key, str(value)) for key, value in overrides.items()])
     workdir = open_workdir(config, resume=False)
     save_config(config, workdir)
+    for part in (Qwen2_5_VL.from_pretrained(released), Processor.from_pretrained(released, Budgets(crop=(4, 16)))):
+        part.save_pretrained(workdir / INITIAL)
     trainer = Trainer(
         Qwen2_5_VL.from_pretrained(released), optax.adamw(1e-3), lambda *_: (0.0, {}), freeze_vision=freeze_vision
     )
