@@ -19,7 +19,7 @@ from pixel_reasoner_jax.convert import convert
 from pixel_reasoner_jax.export import export
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import Budgets, Processor
-from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training.run import INITIAL
 from pixel_reasoner_jax.training.state import Trainer
 
@@ -100,6 +100,22 @@ def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     with pytest.raises(CheckpointError, match=r"no checkpoint 4 .* there are \[3, 5\]"):
         export(workdir, tmp_path / "none", step=4)
+
+
+def test_a_directory_that_is_no_model_says_what_it_is(released, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    advice = rf"run is the directory of a run: give {run}/model, or make one with `pixel-reasoner export {run} --out"
+    for read in (
+        lambda: load_policy(run),
+        lambda: convert(run, tmp_path / "out"),
+    ):  # generate and evaluate do the first
+        with pytest.raises(CheckpointError, match=advice):
+            read()
+    (run / "checkpoints").rmdir()
+    with pytest.raises(ValueError, match=f"{run}/config.json: model_type is None; only 'qwen2_5_vl' is supported"):
+        load_policy(run)
 
 
 def test_what_cannot_be_exported_says_so(released, tmp_path):
