@@ -16,7 +16,7 @@ from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
 from pixel_reasoner_jax.evaluation.report import COLUMNS, STAGES, Example, write_report
 from pixel_reasoner_jax.evaluation.text import figures_table, printable
 from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict
-from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.rollout.settings import load_policy
@@ -143,6 +143,8 @@ def run(args: argparse.Namespace) -> None:
     for name, least in (("count", 1), ("samples", 1), ("slots", 1), ("temperature", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    for path in filter(None, (args.html, args.out)):
+        check_output(path)
     seeds = PixelSearch(args.count, args.split, args.world_seed)
     policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, slots=args.slots)
     if args.max_length is not None:

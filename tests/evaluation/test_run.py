@@ -119,6 +119,12 @@ def test_options_out_of_range(option):
         run.run(arguments(option, "0"))
 
 
+@pytest.mark.parametrize("option", ["--html", "--out"])
+def test_an_output_that_cannot_be_written_is_named_before_the_model_is_loaded(tmp_path, option):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a directory"):
+        run.run(arguments(option, str(tmp_path)))
+
+
 def test_settings_are_saved_with_a_checkpoint(tmp_path):
     settings = PolicySettings("Look closely.", padding=0.01, limits=Limits(max_operations=2, max_length=500))
     settings.save(tmp_path)
