@@ -2,14 +2,17 @@
 
 import argparse
 import contextlib
+import itertools
 import json
 
+import numpy as np
 import pytest
 
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.evaluation import run
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import FILE, PolicySettings, load_policy
+from pixel_reasoner_jax.trajectory import Ended
 
 from .conftest import message, text
 
@@ -107,6 +110,19 @@ def test_the_command(tmp_path, capsys, monkeypatch, make_trajectory):
     saved = json.loads((tmp_path / "r.json").read_text())
     assert saved["prior"] == figures["prior"] and len(saved["responses"]) == 8
     assert (tmp_path / "r.html").read_text().count("<article") == 8
+
+
+def test_prompts_that_leave_no_room_are_counted(capsys, monkeypatch, make_trajectory):
+    policy = RulePolicy(make_trajectory)
+    policy.limits = Limits()
+    ended = itertools.cycle([Ended.LENGTH, Ended.LENGTH, Ended.LENGTH, Ended.ANSWER])
+    policy._answer = lambda query, sample: make_trajectory(source=np.zeros(10, np.int8), ended=next(ended))
+    monkeypatch.setattr(run, "load_policy", lambda *_, **__: policy)
+    run.run(arguments("--count", "8", "--max-length", "10"))
+    assert "6 of 8 prompts leave no room for a response: raise --max-length" in capsys.readouterr().err
+    policy._answer = lambda query, sample: make_trajectory(ended=Ended.LENGTH)  # which has begun
+    run.run(arguments("--count", "8"))
+    assert "no room" not in capsys.readouterr().err
 
 
 def test_the_prior_of_the_world():
