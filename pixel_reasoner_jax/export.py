@@ -61,6 +61,8 @@ def export(
       ConfigError: the run's config is missing.
     """
     source = as_path(source)
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: no such directory")
     if (as_path(out) / CONVERTED).is_dir():  # its arrays would be read in place of what is written here
         raise CheckpointError(f"{out} holds a converted model in {CONVERTED}/: choose another directory")
     if (source / CHECKPOINTS).is_dir():
@@ -68,6 +70,8 @@ def export(
     elif (source / CONVERTED).is_dir():
         model = Qwen2_5_VL.from_pretrained(source, dtype or "float32")
         processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
+    elif list(source.glob("model*.safetensors")):
+        raise CheckpointError(f"{source} is in the Hugging Face form already: there is nothing to export")
     else:
         raise CheckpointError(f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/")
     model.save_pretrained(out, max_shard_size)

@@ -120,7 +120,12 @@ def test_a_directory_that_is_no_model_says_what_it_is(released, tmp_path):
 
 def test_what_cannot_be_exported_says_so(released, tmp_path):
     with pytest.raises(CheckpointError, match="neither a run with checkpoints/ nor a converted model"):
+        export(tmp_path, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=f"{released} is in the Hugging Face form already"):
         export(released, tmp_path / "out")
+    for write in (convert, export):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}/nowhere: no such directory"):
+            write(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(CheckpointError, match="config.json"):
         convert(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
