@@ -13,6 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from pixel_reasoner_jax.files import absolute
 
 STATE, META = "state", "meta"
+CHECKPOINTS = "checkpoints"  # folder in a run's directory
 
 
 class CheckpointError(ValueError):

@@ -2,7 +2,8 @@
 
 An experiment is a Python file with `get_config()`, which returns an `ml_collections.ConfigDict`. It is checked against
 the reference file of its command in `configs/`: a key that file does not have, or a value of another type, is an error;
-a key left out takes the reference's value. So every setting is documented in one place, where it is used.
+a key left out takes the reference's value, but the sections that make it a config of its command (`SECTIONS`) must be
+there. So every setting is documented in one place, where it is used.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FIXED = (
     "grpo.queries_per_episode",
 )
 """Settings a run keeps to its end: the place in its data, the steps it has counted and its state are theirs."""
+SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # what the configs of one command have, and of no other
 CONFIG_DIRECTORIES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # as installed, and in a checkout
 
 
@@ -53,11 +55,12 @@ def load_config(
       reference: name of the packaged config that knows every key; None checks overrides against the file alone.
 
     Raises:
-      ConfigError: no such file, an unknown key (the message names the nearest known one), a value of the wrong type or
-        out of range.
+      ConfigError: no such file, one of another command, an unknown key (the message names the nearest known one), a
+        value of the wrong type or out of range.
     """
     config = _read(path)
     if reference is not None:
+        _check_command(config, reference.split("_")[0], str(path))
         complete = _read(reference)
         _merge(complete, config, str(path))
         config = complete
@@ -216,6 +219,20 @@ def _read(path: str | pathlib.Path) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"get_config() of {file} must return a ConfigDict, not {type(config).__name__}")
     return config
+
+
+def _check_command(config: ConfigDict, command: str, where: str) -> None:
+    """Refuses a config of another command: what it lacks would silently become the reference's."""
+    for owner, sections in SECTIONS.items():
+        for section in sections:
+            if owner == command and section not in config:
+                raise ConfigError(
+                    f"{where} has no section {section}, which `{command}` needs: is it a config of another command?"
+                )
+            if owner != command and section in config:
+                raise ConfigError(
+                    f"{where} has a section {section}, which `{command}` does not know: is it a config of `{owner}`?"
+                )
 
 
 def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "") -> None:

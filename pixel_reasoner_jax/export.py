@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from typing import Any
 
@@ -11,16 +12,14 @@ from etils import epath
 from flax import nnx
 from jax.typing import DTypeLike
 
-from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, array_shapes, read_arrays
+from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, Checkpoints, array_shapes, read_arrays
 from pixel_reasoner_jax.config import DTYPES, load_saved
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config
-from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
-from pixel_reasoner_jax.training.run import policy_settings
-
-CHECKPOINTS = "checkpoints"  # folder in a run's working directory
+from pixel_reasoner_jax.training.run import INITIAL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what reading alone always is
     export(args.source, args.out, step=args.step, dtype=args.dtype, max_shard_size=args.max_shard_size)
     print(f"exported: {args.out}")
 
@@ -61,6 +61,8 @@ def export(
       ConfigError: the run's config is missing.
     """
     source = as_path(source)
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: no such directory")
     if (as_path(out) / CONVERTED).is_dir():  # its arrays would be read in place of what is written here
         raise CheckpointError(f"{out} holds a converted model in {CONVERTED}/: choose another directory")
     if (source / CHECKPOINTS).is_dir():
@@ -68,6 +70,8 @@ def export(
     elif (source / CONVERTED).is_dir():
         model = Qwen2_5_VL.from_pretrained(source, dtype or "float32")
         processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
+    elif list(source.glob("model*.safetensors")):
+        raise CheckpointError(f"{source} is in the Hugging Face form already: there is nothing to export")
     else:
         raise CheckpointError(f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/")
     model.save_pretrained(out, max_shard_size)
@@ -78,12 +82,12 @@ def export(
 def _from_run(
     workdir: epath.Path, step: int | None, dtype: DTypeLike | None
 ) -> tuple[Qwen2_5_VL, Processor, PolicySettings]:
-    """The model of a checkpoint; what training does not change comes from where the run started."""
+    """The model of a checkpoint; what training does not change was saved when the run started."""
     config = load_saved(workdir)
     options = dict(dtype=dtype or config.model.param_dtype, param_dtype=dtype or config.model.param_dtype)
-    model_config = read_config(config.model.directory)
+    initial = workdir / INITIAL
+    model_config = read_config(initial)
     graph, target = nnx.split(nnx.eval_shape(lambda: Qwen2_5_VL(model_config, rngs=nnx.Rngs(0), **options)))
-    processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         directory = checkpoints.state_directory(step)
     stored = array_shapes(directory)
@@ -95,4 +99,4 @@ def _from_run(
     frozen, trainable = nnx.split_state(target, is_frozen, ...)
     parts = {name: part for name, part in (("frozen", frozen), ("trainable", trainable)) if jax.tree.leaves(part)}
     parameters = nnx.merge_state(*read_arrays(directory, parts).values())
-    return nnx.merge(graph, parameters), processor, policy_settings(config)
+    return nnx.merge(graph, parameters), Processor.from_pretrained(initial), PolicySettings.load(initial)

@@ -65,6 +65,24 @@ def write_text(path: str | os.PathLike, text: str) -> pathlib.Path | epath.Path:
     return path
 
 
+def check_output(path: str | os.PathLike) -> None:
+    """Makes sure, as far as can be told without writing, that `write_text` can write a file.
+
+    Raises:
+      ValueError: the path is a directory, or its own directory can neither be written to nor be made.
+    """
+    path = as_path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory: name a file to write")
+    if is_remote(path):
+        return
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{path} cannot be written: {nearest} is not a directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be written: no permission to write into {nearest}")
+
+
 def move(source: pathlib.Path, target: pathlib.Path | epath.Path) -> None:
     """Puts a finished local file in its place; what was there is replaced."""
     if is_remote(target):

@@ -16,7 +16,7 @@ from pixel_reasoner_jax.config import DTYPES
 from pixel_reasoner_jax.evaluation.page import trajectories_page
 from pixel_reasoner_jax.evaluation.text import arguments_text, printable, sizes_text
 from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict
-from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.processing import load_image
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, OperationRun, TurnText
@@ -55,12 +55,14 @@ def run(args: argparse.Namespace) -> list[Trajectory]:
     """Answers one question, shows each response as it grows, and saves all as a page and as JSON.
 
     Raises:
-      ValueError: options that make no question, or one file of two; MediaError (a ValueError): an image or video that
-        cannot be read.
+      ValueError: options that make no question, one file of two, or a file that cannot be written; MediaError (a
+        ValueError): an image or video that cannot be read.
       FileNotFoundError: no such model directory, or one with a file missing.
     """
     query = build_query(args)
     html, out = outputs(args, query["id"])
+    for path in (html, out):
+        check_output(path)
     temperature = args.temperature
     if temperature is None:
         temperature = 0.0 if args.samples == 1 else 1.0

@@ -90,7 +90,7 @@ def test_other_commands_parse_their_own_options(implementation, capsys):
         (("rl", "--config", RL, "--config.optimizer.learnig_rate=1"), "did you mean config.optimizer.learning_rate?"),
         (("rl", "--config", RL, "--config.seed"), "--config.seed needs a value"),
         (("rl", "--config", "configs/rl_qwen.py"), "there is no config 'configs/rl_qwen.py'; did you mean rl_"),
-        (("sft", "--config", RL), "unknown key config.curiosity"),
+        (("sft", "--config", RL), "is it a config of `rl`?"),
         (("generate", "--model", "x", "--config.seed=1"), "generate has no config"),
     ],
 )

@@ -147,7 +147,8 @@ def write(directory, body):
 
 
 def test_a_file_of_ones_own_is_completed_by_the_reference(tmp_path):
-    file = write(tmp_path, "return ConfigDict(dict(optimizer=dict(learning_rate=1), data=dict(path='x')))")
+    sections = "rollout={}, curiosity=dict(alpha=1), grpo={}"
+    file = write(tmp_path, f"return ConfigDict(dict(optimizer=dict(learning_rate=1), data=dict(path='x'), {sections}))")
     config = load_config(file, reference="rl_qwen2_5_vl_7b")
     assert config.optimizer.learning_rate == 1.0 and config.data.path == "x" and config.rollout.samples == 8
 
@@ -161,14 +162,36 @@ def test_a_file_of_ones_own_is_completed_by_the_reference(tmp_path):
         ("return ConfigDict(dict(seed='0'))", "config.seed must be int, got '0'"),
         ("return {}", "must return a ConfigDict, not dict"),
         ("return 1 / 0", "cannot be read: ZeroDivisionError"),
-        ("return ConfigDict(dict(rollout=dict(samples=0)))", "config.rollout.samples is 0"),
+        ("return ConfigDict(dict(train=dict(steps=0)))", "config.train.steps is 0"),
     ],
 )
 def test_errors_in_a_file_of_ones_own(tmp_path, body, message):
     file = write(tmp_path, body)
     with pytest.raises(ConfigError) as error:
-        load_config(file, reference="rl_qwen2_5_vl_7b")
+        load_config(file, reference="sft_qwen2_5_vl_7b")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name,reference,message",
+    [
+        (
+            "sft_qwen2_5_vl_7b",
+            "rl_qwen2_5_vl_7b",
+            "has no section rollout, which `rl` needs: is it a config of another",
+        ),
+        (
+            "rl_qwen2_5_vl_3b",
+            "sft_qwen2_5_vl_7b",
+            "a section rollout, which `sft` does not know: is it a config of `rl`",
+        ),
+        ("rl_qwen2_5_vl_3b", "quickstart", "a section rollout, which `quickstart` does not know"),
+    ],
+)
+def test_a_config_of_another_command_is_refused(name, reference, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(f"configs/{name}.py", reference=reference)
+    assert f"configs/{name}.py has " in str(error.value) and message in str(error.value)
 
 
 def test_a_missing_file_names_the_nearest_packaged_one(tmp_path):

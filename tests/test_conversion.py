@@ -19,7 +19,8 @@ from pixel_reasoner_jax.convert import convert
 from pixel_reasoner_jax.export import export
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import Budgets, Processor
-from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
+from pixel_reasoner_jax.training.run import INITIAL
 from pixel_reasoner_jax.training.state import Trainer
 
 
@@ -69,14 +70,15 @@ def test_converted_and_exported_is_the_same(released, tmp_path):
 def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
     overrides = {
         "workdir": tmp_path / "run",
-        "model.directory": released,
+        "model.directory": "not/read/again",
         "model.dtype": "float32",
         "train.freeze_vision": freeze_vision,
-        "processor.crop": (4, 16),
     }
     config = load_config("sft_qwen2_5_vl_7b", [(key, str(value)) for key, value in overrides.items()])
     workdir = open_workdir(config, resume=False)
     save_config(config, workdir)
+    for part in (Qwen2_5_VL.from_pretrained(released), Processor.from_pretrained(released, Budgets(crop=(4, 16)))):
+        part.save_pretrained(workdir / INITIAL)
     trainer = Trainer(
         Qwen2_5_VL.from_pretrained(released), optax.adamw(1e-3), lambda *_: (0.0, {}), freeze_vision=freeze_vision
     )
@@ -100,9 +102,30 @@ def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
         export(workdir, tmp_path / "none", step=4)
 
 
+def test_a_directory_that_is_no_model_says_what_it_is(released, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    advice = rf"run is the directory of a run: give {run}/model, or make one with `pixel-reasoner export {run} --out"
+    for read in (
+        lambda: load_policy(run),
+        lambda: convert(run, tmp_path / "out"),
+    ):  # generate and evaluate do the first
+        with pytest.raises(CheckpointError, match=advice):
+            read()
+    (run / "checkpoints").rmdir()
+    with pytest.raises(ValueError, match=f"{run}/config.json: model_type is None; only 'qwen2_5_vl' is supported"):
+        load_policy(run)
+
+
 def test_what_cannot_be_exported_says_so(released, tmp_path):
     with pytest.raises(CheckpointError, match="neither a run with checkpoints/ nor a converted model"):
+        export(tmp_path, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=f"{released} is in the Hugging Face form already"):
         export(released, tmp_path / "out")
+    for write in (convert, export):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}/nowhere: no such directory"):
+            write(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(CheckpointError, match="config.json"):
         convert(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -161,3 +161,20 @@ def test_compilation_cache(bucket, monkeypatch, object_store):
     program += "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0); print(jax.jit(lambda x: x + 1)(1))"
     subprocess.run([sys.executable, "-c", program], check=True)
     assert any(name.startswith(f"{bucket[5:]}/jax_cache/jit") for name in object_store.names())
+
+
+def test_whether_an_output_can_be_written_is_told_without_writing(tmp_path):
+    files.check_output(tmp_path / "new" / "folder" / "out.json")
+    (tmp_path / "file").write_text("")
+    files.check_output(tmp_path / "file")
+    with pytest.raises(ValueError, match=f"{tmp_path} is a directory: name a file"):
+        files.check_output(tmp_path)
+    with pytest.raises(ValueError, match=f"out.json cannot be written: {tmp_path}/file is not a directory"):
+        files.check_output(tmp_path / "file" / "folder" / "out.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_output_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # nothing is forbidden to root
+    with pytest.raises(ValueError, match=f"no permission to write into {tmp_path}"):
+        files.check_output(tmp_path / "new" / "out.json")

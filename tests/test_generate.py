@@ -157,6 +157,12 @@ def test_options_that_make_no_question(picture, tmp_path):
             generate.run(arguments(*given))
 
 
+@pytest.mark.parametrize("option", ["--html", "--out"])
+def test_an_output_that_cannot_be_written_is_named_before_the_model_is_loaded(picture, tmp_path, option):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a directory"):
+        generate.run(arguments("--image", picture, "--question", "?", option, str(tmp_path)))
+
+
 def test_a_video_is_handed_on(tmp_path):
     path = tmp_path / "clip.avi"
     path.write_bytes(b"not read here")

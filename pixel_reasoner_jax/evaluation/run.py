@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,11 @@ from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
 from pixel_reasoner_jax.evaluation.report import COLUMNS, STAGES, Example, write_report
 from pixel_reasoner_jax.evaluation.text import figures_table, printable
 from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict
-from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.rollout.settings import load_policy
-from pixel_reasoner_jax.trajectory import Trajectory
+from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
 
 Scorer = Callable[[Sequence[Trajectory]], Sequence[float]]
 """One score for each response, 1 right and 0 wrong."""
@@ -37,11 +38,13 @@ class Evaluation:
       figures: see `metrics.figures`.
       trajectories: the responses kept to be looked at: the first sample of each of the first queries.
       scores: their scores.
+      without_room: queries whose prompts alone are as long as prompt and response together may be.
     """
 
     figures: dict[str, float | None]
     trajectories: list[Trajectory]
     scores: list[float]
+    without_room: int
 
 
 def evaluate(
@@ -74,7 +77,7 @@ def evaluate(
     outcomes: list[Outcome] = []
     groups: dict[int, list[Trajectory]] = {}
     kept: dict[int, tuple[Trajectory, float]] = {}
-    done = 0
+    done = without_room = 0
     with AnswerPool() as pool:
         score = scorer or (lambda trajectories: score_answers(trajectories, pool))
         with policy.stream(queries, samples=samples, seed=seed, temperature=temperature) as stream:
@@ -86,6 +89,7 @@ def evaluate(
                 if len(group) < samples:
                     continue
                 scores = score(groups.pop(number))
+                without_room += _without_room(trajectory)
                 outcomes += map(Outcome.of, group, scores)
                 if number < keep:
                     kept[number] = next((t, float(s)) for t, s in zip(group, scores, strict=True) if t.sample == 0)
@@ -93,7 +97,12 @@ def evaluate(
                 if on_progress:
                     on_progress(done)
     trajectories, scores = zip(*(kept[number] for number in sorted(kept)), strict=True) if kept else ((), ())
-    return Evaluation(figures(outcomes), list(trajectories), list(scores))
+    return Evaluation(figures(outcomes), list(trajectories), list(scores), without_room)
+
+
+def _without_room(trajectory: Trajectory) -> bool:
+    """Whether the prompt has ended the response before its first token."""
+    return trajectory.ended == Ended.LENGTH and not (trajectory.source == Source.SAMPLED).any()
 
 
 def side_by_side(evaluations: Mapping[str, Evaluation], count: int = 20) -> list[Example]:
@@ -143,6 +152,8 @@ def run(args: argparse.Namespace) -> None:
     for name, least in (("count", 1), ("samples", 1), ("slots", 1), ("temperature", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    for path in filter(None, (args.html, args.out)):
+        check_output(path)
     seeds = PixelSearch(args.count, args.split, args.world_seed)
     policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, slots=args.slots)
     if args.max_length is not None:
@@ -157,6 +168,9 @@ def run(args: argparse.Namespace) -> None:
             temperature=args.temperature,
             on_progress=lambda done: progress.update(bar, completed=done),
         )
+    if evaluation.without_room:
+        message = f"{evaluation.without_room} of {args.count} prompts leave no room for a response: raise --max-length"
+        print(message, file=sys.stderr)
     table = {"prior": prior_figures(seeds), "policy": evaluation.figures}
     name = printable(as_path(args.model).resolve().name)
     headings = {key: heading for key, (heading, _) in COLUMNS.items()}

@@ -94,9 +94,12 @@ class Qwen2_5_VL(nnx.Module):
         Raises:
           ConfigError: a configuration this model does not implement.
           CheckpointError: a missing, unknown or misshapen tensor, named in the message, or a damaged file.
+          ValueError: an unknown type.
         """
-        config = weights.read_config(directory)
         types = dict(dtype=dtype, param_dtype=dtype if param_dtype is None else param_dtype)
+        for key, value in types.items():
+            _check_type(key, value)
+        config = weights.read_config(directory)
         model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0), remat=remat, mesh=mesh, **types))
         graph, abstract = nnx.split(model)
         shardings = None if mesh is None else param_shardings(abstract, mesh)
@@ -187,3 +190,13 @@ class Qwen2_5_VL(nnx.Module):
         kernel = self.head_kernel().astype(hidden.dtype)
         logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
         return constrain(logits, ("batch", *(None,) * (logits.ndim - 2), "vocab"), self.mesh)
+
+
+def _check_type(key: str, value: DTypeLike) -> None:
+    known = [str(dtype) for dtype in weights.DTYPES.values()]
+    try:
+        name = str(jnp.dtype(value))
+    except TypeError:
+        name = value
+    if name not in known:
+        raise ValueError(f"{key} is {name!r}; known types are {', '.join(known)}")

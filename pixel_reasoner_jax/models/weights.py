@@ -19,9 +19,9 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from pixel_reasoner_jax.checkpoint import CheckpointError, read_arrays
+from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, read_arrays
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, move
-from pixel_reasoner_jax.models.config import Config
+from pixel_reasoner_jax.models.config import Config, ConfigError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -112,9 +112,25 @@ def released_name(name: str) -> str:
 
 
 def read_config(directory: str | os.PathLike) -> Config:
-    """The configuration in a checkpoint directory."""
-    path = as_path(directory) / "config.json"
-    return Config.from_hf(_read_json(path))
+    """The configuration in a checkpoint directory.
+
+    Raises:
+      CheckpointError: there is no such directory, no config.json in it, or it is a run's.
+      ConfigError: a configuration this model does not implement.
+    """
+    directory = as_path(directory)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory")
+    if (directory / CHECKPOINTS).is_dir():
+        raise CheckpointError(
+            f"{directory} is the directory of a run: give {directory / 'model'}, or make one with"
+            f" `pixel-reasoner export {directory} --out DIR`"
+        )
+    path = directory / "config.json"
+    try:
+        return Config.from_hf(_read_json(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def read_parameters(directory: str | os.PathLike, config: Config, abstract: nnx.State, shardings=None) -> nnx.State:

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.checkpoint import Checkpoints
+from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import open_workdir, save_config
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
@@ -25,13 +25,14 @@ from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.training.state import TrainState
 
 MODEL = "model"  # folder of the trained model in a run's directory
+INITIAL = "initial"  # and of what `export` needs beside a checkpoint: the first model's files, all but the weights
 
 
 class Run:
     """A training run in its directory; a context manager.
 
-    The directory holds config.json (as resolved), checkpoints/, metrics.jsonl with TensorBoard events, and at the end
-    model/, in the Hugging Face form.
+    The directory holds config.json (as resolved), initial/, checkpoints/, metrics.jsonl with TensorBoard events, and at
+    the end model/, in the Hugging Face form.
 
     Args:
       config: an experiment of either phase.
@@ -60,8 +61,9 @@ class Run:
             remat=config.model.remat,
             mesh=mesh,
         )
+        self._save_beside_weights(self._workdir / INITIAL)
         save_config(config, self._workdir)  # not before: a start that failed is no run, and may be tried again
-        self._checkpoints = Checkpoints(self._workdir / "checkpoints", config.train.keep_checkpoints)
+        self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
         self._metrics = MetricWriter(self._workdir, (resume and self._checkpoints.latest_step) or 0)
         self._seconds: dict[str, float] = {}
 
@@ -114,9 +116,12 @@ class Run:
         directory = self._workdir / MODEL
         nnx.update(self.model, params)
         self.model.save_pretrained(directory)
+        self._save_beside_weights(directory)
+        return directory
+
+    def _save_beside_weights(self, directory: pathlib.Path) -> None:
         self.processor.save_pretrained(directory)
         self.settings.save(directory)
-        return directory
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:

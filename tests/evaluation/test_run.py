@@ -2,14 +2,17 @@
 
 import argparse
 import contextlib
+import itertools
 import json
 
+import numpy as np
 import pytest
 
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.evaluation import run
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import FILE, PolicySettings, load_policy
+from pixel_reasoner_jax.trajectory import Ended
 
 from .conftest import message, text
 
@@ -109,6 +112,19 @@ def test_the_command(tmp_path, capsys, monkeypatch, make_trajectory):
     assert (tmp_path / "r.html").read_text().count("<article") == 8
 
 
+def test_prompts_that_leave_no_room_are_counted(capsys, monkeypatch, make_trajectory):
+    policy = RulePolicy(make_trajectory)
+    policy.limits = Limits()
+    ended = itertools.cycle([Ended.LENGTH, Ended.LENGTH, Ended.LENGTH, Ended.ANSWER])
+    policy._answer = lambda query, sample: make_trajectory(source=np.zeros(10, np.int8), ended=next(ended))
+    monkeypatch.setattr(run, "load_policy", lambda *_, **__: policy)
+    run.run(arguments("--count", "8", "--max-length", "10"))
+    assert "6 of 8 prompts leave no room for a response: raise --max-length" in capsys.readouterr().err
+    policy._answer = lambda query, sample: make_trajectory(ended=Ended.LENGTH)  # which has begun
+    run.run(arguments("--count", "8"))
+    assert "no room" not in capsys.readouterr().err
+
+
 def test_the_prior_of_the_world():
     assert 0.35 < run.prior_figures(PixelSearch(200, "heldout"))["accuracy"] < 0.55
 
@@ -117,6 +133,12 @@ def test_the_prior_of_the_world():
 def test_options_out_of_range(option):
     with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
         run.run(arguments(option, "0"))
+
+
+@pytest.mark.parametrize("option", ["--html", "--out"])
+def test_an_output_that_cannot_be_written_is_named_before_the_model_is_loaded(tmp_path, option):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a directory"):
+        run.run(arguments(option, str(tmp_path)))
 
 
 def test_settings_are_saved_with_a_checkpoint(tmp_path):

@@ -207,3 +207,10 @@ def test_sizes(text, size):
 def test_a_size_without_a_unit_is_an_error():
     with pytest.raises(ValueError, match="max_shard_size '5'"):
         parse_size("5")
+
+
+@pytest.mark.parametrize("key", ["dtype", "param_dtype"])
+@pytest.mark.parametrize("value", ["float31", "int32"])
+def test_an_unknown_type_names_the_known_ones(tmp_path, key, value):
+    with pytest.raises(ValueError, match=f"{key} is '{value}'; known types are float32, float16, bfloat16"):
+        Qwen2_5_VL.from_pretrained(tmp_path, **{key: value})

@@ -4,7 +4,10 @@ import copy
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.settings import load_policy
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.run import Run
+from tests.conftest import REPOSITORY
 
 RL_FIGURES = {
     "reward", "reward_correct", "reward_bonus", "reward_penalty", "accuracy", "rapr", "operations", "response_tokens",
@@ -123,6 +127,23 @@ def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_pa
     write_records(rl_config.data.path, "query", [{"id": f"q{n}", "question": "?"} for n in range(8)])
     with pytest.raises(ValueError, match="query 'q[0-7]': it has no answer"):
         rl.run(rl_config)
+
+
+def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, start, tmp_path, monkeypatch):
+    monkeypatch.chdir(start)
+    sft_config.model.directory, sft_config.train.steps = "model", 2
+    trained = load_file(sft.run(sft_config) / "model.safetensors")
+    moved = pathlib.Path(sft_config.workdir).rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "pixel_reasoner_jax.cli", "export", "moved", "--out", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "exported: out\n", "")  # and no library's warnings
+    exported = load_file("out/model.safetensors")
+    assert exported.keys() == trained.keys()
+    for name in trained:
+        np.testing.assert_array_equal(exported[name], trained[name])
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "pixel_reasoner.json"):
+        assert pathlib.Path("out", name).read_text() == (moved / "model" / name).read_text()
 
 
 def test_a_directory_in_use_is_refused(sft_config):
