@@ -40,7 +40,7 @@ from pixel_reasoner_jax.training.run import MODEL, rollout_limits
 
 LEAD = (
     "A digit in a colored box is drawn so finely that it vanishes at the resolution the model sees: only a crop of the"
-    " raw image shows it. Guessing from the color is right half the time, zooming fails at first, so plain"
+    " raw image shows it. Guessing from the color is right nearly half the time, zooming fails at first, so plain"
     " reinforcement learning stops zooming. The curiosity reward keeps it trying until it pays."
 )
 

@@ -3,7 +3,7 @@
 A canvas of 4x4 cells shows three boxes, one coloured and two grey, each with a digit 0 to 5; the question asks for the
 digit in the coloured box. The model sees the canvas reduced 4 times, one visual token a cell. A digit is drawn as a
 fine checker around its box's own colour, one period for every 4 pixels, so the reduction averages it away exactly; a
-crop of one cell shows it. The colour favours one digit, so guessing from it is right half the time.
+crop of one cell shows it. The colour favours one digit, so guessing from it is right nearly half the time.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class PixelSearch:
     count: int
     split: str = "sft"
     seed: int = 0
-    favoured: float | None = 0.5
+    favoured: float | None = 0.45
 
     def __post_init__(self):
         if self.split not in SPLITS:
