@@ -17,8 +17,13 @@ def cache_directory() -> pathlib.Path | epath.Path:
 
 
 def enable_cache() -> None:
-    """Makes JAX keep compiled programs in `cache_directory()`; a second run then starts without compiling."""
+    """Makes JAX keep compiled programs in `cache_directory()`; a second run then starts without compiling.
+
+    A cache that the program has set in `jax.config` stays as it is.
+    """
     import jax
 
+    if jax.config.jax_compilation_cache_dir not in (None, os.environ.get("JAX_COMPILATION_CACHE_DIR")):
+        return
     jax.config.update("jax_compilation_cache_dir", str(cache_directory()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import pathlib
 import subprocess
 import sys
@@ -161,6 +162,31 @@ def test_compilation_cache(bucket, monkeypatch, object_store):
     program += "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0); print(jax.jit(lambda x: x + 1)(1))"
     subprocess.run([sys.executable, "-c", program], check=True)
     assert any(name.startswith(f"{bucket[5:]}/jax_cache/jit") for name in object_store.names())
+
+
+def test_a_policy_turns_the_compilation_cache_on_unless_the_program_has_set_one(tmp_path):
+    program = """
+import sys, jax
+if sys.argv[1:]:
+    jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+from flax import nnx
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.rollout import Policy
+class Tokens:
+    stop_tokens = (1,)
+Policy(Qwen2_5_VL(Config.preset("tiny"), rngs=nnx.Rngs(0)), Tokens())
+print(jax.config.jax_compilation_cache_dir)
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+
+    def ask(*arguments, **environment):
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        ran = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
+        return ran.stdout.strip()
+
+    assert ask(HOME=str(tmp_path)) == f"{tmp_path}/.cache/pixel_reasoner_jax/jax"
+    assert ask(tmp_path / "mine") == f"{tmp_path}/mine"
+    assert ask(JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/theirs") == f"{tmp_path}/theirs"
 
 
 def test_whether_an_output_can_be_written_is_told_without_writing(tmp_path):

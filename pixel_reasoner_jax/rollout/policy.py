@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.processing import PictureStore, Processor, vision_layout
@@ -26,6 +27,8 @@ from pixel_reasoner_jax.trajectory import Trajectory
 
 class Policy:
     """Answers queries with text and visual operations.
+
+    It turns JAX's persistent compilation cache on, see `compilation.enable_cache`.
 
     Args:
       model: a `models.Qwen2_5_VL`.
@@ -61,6 +64,7 @@ class Policy:
         operation_seconds: float = 60.0,
         image_bytes: int = 2**31,
     ):
+        enable_cache()
         self.graphdef, self._params = nnx.split(model)
         self.version = 0
         self.config = model.config
