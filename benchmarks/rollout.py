@@ -204,7 +204,7 @@ def main() -> None:
     sizes = dict(
         queries=args.queries or (2 if args.quick else 8),
         samples=args.samples,
-        turn_tokens=args.turn_tokens or (24 if args.quick else 64),
+        turn_tokens=args.turn_tokens or (32 if args.quick else 64),
     )
     if args.decode_steps:
         compare_decode_steps(sizes, args.decode_steps)
