@@ -185,12 +185,12 @@ def needed(groups: list[list[Trajectory]]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--quick", action="store_true", help="2 queries and 24 tokens a turn: under 8 minutes on 2 cores"
+        "--quick", action="store_true", help="2 queries and 32 tokens a turn: under 8 minutes on 2 cores"
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--queries", type=int, help="in place of 8, or 2 with --quick")
     parser.add_argument("--samples", type=int, default=8, help="of each query (default: %(default)s)")
-    parser.add_argument("--turn-tokens", type=int, help="in place of 64, or 24 with --quick")
+    parser.add_argument("--turn-tokens", type=int, help="in place of 64, or 32 with --quick")
     parser.add_argument(
         "--decode-steps",
         type=int,
