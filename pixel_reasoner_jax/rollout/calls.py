@@ -46,7 +46,9 @@ def common_order(wishes: Sequence[Sequence[Name]]) -> list[Name]:
     order = []
     while left:
         heads = collections.Counter(wish[0] for wish in left)
-        chosen = min(heads, key=lambda name: (-heads[name], name))  # what most are waiting for
+        later = collections.Counter(name for wish in left for name in heads.keys() & set(wish) - {wish[0]})
+        # What others want later waits for them; else what most want now.
+        chosen = min(heads, key=lambda name: (later[name], -heads[name], name))
         for wish in left:
             if wish[0] == chosen:
                 wish.popleft()

@@ -133,6 +133,8 @@ class Device:
         with Progress("compiling", len(sizes) + 1) as progress:
             for done, (kind, size) in enumerate(sizes, start=1):
                 self._run((kind, size))
+                if KINDS[kind] == "fork":
+                    sample_keys(0, [""] * size, [0] * size)
                 progress.update(done)
             self.decode({}, 1, 1)
             jax.block_until_ready(self._slots)
