@@ -17,7 +17,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.gpu import attention as triton_attention
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -58,17 +57,17 @@ def fused_attention(
     kernel = functools.partial(_KERNELS[platform], causal=causal, interpret=interpret)
     if mesh is None:
         return kernel(query, key, value, segments)
-    queries = sharding(("batch", None, "heads", None), query.shape, mesh).spec
+    queries = sharding(("batch", None, "heads", None), query.shape, mesh)
     # A device reads the key-value heads of its own query heads; where that is not a whole number, some read a copy.
-    parts = math.prod(mesh.shape[axis] for axis in queries[2] or ())
+    parts = query.shape[2] // queries.shard_shape(query.shape)[2]
     repeats = parts // math.gcd(parts, key.shape[1])
     key, value = (jnp.repeat(x, repeats, axis=1) for x in (key, value))
-    keys = sharding(("batch", "kv_heads", None, None), key.shape, mesh).spec
-    rows = sharding(("batch", None), segments.shape, mesh).spec
+    keys = sharding(("batch", "kv_heads", None, None), key.shape, mesh)
+    rows = sharding(("batch", None), segments.shape, mesh)
     # The kernels do not say over which axes their results vary, which check_vma would want to know.
-    return jax.shard_map(kernel, mesh=mesh, in_specs=(queries, keys, keys, rows), out_specs=queries, check_vma=False)(
-        query, key, value, segments
-    )
+    specs = tuple(x.spec for x in (queries, keys, keys, rows))
+    sharded = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=queries.spec, check_vma=False)
+    return sharded(query, key, value, segments)
 
 
 def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: bool) -> dict[str, int]:
@@ -117,12 +116,14 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
 
 
 def _triton(query, key, value, segments, *, causal: bool, interpret: bool):
+    from jax.experimental.pallas.ops.gpu import attention  # JAX 0.11 warns on import that this will move to tokamax
+
     tokens, heads = query.shape[1:3]
     length = -(-tokens // LANES) * LANES
     # The kernel knows no groups of heads: each gets a copy of its keys and values.
     key, value = (jnp.repeat(x, heads // x.shape[1], axis=1).swapaxes(1, 2) for x in (key, value))
     query, key, value, segments = (_pad(x, 1, length) for x in (query, key, value, segments))
-    out = triton_attention.mha(query, key, value, segments, sm_scale=1.0, causal=causal, interpret=interpret)
+    out = attention.mha(query, key, value, segments, sm_scale=1.0, causal=causal, interpret=interpret)
     return out[:, :tokens]
 
 
