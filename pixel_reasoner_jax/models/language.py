@@ -77,13 +77,12 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "batch tokens size"]:
         """Hidden states after the final norm; a token attends to its own segment, up to itself."""
         rotation = self.rotation(positions)
-        order = jnp.broadcast_to(jnp.arange(x.shape[1]), segments.shape)
         graph, layers = nnx.split(self.layers)
 
         def apply(x, layer):
             layer = nnx.merge(graph, layer)
             query, key, value = layer.project(x, rotation)
-            attended = attention(query, key, value, segments=(segments, segments), last_key=order)
+            attended = attention(query, key, value, segments, causal=True, mesh=self.mesh)
             return constrain(layer.finish(x, attended), AXES, self.mesh), None
 
         x = constrain(x.astype(self.dtype), AXES, self.mesh)

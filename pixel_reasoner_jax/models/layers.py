@@ -10,10 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pixel_reasoner_jax.models import kernels
+
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(kernels.SAVED),
+    ),
 }
 UNROLLED = 4  # layers
 
@@ -31,7 +36,7 @@ def scan(function: Callable, x, layers, *, remat: str = "none"):
 
     Args:
       remat: what the backward pass recomputes: nothing ("none"), all but layer inputs ("full") or all but matrix
-        products ("dots").
+        products and attention kernels ("dots").
     """
     if remat not in REMAT:
         raise ValueError(f"unknown remat policy {remat!r}; there are {', '.join(REMAT)}")
