@@ -15,6 +15,7 @@ from pixel_reasoner_jax.models import weights
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.language import Cache, Decoder
 from pixel_reasoner_jax.models.layers import Linear
+from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
 from pixel_reasoner_jax.parallel.sharding import constrain, param_shardings
 
@@ -112,7 +113,8 @@ class Qwen2_5_VL(nnx.Module):
           directory: made if missing; older weights in it are replaced.
           max_shard_size: bytes of one file, or a string such as "5GB".
         """
-        weights.write_parameters(directory, self.config, nnx.state(self, nnx.Param), max_shard_size)
+        parameters = {path: variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(self, nnx.Param))}
+        weights.write_parameters(directory, self.config, parameters, max_shard_size)
 
     def __call__(self, batch: dict) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits of a batch: tokens, positions, segment_ids, vision_index, vision (a dict or None)."""
@@ -193,7 +195,7 @@ class Qwen2_5_VL(nnx.Module):
 
 
 def _check_type(key: str, value: DTypeLike) -> None:
-    known = [str(dtype) for dtype in weights.DTYPES.values()]
+    known = [str(dtype) for dtype in DTYPES.values()]
     try:
         name = str(jnp.dtype(value))
     except TypeError:
