@@ -56,6 +56,7 @@ def optimizer(learning_rate: float, warmup_fraction: float, schedule: str = "cos
             b1=0.9,
             b2=0.98,  # runs of a few hundred steps do not wait for a slower mean
             clip_norm=1.0,
+            master_weights=False,
         )
     )
 
