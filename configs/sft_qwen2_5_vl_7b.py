@@ -39,6 +39,12 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.clip_norm = 1.0
+    config.optimizer.master_weights = False  # float32 copies of bfloat16 parameters, which take the updates
+
+    config.lora = ConfigDict()
+    config.lora.rank = 0  # of adapters, which alone are trained, and merged when exported; 0: none
+    config.lora.alpha = 32.0  # their outputs are multiplied by alpha / rank
+    config.lora.targets = ("query", "key", "value", "out", "gate", "up", "down")  # the decoder's projections
 
     config.train = ConfigDict()
     config.train.batch_size = 128  # trajectories an update

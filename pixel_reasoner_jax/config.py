@@ -31,6 +31,10 @@ FIXED = (
     "data.path",
     "train.batch_size",
     "train.freeze_vision",
+    "optimizer.master_weights",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
     "rollout.samples",
     "grpo.queries_per_episode",
 )
@@ -144,6 +148,7 @@ def check_values(config: ConfigDict) -> None:
 
 def _rules() -> dict[str, tuple[Any, str]]:
     """What values must be, by the last parts of their keys; what a module checks when it starts is not repeated."""
+    from pixel_reasoner_jax.models.lora import TARGETS
     from pixel_reasoner_jax.rewards.curiosity import VARIANTS
 
     def choice(*names):
@@ -162,6 +167,9 @@ def _rules() -> dict[str, tuple[Any, str]]:
         "optimizer.schedule": choice("cosine", "linear", "constant"),
         "optimizer.weight_decay": not_negative,
         "optimizer.clip_norm": not_negative,
+        "lora.rank": not_negative,
+        "lora.alpha": positive,
+        "lora.targets": ((lambda value: set(value) <= set(TARGETS)), f"out of {', '.join(TARGETS)}"),
         "train.batch_size": positive,
         "train.micro_batch_rows": positive,
         "train.row_length": positive,

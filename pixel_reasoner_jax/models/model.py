@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pixel_reasoner_jax.models import weights
+from pixel_reasoner_jax.models import lora, weights
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.language import Cache, Decoder
 from pixel_reasoner_jax.models.layers import Linear
+from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
 from pixel_reasoner_jax.parallel.sharding import constrain, locally, param_shardings
 
@@ -106,13 +107,13 @@ class Qwen2_5_VL(nnx.Module):
         return nnx.merge(graph, weights.read_parameters(directory, config, abstract, shardings))
 
     def save_pretrained(self, directory: str | os.PathLike, max_shard_size: int | str = "5GB") -> None:
-        """Writes config.json and safetensors, which `transformers` loads, in the parameters' type.
+        """Writes config.json and safetensors, which `transformers` loads, in the parameters' type; adapters are merged.
 
         Args:
           directory: made if missing; older weights in it are replaced.
           max_shard_size: bytes of one file, or a string such as "5GB".
         """
-        weights.write_parameters(directory, self.config, nnx.state(self, nnx.Param), max_shard_size)
+        weights.write_parameters(directory, self.config, lora.merged(self), max_shard_size)
 
     def __call__(self, batch: dict) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits of a batch: tokens, positions, segment_ids, vision_index, vision (a dict or None)."""
@@ -210,7 +211,7 @@ def _take(
 
 
 def _check_type(key: str, value: DTypeLike) -> None:
-    known = [str(dtype) for dtype in weights.DTYPES.values()]
+    known = [str(dtype) for dtype in DTYPES.values()]
     try:
         name = str(jnp.dtype(value))
     except TypeError:

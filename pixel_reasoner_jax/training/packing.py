@@ -1,7 +1,7 @@
 """Trajectories of different lengths to batches of one shape.
 
-Whole sequences are laid side by side in rows; segment ids keep them from attending to one another. Samples of one
-query stay neighbours, so that the image they share is encoded once in a batch.
+Whole sequences are laid side by side in rows (see `rows`); segment ids keep them from attending to one another. An
+image that samples of one query share is encoded once in a batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from pixel_reasoner_jax.buckets import bucket, bucketed_vision
 from pixel_reasoner_jax.processing import Media, Processor
+from pixel_reasoner_jax.training.rows import arrange
 from pixel_reasoner_jax.trajectory import Trajectory
 
 Batch = dict[str, Any]
@@ -51,7 +52,9 @@ class Sequence:
 
 
 def pack(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_length: int) -> list[Batch]:
-    """Packs sequences, in order, into batches of `rows` rows of `row_length` tokens.
+    """Packs the sequences of an update, in an order of its own, into batches of `rows` rows of `row_length` tokens.
+
+    The rows of the last batch may be shorter.
 
     Returns:
       Batches as the model takes them (tokens, positions, segment_ids, vision_index, vision), and for the loss
@@ -63,26 +66,17 @@ def pack(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_lengt
     Raises:
       ValueError: a sequence longer than a row.
     """
-    batches: list[list[list[Sequence]]] = []
-    lengths: list[int] = []  # of the rows of the last batch
-    for sequence in sequences:
-        length = len(sequence.tokens)
+    lengths = [len(sequence.tokens) for sequence in sequences]
+    for sequence, length in zip(sequences, lengths, strict=True):
         if length > row_length:
             raise ValueError(
                 f"a sequence of {length} tokens, of query {sequence.query_id!r}, is longer than a row of {row_length}:"
                 " raise train.row_length"
             )
-        row = next((i for i, used in enumerate(lengths) if used + length <= row_length), None)
-        if row is None and batches and len(lengths) < rows:
-            row = len(lengths)
-            batches[-1].append([])
-            lengths.append(0)
-        elif row is None:
-            batches.append([[]])
-            lengths, row = [0], 0
-        batches[-1][row].append(sequence)
-        lengths[row] += length
-    return [_batch(batch, processor, rows, row_length) for batch in batches]
+    return [
+        _batch([[sequences[index] for index in row] for row in batch.rows], processor, rows, batch.row_length)
+        for batch in arrange(lengths, [sequence.query_id for sequence in sequences], rows, row_length)
+    ]
 
 
 def _batch(packed: list[list[Sequence]], processor: Processor, rows: int, row_length: int) -> Batch:

@@ -66,6 +66,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             functools.partial(_loss, clip_low=grpo.clip_low, clip_high=grpo.clip_high),
             forbidden=forbidden,
             freeze_vision=train.freeze_vision,
+            master_weights=config.optimizer.master_weights,
         )
         learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, counters = this.restore(trainer.init(), batches)

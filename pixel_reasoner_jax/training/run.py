@@ -18,6 +18,7 @@ from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import open_workdir, save_config
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import make_mesh
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.episode import Limits
@@ -39,7 +40,7 @@ class Run:
       resume: go on from the newest checkpoint, or from the start where there is none yet.
 
     Attributes:
-      model, processor: as `config.model` and `config.processor` say, on `config.mesh`.
+      model, processor: as `config.model`, `config.lora` and `config.processor` say, on `config.mesh`.
       settings: of the policy, saved beside the trained model.
       rows: of a micro-batch on all devices: `config.train.micro_batch_rows` for each part that rows are divided in.
     """
@@ -61,6 +62,7 @@ class Run:
             remat=config.model.remat,
             mesh=mesh,
         )
+        add_adapters(self.model, **config.lora, seed=config.seed)
         self._save_beside_weights(self._workdir / INITIAL)
         save_config(config, self._workdir)  # not before: a start that failed is no run, and may be tried again
         self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
@@ -77,13 +79,18 @@ class Run:
     def restore(self, state: TrainState, iterator: Any) -> tuple[TrainState, dict[str, Any]]:
         """The newest checkpoint's state, with the data iterator set to where it was; the state given if there is none.
 
+        Otherwise the state given is deleted, and the model has the checkpoint's parameters.
+
         Returns:
           The state, and the counters saved with it.
         """
         if self._checkpoints.latest_step is None:
             return state, {}
-        state, meta = self._checkpoints.restore(state)
-        nnx.update(self.model, state.params)  # or the parameters it began with would stay in memory beside these
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+        for leaf in jax.tree.leaves(state):  # with the model's parameters: there is no room for two states
+            leaf.delete()
+        state, meta = self._checkpoints.restore(target)
+        nnx.update(self.model, state.params)
         iterator.set_state(meta["iterator"])
         return state, meta["counters"]
 

@@ -36,7 +36,13 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         )
     with Run(config, resume) as this:
         batches = iter(trajectory_batches(config.data.path, this.processor, train.batch_size, seed=config.seed))
-        trainer = Trainer(this.model, make_optimizer(config.optimizer), _loss, freeze_vision=train.freeze_vision)
+        trainer = Trainer(
+            this.model,
+            make_optimizer(config.optimizer),
+            _loss,
+            freeze_vision=train.freeze_vision,
+            master_weights=config.optimizer.master_weights,
+        )
         learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, _ = this.restore(trainer.init(), batches)
         done = int(state.step)
