@@ -30,6 +30,9 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.path = "data/pixel_reasoner_warm_start"  # ArrayRecord trajectories, 5,500 of 7,500 with operations
+    # The data are dealt out to so many shards, each packed by itself: a multiple of data x fsdp, 0 for as many as that.
+    # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
+    config.data.shards = 0
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-6

@@ -196,7 +196,7 @@ def _train(
             processor=dataclasses.asdict(lessons.BUDGETS),
             operations=dict(padding=lessons.PADDING, release=False),
             mesh=dict(data=-1, fsdp=1, tensor=1),
-            data=dict(path=str(data)),
+            data=dict(path=str(data), shards=0),
         )
     )
     return run_phase(phase, resume=True)

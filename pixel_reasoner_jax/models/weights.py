@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, read_arr
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, move
 from pixel_reasoner_jax.models.config import Config, ConfigError
 from pixel_reasoner_jax.models.tensors import INDEX, SINGLE, StoredTensor, open_tensors, read_json, write_tensors
+from pixel_reasoner_jax.parallel import is_main, whole
 
 CONVERTED = "parameters"  # folder of the model's own arrays, in place of safetensors
 BUFFER = 2**28  # bytes of a stack's layers that are read before they go to the devices; one layer may be more
@@ -176,7 +178,7 @@ def write_parameters(
 ) -> None:
     """Writes config.json and safetensors that `transformers` loads; a reader never sees a half-written file.
 
-    The host holds one tensor at a time.
+    All processes call it together, the main one writes. The host holds one tensor at a time.
 
     Args:
       directory: made if missing; its older weight files are replaced.
@@ -188,6 +190,10 @@ def write_parameters(
     table = places(config)
     layout = {name: (place.shape, np.dtype(parameters[place.path].dtype)) for name, place in table.items()}
     shards = _plan({name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in layout.items()}, max_shard_size)
+    if not is_main():  # what lies on several hosts they gather together; one of them writes
+        for name in itertools.chain.from_iterable(shards.values()):
+            _fetch(parameters, table[name])
+        return
     with tempfile.TemporaryDirectory(dir=None if is_remote(directory) else directory, prefix=".writing-") as scratch:
         scratch = pathlib.Path(scratch)
         total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
@@ -267,7 +273,7 @@ def _layer(stack: Any, index: int) -> jax.Array:
 def _fetch(parameters: Mapping[tuple, Any], place: Place) -> np.ndarray:
     """A tensor from the devices, in our order of axes."""
     parameter = parameters[place.path]
-    return np.asarray(parameter if place.layer is None else _layer(parameter, place.layer))
+    return whole(parameter if place.layer is None else _layer(parameter, place.layer))
 
 
 def _plan(sizes: Mapping[str, int], max_shard_size: int | str) -> dict[str, list[str]]:

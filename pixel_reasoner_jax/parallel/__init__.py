@@ -1,6 +1,16 @@
 """Meshes of devices and what lies where on them."""
 
-from pixel_reasoner_jax.parallel.hosts import deal, gather, gather_json, is_main, join, own, own_parts
+from pixel_reasoner_jax.parallel.hosts import (
+    deal,
+    gather,
+    gather_json,
+    is_main,
+    join,
+    own,
+    own_parts,
+    wait_for_all,
+    whole,
+)
 from pixel_reasoner_jax.parallel.mesh import AXES, MeshError, make_mesh
 from pixel_reasoner_jax.parallel.sharding import batch_shardings, constrain, locally, param_shardings, parts, sharding
 
@@ -21,4 +31,6 @@ __all__ = [
     "param_shardings",
     "parts",
     "sharding",
+    "wait_for_all",
+    "whole",
 ]

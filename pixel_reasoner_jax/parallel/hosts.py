@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pixel_reasoner_jax.parallel.mesh import MeshError
-from pixel_reasoner_jax.parallel.sharding import RULES, parts
+from pixel_reasoner_jax.parallel.sharding import BATCH_AXIS, RULES, parts
 
 HEARTBEAT_SECONDS = 30  # a process that is not heard of for so long is given up, and with it the run
 SHUTDOWN_SECONDS = 30
@@ -49,6 +49,12 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here, where it says the same."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def own_parts(mesh: Mesh | None) -> tuple[int, ...]:
     """Numbers of the parts of the mesh (see `parts`) that this process feeds, ascending.
 
@@ -70,13 +76,19 @@ def own_parts(mesh: Mesh | None) -> tuple[int, ...]:
 def deal(tree: Any, mesh: Mesh | None) -> Any:
     """Arrays whose rows are those of this process's parts, in order, as the rows of all processes together.
 
+    Rows are the first axis, or that of `sharding.BATCH_AXIS`.
+
     Returns:
       The tree with global arrays, dealt out over the mesh; as it is without a mesh.
     """
     if mesh is None:
         return tree
-    place = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows), tree)
+
+    def place(path, rows):
+        whole = (None,) * BATCH_AXIS.get(getattr(path[-1], "key", None), 0) if path else ()
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(*whole, RULES["batch"])), rows)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def own(tree: Any) -> Any:
@@ -93,6 +105,13 @@ def own(tree: Any) -> Any:
     for leaf in leaves:
         leaf.copy_to_host_async()
     return jax.tree.map(rows, tree)
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """An array however it lies, as numpy; all processes ask together."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def gather(values: np.ndarray) -> np.ndarray:

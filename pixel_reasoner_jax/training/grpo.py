@@ -35,11 +35,12 @@ class Judged:
     advantages: np.ndarray
     uniform: np.ndarray
 
-    def sequences(self) -> list[Sequence]:
-        """What there is to learn from: the responses of every group that is not uniform, group by group."""
+    def sequences(self, queries: slice = slice(None)) -> list[Sequence]:
+        """What there is to learn from queries: the responses of every group that is not uniform, group by group."""
+        judged = self.groups[queries], self.advantages[queries], self.uniform[queries]
         return [
             Sequence.of(trajectory, float(advantage))
-            for group, advantages, uniform in zip(self.groups, self.advantages, self.uniform, strict=True)
+            for group, advantages, uniform in zip(*judged, strict=True)
             if not uniform
             for trajectory, advantage in zip(group, advantages, strict=True)
         ]

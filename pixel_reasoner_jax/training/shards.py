@@ -15,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.parallel import own_parts, parts
-from pixel_reasoner_jax.parallel.hosts import gather, gather_json
-from pixel_reasoner_jax.training.packing import Batch, Plan, Shape, build
+from pixel_reasoner_jax.parallel import gather, gather_json, own_parts, parts
+from pixel_reasoner_jax.parallel.sharding import BATCH_AXIS
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build
 
 
 class Shards:
@@ -63,11 +64,13 @@ class Shards:
         """The iterator that `make((shard, shards))` gives for each of this process's shards, as one."""
         return ShardIterators({shard: iter(make((shard, self.count))) for shard in self.own})
 
-    def batches(self, plans: Mapping[int, Plan]) -> list[Batch]:
+    def batches(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> list[Batch]:
         """The rows of this process's parts in all batches of an update, which all processes ask for together.
 
         Args:
           plans: of each of this process's shards; see `packing.plan`.
+          processor: see `packing.build`.
+          rows: of a part in a batch.
         """
         most = int(gather(np.array([len(plan) for plan in plans.values()], np.int32)).max())
         # [own shards, batches, sizes], nothing where a shard has no such batch.
@@ -84,7 +87,8 @@ class Shards:
                 if not shape.row_length:
                     continue
                 own = [plans[part * self._turns + turn] for part in self._parts]
-                built = [build(plan[number] if number < len(plan) else None, shape) for plan in own]
+                packed = [plan[number].rows if number < len(plan) else [] for plan in own]
+                built = [build(rows_of_one, processor, rows, shape) for rows_of_one in packed]
                 result.append(built[0] if len(built) == 1 else _together(built))
         return result
 
@@ -115,6 +119,6 @@ def _together(batches: Sequence[Batch]) -> Batch:
     """The rows of several batches of one shape as one; see `packing.build` for where the axis of rows is."""
 
     def join(path, *leaves):
-        return np.concatenate(leaves, axis=1 if path[-1].key == "positions" else 0)
+        return np.concatenate(leaves, axis=BATCH_AXIS.get(path[-1].key, 0))
 
     return jax.tree_util.tree_map_with_path(join, *batches)

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from pixel_reasoner_jax.models.lora import ADAPTER, has_adapters
-from pixel_reasoner_jax.parallel import batch_shardings, param_shardings
+from pixel_reasoner_jax.parallel import deal, gather, param_shardings, parts
 from pixel_reasoner_jax.training.losses import token_logprobs
 from pixel_reasoner_jax.training.packing import Batch
 
@@ -87,6 +87,8 @@ class Trainer:
         def micro_loss(trainable, frozen, batch, normalizer):
             model = nnx.merge(graphdef, nnx.merge_state(trainable, frozen))
             embeddings = None if batch["vision"] is None else model.encode_vision(batch["vision"])
+            if embeddings is not None:
+                embeddings = embeddings.reshape(parts(mesh), -1, embeddings.shape[-1])
             embedded = model.embed(batch["tokens"], batch["vision_index"], embeddings)
             hidden = model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
             # Only trained tokens meet the vocabulary; token t is predicted by the hidden state of t - 1.
@@ -142,7 +144,13 @@ class Trainer:
     def update(
         self, state: TrainState, batches: Iterable[Batch], learning_rate: float = 1.0
     ) -> tuple[TrainState, dict[str, float]]:
-        """One optimizer step, times the learning rate, on the union of `batches` (see `packing.pack`).
+        """One optimizer step, times the learning rate, on the union of `batches`.
+
+        Args:
+          state: is used up.
+          batches: see `packing.pack`; on a mesh, the rows of this process's parts (see `Shards.batches`), whose
+            `vision_index` counts within the part's own rows of patches. All processes call this together.
+          learning_rate: multiplies what the optimizer gives.
 
         Returns:
           The new state and the loss's diagnostics as token means over all batches, with `gradient_norm` (before
@@ -153,13 +161,12 @@ class Trainer:
           FloatingPointError: the gradient is not finite.
         """
         batches = list(batches)
-        normalizer = float(sum(batch["target_mask"].sum() for batch in batches))
+        normalizer = float(gather(np.float32(sum(batch["target_mask"].sum() for batch in batches))).sum())
         if normalizer == 0:
             raise ValueError("no token of the batch is trained: check the trajectories' loss masks")
         gradients, diagnostics = None, []
         for batch in batches:
-            if self._mesh is not None:
-                batch = jax.device_put(batch, batch_shardings(batch, self._mesh))
+            batch = deal(batch, self._mesh)
             gradients, metrics = self._accumulate(
                 state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
             )
