@@ -3,15 +3,17 @@
 The compiler cannot divide a kernel among devices, so each runs inside `jax.shard_map`, on the rows and the heads of
 its own device. Both are JAX's own and have their own backward pass:
 
-- TPU: splash attention, which skips the blocks of keys that causality hides. Compiled for v5e, v5p and v6e; run so
-  far in the interpreter only.
-- GPU: the Pallas-Triton kernel. Lowered to Triton; run so far in the interpreter only, never on a GPU, and its block
-  sizes are JAX's defaults. cuDNN's, as `jax.nn.dot_product_attention` offers it, takes segments only as a bias of
-  tokens x tokens, and tokamax 0.0.12 outside its experimental folder takes none.
+- TPU: splash attention, which skips the blocks of keys that causality hides. Compiled for v5e, v5p and v6e.
+- GPU: the Pallas-Triton kernel. Compiled for compute capabilities 8.0, 8.9, 9.0 and 10.0. cuDNN's, as
+  `jax.nn.dot_product_attention` offers it, takes segments only as a bias of tokens x tokens, and so does tokamax
+  0.0.12 outside its experimental folder.
+
+Neither has run on its hardware so far, only in the interpreter, and no block size was tuned there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -123,7 +125,10 @@ def _triton(query, key, value, segments, *, causal: bool, interpret: bool):
     # The kernel knows no groups of heads: each gets a copy of its keys and values.
     key, value = (jnp.repeat(x, heads // x.shape[1], axis=1).swapaxes(1, 2) for x in (key, value))
     query, key, value, segments = (_pad(x, 1, length) for x in (query, key, value, segments))
-    out = attention.mha(query, key, value, segments, sm_scale=1.0, causal=causal, interpret=interpret)
+    # Two blocks of float32 keys and values would not fit an SM's shared memory (101 KB at the least, 227 KB on H100).
+    block = LANES if query.dtype.itemsize == 2 else 32
+    sizes = dataclasses.replace(attention.BlockSizes.get_default(), block_k=block)
+    out = attention.mha(query, key, value, segments, 1.0, causal, sizes, interpret=interpret)
     return out[:, :tokens]
 
 

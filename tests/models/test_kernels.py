@@ -96,16 +96,7 @@ from pixel_reasoner_jax.models.attention import dense_attention
 from pixel_reasoner_jax.parallel import make_mesh
 from pixel_reasoner_jax.parallel.sharding import sharding
 
-platform, batch, heads, kv_heads, tensor = sys.argv[1], *map(int, sys.argv[2:])
-mesh = make_mesh({"data": 2, "fsdp": -1, "tensor": tensor})
-random = np.random.default_rng(0)
-query, weights = random.standard_normal((2, batch, 150, heads, 16), np.float32)
-key, value = random.standard_normal((2, batch, kv_heads, 150, 16), np.float32)
-segments = np.tile(np.repeat([1, 2, 0], 50), (batch, 1)).astype(np.int32)
-axes = ("batch", None, "heads", None), ("batch", "kv_heads", None, None), ("batch", "kv_heads", None, None)
-arrays = [jax.device_put(x, sharding(a, x.shape, mesh)) for x, a in zip((query, key, value), axes, strict=True)]
-
-def run(attend, arrays):
+def run(attend, segments, weights, arrays):
     def loss(*arrays):
         out = attend(*arrays, segments, causal=True)
         return (out * weights).sum(), out
@@ -113,28 +104,33 @@ def run(attend, arrays):
     (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
     return out, *gradients
 
-def fused(query, *arrays, causal):
-    query = query * 16**-0.5
-    return kernels.fused_attention(
-        query, *arrays, causal=causal, platform=platform, mesh=mesh, interpret=True
-    )
+for batch, heads, kv_heads, tensor in (
+    (4, 4, 2, 2),  # everything divides
+    (4, 8, 2, 4),  # more devices than key-value heads
+    (3, 6, 2, 4),  # neither rows nor heads divide: computed by all
+):
+    mesh = make_mesh({"data": 2, "fsdp": -1, "tensor": tensor})
+    random = np.random.default_rng(0)
+    query, weights = random.standard_normal((2, batch, 150, heads, 16), np.float32)
+    key, value = random.standard_normal((2, batch, kv_heads, 150, 16), np.float32)
+    segments = np.tile(np.repeat([1, 2, 0], 50), (batch, 1)).astype(np.int32)
+    axes = ("batch", None, "heads", None), ("batch", "kv_heads", None, None), ("batch", "kv_heads", None, None)
+    arrays = [jax.device_put(x, sharding(a, x.shape, mesh)) for x, a in zip((query, key, value), axes, strict=True)]
 
-for a, b in zip(run(fused, arrays), run(dense_attention, (query, key, value)), strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-5)
+    def fused(query, *arrays, causal):
+        options = dict(causal=causal, platform=sys.argv[1], mesh=mesh, interpret=True)
+        return kernels.fused_attention(query * 16**-0.5, *arrays, **options)
+
+    ours = run(fused, segments, weights, arrays)
+    theirs = run(dense_attention, segments, weights, (query, key, value))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=str((batch, heads, kv_heads, tensor)))
 """
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
-@pytest.mark.parametrize(
-    "batch, heads, kv_heads, tensor",
-    [
-        (4, 4, 2, 2),  # everything divides
-        (4, 8, 2, 4),  # more devices than key-value heads
-        (3, 6, 2, 4),  # neither rows nor heads divide: computed by all
-    ],
-)
-def test_eight_devices_equal_dense_attention(platform, batch, heads, kv_heads, tensor):
-    _python(SHARDED, platform, batch, heads, kv_heads, tensor, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+def test_eight_devices_equal_dense_attention(platform):
+    _python(SHARDED, platform, XLA_FLAGS="--xla_force_host_platform_device_count=8")
 
 
 COMPILED = """
