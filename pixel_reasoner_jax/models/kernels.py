@@ -3,7 +3,7 @@
 The compiler cannot divide a kernel among devices, so each runs inside `jax.shard_map`, on the rows and the heads of
 its own device. Both are JAX's own and have their own backward pass:
 
-- TPU: splash attention, which skips the blocks of keys that causality hides. Compiled for v5e, v5p and v6e.
+- TPU: splash attention, which skips the blocks of keys that causality or segments hide. Compiled for v5e, v5p and v6e.
 - GPU: the Pallas-Triton kernel. Compiled for compute capabilities 8.0, 8.9, 9.0 and 10.0. cuDNN's, as
   `jax.nn.dot_product_attention` offers it, takes segments only as a bias of tokens x tokens, and so does tokamax
   0.0.12 outside its experimental folder.
@@ -75,8 +75,9 @@ def fused_attention(
 def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: bool) -> dict[str, int]:
     """Floating-point operations in the matrix products of splash attention, which XLA's cost analysis takes for none.
 
-    What is counted is what runs: padding to whole blocks is in, blocks that causality hides are not, and those that
-    only segments hide are in. A product of m x k by k x n elements is 2mkn operations.
+    What is counted is the most that can run, that of rows of one segment each: padding to whole blocks is in, blocks
+    that causality hides are not; of those that segments hide only the data can tell. A product of m x k by k x n
+    elements is 2mkn operations.
 
     Args:
       batch: rows a call; `batch`, `heads`: of one device for a count a device, of the program for the whole.
@@ -111,10 +112,30 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
         q_seq_shards=1,
         interpret=interpret,
     )
+
+    def attend(row):
+        query, key, value, segments = row
+        together = _together(segments, block)
+        infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+        infos = (info._replace(block_mask=jnp.where(together, info.block_mask, 0)) for info in infos)
+        attend_row = splash_attention_kernel.SplashAttentionKernel(*infos, **kernel.kwargs)
+        return attend_row(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
+
     query, key, value = (_pad(x, 2, length) for x in (query.swapaxes(1, 2), key, value))
-    segments = _pad(segments, 1, length)
-    out = jax.vmap(kernel)(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
+    out = jax.lax.map(attend, (query, key, value, _pad(segments, 1, length)))
     return out[:, :, :tokens].swapaxes(1, 2)
+
+
+def _together(segments: Int[Array, " tokens"], block: int) -> Array:
+    """Whether a block of queries [blocks, 1] and one of keys [1, blocks] may share a segment: where not, none is read.
+
+    Ranges of ids are compared, which tells neighbors apart in a packed row. Padding belongs to no range: it need only
+    see itself, so that no sum of weights is 0.
+    """
+    blocks = segments.reshape(-1, block)
+    low = jnp.where(blocks > 0, blocks, jnp.iinfo(jnp.int32).max).min(axis=1)
+    high = blocks.max(axis=1)
+    return (low[:, None] <= high) & (low <= high[:, None]) | jnp.eye(len(blocks), dtype=bool)
 
 
 def _triton(query, key, value, segments, *, causal: bool, interpret: bool):
