@@ -127,7 +127,7 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
 
 
 def _together(segments: Int[Array, " tokens"], block: int) -> Array:
-    """Whether a block of queries [blocks, 1] and one of keys [1, blocks] may share a segment: where not, none is read.
+    """Whether a block of queries [blocks, 1] and one of keys [1, blocks] may share a segment: if not, none is computed.
 
     Ranges of ids are compared, which tells neighbors apart in a packed row. Padding belongs to no range: it need only
     see itself, so that no sum of weights is 0.
