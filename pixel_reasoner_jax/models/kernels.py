@@ -3,15 +3,17 @@
 The compiler cannot divide a kernel among devices, so each runs inside `jax.shard_map`, on the rows and the heads of
 its own device. Both are JAX's own and have their own backward pass:
 
-- TPU: splash attention, which skips the blocks of keys that causality hides. Compiled for v5e, v5p and v6e; run so
-  far in the interpreter only.
-- GPU: the Pallas-Triton kernel. Lowered to Triton; run so far in the interpreter only, never on a GPU, and its block
-  sizes are JAX's defaults. cuDNN's, as `jax.nn.dot_product_attention` offers it, takes segments only as a bias of
-  tokens x tokens, and tokamax 0.0.12 outside its experimental folder takes none.
+- TPU: splash attention, which skips the blocks of keys that causality or segments hide. Compiled for v5e, v5p and v6e.
+- GPU: the Pallas-Triton kernel. Compiled for compute capabilities 8.0, 8.9, 9.0 and 10.0. cuDNN's, as
+  `jax.nn.dot_product_attention` offers it, takes segments only as a bias of tokens x tokens, and so does tokamax
+  0.0.12 outside its experimental folder.
+
+Neither has run on its hardware so far, only in the interpreter, and no block size was tuned there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -73,8 +75,9 @@ def fused_attention(
 def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: bool) -> dict[str, int]:
     """Floating-point operations in the matrix products of splash attention, which XLA's cost analysis takes for none.
 
-    What is counted is what runs: padding to whole blocks is in, blocks that causality hides are not, and those that
-    only segments hide are in. A product of m x k by k x n elements is 2mkn operations.
+    What is counted is the most that can run, that of rows of one segment each: padding to whole blocks is in, blocks
+    that causality hides are not; of those that segments hide only the data can tell. A product of m x k by k x n
+    elements is 2mkn operations.
 
     Args:
       batch: rows a call; `batch`, `heads`: of one device for a count a device, of the program for the whole.
@@ -109,10 +112,30 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
         q_seq_shards=1,
         interpret=interpret,
     )
+
+    def attend(row):
+        query, key, value, segments = row
+        together = _together(segments, block)
+        infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+        infos = (info._replace(block_mask=jnp.where(together, info.block_mask, 0)) for info in infos)
+        attend_row = splash_attention_kernel.SplashAttentionKernel(*infos, **kernel.kwargs)
+        return attend_row(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
+
     query, key, value = (_pad(x, 2, length) for x in (query.swapaxes(1, 2), key, value))
-    segments = _pad(segments, 1, length)
-    out = jax.vmap(kernel)(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
+    out = jax.lax.map(attend, (query, key, value, _pad(segments, 1, length)))
     return out[:, :, :tokens].swapaxes(1, 2)
+
+
+def _together(segments: Int[Array, " tokens"], block: int) -> Array:
+    """Whether a block of queries [blocks, 1] and one of keys [1, blocks] may share a segment: if not, none is computed.
+
+    Ranges of ids are compared, which tells neighbors apart in a packed row. Padding belongs to no range: it need only
+    see itself, so that no sum of weights is 0.
+    """
+    blocks = segments.reshape(-1, block)
+    low = jnp.where(blocks > 0, blocks, jnp.iinfo(jnp.int32).max).min(axis=1)
+    high = blocks.max(axis=1)
+    return (low[:, None] <= high) & (low <= high[:, None]) | jnp.eye(len(blocks), dtype=bool)
 
 
 def _triton(query, key, value, segments, *, causal: bool, interpret: bool):
@@ -123,7 +146,10 @@ def _triton(query, key, value, segments, *, causal: bool, interpret: bool):
     # The kernel knows no groups of heads: each gets a copy of its keys and values.
     key, value = (jnp.repeat(x, heads // x.shape[1], axis=1).swapaxes(1, 2) for x in (key, value))
     query, key, value, segments = (_pad(x, 1, length) for x in (query, key, value, segments))
-    out = attention.mha(query, key, value, segments, sm_scale=1.0, causal=causal, interpret=interpret)
+    # Two blocks of float32 keys and values would not fit an SM's shared memory (101 KB at the least, 227 KB on H100).
+    block = LANES if query.dtype.itemsize == 2 else 32
+    sizes = dataclasses.replace(attention.BlockSizes.get_default(), block_k=block)
+    out = attention.mha(query, key, value, segments, 1.0, causal, sizes, interpret=interpret)
     return out[:, :tokens]
 
 

@@ -33,11 +33,13 @@ def arrays(tokens: int, heads: int, kv_heads: int, size: int, dtype=jnp.float32)
 
 
 def value_and_gradients(attend, query, key, value, segments):
-    weights = jnp.asarray(np.random.default_rng(1).standard_normal(query.shape), jnp.float32)
+    """Of the real tokens: what padding attends to has no meaning."""
+    real = (segments > 0)[:, :, None, None]
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal(query.shape), jnp.float32) * real
 
     def loss(*arrays):
         out = attend(*arrays, segments)
-        return (out.astype(jnp.float32) * weights).sum(), out
+        return (out.astype(jnp.float32) * weights).sum(), out * real
 
     (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
     return out, *gradients
@@ -88,6 +90,28 @@ def test_bfloat16_is_as_close_as_dense_attention(platform):
     assert all(a < 1.5 * b for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_splash_attention_skips_blocks_of_other_segments(monkeypatch, causal):
+    """A value that is not a number spoils whatever computes with it, even with weight 0."""
+    monkeypatch.setattr(kernels, "BLOCK", 128)
+    query, key, value, _ = arrays(512, 4, 2, 16)
+    segments = jnp.stack([jnp.repeat(jnp.arange(4), 128), jnp.repeat(jnp.array([1, 2]), 256)])
+    poison = jnp.zeros_like(value).at[0, :, 128:256].set(jnp.nan).at[1, :, :256].set(jnp.nan)
+
+    def fused(*inputs):
+        return kernels.fused_attention(*inputs, causal=causal, platform="tpu", interpret=True)
+
+    out, *gradients = value_and_gradients(fused, query, key, value + poison, segments)
+    want, *_ = value_and_gradients(lambda *inputs: dense(*inputs, causal=causal), query, key, value, segments)
+    spoiled = np.zeros((2, 512), bool)
+    spoiled[0, 128:256] = spoiled[1, :256] = True
+    real = ~spoiled & np.asarray(segments > 0)
+    np.testing.assert_allclose(np.asarray(out)[real], np.asarray(want)[real], atol=2e-5)
+    assert np.isnan(np.asarray(out)[spoiled]).all()
+    for gradient in (gradients[0], gradients[1].swapaxes(1, 2), gradients[2].swapaxes(1, 2)):
+        assert np.isfinite(np.asarray(gradient)[real]).all()
+
+
 SHARDED = """
 import sys
 import jax, numpy as np
@@ -96,45 +120,43 @@ from pixel_reasoner_jax.models.attention import dense_attention
 from pixel_reasoner_jax.parallel import make_mesh
 from pixel_reasoner_jax.parallel.sharding import sharding
 
-platform, batch, heads, kv_heads, tensor = sys.argv[1], *map(int, sys.argv[2:])
-mesh = make_mesh({"data": 2, "fsdp": -1, "tensor": tensor})
-random = np.random.default_rng(0)
-query, weights = random.standard_normal((2, batch, 150, heads, 16), np.float32)
-key, value = random.standard_normal((2, batch, kv_heads, 150, 16), np.float32)
-segments = np.tile(np.repeat([1, 2, 0], 50), (batch, 1)).astype(np.int32)
-axes = ("batch", None, "heads", None), ("batch", "kv_heads", None, None), ("batch", "kv_heads", None, None)
-arrays = [jax.device_put(x, sharding(a, x.shape, mesh)) for x, a in zip((query, key, value), axes, strict=True)]
-
-def run(attend, arrays):
+def run(attend, segments, weights, arrays):
     def loss(*arrays):
         out = attend(*arrays, segments, causal=True)
-        return (out * weights).sum(), out
+        return (out * weights).sum(), out * real
 
     (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
     return out, *gradients
 
-def fused(query, *arrays, causal):
-    query = query * 16**-0.5
-    return kernels.fused_attention(
-        query, *arrays, causal=causal, platform=platform, mesh=mesh, interpret=True
-    )
+for batch, heads, kv_heads, tensor in (
+    (4, 4, 2, 2),  # everything divides
+    (4, 8, 2, 4),  # more devices than key-value heads
+    (3, 6, 2, 4),  # neither rows nor heads divide: computed by all
+):
+    mesh = make_mesh({"data": 2, "fsdp": -1, "tensor": tensor})
+    random = np.random.default_rng(0)
+    query, weights = random.standard_normal((2, batch, 150, heads, 16), np.float32)
+    key, value = random.standard_normal((2, batch, kv_heads, 150, 16), np.float32)
+    segments = np.tile(np.repeat([1, 2, 0], 50), (batch, 1)).astype(np.int32)
+    real = (segments > 0)[:, :, None, None]
+    weights *= real
+    axes = ("batch", None, "heads", None), ("batch", "kv_heads", None, None), ("batch", "kv_heads", None, None)
+    arrays = [jax.device_put(x, sharding(a, x.shape, mesh)) for x, a in zip((query, key, value), axes, strict=True)]
 
-for a, b in zip(run(fused, arrays), run(dense_attention, (query, key, value)), strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-5)
+    def fused(query, *arrays, causal):
+        options = dict(causal=causal, platform=sys.argv[1], mesh=mesh, interpret=True)
+        return kernels.fused_attention(query * 16**-0.5, *arrays, **options)
+
+    ours = run(fused, segments, weights, arrays)
+    theirs = run(dense_attention, segments, weights, (query, key, value))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=str((batch, heads, kv_heads, tensor)))
 """
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
-@pytest.mark.parametrize(
-    "batch, heads, kv_heads, tensor",
-    [
-        (4, 4, 2, 2),  # everything divides
-        (4, 8, 2, 4),  # more devices than key-value heads
-        (3, 6, 2, 4),  # neither rows nor heads divide: computed by all
-    ],
-)
-def test_eight_devices_equal_dense_attention(platform, batch, heads, kv_heads, tensor):
-    _python(SHARDED, platform, batch, heads, kv_heads, tensor, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+def test_eight_devices_equal_dense_attention(platform):
+    _python(SHARDED, platform, XLA_FLAGS="--xla_force_host_platform_device_count=8")
 
 
 COMPILED = """
