@@ -34,7 +34,7 @@ SHARD = 4 * 10**9  # bytes of a file
 def make_checkpoint(directory: pathlib.Path, size: str) -> int:
     """Writes a checkpoint of random numbers in the released form; returns its bytes."""
     config = Config.preset(size)
-    block = (0.02 * np.random.default_rng(0).standard_normal(2**22, np.float32)).astype(jnp.bfloat16)
+    block = _random_numbers()
     files: list[dict[str, tuple[tuple[int, ...], np.dtype]]] = [{}]
     held = total = 0
     for name, place in places(config).items():
@@ -65,11 +65,9 @@ def peak(reset: bool = False) -> int:
 
 def read(directory: pathlib.Path, size: str) -> int:
     """The most bytes on the host while any parameter is read, without the stack of layers that it is put in."""
-    config = Config.preset(size)
-    abstract = nnx.state(nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)))
     most = 0
     peak(reset=True)
-    for path, variable in stream_parameters(directory, config, abstract):
+    for path, variable in stream_parameters(directory, Config.preset(size), nnx.state(_abstract(size))):
         # A stack of layers is made before its first layer is read; any other parameter may be made of the host's copy.
         array = variable.get_value().block_until_ready()
         most = max(most, peak() - (array.nbytes if "layers" in path else 0))
@@ -80,8 +78,10 @@ def read(directory: pathlib.Path, size: str) -> int:
 
 def write(directory: pathlib.Path, size: str, form: str) -> int:
     """The most bytes on the host beside a model's parameters while they are written."""
-    model = Qwen2_5_VL.create(Config.preset(size), param_dtype=jnp.bfloat16)
-    params = nnx.state(model, nnx.Param)
+    graph, abstract = nnx.split(_abstract(size))
+    block = _random_numbers()  # `Qwen2_5_VL.create` would take several times the model's memory on a CPU
+    params = jax.tree.map(lambda leaf: jnp.asarray(np.resize(block, leaf.shape)), abstract)
+    model = nnx.merge(graph, params)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.block_until_ready(params)))
     peak(reset=True)
     if form == "write":
@@ -89,6 +89,15 @@ def write(directory: pathlib.Path, size: str, form: str) -> int:
     else:
         write_arrays(directory / "converted", params)
     return peak() - held
+
+
+def _abstract(size: str) -> Qwen2_5_VL:
+    config = Config.preset(size)
+    return nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16))
+
+
+def _random_numbers() -> np.ndarray:
+    return (0.02 * np.random.default_rng(0).standard_normal(2**22, np.float32)).astype(jnp.bfloat16)
 
 
 def main() -> None:

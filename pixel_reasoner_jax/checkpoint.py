@@ -116,11 +116,13 @@ class Checkpoints:
 def write_arrays(directory: str | os.PathLike, tree: Any) -> None:
     """Writes a pytree of arrays into a directory of its own, which must not exist yet.
 
-    They come off the devices one by one, and are stored in pieces, so that a device reads little but its own part.
+    They come off the devices one by one, and are stored in pieces: a device reads little but its own part, and files
+    of that size (2 GB unless told) keep what waits to be written small.
     """
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PIECE), tree)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=1)) as checkpointer:
-        checkpointer.save(absolute(directory), args=ocp.args.PyTreeSave(tree, save_args))
+        arguments = ocp.args.PyTreeSave(tree, save_args, ocdbt_target_data_file_size=PIECE)
+        checkpointer.save(absolute(directory), args=arguments)
 
 
 def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None) -> Any:

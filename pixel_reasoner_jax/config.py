@@ -299,7 +299,8 @@ def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) ->
     if not (value is None and optional) and wanted is not type(None) and type(value) is not wanted:
         name = wanted.__name__ + (" or None" if optional else "")
         raise ConfigError(f"{where}: config.{path} must be {name}, got {value!r}")
-    if isinstance(value, tuple) and isinstance(section[key], tuple) and len(section[key]) == 2 != len(value):
+    bounds = isinstance(section[key], tuple) and [type(entry) for entry in section[key]] == [int, int]
+    if bounds and isinstance(value, tuple) and len(value) != 2:
         raise ConfigError(f"{where}: config.{path} must have 2 entries, like {section[key]!r}, got {value!r}")
     section[key] = value
 
