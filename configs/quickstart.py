@@ -59,6 +59,7 @@ def optimizer(
             b1=b1,
             b2=b2,  # runs of a few hundred steps do not wait for a slower mean
             clip_norm=1.0,
+            master_weights=False,
         )
     )
 

@@ -30,6 +30,9 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.path = "data/pixel_reasoner_warm_start"  # ArrayRecord trajectories, 5,500 of 7,500 with operations
+    # The data are dealt out to so many shards, each packed by itself: a multiple of data x fsdp, 0 for as many as that.
+    # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
+    config.data.shards = 0
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-6
@@ -39,6 +42,12 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.clip_norm = 1.0
+    config.optimizer.master_weights = False  # float32 copies of bfloat16 parameters, which take the updates
+
+    config.lora = ConfigDict()
+    config.lora.rank = 0  # of adapters, which alone are trained, and merged when exported; 0: none
+    config.lora.alpha = 32.0  # their outputs are multiplied by alpha / rank
+    config.lora.targets = ("query", "key", "value", "out", "gate", "up", "down")  # the decoder's projections
 
     config.train = ConfigDict()
     config.train.batch_size = 128  # trajectories an update

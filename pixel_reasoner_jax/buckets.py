@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from pixel_reasoner_jax.processing import Geometry, Media, media_patches, vision_layout
+from pixel_reasoner_jax.processing import Geometry, Media, layout_rows, media_patches
 
 
 def bucket(size: int, unit: int = 1) -> int:
@@ -19,10 +17,8 @@ def bucket(size: int, unit: int = 1) -> int:
     return unit * (three_quarters if power >= 4 and three_quarters >= blocks else power)
 
 
-def bucketed_vision(
-    media: Sequence[Media], geometry: Geometry, tokens: int, shapes: int
-) -> tuple[dict[str, np.ndarray] | None, list[np.ndarray]]:
-    """`vision_layout` with the length of its rows, and their number, padded to buckets; None without media.
+def vision_shape(media: Sequence[Media], geometry: Geometry, tokens: int, shapes: int) -> tuple[int, int]:
+    """Length of the rows that `vision_layout` takes for media, and their number, both buckets; zeros without media.
 
     Args:
       media, geometry: see `vision_layout`.
@@ -30,11 +26,8 @@ def bucketed_vision(
       shapes: numbers of rows come in so many steps up to what `tokens` need.
     """
     if not media:
-        return None, []
+        return 0, 0
     row_patches = bucket(max(media_patches(item, geometry) for item in media), geometry.window_patches)
-    vision, places = vision_layout(media, geometry, row_patches)
-    rows = len(vision["patches"])
+    rows = layout_rows(media, geometry, row_patches)
     step = -(-tokens * geometry.merge_size**2 // (row_patches * shapes))
-    padding = -rows % step
-    padded = {name: np.pad(leaf, [(0, padding)] + [(0, 0)] * (leaf.ndim - 1)) for name, leaf in vision.items()}
-    return padded, places
+    return row_patches, rows + -rows % step

@@ -14,6 +14,7 @@ from pixel_reasoner_jax.files import absolute
 
 STATE, META = "state", "meta"
 CHECKPOINTS = "checkpoints"  # folder in a run's directory
+PIECE = 2**26  # bytes that are read and written as one
 
 
 class CheckpointError(ValueError):
@@ -113,9 +114,15 @@ class Checkpoints:
 
 
 def write_arrays(directory: str | os.PathLike, tree: Any) -> None:
-    """Writes a pytree of arrays into a directory of its own, which must not exist yet."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(absolute(directory), tree)
+    """Writes a pytree of arrays into a directory of its own, which must not exist yet.
+
+    They come off the devices one by one, and are stored in pieces: a device reads little but its own part, and files
+    of that size (2 GB unless told) keep what waits to be written small.
+    """
+    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PIECE), tree)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=1)) as checkpointer:
+        arguments = ocp.args.PyTreeSave(tree, save_args, ocdbt_target_data_file_size=PIECE)
+        checkpointer.save(absolute(directory), args=arguments)
 
 
 def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None) -> Any:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import os
 import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
+
+from ml_collections import ConfigDict
 
 from pixel_reasoner_jax import __version__
 from pixel_reasoner_jax.config import ConfigError, config_names, load_config
@@ -74,14 +77,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _main(argv)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ValueError, OSError) as error:
+        if not (isinstance(error, KeyboardInterrupt) or _is_users(error)):
+            raise
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Says what went wrong; returns the exit status."""
+    if isinstance(error, KeyboardInterrupt):
         print("pixel-reasoner: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        if not _is_users(error):
-            raise
+    if isinstance(error, ValueError | OSError) and _is_users(error):
         print(f"pixel-reasoner: error: {error}", file=sys.stderr)
         return 2
+    traceback.print_exception(error)
+    if type(error).__name__ == "JaxRuntimeError":
+        print(
+            "pixel-reasoner: error: the processes of this run have lost touch; where one of them has failed, its output"
+            " says why. Start all of them again with --resume",
+            file=sys.stderr,
+        )
+    return 1
 
 
 def _main(argv: list[str]) -> int:
@@ -131,12 +148,23 @@ def _configure(
     )
     if command.resumes:
         parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in config.workdir")
+        several = parser.add_argument_group("several processes", "started with the same command, on one or more hosts")
+        several.add_argument(
+            "--distributed", action="store_true", help="join the others, as the TPU slice, Slurm or Kubernetes says"
+        )
+        several.add_argument("--coordinator", metavar="HOST:PORT", help="where none of them does: of process 0")
+        several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+        several.add_argument("--process", type=int, metavar="NUMBER", help="which of them this is, from 0")
     parser.epilog = OVERRIDES.format(example=command.example)
 
     def run(args: argparse.Namespace) -> object:
         config = load_config(args.config, overrides, command.reference)
-        options = {"resume": args.resume} if command.resumes else {}
-        return _run(importlib.import_module(command.module), config, **options)
+        if not command.resumes:
+            return _run(importlib.import_module(command.module), config)
+        identity = (args.coordinator, args.processes, args.process)
+        if not args.distributed and all(value is None for value in identity):
+            return _run(importlib.import_module(command.module), config, resume=args.resume)
+        return _run_joined(importlib.import_module(command.module), config, args.resume, identity)
 
     return run
 
@@ -146,6 +174,21 @@ def _run(module: ModuleType, *args, **options) -> object:
 
     enable_cache()
     return module.run(*args, **options)
+
+
+def _run_joined(module: ModuleType, config: ConfigDict, resume: bool, identity: tuple) -> object:
+    """Runs as one of several processes: where one fails, all end."""
+    from pixel_reasoner_jax.parallel import join
+
+    join(*identity)
+    try:
+        return _run(module, config, resume=resume)
+    except BaseException as error:
+        # Leaving in the usual way would wait for the others, which wait for this one.
+        status = _report(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:

@@ -29,8 +29,13 @@ FIXED = (
     "seed",
     "model.directory",
     "data.path",
+    "data.shards",
     "train.batch_size",
     "train.freeze_vision",
+    "optimizer.master_weights",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
     "rollout.samples",
     "grpo.queries_per_episode",
 )
@@ -144,6 +149,7 @@ def check_values(config: ConfigDict) -> None:
 
 def _rules() -> dict[str, tuple[Any, str]]:
     """What values must be, by the last parts of their keys; what a module checks when it starts is not repeated."""
+    from pixel_reasoner_jax.models.lora import TARGETS
     from pixel_reasoner_jax.rewards.curiosity import VARIANTS
 
     def choice(*names):
@@ -162,6 +168,10 @@ def _rules() -> dict[str, tuple[Any, str]]:
         "optimizer.schedule": choice("cosine", "linear", "constant"),
         "optimizer.weight_decay": not_negative,
         "optimizer.clip_norm": not_negative,
+        "data.shards": not_negative,
+        "lora.rank": not_negative,
+        "lora.alpha": positive,
+        "lora.targets": ((lambda value: set(value) <= set(TARGETS)), f"out of {', '.join(TARGETS)}"),
         "train.batch_size": positive,
         "train.micro_batch_rows": positive,
         "train.row_length": positive,
@@ -289,7 +299,8 @@ def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) ->
     if not (value is None and optional) and wanted is not type(None) and type(value) is not wanted:
         name = wanted.__name__ + (" or None" if optional else "")
         raise ConfigError(f"{where}: config.{path} must be {name}, got {value!r}")
-    if isinstance(value, tuple) and isinstance(section[key], tuple) and len(section[key]) == 2 != len(value):
+    bounds = isinstance(section[key], tuple) and [type(entry) for entry in section[key]] == [int, int]
+    if bounds and isinstance(value, tuple) and len(value) != 2:
         raise ConfigError(f"{where}: config.{path} must have 2 entries, like {section[key]!r}, got {value!r}")
     section[key] = value
 

@@ -16,6 +16,7 @@ from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, Checkpoi
 from pixel_reasoner_jax.config import DTYPES, load_saved
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
@@ -87,7 +88,11 @@ def _from_run(
     options = dict(dtype=dtype or config.model.param_dtype, param_dtype=dtype or config.model.param_dtype)
     initial = workdir / INITIAL
     model_config = read_config(initial)
-    graph, target = nnx.split(nnx.eval_shape(lambda: Qwen2_5_VL(model_config, rngs=nnx.Rngs(0), **options)))
+
+    def build() -> Qwen2_5_VL:
+        return add_adapters(Qwen2_5_VL(model_config, rngs=nnx.Rngs(0), **options), **config.lora)
+
+    graph, target = nnx.split(nnx.eval_shape(build))
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         directory = checkpoints.state_directory(step)
     stored = array_shapes(directory)
@@ -97,6 +102,7 @@ def _from_run(
         return any(name.startswith(".".join(map(str, ("frozen", *path, "")))) for name in stored)
 
     frozen, trainable = nnx.split_state(target, is_frozen, ...)
-    parts = {name: part for name, part in (("frozen", frozen), ("trainable", trainable)) if jax.tree.leaves(part)}
+    exact = "master" if any(name.startswith("master.") for name in stored) else "trainable"
+    parts = {name: part for name, part in (("frozen", frozen), (exact, trainable)) if jax.tree.leaves(part)}
     parameters = nnx.merge_state(*read_arrays(directory, parts).values())
     return nnx.merge(graph, parameters), Processor.from_pretrained(initial), PolicySettings.load(initial)

@@ -91,11 +91,20 @@ class Progress:
       step: steps already done.
       interval: seconds between lines where there is no terminal.
       file: standard error by default, so that output stays clean.
+      quiet: shows nothing.
     """
 
-    def __init__(self, description: str, total: int, step: int = 0, interval: float = 30.0, file: Any = None):
+    def __init__(
+        self,
+        description: str,
+        total: int,
+        step: int = 0,
+        interval: float = 30.0,
+        file: Any = None,
+        quiet: bool = False,
+    ):
         self._description, self._total, self._interval = description, total, interval
-        self._console = rich.console.Console(file=file or sys.stderr, highlight=False, soft_wrap=True)
+        self._console = rich.console.Console(file=file or sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
         self._shown = time.monotonic()
         self._bar = None
         if self._console.is_terminal:

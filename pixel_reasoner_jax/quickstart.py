@@ -192,10 +192,11 @@ def _train(
             seed=config.seed,
             workdir=str(workdir),
             model=dict(directory=str(model), dtype="float32", param_dtype="float32", remat="none"),
+            lora=dict(rank=0, alpha=1.0, targets=()),
             processor=dataclasses.asdict(lessons.BUDGETS),
             operations=dict(padding=lessons.PADDING, release=False),
             mesh=dict(data=-1, fsdp=1, tensor=1),
-            data=dict(path=str(data)),
+            data=dict(path=str(data), shards=0),
         )
     )
     return run_phase(phase, resume=True)

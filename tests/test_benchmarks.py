@@ -2,14 +2,19 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks import peers, rollout, workload
+from benchmarks import load_memory, peers, rollout, workload
+from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.trajectory import Source
+
+FORMS = ("write", "convert")
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +154,13 @@ def test_the_images_of_a_query_are_held_once_whatever_the_group_size(tmp_path):
         for samples in (1, 12)
     ]
     assert peaks[0] > 0 and peaks[1] / peaks[0] < 1.1
+
+
+def test_the_memory_of_reading_and_writing_is_measured(tmp_path):
+    size = load_memory.make_checkpoint(tmp_path, "tiny")
+    model = Qwen2_5_VL.from_pretrained(tmp_path, "bfloat16")
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model))) == size
+    for measured in (load_memory.read(tmp_path, "tiny"), *(load_memory.write(tmp_path, "tiny", f) for f in FORMS)):
+        assert 2**26 < measured < 2**34  # an interpreter with JAX takes as much
+    assert (tmp_path / "written" / "model.safetensors").stat().st_size > size
+    assert sum(file.stat().st_size for file in (tmp_path / "converted").rglob("*") if file.is_file()) > size / 2

@@ -51,6 +51,8 @@ def test_overrides_take_the_type_of_the_key():
             ("optimizer.schedule", "linear"),
             ("train.steps", "7"),
             ("train.freeze_vision", "true"),
+            ("lora.targets", "query,value"),
+            ("lora.targets", "up"),
             ("processor.image", "(4, 64)"),
             ("processor.crop", "[4, 32]"),
             ("model.directory", "1"),
@@ -60,6 +62,7 @@ def test_overrides_take_the_type_of_the_key():
     assert config.optimizer.schedule == "linear" and config.train.steps == 7 and config.train.freeze_vision is True
     assert config.processor.image == (4, 64) and config.processor.crop == (4, 32)
     assert config.model.directory == "1"
+    assert config.lora.targets == ("up",)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,7 @@ def test_overrides_take_the_type_of_the_key():
         ("processor.image", "(1,2,3)", "must have 2 entries"),
         ("optimizer.learning_rate", "-1", "config.optimizer.learning_rate is -1.0: it must be greater than 0"),
         ("optimizer.schedule", "cosin", "config.optimizer.schedule is 'cosin': it must be one of 'cosine', "),
+        ("lora.targets", "query,q_proj", "must be out of query, key, value, out, gate, up, down"),
         ("curiosity.variant", "papre", "must be one of 'paper', 'release'"),
         ("rollout.samples", "1", "at least 2"),
         ("rollout.slots", "0", "config.rollout.slots is 0: it must be greater than 0"),
@@ -243,7 +247,7 @@ def test_a_run_that_goes_on_says_what_is_new(tmp_path, capsys):
 def test_a_run_cannot_go_on_with_other_data_or_another_model(tmp_path, key, capsys):
     config, workdir = started(tmp_path)
     section, name = config[key.split(".")[0]] if "." in key else config, key.split(".")[-1]
-    section[name] = {str: "other", int: 3, bool: True}[type(section[name])]
+    section[name] = {str: "other", int: 3, bool: True, float: 0.5, tuple: ("up",)}[type(section[name])]
     config.train.steps = 9
     with pytest.raises(ConfigError, match=rf"config\.{key} is .* started with .*--config.workdir"):
         open_workdir(config, resume=True)

@@ -18,6 +18,7 @@ from pixel_reasoner_jax.config import load_config, open_workdir, save_config
 from pixel_reasoner_jax.convert import convert
 from pixel_reasoner_jax.export import export
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training.run import INITIAL
@@ -66,22 +67,25 @@ def test_converted_and_exported_is_the_same(released, tmp_path):
         convert(released, tmp_path / "converted")
 
 
-@pytest.mark.parametrize("freeze_vision", [False, True])
-def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
-    overrides = {
-        "workdir": tmp_path / "run",
-        "model.directory": "not/read/again",
-        "model.dtype": "float32",
-        "train.freeze_vision": freeze_vision,
-    }
+def start_run(released, tmp_path, model, **settings):
+    """A run's directory as it is before the first checkpoint, and its trainer."""
+    overrides = {"workdir": tmp_path / "run", "model.directory": "not/read/again", "model.dtype": "float32"} | settings
     config = load_config("sft_qwen2_5_vl_7b", [(key, str(value)) for key, value in overrides.items()])
     workdir = open_workdir(config, resume=False)
     save_config(config, workdir)
     for part in (Qwen2_5_VL.from_pretrained(released), Processor.from_pretrained(released, Budgets(crop=(4, 16)))):
         part.save_pretrained(workdir / INITIAL)
-    trainer = Trainer(
-        Qwen2_5_VL.from_pretrained(released), optax.adamw(1e-3), lambda *_: (0.0, {}), freeze_vision=freeze_vision
-    )
+    add_adapters(model, **config.lora)
+    freeze_vision, master_weights = config.train.freeze_vision, config.optimizer.master_weights
+    loss = lambda *_: (0.0, {})  # noqa: E731
+    trainer = Trainer(model, optax.adamw(1e-3), loss, freeze_vision=freeze_vision, master_weights=master_weights)
+    return workdir, trainer
+
+
+@pytest.mark.parametrize("freeze_vision", [False, True])
+def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
+    model = Qwen2_5_VL.from_pretrained(released)
+    workdir, trainer = start_run(released, tmp_path, model, **{"train.freeze_vision": freeze_vision})
     state = trainer.init()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.save(3, state, {})
@@ -100,6 +104,47 @@ def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     with pytest.raises(CheckpointError, match=r"no checkpoint 4 .* there are \[3, 5\]"):
         export(workdir, tmp_path / "none", step=4)
+
+
+def test_adapters_are_merged_when_a_checkpoint_is_exported(released, tmp_path):
+    model = Qwen2_5_VL.from_pretrained(released, param_dtype="bfloat16")
+    settings = {"model.param_dtype": "bfloat16", "lora.rank": 2, "lora.targets": "query,down"}
+    workdir, trainer = start_run(released, tmp_path, model, **settings)
+    state = trainer.init()
+    state = dataclasses.replace(state, trainable=jax.tree.map(lambda x: x + 0.125, state.trainable))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+    nnx.update(model, state.params)
+    model.save_pretrained(tmp_path / "here")
+    export(workdir, tmp_path / "exported")
+    assert_same_tensors(tensors(tmp_path / "exported"), tensors(tmp_path / "here"))
+    export(workdir, tmp_path / "exact", dtype="float32")
+    down = "model.layers.0.mlp.down_proj.weight"
+    adapter = model.language.layers.mlp.down.adapter
+    delta = 32 / 2 * np.asarray(adapter.a[0] @ adapter.b[0]).T
+    before = np.asarray(model.language.layers.mlp.down.kernel[0], np.float32).T
+    np.testing.assert_allclose(tensors(tmp_path / "exact")[down], before + delta, atol=1e-6)
+    assert tensors(tmp_path / "exported").keys() == tensors(released).keys()
+
+
+def test_master_copies_are_what_is_exported(released, tmp_path):
+    model = Qwen2_5_VL.from_pretrained(released, param_dtype="bfloat16")
+    settings = {"model.param_dtype": "bfloat16", "optimizer.master_weights": True}
+    workdir, trainer = start_run(released, tmp_path, model, **settings)
+    state = trainer.init()
+    state = dataclasses.replace(state, master=jax.tree.map(lambda x: x + 2.0**-12, state.master))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(state)
+    for got, want in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+    norm = np.asarray(model.language.norm.scale[...], np.float32)
+    export(workdir, tmp_path / "exact", dtype="float32")
+    np.testing.assert_array_equal(tensors(tmp_path / "exact")["model.norm.weight"], norm + 2.0**-12)
+    export(workdir, tmp_path / "rounded")
+    np.testing.assert_array_equal(tensors(tmp_path / "rounded")["model.norm.weight"].astype(np.float32), norm)
 
 
 def test_a_directory_that_is_no_model_says_what_it_is(released, tmp_path):

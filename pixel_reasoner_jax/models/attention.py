@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
+
+from pixel_reasoner_jax.models import kernels
 
 # Scores of one head kept at a time; more queries go through in chunks.
 MAX_SCORES = 2**20
@@ -16,50 +19,68 @@ BLOCK = 128
 
 
 def attention(
-    query: Float[Array, "batch queries heads size"],
-    key: Float[Array, "batch kv_heads keys size"],
-    value: Float[Array, "batch kv_heads keys size"],
+    query: Float[Array, "batch tokens heads size"],
+    key: Float[Array, "batch kv_heads tokens size"],
+    value: Float[Array, "batch kv_heads tokens size"],
+    segments: Int[Array, "batch tokens"],
     *,
-    segments: tuple[Int[Array, "batch queries"], Int[Array, "batch keys"]] | None = None,
-    last_key: Int[Array, "batch queries"] | None = None,
-    max_scores: int = MAX_SCORES,
-) -> Float[Array, "batch queries heads size"]:
-    """Scaled dot-product attention with a float32 softmax.
+    causal: bool,
+    mesh: Mesh | None = None,
+) -> Float[Array, "batch tokens heads size"]:
+    """Scaled dot-product self-attention with a float32 softmax, by the platform's kernel if it has one that fits.
 
-    A query sees a key when both have the same segment id (if `segments` is given) and the key does not come after the
-    last one it may see. Padding shares segment 0 and so sees padding only: no query is ever without a key.
+    A token sees those of its own segment, if `causal` only up to itself. Padding shares segment 0 and so sees padding
+    only: no token is ever without a key.
 
     Args:
       query: heads is a multiple of kv_heads; head h reads key-value head h // (heads / kv_heads).
       key, value: heads before length, the order in which a cache is read without transposing it.
-      segments: ids of the queries and of the keys.
-      last_key: index of the last key each query may see; None: all. Causal attention is arange(queries).
-      max_scores: queries x keys of one head held at a time. Beyond it the queries go in chunks, recomputed in the
-        backward pass, so that memory grows with the keys and not with their square.
+      segments: ids, not negative.
+      mesh: what the arrays lie on. Its devices decide on the kernel, whatever machine compiles; without a mesh it is
+        JAX's default platform.
 
     Returns:
       The attended values, in the query's dtype.
     """
-    batch, queries, heads, size = query.shape
-    kv_heads, keys = key.shape[1:3]
-    query = (query * size**-0.5).reshape(batch, queries, kv_heads, heads // kv_heads, size).transpose(0, 2, 3, 1, 4)
-    query_segments, key_segments = (None, None) if segments is None else segments
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    if not kernels.fits(platform, *query.shape[1::2]):
+        return dense_attention(query, key, value, segments, causal=causal)
+    query = query * query.shape[-1] ** -0.5
+    return kernels.fused_attention(query, key, value, segments, causal=causal, platform=platform, mesh=mesh)
+
+
+def dense_attention(
+    query: Float[Array, "batch tokens heads size"],
+    key: Float[Array, "batch kv_heads tokens size"],
+    value: Float[Array, "batch kv_heads tokens size"],
+    segments: Int[Array, "batch tokens"],
+    *,
+    causal: bool,
+    max_scores: int = MAX_SCORES,
+) -> Float[Array, "batch tokens heads size"]:
+    """The same in XLA's operations, for every platform and any shape.
+
+    Args:
+      max_scores: queries x keys of one head held at a time. Beyond it the queries go in chunks, recomputed in the
+        backward pass, so that memory grows with the keys and not with their square.
+    """
+    batch, tokens, heads, size = query.shape
+    kv_heads = key.shape[1]
+    query = (query * size**-0.5).reshape(batch, tokens, kv_heads, heads // kv_heads, size).transpose(0, 2, 3, 1, 4)
+    order = jnp.broadcast_to(jnp.arange(tokens), segments.shape) if causal else None
 
     def attend(by_query):
-        return _attend(*by_query, key, value, key_segments)
+        return _attend(*by_query, key, value, segments)
 
-    chunk = max(max_scores // keys, 1)
-    if queries <= chunk:
-        out = attend((query, query_segments, last_key))
+    chunk = max(max_scores // tokens, 1)
+    if tokens <= chunk:
+        out = attend((query, segments, order))
     else:
-        count = -(-queries // chunk)
-        by_query = (
-            _split(query, 3, count),
-            *(None if x is None else _split(x, 1, count) for x in (query_segments, last_key)),
-        )
+        count = -(-tokens // chunk)
+        by_query = (_split(query, 3, count), *(None if x is None else _split(x, 1, count) for x in (segments, order)))
         out = jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), by_query), 0, 3)
-        out = out.reshape(*query.shape[:3], -1, size)[:, :, :, :queries]
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, size)
+        out = out.reshape(*query.shape[:3], -1, size)[:, :, :, :tokens]
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, tokens, heads, size)
 
 
 def _split(x: Array, axis: int, count: int) -> Array:
@@ -69,21 +90,17 @@ def _split(x: Array, axis: int, count: int) -> Array:
     return jnp.moveaxis(x.reshape(*x.shape[:axis], count, part, *x.shape[axis + 1 :]), axis, 0)
 
 
-def _attend(query, query_segments, last_key, key, value, key_segments):
+def _attend(query, query_segments, order, key, value, segments):
     """query [batch, kv_heads, group, queries, size] over key and value [batch, kv_heads, keys, size]."""
     batch, kv_heads, group, queries, size = query.shape
     # One matrix product for all heads of a group: keys and values are never repeated.
     together = query.reshape(batch, kv_heads, group * queries, size)
     scores = jnp.einsum("bhqd,bhkd->bhqk", together, key, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, kv_heads, group, queries, -1)
-    mask = None
-    if query_segments is not None:
-        mask = query_segments[:, :, None] == key_segments[:, None, :]
-    if last_key is not None:
-        before = jnp.arange(key.shape[2]) <= last_key[:, :, None]
-        mask = before if mask is None else mask & before
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    mask = query_segments[:, :, None] == segments[:, None, :]
+    if order is not None:
+        mask &= jnp.arange(key.shape[2]) <= order[:, :, None]
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     # Softmax, its division put off until the keys are summed over.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from pixel_reasoner_jax.models.attention import BLOCK, attention, cached_attention
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.layers import Linear, RMSNorm, Rotation, SwiGLU, frequencies, rotate, scan, stack
-from pixel_reasoner_jax.parallel.sharding import constrain
+from pixel_reasoner_jax.parallel.sharding import constrain, locally
 
 Cache = dict[str, Array]
 AXES = ("batch", None, None)  # of values between layers
@@ -77,13 +77,12 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "batch tokens size"]:
         """Hidden states after the final norm; a token attends to its own segment, up to itself."""
         rotation = self.rotation(positions)
-        order = jnp.broadcast_to(jnp.arange(x.shape[1]), segments.shape)
         graph, layers = nnx.split(self.layers)
 
         def apply(x, layer):
             layer = nnx.merge(graph, layer)
             query, key, value = layer.project(x, rotation)
-            attended = attention(query, key, value, segments=(segments, segments), last_key=order)
+            attended = attention(query, key, value, segments, causal=True, mesh=self.mesh)
             return constrain(layer.finish(x, attended), AXES, self.mesh), None
 
         x = constrain(x.astype(self.dtype), AXES, self.mesh)
@@ -98,7 +97,8 @@ class Decoder(nnx.Module):
         shape = (self.config.num_hidden_layers, slots, self.config.num_key_value_heads, length, self.config.head_dim)
         dtype = self.dtype if dtype is None else dtype
         empty = constrain(jnp.zeros(shape, dtype), (None, "batch", "kv_heads", None, None), self.mesh)
-        return {"k": empty, "v": jnp.copy(empty), "length": jnp.zeros((slots,), jnp.int32)}
+        lengths = constrain(jnp.zeros((slots,), jnp.int32), ("batch",), self.mesh)
+        return {"k": empty, "v": jnp.copy(empty), "length": lengths}
 
     def extend(
         self,
@@ -109,26 +109,26 @@ class Decoder(nnx.Module):
         rows: Int[Array, " batch"] | None = None,
     ) -> tuple[Float[Array, "batch tokens size"], Cache]:
         """Appends the first `counts` tokens of each row to its slot of the cache; see `Qwen2_5_VL.extend`."""
-        slots, kv_heads, length = cache["k"].shape[1:4]
+        length = cache["k"].shape[3]
         rotation = self.rotation(positions)
         step = jnp.arange(x.shape[1])
-        rows = jnp.arange(slots) if (every := rows is None) else rows
-        start = cache["length"][rows]
+        chosen = () if rows is None else (rows,)
+        start = cache["length"]
+        if chosen:
+            start = locally(lambda lengths, rows: lengths[rows], self.mesh, [("batch",)] * 2, like=1)(start, rows)
         index = start[:, None] + step
         # What is not a real token goes past the end of the cache, where a scatter drops it.
         write = jnp.where(step < counts[:, None], index, length)
-        at = rows[:, None, None], jnp.arange(kv_heads)[:, None], write[:, None, :]
         # Padding may see the last real token: it costs no block of its own.
         last_key = jnp.where(counts > 0, start + counts - 1, 0)[:, None]
         last_key = jnp.minimum(index, last_key)
         block = min(BLOCK, length)
         graph, layers = nnx.split(self.layers)
 
-        def apply(carry, inputs):
-            x, keys, values = carry
-            number, layer = inputs
-            layer = nnx.merge(graph, layer)
-            query, key, value = layer.project(x, rotation)
+        def attend(number, query, key, value, keys, values, write, last_key, *chosen):
+            slots, kv_heads = keys.shape[1:3]
+            rows = chosen[0] if chosen else jnp.arange(slots)
+            at = rows[:, None, None], jnp.arange(kv_heads)[:, None], write[:, None, :]
             keys = keys.at[number, *at].set(key.astype(keys.dtype), mode="drop")
             values = values.at[number, *at].set(value.astype(values.dtype), mode="drop")
 
@@ -137,17 +137,38 @@ class Decoder(nnx.Module):
                     size = (1, count, kv_heads, block, of.shape[-1])
                     return jax.lax.dynamic_slice(of, (number, first, 0, i * block, 0), size)[0]
 
-                if every:
+                if not chosen:
                     return slices(keys, 0, slots), slices(values, 0, slots)
                 return tuple(jax.vmap(lambda row, of=of: slices(of, row, 1)[0])(rows) for of in (keys, values))
 
-            attended = cached_attention(query, read, last_key, block)
-            return (constrain(layer.finish(x, attended), AXES, self.mesh), keys, values), None
+            together = query.reshape(*query.shape[:2], -1, query.shape[-1])
+            return cached_attention(together, read, last_key, block).reshape(query.shape), keys, values
+
+        new, stored = ("batch", "kv_heads"), (None, "batch", "kv_heads")
+        axes = [(), ("batch", None, "kv_heads"), new, new, stored, stored, *[("batch",)] * (2 + len(chosen))]
+        attend = locally(attend, self.mesh, axes, like=(1, 4, 5))
+
+        def apply(carry, inputs):
+            x, keys, values = carry
+            number, layer = inputs
+            layer = nnx.merge(graph, layer)
+            query, key, value = layer.project(x, rotation)
+            grouped = query.reshape(*query.shape[:2], key.shape[1], -1, query.shape[-1])
+            attended, keys, values = attend(number, grouped, key, value, keys, values, write, last_key, *chosen)
+            x = layer.finish(x, attended.reshape(query.shape))
+            return (constrain(x, AXES, self.mesh), keys, values), None
 
         numbers = jnp.arange(self.config.num_hidden_layers)
         carry = (x.astype(self.dtype), cache["k"], cache["v"])
         (x, keys, values), _ = scan(apply, carry, (numbers, layers))
-        lengths = cache["length"].at[rows].add(counts, mode="drop")
+        lengths = cache["length"]
+        if chosen:
+            put = locally(
+                lambda old, rows, new: old.at[rows].set(new, mode="drop"), self.mesh, [("batch",)] * 3, like=0
+            )
+            lengths = put(lengths, rows, start + counts)
+        else:
+            lengths = lengths + counts
         return self.norm(x), {"k": keys, "v": values, "length": lengths}
 
     @property

@@ -10,10 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pixel_reasoner_jax.models import kernels
+
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(kernels.SAVED),
+    ),
 }
 UNROLLED = 4  # layers
 
@@ -31,7 +36,7 @@ def scan(function: Callable, x, layers, *, remat: str = "none"):
 
     Args:
       remat: what the backward pass recomputes: nothing ("none"), all but layer inputs ("full") or all but matrix
-        products ("dots").
+        products and attention kernels ("dots").
     """
     if remat not in REMAT:
         raise ValueError(f"unknown remat policy {remat!r}; there are {', '.join(REMAT)}")
@@ -49,7 +54,10 @@ class Linear(nnx.Module):
       kernel: [*inputs, *outputs], with the logical axis names `axes`; begins with standard deviation `std`, by default
         1 / sqrt(number of inputs), which for the released sizes is about their 0.02 and suits small ones too.
       bias: [*outputs], or None.
+      adapter: a `lora.Adapter` whose output is added, or None.
     """
+
+    adapter = None
 
     def __init__(self, inputs, outputs, axes, *, bias, rngs, dtype, param_dtype, std=None):
         shape = (*inputs, *outputs)
@@ -60,8 +68,11 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, param_dtype), axes=axes[len(inputs) :]) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        x = jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), axes=self.inputs)
-        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+        x = x.astype(self.dtype)
+        y = jnp.tensordot(x, self.kernel[...].astype(self.dtype), axes=self.inputs)
+        if self.adapter is not None:
+            y = y + self.adapter(x)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class RMSNorm(nnx.Module):

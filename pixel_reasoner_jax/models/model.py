@@ -11,12 +11,13 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pixel_reasoner_jax.models import weights
+from pixel_reasoner_jax.models import lora, weights
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.language import Cache, Decoder
 from pixel_reasoner_jax.models.layers import Linear
+from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
-from pixel_reasoner_jax.parallel.sharding import constrain, param_shardings
+from pixel_reasoner_jax.parallel.sharding import constrain, locally, param_shardings
 
 
 class Qwen2_5_VL(nnx.Module):
@@ -106,13 +107,13 @@ class Qwen2_5_VL(nnx.Module):
         return nnx.merge(graph, weights.read_parameters(directory, config, abstract, shardings))
 
     def save_pretrained(self, directory: str | os.PathLike, max_shard_size: int | str = "5GB") -> None:
-        """Writes config.json and safetensors, which `transformers` loads, in the parameters' type.
+        """Writes config.json and safetensors, which `transformers` loads, in the parameters' type; adapters are merged.
 
         Args:
           directory: made if missing; older weights in it are replaced.
           max_shard_size: bytes of one file, or a string such as "5GB".
         """
-        weights.write_parameters(directory, self.config, nnx.state(self, nnx.Param), max_shard_size)
+        weights.write_parameters(directory, self.config, lora.merged(self), max_shard_size)
 
     def __call__(self, batch: dict) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits of a batch: tokens, positions, segment_ids, vision_index, vision (a dict or None)."""
@@ -133,13 +134,22 @@ class Qwen2_5_VL(nnx.Module):
         self,
         tokens: Int[Array, "batch tokens"],
         vision_index: Int[Array, "batch tokens"] | None = None,
-        vision_embeddings: Float[Array, "vision_tokens size"] | None = None,
+        vision_embeddings: Float[Array, "*shards vision_tokens size"] | None = None,
     ) -> Float[Array, "batch tokens size"]:
-        """Token embeddings; where `vision_index` is not negative, that row of `vision_embeddings` instead."""
+        """Token embeddings; where `vision_index` is not negative, that row of `vision_embeddings` instead.
+
+        With an axis of shards, the batch's rows are dealt out to them in order, and the index counts within the shard:
+        on a mesh whose parts (`parallel.parts`) divide the shards, no device then needs another's images.
+        """
         x = self.language.embed(tokens)
         if vision_index is None or vision_embeddings is None:
             return x
-        seen = vision_embeddings[jnp.maximum(vision_index, 0)].astype(x.dtype)
+        index = jnp.maximum(vision_index, 0)
+        if vision_embeddings.ndim == 2:
+            seen = vision_embeddings[index]
+        else:
+            seen = locally(_take, self.mesh, [("batch",)] * 2, like=1)(vision_embeddings, index)
+        seen = seen.astype(x.dtype)
         return jnp.where(vision_index[..., None] >= 0, seen, x)
 
     def hidden_states(
@@ -174,7 +184,8 @@ class Qwen2_5_VL(nnx.Module):
           embeddings, positions: the new tokens, right padded.
           counts: how many of each row are real; 0 leaves a slot as it is. Tokens past the cache's end are not stored.
           cache: donate it to the jitted function this runs in, and it is updated in place.
-          rows: the slot of each row, all different; a number past the last slot: none. None: every slot, in order.
+          rows: the slot of each row, all different; a number past the last slot: none. None: every slot, in order. On a
+            mesh the numbers count within the part of the slots that lies where the row lies.
 
         Returns:
           States after the final norm (without meaning for padding), and the cache.
@@ -192,8 +203,15 @@ class Qwen2_5_VL(nnx.Module):
         return constrain(logits, ("batch", *(None,) * (logits.ndim - 2), "vocab"), self.mesh)
 
 
+def _take(
+    embeddings: Float[Array, "shards vision_tokens size"], index: Int[Array, "batch tokens"]
+) -> Float[Array, "batch tokens size"]:
+    by_shard = index.reshape(len(embeddings), -1)
+    return jax.vmap(lambda rows, index: rows[index])(embeddings, by_shard).reshape(*index.shape, -1)
+
+
 def _check_type(key: str, value: DTypeLike) -> None:
-    known = [str(dtype) for dtype in weights.DTYPES.values()]
+    known = [str(dtype) for dtype in DTYPES.values()]
     try:
         name = str(jnp.dtype(value))
     except TypeError:

@@ -8,9 +8,10 @@ import itertools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from pixel_reasoner_jax.models.attention import attention
+from pixel_reasoner_jax.models.attention import attention, dense_attention
 from pixel_reasoner_jax.models.config import VisionConfig
 from pixel_reasoner_jax.models.layers import Linear, RMSNorm, Rotation, SwiGLU, frequencies, rotate, scan, stack
 from pixel_reasoner_jax.parallel.sharding import constrain
@@ -38,15 +39,18 @@ class VisionLayer(nnx.Module):
         segments: Int[Array, "rows patches"],
         *,
         full: bool,
+        mesh: Mesh | None,
     ) -> Float[Array, "rows patches size"]:
         qkv = self.qkv(self.norm1(x))
         query, key, value = (qkv[:, :, i] for i in range(3))
         query, key = rotate(query, rotation), rotate(key, rotation)
-        if not full:  # a window is an aligned block of the layout: attend within blocks
+        if full:
+            attended = attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), segments, causal=False, mesh=mesh)
+        else:  # a window is an aligned block of the layout: attend within blocks, which are too short for a kernel
             blocks = (-1, self.window)
             query, key, value = (a.reshape(*blocks, *a.shape[2:]) for a in (query, key, value))
             segments = segments.reshape(blocks)
-        attended = attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), segments=(segments, segments))
+            attended = dense_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), segments, causal=False)
         x = x + self.out(attended.reshape(*x.shape[:2], *attended.shape[2:]))
         return x + self.mlp(self.norm2(x))
 
@@ -114,7 +118,7 @@ class VisionTower(nnx.Module):
         graph, layers = nnx.split(self.layers)
 
         def apply(full, x, layer):
-            x = nnx.merge(graph, layer)(x, rotation, segments, full=full)
+            x = nnx.merge(graph, layer)(x, rotation, segments, full=full, mesh=self.mesh)
             return constrain(x, AXES, self.mesh), None
 
         x = constrain(self.embed(patches), AXES, self.mesh)

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 import math
 import os
 import pathlib
 import re
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
+from jax.sharding import Sharding
 
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, read_arrays
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, move
 from pixel_reasoner_jax.models.config import Config, ConfigError
+from pixel_reasoner_jax.models.tensors import INDEX, SINGLE, StoredTensor, open_tensors, read_json, write_tensors
+from pixel_reasoner_jax.parallel import is_main, whole
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 CONVERTED = "parameters"  # folder of the model's own arrays, in place of safetensors
-DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
+BUFFER = 2**28  # bytes of a stack's layers that are read before they go to the devices; one layer may be more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,15 +129,13 @@ def read_config(directory: str | os.PathLike) -> Config:
         )
     path = directory / "config.json"
     try:
-        return Config.from_hf(_read_json(path))
+        return Config.from_hf(read_json(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
 def read_parameters(directory: str | os.PathLike, config: Config, abstract: nnx.State, shardings=None) -> nnx.State:
-    """Fills an abstract state from a directory's safetensors, one parameter at a time, or from a converted directory.
-
-    Files are mapped into memory, so that a host reads only what its devices hold.
+    """Fills an abstract state from a directory's safetensors, or from a converted directory.
 
     Args:
       directory: holds model.safetensors, or several files and their index, or what `convert` made of them.
@@ -150,63 +149,63 @@ def read_parameters(directory: str | os.PathLike, config: Config, abstract: nnx.
     converted = as_path(directory) / CONVERTED
     if converted.is_dir():
         return read_arrays(converted, abstract, shardings)
+    return nnx.from_flat_state(list(stream_parameters(directory, config, abstract, shardings)))
+
+
+def stream_parameters(
+    directory: str | os.PathLike, config: Config, abstract: nnx.State, shardings=None
+) -> Iterator[tuple[tuple, nnx.Variable]]:
+    """The parameters of a directory's safetensors one by one, by path; see `read_parameters`.
+
+    Tensors are read one by one and go to the devices at once, which cast them: the host holds one of them and a copy in
+    our order of axes, or `BUFFER` bytes of small ones. Every host reads all of them; of a converted directory, it reads
+    what its devices hold.
+    """
     table = places(config)
-    tensors = _open_tensors(fetch(directory, "*.json", "*.safetensors"))
+    tensors = open_tensors(fetch(directory, "*.json", "*.safetensors"), released_name)
     _check(table, tensors, directory)
-    layers: dict[tuple[str, ...], list[tuple[str, Place]]] = {}
+    stored: dict[tuple[str, ...], list[tuple[Place, StoredTensor]]] = {}
     for name, place in table.items():
-        layers.setdefault(place.path, []).append((name, place))
-
-    def read(path: tuple[str, ...], shape: tuple[int, ...], dtype, index: tuple[slice, ...]) -> np.ndarray:
-        names = layers[path]
-        if names[0][1].layer is None:
-            name, place = names[0]
-            return place.to_ours(tensors[name], shape)[index].astype(dtype)
-        part = [place.to_ours(tensors[name], shape[1:])[index[1:]].astype(dtype) for name, place in names[index[0]]]
-        return np.stack(part)
-
-    shardings = dict(nnx.to_flat_state(shardings)) if shardings is not None else {}
-    filled = []
+        stored.setdefault(place.path, []).append((place, tensors[name]))
+    where = dict(nnx.to_flat_state(shardings)) if shardings is not None else {}
     for path, variable in nnx.to_flat_state(abstract):
-        shape, dtype = variable.shape, variable.dtype
-        if path in shardings:
-            value = jax.make_array_from_callback(
-                shape, shardings[path].get_value(), lambda index, args=(path, shape, dtype): read(*args, index)
-            )
-        else:
-            value = jnp.asarray(read(path, shape, dtype, (slice(None),) * len(shape)))
-        filled.append((path, variable.replace(value)))
-    return nnx.from_flat_state(filled)
+        sharding = where[path].get_value() if path in where else None
+        yield path, variable.replace(_load(stored[path], variable.shape, variable.dtype, sharding))
 
 
-def write_parameters(directory: str | os.PathLike, config: Config, state: nnx.State, max_shard_size: int | str) -> None:
+def write_parameters(
+    directory: str | os.PathLike, config: Config, parameters: Mapping[tuple, Any], max_shard_size: int | str
+) -> None:
     """Writes config.json and safetensors that `transformers` loads; a reader never sees a half-written file.
+
+    All processes call it together, the main one writes. The host holds one tensor at a time.
 
     Args:
       directory: made if missing; its older weight files are replaced.
-      state: the parameters; they are written in their own dtype.
+      parameters: by path, in the dtype they are written in; layers are taken from a stack by their index.
       max_shard_size: bytes of one file, or a string such as "5GB". A tensor is never split.
     """
     directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    parameters = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
-    # Parameter by parameter, so that each is fetched from the devices once.
-    order = {path: number for number, path in enumerate(parameters)}
-    table = dict(sorted(places(config).items(), key=lambda item: order[item[1].path]))
-    shards = _plan(table, parameters, parse_size(max_shard_size))
+    table = places(config)
+    layout = {name: (place.shape, np.dtype(parameters[place.path].dtype)) for name, place in table.items()}
+    shards = _plan({name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in layout.items()}, max_shard_size)
+    if not is_main():  # what lies on several hosts they gather together; one of them writes
+        for name in itertools.chain.from_iterable(shards.values()):
+            _fetch(parameters, table[name])
+        return
     with tempfile.TemporaryDirectory(dir=None if is_remote(directory) else directory, prefix=".writing-") as scratch:
         scratch = pathlib.Path(scratch)
-        for file, tensors in zip(shards, _tensors(table, parameters, shards.values()), strict=True):
-            save_file(tensors, scratch / file, metadata={"format": "pt"})
-        total = sum(math.prod(p.shape) * parameters[p.path].dtype.itemsize for p in table.values())
+        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
         weight_map = {name: file for file, names in shards.items() for name in names}
         dtype = str(parameters["language", "embedding"].dtype)
         _write_json(scratch / "config.json", config.to_hf() | {"dtype": dtype})
         if len(shards) > 1:
             _write_json(scratch / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        for file, names in shards.items():
+            arrays = (table[name].to_released(_fetch(parameters, table[name])) for name in names)
+            write_tensors(scratch / file, {name: layout[name] for name in names}, arrays)
         stale = {path.name for path in directory.glob("model*.safetensors")} | {INDEX}
-        for file in shards:  # the library writes files that their owner alone can read
-            shutil.copymode(scratch / "config.json", scratch / file)
         for file in sorted(os.listdir(scratch), key=lambda name: name == INDEX):  # the index last
             move(scratch / file, directory / file)
             stale.discard(file)
@@ -223,12 +222,66 @@ def parse_size(size: int | str) -> int:
     return int(match[1]) * 1000 ** (1 + ("KB", "MB", "GB", "TB").index(match[2]))
 
 
-def _plan(table: dict[str, Place], parameters: dict, limit: int) -> dict[str, list[str]]:
+def _load(stored: list[tuple[Place, StoredTensor]], shape: tuple[int, ...], dtype, sharding: Sharding | None):
+    """One parameter, on its devices; a large stack of layers is filled a few at a time."""
+
+    types = {tensor.dtype for _, tensor in stored}
+    type_read = types.pop() if len(types) == 1 else np.dtype(dtype)
+
+    def put(part: list[tuple[Place, StoredTensor]], shape: tuple[int, ...]) -> jax.Array:
+        if part[0][0].layer is None:
+            [(place, tensor)] = part
+            host = np.ascontiguousarray(place.to_ours(tensor.read(), shape))
+        else:
+            host = np.empty(shape, type_read)
+            for layer, (place, tensor) in enumerate(part):
+                host[layer] = place.to_ours(tensor.read(), shape[1:])
+        if sharding is None:
+            return jnp.asarray(host)
+        return jax.make_array_from_callback(shape, sharding, lambda index: host[index])
+
+    layers = len(stored)
+    most = max(1, BUFFER * layers // (math.prod(shape) * type_read.itemsize))
+    if layers <= most:
+        whole = put(stored, shape)
+        return whole if whole.dtype == dtype else _cast(whole, dtype, sharding)
+    stack = jnp.zeros(shape, dtype, device=sharding)
+    for start in range(0, layers, most):
+        part = stored[start : start + most]
+        stack = _insert(stack, put(part, (len(part), *shape[1:])), start, sharding)
+        stack.block_until_ready()  # or the host would read on while earlier layers still wait for their devices
+    return stack
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "sharding"))
+def _cast(array: jax.Array, dtype, sharding: Sharding | None) -> jax.Array:
+    array = array.astype(dtype)
+    return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnames="sharding")
+def _insert(stack: jax.Array, layers: jax.Array, start: int, sharding: Sharding | None) -> jax.Array:
+    stack = jax.lax.dynamic_update_slice_in_dim(stack, layers.astype(stack.dtype), start, 0)
+    return stack if sharding is None else jax.lax.with_sharding_constraint(stack, sharding)
+
+
+@jax.jit
+def _layer(stack: Any, index: int) -> jax.Array:
+    return stack[index]
+
+
+def _fetch(parameters: Mapping[tuple, Any], place: Place) -> np.ndarray:
+    """A tensor from the devices, in our order of axes."""
+    parameter = parameters[place.path]
+    return whole(parameter if place.layer is None else _layer(parameter, place.layer))
+
+
+def _plan(sizes: Mapping[str, int], max_shard_size: int | str) -> dict[str, list[str]]:
     """File names to the tensors they hold."""
+    limit = parse_size(max_shard_size)
     groups: list[list[str]] = [[]]
     held = 0
-    for name, place in table.items():
-        size = math.prod(place.shape) * parameters[place.path].dtype.itemsize
+    for name, size in sizes.items():
         if groups[-1] and held + size > limit:
             groups.append([])
             held = 0
@@ -239,75 +292,10 @@ def _plan(table: dict[str, Place], parameters: dict, limit: int) -> dict[str, li
     return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups, 1)}
 
 
-def _tensors(table: dict[str, Place], parameters: dict, groups) -> Iterator[dict[str, np.ndarray]]:
-    held_path, held = None, None
-    for names in groups:
-        tensors = {}
-        for name in names:
-            place = table[name]
-            if place.path != held_path:
-                held_path, held = place.path, np.asarray(jax.device_get(parameters[place.path]))
-            tensors[name] = place.to_released(held if place.layer is None else held[place.layer])
-        yield tensors
-
-
-def _open_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read-only views of all tensors, by released name."""
-    if (directory / INDEX).exists():
-        weight_map = _read_json(directory / INDEX)["weight_map"]
-        files = sorted(set(weight_map.values()))
-    elif (directory / SINGLE).exists():
-        weight_map, files = None, [SINGLE]
-    else:
-        raise CheckpointError(f"{directory} holds neither {SINGLE} nor {INDEX}")
-    tensors: dict[str, np.ndarray] = {}
-    for file in files:
-        for name, tensor in _map_file(directory / file).items():
-            if weight_map is not None and weight_map.get(name) != file:
-                raise CheckpointError(f"{directory / file} holds {name}, which {INDEX} does not place there")
-            if released_name(name) in tensors:
-                raise CheckpointError(f"{directory} holds {released_name(name)} twice, under both naming schemes")
-            tensors[released_name(name)] = tensor
-    if absent := [name for name in weight_map or () if released_name(name) not in tensors]:
-        raise CheckpointError(
-            f"{directory}: {INDEX} places {absent[0]} in {weight_map[absent[0]]}, but it is not there"
-        )
-    return tensors
-
-
-def _map_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Views into a safetensors file: an 8-byte header length, a JSON header, then the data."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if 8 + length > size:
-                raise CheckpointError(f"{path} is cut short or no safetensors file")
-            header = json.loads(file.read(length))
-        data = np.memmap(path, np.uint8, mode="r")[8 + length :]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        try:
-            (begin, end), shape = entry["data_offsets"], entry["shape"]
-            known = entry["dtype"] in DTYPES
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} has a damaged header at {name}") from error
-        if not known:
-            raise CheckpointError(f"{path}: {name} has type {entry['dtype']}; supported are {', '.join(DTYPES)}")
-        dtype = DTYPES[entry["dtype"]]
-        if end > data.size or end - begin != math.prod(shape) * dtype.itemsize:
-            raise CheckpointError(f"{path} is cut short or damaged at {name}")
-        tensors[name] = data[begin:end].view(dtype).reshape(shape)
-    return tensors
-
-
-def _check(table: dict[str, Place], tensors: dict[str, np.ndarray], directory) -> None:
+def _check(table: dict[str, Place], tensors: dict[str, StoredTensor], directory) -> None:
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if head not in table and head in tensors and embedding in tensors:  # a tied head some tools write out
-        if not np.array_equal(tensors.pop(head), tensors[embedding]):
+        if not np.array_equal(tensors.pop(head).read(), tensors[embedding].read()):
             raise CheckpointError(f"{directory}: {head} differs from {embedding}, but config.json ties them")
     for kind, names in (("lacks", table.keys() - tensors.keys()), ("has unknown", tensors.keys() - table.keys())):
         if names:
@@ -318,13 +306,6 @@ def _check(table: dict[str, Place], tensors: dict[str, np.ndarray], directory) -
             raise CheckpointError(
                 f"{directory}: {name} has shape {list(tensors[name].shape)}, config.json makes it {list(place.shape)}"
             )
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:

@@ -1,6 +1,36 @@
 """Meshes of devices and what lies where on them."""
 
+from pixel_reasoner_jax.parallel.hosts import (
+    deal,
+    gather,
+    gather_json,
+    is_main,
+    join,
+    own,
+    own_parts,
+    wait_for_all,
+    whole,
+)
 from pixel_reasoner_jax.parallel.mesh import AXES, MeshError, make_mesh
-from pixel_reasoner_jax.parallel.sharding import batch_shardings, constrain, param_shardings, sharding
+from pixel_reasoner_jax.parallel.sharding import batch_shardings, constrain, locally, param_shardings, parts, sharding
 
-__all__ = ["AXES", "MeshError", "batch_shardings", "constrain", "make_mesh", "param_shardings", "sharding"]
+__all__ = [
+    "AXES",
+    "MeshError",
+    "batch_shardings",
+    "constrain",
+    "deal",
+    "gather",
+    "gather_json",
+    "is_main",
+    "join",
+    "locally",
+    "make_mesh",
+    "own",
+    "own_parts",
+    "param_shardings",
+    "parts",
+    "sharding",
+    "wait_for_all",
+    "whole",
+]

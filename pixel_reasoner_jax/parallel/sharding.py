@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -70,6 +71,40 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
         return sharding(axes, leaf.shape, mesh)
 
     return jax.tree_util.tree_map_with_path(place, batch)
+
+
+def parts(mesh: Mesh | None) -> int:
+    """How many parts batches are dealt out in: the devices of a part hold the same rows."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
+
+
+def locally(function: Callable, mesh: Mesh | None, axes: Sequence[Axes], like: int | Sequence[int]) -> Callable:
+    """Has every device run a function on its own parts of the arguments, without a word to the others.
+
+    For what indexes into an axis that is dealt out, with numbers that count within the part: left to itself, the
+    compiler would gather the whole of it everywhere.
+
+    Args:
+      function: of arrays or trees of arrays.
+      mesh: None: the function as it is.
+      axes: logical names of the leading axes of each argument, the same for all arrays of a tree.
+      like: the arguments that the results lie like: the number of one, or of one for each result.
+    """
+    if mesh is None:
+        return function
+
+    def spec(names: Axes, leaf: Array) -> PartitionSpec:
+        return sharding((*names, *(None,) * (leaf.ndim - len(names))), leaf.shape, mesh).spec
+
+    def call(*arguments):
+        inputs = tuple(
+            jax.tree.map(lambda leaf, names=names: spec(names, leaf), argument)
+            for names, argument in zip(axes, arguments, strict=True)
+        )
+        outputs = inputs[like] if isinstance(like, int) else tuple(inputs[number] for number in like)
+        return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)(*arguments)
+
+    return call
 
 
 def constrain(x: Array, axes: Axes, mesh: Mesh | None) -> Array:

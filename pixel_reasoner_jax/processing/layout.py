@@ -77,6 +77,13 @@ def vision_layout(
     return vision, [places[id(item)] for item in media]
 
 
+def layout_rows(media: Sequence[Media], geometry: Geometry, row_patches: int) -> int:
+    """Rows of so many patches that `vision_layout` needs."""
+    distinct = {id(item): item for item in media}.values()
+    needs = [media_patches(item, geometry) // geometry.window_patches for item in distinct]
+    return len(_first_fit(needs, row_patches // geometry.window_patches, None)[1])
+
+
 def media_patches(item: Media, geometry: Geometry) -> int:
     """Patches of a row that a media item takes, padding of its border windows included."""
     return item.grid[0] * _frame_layout(item.grid[1:], geometry)[1] * geometry.window_patches

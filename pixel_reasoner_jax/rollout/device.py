@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from pixel_reasoner_jax.metrics import Progress
+from pixel_reasoner_jax.parallel import deal, own, own_parts, parts
 from pixel_reasoner_jax.processing import Media, media_patches, vision_layout
-from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
+from pixel_reasoner_jax.rollout.calls import KINDS, TOGETHER, Call, common_order, exchange
+from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, Places
 from pixel_reasoner_jax.rollout.engine import Addition, Decoded, Forks, Slots
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, sample_keys
@@ -22,14 +27,13 @@ from pixel_reasoner_jax.rollout.shapes import CHUNK, Shapes, row_patches
 if TYPE_CHECKING:
     from pixel_reasoner_jax.rollout.policy import Policy
 
-PATIENCE = 16  # a chunk of decoding ends early when one in so many of its slots has ended its turn
-
 
 @dataclasses.dataclass
 class Piece:
     """Tokens to append to a slot that holds `start` of them.
 
     Attributes:
+      slot: its number; see `Device`.
       episode: whose slot it is.
       tokens, media: int32 [tokens] and the images among them, in order.
       positions: int32 [3, tokens]; `following` is the position after.
@@ -78,6 +82,9 @@ class Counters:
 class Device:
     """The slots of one rollout, their cache and the images' embeddings.
 
+    Slots are numbered through the parts of the mesh (`parallel.parts`) that are this process's: `shapes.slots` for
+    each. With one part, calls are made as they are asked for; with more, they wait for `flush`.
+
     Args:
       policy: whose parameters, as they are now, serve all of the rollout.
       sampling: of all turns.
@@ -85,12 +92,17 @@ class Device:
 
     Attributes:
       shapes: declared for it; None before `grow`.
+      parts: those of the mesh that are this process's.
     """
 
     def __init__(self, policy: Policy, sampling: SamplingSettings, seed: int):
         self._policy, self._params, self._version = policy, policy.params, policy.version
         self._engine, self._processor, self._counters = policy.engine, policy.processor, policy.counters
         self._sampling, self._seed = sampling, seed
+        self._mesh = policy.mesh
+        self._alone = parts(self._mesh) == 1
+        self.parts = len(own_parts(self._mesh))
+        self._queues: list[collections.deque[Call]] = [collections.deque() for _ in range(self.parts)]
         self._forbidden = policy.forbidden(sampling)
         self.shapes: Shapes | None = None
         self._table: EmbeddingTable | None = None
@@ -105,68 +117,152 @@ class Device:
             )
 
     def grow(self, slots: int, length: int) -> None:
-        """Makes empty slots, at least so many of at least so many tokens; what they held is gone."""
+        """Makes empty slots, at least so many in each part of at least so many tokens; what they held is gone."""
         self._slots = self._table = None  # before new ones are made, or both would be in memory
         self.shapes = self._policy.declare(slots, length)
         self._table = self._policy.table(self._params, self._version)
+        count, dtype = self.shapes.slots * parts(self._mesh), self._policy.cache_dtype
         with self._busy():
-            self._slots = self._engine.empty(
-                self._params, self.shapes.slots, self.shapes.length, self._policy.cache_dtype, self._sampling.penalized
-            )
+            self._slots = self._engine.empty(self._params, count, self.shapes.length, dtype, self._sampling.penalized)
+
+    def warmup(self) -> None:
+        """Has every program run once, on nothing."""
+        shapes = self.shapes
+        sizes = [(0, size) for size in shapes.patches] + [(1, size) for size in shapes.widths]
+        sizes += [(2, size) for size in shapes.forks]
+        with Progress("compiling", len(sizes) + 1) as progress:
+            for done, (kind, size) in enumerate(sizes, start=1):
+                self._run((kind, size))
+                if KINDS[kind] == "fork":
+                    sample_keys(0, [""] * size, [0] * size)
+                progress.update(done)
+            self.decode({}, 1, 1)
+            jax.block_until_ready(self._slots)
+            progress.update(len(sizes) + 1)
 
     def close(self) -> None:
         """Lets go of all memory on the device, but for the table, which is the policy's."""
         self._slots = self._table = self._params = None
 
-    def ready(self) -> bool:
-        """Whether all that was asked for is done."""
-        return self._slots.hidden.is_ready()
+    def working(self) -> bool:
+        """Whether something that was asked for is not done yet."""
+        return self._slots is not None and not self._slots.hidden.is_ready() or any(self._queues)
 
     def holds(self, media: Media) -> bool:
-        """Whether the embeddings of an image are in the table."""
+        """Whether an image need not be encoded any more."""
         table = self._table
         return table is not None and media.key in table
 
-    def decode(self, episodes: Mapping[int, Episode], most: int) -> Decoded:
-        """Samples a chunk of at most so many tokens for the episodes, by slot, and waits for it."""
-        settings, budget = [self._sampling] * self.shapes.slots, [0] * self.shapes.slots
+    def decode(self, episodes: Mapping[int, Episode], most: int, patience: int) -> Decoded:
+        """Samples for the episodes, by slot, and waits for it.
+
+        Args:
+          most: tokens, at most, for each of them.
+          patience: ends the chunk when so many slots of all processes have ended their turn. All processes call this
+            together, with the same numbers.
+        """
+        count = self.shapes.slots * self.parts
+        settings, budget = [self._sampling] * count, [0] * count
         for slot, episode in episodes.items():
             settings[slot], budget[slot] = episode.settings, episode.turn_room
         with self._busy():
             self._slots, decoded = self._engine.decode(
                 self._params,
                 self._slots,
-                Drawing.of(settings, budget),
+                deal(Drawing.of(settings, budget), self._mesh),
                 self._forbidden,
                 np.int32(most),
-                np.int32(max(1, len(episodes) // PATIENCE)),
+                np.int32(patience),
                 steps=self._policy.decode_steps,
                 filtered=self._sampling.filtered,
             )
-            decoded = jax.device_get(decoded)
-        self._counters.decode_calls += 1
+            decoded = own(decoded)
+        self._counters.decode_calls += bool(episodes)
         self._counters.decode_steps += int(decoded.counts.max())
         return decoded
 
     def fork(self, forks: list[tuple[int, int, Episode]]) -> None:
         """Begins responses: (slot that holds the prompt, slot of the response, its episode) each."""
-        while forks:
-            size = next((size for size in self.shapes.forks if size >= len(forks)), self.shapes.forks[-1])
-            some, forks = forks[:size], forks[size:]
-            padding = size - len(some)
-            source, target, episodes = zip(*some, *[(0, self.shapes.slots, some[0][2])] * padding, strict=True)
-            prompts = [episode.prompt for episode in episodes]
-            keys = sample_keys(self._seed, [prompt.id for prompt in prompts], [one.sample for one in episodes])
-            lengths, positions = zip(*[(len(p.rendered.tokens), p.next_position) for p in prompts], strict=True)
-            columns = (np.array(column, np.int32) for column in (source, target, lengths, positions))
-            seen = self._seen([prompt.rendered.tokens for prompt in prompts])
-            with self._busy():
-                self._slots = self._engine.fork(self._slots, Forks(*columns, keys, seen))
+        for part in range(self.parts):
+            left = [fork for fork in forks if self.part(fork[1]) == part]
+            while left:
+                size = next((size for size in self.shapes.forks if size >= len(left)), self.shapes.forks[-1])
+                some, left = left[:size], left[size:]
+                self._ask(part, Call("fork", size, self._forks(some, size)))
+
+    def _forks(self, forks: list[tuple[int, int, Episode]], size: int) -> Forks:
+        padding = size - len(forks)
+        source, target, episodes = zip(*forks, *[(0, self.shapes.slots, forks[0][2])] * padding, strict=True)
+        prompts = [episode.prompt for episode in episodes]
+        keys = sample_keys(self._seed, [prompt.id for prompt in prompts], [one.sample for one in episodes])
+        lengths, positions = zip(*[(len(p.rendered.tokens), p.next_position) for p in prompts], strict=True)
+        source, target = np.array(source, np.int32) % self.shapes.slots, np.array(target, np.int32)
+        target[: len(forks)] %= self.shapes.slots
+        seen = self._seen([prompt.rendered.tokens for prompt in prompts])
+        return Forks(source, target, np.array(lengths, np.int32), np.array(positions, np.int32), keys, seen)
+
+    def part(self, slot: int) -> int:
+        """Which of this process's parts a slot is in."""
+        return slot // self.shapes.slots
+
+    def flush(self, *status: int) -> np.ndarray:
+        """Makes the calls that wait, together with all processes, which call this together.
+
+        Args:
+          status: small integers for all processes to know.
+
+        Returns:
+          int [processes, len(status)].
+        """
+        with self._busy():
+            while True:
+                wishes = [[call.name for call in itertools.islice(queue, TOGETHER)] for queue in self._queues]
+                more = any(len(queue) > TOGETHER for queue in self._queues)
+                every, told = exchange(wishes, (more, *status))
+                for name in common_order(every):
+                    self._run(name)
+                if not told[:, 0].any():
+                    return told[:, 1:]
+
+    def _ask(self, part: int, call: Call) -> None:
+        self._queues[part].append(call)
+        if self._alone:
+            self.flush()
+
+    def _run(self, name: tuple[int, int]) -> None:
+        """One call, of every part that has it at the head of its queue; the others take part with padding."""
+        kind, size = KINDS[name[0]], name[1]
+        loads = [
+            queue.popleft().load if queue and queue[0].name == name else self._blank(kind, size)
+            for queue in self._queues
+        ]
+        load = loads[0] if len(loads) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *loads)
+        load = deal(load, self._mesh)
+        if kind == "encode":
+            self._table.array = self._engine.encode(self._params, self._table.array, *load)
+        elif kind == "extend":
+            self._slots = self._engine.extend(self._params, self._slots, self._table.array, load)
+        else:
+            self._slots = self._engine.fork(self._slots, load)
+
+    def _blank(self, kind: str, size: int) -> Any:
+        """The load of a call that does nothing."""
+        slots = self.shapes.slots
+        if kind == "encode":
+            return self._vision([], size)
+        vocab = self._policy.config.vocab_size if self._sampling.penalized else None
+        if kind == "fork":
+            return Forks.blank(size, slots, vocab)
+        return Addition.blank(self.shapes.rows(size), size, slots)._replace(seen=self._seen([], self.shapes.rows(size)))
 
     def extend(self, pieces: list[Piece]) -> None:
         """Appends pieces to their slots, `CHUNK` tokens at a time, those of about one length together."""
+        for part in range(self.parts):
+            self._extend([piece for piece in pieces if self.part(piece.slot) == part], part)
+
+    def _extend(self, pieces: list[Piece], part: int) -> None:
         for some in self._that_fit(pieces):
-            index = self._encode(some)
+            index = self._encode(some, part)
             for start in range(0, max(len(piece.tokens) for piece in some), CHUNK):
                 batches: dict[int, list[int]] = {}
                 for number, piece in enumerate(some):
@@ -176,17 +272,18 @@ class Device:
                     rows = self.shapes.rows(width)
                     for first in range(0, len(numbers), rows):
                         chosen = [(some[number], index[number]) for number in numbers[first : first + rows]]
-                        self._append(chosen, start, width, rows)
+                        self._ask(part, Call("extend", width, self._addition(chosen, start, width, rows)))
 
-    def _append(self, pieces: list[tuple[Piece, np.ndarray]], start: int, width: int, rows: int) -> None:
-        """One call of `extend`: the tokens from `start` on of pieces with their places in the table."""
+    def _addition(self, pieces: list[tuple[Piece, np.ndarray]], start: int, width: int, rows: int) -> Addition:
+        """The load of an `extend`: the tokens from `start` on of pieces with their places in the table."""
         added = Addition.blank(rows, width, self.shapes.slots)
         histories = []
         for row, (piece, index) in enumerate(pieces):
             tokens = piece.tokens[start : start + width]
             count, end = len(tokens), start + len(tokens)
-            added.slots[row], added.starts[row], added.counts[row] = piece.slot, piece.start + start, count
-            added.tokens[row, :count], added.positions[:, row, :count] = tokens, piece.positions[:, start:end]
+            slot = piece.slot % self.shapes.slots
+            added.slots[row], added.starts[row], added.counts[row] = slot, piece.start + start, count
+            added.tokens[row, :count], added.positions[row, :, :count] = tokens, piece.positions[:, start:end]
             added.vision_index[row, :count] = index[start:end]
             added.position[row], added.token_index[row] = piece.following, piece.episode.sampled
             added.ends_prompt[row] = piece.prompt and end == len(piece.tokens)
@@ -195,15 +292,13 @@ class Device:
         self._counters.prefill_padding += rows * width - int(added.counts.sum())
         self._counters.extend_calls += 1
         histories = [episode.tokens() for episode in histories] if self._sampling.penalized else []
-        seen = self._seen(histories + [np.zeros(0, np.int32)] * (rows - len(histories)))
-        with self._busy():
-            self._slots = self._engine.extend(self._params, self._slots, self._table.array, added._replace(seen=seen))
+        return added._replace(seen=self._seen(histories, rows))
 
-    def _seen(self, histories: Sequence[np.ndarray]) -> np.ndarray | None:
-        """bool [histories, vocab]: the tokens of each; None without a repetition penalty."""
+    def _seen(self, histories: Sequence[np.ndarray], rows: int | None = None) -> np.ndarray | None:
+        """bool [rows, vocab]: the tokens of each history, a row for each unless given; None without a penalty."""
         if not self._sampling.penalized:
             return None
-        seen = np.zeros((len(histories), self._policy.config.vocab_size), bool)
+        seen = np.zeros((len(histories) if rows is None else rows, self._policy.config.vocab_size), bool)
         for row, tokens in enumerate(histories):
             seen[row, tokens] = True
         return seen
@@ -214,7 +309,7 @@ class Device:
         held: dict[Any, int] = {}
         for piece in pieces:
             more = {media.key: media.tokens for media in piece.media}
-            if some and sum((held | more).values()) > self._table.size:
+            if some and sum((held | more).values()) > self._table.places[0].size:
                 yield some
                 some, held = [], {}
             some.append(piece)
@@ -222,42 +317,43 @@ class Device:
         if some:
             yield some
 
-    def _encode(self, pieces: list[Piece]) -> list[np.ndarray]:
+    def _encode(self, pieces: list[Piece], part: int) -> list[np.ndarray]:
         """Has every image of the pieces in the table: int32 [tokens] for each, -1 for text, else the row to take."""
+        table: Places = self._table.places[part]
         needed = {media.key: media for piece in pieces for media in piece.media}
         geometry = self._processor.geometry
         batches: dict[int, list[tuple[Media, np.ndarray]]] = {}
         for key, media in needed.items():
-            if self._table.find(key) is not None:
+            if table.find(key) is not None:
                 self._counters.encode_hits += 1
                 continue
-            places = self._table.reserve(key, media.tokens, needed.keys())
+            places = table.reserve(key, media.tokens, needed.keys())
             length = row_patches(media_patches(media, geometry), geometry)
             batches.setdefault(length, []).append((media, places))
             self._counters.encoded += 1
         for length, images in batches.items():
             rows = self.shapes.images(length)
             for first in range(0, len(images), rows):
-                self._encode_rows(images[first : first + rows], rows, length)
+                self._ask(part, Call("encode", length, self._vision(images[first : first + rows], length)))
         index = []
         for piece in pieces:
             places = np.full(len(piece.tokens), -1, np.int32)
             if piece.media:
                 spots = np.isin(piece.tokens, self._processor.placeholder_tokens)
-                places[spots] = np.concatenate([self._table.find(media.key) for media in piece.media])
+                places[spots] = np.concatenate([table.find(media.key) for media in piece.media])
             index.append(places)
         return index
 
-    def _encode_rows(self, images: list[tuple[Media, np.ndarray]], rows: int, length: int) -> None:
-        """One call of `encode`: images that take rows of one length, with their rows in the table."""
-        geometry = self._processor.geometry
-        places = np.full(rows * length // geometry.merge_size**2, self._table.size, np.int32)
+    def _vision(self, images: list[tuple[Media, np.ndarray]], length: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The load of an `encode`: images that take rows of one length, and where their embeddings go in the table."""
+        geometry, rows = self._processor.geometry, self.shapes.images(length)
+        places = np.full(rows * length // geometry.merge_size**2, self._table.places[0].size, np.int32)
         vision, local = vision_layout([media for media, _ in images], geometry, length, rows)
         for where, (_, reserved) in zip(local, images, strict=True):
             places[where] = reserved
-        self._counters.encode_padding += rows * length - sum(math.prod(media.grid) for media, _ in images)
-        with self._busy():
-            self._table.array = self._engine.encode(self._params, self._table.array, vision, places)
+        if images:
+            self._counters.encode_padding += rows * length - sum(math.prod(media.grid) for media, _ in images)
+        return vision, places
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:

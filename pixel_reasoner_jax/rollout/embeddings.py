@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Container, Hashable
 
 import numpy as np
 from jaxtyping import Array
 
 
+@dataclasses.dataclass
 class EmbeddingTable:
-    """A table of image embeddings on the device, and what stands where: a least-recently-used cache of its rows.
-
-    Args:
-      array: [size, width], on the device.
+    """A table of image embeddings on the devices.
 
     Attributes:
-      array: to be replaced by what `Engine.encode` returns for it.
-      size: rows of the table.
+      array: [rows of all parts, width]; to be replaced by what `Engine.encode` returns for it.
+      places: what stands where in each part of the mesh that is this process's.
     """
 
-    def __init__(self, array: Array):
-        size = len(array)
-        self.array = array
+    array: Array
+    places: list[Places]
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether an image need not be encoded, wherever its query goes."""
+        return all(key in places for places in self.places)
+
+
+class Places:
+    """What stands where in a part of the table: a least-recently-used cache of its rows.
+
+    Attributes:
+      size: rows of the part.
+    """
+
+    def __init__(self, size: int):
         self._places: collections.OrderedDict[Hashable, np.ndarray] = collections.OrderedDict()
         self._free = list(range(size - 1, -1, -1))
         self.size = size

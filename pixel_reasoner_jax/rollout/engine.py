@@ -4,6 +4,10 @@
 slot), `fork` begins another response to a prompt that a slot holds, `decode` samples for all slots until one of them
 has ended its turn. Nothing here knows of text, operations or limits. The host knows what every slot holds and says so
 with every call, so taking back a few tokens is saying a smaller number. Shapes come from `shapes.Shapes` alone.
+
+On a mesh, slots, table and the rows of every call are dealt out to the parts that its axes `data` and `fsdp` divide the
+devices in. Numbers of slots and of rows of the table count within a part: a row is of its own part's slots and images,
+and no part ever asks another.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pixel_reasoner_jax.models.attention import BLOCK
+from pixel_reasoner_jax.parallel import constrain, locally, parts
 from pixel_reasoner_jax.rollout.sampling import Drawing, draw, sampling_logits
 
 PyTree = Any
@@ -35,11 +41,11 @@ class Slots:
     """What the device remembers of every response.
 
     Attributes:
-      cache: the model's KV cache, `length` [slots] tokens of every slot filled.
+      cache: the model's KV cache, `length` [slots] tokens of every slot filled. Slots are those of all parts.
       hidden: [slots, width], final hidden state of each slot's last token: the next token is drawn from it.
       prompt_hidden: [slots, width], that of the last token of the slot's prompt; a fork begins with it.
       position: int32 [slots], M-RoPE position of the next text token.
-      keys: the random key of every slot; see `sampling.sample_keys`.
+      keys: uint32 [slots, 2], the data of every slot's random key; see `sampling.sample_keys`.
       token_index: int32 [slots], tokens sampled so far.
       seen: bool [slots, vocab], tokens of the conversation, for a repetition penalty; None where there is none.
     """
@@ -48,7 +54,7 @@ class Slots:
     hidden: Float[Array, "slots width"]
     prompt_hidden: Float[Array, "slots width"]
     position: Int[Array, " slots"]
-    keys: PRNGKeyArray
+    keys: UInt32[Array, "slots 2"]
     token_index: Int[Array, " slots"]
     seen: Bool[Array, "slots vocab"] | None
 
@@ -61,7 +67,7 @@ class Addition(NamedTuple):
       starts: int32 [rows], tokens of the slot that stay.
       counts: int32 [rows], tokens to append.
       tokens: int32 [rows, width].
-      positions: int32 [3, rows, width].
+      positions: int32 [rows, 3, width].
       vision_index: int32 [rows, width], the row of the embedding table that stands in for the token; -1 for text.
       position: int32 [rows], that of the token after.
       token_index: int32 [rows], tokens sampled so far.
@@ -82,14 +88,14 @@ class Addition(NamedTuple):
 
     @classmethod
     def blank(cls, rows: int, width: int, slots: int) -> Addition:
-        """Nothing but padding, for a cache of so many slots; to be filled in."""
+        """Nothing but padding, for a part of so many slots; to be filled in."""
         zeros = [np.zeros(rows, np.int32) for _ in range(4)]
         return cls(
             np.full(rows, slots, np.int32),
             zeros[0],
             zeros[1],
             np.zeros((rows, width), np.int32),
-            np.zeros((3, rows, width), np.int32),
+            np.zeros((rows, 3, width), np.int32),
             np.full((rows, width), -1, np.int32),
             zeros[2],
             zeros[3],
@@ -103,7 +109,7 @@ class Forks(NamedTuple):
     Attributes:
       source, target: int32 [forks]; they may be the same.
       lengths, position: int32 [forks], the prompt's tokens, and the position after them.
-      keys: the random keys of the new responses.
+      keys: uint32 [forks, 2], the data of the new responses' random keys.
       seen: bool [forks, vocab], the tokens of the prompt, or None; see `Slots`.
     """
 
@@ -111,8 +117,15 @@ class Forks(NamedTuple):
     target: np.ndarray
     lengths: np.ndarray
     position: np.ndarray
-    keys: PRNGKeyArray
+    keys: np.ndarray
     seen: np.ndarray | None
+
+    @classmethod
+    def blank(cls, count: int, slots: int, vocab: int | None) -> Forks:
+        """Nothing but padding, for a part of so many slots; `vocab`: with tokens seen."""
+        zeros = [np.zeros(count, np.int32) for _ in range(3)]
+        seen = None if vocab is None else np.zeros((count, vocab), bool)
+        return cls(zeros[0], np.full(count, slots, np.int32), *zeros[1:], np.zeros((count, 2), np.uint32), seen)
 
 
 class Decoded(NamedTuple):
@@ -134,27 +147,40 @@ class Engine:
     Args:
       graphdef: of the model.
       stop_tokens: those that end a turn.
+      mesh: that of the model.
     """
 
-    def __init__(self, graphdef: Any, stop_tokens: Sequence[int]):
+    def __init__(self, graphdef: Any, stop_tokens: Sequence[int], mesh: Mesh | None = None):
         stops = np.asarray(stop_tokens, np.int32)
+
+        def dealt(tree: PyTree) -> PyTree:
+            """Holds arrays with a leading axis of slots or rows to their places."""
+            return jax.tree.map(lambda x: constrain(x, ("batch", *(None,) * (x.ndim - 1)), mesh), tree)
+
+        def put(old: PyTree, rows: Int[Array, " rows"], new: PyTree) -> PyTree:
+            """Replaces rows of arrays, those of each part by its own; numbers past the end are padding."""
+
+            def own(old, rows, new):
+                return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), old, new)
+
+            return locally(own, mesh, [("batch",)] * 3, like=0)(old, rows, new)
 
         @functools.partial(jax.jit, static_argnames=("count", "length", "dtype", "penalized"))
         def empty(params: PyTree, count: int, length: int, dtype: str | None, penalized: bool) -> Slots:
-            """An empty cache of `count` slots of `length` tokens; `penalized` has it remember the tokens seen."""
+            """`count` empty slots of `length` tokens in all; `penalized` has them remember the tokens seen."""
             model = nnx.merge(graphdef, params)
             zeros = jnp.zeros(count, jnp.int32)
             hidden = jnp.zeros((count, model.config.hidden_size), model.language.dtype)
             seen = jnp.zeros((count, model.config.vocab_size), bool) if penalized else None
-            keys = jax.random.split(jax.random.key(0), count)
+            keys = jnp.zeros((count, 2), jnp.uint32)
             cache = model.init_cache(count, length, dtype)
-            return Slots(cache, hidden, jnp.copy(hidden), zeros, keys, jnp.copy(zeros), seen)
+            return Slots(cache, *dealt((hidden, jnp.copy(hidden), zeros, keys, jnp.copy(zeros), seen)))
 
         @functools.partial(jax.jit, static_argnames=("size",))
         def empty_table(params: PyTree, size: int) -> Float[Array, "size width"]:
-            """A table of `size` embeddings."""
+            """A table of `size` embeddings in all."""
             model = nnx.merge(graphdef, params)
-            return jnp.zeros((size, model.config.hidden_size), model.language.dtype)
+            return dealt(jnp.zeros((size, model.config.hidden_size), model.language.dtype))
 
         @functools.partial(jax.jit, donate_argnames=("table",))
         def encode(
@@ -165,59 +191,58 @@ class Engine:
         ) -> Float[Array, "size width"]:
             """Writes the embedding of every merged patch to its place in the table; places past its end are padding."""
             embeddings = nnx.merge(graphdef, params).encode_vision(vision)
-            return table.at[places].set(embeddings.astype(table.dtype), mode="drop")
+            return put(table, places, embeddings.astype(table.dtype))
 
         @functools.partial(jax.jit, donate_argnames=("slots",))
         def extend(params: PyTree, slots: Slots, table: Float[Array, "size width"], added: Addition) -> Slots:
             """Appends tokens to slots; see `Addition`."""
             model = nnx.merge(graphdef, params)
             rows = added.slots
-            embeddings = model.embed(added.tokens, added.vision_index, table)
-            cache = slots.cache | {"length": slots.cache["length"].at[rows].set(added.starts, mode="drop")}
-            hidden, cache = model.extend(embeddings, added.positions, added.counts, cache, rows)
+            embeddings = model.embed(added.tokens, added.vision_index, table.reshape(parts(mesh), -1, table.shape[-1]))
+            cache = slots.cache | {"length": put(slots.cache["length"], rows, added.starts)}
+            hidden, cache = model.extend(embeddings, jnp.moveaxis(added.positions, 1, 0), added.counts, cache, rows)
             last = jnp.take_along_axis(hidden, jnp.maximum(added.counts - 1, 0)[:, None, None], axis=1)[:, 0]
-            return Slots(
-                cache,
-                slots.hidden.at[rows].set(last, mode="drop"),
-                slots.prompt_hidden.at[jnp.where(added.ends_prompt, rows, len(slots.hidden))].set(last, mode="drop"),
-                slots.position.at[rows].set(added.position, mode="drop"),
-                slots.keys,
-                slots.token_index.at[rows].set(added.token_index, mode="drop"),
-                None if slots.seen is None else slots.seen.at[rows].set(added.seen, mode="drop"),
-            )
+            kept = (slots.hidden, slots.position, slots.token_index, slots.seen)
+            hidden, position, token_index, seen = put(kept, rows, (last, added.position, added.token_index, added.seen))
+            prompts = jnp.where(added.ends_prompt, rows, len(slots.hidden))
+            prompt_hidden = put(slots.prompt_hidden, prompts, last)
+            return Slots(cache, hidden, prompt_hidden, position, slots.keys, token_index, seen)
 
         @functools.partial(jax.jit, donate_argnames=("slots",))
         def fork(slots: Slots, forks: Forks) -> Slots:
             """Begins responses in slots whose prompts other slots hold; see `Forks`."""
-            source, target = forks.source, forks.target
-            hidden = slots.prompt_hidden[source]
-            keys, values = slots.cache["k"], slots.cache["v"]
-            block = min(BLOCK, keys.shape[3])
 
-            def copy_block(fork, number, cache):
-                here, there = (0, source[fork], 0, number * block, 0), (0, target[fork], 0, number * block, 0)
-                size = (keys.shape[0], 1, keys.shape[2], block, keys.shape[4])
-                return tuple(
-                    jax.lax.dynamic_update_slice(x, jax.lax.dynamic_slice(x, here, size), there) for x in cache
-                )
+            def copy_prompts(cache, source, target, lengths):
+                layers, slots, kv_heads, length, size = cache[0].shape
+                block = min(BLOCK, length)
+                sizes = (layers, 1, kv_heads, block, size)
 
-            def copy(fork, cache):
-                # In place, and as far as the prompt goes: a gather would hold a second cache for a moment.
-                blocks = jnp.where(target[fork] < len(slots.hidden), -(-forks.lengths[fork] // block), 0)
-                return jax.lax.fori_loop(0, blocks, functools.partial(copy_block, fork), cache)
+                def copy_block(fork, number, cache):
+                    here, there = (0, source[fork], 0, number * block, 0), (0, target[fork], 0, number * block, 0)
+                    return tuple(
+                        jax.lax.dynamic_update_slice(x, jax.lax.dynamic_slice(x, here, sizes), there) for x in cache
+                    )
 
-            keys, values = jax.lax.fori_loop(0, len(target), copy, (keys, values))
-            lengths = slots.cache["length"].at[target].set(forks.lengths, mode="drop")
-            cache = {"k": keys, "v": values, "length": lengths}
-            return Slots(
-                cache,
-                slots.hidden.at[target].set(hidden, mode="drop"),
-                slots.prompt_hidden.at[target].set(hidden, mode="drop"),
-                slots.position.at[target].set(forks.position, mode="drop"),
-                slots.keys.at[target].set(forks.keys, mode="drop"),
-                slots.token_index.at[target].set(0, mode="drop"),
-                None if slots.seen is None else slots.seen.at[target].set(forks.seen, mode="drop"),
+                def copy(fork, cache):
+                    # In place, and as far as the prompt goes: a gather would hold a second cache for a moment.
+                    blocks = jnp.where(target[fork] < slots, -(-lengths[fork] // block), 0)
+                    return jax.lax.fori_loop(0, blocks, functools.partial(copy_block, fork), cache)
+
+                return jax.lax.fori_loop(0, len(target), copy, cache)
+
+            rows = ("batch",)
+            copy_prompts = locally(copy_prompts, mesh, [(None, "batch", "kv_heads"), rows, rows, rows], like=0)
+            cache = slots.cache["k"], slots.cache["v"]
+            keys, values = copy_prompts(cache, forks.source, forks.target, forks.lengths)
+            hidden = locally(lambda x, source: x[source], mesh, [rows, rows], like=1)(slots.prompt_hidden, forks.source)
+            old = (slots.cache["length"], slots.position, slots.keys, slots.token_index, slots.seen)
+            zeros = jnp.zeros_like(forks.lengths)
+            lengths, position, random_keys, token_index, seen = put(
+                old, forks.target, (forks.lengths, forks.position, forks.keys, zeros, forks.seen)
             )
+            cache = {"k": keys, "v": values, "length": lengths}
+            own_hidden, prompt_hidden = put((slots.hidden, slots.prompt_hidden), forks.target, (hidden, hidden))
+            return Slots(cache, own_hidden, prompt_hidden, position, random_keys, token_index, seen)
 
         @functools.partial(jax.jit, static_argnames=("steps", "filtered"), donate_argnames=("slots",))
         def decode(
@@ -263,7 +288,7 @@ class Engine:
                 hidden, cache = model.extend(embeddings, positions, taken, slots.cache)
                 seen = slots.seen
                 if seen is not None:
-                    seen = seen.at[jnp.arange(count), token].set(seen[jnp.arange(count), token] | active)
+                    seen |= (jnp.arange(seen.shape[1]) == token[:, None]) & active[:, None]
                 slots = Slots(
                     cache,
                     jnp.where(active[:, None], hidden[:, 0], slots.hidden),
@@ -276,15 +301,17 @@ class Engine:
                 return step + 1, active & ~stop & (out.counts < drawing.budget), slots, out
 
             blank = jnp.zeros((count, steps), jnp.float32)
-            out = Decoded(
-                jnp.zeros((count, steps), jnp.int32),
-                blank,
-                jnp.copy(blank),
-                jnp.zeros(count, jnp.int32),
-                jnp.zeros(count, bool),
+            out = dealt(
+                Decoded(
+                    jnp.zeros((count, steps), jnp.int32),
+                    blank,
+                    jnp.copy(blank),
+                    jnp.zeros(count, jnp.int32),
+                    jnp.zeros(count, bool),
+                )
             )
             _, _, slots, out = jax.lax.while_loop(unfinished, one_token, (0, began, slots, out))
-            return slots, out
+            return slots, dealt(out)
 
         self.empty, self.empty_table, self.encode = empty, empty_table, encode
         self.extend, self.fork, self.decode = extend, fork, decode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
@@ -11,15 +10,15 @@ import numpy as np
 from flax import nnx
 
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.processing import PictureStore, Processor, vision_layout
-from pixel_reasoner_jax.rollout.device import Counters
-from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
-from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
+from pixel_reasoner_jax.parallel import own_parts, parts
+from pixel_reasoner_jax.processing import PictureStore, Processor
+from pixel_reasoner_jax.rollout.device import Counters, Device
+from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, Places
+from pixel_reasoner_jax.rollout.engine import Engine
 from pixel_reasoner_jax.rollout.episode import Event, Limits
 from pixel_reasoner_jax.rollout.prompt import Query, check_query
-from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, sample_keys
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.shapes import Shapes
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -37,7 +36,7 @@ class Policy:
       limits: where a response ends.
       guidelines: the text after the question; None takes the paper's.
       text_only: offer no operations.
-      slots: responses in flight at a time; the next ones enter as others finish.
+      slots: responses in flight at a time, in all processes together; the next ones enter as others finish.
       decode_steps: the most tokens sampled before the host looks again.
       cache_dtype: of the KV cache, "float32" or "bfloat16"; None: as the model computes.
       workers: threads that load queries, and as many that execute operations.
@@ -66,6 +65,7 @@ class Policy:
     ):
         enable_cache()
         self.graphdef, self._params = nnx.split(model)
+        self.mesh = model.mesh
         self.version = 0
         self.config = model.config
         self.processor = processor
@@ -80,7 +80,7 @@ class Policy:
         self.counters = Counters()
         self._shapes: Shapes | None = None
         self._table: tuple[int, EmbeddingTable] | None = None
-        self.engine = Engine(self.graphdef, processor.stop_tokens)
+        self.engine = Engine(self.graphdef, processor.stop_tokens, self.mesh)
 
     @property
     def params(self) -> Any:
@@ -151,8 +151,13 @@ class Policy:
             sampling = SamplingSettings(1.0 if temperature is None else temperature)
         elif temperature is not None:
             raise ValueError("give temperature or sampling, which has a temperature of its own, not both")
-        slots = min(self.slots, len(queries) * samples) if isinstance(queries, Sized) else self.slots
-        return Scheduler(self, map(check_query, queries), samples, seed, sampling, on_event, max(slots, 1))
+        slots = self.slots
+        if jax.process_count() > 1:
+            if self.limits.max_length is None:
+                raise ValueError("rollouts of several processes need limits.max_length")
+        elif isinstance(queries, Sized):
+            slots = max(1, min(slots, len(queries) * samples))
+        return Scheduler(self, map(check_query, queries), samples, seed, sampling, on_event, self._in_a_part(slots))
 
     def warmup(self, length: int | None = None, *, sampling: SamplingSettings | None = None) -> None:
         """Compiles every program that rollouts of up to `slots` responses need, with a progress bar.
@@ -167,47 +172,13 @@ class Policy:
         length = length or self.limits.max_length
         if length is None:
             raise ValueError("warmup needs a length, since limits.max_length is not set")
-        sampling = sampling or SamplingSettings()
-        engine, shapes = self.engine, self.declare(self.slots, length)
-        geometry, slots = self.processor.geometry, shapes.slots
-        state = engine.empty(self.params, slots, shapes.length, self.cache_dtype, sampling.penalized)
-
-        def seen(rows: int) -> np.ndarray | None:
-            return np.zeros((rows, self.config.vocab_size), bool) if sampling.penalized else None
-
-        # A table of its own: were it interrupted, the one in use would be lost.
-        table = engine.empty_table(self.params, shapes.table)
-        with Progress("compiling", len(shapes.patches) + len(shapes.widths) + len(shapes.forks) + 1) as progress:
-            done = itertools.count(1)
-            for patches in shapes.patches:
-                rows = shapes.images(patches)
-                vision, _ = vision_layout([], geometry, patches, rows)
-                places = np.full(rows * patches // geometry.merge_size**2, len(table), np.int32)
-                table = engine.encode(self.params, table, vision, places)
-                progress.update(next(done))
-            for width in shapes.widths:
-                added = Addition.blank(shapes.rows(width), width, slots)._replace(seen=seen(shapes.rows(width)))
-                state = engine.extend(self.params, state, table, added)
-                progress.update(next(done))
-            for count in shapes.forks:
-                zeros = [np.zeros(count, np.int32) for _ in range(3)]
-                target = np.full(count, slots, np.int32)
-                keys = sample_keys(0, [""] * count, [0] * count)
-                state = engine.fork(state, Forks(zeros[0], target, *zeros[1:], keys, seen(count)))
-                progress.update(next(done))
-            drawing = Drawing.of([sampling] * slots, [0] * slots)
-            state, _ = engine.decode(
-                self.params,
-                state,
-                drawing,
-                self.forbidden(sampling),
-                np.int32(1),
-                np.int32(1),
-                steps=self.decode_steps,
-                filtered=sampling.filtered,
-            )
-            jax.block_until_ready(state)
-            progress.update(next(done))
+        device = Device(self, sampling or SamplingSettings(), 0)
+        device.grow(self._in_a_part(self.slots), length)
+        try:
+            device.warmup()
+        except BaseException:
+            self.forget_table()  # it may have been interrupted between two halves of a change
+            raise
 
     def forbidden(self, sampling: SamplingSettings) -> np.ndarray:
         """bool [vocab]: what is not drawn with such settings.
@@ -222,8 +193,11 @@ class Policy:
         mask[list(sampling.forbidden_tokens)] = True
         return mask
 
+    def _in_a_part(self, slots: int) -> int:
+        return -(-slots // parts(self.mesh))
+
     def declare(self, slots: int, length: int) -> Shapes:
-        """Shapes for so many slots of so many tokens: those in use, if they have room, or larger ones."""
+        """Shapes for so many slots a part of the mesh of so many tokens: those in use, if they have room, or larger."""
         held = self._shapes
         if held is None or held.slots < slots or held.length < length:
             if held is not None:
@@ -234,9 +208,10 @@ class Policy:
     def table(self, params: Any, version: int) -> EmbeddingTable:
         """The images encoded with a version of the parameters; a new table where there is none of the size."""
         size = self._shapes.table
-        if self._table is None or self._table[0] != version or self._table[1].size < size:
+        if self._table is None or self._table[0] != version or self._table[1].places[0].size < size:
             self._table = None  # its memory is free before the new one's is taken
-            self._table = version, EmbeddingTable(self.engine.empty_table(params, size))
+            array = self.engine.empty_table(params, size * parts(self.mesh))
+            self._table = version, EmbeddingTable(array, [Places(size) for _ in own_parts(self.mesh)])
         return self._table[1]
 
     def forget_table(self) -> None:

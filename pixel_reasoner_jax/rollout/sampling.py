@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 GROUP = 128  # tokens drawn from together
 
@@ -107,17 +107,17 @@ class Drawing(NamedTuple):
         return cls(np.array(budget, np.int32), *columns)
 
 
-def sample_keys(seed: int, query_ids: Sequence[str], samples: Sequence[int]) -> PRNGKeyArray:
-    """Keys [slots], one for each (query id, sample index); fold the index of a token in to draw that token."""
+def sample_keys(seed: int, query_ids: Sequence[str], samples: Sequence[int]) -> np.ndarray:
+    """Data uint32 [slots, 2] of a key for each (query id, sample index); fold a token's index in to draw that token."""
     digests = (hashlib.blake2s(str(query_id).encode(), digest_size=4).digest() for query_id in query_ids)
     hashes = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint32)
-    return _fold(jax.random.key(seed), hashes, np.asarray(samples, np.uint32))
+    return np.asarray(_fold(jax.random.key(seed), hashes, np.asarray(samples, np.uint32)))
 
 
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(None, 0, 0))
-def _fold(key: PRNGKeyArray, query_hash: Int[Array, ""], sample: Int[Array, ""]) -> PRNGKeyArray:
-    return jax.random.fold_in(jax.random.fold_in(key, query_hash), sample)
+def _fold(key: PRNGKeyArray, query_hash: Int[Array, ""], sample: Int[Array, ""]) -> UInt32[Array, " 2"]:
+    return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, query_hash), sample))
 
 
 def sampling_logits(
@@ -153,7 +153,7 @@ def sampling_logits(
 
 def draw(
     logits: Float[Array, "slots vocab"],
-    keys: PRNGKeyArray,
+    keys: UInt32[Array, "slots 2"],
     token_index: Int[Array, " slots"],
     temperature: Float[Array, " slots"],
 ) -> tuple[Int[Array, " slots"], Float[Array, " slots"]]:
@@ -166,7 +166,8 @@ def draw(
     weights = jnp.exp(logits - highest)
     groups = jnp.pad(weights, ((0, 0), (0, -weights.shape[-1] % GROUP))).reshape(len(weights), -1, GROUP)
     totals = groups.sum(axis=-1)
-    uniform = jax.vmap(lambda key, index: jax.random.uniform(jax.random.fold_in(key, index), (2,)))(keys, token_index)
+    keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(keys), token_index)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
     group = _pass(totals, uniform[:, 0])
     within = _pass(jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0], uniform[:, 1])
     # As argmax, which takes far longer where it must carry the indices along.

@@ -3,6 +3,9 @@
 A query's prompt is prefilled once and forked to its samples. A sample takes a free slot, leaves it when it is over, and
 the next one takes it. Between two chunks of decoding, what the worker threads have ready (loaded queries, executed
 operations) is appended to its slots; slots whose operation is still running are left out and hold up nobody.
+
+Several processes run it in step, each with queries of its own: whatever the devices do, they do together, and a process
+whose queries are done takes part until all are.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
+
+import jax
 
 from pixel_reasoner_jax.operations import Call, OperationError
 from pixel_reasoner_jax.processing import Media
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 
 HURRY = 8  # a chunk of decoding is so many times shorter while a worker thread has something coming
 GRACE = 0.005  # seconds that finished operations wait for others when there is nothing to decode
+PATIENCE = 16  # a chunk of decoding ends early when one in so many of its slots has ended its turn
 POLL = 0.1  # seconds between two looks for operations that take too long, with nothing to decode
 
 _log = logging.getLogger(__name__)
@@ -42,7 +48,8 @@ class Group:
     Attributes:
       number: of the query, in the order they were given.
       begun: samples that have been given a slot.
-      home: a slot that holds the prompt: until all samples have begun, free slots are given to no other query.
+      home: a slot that holds the prompt: until all samples have begun, the free slots of its part of the mesh go to no
+        other query.
     """
 
     number: int
@@ -91,7 +98,8 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._samples, self._sampling, self._on_event = samples, sampling, on_event
         self._device = Device(policy, sampling, seed)
         self._slots = slots
-        self._free: list[int] = []
+        self._free: list[list[int]] = [[] for _ in range(self._device.parts)]
+        self._beginning: list[Group | None] = [None] * self._device.parts
         # Apart from each other, so that no operation waits for a query to load.
         self._loaders, self._operators = Workers(policy.workers), Workers(policy.workers)
         self._loading: dict[int, tuple[str, Task]] = {}
@@ -130,10 +138,12 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         """Drops a query wherever it is: its slots are free at once, and none of its trajectories comes any more."""
         query_id = str(query_id)
         self._cancelled.add(query_id)
-        for prompt in [group.prompt for group in self._groups] + [row.episode.prompt for row in self._rows.values()]:
+        groups = [*self._groups, *filter(None, self._beginning)]
+        for prompt in [group.prompt for group in groups] + [row.episode.prompt for row in self._rows.values()]:
             if prompt.id == query_id:
                 self._forget(prompt)
         self._groups = collections.deque(group for group in self._groups if group.prompt.id != query_id)
+        self._beginning = [group if group and group.prompt.id != query_id else None for group in self._beginning]
         for slot in [slot for slot, row in self._rows.items() if row.episode.prompt.id == query_id]:
             self._release(slot)
         self._finished = collections.deque(
@@ -147,47 +157,55 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             workers.close()
         self._loading.clear()
         self._groups.clear()
+        self._beginning = [None] * self._device.parts
         self._finished.clear()
         for slot in list(self._rows):
             self._release(slot)
         self._device.close()
 
     def _step(self) -> bool:
-        """Goes on a little; False when nothing is left to do."""
+        """Goes on a little, together with all processes; False when nothing is left to do for any."""
+        if self._device.shapes is None and jax.process_count() > 1:
+            self._grow(self._limits.max_length)  # all at once; `Policy.stream` has made sure that it is set
         self._load()
         self._admit()
         self._observe()
-        if all(row.task is not None for row in self._rows.values()):
-            return self._wait()
-        if (coming := self._coming()) and not self._device.ready():
+        coming = self._coming()
+        busy = bool(self._rows or self._groups or self._loading or any(self._beginning))
+        drawing = sum(row.task is None for row in self._rows.values())
+        working = self._device.working()
+        told = self._device.flush(busy, drawing, bool(coming), working)
+        busy, drawing, someone_waits, working = told.sum(axis=0).tolist()
+        if not drawing:
+            self._wait(coming)
+        elif someone_waits and working:
             # A chunk would only queue up: what comes until the device gets there can still be part of it.
             began = time.perf_counter()
             concurrent.futures.wait(coming, GRACE, concurrent.futures.FIRST_COMPLETED)
             self._counters.device_seconds += time.perf_counter() - began
-            return True
-        self._decode(hurry=bool(coming))
-        return True
+        else:
+            steps = self._policy.decode_steps // (HURRY if someone_waits else 1)
+            self._decode(max(1, steps), max(1, drawing // PATIENCE))
+        return busy > 0
 
     def _coming(self) -> list[concurrent.futures.Future]:
         """Of what worker threads are at, that for which there is a slot."""
         operations = [row.task.future for row in self._rows.values() if row.task is not None]
-        room = self._free or not self._rows
+        room = any(self._free) or not self._rows
         return operations + [task.future for _, task in self._loading.values() if room]
 
-    def _wait(self) -> bool:
-        """Nothing can be decoded: waits for a worker thread; False when none is at work."""
-        coming = self._coming()
-        if not coming:
-            return bool(self._groups)
+    def _wait(self, coming: list[concurrent.futures.Future]) -> None:
+        """Nothing can be decoded: waits a little for a worker thread."""
         began = time.perf_counter()
-        if concurrent.futures.wait(coming, POLL, concurrent.futures.FIRST_COMPLETED).done:
+        if jax.process_count() > 1:
+            time.sleep(GRACE)  # no longer: another process may have something to decode by then
+        elif concurrent.futures.wait(coming, POLL, concurrent.futures.FIRST_COMPLETED).done:
             concurrent.futures.wait(coming, GRACE)
         self._counters.idle_seconds += time.perf_counter() - began
-        return True
 
     def _load(self) -> None:
         """Has worker threads load and render the next queries: as many as the slots take, and one for each thread."""
-        wanted = self._policy.workers + -(-self._slots // self._samples)
+        wanted = self._policy.workers + -(-self._slots * self._device.parts // self._samples)
         ahead = wanted - len(self._loading) - len(self._groups)
         for number, query in itertools.islice(self._queries, max(0, ahead)):
             self._loading[number] = str(query["id"]), self._loaders.submit(self._build, query)
@@ -219,20 +237,22 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             else:
                 self._groups.append(Group(number, prompt))
         pieces, forks, early = [], [], []
-        while self._groups and self._make_room(self._groups[0].prompt):
-            group, slot = self._groups[0], self._free.pop()
+        prompted = set()
+        while (part := self._part_with_room()) is not None:
+            group, slot = self._beginning[part], self._free[part].pop()
             prompt, episode = group.prompt, self._begin(group.prompt, group.begun)
             if group.home is None:
                 group.home = slot
+                prompted.add(part)
                 rendered, following = prompt.rendered, prompt.next_position
                 pieces.append(
                     Piece(slot, 0, episode, rendered.tokens, rendered.media, prompt.positions, following, prompt=True)
                 )
-            (forks if pieces else early).append((group.home, slot, episode))
+            (forks if part in prompted else early).append((group.home, slot, episode))
             self._rows[slot] = Row(group.number, episode, prompt.next_position)
             group.begun += 1
             if group.begun == self._samples:
-                self._groups.popleft()
+                self._beginning[part] = None
         self._device.fork(early)  # before a prompt of the next group overwrites the one they come from
         self._device.extend(pieces)
         self._device.fork(forks)
@@ -244,15 +264,32 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             episode.end_if_full()
             self._finished.append((number, episode.trajectory()))
 
-    def _make_room(self, prompt: Prompt) -> bool:
-        """Whether a slot is free and long enough for a query. They grow when all are empty; until then it waits."""
-        shapes, needed = self._device.shapes, self._begin(prompt, 0).end
+    def _part_with_room(self) -> int | None:
+        """The part of the mesh where the next sample begins: of a query that it has begun, else of the next query.
+
+        Slots that are too short for it grow when all are empty; until then it waits.
+        """
+        free = [part for part, slots in enumerate(self._free) if slots]
+        if begun := [part for part in free if self._beginning[part] is not None]:
+            return begun[0]
+        if not self._groups:
+            return None
+        shapes, needed = self._device.shapes, self._begin(self._groups[0].prompt, 0).end
         if shapes is None or needed > shapes.length:
             if self._rows:
-                return False
-            self._device.grow(self._slots, needed)
-            self._free = list(range(self._device.shapes.slots - 1, -1, -1))
-        return bool(self._free)
+                return None
+            self._grow(needed)
+            free = list(range(len(self._free)))
+        if not free:
+            return None
+        part = max(free, key=lambda part: len(self._free[part]))
+        self._beginning[part] = self._groups.popleft()
+        return part
+
+    def _grow(self, length: int) -> None:
+        self._device.grow(self._slots, length)
+        slots = self._device.shapes.slots
+        self._free = [list(range(part * slots, (part + 1) * slots))[::-1] for part in range(self._device.parts)]
 
     def _observe(self) -> None:
         """Appends to its slot what every operation that is done has returned."""
@@ -295,11 +332,10 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             _log.exception("an operation of query %s failed", episode.prompt.id)
             return episode.failure(call, f"{getattr(call, 'name', 'it')} failed ({type(error).__name__})"), []
 
-    def _decode(self, hurry: bool) -> None:
+    def _decode(self, most: int, patience: int) -> None:
         """Samples a chunk for every slot that can go on; closes the turns that have ended."""
         drawing = {slot: row for slot, row in self._rows.items() if row.task is None}
-        most = max(1, self._policy.decode_steps // (HURRY if hurry else 1))
-        decoded = self._device.decode({slot: row.episode for slot, row in drawing.items()}, most)
+        decoded = self._device.decode({slot: row.episode for slot, row in drawing.items()}, most, patience)
         for slot, row in drawing.items():
             if self._rows.get(slot) is not row:  # cancelled by what was told of another
                 continue
@@ -327,7 +363,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         row = self._rows.pop(slot)
         if row.task is not None:
             self._operators.give_up(row.task)
-        self._free.append(slot)
+        self._free[self._device.part(slot)].append(slot)
 
     def _forget(self, prompt: Prompt) -> None:
         for picture in prompt.pictures:

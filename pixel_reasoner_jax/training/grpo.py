@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
+from pixel_reasoner_jax.parallel import gather
 from pixel_reasoner_jax.rewards import AnswerPool, RewardTerms, reward_terms
 from pixel_reasoner_jax.training.advantages import group_advantages
 from pixel_reasoner_jax.training.packing import Sequence
@@ -34,30 +35,36 @@ class Judged:
     advantages: np.ndarray
     uniform: np.ndarray
 
-    def sequences(self) -> list[Sequence]:
-        """What there is to learn from: the responses of every group that is not uniform, group by group."""
+    def sequences(self, queries: slice = slice(None)) -> list[Sequence]:
+        """What there is to learn from queries: the responses of every group that is not uniform, group by group."""
+        judged = self.groups[queries], self.advantages[queries], self.uniform[queries]
         return [
             Sequence.of(trajectory, float(advantage))
-            for group, advantages, uniform in zip(self.groups, self.advantages, self.uniform, strict=True)
+            for group, advantages, uniform in zip(*judged, strict=True)
             if not uniform
             for trajectory, advantage in zip(group, advantages, strict=True)
         ]
 
     def metrics(self) -> dict[str, float]:
-        """Figures of the episode, means over its responses."""
+        """Figures of the episode, means over its responses: those of all processes, which ask together."""
         trajectories = [trajectory for group in self.groups for trajectory in group]
-        sampled = [int(trajectory.train.sum()) for trajectory in trajectories]
-        summary = figures([*map(Outcome.of, trajectories, self.terms.correct.ravel())])
-        return {
-            "reward": float(self.terms.total.mean()),
-            "reward_correct": float(self.terms.correct.mean()),
-            "reward_bonus": float(self.terms.bonus.mean()),
-            "reward_penalty": float(self.terms.penalty.mean()),
-            **{name: value for name, value in summary.items() if value is not None},
-            "response_tokens": float(np.mean(sampled)),
-            "truncated": float(np.mean([trajectory.ended != "answer" for trajectory in trajectories])),
-            "uniform_groups": float(self.uniform.mean()),
+        terms, samples = self.terms, len(self.groups[0])
+        outcomes = [*map(Outcome.of, trajectories, terms.correct.ravel())]
+        columns = {
+            "reward": terms.total.ravel(),
+            "reward_correct": terms.correct.ravel(),
+            "reward_bonus": terms.bonus.ravel(),
+            "reward_penalty": terms.penalty.ravel(),
+            "response_tokens": [int(trajectory.train.sum()) for trajectory in trajectories],
+            "truncated": [trajectory.ended != "answer" for trajectory in trajectories],
+            "uniform_groups": np.repeat(self.uniform, samples),
         }
+        counts = [(outcome.calls, outcome.failed) for outcome in outcomes]
+        table = np.column_stack([np.array(counts, np.float32), *columns.values()]).astype(np.float32)
+        table = gather(table).reshape(-1, table.shape[1])
+        means = dict(zip(columns, table[:, 2:].mean(axis=0, dtype=np.float64).tolist(), strict=True))
+        every = [Outcome(row[3], int(row[0]), int(row[1])) for row in table.tolist()]
+        return {**means, **{name: value for name, value in figures(every).items() if value is not None}}
 
 
 def collect(

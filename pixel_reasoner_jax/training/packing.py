@@ -1,19 +1,20 @@
 """Trajectories of different lengths to batches of one shape.
 
-Whole sequences are laid side by side in rows; segment ids keep them from attending to one another. Samples of one
-query stay neighbours, so that the image they share is encoded once in a batch.
+Whole sequences are laid side by side in rows (see `rows`); segment ids keep them from attending to one another. An
+image that samples of one query share is encoded once in a batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixel_reasoner_jax.buckets import bucket, bucketed_vision
-from pixel_reasoner_jax.processing import Media, Processor
+from pixel_reasoner_jax.buckets import bucket, vision_shape
+from pixel_reasoner_jax.processing import Media, Processor, vision_layout
+from pixel_reasoner_jax.training.rows import arrange
 from pixel_reasoner_jax.trajectory import Trajectory
 
 Batch = dict[str, Any]
@@ -50,58 +51,88 @@ class Sequence:
         )
 
 
-def pack(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_length: int) -> list[Batch]:
-    """Packs sequences, in order, into batches of `rows` rows of `row_length` tokens.
+class Shape(NamedTuple):
+    """What of a batch's shape depends on its sequences: tokens of a row, targets of a row, patches of a row of patches,
+    and the number of these rows; all of them declared sizes."""
 
-    Returns:
-      Batches as the model takes them (tokens, positions, segment_ids, vision_index, vision), and for the loss
-        targets       int32 [rows, K]    index in its row of every trained token, always > 0
-        target_mask   float32 [rows, K]  1 for a real target, 0 for padding
-        advantages, logprobs, temperatures  float32 [rows, K]
-      where K is a bucket. Only these positions meet the vocabulary.
+    row_length: int
+    targets: int
+    patches: int
+    images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """The rows of a batch, and the smallest shape that holds them."""
+
+    rows: list[list[Sequence]]
+    shape: Shape
+
+
+def pack(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_length: int) -> list[Batch]:
+    """Packs the sequences of an update into batches; see `plan` and `build`."""
+    planned = plan(sequences, processor, rows=rows, row_length=row_length)
+    return [build(batch.rows, processor, rows, batch.shape) for batch in planned]
+
+
+def plan(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_length: int) -> list[Planned]:
+    """Lays the sequences of an update, in an order of its own, in batches of `rows` rows of `row_length` tokens.
+
+    The rows of the last batch may be shorter.
 
     Raises:
       ValueError: a sequence longer than a row.
     """
-    batches: list[list[list[Sequence]]] = []
-    lengths: list[int] = []  # of the rows of the last batch
-    for sequence in sequences:
-        length = len(sequence.tokens)
+    lengths = [len(sequence.tokens) for sequence in sequences]
+    for sequence, length in zip(sequences, lengths, strict=True):
         if length > row_length:
             raise ValueError(
                 f"a sequence of {length} tokens, of query {sequence.query_id!r}, is longer than a row of {row_length}:"
                 " raise train.row_length"
             )
-        row = next((i for i, used in enumerate(lengths) if used + length <= row_length), None)
-        if row is None and batches and len(lengths) < rows:
-            row = len(lengths)
-            batches[-1].append([])
-            lengths.append(0)
-        elif row is None:
-            batches.append([[]])
-            lengths, row = [0], 0
-        batches[-1][row].append(sequence)
-        lengths[row] += length
-    return [_batch(batch, processor, rows, row_length) for batch in batches]
+    planned = []
+    for batch in arrange(lengths, [sequence.query_id for sequence in sequences], rows, row_length):
+        packed = [[sequences[index] for index in row] for row in batch.rows]
+        trained = max(sum(int(s.train[1:].sum()) for s in row) for row in packed)
+        targets = bucket(trained, -(-batch.row_length // SHAPES))
+        vision = vision_shape(_media(packed), processor.geometry, rows * batch.row_length, SHAPES)
+        planned.append(Planned(packed, Shape(batch.row_length, targets, *vision)))
+    return planned
 
 
-def _batch(packed: list[list[Sequence]], processor: Processor, rows: int, row_length: int) -> Batch:
+def build(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, shape: Shape) -> Batch:
+    """Makes a batch of its sequences' rows.
+
+    Args:
+      packed: at most `rows` rows; the others are padding.
+      processor: places its sequences' media and text.
+      rows: of the batch.
+      shape: that of its plan, or a larger one.
+
+    Returns:
+      A batch as the model takes it (tokens, positions, segment_ids, vision_index, vision), and for the loss
+        targets       int32 [rows, K]    index in its row of every trained token, always > 0
+        target_mask   float32 [rows, K]  1 for a real target, 0 for padding
+        advantages, logprobs, temperatures  float32 [rows, K]
+      where K is `shape.targets`. Only these positions meet the vocabulary.
+    """
+    row_length = shape.row_length
     tokens = np.zeros((rows, row_length), np.int32)
     positions = np.zeros((3, rows, row_length), np.int32)
     segments = np.zeros((rows, row_length), np.int32)
     index = np.full((rows, row_length), -1, np.int32)
-    trained = max(sum(int(s.train[1:].sum()) for s in row) for row in packed)
-    shape = (rows, bucket(trained, -(-row_length // SHAPES)))
-    targets, mask = np.ones(shape, np.int32), np.zeros(shape, np.float32)
+    loss = (rows, shape.targets)
+    targets, mask = np.ones(loss, np.int32), np.zeros(loss, np.float32)
     advantages, logprobs, temperatures = (
-        np.zeros(shape, np.float32),
-        np.zeros(shape, np.float32),
-        np.ones(shape, np.float32),
+        np.zeros(loss, np.float32),
+        np.zeros(loss, np.float32),
+        np.ones(loss, np.float32),
     )
 
-    media = {id(item): item for row in packed for sequence in row for item in sequence.media}
-    vision, places = bucketed_vision(list(media.values()), processor.geometry, rows * row_length, SHAPES)
-    place_of = dict(zip(media, places, strict=True))
+    media, vision, places = _media(packed), None, []
+    if shape.images:
+        vision, places = vision_layout(media, processor.geometry, shape.patches, shape.images)
+    place_of = dict(zip(map(id, media), places, strict=True))
     for row, sequences in enumerate(packed):
         start = filled = 0
         for segment, sequence in enumerate(sequences, start=1):
@@ -133,3 +164,8 @@ def _batch(packed: list[list[Sequence]], processor: Processor, rows: int, row_le
         "logprobs": logprobs,
         "temperatures": temperatures,
     }
+
+
+def _media(packed: Seq[Seq[Sequence]]) -> list[Media]:
+    """Those of a batch, each once."""
+    return list({id(item): item for row in packed for sequence in row for item in sequence.media}.values())

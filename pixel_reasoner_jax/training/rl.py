@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 from data_pipeline.pipeline import query_batches
 from data_pipeline.records import read_description
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.parallel import gather
 from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, SamplingSettings, check_query
 from pixel_reasoner_jax.training.grpo import collect, judge
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from pixel_reasoner_jax.training.packing import Batch, pack
+from pixel_reasoner_jax.training.packing import Batch
 from pixel_reasoner_jax.training.run import Run
 from pixel_reasoner_jax.training.state import Trainer
 
@@ -48,7 +49,11 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             f" config.grpo.queries_per_episode is {grpo.queries_per_episode}"
         )
     with Run(config, resume) as this, AnswerPool() as pool:
-        batches = iter(query_batches(config.data.path, grpo.queries_per_episode, seed=config.seed))
+        shards = this.shards
+        share = shards.share(train.batch_size, "train.batch_size")
+        queries = shards.share(grpo.queries_per_episode, "grpo.queries_per_episode")  # of a shard in an episode
+        path, seed = config.data.path, config.seed
+        batches = shards.iterators(lambda shard: query_batches(path, queries, seed=seed, shard=shard))
         policy = Policy(
             this.model,
             this.processor,
@@ -66,6 +71,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             functools.partial(_loss, clip_low=grpo.clip_low, clip_high=grpo.clip_high),
             forbidden=forbidden,
             freeze_vision=train.freeze_vision,
+            master_weights=config.optimizer.master_weights,
         )
         learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, counters = this.restore(trainer.init(), batches)
@@ -74,7 +80,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             for episode in range(done + 1, episodes + 1):
                 policy.params = state.params
                 with this.phase("data"):
-                    some = next(batches)
+                    some = [query for own in next(batches).values() for query in own]
                     for query in some:
                         check_query(query, scored=True)
                 with this.phase("rollout"):  # rewards are computed meanwhile
@@ -83,16 +89,13 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                         groups, correct = collect(stream, len(some), rollout.samples, pool)
                 judged = judge(groups, correct, config.curiosity, grpo.normalize_std)
                 metrics = []
-                sequences = judged.sequences()
+                groups_of = {shard: slice(i * queries, (i + 1) * queries) for i, shard in enumerate(shards.own)}
+                sequences = {shard: judged.sequences(groups) for shard, groups in groups_of.items()}
+                most = int(gather(np.int32(max(map(len, sequences.values())))).max())
                 planned = range((episode - 1) * updates_per_episode, steps)
-                for step, start in zip(planned, range(0, len(sequences), train.batch_size), strict=False):
+                for step, start in zip(planned, range(0, most, share), strict=False):
                     with this.phase("pack"):
-                        packed = pack(
-                            sequences[start : start + train.batch_size],
-                            this.processor,
-                            rows=this.rows,
-                            row_length=train.row_length,
-                        )
+                        packed = this.batches({shard: own[start : start + share] for shard, own in sequences.items()})
                     with this.phase("update"):
                         state, update_metrics = trainer.update(state, packed, learning_rate(step))
                     metrics.append(update_metrics)

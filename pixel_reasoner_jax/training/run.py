@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Seq
 from typing import Any
 
 import jax
@@ -15,13 +16,17 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import open_workdir, save_config
+from pixel_reasoner_jax.config import FILE, load_saved, open_workdir, save_config
+from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
-from pixel_reasoner_jax.parallel import make_mesh
+from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.parallel import is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.training.packing import Batch, Sequence, plan
+from pixel_reasoner_jax.training.shards import Shards
 from pixel_reasoner_jax.training.state import TrainState
 
 MODEL = "model"  # folder of the trained model in a run's directory
@@ -39,18 +44,21 @@ class Run:
       resume: go on from the newest checkpoint, or from the start where there is none yet.
 
     Attributes:
-      model, processor: as `config.model` and `config.processor` say, on `config.mesh`.
+      model, processor: as `config.model`, `config.lora` and `config.processor` say, on `config.mesh`.
       settings: of the policy, saved beside the trained model.
-      rows: of a micro-batch on all devices: `config.train.micro_batch_rows` for each part that rows are divided in.
+      shards: those that the data are dealt out to.
     """
 
     def __init__(self, config: ConfigDict, resume: bool = False):
         enable_cache()
         self._config = config
+        if resume and not config.data.shards and (as_path(config.workdir) / FILE).exists():
+            config.data.shards = load_saved(config.workdir).data.shards
         self._workdir = open_workdir(config, resume)
         # A mesh of one device would only slow compilation down.
         mesh = make_mesh(config.mesh) if len(jax.devices()) > 1 else None
-        self.rows = config.train.micro_batch_rows * (1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"])
+        self.shards = Shards(config.data.shards, mesh)
+        config.data.shards = self.shards.count
         # What is quickly read is read first: a mistake in it shows before a large model is loaded.
         self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
         self.settings = policy_settings(config)
@@ -61,35 +69,46 @@ class Run:
             remat=config.model.remat,
             mesh=mesh,
         )
+        add_adapters(self.model, **config.lora, seed=config.seed)
         self._save_beside_weights(self._workdir / INITIAL)
-        save_config(config, self._workdir)  # not before: a start that failed is no run, and may be tried again
+        wait_for_all("start")  # nobody still needs to see that there is no run yet
+        if is_main():
+            save_config(config, self._workdir)  # not before: a start that failed is no run, and may be tried again
         self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
-        self._metrics = MetricWriter(self._workdir, (resume and self._checkpoints.latest_step) or 0)
+        step = (resume and self._checkpoints.latest_step) or 0
+        self._metrics = MetricWriter(self._workdir, step) if is_main() else None
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_) -> None:
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._checkpoints.close()
 
     def restore(self, state: TrainState, iterator: Any) -> tuple[TrainState, dict[str, Any]]:
         """The newest checkpoint's state, with the data iterator set to where it was; the state given if there is none.
+
+        Otherwise the state given is deleted, and the model has the checkpoint's parameters.
 
         Returns:
           The state, and the counters saved with it.
         """
         if self._checkpoints.latest_step is None:
             return state, {}
-        state, meta = self._checkpoints.restore(state)
-        nnx.update(self.model, state.params)  # or the parameters it began with would stay in memory beside these
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+        for leaf in jax.tree.leaves(state):  # with the model's parameters: there is no room for two states
+            leaf.delete()
+        state, meta = self._checkpoints.restore(target)
+        nnx.update(self.model, state.params)
         iterator.set_state(meta["iterator"])
         return state, meta["counters"]
 
     def save(self, step: int, state: TrainState, iterator: Any, **counters: Any) -> None:
         """Starts writing a checkpoint; `counters` are what else the loop needs, as JSON."""
-        self._metrics.flush()  # a run that goes on from here has its figures up to here
+        if self._metrics is not None:
+            self._metrics.flush()  # a run that goes on from here has its figures up to here
         self._checkpoints.save(step, state, {"iterator": iterator.get_state(), "counters": counters})
 
     @contextlib.contextmanager
@@ -103,13 +122,23 @@ class Run:
         """Writes the figures of a step, with the time of every phase since the last and trained tokens a second."""
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
         total = sum(seconds.values())
-        self._metrics.write(
-            step, {**metrics, **seconds, "seconds": total, "tokens_per_second": metrics.get("tokens", 0.0) / total}
-        )
+        if self._metrics is not None:
+            self._metrics.write(
+                step, {**metrics, **seconds, "seconds": total, "tokens_per_second": metrics.get("tokens", 0.0) / total}
+            )
         self._seconds = {}
 
+    def batches(self, sequences: Mapping[int, Seq[Sequence]]) -> list[Batch]:
+        """Packs what each of this process's shards trains on in an update; see `Shards.batches`."""
+        train = self._config.train
+        plans = {
+            shard: plan(own, self.processor, rows=train.micro_batch_rows, row_length=train.row_length)
+            for shard, own in sequences.items()
+        }
+        return self.shards.batches(plans, self.processor, train.micro_batch_rows)
+
     def progress(self, description: str, total: int, step: int) -> Progress:
-        return Progress(self._config.get("title", description), total, step)
+        return Progress(self._config.get("title", description), total, step, quiet=not is_main())
 
     def export(self, params: nnx.State) -> pathlib.Path:
         """Writes the trained model, its processor and its policy settings; returns their directory."""
@@ -117,9 +146,12 @@ class Run:
         nnx.update(self.model, params)
         self.model.save_pretrained(directory)
         self._save_beside_weights(directory)
+        wait_for_all("exported")
         return directory
 
     def _save_beside_weights(self, directory: pathlib.Path) -> None:
+        if not is_main():
+            return
         self.processor.save_pretrained(directory)
         self.settings.save(directory)
 

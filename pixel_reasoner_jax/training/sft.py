@@ -11,9 +11,11 @@ from data_pipeline.records import read_description
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from pixel_reasoner_jax.training.packing import Batch, Sequence, pack
+from pixel_reasoner_jax.training.packing import Batch, Sequence
 from pixel_reasoner_jax.training.run import Run
 from pixel_reasoner_jax.training.state import Trainer
+
+CACHE_BYTES = 2**29  # of rendered trajectories, kept so that a small data set is decoded and resized only once
 
 
 def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
@@ -35,16 +37,31 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             f" config.train.batch_size is {train.batch_size}"
         )
     with Run(config, resume) as this:
-        batches = iter(trajectory_batches(config.data.path, this.processor, train.batch_size, seed=config.seed))
-        trainer = Trainer(this.model, make_optimizer(config.optimizer), _loss, freeze_vision=train.freeze_vision)
+        share = this.shards.share(train.batch_size, "train.batch_size")
+        batches = this.shards.iterators(
+            lambda shard: trajectory_batches(
+                config.data.path,
+                this.processor,
+                share,
+                seed=config.seed,
+                shard=shard,
+                cache_bytes=CACHE_BYTES // len(this.shards.own),
+            )
+        )
+        trainer = Trainer(
+            this.model,
+            make_optimizer(config.optimizer),
+            _loss,
+            freeze_vision=train.freeze_vision,
+            master_weights=config.optimizer.master_weights,
+        )
         learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, _ = this.restore(trainer.init(), batches)
         done = int(state.step)
         with this.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
                 with this.phase("data"):
-                    sequences = [Sequence.of(trajectory) for trajectory in next(batches)]
-                    packed = pack(sequences, this.processor, rows=this.rows, row_length=train.row_length)
+                    packed = this.batches({shard: [*map(Sequence.of, some)] for shard, some in next(batches).items()})
                 with this.phase("update"):
                     state, metrics = trainer.update(state, packed, learning_rate(step - 1))
                 this.write(step, metrics)

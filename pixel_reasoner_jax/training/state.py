@@ -14,7 +14,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from pixel_reasoner_jax.parallel import batch_shardings, param_shardings
+from pixel_reasoner_jax.models.lora import ADAPTER, has_adapters
+from pixel_reasoner_jax.parallel import deal, gather, param_shardings, parts
 from pixel_reasoner_jax.training.losses import token_logprobs
 from pixel_reasoner_jax.training.packing import Batch
 
@@ -23,7 +24,7 @@ Metrics = dict[str, Array]
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["trainable", "frozen", "optimizer", "step"],
+    data_fields=["trainable", "master", "frozen", "optimizer", "step"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +33,13 @@ class TrainState:
 
     Attributes:
       trainable, frozen: disjoint parts of the model's parameters.
-      optimizer: optax state of the trainable ones.
+      master: float32 values of the trainable ones, which are these rounded to their type; None: there are no others.
+      optimizer: optax state of the trainable ones, in float32.
       step: int32, updates done.
     """
 
     trainable: Any
+    master: Any
     frozen: Any
     optimizer: Any
     step: Array
@@ -56,7 +59,9 @@ class Trainer:
       loss: takes (logprobs, entropy, batch, normalizer), arrays [rows, targets], and returns (loss, diagnostics):
         sums over the micro-batch divided by the normalizer.
       forbidden: bool [vocab], tokens left out of the distribution, or None.
-      freeze_vision: train the decoder alone.
+      freeze_vision: train the decoder alone. Of a model with adapters (`models.lora`) they alone are trained.
+      master_weights: add updates up in float32 copies of parameters of another type, of which a small update would
+        change nothing.
 
     The updated state replaces the old one, whose buffers are donated: do not use it again.
     """
@@ -69,16 +74,21 @@ class Trainer:
         *,
         forbidden: np.ndarray | None = None,
         freeze_vision: bool = False,
+        master_weights: bool = False,
     ):
         graphdef = nnx.graphdef(model)
         mesh = model.mesh
         self._model, self._mesh = model, mesh
         self._is_frozen = nnx.PathContains("vision") if freeze_vision else nnx.Nothing()
-        self._optimizer = optimizer
+        if has_adapters(model):
+            self._is_frozen = nnx.Not(nnx.PathContains(ADAPTER))
+        self._optimizer, self._master_weights = optimizer, master_weights
 
         def micro_loss(trainable, frozen, batch, normalizer):
             model = nnx.merge(graphdef, nnx.merge_state(trainable, frozen))
             embeddings = None if batch["vision"] is None else model.encode_vision(batch["vision"])
+            if embeddings is not None:
+                embeddings = embeddings.reshape(parts(mesh), -1, embeddings.shape[-1])
             embedded = model.embed(batch["tokens"], batch["vision_index"], embeddings)
             hidden = model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
             # Only trained tokens meet the vocabulary; token t is predicted by the hidden state of t - 1.
@@ -104,10 +114,13 @@ class Trainer:
 
         @functools.partial(jax.jit, donate_argnums=(0,))
         def apply(state: TrainState, gradients, learning_rate):
-            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
+            weights = state.trainable if state.master is None else state.master
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, weights)
             updates = jax.tree.map(lambda update: learning_rate.astype(update.dtype) * update, updates)
-            trainable = optax.apply_updates(state.trainable, updates)
-            state = TrainState(trainable, state.frozen, optimizer_state, state.step + 1)
+            weights = optax.apply_updates(weights, updates)
+            trainable = jax.tree.map(lambda new, old: new.astype(old.dtype), weights, state.trainable)
+            master = None if state.master is None else weights
+            state = TrainState(trainable, master, state.frozen, optimizer_state, state.step + 1)
             return state, optax.tree.norm(gradients)
 
         self._accumulate, self._apply = accumulate, apply
@@ -116,18 +129,28 @@ class Trainer:
         """The state before the first update, with the model's present parameters."""
         frozen, trainable = nnx.split_state(nnx.state(self._model), self._is_frozen, ...)
 
+        rounded = any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(trainable))
+
         def start(trainable):
-            return self._optimizer.init(trainable), jnp.zeros((), jnp.int32)
+            weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trainable)
+            master = weights if self._master_weights and rounded else None
+            return master, self._optimizer.init(weights), jnp.zeros((), jnp.int32)
 
         # Moments do not depend on the parameters' values, so without being told they would all lie on one device.
         shardings = None if self._mesh is None else param_shardings(jax.eval_shape(start, trainable), self._mesh)
-        optimizer, step = jax.jit(start, out_shardings=shardings)(trainable)
-        return TrainState(trainable, frozen, optimizer, step)
+        master, optimizer, step = jax.jit(start, out_shardings=shardings)(trainable)
+        return TrainState(trainable, master, frozen, optimizer, step)
 
     def update(
         self, state: TrainState, batches: Iterable[Batch], learning_rate: float = 1.0
     ) -> tuple[TrainState, dict[str, float]]:
-        """One optimizer step, times the learning rate, on the union of `batches` (see `packing.pack`).
+        """One optimizer step, times the learning rate, on the union of `batches`.
+
+        Args:
+          state: is used up.
+          batches: see `packing.pack`; on a mesh, the rows of this process's parts (see `Shards.batches`), whose
+            `vision_index` counts within the part's own rows of patches. All processes call this together.
+          learning_rate: multiplies what the optimizer gives.
 
         Returns:
           The new state and the loss's diagnostics as token means over all batches, with `gradient_norm` (before
@@ -138,13 +161,12 @@ class Trainer:
           FloatingPointError: the gradient is not finite.
         """
         batches = list(batches)
-        normalizer = float(sum(batch["target_mask"].sum() for batch in batches))
+        normalizer = float(gather(np.float32(sum(batch["target_mask"].sum() for batch in batches))).sum())
         if normalizer == 0:
             raise ValueError("no token of the batch is trained: check the trajectories' loss masks")
         gradients, diagnostics = None, []
         for batch in batches:
-            if self._mesh is not None:
-                batch = jax.device_put(batch, batch_shardings(batch, self._mesh))
+            batch = deal(batch, self._mesh)
             gradients, metrics = self._accumulate(
                 state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
             )

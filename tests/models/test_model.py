@@ -127,8 +127,10 @@ def test_remat_changes_no_gradient(model):
         graph, params = nnx.split(other)
         return jax.jit(jax.grad(lambda params: (nnx.merge(graph, params)(batch) ** 2).mean()))(params)
 
-    for a, b in zip(jax.tree.leaves(gradient("none")), jax.tree.leaves(gradient("dots")), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    expected = jax.tree.leaves(gradient("none"))
+    for policy in ("dots", "full"):
+        for a, b in zip(expected, jax.tree.leaves(gradient(policy)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6, err_msg=policy)
 
 
 def test_unknown_remat_policy_lists_the_known():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL, weights
+from pixel_reasoner_jax.models.tensors import write_tensors
 from pixel_reasoner_jax.models.weights import CheckpointError, parse_size, places, read_config, released_name
 
 TINY = Config.preset("tiny")
@@ -95,6 +97,50 @@ def test_large_shards_are_within_the_limit(model, tmp_path):
     files = list(tmp_path.glob("model-*.safetensors"))
     assert len(files) > 3
     assert all(len(load_file(file)) == 1 or file.stat().st_size < 220_000 for file in files)
+
+
+@pytest.mark.parametrize("buffer, parts", [(1, {1}), (100_000, {2, 1})])
+def test_layers_that_are_read_a_few_at_a_time_are_the_same(tmp_path, monkeypatch, buffer, parts):
+    model = Qwen2_5_VL.create(dataclasses.replace(TINY, num_hidden_layers=5), param_dtype=jnp.bfloat16)
+    model.save_pretrained(tmp_path)
+    inserted = []
+    insert = weights._insert
+    monkeypatch.setattr(weights, "BUFFER", buffer)
+    monkeypatch.setattr(weights, "_insert", lambda *args: inserted.append(args[1].shape[0]) or insert(*args))
+    assert state_bytes(Qwen2_5_VL.from_pretrained(tmp_path, dtype="bfloat16")) == state_bytes(model)
+    assert set(inserted) == parts
+
+
+def test_reading_and_writing_hold_one_tensor_at_a_time(tmp_path, monkeypatch):
+    """numpy's allocations; the arrays of the model itself are JAX's."""
+    config = dataclasses.replace(TINY, num_hidden_layers=8, intermediate_size=1024)
+    model = Qwen2_5_VL.create(config, param_dtype=jnp.float32)
+    largest = max(math.prod(place.shape) for place in places(config).values()) * 4
+    monkeypatch.setattr(weights, "BUFFER", 1)
+
+    def peak(function):
+        tracemalloc.start()
+        try:
+            function()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    slack = 2**20  # what is no tensor: names, headers, traces of compiled functions
+    assert sum(map(len, state_bytes(model).values())) > 3 * (largest + slack)
+    for _ in range(2):  # the second time nothing is compiled
+        written = peak(lambda: model.save_pretrained(tmp_path))
+        read = peak(lambda: Qwen2_5_VL.from_pretrained(tmp_path, dtype="bfloat16"))
+    assert written < largest + slack
+    assert read < 2 * largest + slack  # and in our order of axes
+
+
+def test_files_of_several_types_are_read(model, directory):
+    name = "model.layers.1.mlp.up_proj.weight"
+    edit(directory, lambda t: t.update({name: t[name].astype(np.float32) * 1.001}))
+    exact = load_file(directory / "model.safetensors")[name]
+    read = Qwen2_5_VL.from_pretrained(directory, dtype="float32")
+    np.testing.assert_array_equal(read.language.layers.mlp.up.kernel[1], exact.T)
 
 
 def test_newer_names_are_read(model, directory):
@@ -190,9 +236,9 @@ def test_a_failed_save_leaves_the_older_checkpoint(model, directory, monkeypatch
         calls.append(args)
         if len(calls) == 3:
             raise OSError("disk full")
-        save_file(*args, **kwargs)
+        write_tensors(*args, **kwargs)
 
-    monkeypatch.setattr(weights, "save_file", fail_later)
+    monkeypatch.setattr(weights, "write_tensors", fail_later)
     with pytest.raises(OSError, match="disk full"):
         model.save_pretrained(directory, max_shard_size="200KB")
     assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]

@@ -16,7 +16,7 @@ SCRIPT = """
 import dataclasses, sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
-from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL, weights
 from pixel_reasoner_jax.parallel import batch_shardings, make_mesh, param_shardings
 
 assert len(jax.devices()) == 8
@@ -24,6 +24,7 @@ mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": -1})
 config = dataclasses.replace(Config.preset("tiny"), tie_word_embeddings=False)
 single = Qwen2_5_VL.create(config, seed=3)
 single.save_pretrained(sys.argv[1])
+weights.BUFFER = 1  # layer by layer
 sharded = Qwen2_5_VL.from_pretrained(sys.argv[1], mesh=mesh)
 
 random = np.random.default_rng(0)

@@ -34,7 +34,8 @@ def sequences(start, processor):
 
 def test_every_trained_token_is_there_once(sequences, processor):
     batches = pack(sequences, processor, rows=2, row_length=300)
-    assert len(batches) > 1 and {batch["tokens"].shape for batch in batches} == {(2, 300)}
+    assert len(batches) > 1 and {batch["tokens"].shape for batch in batches[:-1]} == {(2, 300)}
+    assert batches[-1]["tokens"].shape[0] == 2 and batches[-1]["tokens"].shape[1] <= 300
     found, expected = [], []
     for batch in batches:
         rows, columns = np.nonzero(batch["target_mask"])

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from data_pipeline.records import write_records
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.export import export
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.settings import load_policy
 from pixel_reasoner_jax.training import rl, sft
@@ -101,6 +102,23 @@ def test_an_rl_run_leaves_all_it_should(rl_config, luck_pays):
     policy = load_policy(model)
     assert policy.limits.max_response_tokens == 96 and policy.registry is not None
     assert list(pathlib.Path(model.parent).glob("events.out.tfevents*"))
+
+
+def test_rollouts_sample_from_the_adapters_that_are_trained(rl_config, luck_pays, tmp_path):
+    rl_config.lora.rank = 4
+    rl_config.optimizer.learning_rate = 1e-2
+    rl_config.train.steps = 2
+    model = rl.run(rl_config)
+    lines = read_metrics(model.parent)
+    assert [line["updates"] for line in lines] == [1, 1]
+    assert lines[1]["logprob_difference"] < 1e-4  # after an update
+    export(model.parent, tmp_path / "exported")
+    final, exported = (load_file(directory / "model.safetensors") for directory in (model, tmp_path / "exported"))
+    initial = load_file(pathlib.Path(rl_config.model.directory) / "model.safetensors")
+    assert final.keys() == exported.keys() == initial.keys()
+    for name in final:
+        np.testing.assert_array_equal(final[name], exported[name])
+        assert np.array_equal(final[name], initial[name]) != ("model.layers" in name and "proj.weight" in name), name
 
 
 def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luck_pays, monkeypatch):

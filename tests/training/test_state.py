@@ -14,10 +14,12 @@ from flax import nnx
 
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordSource
+from pixel_reasoner_jax.buckets import vision_shape
 from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.packing import Sequence, pack
+from pixel_reasoner_jax.training.packing import Sequence, Shape, build, pack
 from pixel_reasoner_jax.training.state import Trainer
 
 
@@ -62,15 +64,17 @@ grpo = functools.partial(rl._loss, clip_low=0.2, clip_high=0.35)
 
 
 @pytest.mark.parametrize("loss", [sft._loss, grpo])
-def test_accumulation_is_exact(start, processor, sequences, loss):
+def test_packed_and_accumulated_is_what_every_sequence_alone_adds_up_to(start, processor, sequences, loss):
     load = functools.partial(Qwen2_5_VL.from_pretrained, start / "model")
-    whole, metrics = step(load(), loss, pack(sequences, processor, rows=8, row_length=160))
-    parts = pack(sequences, processor, rows=2, row_length=160)
-    assert len(parts) > 2
-    summed, metrics_of_parts = step(load(), loss, parts)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), whole, summed)
+    shape = Shape(160, 160, *vision_shape([m for s in sequences for m in s.media], processor.geometry, 160, 1))
+    alone = [build([[sequence] for sequence in sequences], processor, len(sequences), shape)]
+    assert alone[0]["vision"] is not None and alone[0]["segment_ids"].max() == 1
+    packed = pack(sequences, processor, rows=2, row_length=300)
+    assert len(packed) > 1 and packed[0]["segment_ids"].max() > 1
+    (expected, expected_metrics), (got, metrics) = (step(load(), loss, batches) for batches in (alone, packed))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got, expected)
     for name in metrics:
-        np.testing.assert_allclose(metrics[name], metrics_of_parts[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(metrics[name], expected_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_grpo_gradient_equals_the_equation_in_float64(start, model, processor, sequences):
@@ -148,6 +152,59 @@ def test_a_frozen_vision_tower_has_no_gradient_and_no_optimizer_state(model, pro
     after = jax.device_get(nnx.to_pure_dict(state.params))
     jax.tree.map(np.testing.assert_array_equal, before["vision"], after["vision"])
     assert not np.array_equal(before["language"]["embedding"], after["language"]["embedding"])
+
+
+@pytest.mark.parametrize("freeze_vision", [False, True])
+def test_of_a_model_with_adapters_they_alone_are_trained(model, processor, sequences, freeze_vision):
+    add_adapters(model, rank=4, alpha=8.0)
+    trainer = Trainer(model, optax.adam(1e-2), sft._loss, freeze_vision=freeze_vision, master_weights=True)
+    state = trainer.init()
+    assert state.master is None  # adapters are float32 already
+    for part in (state.trainable, state.optimizer[0].mu, state.optimizer[0].nu):
+        paths = [path for path, _ in nnx.to_flat_state(part)]
+        assert len(paths) == 14 and all("adapter" in path for path in paths)
+    before = {path: np.asarray(v.get_value()) for path, v in nnx.to_flat_state(state.params)}
+    state, _ = trainer.update(state, pack(sequences, processor, rows=8, row_length=160))
+    state, _ = trainer.update(state, pack(sequences, processor, rows=8, row_length=160))
+    for path, variable in nnx.to_flat_state(state.params):
+        assert np.array_equal(before[path], variable.get_value()) != ("adapter" in path), path
+
+
+def trained(start, processor, sequences, **options):
+    """Decoder parameters before and after four updates that are too small for bfloat16."""
+    model = Qwen2_5_VL.from_pretrained(start / "model", "float32", param_dtype=options.pop("param_dtype", "bfloat16"))
+    # The same numbers for all, whatever their type.
+    nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(leaf.dtype), nnx.state(model)))
+    trainer = Trainer(model, optax.sgd(1.0), sft._loss, **options)
+    state = trainer.init()
+    before = jax.device_get(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state.trainable))
+    for _ in range(4):
+        state, _ = trainer.update(state, pack(sequences, processor, rows=8, row_length=160), 1e-4)
+    return before, state
+
+
+def test_master_copies_keep_what_bfloat16_would_lose(start, processor, sequences):
+    before, exact = trained(start, processor, sequences, param_dtype="float32", master_weights=True)
+    assert exact.master is None
+    _, state = trained(start, processor, sequences, master_weights=True)
+    _, lossy = trained(start, processor, sequences)
+
+    def change(after):
+        changes = jax.tree.map(lambda a, b: np.asarray(a, np.float32) - b, after, before)
+        return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(changes)])
+
+    expected, got = change(exact.trainable), change(state.master)
+    assert np.linalg.norm(got - expected) < 0.02 * np.linalg.norm(expected)
+    assert np.linalg.norm(change(lossy.trainable) - expected) > 0.3 * np.linalg.norm(expected)
+    # What rollouts and the loss read is the master rounded.
+    for master, rounded in zip(jax.tree.leaves(state.master), jax.tree.leaves(state.params), strict=True):
+        assert (master.dtype, rounded.dtype) == (jnp.float32, jnp.bfloat16)
+        np.testing.assert_array_equal(master.astype(jnp.bfloat16), rounded)
+
+
+def test_moments_are_float32_from_the_start(model):
+    trainer = Trainer(Qwen2_5_VL.create(model.config, param_dtype=jnp.bfloat16), optax.adam(1e-2), sft._loss)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(trainer.init().optimizer[0].mu)} == {"float32"}
 
 
 def test_nothing_to_train_is_an_error(model, processor, sequences):

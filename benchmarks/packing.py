@@ -1,0 +1,97 @@
+"""How much of the packed batches is real: `python -m benchmarks.packing [--json]`.
+
+Trajectories are drawn with lengths like those of the method: a prompt with an image of up to 2,000 tokens, crops of
+up to 1,000, at most 10,000 tokens in all. In SFT each has a query of its own, in GRPO groups of 8 share their prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+
+from pixel_reasoner_jax.training.rows import Arrangement, arrange, real_share
+
+ROW_LENGTH = 16_384
+BATCHES = {"sft": (128, 1), "grpo": (256, 8)}  # trajectories of an update, samples of a query: the paper's
+KINDS = {"text": 0.27, "one crop": 0.45, "more crops": 0.28}
+
+
+def trajectory_lengths(phase: str, seed: int) -> tuple[list[int], list[int]]:
+    """Tokens and query of every trajectory of one update: text alone takes about 600, a crop 1,500 to 3,000, more up
+    to 10,000."""
+    random = np.random.default_rng((seed, phase == "grpo"))
+    count, samples = BATCHES[phase]
+    lengths, queries = [], []
+    for query in range(count // samples):
+        image, question = random.integers(300, 2000), random.integers(150, 500)
+        for _ in range(samples):
+            kind = random.choice(list(KINDS), p=list(KINDS.values()))
+            crops = {"text": 0, "one crop": 1, "more crops": random.integers(2, 5)}[kind]
+            seen = sum(random.integers(100, 1000) for _ in range(crops))
+            if kind == "text" and samples == 1:  # a text-only trajectory of the warm start has a small image
+                image = random.integers(100, 300)
+            written = random.gamma(4, 50, size=crops + 1).sum() * (3 if kind == "more crops" else 1)
+            lengths.append(min(int(question + image + seen + written), 10_000))
+            queries.append(query)
+    return lengths, queries
+
+
+def measure(phase: str, rows: int, seeds: int = 10) -> dict[str, float]:
+    """Figures of the updates of some seeds.
+
+    Returns:
+      real, least: mean and least share of real tokens; first_fit: that of rows filled in order, as they come; encodes:
+      how often a query's image is encoded in an update (first_fit_encodes: likewise).
+    """
+    shares, plain, encodes, plain_encodes = [], [], [], []
+    for seed in range(seeds):
+        lengths, queries = trajectory_lengths(phase, seed)
+        for batches, share, encoded in (
+            (arrange(lengths, queries, rows, ROW_LENGTH), shares, encodes),
+            (_in_order(lengths, rows), plain, plain_encodes),
+        ):
+            share.append(real_share(lengths, batches, rows))
+            of = [{queries[index] for row in batch.rows for index in row} for batch in batches]
+            encoded.append(sum(map(len, of)) / len(set(queries)))
+    figures = dict(real=shares, first_fit=plain, encodes=encodes, first_fit_encodes=plain_encodes)
+    return {name: float(np.mean(values)) for name, values in figures.items()} | {"least": min(shares)}
+
+
+def _in_order(lengths: list[int], rows: int) -> list[Arrangement]:
+    """First fit in the order given: what one would do without thinking."""
+    batches: list[Arrangement] = []
+    used: list[int] = []
+    for index, length in enumerate(lengths):
+        row = next((row for row, tokens in enumerate(used) if tokens + length <= ROW_LENGTH), len(used))
+        if row == rows or not batches:
+            batches.append(Arrangement(ROW_LENGTH, []))
+            used, row = [], 0
+        if row == len(used):
+            batches[-1].rows.append([])
+            used.append(0)
+        batches[-1].rows[row].append(index)
+        used[row] += length
+    return batches
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one last line with all figures")
+    args = parser.parse_args()
+    results = {}
+    print("phase   rows   real  least  in order  encodes  in order")
+    for phase in BATCHES:
+        for rows in (1, 2, 4, 8, 16):
+            result = results[f"{phase}_{rows}"] = measure(phase, rows)
+            print(
+                f"{phase:5}  {rows:5}  {result['real']:5.3f}  {result['least']:5.3f}     {result['first_fit']:5.3f}"
+                f"    {result['encodes']:5.2f}     {result['first_fit_encodes']:5.2f}"
+            )
+    if args.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

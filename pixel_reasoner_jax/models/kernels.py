@@ -1,0 +1,163 @@
+"""Fused self-attention for TPU and GPU: kernels that never hold the scores of all pairs of tokens.
+
+The compiler cannot divide a kernel among devices, so each runs inside `jax.shard_map`, on the rows and the heads of
+its own device. Both are JAX's own and have their own backward pass:
+
+- TPU: splash attention, which skips the blocks of keys that causality or segments hide. Compiled for v5e, v5p and v6e.
+- GPU: the Pallas-Triton kernel. Compiled for compute capabilities 8.0, 8.9, 9.0 and 10.0. cuDNN's, as
+  `jax.nn.dot_product_attention` offers it, takes segments only as a bias of tokens x tokens, and so does tokamax
+  0.0.12 outside its experimental folder.
+
+Neither has run on its hardware so far, only in the interpreter, and no block size was tuned there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from pixel_reasoner_jax.parallel.sharding import sharding
+
+LANES = 128  # both kernels want lengths in multiples of this
+BLOCK = 512  # tokens of a block of splash attention, at most
+SMALLEST_HEAD = 16  # Triton's matrix products want this many elements
+
+# The name of what splash attention's backward pass needs of its forward pass, for remat policies.
+SAVED = "splash_attention"
+
+
+def fits(platform: str, tokens: int, size: int) -> bool:
+    """Whether a kernel of this platform ("tpu", "gpu" or other) is of use for so many tokens and this head size."""
+    return platform in _KERNELS and tokens >= LANES and size >= SMALLEST_HEAD
+
+
+def fused_attention(
+    query: Float[Array, "batch tokens heads size"],
+    key: Float[Array, "batch kv_heads tokens size"],
+    value: Float[Array, "batch kv_heads tokens size"],
+    segments: Int[Array, "batch tokens"],
+    *,
+    causal: bool,
+    platform: str,
+    mesh: Mesh | None = None,
+    interpret: bool = False,
+) -> Float[Array, "batch tokens heads size"]:
+    """Softmax attention of unscaled scores by the kernel of a platform; see `attention.attention` for the arguments.
+
+    Args:
+      platform: "tpu" or "gpu".
+      mesh: rows are dealt out over data and fsdp, heads over tensor, each where it divides and else computed by all.
+      interpret: runs the kernel as plain operations, on any platform, slowly.
+    """
+    kernel = functools.partial(_KERNELS[platform], causal=causal, interpret=interpret)
+    if mesh is None:
+        return kernel(query, key, value, segments)
+    queries = sharding(("batch", None, "heads", None), query.shape, mesh)
+    # A device reads the key-value heads of its own query heads; where that is not a whole number, some read a copy.
+    parts = query.shape[2] // queries.shard_shape(query.shape)[2]
+    repeats = parts // math.gcd(parts, key.shape[1])
+    key, value = (jnp.repeat(x, repeats, axis=1) for x in (key, value))
+    keys = sharding(("batch", "kv_heads", None, None), key.shape, mesh)
+    rows = sharding(("batch", None), segments.shape, mesh)
+    # The kernels do not say over which axes their results vary, which check_vma would want to know.
+    specs = tuple(x.spec for x in (queries, keys, keys, rows))
+    sharded = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=queries.spec, check_vma=False)
+    return sharded(query, key, value, segments)
+
+
+def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: bool) -> dict[str, int]:
+    """Floating-point operations in the matrix products of splash attention, which XLA's cost analysis takes for none.
+
+    What is counted is the most that can run, that of rows of one segment each: padding to whole blocks is in, blocks
+    that causality hides are not; of those that segments hide only the data can tell. A product of m x k by k x n
+    elements is 2mkn operations.
+
+    Args:
+      batch: rows a call; `batch`, `heads`: of one device for a count a device, of the program for the whole.
+
+    Returns:
+      Operations of a forward pass, `fwd` (two products; again each time that remat repeats it), and of the two kernels
+      of a backward pass, `dkv` (four) and `dq` (three). These are parts of the kernels' names in a program.
+    """
+    block, blocks = _blocks(tokens)
+    pairs = block**2 * (blocks * (blocks + 1) // 2 if causal else blocks**2)
+    product = 2 * batch * heads * pairs * size
+    return {"fwd": 2 * product, "dkv": 4 * product, "dq": 3 * product}
+
+
+def _blocks(tokens: int) -> tuple[int, int]:
+    """The length of a block and their number: as few as can be, with less than `LANES` tokens of padding in each."""
+    blocks = -(-tokens // BLOCK)
+    return -(-tokens // (blocks * LANES)) * LANES, blocks
+
+
+def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
+    tokens, heads = query.shape[1:3]
+    block, blocks = _blocks(tokens)
+    length = block * blocks
+    mask = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
+    names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    kernel = splash_attention_kernel.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([mask((length, length))] * heads),
+        block_sizes=splash_attention_kernel.BlockSizes(**dict.fromkeys(names, block)),
+        residual_checkpoint_name=SAVED,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+
+    def attend(row):
+        query, key, value, segments = row
+        together = _together(segments, block)
+        infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+        infos = (info._replace(block_mask=jnp.where(together, info.block_mask, 0)) for info in infos)
+        attend_row = splash_attention_kernel.SplashAttentionKernel(*infos, **kernel.kwargs)
+        return attend_row(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
+
+    query, key, value = (_pad(x, 2, length) for x in (query.swapaxes(1, 2), key, value))
+    out = jax.lax.map(attend, (query, key, value, _pad(segments, 1, length)))
+    return out[:, :, :tokens].swapaxes(1, 2)
+
+
+def _together(segments: Int[Array, " tokens"], block: int) -> Array:
+    """Whether a block of queries [blocks, 1] and one of keys [1, blocks] may share a segment: if not, none is computed.
+
+    Ranges of ids are compared, which tells neighbors apart in a packed row. Padding belongs to no range: it need only
+    see itself, so that no sum of weights is 0.
+    """
+    blocks = segments.reshape(-1, block)
+    low = jnp.where(blocks > 0, blocks, jnp.iinfo(jnp.int32).max).min(axis=1)
+    high = blocks.max(axis=1)
+    return (low[:, None] <= high) & (low <= high[:, None]) | jnp.eye(len(blocks), dtype=bool)
+
+
+def _triton(query, key, value, segments, *, causal: bool, interpret: bool):
+    from jax.experimental.pallas.ops.gpu import attention  # JAX 0.11 warns on import that this will move to tokamax
+
+    tokens, heads = query.shape[1:3]
+    length = -(-tokens // LANES) * LANES
+    # The kernel knows no groups of heads: each gets a copy of its keys and values.
+    key, value = (jnp.repeat(x, heads // x.shape[1], axis=1).swapaxes(1, 2) for x in (key, value))
+    query, key, value, segments = (_pad(x, 1, length) for x in (query, key, value, segments))
+    # Two blocks of float32 keys and values would not fit an SM's shared memory (101 KB at the least, 227 KB on H100).
+    block = LANES if query.dtype.itemsize == 2 else 32
+    sizes = dataclasses.replace(attention.BlockSizes.get_default(), block_k=block)
+    out = attention.mha(query, key, value, segments, 1.0, causal, sizes, interpret=interpret)
+    return out[:, :tokens]
+
+
+_KERNELS = {"tpu": _splash, "gpu": _triton}
+
+
+def _pad(x: Array, axis: int, length: int) -> Array:
+    """Filled up to a length, segments with an id that no token has."""
+    fill = -1 if jnp.issubdtype(x.dtype, jnp.integer) else 0
+    padding = [(0, length - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
+    return jnp.pad(x, padding, constant_values=fill)

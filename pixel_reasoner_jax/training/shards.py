@@ -1,0 +1,124 @@
+"""Virtual shards: what a step trains on depends on neither devices nor processes.
+
+A run's records are dealt out to a fixed number of shards; each reads, rolls out and packs its own. Every part of the
+mesh (`parallel.parts`) serves as many shards, one after the other, and adds up their gradients; the shards of all parts
+that have the same turn make one batch, padded to one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.parallel import gather, gather_json, own_parts, parts
+from pixel_reasoner_jax.parallel.sharding import BATCH_AXIS
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build
+
+
+class Shards:
+    """The shards of a run, and which of them are this process's.
+
+    Args:
+      count: of all, a multiple of the parts of the mesh; 0: one for each part.
+      mesh: None: one part.
+
+    Attributes:
+      count: of all.
+      own: the numbers of this process's.
+
+    Raises:
+      ConfigError: the parts cannot share the shards out evenly.
+    """
+
+    def __init__(self, count: int, mesh: Mesh | None):
+        everywhere = parts(mesh)
+        self.count = count or everywhere
+        if self.count % everywhere:
+            raise ConfigError(
+                f"config.data.shards is {self.count}, but data x fsdp of the mesh is {everywhere}: shards must be a"
+                " multiple of it"
+            )
+        self._turns = self.count // everywhere
+        self._parts = own_parts(mesh)
+        self.own = [part * self._turns + turn for part in self._parts for turn in range(self._turns)]
+
+    def share(self, total: int, name: str) -> int:
+        """What one shard has of a total.
+
+        Raises:
+          ConfigError: they cannot have as much each; `name` is the setting.
+        """
+        if total % self.count:
+            raise ConfigError(
+                f"config.{name} is {total}; with {self.count} shards (config.data.shards) it must be a multiple of that"
+            )
+        return total // self.count
+
+    def iterators(self, make: Callable[[tuple[int, int]], Any]) -> ShardIterators:
+        """The iterator that `make((shard, shards))` gives for each of this process's shards, as one."""
+        return ShardIterators({shard: iter(make((shard, self.count))) for shard in self.own})
+
+    def batches(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> list[Batch]:
+        """The rows of this process's parts in all batches of an update, which all processes ask for together.
+
+        Args:
+          plans: of each of this process's shards; see `packing.plan`.
+          processor: see `packing.build`.
+          rows: of a part in a batch.
+        """
+        most = int(gather(np.array([len(plan) for plan in plans.values()], np.int32)).max())
+        # [own shards, batches, sizes], nothing where a shard has no such batch.
+        shapes = np.zeros((len(self.own), most, len(Shape._fields)), np.int32)
+        for row, shard in zip(shapes, self.own, strict=True):
+            for number, batch in enumerate(plans[shard]):
+                row[number] = batch.shape
+        # [parts, turns, batches, sizes]
+        shapes = gather(shapes).reshape(-1, self._turns, *shapes.shape[1:]).max(axis=0)
+        result = []
+        for turn in range(self._turns):
+            for number in range(most):
+                shape = Shape(*shapes[turn, number].tolist())
+                if not shape.row_length:
+                    continue
+                own = [plans[part * self._turns + turn] for part in self._parts]
+                packed = [plan[number].rows if number < len(plan) else [] for plan in own]
+                built = [build(rows_of_one, processor, rows, shape) for rows_of_one in packed]
+                result.append(built[0] if len(built) == 1 else _together(built))
+        return result
+
+
+class ShardIterators:
+    """Iterators of several shards that go on together: a dict from the shard to its next item."""
+
+    def __init__(self, iterators: Mapping[int, Any]):
+        self._iterators = dict(iterators)
+
+    def __iter__(self) -> ShardIterators:
+        return self
+
+    def __next__(self) -> dict[int, Any]:
+        return {shard: next(iterator) for shard, iterator in self._iterators.items()}
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the iterators of all processes stand, by shard; all ask together."""
+        own = {str(shard): iterator.get_state() for shard, iterator in self._iterators.items()}
+        return {shard: state for states in gather_json(own) for shard, state in states.items()}
+
+    def set_state(self, states: Mapping[str, Any]) -> None:
+        for shard, iterator in self._iterators.items():
+            iterator.set_state(states[str(shard)])
+
+
+def _together(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches of one shape as one; see `packing.build` for where the axis of rows is."""
+
+    def join(path, *leaves):
+        return np.concatenate(leaves, axis=BATCH_AXIS.get(path[-1].key, 0))
+
+    return jax.tree_util.tree_map_with_path(join, *batches)

@@ -1,0 +1,48 @@
+"""Several processes of one program on this machine, joined over localhost, for tests."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+
+def start(command: Sequence[str], count: int, logs: pathlib.Path) -> list[subprocess.Popen]:
+    """Starts `python COMMAND --coordinator HOST:PORT --processes COUNT --process NUMBER` so often, each with a log."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    started = []
+    for number in range(count):
+        identity = ["--coordinator", address, "--processes", str(count), "--process", str(number)]
+        with open(logs / f"{number}.log", "wb") as log:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, *command, *identity],
+                    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return started
+
+
+def run(command: Sequence[str], count: int, timeout: float = 900) -> list[str]:
+    """Runs them to their end; returns what each wrote. All must succeed."""
+    with tempfile.TemporaryDirectory() as directory:
+        logs = pathlib.Path(directory)
+        processes = start(command, count, logs)
+        try:
+            statuses = [process.wait(timeout) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        written = [(logs / f"{number}.log").read_text() for number in range(count)]
+    assert not any(statuses), "\n".join(
+        f"--- {status}:\n{text[-4000:]}" for status, text in zip(statuses, written, strict=True)
+    )
+    return written

@@ -1,0 +1,76 @@
+"""A rollout on a mesh of eight devices gives what one device gives."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+SCRIPT = """
+import sys
+import jax
+import numpy as np
+from data_pipeline.sources.pixel_search import PixelSearch
+from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.operations import OperationError, Registry, default_registry
+from pixel_reasoner_jax.parallel import make_mesh, own_parts, parts
+from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
+from tests.rollout.test_policy import Eager, _with
+
+directory = sys.argv[1]
+assert len(jax.devices()) == 8
+mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+assert parts(mesh) == 4 and own_parts(mesh) == (0, 1, 2, 3)
+processor = Processor.from_pretrained(
+    directory, Budgets(image=(16, 20), crop=(4, 12), frame=(4, 12), video=(4, 8), video_frames=5)
+)
+processor = _with(processor, stop_tokens=tuple({*processor.stop_tokens, *range(260, 330)}))
+source = PixelSearch(5, "rl")
+queries = [source[index].query() for index in range(5)]
+sampling = SamplingSettings(1.0, repetition_penalty=1.1, later=SamplingSettings(0.9, repetition_penalty=1.05))
+answers = []
+for placed in (None, mesh):
+    model = Qwen2_5_VL.from_pretrained(directory, mesh=placed)
+    policy = Policy(
+        model,
+        processor,
+        registry=Eager(default_registry()._operations),
+        limits=Limits(2, max_response_tokens=120, max_length=320),
+        slots=12,
+        decode_steps=8,
+    )
+    if placed is not None:
+        policy.warmup(sampling=sampling)
+        compiles = []
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda name, *_, **__: compiles.append(name) if "backend_compile" in name else None
+        )
+    answers.append(policy.rollout(queries, samples=4, seed=3, sampling=sampling))
+    if placed is not None:
+        assert not compiles, compiles
+        slots = policy._shapes.slots
+        assert slots == 3, slots
+for one, other in zip(*answers, strict=True):
+    for a, b in zip(one, other, strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist(), (a.query_id, a.sample)
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+        assert len(a.operations) == len(b.operations)
+assert sum(len(t.operations) for group in answers[0] for t in group) > 10
+print("equal")
+"""
+
+
+def test_eight_devices_answer_as_one(tmp_path, world):
+    model, processor = world
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().endswith("equal")

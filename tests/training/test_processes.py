@@ -1,0 +1,142 @@
+"""Runs of several processes: what they train, what they leave on disk, and what becomes of them when one dies."""
+
+import copy
+import json
+import pathlib
+import signal
+import time
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from safetensors.numpy import load_file
+
+from pixel_reasoner_jax.metrics import read_metrics
+from tests import processes
+
+# One program for both phases and any number of processes. A random model earns nothing: its tokens decide here what a
+# response is worth.
+SCRIPT = """
+import dataclasses, json, sys
+phase, path, resume, *identity = sys.argv[1:]
+if identity:
+    from pixel_reasoner_jax.parallel import join
+    join(identity[1], int(identity[3]), int(identity[5]))
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.training import rl, sft
+
+judge = rl.judge
+
+def by_luck(groups, *settings):
+    luck = np.array([[trajectory.tokens.sum() % 97 for trajectory in group] for group in groups], np.float32)
+    advantages = luck / 97 - luck.mean(1, keepdims=True) / 97
+    return dataclasses.replace(judge(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1))
+
+rl.judge = by_luck
+config = load_config(f"{phase}_qwen2_5_vl_7b")
+config.update(ConfigDict(json.loads(open(path).read())))
+{"sft": sft, "rl": rl}[phase].run(config, resume=resume == "resume")
+"""
+TIMED = ("seconds", "time", "tokens_per_second")
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def execute(script: pathlib.Path, phase: str, config: ConfigDict, count: int, resume: bool = False) -> pathlib.Path:
+    """Runs the config in so many processes; returns its directory."""
+    file = script.parent / "config.json"
+    file.write_text(config.to_json_best_effort())
+    processes.run([str(script), phase, str(file), "resume" if resume else "start"], count)
+    return pathlib.Path(config.workdir)
+
+
+def assert_equal(one: pathlib.Path, other: pathlib.Path) -> None:
+    """The same figures in every step, and the same model."""
+    for a, b in zip(read_metrics(one), read_metrics(other), strict=True):
+        a, b = ({k: v for k, v in line.items() if not k.startswith(TIMED)} for line in (a, b))
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    expected, actual = (load_file(directory / "model" / "model.safetensors") for directory in (one, other))
+    for name in expected:
+        np.testing.assert_allclose(actual[name], expected[name], atol=1e-5, err_msg=name)
+
+
+def configured(request, phase: str, name: str, **train) -> ConfigDict:
+    """Three updates in four shards; updates small enough that rounding does not grow, and not adaptive ones."""
+    config = copy.deepcopy(request.getfixturevalue(f"{phase}_config"))
+    config.workdir = str(pathlib.Path(config.workdir).parent / name)
+    config.data.shards = 4
+    config.mesh.update(dict(data=-1, fsdp=1, tensor=1))
+    config.train.update(dict(batch_size=8 if phase == "sft" else 16, steps=3, checkpoint_every=1, **train))
+    config.optimizer.update(dict(learning_rate=1e-4, warmup_fraction=0.0, schedule="constant"))
+    if phase == "rl":
+        config.grpo.queries_per_episode = 4
+    return config
+
+
+@pytest.mark.parametrize(("phase", "count"), [("sft", 2), ("rl", 2), pytest.param("rl", 4, marks=pytest.mark.slow)])
+def test_processes_train_as_one(request, script, phase, count):
+    one = execute(script, phase, configured(request, phase, "one"), 1)
+    several = execute(script, phase, configured(request, phase, "several"), count)
+    assert_equal(one, several)
+    assert json.loads((several / "config.json").read_text())["data"]["shards"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_checkpoint_of_two_processes_goes_on_in_others(request, script, count):
+    whole = execute(script, "rl", configured(request, "rl", "whole"), 2)
+    config = configured(request, "rl", "again")
+    config.train.steps = 2
+    execute(script, "rl", config, 2)
+    config.train.steps = 3
+    config.data.shards = 0  # as it was
+    again = execute(script, "rl", config, count, resume=True)
+    assert_equal(whole, again)
+
+
+@pytest.mark.slow
+def test_the_others_end_when_a_process_is_killed(request, tmp_path):
+    config = configured(request, "rl", "killed", epochs=1000)
+    config.train.steps = 1000
+    settings = [f"--config.{path}={value}" for path, value in leaves(config)]
+    command = ["-m", "pixel_reasoner_jax.cli", "rl", "--config", "rl_qwen2_5_vl_7b", *settings]
+    started = processes.start(command, 2, tmp_path)
+    metrics = pathlib.Path(config.workdir) / "metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 300
+        while not metrics.exists() or len(read_metrics(metrics)) < 2:
+            assert time.monotonic() < deadline and started[0].poll() is None, (tmp_path / "0.log").read_text()
+            time.sleep(0.2)
+        started[1].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        status = started[0].wait(90)
+        waited = time.monotonic() - began
+    finally:
+        for process in started:
+            process.kill()
+    said = (tmp_path / "0.log").read_text()
+    assert status > 0 and waited < 60, (status, waited, said[-2000:])
+    assert "the processes of this run have lost touch" in said
+    config.train.steps = len(read_metrics(metrics)) + 1
+    settings = [f"--config.{path}={value}" for path, value in leaves(config)]
+    command = ["-m", "pixel_reasoner_jax.cli", "rl", "--config", "rl_qwen2_5_vl_7b", "--resume", *settings]
+    processes.run(command, 2)
+    assert (pathlib.Path(config.workdir) / "model" / "model.safetensors").exists()
+
+
+def leaves(config, prefix=""):
+    for key in config:
+        if isinstance(config[key], ConfigDict):
+            yield from leaves(config[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", config[key]
