@@ -271,9 +271,9 @@ def _layer(stack: Any, index: int) -> jax.Array:
 
 
 def _fetch(parameters: Mapping[tuple, Any], place: Place) -> np.ndarray:
-    """A tensor from the devices, in our order of axes."""
+    """A tensor from the devices, in our order of axes; of a copy there, since an array keeps what was fetched of it."""
     parameter = parameters[place.path]
-    return whole(parameter if place.layer is None else _layer(parameter, place.layer))
+    return whole(jnp.copy(parameter) if place.layer is None else _layer(parameter, place.layer))
 
 
 def _plan(sizes: Mapping[str, int], max_shard_size: int | str) -> dict[str, list[str]]:
