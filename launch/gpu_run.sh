@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on NVIDIA GPUs, all of a machine's in one process: on this machine, or as a job of Slurm with --slurm.
+# Trains on NVIDIA GPUs, all of a machine's in one process: on this machine, or on machines of Slurm with --slurm.
 #
 #   launch/gpu_run.sh [--slurm] [--dry-run] [--SETTING=VALUE…] COMMAND
 #
@@ -11,7 +11,7 @@
 # A Slurm job that was preempted or whose node failed is queued again and resumes by itself; .venv and the working
 # directory must then lie where every node sees them. Settings of Slurm, from the environment or as flags
 # (--job-name=… is JOB_NAME):
-#   JOB_NAME, GPUS, CPUS                   pixel-reasoner, 8 and 64 unless given
+#   JOB_NAME, NODES, GPUS, CPUS            pixel-reasoner, 1 machine, of which 8 and 64 unless given
 #   PARTITION, ACCOUNT, TIME               the cluster's own unless given
 #
 # --dry-run prints the commands, exactly as they would be called, and calls nothing.
@@ -29,7 +29,7 @@ for argument in "$@"; do
     --dry-run) dry=true ;;
     --slurm) slurm=true ;;
     --config.*=*) overrides+=("$argument") ;;
-    --job-name=* | --gpus=* | --cpus=* | --partition=* | --account=* | --time=*)
+    --job-name=* | --nodes=* | --gpus=* | --cpus=* | --partition=* | --account=* | --time=*)
       set_from_flag "$argument"
       ;;
     -*) die "unknown flag $argument: settings are --name=value, overrides --config.key=value" ;;
@@ -49,13 +49,20 @@ submit() {
     say "$JOB_NAME is queued already: $jobs"
     return
   fi
-  local options=(--job-name="$JOB_NAME" --nodes=1 --ntasks-per-node=1 --gpus-per-node="${GPUS:-8}"
+  local nodes="${NODES:-1}" gpus="${GPUS:-8}" environment=""
+  if [[ $nodes != 1 ]]; then
+    # Left to itself, JAX takes one GPU for each of several processes.
+    environment="JAX_LOCAL_DEVICE_IDS=$(seq --separator=, 0 $((gpus - 1))) "
+    set -- "$1" --distributed "${@:2}"
+  fi
+  local options=(--job-name="$JOB_NAME" --nodes="$nodes" --ntasks-per-node=1 --gpus-per-node="$gpus"
     --cpus-per-task="${CPUS:-64}" --requeue --open-mode=append --output="$log")
   [[ -z "${PARTITION:-}" ]] || options+=(--partition="$PARTITION")
   [[ -z "${ACCOUNT:-}" ]] || options+=(--account="$ACCOUNT")
   [[ -z "${TIME:-}" ]] || options+=(--time="$TIME")
   call mkdir -p runs
-  call sbatch "${options[@]}" --wrap="srun .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
+  local job="srun .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
+  call sbatch "${options[@]}" --wrap="$environment$job"
 }
 
 # Starts the run with the arguments that a config and overrides make, and those given.

@@ -83,7 +83,7 @@ need_for_run() {
   phase="$(phase_of "$config")"
   git cat-file -e "HEAD:$config" 2>/dev/null || die "$config is not in the last commit, which is what the hosts get"
   workdir="${GS_DIR%/}/runs/${RUN_NAME:-$(basename "$config" .py)}"
-  training=("$phase" --config "$config" "--config.workdir=$workdir" ${overrides[@]+"${overrides[@]}"})
+  training=("$phase" --distributed --config "$config" "--config.workdir=$workdir" ${overrides[@]+"${overrides[@]}"})
 }
 
 # ---- Calls ----

@@ -75,6 +75,11 @@ def test_slurm(machine):
         subprocess.run(["sh", "-c", script], env=machine.environment | restarts, cwd=machine.root, check=True)
         command = ["srun", ".venv/bin/pixel-reasoner", "sft", "--config", CONFIG, OVERRIDE, *resume]
         assert machine.commands[-1] == command
+    machine.launch("gpu_run.sh", *options, "--nodes=2", "run", CONFIG)
+    *flags, wrapped = machine.commands[-1]
+    assert "--nodes=2" in flags and "--ntasks-per-node=1" in flags
+    joined = f"--wrap=JAX_LOCAL_DEVICE_IDS=0,1,2,3 srun .venv/bin/pixel-reasoner sft --distributed --config {CONFIG}"
+    assert wrapped.startswith(joined)
     (machine.cloud / "queued").touch()
     result = machine.launch("gpu_run.sh", *options, "run", CONFIG)
     assert "queued already: 7 RUNNING" in result.stderr and machine.commands[-1][0] == "squeue"
