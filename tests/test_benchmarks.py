@@ -9,8 +9,8 @@ import torch
 from flax import nnx
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks import load_memory, peers, rollout, workload
-from pixel_reasoner_jax.models import Qwen2_5_VL
+from benchmarks import floors, load_memory, peers, rollout, workload
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.trajectory import Source
 
@@ -164,3 +164,17 @@ def test_the_memory_of_reading_and_writing_is_measured(tmp_path):
         assert 2**26 < measured < 2**34  # an interpreter with JAX takes as much
     assert (tmp_path / "written" / "model.safetensors").stat().st_size > size
     assert sum(file.stat().st_size for file in (tmp_path / "converted").rglob("*") if file.is_file()) > size / 2
+
+
+def test_floors_count_what_a_step_reads_and_multiplies():
+    config = Config.preset("tiny")
+    sizes = floors.sizes(nnx.state(Qwen2_5_VL.create(config, 0), nnx.Param))
+    layers, head = config.num_hidden_layers, config.head_dim
+    assert sizes["kv"] == layers * config.num_key_value_heads * head
+    assert sizes["heads"] == layers * config.num_attention_heads * head
+    assert sizes["vocab"] == config.vocab_size
+    assert sizes["read"] == sizes["layers"] + config.vocab_size * config.hidden_size
+    measured = floors.measure("tiny", slots=2, context=96, width=32)
+    for phase in ("decode", "prefill"):
+        figures = measured[phase]
+        assert figures["share"] == pytest.approx(figures["floor_seconds"] / figures["seconds"]) and figures["share"] > 0

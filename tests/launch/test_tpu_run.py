@@ -17,7 +17,15 @@ SETTINGS = {
     "TIER": "spot",
     "GS_DIR": "gs://b/x",
 }
-START = ["pixel-reasoner", "rl", "--distributed", "--config", CONFIG, "--config.workdir=gs://b/x/runs/rl_qwen2_5_vl_7b", OVERRIDE]
+START = [
+    "pixel-reasoner",
+    "rl",
+    "--distributed",
+    "--config",
+    CONFIG,
+    "--config.workdir=gs://b/x/runs/rl_qwen2_5_vl_7b",
+    OVERRIDE,
+]
 
 
 def steps(machine):

@@ -1,0 +1,154 @@
+"""How near decoding and prefilling come to what a device can do: `python -m benchmarks.floors [--preset 3b] [--json]`.
+
+Decoding cannot be faster than reading the parameters and the cache once a token, prefilling not faster than its matrix
+products; both rates are measured here, on the same device, with one large copy and one large product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pixel_reasoner_jax.compilation import enable_cache
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.rollout.engine import Addition, Engine, Slots
+from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings
+
+STEPS = 32  # tokens of a chunk, as a policy decodes
+REPEATS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="3b", help="size of the model, with random bfloat16 weights (default: 3b)")
+    parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: 64)")
+    parser.add_argument("--context", type=int, default=4096, help="tokens that each of them holds (default: 4096)")
+    parser.add_argument("--width", type=int, default=512, help="tokens of a row of a prefill (default: 512)")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    args = parser.parse_args()
+    enable_cache()
+    result = measure(args.preset, args.slots, args.context, args.width)
+    print(f"\n{args.preset}, {args.slots} slots of {args.context} tokens, on {result['device']}\n")
+    print(f"{'':10}{'measured':>12}{'floor':>12}{'share':>9}   aim")
+    for phase, aim in (("decode", "70%"), ("prefill", "50%")):
+        seconds, floor = result[phase]["seconds"], result[phase]["floor_seconds"]
+        print(f"{phase:10}{1e3 * seconds:10.2f}ms{1e3 * floor:10.2f}ms{result[phase]['share']:9.1%}   {aim}")
+    if args.json:
+        print(json.dumps(result))
+
+
+def measure(preset: str, slots: int, context: int, width: int) -> dict:
+    """Times a decode step of all slots, and a prefill of one row, at a full context.
+
+    Args:
+      preset: of the model.
+      slots, context: of the cache, which has room for a chunk more.
+      width: tokens of the prefill's row, which begins where they just fit.
+
+    Returns:
+      `decode` (of a step) and `prefill` (of a call) with `seconds`, `floor_seconds` and `share` (floor over measured),
+      and the device's `bytes_per_second` and `flops`.
+    """
+    model = Qwen2_5_VL.create(Config.preset(preset), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    graph, params = nnx.split(model)
+    del model
+    length = -(-(context + STEPS) // 128) * 128
+    engine = Engine(graph, [0])
+    config = sizes(params)
+    state = engine.empty(params, slots, length, None, False)
+    table = engine.empty_table(params, 8)
+    state = _filled(state, context)
+    forbidden = np.zeros(config["vocab"], bool)
+    forbidden[0] = True  # the stop token: every chunk is whole
+
+    def decode():
+        nonlocal state
+        drawing = Drawing.of([SamplingSettings()] * slots, [STEPS] * slots)
+        state = _filled(state, context)
+        counts = (np.int32(STEPS), np.int32(slots))
+        state, out = engine.decode(params, state, drawing, forbidden, *counts, steps=STEPS, filtered=False)
+        return out
+
+    def prefill():
+        nonlocal state
+        added = Addition.blank(1, width, slots)
+        added.slots[0], added.starts[0], added.counts[0] = 0, context - width, width
+        added.tokens[0] = np.arange(width) % config["vocab"]
+        added.positions[0] = np.arange(context - width, context)
+        state = engine.extend(params, state, table, added)
+        return state.hidden
+
+    decoding, prefilling = _seconds(decode) / STEPS, _seconds(prefill)
+    rate, flops = bandwidth(), matrix_rate()
+    cache = 2 * slots * (context + STEPS / 2) * config["kv"] * 2
+    # Every weight of the decoder once; of the embeddings a row a slot, unless they are the head's too.
+    decode_floor = (config["read"] * 2 + cache) / rate
+    products = 2 * config["layers"] * width + 4 * config["heads"] * width * (context - width / 2)
+    prefill_floor = products / flops
+    return {
+        "device": jax.devices()[0].device_kind,
+        "bytes_per_second": rate,
+        "flops": flops,
+        "decode": dict(seconds=decoding, floor_seconds=decode_floor, share=decode_floor / decoding),
+        "prefill": dict(seconds=prefilling, floor_seconds=prefill_floor, share=prefill_floor / prefilling),
+    }
+
+
+def sizes(params: nnx.State) -> dict[str, int]:
+    """Numbers of elements that the floors are made of."""
+    flat = {path: variable.get_value() for path, variable in nnx.to_flat_state(params)}
+    layers = sum(leaf.size for path, leaf in flat.items() if path[:2] == ("language", "layers"))
+    key, query = (flat["language", "layers", name, "kernel"] for name in ("key", "query"))
+    embedding = flat["language", "embedding"]
+    return {
+        "vocab": embedding.shape[0],
+        "layers": layers,
+        "read": layers + embedding.size,  # the head is as large as the embeddings
+        "kv": math.prod(key.shape) // key.shape[1],  # of a token: layers x kv_heads x head
+        "heads": math.prod(query.shape) // query.shape[1],
+    }
+
+
+def bandwidth() -> float:
+    """Bytes a second of a large copy, read and written."""
+    x = jnp.zeros(2**28 if jax.default_backend() != "cpu" else 2**25, jnp.bfloat16)
+    copy = jax.jit(lambda x: x + 1)
+    return 2 * x.nbytes / _seconds(lambda: copy(x))
+
+
+def matrix_rate() -> float:
+    """Floating-point operations a second of a large bfloat16 product."""
+    size = 8192 if jax.default_backend() != "cpu" else 1024
+    x = jnp.ones((size, size), jnp.bfloat16)
+    product = jax.jit(jnp.matmul)
+    return 2 * size**3 / _seconds(lambda: product(x, x))
+
+
+def _filled(state: Slots, context: int) -> Slots:
+    """The slots with so many tokens in each."""
+    lengths = jnp.full_like(state.cache["length"], context)
+    return dataclasses.replace(state, cache=state.cache | {"length": lengths})
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Of the fastest of some calls, after one that compiles."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()
