@@ -1,4 +1,4 @@
-"""Stored records as the batches a trainer reads: shuffled, sharded by host, rendered in threads, resumable.
+"""Stored records as the batches a trainer reads: shuffled, sharded, rendered in threads, resumable.
 
 The iterators are Grain's: `get_state()` gives what a checkpoint stores, and `set_state()` goes on from there with
 exactly the batches that would have come.
@@ -36,9 +36,9 @@ def trajectory_batches(
     Args:
       directory: a data set of trajectories; see `records`.
       processor: renders them.
-      batch_size: trajectories in a batch of this host; the last, smaller one is dropped.
+      batch_size: trajectories in a batch of this shard; the last, smaller one is dropped.
       seed: of the order, which is another in every epoch.
-      shard: (index, count) of the hosts; each reads its own records of the common order.
+      shard: (index, count); each reads its own records of the common order.
       epochs: None for no end.
       threads: that read and render.
       prefetch: trajectories rendered ahead; two batches unless given.
@@ -128,13 +128,13 @@ class RenderedSource:
 
 
 def _ordered(source: Sequence[Any], seed: int, shard: tuple[int, int], epochs: int | None) -> grain.MapDataset:
-    """This host's records, in an order that all hosts share."""
+    """The records of a shard, in an order that all shards share."""
     index, count = shard
     if not 0 <= index < count:
         raise ValueError(f"shard {index} of {count} does not exist")
     if len(source) < count:
-        raise ValueError(f"{source!r} has {len(source)} records, too few for {count} hosts")
-    # Every host takes as many records, or one would wait for the others at the end of an epoch.
+        raise ValueError(f"{source!r} has {len(source)} records, too few for {count} shards")
+    # Every shard takes as many records, or one would wait for the others at the end of an epoch.
     whole = len(source) // count * count
     return grain.MapDataset.source(source).seed(seed).shuffle()[:whole][index::count].repeat(epochs)
 

@@ -17,17 +17,21 @@ def bucket(size: int, unit: int = 1) -> int:
     return unit * (three_quarters if power >= 4 and three_quarters >= blocks else power)
 
 
-def vision_shape(media: Sequence[Media], geometry: Geometry, tokens: int, shapes: int) -> tuple[int, int]:
-    """Length of the rows that `vision_layout` takes for media, and their number, both buckets; zeros without media.
+def vision_row(media: Sequence[Media], geometry: Geometry) -> int:
+    """The shortest bucket of a row of patches for `vision_layout` that holds the largest of media; 0 without any."""
+    return bucket(max(media_patches(item, geometry) for item in media), geometry.window_patches) if media else 0
+
+
+def vision_rows(media: Sequence[Media], geometry: Geometry, row_patches: int, tokens: int, shapes: int) -> int:
+    """How many rows of so many patches `vision_layout` takes for media, a bucket; 0 without media.
 
     Args:
-      media, geometry: see `vision_layout`.
+      media, geometry, row_patches: see `vision_layout`.
       tokens: the most visual tokens that `media` may have in such a batch.
       shapes: numbers of rows come in so many steps up to what `tokens` need.
     """
     if not media:
-        return 0, 0
-    row_patches = bucket(max(media_patches(item, geometry) for item in media), geometry.window_patches)
+        return 0
     rows = layout_rows(media, geometry, row_patches)
     step = -(-tokens * geometry.merge_size**2 // (row_patches * shapes))
-    return row_patches, rows + -rows % step
+    return rows + -rows % step

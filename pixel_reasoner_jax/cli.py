@@ -92,7 +92,7 @@ def _report(error: BaseException) -> int:
         print(f"pixel-reasoner: error: {error}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
-    if type(error).__name__ == "JaxRuntimeError":
+    if type(error).__name__ == "JaxRuntimeError" and not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARG")):
         print(
             "pixel-reasoner: error: the processes of this run have lost touch; where one of them has failed, its output"
             " says why. Start all of them again with --resume",

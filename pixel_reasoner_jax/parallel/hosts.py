@@ -55,6 +55,11 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def is_shared(mesh: Mesh | None) -> bool:
+    """Whether several processes have devices of a mesh."""
+    return mesh is not None and len({device.process_index for device in mesh.devices.flat}) > 1
+
+
 def own_parts(mesh: Mesh | None) -> tuple[int, ...]:
     """Numbers of the parts of the mesh (see `parts`) that this process feeds, ascending.
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -43,7 +44,28 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         takes = f"a multiple of {fixed}" if filled else fixed
         advice = _advice(sizes, len(devices))
         raise MeshError(f"mesh {asked} takes {takes} devices, but there are {len(devices)}: {advice}")
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return _arranged(sizes, devices)
+
+
+def _arranged(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
+    """Axes along the wires between devices; but the devices of a tensor axis are one host's wherever that can be.
+
+    The wires of a torus run through hosts of 2 x 2 chips: a line of four would be half of one and half of another.
+    """
+    shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
+    processes = {device.process_index for device in devices}
+    together = len(processes) > 1 and len(devices) // len(processes) % sizes["tensor"] == 0
+    try:
+        mesh = jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # no way to lay these axes along the torus
+        if not together:
+            raise
+    else:
+        rows = mesh.devices.reshape(-1, sizes["tensor"])
+        if not together or all(len({device.process_index for device in row}) == 1 for row in rows):
+            return mesh
+    in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(in_order).reshape(shape), AXES, axis_types=types)
 
 
 def _advice(sizes: dict[str, int], count: int) -> str:

@@ -57,12 +57,15 @@ def common_order(wishes: Sequence[Sequence[Name]]) -> list[Name]:
     return order
 
 
-def exchange(wishes: Sequence[Sequence[Name]], status: Sequence[int]) -> tuple[list[list[Name]], np.ndarray]:
+def exchange(
+    wishes: Sequence[Sequence[Name]], status: Sequence[int], joined: bool
+) -> tuple[list[list[Name]], np.ndarray]:
     """Tells all processes what the parts of this one want next, and how it is.
 
     Args:
       wishes: at most `TOGETHER` for each part.
       status: small integers, as many on all processes.
+      joined: there are others.
 
     Returns:
       The wishes of the parts of all processes, and int [processes, len(status)].
@@ -71,6 +74,7 @@ def exchange(wishes: Sequence[Sequence[Name]], status: Sequence[int]) -> tuple[l
     for row, wish in zip(message, wishes, strict=True):
         row[: len(wish)] = np.array(wish, np.int32).reshape(-1, 2)
     status = np.array(status, np.int32)
-    told = gather(np.concatenate([status, message.reshape(-1)]))
+    own = np.concatenate([status, message.reshape(-1)])
+    told = gather(own) if joined else own[None]
     lists = told[:, len(status) :].reshape(-1, TOGETHER, 2).tolist()
     return [[tuple(name) for name in one if name[0] >= 0] for one in lists], told[:, : len(status)]

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pixel_reasoner_jax.metrics import Progress
-from pixel_reasoner_jax.parallel import deal, own, own_parts, parts
+from pixel_reasoner_jax.parallel import deal, is_shared, own, own_parts, parts
 from pixel_reasoner_jax.processing import Media, media_patches, vision_layout
 from pixel_reasoner_jax.rollout.calls import KINDS, TOGETHER, Call, common_order, exchange
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, Places
@@ -93,6 +93,7 @@ class Device:
     Attributes:
       shapes: declared for it; None before `grow`.
       parts: those of the mesh that are this process's.
+      joined: other processes have parts of it too.
     """
 
     def __init__(self, policy: Policy, sampling: SamplingSettings, seed: int):
@@ -101,6 +102,7 @@ class Device:
         self._sampling, self._seed = sampling, seed
         self._mesh = policy.mesh
         self._alone = parts(self._mesh) == 1
+        self.joined = is_shared(self._mesh)
         self.parts = len(own_parts(self._mesh))
         self._queues: list[collections.deque[Call]] = [collections.deque() for _ in range(self.parts)]
         self._forbidden = policy.forbidden(sampling)
@@ -214,15 +216,15 @@ class Device:
         Returns:
           int [processes, len(status)].
         """
-        with self._busy():
-            while True:
-                wishes = [[call.name for call in itertools.islice(queue, TOGETHER)] for queue in self._queues]
-                more = any(len(queue) > TOGETHER for queue in self._queues)
-                every, told = exchange(wishes, (more, *status))
-                for name in common_order(every):
-                    self._run(name)
-                if not told[:, 0].any():
-                    return told[:, 1:]
+        while True:
+            wishes = [[call.name for call in itertools.islice(queue, TOGETHER)] for queue in self._queues]
+            more = any(len(queue) > TOGETHER for queue in self._queues)
+            with self._busy() if self.joined else contextlib.nullcontext():  # the others may be long in coming
+                every, told = exchange(wishes, (more, *status), self.joined)
+            for name in common_order(every):
+                self._run(name)
+            if not told[:, 0].any():
+                return told[:, 1:]
 
     def _ask(self, part: int, call: Call) -> None:
         self._queues[part].append(call)
@@ -238,12 +240,13 @@ class Device:
         ]
         load = loads[0] if len(loads) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *loads)
         load = deal(load, self._mesh)
-        if kind == "encode":
-            self._table.array = self._engine.encode(self._params, self._table.array, *load)
-        elif kind == "extend":
-            self._slots = self._engine.extend(self._params, self._slots, self._table.array, load)
-        else:
-            self._slots = self._engine.fork(self._slots, load)
+        with self._busy():
+            if kind == "encode":
+                self._table.array = self._engine.encode(self._params, self._table.array, *load)
+            elif kind == "extend":
+                self._slots = self._engine.extend(self._params, self._slots, self._table.array, load)
+            else:
+                self._slots = self._engine.fork(self._slots, load)
 
     def _blank(self, kind: str, size: int) -> Any:
         """The load of a call that does nothing."""

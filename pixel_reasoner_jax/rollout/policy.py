@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.parallel import own_parts, parts
+from pixel_reasoner_jax.parallel import is_shared, own_parts, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.rollout.device import Counters, Device
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, Places
@@ -152,7 +151,7 @@ class Policy:
         elif temperature is not None:
             raise ValueError("give temperature or sampling, which has a temperature of its own, not both")
         slots = self.slots
-        if jax.process_count() > 1:
+        if is_shared(self.mesh):
             if self.limits.max_length is None:
                 raise ValueError("rollouts of several processes need limits.max_length")
         elif isinstance(queries, Sized):

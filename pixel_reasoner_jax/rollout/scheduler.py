@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import jax
-
 from pixel_reasoner_jax.operations import Call, OperationError
 from pixel_reasoner_jax.processing import Media
 from pixel_reasoner_jax.rollout.device import Device, Piece
@@ -78,8 +76,9 @@ class Row:
 class Scheduler(Iterator[tuple[int, Trajectory]]):
     """Pairs (number of the query, trajectory) of a rollout, as they finish; see `Policy.stream`, which makes it.
 
-    Use it as a context manager, or `close` it, where it is not read to its end. What the policy is set to when it
-    begins holds to its end.
+    Use it as a context manager, or `close` it, where it is not read to its end; on a mesh that several processes share
+    all of them read to the end, or the others would wait for ever. What the policy is set to when it begins holds to
+    its end.
     """
 
     def __init__(
@@ -107,13 +106,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._rows: dict[int, Row] = {}
         self._finished: collections.deque[tuple[int, Trajectory | BaseException]] = collections.deque()
         self._cancelled: set[str] = set()
+        self._over = False  # all processes have agreed on it: none takes another step
 
     def __next__(self) -> tuple[int, Trajectory]:
         began = time.perf_counter()
         self._device.check()
         try:
-            while not self._finished and self._step():
-                pass
+            while not (self._finished or self._over):
+                self._over = not self._step()
         except BaseException:
             self.close()
             self._policy.forget_table()  # it may have been interrupted between two halves of a change
@@ -165,7 +165,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
 
     def _step(self) -> bool:
         """Goes on a little, together with all processes; False when nothing is left to do for any."""
-        if self._device.shapes is None and jax.process_count() > 1:
+        if self._device.shapes is None and self._device.joined:
             self._grow(self._limits.max_length)  # all at once; `Policy.stream` has made sure that it is set
         self._load()
         self._admit()
@@ -197,7 +197,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
     def _wait(self, coming: list[concurrent.futures.Future]) -> None:
         """Nothing can be decoded: waits a little for a worker thread."""
         began = time.perf_counter()
-        if jax.process_count() > 1:
+        if self._device.joined:
             time.sleep(GRACE)  # no longer: another process may have something to decode by then
         elif concurrent.futures.wait(coming, POLL, concurrent.futures.FIRST_COMPLETED).done:
             concurrent.futures.wait(coming, GRACE)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixel_reasoner_jax.buckets import bucket, vision_shape
+from pixel_reasoner_jax.buckets import bucket, vision_row, vision_rows
 from pixel_reasoner_jax.processing import Media, Processor, vision_layout
 from pixel_reasoner_jax.training.rows import arrange
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -93,11 +93,16 @@ def plan(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_lengt
     planned = []
     for batch in arrange(lengths, [sequence.query_id for sequence in sequences], rows, row_length):
         packed = [[sequences[index] for index in row] for row in batch.rows]
-        trained = max(sum(int(s.train[1:].sum()) for s in row) for row in packed)
-        targets = bucket(trained, -(-batch.row_length // SHAPES))
-        vision = vision_shape(_media(packed), processor.geometry, rows * batch.row_length, SHAPES)
-        planned.append(Planned(packed, Shape(batch.row_length, targets, *vision)))
+        patches = vision_row(_media(packed), processor.geometry)
+        planned.append(Planned(packed, fit(packed, processor, rows, batch.row_length, patches)))
     return planned
+
+
+def fit(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, row_length: int, patches: int) -> Shape:
+    """The smallest shape for a batch of `rows` rows whose rows of tokens and of patches have these lengths."""
+    trained = max((sum(int(s.train[1:].sum()) for s in row) for row in packed), default=0)
+    images = vision_rows(_media(packed), processor.geometry, patches, rows * row_length, SHAPES)
+    return Shape(row_length, bucket(trained, -(-row_length // SHAPES)), patches, images)
 
 
 def build(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, shape: Shape) -> Batch:

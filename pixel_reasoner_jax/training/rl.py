@@ -50,7 +50,6 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         )
     with Run(config, resume) as this, AnswerPool() as pool:
         shards = this.shards
-        share = shards.share(train.batch_size, "train.batch_size")
         queries = shards.share(grpo.queries_per_episode, "grpo.queries_per_episode")  # of a shard in an episode
         path, seed = config.data.path, config.seed
         batches = shards.iterators(lambda shard: query_batches(path, queries, seed=seed, shard=shard))
@@ -91,11 +90,17 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 metrics = []
                 groups_of = {shard: slice(i * queries, (i + 1) * queries) for i, shard in enumerate(shards.own)}
                 sequences = {shard: judged.sequences(groups) for shard, groups in groups_of.items()}
-                most = int(gather(np.int32(max(map(len, sequences.values())))).max())
+                total = int(gather(np.int32(sum(map(len, sequences.values())))).sum())
+                updates = -(-total // train.batch_size)
                 planned = range((episode - 1) * updates_per_episode, steps)
-                for step, start in zip(planned, range(0, most, share), strict=False):
-                    with this.phase("pack"):
-                        packed = this.batches({shard: own[start : start + share] for shard, own in sequences.items()})
+                for step, update in zip(planned, range(updates), strict=False):
+                    with this.phase("pack"):  # each shard gives what it has evenly to all updates
+                        packed = this.batches(
+                            {
+                                shard: own[len(own) * update // updates : len(own) * (update + 1) // updates]
+                                for shard, own in sequences.items()
+                            }
+                        )
                     with this.phase("update"):
                         state, update_metrics = trainer.update(state, packed, learning_rate(step))
                     metrics.append(update_metrics)

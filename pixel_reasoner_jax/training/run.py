@@ -82,10 +82,11 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
         if self._metrics is not None:
             self._metrics.close()
-        self._checkpoints.close()
+        if error is None or jax.process_count() == 1:  # else the others would wait until a checkpoint is written
+            self._checkpoints.close()
 
     def restore(self, state: TrainState, iterator: Any) -> tuple[TrainState, dict[str, Any]]:
         """The newest checkpoint's state, with the data iterator set to where it was; the state given if there is none.

@@ -18,7 +18,9 @@ from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import gather, gather_json, own_parts, parts
 from pixel_reasoner_jax.parallel.sharding import BATCH_AXIS
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build
+from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build, fit
+
+NOTHING = Planned([], Shape(0, 0, 0, 0))  # in the place of a batch that another shard has and this one has not
 
 
 class Shards:
@@ -72,25 +74,39 @@ class Shards:
           processor: see `packing.build`.
           rows: of a part in a batch.
         """
-        most = int(gather(np.array([len(plan) for plan in plans.values()], np.int32)).max())
-        # [own shards, batches, sizes], nothing where a shard has no such batch.
-        shapes = np.zeros((len(self.own), most, len(Shape._fields)), np.int32)
-        for row, shard in zip(shapes, self.own, strict=True):
-            for number, batch in enumerate(plans[shard]):
-                row[number] = batch.shape
-        # [parts, turns, batches, sizes]
-        shapes = gather(shapes).reshape(-1, self._turns, *shapes.shape[1:]).max(axis=0)
+        most = int(gather(np.array([len(plans[shard]) for shard in self.own], np.int32)).max())
+        padded = {shard: plans[shard] + [NOTHING] * (most - len(plans[shard])) for shard in self.own}
+        # First how long rows are, then how many of them that takes: the largest of both would go with each other else.
+        wanted = self._agree(padded, most, lambda batch, _: batch.shape)
+
+        def fitting(batch: Planned, shape: Shape) -> Shape:
+            return fit(batch.rows, processor, rows, shape.row_length, shape.patches) if shape.row_length else shape
+
+        agreed = self._agree(padded, most, fitting, wanted)
         result = []
         for turn in range(self._turns):
             for number in range(most):
-                shape = Shape(*shapes[turn, number].tolist())
-                if not shape.row_length:
-                    continue
-                own = [plans[part * self._turns + turn] for part in self._parts]
-                packed = [plan[number].rows if number < len(plan) else [] for plan in own]
-                built = [build(rows_of_one, processor, rows, shape) for rows_of_one in packed]
-                result.append(built[0] if len(built) == 1 else _together(built))
+                shape = agreed[turn][number]
+                if shape.row_length:
+                    own = [padded[part * self._turns + turn][number].rows for part in self._parts]
+                    built = [build(packed, processor, rows, shape) for packed in own]
+                    result.append(built[0] if len(built) == 1 else _together(built))
         return result
+
+    def _agree(
+        self,
+        plans: Mapping[int, list[Planned]],
+        most: int,
+        ask: Callable[[Planned, Shape | None], Shape],
+        given: list[list[Shape]] | None = None,
+    ) -> list[list[Shape]]:
+        """Of every turn and batch, the largest of the shapes that the batches of all parts ask for, size by size."""
+        asked = np.zeros((len(self.own), most, len(Shape._fields)), np.int32)
+        for row, shard in zip(asked, self.own, strict=True):
+            for number, batch in enumerate(plans[shard]):
+                row[number] = ask(batch, given and given[shard % self._turns][number])
+        shapes = gather(asked).reshape(-1, self._turns, *asked.shape[1:]).max(axis=0)
+        return [[Shape(*shape) for shape in batches] for batches in shapes.tolist()]
 
 
 class ShardIterators:

@@ -44,7 +44,7 @@ def test_every_record_comes_once_an_epoch_in_an_order_of_its_own(queries):
 def test_hosts_share_the_records(queries):
     parts = [sum(ids(query_batches(queries, 2, shard=(host, 3), epochs=1)), []) for host in range(3)]
     assert [len(part) for part in parts] == [6, 6, 6] and len(set(sum(parts, []))) == 18
-    for shard, message in (((3, 3), "shard 3 of 3"), ((0, 21), "too few for 21 hosts")):
+    for shard, message in (((3, 3), "shard 3 of 3"), ((0, 21), "too few for 21 shards")):
         with pytest.raises(ValueError, match=message):
             query_batches(queries, 2, shard=shard)
 

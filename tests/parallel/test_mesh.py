@@ -5,9 +5,10 @@ from __future__ import annotations
 import types
 
 import jax
+import numpy as np
 import pytest
 
-from pixel_reasoner_jax.parallel import MeshError, make_mesh
+from pixel_reasoner_jax.parallel import MeshError, make_mesh, mesh
 
 EIGHT = [types.SimpleNamespace(id=i) for i in range(8)]
 
@@ -36,3 +37,22 @@ def test_minus_one_takes_what_is_left():
 def test_impossible_meshes_say_what_would_fit(shape, message):
     with pytest.raises(MeshError, match=message):
         make_mesh(shape, EIGHT)
+
+
+@pytest.mark.parametrize("torus", ["interleaved", "impossible"])
+def test_a_tensor_axis_stays_on_one_host(monkeypatch, torus):
+    devices = [types.SimpleNamespace(id=i, process_index=i % 2, platform="tpu") for i in range(8)]
+
+    def along_the_wires(shape, names, *, axis_types, devices):
+        if torus == "impossible":
+            raise NotImplementedError("no assignment")
+        return types.SimpleNamespace(devices=np.array(devices).reshape(shape))
+
+    monkeypatch.setattr(jax, "make_mesh", along_the_wires)
+    monkeypatch.setattr(mesh, "Mesh", lambda devices, names, axis_types: types.SimpleNamespace(devices=devices))
+    made = make_mesh({"data": -1, "tensor": 4}, devices).devices
+    assert made.shape == (2, 1, 4)
+    assert [[d.process_index for d in row] for row in made.reshape(2, 4)] == [[0] * 4, [1] * 4]
+    if torus == "interleaved":  # eight devices of two hosts: there is no such row, and the wires decide
+        made = make_mesh({"data": -1, "tensor": 8}, devices).devices
+        assert [d.id for d in made.ravel()] == list(range(8))

@@ -35,5 +35,5 @@ def test_calls_that_meet_are_made_once():
 
 def test_alone_one_hears_oneself():
     wishes = [[Call("extend", 96, None).name, Call("fork", 4, None).name], [], [(0, 5)] * TOGETHER]
-    heard, status = exchange(wishes, (1, 7))
+    heard, status = exchange(wishes, (1, 7), joined=False)
     assert heard == wishes and np.array_equal(status, [[1, 7]])

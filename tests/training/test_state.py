@@ -14,12 +14,12 @@ from flax import nnx
 
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordSource
-from pixel_reasoner_jax.buckets import vision_shape
+from pixel_reasoner_jax.buckets import vision_row
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.packing import Sequence, Shape, build, pack
+from pixel_reasoner_jax.training.packing import Sequence, build, fit, pack
 from pixel_reasoner_jax.training.state import Trainer
 
 
@@ -66,8 +66,9 @@ grpo = functools.partial(rl._loss, clip_low=0.2, clip_high=0.35)
 @pytest.mark.parametrize("loss", [sft._loss, grpo])
 def test_packed_and_accumulated_is_what_every_sequence_alone_adds_up_to(start, processor, sequences, loss):
     load = functools.partial(Qwen2_5_VL.from_pretrained, start / "model")
-    shape = Shape(160, 160, *vision_shape([m for s in sequences for m in s.media], processor.geometry, 160, 1))
-    alone = [build([[sequence] for sequence in sequences], processor, len(sequences), shape)]
+    rows = [[sequence] for sequence in sequences]
+    patches = vision_row([media for sequence in sequences for media in sequence.media], processor.geometry)
+    alone = [build(rows, processor, len(rows), fit(rows, processor, len(rows), 160, patches))]
     assert alone[0]["vision"] is not None and alone[0]["segment_ids"].max() == 1
     packed = pack(sequences, processor, rows=2, row_length=300)
     assert len(packed) > 1 and packed[0]["segment_ids"].max() > 1
