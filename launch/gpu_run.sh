@@ -61,8 +61,8 @@ submit() {
   [[ -z "${ACCOUNT:-}" ]] || options+=(--account="$ACCOUNT")
   [[ -z "${TIME:-}" ]] || options+=(--time="$TIME")
   call mkdir -p runs
-  local job="srun .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
-  call sbatch "${options[@]}" --wrap="$environment$job"
+  call sbatch "${options[@]}" \
+    --wrap="${environment}srun .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
 }
 
 # Starts the run with the arguments that a config and overrides make, and those given.

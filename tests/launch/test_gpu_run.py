@@ -108,7 +108,7 @@ def test_a_dry_run_prints_what_is_called(machine, arguments):
         ([], "launch/gpu_run.sh [--slurm]"),
         (["run"], "CONFIG is missing"),
         (["run", "configs/sft_none.py"], "there is no configs/sft_none.py"),
-        (["run", CONFIG, "--nodes=2"], "unknown flag --nodes=2"),
+        (["run", CONFIG, "--hosts=2"], "unknown flag --hosts=2"),
     ],
 )
 def test_mistakes(machine, arguments, message):
