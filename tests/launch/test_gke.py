@@ -21,7 +21,7 @@ def test_manifest():
     topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
     chips = container["resources"]["limits"]["google.com/tpu"] * job["parallelism"]
     assert math.prod(map(int, topology.split("x"))) == chips and job["completions"] == job["parallelism"]
-    command, flag, config, *overrides, resume = container["args"]
-    assert (flag, resume) == ("--config", "--resume") and COMMANDS[command].resumes
+    command, joined, flag, config, *overrides, resume = container["args"]
+    assert (joined, flag, resume) == ("--distributed", "--config", "--resume") and COMMANDS[command].resumes
     pairs = [override.removeprefix("--config.").split("=") for override in overrides]
     assert load_config(config, pairs, COMMANDS[command].reference).workdir == "gs://BUCKET/runs/rl_qwen2_5_vl_7b"
