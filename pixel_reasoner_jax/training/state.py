@@ -90,6 +90,7 @@ class Trainer:
                 jnp.take_along_axis(batch["tokens"], targets, axis=1),
                 temperature=batch["temperatures"],
                 forbidden=forbidden,
+                mesh=mesh,
             )
             return loss(logprobs, entropy, batch, normalizer)
 
