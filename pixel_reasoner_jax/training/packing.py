@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Sequence as Seq
 from typing import Any
 
+import jax
 import numpy as np
 
 from pixel_reasoner_jax.buckets import bucket, bucketed_vision
-from pixel_reasoner_jax.processing import Media, Processor
+from pixel_reasoner_jax.processing import Geometry, Media, Processor
 from pixel_reasoner_jax.trajectory import Trajectory
 
 Batch = dict[str, Any]
@@ -83,6 +84,39 @@ def pack(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_lengt
         batches[-1][row].append(sequence)
         lengths[row] += length
     return [_batch(batch, processor, rows, row_length) for batch in batches]
+
+
+def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length: int) -> Batch:
+    """Shapes and types of the largest batch that `pack` makes: full of images, and all of its tokens trained.
+
+    Args:
+      geometry: of the vision tower.
+      row_patches: patches of a row of images, as the largest of them needs.
+      rows, row_length: see `pack`.
+
+    Returns:
+      The batch, with `jax.ShapeDtypeStruct` for arrays.
+    """
+    images = -(-rows * row_length * geometry.merge_size**2 // (row_patches * SHAPES)) * SHAPES
+
+    def shaped(*shape: int, dtype=np.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    tokens = bucket(row_length, -(-row_length // SHAPES))
+    names = ("target_mask", "advantages", "logprobs", "temperatures")
+    return {
+        "tokens": shaped(rows, row_length),
+        "positions": shaped(3, rows, row_length),
+        "segment_ids": shaped(rows, row_length),
+        "vision_index": shaped(rows, row_length),
+        "vision": {
+            "patches": shaped(images, row_patches, geometry.patch_values, dtype=np.float32),
+            "patch_positions": shaped(images, row_patches, 2),
+            "patch_segments": shaped(images, row_patches),
+        },
+        "targets": shaped(rows, tokens),
+        **{name: shaped(rows, tokens, dtype=np.float32) for name in names},
+    }
 
 
 def _batch(packed: list[list[Sequence]], processor: Processor, rows: int, row_length: int) -> Batch:

@@ -58,7 +58,9 @@ class Trainer:
       forbidden: bool [vocab], tokens left out of the distribution, or None.
       freeze_vision: train the decoder alone.
 
-    The updated state replaces the old one, whose buffers are donated: do not use it again.
+    The updated state replaces the old one, whose buffers are donated: do not use it again. `accumulate` and `apply` are
+    the compiled functions of which `update` is made. The model may be abstract (`nnx.eval_shape`) where only they, and
+    the shapes of `init`, are wanted.
     """
 
     def __init__(
@@ -111,11 +113,12 @@ class Trainer:
             state = TrainState(trainable, state.frozen, optimizer_state, state.step + 1)
             return state, optax.tree.norm(gradients)
 
-        self._accumulate, self._apply = accumulate, apply
+        self.accumulate, self.apply = accumulate, apply
 
-    def init(self) -> TrainState:
-        """The state before the first update, with the model's present parameters."""
-        frozen, trainable = nnx.split_state(nnx.state(self._model), self._is_frozen, ...)
+    def init(self, params: nnx.State | None = None) -> TrainState:
+        """The state before the first update, with `params`, or the model's present parameters."""
+        params = nnx.state(self._model) if params is None else params
+        frozen, trainable = nnx.split_state(params, self._is_frozen, ...)
 
         def start(trainable):
             return self._optimizer.init(trainable), jnp.zeros((), jnp.int32)
@@ -146,11 +149,11 @@ class Trainer:
         for batch in batches:
             if self._mesh is not None:
                 batch = jax.device_put(batch, batch_shardings(batch, self._mesh))
-            gradients, metrics = self._accumulate(
+            gradients, metrics = self.accumulate(
                 state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
             )
             diagnostics.append(metrics)
-        state, norm = self._apply(state, gradients, np.float32(learning_rate))
+        state, norm = self.apply(state, gradients, np.float32(learning_rate))
         if not np.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of update {int(state.step) - 1} is not finite; resume from the last checkpoint with"
