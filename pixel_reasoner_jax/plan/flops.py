@@ -18,10 +18,11 @@ MOVES = frozenset(
 
 
 class Flops(NamedTuple):
-    """Operations in matrix products, and all others."""
+    """Operations in matrix products, and all others; `kernels` are the products within Pallas kernels."""
 
     products: float = 0.0
     others: float = 0.0
+    kernels: float = 0.0
 
     @property
     def total(self) -> float:
@@ -33,7 +34,7 @@ class Flops(NamedTuple):
         return self.products / self.total if self.total else 0.0
 
     def plus(self, more: Flops, times: float = 1.0) -> Flops:
-        return Flops(self.products + times * more.products, self.others + times * more.others)
+        return Flops(*(mine + times * theirs for mine, theirs in zip(self, more, strict=True)))
 
 
 def count_flops(jaxpr: Any, loops: Sequence[int] = ()) -> Flops:
@@ -90,9 +91,10 @@ def _equation(equation: Any, loops: Sequence[int]) -> Flops:
 def _kernel(params: dict[str, Any], loops: Sequence[int]) -> Flops:
     """A Pallas kernel: what it says of itself, else its body for every cell of its grid."""
     if (estimate := params.get("cost_estimate")) is not None:
-        return Flops(float(estimate.flops), float(estimate.transcendentals))
+        return Flops(float(estimate.flops), float(estimate.transcendentals), float(estimate.flops))
     grid = math.prod(size for size in params["grid_mapping"].grid if isinstance(size, int))
-    return Flops().plus(count_flops(params["jaxpr"], loops), grid)
+    flops = Flops().plus(count_flops(params["jaxpr"], loops), grid)
+    return flops._replace(kernels=flops.products)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
