@@ -36,9 +36,10 @@ class Command:
     Attributes:
       summary: its line in the list of commands.
       module: what implements it: `run(config)` or `run(config, resume=...)` for experiments, else
-        `add_arguments(parser)` and `run(args)`.
+        `add_arguments(parser)` and `run(args)`, or `run(args, overrides)` if it is `about_config`.
       reference: name of the packaged config that knows every key of its experiments; None for a command without one.
       resumes: whether it can go on from a checkpoint.
+      about_config: it reads the config of another command itself, and settings can be overridden for it too.
       example: overrides to show in its help.
     """
 
@@ -46,6 +47,7 @@ class Command:
     module: str
     reference: str | None = None
     resumes: bool = False
+    about_config: bool = False
     example: str = "--config.optimizer.learning_rate=1e-6 --config.train.batch_size=64"
 
 
@@ -64,6 +66,11 @@ COMMANDS = {
     ),
     "rl": Command(
         "phase two: curiosity-driven GRPO", "pixel_reasoner_jax.training.rl", "rl_qwen2_5_vl_7b", resumes=True
+    ),
+    "plan": Command(
+        "whether a run fits given chips, and what it takes there: nothing runs, no TPU is needed",
+        "pixel_reasoner_jax.plan.command",
+        about_config=True,
     ),
     "evaluate": Command("accuracy and use of operations of a model", "pixel_reasoner_jax.evaluation.run"),
     "generate": Command("answer one question about an image or a video", "pixel_reasoner_jax.generate"),
@@ -123,7 +130,7 @@ def _main(argv: list[str]) -> int:
         if name == chosen:
             run = _configure(subparser, command, overrides)
     args = parser.parse_args(argv)
-    if overrides and COMMANDS[args.command].reference is None:
+    if overrides and not (COMMANDS[args.command].reference or COMMANDS[args.command].about_config):
         raise ConfigError(f"{args.command} has no config: --config.{overrides[0][0]} does not apply")
     run(args)
     return 0
@@ -136,7 +143,7 @@ def _configure(
     if command.reference is None:
         module = importlib.import_module(command.module)
         module.add_arguments(parser)
-        return lambda args: _run(module, args)
+        return lambda args: _run(module, args, *([overrides] if command.about_config else []))
     names = [name for name in config_names() if name.startswith(command.reference.split("_")[0])]
     default = names[0] if len(names) == 1 else None
     parser.add_argument(

@@ -174,6 +174,31 @@ def _synthesize(config: ConfigDict, model: pathlib.Path, data: pathlib.Path) -> 
                 progress.update(number)
 
 
+def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model: str, data: str) -> ConfigDict:
+    """The experiment of a phase: the section's settings around what all phases share.
+
+    Args:
+      config: see configs/quickstart.py.
+      section: "pretraining", "warm_start" or "rl".
+      workdir, model, data: directories of the run, of the model it starts from, and of its records.
+    """
+    phase = copy.deepcopy(config[section])
+    phase.update(
+        dict(
+            title=workdir.name,
+            seed=config.seed,
+            workdir=str(workdir),
+            model=dict(directory=model, dtype="float32", param_dtype="float32", remat="none"),
+            lora=dict(rank=0, alpha=1.0, targets=()),
+            processor=dataclasses.asdict(lessons.BUDGETS),
+            operations=dict(padding=lessons.PADDING, release=False),
+            mesh=dict(data=-1, fsdp=1, tensor=1),
+            data=dict(path=data, shards=0),
+        )
+    )
+    return phase
+
+
 def _train(
     run_phase: Callable[..., pathlib.Path],
     config: ConfigDict,
@@ -182,24 +207,10 @@ def _train(
     model: pathlib.Path,
     data: pathlib.Path,
 ) -> pathlib.Path:
-    """Runs a phase unless its model is there already: the section's settings around what all phases share."""
+    """Runs a phase unless its model is there already."""
     if (workdir / MODEL / SETTINGS).exists():  # written last
         return workdir / MODEL
-    phase = copy.deepcopy(config[section])
-    phase.update(
-        dict(
-            title=workdir.name,
-            seed=config.seed,
-            workdir=str(workdir),
-            model=dict(directory=str(model), dtype="float32", param_dtype="float32", remat="none"),
-            lora=dict(rank=0, alpha=1.0, targets=()),
-            processor=dataclasses.asdict(lessons.BUDGETS),
-            operations=dict(padding=lessons.PADDING, release=False),
-            mesh=dict(data=-1, fsdp=1, tensor=1),
-            data=dict(path=str(data), shards=0),
-        )
-    )
-    return run_phase(phase, resume=True)
+    return run_phase(phase_config(config, section, workdir, str(model), str(data)), resume=True)
 
 
 def _evaluate(config: ConfigDict, stage: str, directory: pathlib.Path, seeds: PixelSearch) -> Evaluation:

@@ -45,6 +45,11 @@ def figures_table(figures: Mapping[str, Mapping[str, float | None]], columns: Ma
     for name, values in figures.items():
         numbers = (values.get(key) for key in columns)
         rows.append([name, *("–" if number is None else f"{number:.3f}" for number in numbers)])
+    return plain_table(rows)
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text, the first of them a heading, the first column to the left and all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

@@ -22,6 +22,8 @@ from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.shapes import Shapes
 from pixel_reasoner_jax.trajectory import Trajectory
 
+DECODE_STEPS = 32  # between two looks of the host, at most, unless a policy is told otherwise
+
 
 class Policy:
     """Answers queries with text and visual operations.
@@ -56,7 +58,7 @@ class Policy:
         guidelines: str | None = None,
         text_only: bool = False,
         slots: int = 64,
-        decode_steps: int = 32,
+        decode_steps: int = DECODE_STEPS,
         cache_dtype: str | None = None,
         workers: int = 4,
         operation_seconds: float = 60.0,

@@ -7,10 +7,17 @@ exactly the batch's token means.
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
+
+from pixel_reasoner_jax.parallel.sharding import RULES
 
 FORBIDDEN_LOGIT = -1e30  # finite, so that probability times logit is 0 and not NaN
 MAX_LOG_RATIO = 20.0  # a ratio beyond e**20 would overflow into NaN gradients; it is clipped by any useful bound
@@ -24,13 +31,15 @@ def token_logprobs(
     temperature: float | Float[Array, "*batch tokens"] = 1.0,
     forbidden: Bool[Array, " vocab"] | None = None,
     chunk: int = 1024,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "*batch tokens"], Float[Array, "*batch tokens"]]:
     """Log-probability of each target and the entropy of the distribution it comes from, both float32 in nats.
 
     The distribution is softmax(hidden @ kernel / temperature) over the tokens that are not forbidden. About `chunk`
     positions are worked on at a time and the backward pass computes their logits again, so neither pass holds an
     array of positions x vocabulary. Chunks are cut along the last token axis only, which leaves a sharded batch
-    axis sharded.
+    axis sharded. On a mesh, its parts work through their own rows: the projection is gathered and its gradient summed
+    over them once, where the compiler by itself would do both for every chunk.
 
     Args:
       hidden: final hidden states that predict the targets; their type is the type of the matrix products.
@@ -38,14 +47,18 @@ def token_logprobs(
       targets: token ids. A forbidden target gets about -1e30 and a meaningless gradient: mask it.
       temperature: sampling temperature, one for all or one a position; positive.
       forbidden: tokens that cannot be sampled.
-      chunk: positions at a time.
+      chunk: positions at a time, on each device.
+      mesh: that the batch is dealt out on.
 
     Returns:
       Log-probabilities, and entropies, through which no gradient flows.
     """
     batch, tokens = targets.shape[:-1], targets.shape[-1]
     rows = targets.size // max(tokens, 1)
-    size = min(max(chunk // max(rows, 1), 1), tokens)
+    parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    if rows % parts:  # such a batch is whole on every device
+        mesh, parts = None, 1
+    size = min(max(chunk * parts // max(rows, 1), 1), tokens)
     temperature = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), targets.shape)
 
     def split(array, fill):  # [*batch, tokens, ...] -> [chunks, rows, size, ...]
@@ -57,7 +70,9 @@ def token_logprobs(
     def join(array):
         return jnp.moveaxis(array, 0, 1).reshape(rows, -1)[:, :tokens].reshape(targets.shape)
 
-    logprobs, entropy = _chunked_logprobs(split(hidden, 0), kernel, split(targets, 0), split(temperature, 1), forbidden)
+    logprobs, entropy = _chunked_logprobs(
+        mesh, split(hidden, 0), kernel, split(targets, 0), split(temperature, 1), forbidden
+    )
     return join(logprobs), lax.stop_gradient(join(entropy))
 
 
@@ -135,44 +150,79 @@ def _logits(hidden, kernel, temperature, forbidden):
     return logits if forbidden is None else jnp.where(forbidden, FORBIDDEN_LOGIT, logits)
 
 
-@jax.custom_vjp
-def _chunked_logprobs(hidden, kernel, targets, temperature, forbidden):
-    return _chunked_forward(hidden, kernel, targets, temperature, forbidden)[0]
+def _by_rows(function, mesh: Mesh | None, results: int, whole: Sequence[int], stacked: int | None = None):
+    """Has every part of the mesh call a function with its own rows, the second axis of arguments and results.
+
+    Args:
+      function: over one part's rows.
+      mesh: None: the function as it is.
+      results: how many it has.
+      whole: numbers of the arguments that all parts have whole.
+      stacked: number of a result of which each part has one, along a new first axis; None: there is none.
+    """
+    if mesh is None:
+        return function
+    batch = RULES["batch"]
+
+    def call(*arguments):
+        inputs = tuple(PartitionSpec(*(() if i in whole else (None, batch))) for i in range(len(arguments)))
+        outputs = tuple(PartitionSpec(*((batch,) if i == stacked else (None, batch))) for i in range(results))
+        # The vocabulary stays the compiler's to divide, over the axis that is left.
+        mapped = jax.shard_map(
+            function, mesh=mesh, in_specs=inputs, out_specs=outputs, axis_names=set(batch), check_vma=False
+        )
+        return mapped(*arguments)
+
+    return call
 
 
-def _chunked_forward(hidden, kernel, targets, temperature, forbidden):
-    weights = kernel.astype(hidden.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked_logprobs(mesh, hidden, kernel, targets, temperature, forbidden):
+    return _chunked_forward(mesh, hidden, kernel, targets, temperature, forbidden)[0]
 
-    def step(_, chunk):
-        hidden, targets, temperature = chunk
-        logits = _logits(hidden, weights, temperature, forbidden)
-        normalizers = jax.nn.logsumexp(logits, axis=-1)
-        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        entropy = normalizers - (jnp.exp(logits - normalizers[..., None]) * logits).sum(-1)
-        return None, (picked - normalizers, entropy, normalizers)
 
-    _, (logprobs, entropy, normalizers) = lax.scan(step, None, (hidden, targets, temperature))
+def _chunked_forward(mesh, hidden, kernel, targets, temperature, forbidden):
+    def forward(hidden, weights, targets, temperature, forbidden):
+        def step(_, chunk):
+            hidden, targets, temperature = chunk
+            logits = _logits(hidden, weights, temperature, forbidden)
+            normalizers = jax.nn.logsumexp(logits, axis=-1)
+            picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+            entropy = normalizers - (jnp.exp(logits - normalizers[..., None]) * logits).sum(-1)
+            return None, (picked - normalizers, entropy, normalizers)
+
+        return lax.scan(step, None, (hidden, targets, temperature))[1]
+
+    logprobs, entropy, normalizers = _by_rows(forward, mesh, 3, whole=(1, 4))(
+        hidden, kernel.astype(hidden.dtype), targets, temperature, forbidden
+    )
     return (logprobs, entropy), (hidden, kernel, targets, temperature, forbidden, normalizers)
 
 
-def _chunked_backward(residuals, cotangents):
+def _chunked_backward(mesh, residuals, cotangents):
     hidden, kernel, targets, temperature, forbidden, normalizers = residuals
-    weights = kernel.astype(hidden.dtype)
 
-    def step(kernel_gradient, chunk):
-        hidden, targets, temperature, normalizers, cotangent = chunk
-        logits = _logits(hidden, weights, temperature, forbidden)
-        picked = lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
-        gradient = (picked - jnp.exp(logits - normalizers[..., None])) * (cotangent / temperature)[..., None]
-        gradient = gradient.astype(hidden.dtype)
-        hidden_gradient = jnp.einsum("rsv,hv->rsh", gradient, weights)
-        kernel_gradient += jnp.einsum("rsh,rsv->hv", hidden, gradient, preferred_element_type=jnp.float32)
-        return kernel_gradient, hidden_gradient
+    def backward(hidden, weights, targets, temperature, forbidden, normalizers, cotangents):
+        def step(kernel_gradient, chunk):
+            hidden, targets, temperature, normalizers, cotangent = chunk
+            logits = _logits(hidden, weights, temperature, forbidden)
+            picked = lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
+            gradient = (picked - jnp.exp(logits - normalizers[..., None])) * (cotangent / temperature)[..., None]
+            gradient = gradient.astype(hidden.dtype)
+            hidden_gradient = jnp.einsum("rsv,hv->rsh", gradient, weights)
+            kernel_gradient += jnp.einsum("rsh,rsv->hv", hidden, gradient, preferred_element_type=jnp.float32)
+            return kernel_gradient, hidden_gradient
 
-    kernel_gradient, hidden_gradient = lax.scan(
-        step, jnp.zeros(kernel.shape, jnp.float32), (hidden, targets, temperature, normalizers, cotangents[0])
+        zeros = jnp.zeros(weights.shape, jnp.float32)
+        kernel_gradient, hidden_gradient = lax.scan(
+            step, zeros, (hidden, targets, temperature, normalizers, cotangents)
+        )
+        return hidden_gradient, kernel_gradient[None]
+
+    hidden_gradient, kernel_gradients = _by_rows(backward, mesh, 2, whole=(1, 4), stacked=1)(
+        hidden, kernel.astype(hidden.dtype), targets, temperature, forbidden, normalizers, cotangents[0]
     )
-    return hidden_gradient, kernel_gradient.astype(kernel.dtype), None, None, None
+    return hidden_gradient, kernel_gradients.sum(0).astype(kernel.dtype), None, None, None
 
 
 _chunked_logprobs.defvjp(_chunked_forward, _chunked_backward)

@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Sequence as Seq
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from pixel_reasoner_jax.buckets import bucket, vision_row, vision_rows
-from pixel_reasoner_jax.processing import Media, Processor, vision_layout
+from pixel_reasoner_jax.processing import Geometry, Media, Processor, vision_layout
 from pixel_reasoner_jax.training.rows import arrange
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -96,6 +97,39 @@ def plan(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_lengt
         patches = vision_row(_media(packed), processor.geometry)
         planned.append(Planned(packed, fit(packed, processor, rows, batch.row_length, patches)))
     return planned
+
+
+def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length: int) -> Batch:
+    """Shapes and types of the largest batch that `build` makes: full of images, and all of its tokens trained.
+
+    Args:
+      geometry: of the vision tower.
+      row_patches: patches of a row of images, as the largest of them needs.
+      rows, row_length: see `plan`.
+
+    Returns:
+      The batch, with `jax.ShapeDtypeStruct` for arrays.
+    """
+    images = -(-rows * row_length * geometry.merge_size**2 // (row_patches * SHAPES)) * SHAPES
+
+    def shaped(*shape: int, dtype=np.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    tokens = bucket(row_length, -(-row_length // SHAPES))
+    names = ("target_mask", "advantages", "logprobs", "temperatures")
+    return {
+        "tokens": shaped(rows, row_length),
+        "positions": shaped(3, rows, row_length),
+        "segment_ids": shaped(rows, row_length),
+        "vision_index": shaped(rows, row_length),
+        "vision": {
+            "patches": shaped(images, row_patches, geometry.patch_values, dtype=np.float32),
+            "patch_positions": shaped(images, row_patches, 2),
+            "patch_segments": shaped(images, row_patches),
+        },
+        "targets": shaped(rows, tokens),
+        **{name: shaped(rows, tokens, dtype=np.float32) for name in names},
+    }
 
 
 def fit(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, row_length: int, patches: int) -> Shape:

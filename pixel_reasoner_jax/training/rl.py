@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -64,14 +65,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         sampling = SamplingSettings(rollout.temperature, later=SamplingSettings(rollout.later_temperature))
         forbidden = np.zeros(this.model.config.vocab_size, bool)
         forbidden[this.processor.forbidden_tokens] = True
-        trainer = Trainer(
-            this.model,
-            make_optimizer(config.optimizer),
-            functools.partial(_loss, clip_low=grpo.clip_low, clip_high=grpo.clip_high),
-            forbidden=forbidden,
-            freeze_vision=train.freeze_vision,
-            master_weights=config.optimizer.master_weights,
-        )
+        trainer = make_trainer(config, this.model, forbidden)
         learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, counters = this.restore(trainer.init(), batches)
         done = counters.get("episode", 0)
@@ -110,6 +104,24 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 if episode % train.checkpoint_every == 0 or episode == episodes:
                     this.save(episode, state, batches, episode=episode)
         return this.export(state.params)
+
+
+def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Trainer:
+    """The trainer of an RL experiment.
+
+    Args:
+      config: see `run`.
+      model: see `Trainer`.
+      forbidden: bool [vocab], tokens that the rollouts did not draw from.
+    """
+    return Trainer(
+        model,
+        make_optimizer(config.optimizer),
+        functools.partial(_loss, clip_low=config.grpo.clip_low, clip_high=config.grpo.clip_high),
+        forbidden=forbidden,
+        freeze_vision=config.train.freeze_vision,
+        master_weights=config.optimizer.master_weights,
+    )
 
 
 def _loss(logprobs, entropy, batch: Batch, normalizer, *, clip_low: float, clip_high: float):

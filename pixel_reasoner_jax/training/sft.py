@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -48,13 +49,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 cache_bytes=CACHE_BYTES // len(this.shards.own),
             )
         )
-        trainer = Trainer(
-            this.model,
-            make_optimizer(config.optimizer),
-            _loss,
-            freeze_vision=train.freeze_vision,
-            master_weights=config.optimizer.master_weights,
-        )
+        trainer = make_trainer(config, this.model)
         learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, _ = this.restore(trainer.init(), batches)
         done = int(state.step)
@@ -69,6 +64,17 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 if step % train.checkpoint_every == 0 or step == steps:
                     this.save(step, state, batches)
         return this.export(state.params)
+
+
+def make_trainer(config: ConfigDict, model: Any) -> Trainer:
+    """The trainer of an SFT experiment; see `Trainer` for the model."""
+    return Trainer(
+        model,
+        make_optimizer(config.optimizer),
+        _loss,
+        freeze_vision=config.train.freeze_vision,
+        master_weights=config.optimizer.master_weights,
+    )
 
 
 def _loss(logprobs, entropy, batch: Batch, normalizer):

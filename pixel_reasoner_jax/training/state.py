@@ -63,7 +63,9 @@ class Trainer:
       master_weights: add updates up in float32 copies of parameters of another type, of which a small update would
         change nothing.
 
-    The updated state replaces the old one, whose buffers are donated: do not use it again.
+    The updated state replaces the old one, whose buffers are donated: do not use it again. `accumulate` and `apply` are
+    the compiled functions of which `update` is made. The model may be abstract (`nnx.eval_shape`) where only they, and
+    the shapes of `init`, are wanted.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Trainer:
                 jnp.take_along_axis(batch["tokens"], targets, axis=1),
                 temperature=batch["temperatures"],
                 forbidden=forbidden,
+                mesh=mesh,
             )
             return loss(logprobs, entropy, batch, normalizer)
 
@@ -123,11 +126,12 @@ class Trainer:
             state = TrainState(trainable, master, state.frozen, optimizer_state, state.step + 1)
             return state, optax.tree.norm(gradients)
 
-        self._accumulate, self._apply = accumulate, apply
+        self.accumulate, self.apply = accumulate, apply
 
-    def init(self) -> TrainState:
-        """The state before the first update, with the model's present parameters."""
-        frozen, trainable = nnx.split_state(nnx.state(self._model), self._is_frozen, ...)
+    def init(self, params: nnx.State | None = None) -> TrainState:
+        """The state before the first update, with `params`, or the model's present parameters."""
+        params = nnx.state(self._model) if params is None else params
+        frozen, trainable = nnx.split_state(params, self._is_frozen, ...)
 
         rounded = any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(trainable))
 
@@ -167,11 +171,11 @@ class Trainer:
         gradients, diagnostics = None, []
         for batch in batches:
             batch = deal(batch, self._mesh)
-            gradients, metrics = self._accumulate(
+            gradients, metrics = self.accumulate(
                 state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
             )
             diagnostics.append(metrics)
-        state, norm = self._apply(state, gradients, np.float32(learning_rate))
+        state, norm = self.apply(state, gradients, np.float32(learning_rate))
         if not np.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of update {int(state.step) - 1} is not finite; resume from the last checkpoint with"

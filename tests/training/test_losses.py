@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -202,3 +205,46 @@ def test_grpo_stays_finite_for_padding_and_absurd_ratios(advantage):
     (value, diagnostics), gradient = jax.value_and_grad(loss, has_aux=True)(logprobs)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, diagnostics, gradient)))
     assert gradient[0, 0] == 0
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from pixel_reasoner_jax.parallel import make_mesh
+from pixel_reasoner_jax.training.losses import token_logprobs
+
+mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+random = np.random.default_rng(0)
+hidden, kernel = random.normal(size=(8, 13, 16)), random.normal(size=(16, 32))
+targets = random.integers(0, 31, (8, 13))
+weights = random.normal(size=targets.shape)
+forbidden = np.arange(32) == 31
+
+def loss(hidden, kernel, mesh):
+    logprobs, entropy = token_logprobs(
+        hidden, kernel, jnp.asarray(targets), temperature=0.7, forbidden=forbidden, chunk=4, mesh=mesh
+    )
+    return (weights * logprobs).sum(), (logprobs, entropy)
+
+def run(hidden, kernel, mesh):
+    step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    return step(jnp.asarray(hidden, jnp.float32), jnp.asarray(kernel, jnp.float32), mesh)
+
+place = lambda x, *spec: jax.device_put(np.float32(x), NamedSharding(mesh, P(*spec)))
+for rows in (8, 6):  # the parts of the mesh divide 8 rows, and 6 stay whole
+    hidden, targets, weights = hidden[:rows], targets[:rows], weights[:rows]
+    dealt = place(hidden, ("data", "fsdp") if rows == 8 else None)
+    sharded = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)(
+        dealt, place(kernel, "fsdp", "tensor"), mesh
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), sharded, run(hidden, kernel, None))
+print("equal")
+"""
+
+
+def test_token_logprobs_on_a_mesh_equal_those_of_one_device():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.strip() == "equal"

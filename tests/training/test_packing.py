@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +10,8 @@ from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.training.packing import Sequence, pack
+from pixel_reasoner_jax.rollout.shapes import Shapes
+from pixel_reasoner_jax.training.packing import Sequence, largest_batch, pack
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +87,17 @@ def test_a_shared_image_is_encoded_once(sequences, processor):
 def test_what_does_not_fit_is_named(sequences, processor):
     with pytest.raises(ValueError, match=r"of query .* is longer than a row of 40: raise train.row_length"):
         pack(sequences, processor, rows=2, row_length=40)
+
+
+def test_no_batch_is_larger_than_the_largest(sequences, processor):
+    patches = Shapes.holding(1, 1, processor.geometry, processor.budgets).patches[-1]
+    largest = largest_batch(processor.geometry, patches, rows=2, row_length=300)
+    everything = [dataclasses.replace(one, train=np.ones(len(one.tokens), bool)) for one in sequences]
+    for batch in pack(everything, processor, rows=2, row_length=300):
+        assert jax.tree.structure(batch) == jax.tree.structure(largest)
+        for (path, array), bound in zip(
+            jax.tree_util.tree_leaves_with_path(batch), jax.tree.leaves(largest), strict=True
+        ):
+            assert array.dtype == bound.dtype and array.ndim == bound.ndim, path
+            assert all(size <= most for size, most in zip(array.shape, bound.shape, strict=True)), path
+        assert batch["targets"].shape == largest["targets"].shape

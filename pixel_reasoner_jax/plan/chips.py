@@ -1,0 +1,133 @@
+"""Chips and how many of them: their published rates, and devices to compile for that need not be here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import timeit
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip can do at most.
+
+    Attributes:
+      flops: a second, matrix products of bfloat16.
+      memory: bytes that programs can have, as the compiler says.
+      memory_rate: bytes a second from and to it.
+      link_rate: bytes a second that it receives from its neighbours over all of its links.
+      dimensions: of the torus; 0: there is none.
+    """
+
+    flops: float
+    memory: int
+    memory_rate: float
+    link_rate: float
+    dimensions: int = 0
+
+
+# Google Cloud's page on each kind (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; read November 2025). They give the
+# bandwidth between chips for both directions together: half of it comes in. That of v4 is from Jouppi et al., 2023
+# ("TPU v4: An Optically Reconfigurable Supercomputer"): six links of 50 GB/s. Memory is what the compiler of libtpu
+# 0.0.42 says is available, a little less than the chip has.
+TPUS = {
+    "v4": Chip(275e12, int(30.75 * GIB), 1200e9, 300e9, 3),
+    "v5e": Chip(197e12, int(15.75 * GIB), 819e9, 200e9, 2),
+    "v5p": Chip(459e12, int(95.74 * GIB), 2765e9, 600e9, 3),
+    "v6e": Chip(918e12, int(31.25 * GIB), 1638e9, 400e9, 2),
+}
+
+EXAMPLES = "v5p:2x2x4, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
+
+
+class TopologyError(ValueError):
+    """Chips that cannot be compiled for; the message says what to write or to install."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Devices to compile for, and what each of them can do."""
+
+    name: str
+    devices: list[jax.Device]
+    chip: Chip
+
+
+def topology(name: str) -> Topology:
+    """Makes the devices that `name` says; to be called before anything else has made JAX start its backends.
+
+    Args:
+      name: "v5p:2x2x4", kind and shape of a TPU slice, for which libtpu is needed but no TPU; or "cpu:8", that many
+        devices of this machine.
+
+    Raises:
+      TopologyError: no such chips, a shape that is no slice of them, or no libtpu.
+    """
+    if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
+        devices = _cpu(int(match[1]))
+        return Topology(name, devices, _cpu_chip(len(devices)))
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if not match or match[1] not in TPUS:
+        raise TopologyError(f"unknown topology {name!r}: give chips and shape, such as {EXAMPLES}")
+    chip = TPUS[match[1]]
+    shape = [int(size) for size in match[2].split("x")]
+    if len(shape) != chip.dimensions:
+        raise TopologyError(
+            f"topology {name!r} has {len(shape)} sizes, but {match[1]} slices have {chip.dimensions}: {EXAMPLES}"
+        )
+    return Topology(name, _tpu(name, match[1], shape), chip)
+
+
+def _cpu(count: int) -> list[jax.Device]:
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # the backend has been started already
+        pass
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise TopologyError(
+            f"JAX has started with {len(devices)} CPU devices; set"
+            f" XLA_FLAGS=--xla_force_host_platform_device_count={count} before"
+        )
+    return devices[:count]
+
+
+def _cpu_chip(count: int) -> Chip:
+    """A share of this machine: nobody publishes its rates, so a matrix product and a copy are timed."""
+    square = np.ones((1024, 1024), np.float32)
+    flops = 2 * 1024**3 / _seconds(lambda: square @ square)
+    rate = 2 * square.nbytes / _seconds(square.copy)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Chip(flops / count, memory // count, rate / count, rate / count)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Of the fastest of a few calls."""
+    return min(timeit.repeat(call, number=1, repeat=5))
+
+
+def _tpu(name: str, kind: str, shape: list[int]) -> list[jax.Device]:
+    # Neither asks Google's metadata server what this machine is, nor minds another process that has loaded it.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    from jax.experimental import topologies
+
+    options = {"chip_config_name": "megacore"} if kind == "v4" else {}  # one device a chip, as the others have
+    if shape == [1] * len(shape):
+        options["chips_per_host_bounds"] = [1, 1, 1]
+    try:
+        return list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
+    except Exception as error:
+        if "libtpu" in str(error) and "INVALID_ARGUMENT" not in str(error):
+            raise TopologyError(
+                f"compiling for {name} needs libtpu (no TPU): pip install 'pixel-reasoner-jax[tpu]'; cpu:8 does without"
+            ) from error
+        raise TopologyError(f"topology {name!r} is not one that libtpu knows ({error}); such as {EXAMPLES}") from error

@@ -1,0 +1,114 @@
+"""Floating-point operations of a traced program, loop bodies counted as often as they run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+# What moves, selects or names numbers and computes none; all else costs one operation for each number it makes.
+MOVES = frozenset(
+    "broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice dynamic_update_slice gather scatter"
+    " concatenate pad rev split select_n convert_element_type reduce_precision bitcast_convert_type iota copy copy_p"
+    " stop_gradient sharding_constraint device_put optimization_barrier reshard empty random_bits random_wrap"
+    " random_unwrap all_gather all_to_all ppermute pvary get swap masked_load masked_swap load".split()
+)
+
+
+class Flops(NamedTuple):
+    """Operations in matrix products, and all others; `kernels` are the products within Pallas kernels."""
+
+    products: float = 0.0
+    others: float = 0.0
+    kernels: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.products + self.others
+
+    @property
+    def share(self) -> float:
+        """Of matrix products in all."""
+        return self.products / self.total if self.total else 0.0
+
+    def plus(self, more: Flops, times: float = 1.0) -> Flops:
+        return Flops(*(mine + times * theirs for mine, theirs in zip(self, more, strict=True)))
+
+
+def count_flops(jaxpr: Any, loops: Sequence[int] = ()) -> Flops:
+    """Counts the operations of all devices together, as the program is written: what the compiler drops is counted,
+    what it computes on several devices alike is counted once.
+
+    A multiply and an add are two; every elementwise function is one for each number; comparisons and integers are none.
+
+    Args:
+      jaxpr: of `jax.jit(f).trace(...)`.
+      loops: how often the loops run whose length is not in the program, the outer before the inner; once if not given.
+    """
+    flops = Flops()
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        flops = flops.plus(_equation(equation, loops))
+    return flops
+
+
+def _equation(equation: Any, loops: Sequence[int]) -> Flops:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return Flops(2.0 * _size(equation.outvars) * math.prod(shape[axis] for axis in contracted))
+    if name == "conv_general_dilated":
+        kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
+        return Flops(2.0 * _size(equation.outvars) * math.prod(kernel) / kernel[numbers.rhs_spec[0]])
+    if name == "scan":
+        return Flops().plus(count_flops(params["jaxpr"], loops), params["length"])
+    if name == "while":
+        times, inner = (loops[0], loops[1:]) if loops else (1, ())
+        body = count_flops(params["body_jaxpr"], inner).plus(count_flops(params["cond_jaxpr"], inner))
+        return Flops().plus(body, times)
+    if name == "cond":
+        return max((count_flops(branch, loops) for branch in params["branches"]), key=lambda flops: flops.total)
+    if name == "pallas_call":
+        return _kernel(params, loops)
+    if inner := list(_inner(params)):
+        flops = Flops()
+        for jaxpr in inner:
+            flops = flops.plus(count_flops(jaxpr, loops))
+        # In a `shard_map` shapes are those of one part.
+        parts = (
+            math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"]) if name == "shard_map" else 1
+        )
+        return Flops().plus(flops, parts)
+    if name in MOVES or not any(_is_float(variable) for variable in equation.outvars):
+        return Flops()
+    if name.startswith(("reduce_", "cum", "arg")):
+        return Flops(0.0, _size(equation.invars))
+    return Flops(0.0, _size(equation.outvars))
+
+
+def _kernel(params: dict[str, Any], loops: Sequence[int]) -> Flops:
+    """A Pallas kernel: what it says of itself, else its body for every cell of its grid."""
+    if (estimate := params.get("cost_estimate")) is not None:
+        return Flops(float(estimate.flops), float(estimate.transcendentals), float(estimate.flops))
+    grid = math.prod(size for size in params["grid_mapping"].grid if isinstance(size, int))
+    flops = Flops().plus(count_flops(params["jaxpr"], loops), grid)
+    return flops._replace(kernels=flops.products)
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+    """The program an equation calls; functions with derivatives of their own have more, which are not run here."""
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if hasattr(jaxpr := params.get(key), "eqns") or hasattr(jaxpr, "jaxpr"):
+            yield jaxpr
+            return
+
+
+def _is_float(variable: Any) -> bool:
+    dtype = getattr(variable.aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+def _size(variables: Sequence[Any]) -> float:
+    return float(sum(math.prod(variable.aval.shape) for variable in variables if _is_float(variable)))

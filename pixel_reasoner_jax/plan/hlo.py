@@ -1,0 +1,231 @@
+"""What a compiled program says of itself in its text: matrix products and collectives, and how often they run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+# What these call is applied to single numbers.
+APPLIED = ("all-reduce", "all-reduce-start", "reduce-scatter", "reduce", "scatter", "sort", "map", "reduce-window")
+
+_WIDTH = {"pred": 1, "c64": 8, "c128": 16}  # bytes of types whose name does not tell their bits
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\([^()]*(?:\([^()]*\)[^()]*)*\)|\S+) ([\w\-]+)\((.*)$")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(?:\{([^{}]*)\}|(%?[\w.\-]+))")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+
+
+class Instruction(NamedTuple):
+    """One line: its name, the text of its type, its operation, and all that follows."""
+
+    name: str
+    type: str
+    operation: str
+    rest: str
+
+
+class Collective(NamedTuple):
+    """A collective operation of one device.
+
+    Attributes:
+      operation: one of `COLLECTIVES`.
+      shapes: (element type, dimensions) of its results, on one device.
+      group: devices that take part together.
+      times: it runs so often.
+      source: the operation of the model it was made for, as the compiler remembers.
+    """
+
+    operation: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    group: int
+    times: float
+    source: str
+
+    @property
+    def result_bytes(self) -> int:
+        return sum(_bytes(*shape) for shape in self.shapes)
+
+    @property
+    def received_bytes(self) -> float:
+        """What a device receives in all runs, if rings do it (Chan et al., 2007, Collective communication)."""
+        others = (self.group - 1) / self.group
+        share = {
+            "all-gather": others,
+            "all-reduce": 2 * others,
+            "reduce-scatter": self.group - 1,  # of the result, which is one part
+            "all-to-all": others,
+            "ragged-all-to-all": others,
+            "collective-permute": 1.0,
+        }[self.operation]
+        return self.times * share * self.result_bytes
+
+
+class Program:
+    """The text of a compiled program, read.
+
+    Args:
+      text: `compiled.as_text()`.
+      devices: it runs on.
+    """
+
+    def __init__(self, text: str, devices: int):
+        self._devices = devices
+        self._computations: dict[str, dict[str, Instruction]] = {}
+        self._entry = ""
+        current: dict[str, Instruction] = {}
+        for line in text.splitlines():
+            if match := _COMPUTATION.match(line):
+                current = self._computations[match[1]] = {}
+                self._entry = match[1] if line.startswith("ENTRY") else self._entry
+            elif match := _INSTRUCTION.match(line):
+                current[match[1]] = Instruction(*match.groups())
+
+    def collectives(self, loops: Sequence[int] = ()) -> list[Collective]:
+        """Every collective operation.
+
+        Args:
+          loops: how often the loops run whose length is not in the program; see `flops.count_flops`.
+        """
+        return [
+            self._collective(instruction, times)
+            for _, instruction, times in self._walk(self._entry, 1.0, tuple(loops))
+            if instruction.operation.removesuffix("-start") in COLLECTIVES
+        ]
+
+    def products(self, loops: Sequence[int] = ()) -> float:
+        """Floating-point operations of one device's matrix products: `dot`, `convolution`, which the TPU's compiler
+        makes of it, and what kernels say of themselves; `loops` as in `collectives`."""
+        total = 0.0
+        for computation, instruction, times in self._walk(self._entry, 1.0, tuple(loops)):
+            if instruction.operation in ("dot", "convolution"):
+                lhs, rhs = (_shapes(one.type)[0][1] for one in _operands(computation, instruction)[1:3])
+                count = _dot if instruction.operation == "dot" else _convolution
+                total += times * count(instruction, lhs, rhs)
+            elif instruction.operation == "custom-call" and (
+                estimate := re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.rest.replace(" ", ""))
+            ):
+                total += times * int(estimate[1])
+        return total
+
+    def _walk(
+        self, name: str, times: float, loops: tuple[int, ...]
+    ) -> Iterator[tuple[dict[str, Instruction], Instruction, float]]:
+        """Every instruction of a computation and of those it calls, with its computation and how often it runs."""
+        computation = self._computations[name]
+        for instruction in computation.values():
+            yield computation, instruction, times
+            inner, rest = times, loops
+            if instruction.operation == "while":
+                if (count := self._trips(instruction)) is None:
+                    count, rest = (loops[0], loops[1:]) if loops else (1, ())
+                inner = times * count
+            elif instruction.operation in APPLIED:
+                continue
+            for called in _called(instruction):
+                yield from self._walk(called, inner, rest)
+
+    def _collective(self, instruction: Instruction, times: float) -> Collective:
+        operation = instruction.operation.removesuffix("-start")
+        shapes = _shapes(instruction.type)
+        if instruction.operation.endswith("-start") and instruction.type.startswith("("):
+            # An asynchronous one gives (operands, results, contexts): the results are the larger or the second half.
+            arrays = [shape for shape in shapes if shape[1] or len(shapes) == 2]
+            shapes = arrays[len(arrays) // 2 :] if operation != "all-reduce" else arrays
+        source = re.search(r'op_name="([^"]*)"', instruction.rest)
+        group = self._devices if operation == "collective-permute" else self._group(instruction.rest)
+        return Collective(operation, tuple(shapes), group, times, source[1] if source else "")
+
+    def _group(self, rest: str) -> int:
+        """Devices in a group, from any of the notations: {{0,1},{2,3}}, [groups,size]<=[...], a mesh and its axes."""
+        if match := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+            return len(match[1].split(","))
+        if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+            return int(match[2])
+        if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest):
+            sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+            # An axis may be named in part, as 'axis':(2)4, the second factor of it.
+            axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
+            return math.prod(int(part) if part else sizes[axis] for axis, part in axes)
+        return self._devices
+
+    def _trips(self, loop: Instruction) -> int | None:
+        """How often a loop runs, if the program says."""
+        if match := re.search(r'known_trip_count":?\{"?n"?:"?(\d+)', loop.rest):
+            return int(match[1])
+        condition, body = (
+            self._computations[re.search(rf"{name}=%?([\w.\-]+)", loop.rest)[1]] for name in ("condition", "body")
+        )
+        root, *compared = _operands(condition)
+        if root.operation != "compare" or "direction=LT" not in root.rest or compared[-1].operation != "constant":
+            return None
+        left, right = compared
+        index = re.search(r"index=(\d+)", left.rest)
+        # The compiler may have unrolled the loop: its counter then goes up by more than one.
+        step, following = 1, _operands(body)[1 + int(index[1])] if index else None
+        if following is not None and following.operation == "add":
+            constants = [one for one in _operands(body, following)[1:] if one.operation == "constant"]
+            step = sum(_constant(one) for one in constants) or 1
+        return -(-_constant(right) // step)
+
+
+def _operands(computation: dict[str, Instruction], instruction: Instruction | None = None) -> list[Instruction]:
+    """An instruction, by default the computation's result, and its operands."""
+    instruction = instruction or list(computation.values())[-1]
+    names = re.findall(r"%([\w.\-]+)", re.split(r"\)(?:, |$)", instruction.rest)[0])
+    return [instruction, *(computation[name] for name in names if name in computation)]
+
+
+def _constant(instruction: Instruction) -> int:
+    return int(re.match(r"-?\d+", instruction.rest)[0])
+
+
+def _dot(instruction: Instruction, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> float:
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)[1]
+    out = math.prod(_shapes(instruction.type)[0][1])
+    return 2.0 * out * math.prod(lhs[int(axis)] for axis in contracted.split(",") if axis)
+
+
+def _convolution(instruction: Instruction, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> float:
+    """Operations on numbers that are there: a window over padding, as batched products are written, has none."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    out = _shapes(instruction.type)[0][1]
+    size = {letter: out[place] for place, letter in enumerate(labels[3])}
+    total = 2.0 * size["b"] * size["f"] * rhs[labels[2].index("i")]
+    window = re.search(r"window=\{([^}]*)\}", instruction.rest)
+    options = dict(part.split("=") for part in window[1].split()) if window else {}
+    for number, letter in enumerate(sorted(set(labels[3]) - {"b", "f"})):
+
+        def option(name: str, default: str, number=number) -> str:
+            return options[name].split("x")[number] if name in options else default
+
+        kernel = np.arange(rhs[labels[2].index(letter)]) * int(option("rhs_dilate", "1"))
+        position = np.arange(size[letter])[:, None] * int(option("stride", "1")) + kernel
+        position = position - int(option("pad", "0_0").split("_")[0])
+        spread = int(option("lhs_dilate", "1"))
+        inside = (position >= 0) & (position % spread == 0) & (position < lhs[labels[1].index(letter)] * spread)
+        total *= np.count_nonzero(inside)
+    return total
+
+
+def _called(instruction: Instruction) -> list[str]:
+    return [
+        name.lstrip("%")
+        for several, one in _CALLED.findall(instruction.rest)
+        for name in (one or several).split(", ")
+        if name
+    ]
+
+
+def _shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
+    # Layouts stand in braces and have no brackets.
+    return [(kind, tuple(int(n) for n in sizes.split(",") if n)) for kind, sizes in _ARRAY.findall(text)]
+
+
+def _bytes(kind: str, sizes: tuple[int, ...]) -> int:
+    bits = _WIDTH[kind] * 8 if kind in _WIDTH else int(re.search(r"\d+", kind)[0])
+    return math.prod(sizes) * bits // 8

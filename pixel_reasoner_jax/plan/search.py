@@ -1,0 +1,113 @@
+"""How far a run could go on given chips: the most that fits of what takes memory, and the mesh that wastes least."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+from ml_collections import ConfigDict
+
+from pixel_reasoner_jax.buckets import bucket
+from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.plan.chips import Topology
+from pixel_reasoner_jax.plan.measure import Phase, measure
+from pixel_reasoner_jax.plan.programs import Programs
+
+MOST_TENSOR = 8  # devices that share a layer: beyond them the released sizes have no key-value head each
+
+
+def largest(measured: Callable[[int], Phase], present: Phase, size: int, limit: int) -> int:
+    """The largest size, of those that batches and slots come in (`buckets.bucket`), that fits; 0 if none does.
+
+    Memory grows by the same amount with each, about: two sizes tell where it ends, and what they tell is compiled.
+
+    Args:
+      measured: compiles a size.
+      present: what `size`, one of those sizes, takes.
+      limit: more would be of no use.
+    """
+    known = {size: present}
+    if not present.fits:
+        smaller = [candidate for candidate in sizes(size) if candidate < size]
+        return next((candidate for candidate in reversed(smaller) if measured(candidate).fits), 0)
+    candidates = [candidate for candidate in sizes(limit) if candidate > size]
+    if not candidates:
+        return size
+    probe = next((candidate for candidate in candidates if candidate >= 2 * size), candidates[-1])
+    known[probe] = measured(probe)
+    best = probe if known[probe].fits else size
+    if known[probe].bytes_per_chip is not None:
+        each = max((known[probe].bytes_per_chip - present.bytes_per_chip) / (probe - size), 1)
+        room = size + (present.bytes_available - present.bytes_per_chip) / each
+        guesses = [candidate for candidate in candidates if best < candidate <= room and candidate not in known]
+    else:
+        guesses = [candidate for candidate in candidates if best < candidate < probe]
+    return next((candidate for candidate in reversed(guesses) if measured(candidate).fits), best)
+
+
+def sizes(limit: int) -> list[int]:
+    """Those up to a limit."""
+    found = [1]
+    while (following := bucket(found[-1] + 1)) <= limit:
+        found.append(following)
+    return found
+
+
+def largest_micro_batch(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> int:
+    """Of `config.train.micro_batch_rows`, for the update that was measured."""
+    rows = config.train.micro_batch_rows
+    parts = Programs(config, model, topology.devices).rows // rows
+
+    def measured(rows: int) -> Phase:
+        return _measure(config, model, topology, present.phase, "train.micro_batch_rows", rows)
+
+    return largest(measured, present, rows, max(-(-config.train.batch_size // parts), rows))
+
+
+def largest_slots(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> int:
+    """Of `config.rollout.slots`, as decoding needs."""
+
+    def measured(slots: int) -> Phase:
+        return _measure(config, model, topology, present.phase, "rollout.slots", slots)
+
+    slots = bucket(config.rollout.slots)
+    return largest(measured, present, slots, max(config.grpo.queries_per_episode * config.rollout.samples, slots))
+
+
+def meshes(count: int, model: Config) -> Iterator[dict[str, int]]:
+    """Meshes of so many devices that leave no head whole where it should be split, few: parameters are dealt out to all
+    devices, or to those of a copy where there are copies."""
+    for tensor in range(1, min(count, MOST_TENSOR) + 1):
+        split = (model.num_key_value_heads, model.num_attention_heads, model.vision.num_heads)
+        if count % tensor == 0 and not any(heads % tensor for heads in split):
+            yield {"data": 1, "fsdp": count // tensor, "tensor": tensor}
+    if count > 1:
+        yield {"data": count, "fsdp": 1, "tensor": 1}
+
+
+def best_mesh(
+    config: ConfigDict, model: Config, topology: Topology, progress: Callable[[dict[str, int], list[Phase]], None]
+) -> dict[str, int] | None:
+    """The mesh on which the phases that take the longest, decoding and the update, fit and can be fastest by the rates
+    of the chips, for a token of each; None if none fits.
+
+    Args:
+      progress: is told what each mesh takes.
+    """
+    times = {}
+    for mesh in meshes(len(topology.devices), model):
+        tried = copy.deepcopy(config)
+        tried.mesh.update(mesh)
+        programs = Programs(tried, model, topology.devices)
+        phases = [measure(programs, name, topology) for name in programs.phases if name in ("decode", "grpo_update")]
+        phases = phases or [measure(programs, "sft_update", topology)]
+        progress(mesh, phases)
+        if all(phase.fits for phase in phases):
+            times[tuple(mesh.items())] = sum(phase.seconds_floor / phase.tokens for phase in phases)
+    return dict(min(times, key=times.get)) if times else None
+
+
+def _measure(config: ConfigDict, model: Config, topology: Topology, phase: str, key: str, value: int) -> Phase:
+    config = copy.deepcopy(config)
+    config.update_from_flattened_dict({key: value})
+    return measure(Programs(config, model, topology.devices), phase, topology)

@@ -1,0 +1,51 @@
+"""Topologies: what libtpu knows, and what to do about the rest."""
+
+import pytest
+
+from pixel_reasoner_jax.plan.chips import TPUS, TopologyError, topology
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("v5p", "give chips and shape, such as v5p:2x2x4"),
+        ("v7x:2x2", "unknown topology 'v7x:2x2'"),
+        ("v5p:16", "has 1 sizes, but v5p slices have 3"),
+        ("v6e:2x2x4", "has 3 sizes, but v6e slices have 2"),
+        ("cpu:0", "unknown topology"),
+        ("cpu:4096", "xla_force_host_platform_device_count=4096"),
+    ],
+)
+def test_bad_topologies_say_what_to_write(name, says):
+    with pytest.raises(TopologyError, match=says):
+        topology(name)
+
+
+def test_without_libtpu_it_is_named(monkeypatch):
+    from jax.experimental import topologies
+
+    def missing(*args, **options):
+        raise RuntimeError("Unable to initialize backend 'tpu': failed to open libtpu.so")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", missing)
+    with pytest.raises(TopologyError, match=r"pip install 'pixel-reasoner-jax\[tpu\]'; cpu:8 does without"):
+        topology("v5p:2x2x4")
+
+
+@pytest.mark.parametrize("name, chips", [("v4:2x2x4", 16), ("v5p:2x2x4", 16), ("v5e:1x1", 1), ("v6e:4x8", 32)])
+def test_one_device_a_chip(name, chips, libtpu):
+    made = topology(name)
+    assert len(made.devices) == chips and made.devices[0].platform == "tpu"
+    assert made.chip is TPUS[name.split(":")[0]]
+
+
+@pytest.mark.parametrize("name", ["v5e:3x3", "v5p:2x2x3x", "v5p:1x3x1"])
+def test_a_shape_that_is_no_slice_is_refused(name, libtpu):
+    with pytest.raises(TopologyError, match="topology"):
+        topology(name)
+
+
+def test_a_cpu_is_a_share_of_this_machine():
+    one = topology("cpu:1")
+    assert len(one.devices) == 1 and one.devices[0].platform == "cpu"
+    assert one.chip.flops > 1e8 and one.chip.memory > 2**28 and one.chip.memory_rate > 1e8

@@ -1,0 +1,130 @@
+"""The compiled functions of runs: those that run, sharded as they run, with nothing whole that should not be."""
+
+import copy
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.parallel import MeshError
+from pixel_reasoner_jax.plan.chips import topology
+from pixel_reasoner_jax.plan.flops import Flops, count_flops
+from pixel_reasoner_jax.plan.hlo import Program as Text
+from pixel_reasoner_jax.plan.measure import measure
+from pixel_reasoner_jax.plan.programs import Programs, bytes_per_device
+
+# What is compiled for a TPU cannot be read back from the compilation cache without one.
+pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
+
+LAYERS, VOCABULARY = 7, 4096  # numbers that stand for nothing else below
+
+
+@pytest.fixture(scope="module")
+def small():
+    """An experiment and a model with real proportions, small; layers enough for a loop."""
+    config = copy.deepcopy(load_config("rl_qwen2_5_vl_7b"))
+    config.processor.update(dict(image=(4, 64), crop=(4, 64), frame=(4, 64), video=(4, 8), video_frames=2))
+    config.train.update(dict(row_length=512, batch_size=64))
+    config.rollout.update(dict(max_length=512, slots=8))
+    config.mesh.update(dict(data=1, fsdp=-1, tensor=2))
+    tiny = Config.preset("tiny")
+    vision = dataclasses.replace(tiny.vision, out_hidden_size=512, hidden_size=128, intermediate_size=384)
+    model = dataclasses.replace(
+        tiny,
+        vision=vision,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        mrope_section=(16, 24, 24),
+        vocab_size=VOCABULARY,
+        tie_word_embeddings=False,
+    )
+    return config, model
+
+
+def count(program) -> Flops:
+    return count_flops(program.function.trace(*program.arguments, **program.static).jaxpr, program.loops)
+
+
+@pytest.fixture(scope="module")
+def update(small):
+    """The text of the gradient's program on eight v5e chips, and the program."""
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install '.[tpu]'")
+    programs = Programs(*small, topology("v5e:2x4").devices)
+    accumulate, _ = programs.build("grpo_update")
+    compiled = accumulate.function.lower(*accumulate.arguments).compile()
+    return Text(compiled.as_text(), 8), accumulate
+
+
+def test_no_stack_of_parameters_and_no_logits_are_gathered(update):
+    text, _ = update
+    gathered = [shape for one in text.collectives() if one.operation == "all-gather" for _, shape in one.shapes]
+    assert gathered
+    for shape in gathered:
+        assert LAYERS not in shape or np.prod(shape) < 2**16, f"a stack of layers, {shape}"  # norms and biases
+        assert VOCABULARY not in shape or set(shape) <= {VOCABULARY, VOCABULARY // 2, 512, 1}, f"logits, {shape}"
+
+
+def test_every_chip_does_its_share_of_the_update_alone(update):
+    text, accumulate = update
+    flops = count(accumulate)
+    assert text.products() + flops.kernels / 8 == pytest.approx(flops.products / 8, rel=0.1)
+
+
+def test_real_sizes_spend_their_operations_in_products():
+    config = load_config("rl_qwen2_5_vl_7b")
+    preset = Config.preset("3b")
+    model = dataclasses.replace(
+        preset, num_hidden_layers=2, vision=dataclasses.replace(preset.vision, depth=8, fullatt_block_indexes=(7,))
+    )
+    programs = Programs(config, model, jax.devices()[:1])
+    for phase in ("sft_update", "grpo_update"):
+        flops = count(programs.build(phase)[0])
+        assert flops.share >= 0.9, (phase, flops)
+
+
+def test_memory_is_that_of_the_arrays_where_nothing_is_computed(small):
+    config, model = copy.deepcopy(small[0]), small[1]
+    config.mesh.tensor = 1
+    programs = Programs(config, model, jax.devices()[:1])
+    program, _ = programs.build("decode")
+    params, slots, *_ = program.arguments
+    cache = LAYERS * 8 * model.num_key_value_heads * 512 * 128 * 2  # bfloat16
+    assert bytes_per_device(slots.cache) == 2 * cache + 8 * 4
+    optimizer = bytes_per_device(program.resident[1])
+    assert optimizer == pytest.approx(2 * bytes_per_device(params), rel=1e-6)  # AdamW's moments
+
+
+def test_tpu_memory_is_a_chips_share(small, libtpu):
+    chips = topology("v5p:2x2x2")
+    programs = Programs(*small, chips.devices)
+    phase = measure(programs, "decode", chips)
+    assert phase.fits and phase.bytes_available == chips.chip.memory
+    program, _ = programs.build("decode")
+    arrays = bytes_per_device((program.arguments, program.resident))
+    assert arrays < phase.bytes_per_chip < 3 * arrays
+
+
+def test_what_is_too_large_does_not_fit_and_says_so(small, libtpu):
+    config, model = copy.deepcopy(small[0]), small[1]
+    config.rollout.update(dict(slots=65_536, max_length=16_384))
+    config.train.row_length = 16_384
+    chips = topology("v5e:2x4")
+    phase = measure(Programs(config, model, chips.devices), "decode", chips)
+    assert not phase.fits and phase.reason.startswith("Ran out of memory")
+
+
+def test_an_experiment_of_phase_one_has_one_phase():
+    config = load_config("sft_qwen2_5_vl_7b")
+    assert Programs(config, Config.preset("tiny"), jax.devices()[:1]).phases == ("sft_update",)
+
+
+def test_an_impossible_mesh_says_what_would_fit(small, libtpu):
+    config = copy.deepcopy(small[0])
+    config.mesh.update(dict(data=1, fsdp=3, tensor=1))
+    with pytest.raises(MeshError, match="fsdp could be 8"):
+        Programs(config, small[1], topology("v5e:2x4").devices)

@@ -1,0 +1,47 @@
+"""The search for the most that fits, over sizes whose memory is known."""
+
+import pytest
+
+from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.plan.measure import Phase
+from pixel_reasoner_jax.plan.search import largest, meshes, sizes
+
+
+def phase(needed: int | None, available: int) -> Phase:
+    fits = needed is not None and needed <= available
+    return Phase("decode", 1, fits, needed, available, 1.0, 1.0, 1.0, 0.0, 1.0, "memory", 1.0)
+
+
+def search(fixed: int, each: int, available: int, size: int, limit: int, silent: bool = False) -> tuple[int, list[int]]:
+    tried = []
+
+    def measured(size: int) -> Phase:
+        tried.append(size)
+        needed = fixed + each * size
+        return phase(None if silent and needed > available else needed, available)
+
+    return largest(measured, phase(fixed + each * size, available), size, limit), tried
+
+
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("available", [99, 100, 120, 163, 164, 200, 499, 500, 10_000])
+@pytest.mark.parametrize("size", [1, 2, 12])
+def test_the_largest_that_fits_is_found(available, size, silent):
+    expected = max((n for n in sizes(128) if 99 + n <= available), default=0)
+    assert search(99, 1, available, size, 128, silent)[0] == expected
+
+
+def test_two_compilations_are_enough_where_memory_grows_evenly():
+    assert search(1000, 10, 2000, 8, 4096) == (96, [16, 96])
+    assert search(1000, 10, 2000, 8, 8) == (8, [])
+
+
+def test_sizes_are_those_that_slots_come_in():
+    assert sizes(33) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
+
+
+def test_meshes_split_heads_evenly():
+    found = list(meshes(16, Config.preset("7b")))
+    assert {mesh["tensor"] for mesh in found} == {1, 2, 4}
+    assert all(mesh["data"] * mesh["fsdp"] * mesh["tensor"] == 16 for mesh in found)
+    assert list(meshes(1, Config.preset("3b"))) == [{"data": 1, "fsdp": 1, "tensor": 1}]
