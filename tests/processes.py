@@ -10,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+REPOSITORY = pathlib.Path(__file__).parent.parent  # scripts import from `tests`
+
 
 def start(command: Sequence[str], count: int, logs: pathlib.Path) -> list[subprocess.Popen]:
     """Starts `python COMMAND --coordinator HOST:PORT --processes COUNT --process NUMBER` so often, each with a log."""
@@ -23,7 +25,7 @@ def start(command: Sequence[str], count: int, logs: pathlib.Path) -> list[subpro
             started.append(
                 subprocess.Popen(
                     [sys.executable, *command, *identity],
-                    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                    env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
