@@ -1,4 +1,4 @@
-"""Several processes of one program on this machine, joined over localhost, for tests."""
+"""Programs in processes of their own, for tests: several joined over localhost, or one with several devices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 
 REPOSITORY = pathlib.Path(__file__).parent.parent  # scripts import from `tests`
@@ -48,3 +49,17 @@ def run(command: Sequence[str], count: int, timeout: float = 900) -> list[str]:
         f"--- {status}:\n{text[-4000:]}" for status, text in zip(statuses, written, strict=True)
     )
     return written
+
+
+def on_devices(count: int, script: str, *arguments: object) -> None:
+    """Runs a script on so many devices of the CPU; it ends with printing "equal"."""
+    flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={count}"
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.strip().endswith("equal")

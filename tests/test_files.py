@@ -174,7 +174,7 @@ from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.rollout import Policy
 class Tokens:
     stop_tokens = (1,)
-Policy(Qwen2_5_VL(Config.preset("tiny"), rngs=nnx.Rngs(0)), Tokens())
+Policy(nnx.eval_shape(lambda: Qwen2_5_VL(Config.preset("tiny"), rngs=nnx.Rngs(0))), Tokens())
 print(jax.config.jax_compilation_cache_dir)
 """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-
 from flax import nnx
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.parallel.sharding import RULES
+from tests import processes
 
 SCRIPT = """
 import dataclasses, sys
@@ -102,16 +98,7 @@ print("equal")
 
 
 def test_eight_devices_equal_one(tmp_path):
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert result.stdout.strip().endswith("equal")
+    processes.on_devices(8, SCRIPT, tmp_path)
 
 
 def test_every_parameter_names_its_axes():

@@ -1,9 +1,6 @@
 """A rollout on a mesh of eight devices gives what one device gives."""
 
-import os
-import subprocess
-import sys
-import textwrap
+from tests import processes
 
 SCRIPT = """
 import sys
@@ -11,7 +8,7 @@ import jax
 import numpy as np
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.models import Qwen2_5_VL
-from pixel_reasoner_jax.operations import OperationError, Registry, default_registry
+from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.parallel import make_mesh, own_parts, parts
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
@@ -64,13 +61,4 @@ def test_eight_devices_answer_as_one(tmp_path, world):
     model, processor = world
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip().endswith("equal")
+    processes.on_devices(8, SCRIPT, tmp_path)

@@ -1,8 +1,6 @@
 """A checkpoint of one mesh goes on on another, and on one device."""
 
-import os
-import subprocess
-import sys
+from tests import processes
 
 SCRIPT = """
 import sys
@@ -82,13 +80,4 @@ print("equal")
 
 
 def test_a_checkpoint_is_restored_on_other_meshes(tmp_path):
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert result.stdout.strip().endswith("equal")
+    processes.on_devices(8, SCRIPT, tmp_path)
