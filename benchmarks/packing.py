@@ -7,6 +7,7 @@ up to 1,000, at most 10,000 tokens in all. In SFT each has a query of its own, i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 
 import numpy as np
@@ -59,6 +60,21 @@ def measure(phase: str, rows: int, seeds: int = 10) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in figures.items()} | {"least": min(shares)}
 
 
+def measure_shards(phase: str, shards: int, seeds: int = 10) -> float:
+    """Mean share of real tokens where each of so many shards packs its own part of the update, a row a batch.
+
+    All shards make as many batches as the one with most, each as long as the longest of them asks for.
+    """
+    shares = []
+    for seed in range(seeds):
+        lengths, queries = trajectory_lengths(phase, seed)
+        own = [[i for i, query in enumerate(queries) if query % shards == shard] for shard in range(shards)]
+        batches = [arrange([lengths[i] for i in some], [queries[i] for i in some], 1, ROW_LENGTH) for some in own]
+        agreed = itertools.zip_longest(*([batch.row_length for batch in some] for some in batches), fillvalue=0)
+        shares.append(sum(lengths) / sum(shards * max(sizes) for sizes in agreed))
+    return float(np.mean(shares))
+
+
 def _in_order(lengths: list[int], rows: int) -> list[Arrangement]:
     """First fit in the order given: what one would do without thinking."""
     batches: list[Arrangement] = []
@@ -89,6 +105,11 @@ def main() -> None:
                 f"{phase:5}  {rows:5}  {result['real']:5.3f}  {result['least']:5.3f}     {result['first_fit']:5.3f}"
                 f"    {result['encodes']:5.2f}     {result['first_fit_encodes']:5.2f}"
             )
+    print("\nphase  shards   real")
+    for phase in BATCHES:
+        for shards in (4, 16, 32):
+            real = results[f"{phase}_shards_{shards}"] = measure_shards(phase, shards)
+            print(f"{phase:5}  {shards:6}  {real:5.3f}")
     if args.json:
         print(json.dumps(results))
 
