@@ -128,8 +128,8 @@ class Device:
             self._slots = self._engine.empty(self._params, count, self.shapes.length, dtype, self._sampling.penalized)
 
     def warmup(self) -> None:
-        """Has every program run once, on nothing."""
-        shapes = self.shapes
+        """Has every program run once, on nothing, which counts nowhere."""
+        shapes, self._counters = self.shapes, Counters()
         sizes = [(0, size) for size in shapes.patches] + [(1, size) for size in shapes.widths]
         sizes += [(2, size) for size in shapes.forks]
         with Progress("compiling", len(sizes) + 1) as progress:

@@ -22,6 +22,7 @@ from pixel_reasoner_jax.operations import Call, CropImage, Registry
 from pixel_reasoner_jax.processing import Budgets, Media, MediaError, media_patches
 from pixel_reasoner_jax.processing.geometry import smart_resize
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
+from pixel_reasoner_jax.rollout.device import Counters
 from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
 from pixel_reasoner_jax.trajectory import Ended, Source
 
@@ -93,6 +94,7 @@ def test_nothing_is_compiled_after_warmup(world):
     compiled = []
     policy = zooming(world, limits=Limits(max_operations=2, max_response_tokens=120, max_length=600))
     policy.warmup(sampling=TURNS)
+    assert policy.counters == Counters()
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
     )
