@@ -89,6 +89,7 @@ class Device:
       policy: whose parameters, as they are now, serve all of the rollout.
       sampling: of all turns.
       seed: of the rollout.
+      counters: add up what it does.
 
     Attributes:
       shapes: declared for it; None before `grow`.
@@ -96,9 +97,9 @@ class Device:
       joined: other processes have parts of it too.
     """
 
-    def __init__(self, policy: Policy, sampling: SamplingSettings, seed: int):
+    def __init__(self, policy: Policy, sampling: SamplingSettings, seed: int, counters: Counters):
         self._policy, self._params, self._version = policy, policy.params, policy.version
-        self._engine, self._processor, self._counters = policy.engine, policy.processor, policy.counters
+        self._engine, self._processor, self._counters = policy.engine, policy.processor, counters
         self._sampling, self._seed = sampling, seed
         self._mesh = policy.mesh
         self._alone = parts(self._mesh) == 1
@@ -128,8 +129,8 @@ class Device:
             self._slots = self._engine.empty(self._params, count, self.shapes.length, dtype, self._sampling.penalized)
 
     def warmup(self) -> None:
-        """Has every program run once, on nothing, which counts nowhere."""
-        shapes, self._counters = self.shapes, Counters()
+        """Has every program run once, on nothing."""
+        shapes = self.shapes
         sizes = [(0, size) for size in shapes.patches] + [(1, size) for size in shapes.widths]
         sizes += [(2, size) for size in shapes.forks]
         with Progress("compiling", len(sizes) + 1) as progress:

@@ -173,7 +173,7 @@ class Policy:
         length = length or self.limits.max_length
         if length is None:
             raise ValueError("warmup needs a length, since limits.max_length is not set")
-        device = Device(self, sampling or SamplingSettings(), 0)
+        device = Device(self, sampling or SamplingSettings(), 0, Counters())  # which nobody reads
         device.grow(self._in_a_part(self.slots), length)
         try:
             device.warmup()

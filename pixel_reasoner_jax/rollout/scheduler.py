@@ -95,7 +95,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._limits, self._registry, self._seconds = policy.limits, policy.registry, policy.operation_seconds
         self._queries = enumerate(queries)
         self._samples, self._sampling, self._on_event = samples, sampling, on_event
-        self._device = Device(policy, sampling, seed)
+        self._device = Device(policy, sampling, seed, policy.counters)
         self._slots = slots
         self._free: list[list[int]] = [[] for _ in range(self._device.parts)]
         self._beginning: list[Group | None] = [None] * self._device.parts
