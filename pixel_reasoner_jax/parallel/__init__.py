@@ -13,12 +13,11 @@ from pixel_reasoner_jax.parallel.hosts import (
     whole,
 )
 from pixel_reasoner_jax.parallel.mesh import AXES, MeshError, make_mesh
-from pixel_reasoner_jax.parallel.sharding import batch_shardings, constrain, locally, param_shardings, parts, sharding
+from pixel_reasoner_jax.parallel.sharding import constrain, locally, param_shardings, parts, sharding
 
 __all__ = [
     "AXES",
     "MeshError",
-    "batch_shardings",
     "constrain",
     "deal",
     "gather",

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pixel_reasoner_jax.parallel.mesh import MeshError
-from pixel_reasoner_jax.parallel.sharding import BATCH_AXIS, RULES, parts
+from pixel_reasoner_jax.parallel.sharding import RULES, batch_axis, parts
 
 HEARTBEAT_SECONDS = 30  # a process that is not heard of for so long is given up, and with it the run
 SHUTDOWN_SECONDS = 30
@@ -81,7 +81,7 @@ def own_parts(mesh: Mesh | None) -> tuple[int, ...]:
 def deal(tree: Any, mesh: Mesh | None) -> Any:
     """Arrays whose rows are those of this process's parts, in order, as the rows of all processes together.
 
-    Rows are the first axis, or that of `sharding.BATCH_AXIS`.
+    Rows are the first axis, or that of `sharding.batch_axis`.
 
     Returns:
       The tree with global arrays, dealt out over the mesh; as it is without a mesh.
@@ -90,8 +90,8 @@ def deal(tree: Any, mesh: Mesh | None) -> Any:
         return tree
 
     def place(path, rows):
-        whole = (None,) * BATCH_AXIS.get(getattr(path[-1], "key", None), 0) if path else ()
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(*whole, RULES["batch"])), rows)
+        spec = PartitionSpec(*(None,) * batch_axis(path), RULES["batch"])
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), rows)
 
     return jax.tree_util.tree_map_with_path(place, tree)
 

@@ -62,15 +62,9 @@ def param_shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def batch_shardings(batch: Any, mesh: Mesh) -> Any:
-    """The same tree with a `NamedSharding` for each array: rows dealt out over data and fsdp, all else whole."""
-
-    def place(path, leaf):
-        axis = BATCH_AXIS.get(getattr(path[-1], "key", None), 0)
-        axes = tuple("batch" if i == axis else None for i in range(leaf.ndim))
-        return sharding(axes, leaf.shape, mesh)
-
-    return jax.tree_util.tree_map_with_path(place, batch)
+def batch_axis(path: tuple) -> int:
+    """The axis over which an array of a batch is dealt out, by its path in the batch's tree."""
+    return BATCH_AXIS.get(getattr(path[-1], "key", None), 0) if path else 0
 
 
 def parts(mesh: Mesh | None) -> int:

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.attention import BLOCK
 from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
-from pixel_reasoner_jax.parallel.sharding import BATCH_AXIS
+from pixel_reasoner_jax.parallel.sharding import batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
@@ -240,7 +240,7 @@ class Programs:
         """What all parts of the mesh have together, where each has such arrays."""
 
         def together(path, leaf) -> jax.ShapeDtypeStruct:
-            axis = BATCH_AXIS.get(getattr(path[-1], "key", None), 0)
+            axis = batch_axis(path)
             shape = tuple(size * self._parts if i == axis else size for i, size in enumerate(leaf.shape))
             names = tuple("batch" if i == axis else None for i in range(len(shape)))
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(names, shape, self.mesh))

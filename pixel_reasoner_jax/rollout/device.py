@@ -21,7 +21,7 @@ from pixel_reasoner_jax.rollout.calls import KINDS, TOGETHER, Call, common_order
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, Places
 from pixel_reasoner_jax.rollout.engine import Addition, Decoded, Forks, Slots
 from pixel_reasoner_jax.rollout.episode import Episode
-from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, sample_keys
+from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, sample_seeds
 from pixel_reasoner_jax.rollout.shapes import CHUNK, Shapes, row_patches
 
 if TYPE_CHECKING:
@@ -136,8 +136,6 @@ class Device:
         with Progress("compiling", len(sizes) + 1) as progress:
             for done, (kind, size) in enumerate(sizes, start=1):
                 self._run((kind, size))
-                if KINDS[kind] == "fork":
-                    sample_keys(0, [""] * size, [0] * size)
                 progress.update(done)
             self.decode({}, 1, 1)
             jax.block_until_ready(self._slots)
@@ -197,12 +195,12 @@ class Device:
         padding = size - len(forks)
         source, target, episodes = zip(*forks, *[(0, self.shapes.slots, forks[0][2])] * padding, strict=True)
         prompts = [episode.prompt for episode in episodes]
-        keys = sample_keys(self._seed, [prompt.id for prompt in prompts], [one.sample for one in episodes])
+        seeds = sample_seeds(self._seed, [prompt.id for prompt in prompts], [one.sample for one in episodes])
         lengths, positions = zip(*[(len(p.rendered.tokens), p.next_position) for p in prompts], strict=True)
         source, target = np.array(source, np.int32) % self.shapes.slots, np.array(target, np.int32)
         target[: len(forks)] %= self.shapes.slots
         seen = self._seen([prompt.rendered.tokens for prompt in prompts])
-        return Forks(source, target, np.array(lengths, np.int32), np.array(positions, np.int32), keys, seen)
+        return Forks(source, target, np.array(lengths, np.int32), np.array(positions, np.int32), seeds, seen)
 
     def part(self, slot: int) -> int:
         """Which of this process's parts a slot is in."""

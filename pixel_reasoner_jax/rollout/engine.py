@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pixel_reasoner_jax.models.attention import BLOCK
 from pixel_reasoner_jax.parallel import constrain, locally, parts
-from pixel_reasoner_jax.rollout.sampling import Drawing, draw, sampling_logits
+from pixel_reasoner_jax.rollout.sampling import Drawing, draw, sample_keys, sampling_logits
 
 PyTree = Any
 
@@ -109,7 +109,7 @@ class Forks(NamedTuple):
     Attributes:
       source, target: int32 [forks]; they may be the same.
       lengths, position: int32 [forks], the prompt's tokens, and the position after them.
-      keys: uint32 [forks, 2], the data of the new responses' random keys.
+      seeds: uint32 [forks, 3], of the new responses' random keys; see `sampling.sample_seeds`.
       seen: bool [forks, vocab], the tokens of the prompt, or None; see `Slots`.
     """
 
@@ -117,7 +117,7 @@ class Forks(NamedTuple):
     target: np.ndarray
     lengths: np.ndarray
     position: np.ndarray
-    keys: np.ndarray
+    seeds: np.ndarray
     seen: np.ndarray | None
 
     @classmethod
@@ -125,7 +125,7 @@ class Forks(NamedTuple):
         """Nothing but padding, for a part of so many slots; `vocab`: with tokens seen."""
         zeros = [np.zeros(count, np.int32) for _ in range(3)]
         seen = None if vocab is None else np.zeros((count, vocab), bool)
-        return cls(zeros[0], np.full(count, slots, np.int32), *zeros[1:], np.zeros((count, 2), np.uint32), seen)
+        return cls(zeros[0], np.full(count, slots, np.int32), *zeros[1:], np.zeros((count, 3), np.uint32), seen)
 
 
 class Decoded(NamedTuple):
@@ -238,7 +238,7 @@ class Engine:
             old = (slots.cache["length"], slots.position, slots.keys, slots.token_index, slots.seen)
             zeros = jnp.zeros_like(forks.lengths)
             lengths, position, random_keys, token_index, seen = put(
-                old, forks.target, (forks.lengths, forks.position, forks.keys, zeros, forks.seen)
+                old, forks.target, (forks.lengths, forks.position, sample_keys(forks.seeds), zeros, forks.seen)
             )
             cache = {"k": keys, "v": values, "length": lengths}
             own_hidden, prompt_hidden = put((slots.hidden, slots.prompt_hidden), forks.target, (hidden, hidden))

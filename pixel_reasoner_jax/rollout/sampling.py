@@ -7,7 +7,6 @@ A response never depends on what shares its batch: the key of every token comes 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 GROUP = 128  # tokens drawn from together
 
@@ -107,17 +106,18 @@ class Drawing(NamedTuple):
         return cls(np.array(budget, np.int32), *columns)
 
 
-def sample_keys(seed: int, query_ids: Sequence[str], samples: Sequence[int]) -> np.ndarray:
-    """Data uint32 [slots, 2] of a key for each (query id, sample index); fold a token's index in to draw that token."""
+def sample_seeds(seed: int, query_ids: Sequence[str], samples: Sequence[int]) -> np.ndarray:
+    """What makes the random key of each (query id, sample index), uint32 [slots, 3], for `sample_keys`."""
     digests = (hashlib.blake2s(str(query_id).encode(), digest_size=4).digest() for query_id in query_ids)
     hashes = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint32)
-    return np.asarray(_fold(jax.random.key(seed), hashes, np.asarray(samples, np.uint32)))
+    return np.stack([np.full(len(hashes), seed % 2**32, np.uint32), hashes, np.asarray(samples, np.uint32)], axis=1)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(None, 0, 0))
-def _fold(key: PRNGKeyArray, query_hash: Int[Array, ""], sample: Int[Array, ""]) -> UInt32[Array, " 2"]:
-    return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, query_hash), sample))
+@jax.vmap
+def sample_keys(seeds: UInt32[Array, "slots 3"]) -> UInt32[Array, "slots 2"]:
+    """Data of the keys; fold a token's index in to draw that token."""
+    seed, query, sample = seeds
+    return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), query), sample))
 
 
 def sampling_logits(

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import gather, gather_json, own_parts, parts
-from pixel_reasoner_jax.parallel.sharding import BATCH_AXIS
+from pixel_reasoner_jax.parallel.sharding import batch_axis
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build, fit
 
@@ -135,6 +135,6 @@ def _together(batches: Sequence[Batch]) -> Batch:
     """The rows of several batches of one shape as one; see `packing.build` for where the axis of rows is."""
 
     def join(path, *leaves):
-        return np.concatenate(leaves, axis=BATCH_AXIS.get(path[-1].key, 0))
+        return np.concatenate(leaves, axis=batch_axis(path))
 
     return jax.tree_util.tree_map_with_path(join, *batches)

@@ -165,7 +165,7 @@ import jax, jax.numpy as jnp
 from flax import nnx
 from jax.experimental import topologies
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.parallel import batch_shardings, make_mesh, param_shardings
+from pixel_reasoner_jax.parallel import make_mesh, param_shardings
 
 mesh = make_mesh({"fsdp": 2, "tensor": 2}, topologies.get_topology_desc(sys.argv[1], platform="tpu").devices)
 create = lambda: Qwen2_5_VL(Config.preset("tiny"), rngs=nnx.Rngs(0), dtype="bfloat16", remat="dots", mesh=mesh)
@@ -181,8 +181,8 @@ batch["vision"] = dict(
 def loss(params, batch):
     return nnx.merge(graph, params)(batch).mean()
 
-shardings = param_shardings(params, mesh), batch_shardings(batch, mesh)
-text = jax.jit(jax.grad(loss), in_shardings=shardings).lower(params, batch).compile().as_text()
+lowered = jax.jit(jax.grad(loss), in_shardings=(param_shardings(params, mesh), None)).lower(params, batch)
+text = lowered.compile().as_text()
 print(*re.findall(r"%splash_mha_([a-z]+)_.* custom-call[(]", text))
 """
 
