@@ -109,6 +109,25 @@ class Config:
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def divisible(self) -> dict[str, dict[str, int]]:
+        """By their keys, the sizes of parameters' axes with each logical name (`parallel.sharding.RULES`).
+
+        Not the vocabulary: a tokenizer's may be odd, and then it is whole everywhere.
+        """
+        vision = self.vision
+        merged = {"vision_config.hidden_size * spatial_merge_size**2": vision.hidden_size * vision.merge_patches}
+        return {
+            "embed": {"hidden_size": self.hidden_size, "vision_config.hidden_size": vision.hidden_size, **merged},
+            "heads": {"num_attention_heads": self.num_attention_heads, "vision_config.num_heads": vision.num_heads},
+            "kv_heads": {"num_key_value_heads": self.num_key_value_heads},
+            "mlp": {
+                "intermediate_size": self.intermediate_size,
+                "vision_config.intermediate_size": vision.intermediate_size,
+                **merged,
+            },
+        }
+
     @classmethod
     def preset(cls, name: str) -> Config:
         """A released size ("3b", "7b", "32b", "72b") or "tiny", which a laptop trains in minutes."""

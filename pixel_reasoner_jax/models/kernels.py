@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -53,17 +52,13 @@ def fused_attention(
 
     Args:
       platform: "tpu" or "gpu".
-      mesh: rows are dealt out over data and fsdp, heads over tensor, each where it divides and else computed by all.
+      mesh: rows are dealt out over data and fsdp where these divide them and else computed by all; heads over tensor.
       interpret: runs the kernel as plain operations, on any platform, slowly.
     """
     kernel = functools.partial(_KERNELS[platform], causal=causal, interpret=interpret)
     if mesh is None:
         return kernel(query, key, value, segments)
     queries = sharding(("batch", None, "heads", None), query.shape, mesh)
-    # A device reads the key-value heads of its own query heads; where that is not a whole number, some read a copy.
-    parts = query.shape[2] // queries.shard_shape(query.shape)[2]
-    repeats = parts // math.gcd(parts, key.shape[1])
-    key, value = (jnp.repeat(x, repeats, axis=1) for x in (key, value))
     keys = sharding(("batch", "kv_heads", None, None), key.shape, mesh)
     rows = sharding(("batch", None), segments.shape, mesh)
     # The kernels do not say over which axes their results vary, which check_vma would want to know.

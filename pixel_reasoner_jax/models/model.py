@@ -17,7 +17,7 @@ from pixel_reasoner_jax.models.language import Cache, Decoder
 from pixel_reasoner_jax.models.layers import Linear
 from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
-from pixel_reasoner_jax.parallel.sharding import constrain, locally, param_shardings
+from pixel_reasoner_jax.parallel.sharding import check_sizes, constrain, locally, param_shardings
 
 
 class Qwen2_5_VL(nnx.Module):
@@ -35,6 +35,9 @@ class Qwen2_5_VL(nnx.Module):
         It may be set later, before the model is split.
       mesh: devices that intermediate values are laid out on. It does not move parameters: `create` and
         `from_pretrained` do.
+
+    Raises:
+      MeshError: the mesh does not divide the heads, or another size of the model.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Qwen2_5_VL(nnx.Module):
         remat: str = "none",
         mesh: Mesh | None = None,
     ):
+        if mesh is not None:
+            check_sizes(config.divisible, mesh)
         options = dict(rngs=rngs, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(param_dtype))
         self.config = config
         self.remat = remat

@@ -13,7 +13,7 @@ AXES = ("data", "fsdp", "tensor")
 
 
 class MeshError(ValueError):
-    """A mesh that these devices cannot form; the message says which number is wrong and what would fit."""
+    """A mesh that devices cannot form or a model cannot use; the message says which number is wrong and what fits."""
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
+
+from pixel_reasoner_jax.parallel.mesh import MeshError
 
 Axes = tuple[str | None, ...]
 
@@ -34,7 +36,7 @@ def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     Args:
       axes: logical name of each axis; if there is one fewer than dimensions, the first is a stack of layers.
       shape: of the array. A mesh axis that does not divide the array's is left out, so that the array is whole along
-        it: four key-value heads on eight tensor devices, or a batch of three on two.
+        it: a batch of three on two devices, or an odd vocabulary. No other axis of parameters: see `check_sizes`.
     """
     axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
     spec = []
@@ -44,6 +46,25 @@ def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
             names = names[:-1]
         spec.append(names or None)
     return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def check_sizes(sizes: Mapping[str, Mapping[str, int]], mesh: Mesh) -> None:
+    """Refuses a mesh that does not divide a model's parameters: they would be whole on devices that should share them.
+
+    Args:
+      sizes: for logical names of axes, the sizes of axes that have them, each by the name its user knows.
+
+    Raises:
+      MeshError: an axis of the mesh does not divide one of them; the message says which, and what would fit.
+    """
+    for axis, count in mesh.shape.items():
+        divided = {key: size for name, by in sizes.items() if axis in RULES[name] for key, size in by.items()}
+        if wrong := [f"{key} {size}" for key, size in divided.items() if size % count]:
+            most = math.gcd(*divided.values())
+            fitting = " or ".join(str(n) for n in range(1, most + 1) if most % n == 0)
+            raise MeshError(
+                f"mesh: {axis}={count} does not divide this model's {' and '.join(wrong)}: {axis} could be {fitting}"
+            )
 
 
 def param_shardings(tree: Any, mesh: Mesh) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import types
+
+import pytest
 from flax import nnx
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.parallel.sharding import RULES
+from pixel_reasoner_jax.parallel import MeshError
+from pixel_reasoner_jax.parallel.sharding import RULES, check_sizes
 from tests import processes
 
 SCRIPT = """
@@ -109,3 +113,35 @@ def test_every_parameter_names_its_axes():
             assert len(variable.shape) == len(axes) + ("layers" in path)
             if variable.size > 10**7:  # what is large is split both ways
                 assert "embed" in axes and {"heads", "kv_heads", "mlp", "vocab"} & set(axes), path
+
+
+@pytest.mark.parametrize("preset", ["tiny", "3b", "7b", "32b", "72b"])
+def test_the_sizes_that_a_mesh_must_divide_are_those_of_the_parameters(preset):
+    config = Config.preset(preset)
+    abstract = nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0)))
+    found = {}
+    for _path, variable in nnx.to_flat_state(nnx.state(abstract)):
+        axes = variable.get_metadata()["axes"]
+        for name, size in zip(axes, variable.shape[-len(axes) :], strict=True):
+            if name in RULES and name != "vocab":
+                found.setdefault(name, set()).add(size)
+    assert {name: set(sizes.values()) for name, sizes in config.divisible.items()} == found
+
+
+@pytest.mark.parametrize(
+    ("preset", "axis", "most", "wrong", "said"),
+    [
+        ("3b", "tensor", 2, 4, "tensor=4 does not divide this model's num_key_value_heads 2: tensor could be 1 or 2"),
+        ("7b", "tensor", 4, 8, "num_attention_heads 28 and num_key_value_heads 4 and vision_config.intermediate_size"),
+        ("32b", "tensor", 8, 5, "tensor could be 1 or 2 or 4 or 8"),
+        ("72b", "tensor", 8, 16, "num_key_value_heads 8"),
+        ("7b", "fsdp", 256, 12, "fsdp=12 does not divide this model's hidden_size 3584 and vision_config.hidden_size"),
+    ],
+)
+def test_a_mesh_that_does_not_divide_the_model_is_refused(preset, axis, most, wrong, said):
+    config = Config.preset(preset)
+    mesh = types.SimpleNamespace(shape={"data": 3, "fsdp": 1, "tensor": 1, axis: most})
+    check_sizes(config.divisible, mesh)
+    mesh.shape[axis] = wrong
+    with pytest.raises(MeshError, match=said):
+        nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), mesh=mesh))
