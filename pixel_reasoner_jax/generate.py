@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
@@ -37,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, help="default: 0, greedy, for one response and 1 for several")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
     parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="tokens of a response, in place of the model's limit"
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of a response, what operations return included, in place of the model's limit",
     )
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
@@ -101,9 +105,15 @@ def build_query(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def outputs(args: argparse.Namespace, name: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Where the page and the JSON go: where the options say, else beside each other, else into `FOLDER`."""
-    html = as_path(args.html or as_path(args.out or f"{FOLDER}/{name}").with_suffix(".html"))
-    out = as_path(args.out or html.with_suffix(".json"))
+    """Where the page and the JSON go: where the options say, else beside each other, else new files in `FOLDER`."""
+    if args.html or args.out:
+        html = as_path(args.html or as_path(args.out).with_suffix(".html"))
+        out = as_path(args.out or html.with_suffix(".json"))
+    else:
+        first = as_path(FOLDER) / pathlib.PurePath(name).stem
+        stems = itertools.chain([first], (first.with_name(f"{first.name}-{n}") for n in itertools.count(2)))
+        pairs = ((stem.with_name(f"{stem.name}.html"), stem.with_name(f"{stem.name}.json")) for stem in stems)
+        html, out = next(pair for pair in pairs if not any(path.exists() for path in pair))
     if html.resolve() == out.resolve():
         raise ValueError(
             f"the page and the JSON cannot both be {out}: name one of them with --html, the other with --out"

@@ -83,7 +83,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """Shows how far a run is: a bar in a terminal, elsewhere a line every `interval` seconds.
+    """Shows how far a run is: a bar in a terminal, elsewhere a line at the start and then every `interval` seconds.
 
     Args:
       description: what is being done.
@@ -119,6 +119,8 @@ class Progress:
             )
             self._task = self._bar.add_task(description, total=total, completed=step, figures="")
             self._bar.start()
+        else:
+            self._line(step)
 
     def update(self, step: int, **figures: float) -> None:
         """Says that `step` steps are done, with a few figures to show."""
@@ -127,7 +129,10 @@ class Progress:
             self._bar.update(self._task, completed=step, figures=text)
         elif time.monotonic() - self._shown >= self._interval or step == self._total:
             self._shown = time.monotonic()
-            self._console.print(f"{self._description}: {step}/{self._total}  {text}", markup=False)
+            self._line(step, text)
+
+    def _line(self, step: int, text: str = "") -> None:
+        self._console.print(f"{self._description}: {step}/{self._total}  {text}".rstrip(), markup=False)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -186,6 +186,15 @@ def test_everything_is_saved_somewhere(policy, picture, tmp_path, monkeypatch, c
     assert (tmp_path / page).read_text().startswith("<!") and json.loads((tmp_path / out).read_text())
 
 
+def test_pages_of_earlier_questions_stay(policy, picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for question in ("Which?", "Where?", "Why?"):
+        generate.run(arguments("--image", picture, "--question", question))
+    for name, question in (("picture", "Which?"), ("picture-2", "Where?"), ("picture-3", "Why?")):
+        assert question in (tmp_path / f"runs/generate/{name}.html").read_text()
+        assert (tmp_path / f"runs/generate/{name}.json").exists()
+
+
 def test_limits_of_training_are_not_those_of_a_question(policy, picture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generate.run(arguments("--image", picture, "--question", "?", "--max-tokens", "9"))
