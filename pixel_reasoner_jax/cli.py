@@ -99,12 +99,6 @@ def _report(error: BaseException) -> int:
         print(f"pixel-reasoner: error: {error}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
-    if type(error).__name__ == "JaxRuntimeError" and not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARG")):
-        print(
-            "pixel-reasoner: error: the processes of this run have lost touch; where one of them has failed, its output"
-            " says why. Start all of them again with --resume",
-            file=sys.stderr,
-        )
     return 1
 
 
@@ -191,8 +185,14 @@ def _run_joined(module: ModuleType, config: ConfigDict, resume: bool, identity: 
     try:
         return _run(module, config, resume=resume)
     except BaseException as error:
-        # Leaving in the usual way would wait for the others, which wait for this one.
         status = _report(error)
+        if status == 1:  # JAX has no one class of error for a connection that broke
+            print(
+                "pixel-reasoner: error: this process ends, and with it the others of its run. If the error is a lost"
+                " connection, another one failed first, and its output says why. Start all of them again with --resume",
+                file=sys.stderr,
+            )
+        # Leaving in the usual way would wait for the others, which wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
