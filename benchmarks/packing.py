@@ -12,18 +12,20 @@ import json
 
 import numpy as np
 
-from pixel_reasoner_jax.training.rows import Arrangement, arrange, real_share
+from pixel_reasoner_jax.training.rows import Arrangement, arrange, cut, real_share
 
 ROW_LENGTH = 16_384
 BATCHES = {"sft": (128, 1), "grpo": (256, 8)}  # trajectories of an update, samples of a query: the paper's
+UPDATES = {"sft": 1, "grpo": 16}  # that are dealt out at a time: those of an episode of 512 queries
 KINDS = {"text": 0.27, "one crop": 0.45, "more crops": 0.28}
 
 
-def trajectory_lengths(phase: str, seed: int) -> tuple[list[int], list[int]]:
-    """Tokens and query of every trajectory of one update: text alone takes about 600, a crop 1,500 to 3,000, more up
+def trajectory_lengths(phase: str, seed: int, updates: int = 1) -> tuple[list[int], list[int]]:
+    """Tokens and query of every trajectory of some updates: text alone takes about 600, a crop 1,500 to 3,000, more up
     to 10,000."""
     random = np.random.default_rng((seed, phase == "grpo"))
     count, samples = BATCHES[phase]
+    count *= updates
     lengths, queries = [], []
     for query in range(count // samples):
         image, question = random.integers(300, 2000), random.integers(150, 500)
@@ -61,18 +63,23 @@ def measure(phase: str, rows: int, seeds: int = 10) -> dict[str, float]:
 
 
 def measure_shards(phase: str, shards: int, seeds: int = 10) -> float:
-    """Mean share of real tokens where each of so many shards packs its own part of the update, a row a batch.
+    """Mean share of real tokens where each of so many shards packs its own part of every update, a row a batch.
 
     All shards make as many batches as the one with most, each as long as the longest of them asks for.
     """
-    shares = []
-    for seed in range(seeds):
-        lengths, queries = trajectory_lengths(phase, seed)
+    real = whole = 0
+    updates = UPDATES[phase]
+    for seed in range(-(-seeds // updates)):
+        lengths, queries = trajectory_lengths(phase, seed, updates)
         own = [[i for i, query in enumerate(queries) if query % shards == shard] for shard in range(shards)]
-        batches = [arrange([lengths[i] for i in some], [queries[i] for i in some], 1, ROW_LENGTH) for some in own]
-        agreed = itertools.zip_longest(*([batch.row_length for batch in some] for some in batches), fillvalue=0)
-        shares.append(sum(lengths) / sum(shards * max(sizes) for sizes in agreed))
-    return float(np.mean(shares))
+        runs = [cut([lengths[i] for i in some], updates) for some in own]
+        for update in range(updates):
+            parts = [some[run[update]] for some, run in zip(own, runs, strict=True)]
+            batches = [arrange([lengths[i] for i in p], [queries[i] for i in p], 1, ROW_LENGTH) for p in parts]
+            agreed = itertools.zip_longest(*([batch.row_length for batch in some] for some in batches), fillvalue=0)
+            whole += sum(shards * max(sizes) for sizes in agreed)
+        real += sum(lengths)
+    return real / whole
 
 
 def _in_order(lengths: list[int], rows: int) -> list[Arrangement]:

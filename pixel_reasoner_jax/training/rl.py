@@ -19,6 +19,7 @@ from pixel_reasoner_jax.training.grpo import collect, judge
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Batch
+from pixel_reasoner_jax.training.rows import cut
 from pixel_reasoner_jax.training.run import Run
 from pixel_reasoner_jax.training.state import Trainer
 
@@ -87,14 +88,11 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 total = int(gather(np.int32(sum(map(len, sequences.values())))).sum())
                 updates = -(-total // train.batch_size)
                 planned = range((episode - 1) * updates_per_episode, steps)
+                # Each shard gives what it has evenly to all updates.
+                runs = {shard: cut([len(s.tokens) for s in own], updates) for shard, own in sequences.items()}
                 for step, update in zip(planned, range(updates), strict=False):
-                    with this.phase("pack"):  # each shard gives what it has evenly to all updates
-                        packed = this.batches(
-                            {
-                                shard: own[len(own) * update // updates : len(own) * (update + 1) // updates]
-                                for shard, own in sequences.items()
-                            }
-                        )
+                    with this.phase("pack"):
+                        packed = this.batches({shard: own[runs[shard][update]] for shard, own in sequences.items()})
                     with this.phase("update"):
                         state, update_metrics = trainer.update(state, packed, learning_rate(step))
                     metrics.append(update_metrics)

@@ -7,6 +7,7 @@ exactly as its sequences allow, and the last batch of an update, which the rest 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Hashable, Sequence
 
 LENGTHS = 8  # a row is one of so many lengths, of which all batches but the last have the longest
@@ -58,6 +59,19 @@ def arrange(lengths: Sequence[int], groups: Sequence[Hashable], rows: int, row_l
         batches.append(Arrangement(size, filled))
         left = rest
     return batches
+
+
+def cut(lengths: Sequence[int], count: int) -> list[slice]:
+    """Cuts sequences, in the order given, into `count` runs of about as many tokens each.
+
+    Where several shards update together, all go as far as the one with most tokens.
+    """
+    total, before, runs = sum(lengths), 0, [0] * count
+    for length in lengths:
+        runs[int((before + length / 2) * count / total)] += 1
+        before += length
+    ends = list(itertools.accumulate(runs, initial=0))
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def real_share(lengths: Sequence[int], batches: Sequence[Arrangement], rows: int) -> float:
