@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pixel_reasoner_jax.models.kernels import said_flops
+
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 # What these call is applied to single numbers.
 APPLIED = ("all-reduce", "all-reduce-start", "reduce-scatter", "reduce", "scatter", "sort", "map", "reduce-window")
@@ -106,10 +108,8 @@ class Program:
                 lhs, rhs = (_shapes(one.type)[0][1] for one in _operands(computation, instruction)[1:3])
                 count = _dot if instruction.operation == "dot" else _convolution
                 total += times * count(instruction, lhs, rhs)
-            elif instruction.operation == "custom-call" and (
-                estimate := re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.rest.replace(" ", ""))
-            ):
-                total += times * int(estimate[1])
+            elif instruction.operation == "custom-call":
+                total += times * _kernel(instruction)
         return total
 
     def _walk(
@@ -210,6 +210,13 @@ def _convolution(instruction: Instruction, lhs: tuple[int, ...], rhs: tuple[int,
         inside = (position >= 0) & (position % spread == 0) & (position < lhs[labels[1].index(letter)] * spread)
         total *= np.count_nonzero(inside)
     return total
+
+
+def _kernel(instruction: Instruction) -> float:
+    """Operations that a kernel says its products have; 0 for any other call."""
+    if estimate := re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.rest.replace(" ", "")):
+        return float(estimate[1])
+    return float(said_flops(instruction.name, dict(re.findall(r'(\w+)="(\d+)"', instruction.rest))) or 0)
 
 
 def _called(instruction: Instruction) -> list[str]:

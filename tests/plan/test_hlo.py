@@ -109,6 +109,19 @@ ENTRY %main (arg: (f32[8], u32[])) -> (f32[8], u32[]) {
     assert [one.times for one in Program(unrolled, 2).collectives()] == [4, 4]
 
 
+def test_kernels_count_what_they_say():
+    text = """\
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %buffer = f32[8,128]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %splash_mha_fwd.1 = f32[8,128]{1,0} custom-call(%a), frontend_attributes={dq_flops="3",fwd_flops="2",kernel_metadata={
+}}
+  ROOT %splash_mha_dq.2 = f32[8,128]{1,0} custom-call(%a), frontend_attributes={dq_flops="3",fwd_flops="2"}
+}
+"""
+    assert Program(text, 1).products() == 5
+
+
 def test_batched_products_written_as_convolutions():
     """As the TPU's compiler writes einsum("bij,bjk->bik"): the batch is a window over its own padding."""
     text = """\
