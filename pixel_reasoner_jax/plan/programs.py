@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.attention import BLOCK
-from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
+from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.parallel import make_mesh, own_parts, param_shardings, parts, sharding
 from pixel_reasoner_jax.parallel.sharding import batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
@@ -71,24 +72,19 @@ class Programs:
     Attributes:
       phases: names of what the run does; `build` has the programs of each.
       mesh: of the devices.
+
+    Raises:
+      MeshError: a mesh that these devices cannot form, or whose hosts could not feed it.
     """
 
     def __init__(self, config: ConfigDict, model: Config, devices: list[jax.Device]):
         self._config = config
         # One device has a mesh too, unlike in a run: it tells the model what it is compiled for.
         self.mesh = make_mesh(config.mesh, devices)
+        own_parts(self.mesh)  # refuses what the run would
         self._geometry = Geometry.from_config(model.to_hf())
         self._budgets = Budgets(**config.processor)
-        self._model = nnx.eval_shape(
-            lambda: Qwen2_5_VL(
-                model,
-                rngs=nnx.Rngs(0),
-                dtype=config.model.dtype,
-                param_dtype=config.model.param_dtype,
-                remat=config.model.remat,
-                mesh=self.mesh,
-            )
-        )
+        self._model = _abstract_model(config, model, self.mesh)
         graph, params = nnx.split(self._model)
         self._params = self._place(params)
         self._parts = parts(self.mesh)
@@ -250,6 +246,17 @@ class Programs:
     def _place(self, tree: PyTree) -> PyTree:
         """The same tree with its place for each array."""
         return _placed(tree, param_shardings(tree, self.mesh))
+
+
+def _abstract_model(config: ConfigDict, model: Config, mesh: Mesh) -> Qwen2_5_VL:
+    """The model that `training.run.Run` makes."""
+
+    def create() -> Qwen2_5_VL:
+        types = dict(dtype=config.model.dtype, param_dtype=config.model.param_dtype)
+        created = Qwen2_5_VL(model, rngs=nnx.Rngs(0), remat=config.model.remat, mesh=mesh, **types)
+        return add_adapters(created, **config.lora)
+
+    return nnx.eval_shape(create)
 
 
 def _beside_parameters(state: TrainState) -> TrainState:

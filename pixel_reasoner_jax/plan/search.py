@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import jax
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.buckets import bucket
@@ -12,8 +13,6 @@ from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.programs import Programs
-
-MOST_TENSOR = 8  # devices that share a layer: beyond them the released sizes have no key-value head each
 
 
 def largest(measured: Callable[[int], Phase], present: Phase, size: int, limit: int) -> int:
@@ -74,12 +73,14 @@ def largest_slots(config: ConfigDict, model: Config, topology: Topology, present
     return largest(measured, present, slots, max(config.grpo.queries_per_episode * config.rollout.samples, slots))
 
 
-def meshes(count: int, model: Config) -> Iterator[dict[str, int]]:
-    """Meshes of so many devices that leave no head whole where it should be split, few: parameters are dealt out to all
-    devices, or to those of a copy where there are copies."""
-    for tensor in range(1, min(count, MOST_TENSOR) + 1):
-        split = (model.num_key_value_heads, model.num_attention_heads, model.vision.num_heads)
-        if count % tensor == 0 and not any(heads % tensor for heads in split):
+def meshes(devices: Sequence[jax.Device], model: Config) -> Iterator[dict[str, int]]:
+    """Meshes of these devices that leave no head whole where it should be split, nor split a layer among hosts, few:
+    parameters are dealt out to all devices, or to those of a copy where there are copies."""
+    count = len(devices)
+    local = count // len({device.process_index for device in devices})
+    for tensor in range(1, local + 1):
+        split = (local, model.num_key_value_heads, model.num_attention_heads, model.vision.num_heads)
+        if not any(size % tensor for size in split):
             yield {"data": 1, "fsdp": count // tensor, "tensor": tensor}
     if count > 1:
         yield {"data": count, "fsdp": 1, "tensor": 1}
@@ -95,7 +96,7 @@ def best_mesh(
       progress: is told what each mesh takes.
     """
     times = {}
-    for mesh in meshes(len(topology.devices), model):
+    for mesh in meshes(topology.devices, model):
         tried = copy.deepcopy(config)
         tried.mesh.update(mesh)
         programs = Programs(tried, model, topology.devices)

@@ -1,5 +1,7 @@
 """The search for the most that fits, over sizes whose memory is known."""
 
+import types
+
 import pytest
 
 from pixel_reasoner_jax.models import Config
@@ -40,8 +42,19 @@ def test_sizes_are_those_that_slots_come_in():
     assert sizes(33) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 
 
+def devices(hosts: int, each: int) -> list[types.SimpleNamespace]:
+    return [types.SimpleNamespace(process_index=host) for host in range(hosts) for _ in range(each)]
+
+
 def test_meshes_split_heads_evenly():
-    found = list(meshes(16, Config.preset("7b")))
+    found = list(meshes(devices(1, 16), Config.preset("7b")))
     assert {mesh["tensor"] for mesh in found} == {1, 2, 4}
     assert all(mesh["data"] * mesh["fsdp"] * mesh["tensor"] == 16 for mesh in found)
-    assert list(meshes(1, Config.preset("3b"))) == [{"data": 1, "fsdp": 1, "tensor": 1}]
+    assert list(meshes(devices(1, 1), Config.preset("3b"))) == [{"data": 1, "fsdp": 1, "tensor": 1}]
+
+
+@pytest.mark.parametrize(
+    "hosts, each, tensor", [(1, 8, {1, 2, 4, 8}), (2, 4, {1, 2, 4}), (2, 6, {1, 2})]
+)
+def test_meshes_split_no_layer_among_hosts(hosts, each, tensor):
+    assert {mesh["tensor"] for mesh in meshes(devices(hosts, each), Config.preset("72b"))} == tensor
