@@ -53,8 +53,6 @@ def test_meshes_split_heads_evenly():
     assert list(meshes(devices(1, 1), Config.preset("3b"))) == [{"data": 1, "fsdp": 1, "tensor": 1}]
 
 
-@pytest.mark.parametrize(
-    "hosts, each, tensor", [(1, 8, {1, 2, 4, 8}), (2, 4, {1, 2, 4}), (2, 6, {1, 2})]
-)
+@pytest.mark.parametrize("hosts, each, tensor", [(1, 8, {1, 2, 4, 8}), (2, 4, {1, 2, 4}), (2, 6, {1, 2})])
 def test_meshes_split_no_layer_among_hosts(hosts, each, tensor):
     assert {mesh["tensor"] for mesh in meshes(devices(hosts, each), Config.preset("72b"))} == tensor
