@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 Axes = tuple[str | None, ...]
+Rules = Mapping[str, tuple[str, ...]]
 
 # Parameters: `embed` is the width that every matrix has once, so that fsdp splits them all; tensor splits heads,
 # the MLP's inner width and the vocabulary (Megatron's columns and rows). Axes not named here are whole everywhere.
-RULES: dict[str, tuple[str, ...]] = {
+RULES: Rules = {
     "batch": ("data", "fsdp"),
     "embed": ("fsdp",),
     "heads": ("tensor",),
@@ -24,11 +26,14 @@ RULES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
 }
 
+# The same for parameters that have been gathered over fsdp.
+GATHERED = RULES | {"embed": ()}
+
 # Batches: the axis over which each array's rows are dealt out; see the packages that make them.
 BATCH_AXIS = {"positions": 1}
 
 
-def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     """Where an array lies.
 
     Args:
@@ -39,14 +44,14 @@ def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
     spec = []
     for name, size in zip(axes, shape, strict=True):
-        names = RULES.get(name, ())
+        names = rules.get(name, ())
         while names and size % math.prod(mesh.shape[axis] for axis in names):
             names = names[:-1]
         spec.append(names or None)
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def param_shardings(tree: Any, mesh: Mesh) -> Any:
+def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """The same tree with a `NamedSharding` for each array, as `jax.jit` and `jax.device_put` take it.
 
     Works on `nnx.split`'s parameters, on optimizer states made of them, and on their abstract values. A parameter
@@ -56,10 +61,28 @@ def param_shardings(tree: Any, mesh: Mesh) -> Any:
     def place(leaf):
         if isinstance(leaf, nnx.Variable):
             axes = leaf.get_metadata().get("axes", ())
-            return leaf.replace(sharding(axes, leaf.shape, mesh))
+            return leaf.replace(sharding(axes, leaf.shape, mesh, rules))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def gathered(params: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
+    """Parameters for a function that goes through all of them many times: what is dealt out over fsdp is gathered once,
+    in the type of the matrix products, where it takes its size divided by tensor on every device.
+
+    Args:
+      params: see `param_shardings`; those that fsdp does not divide stay as they are.
+      mesh: None: all stay as they are.
+      dtype: of matrix products.
+    """
+    if mesh is None:
+        return params
+
+    def gather(leaf, here, there):
+        return leaf if here == there else jax.lax.with_sharding_constraint(leaf.astype(dtype), there)
+
+    return jax.tree.map(gather, params, param_shardings(params, mesh), param_shardings(params, mesh, GATHERED))
 
 
 def batch_axis(path: tuple) -> int:

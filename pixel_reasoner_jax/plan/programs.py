@@ -22,7 +22,7 @@ from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.attention import BLOCK
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import make_mesh, own_parts, param_shardings, parts, sharding
-from pixel_reasoner_jax.parallel.sharding import batch_axis
+from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
@@ -141,7 +141,7 @@ class Programs:
             (self._params, self._table, *self._deal((vision, places))),
             tokens * self._parts,
             resident=(self._slots, self._optimizer),
-            read=((self._params["vision"], 1),),
+            read=((self._read(self._params["vision"]), 1),),
         )
 
     def _prefill(self) -> list[Program]:
@@ -160,7 +160,7 @@ class Programs:
             rows * width * self._parts,
             loops=(self._blocks(max(filled, width)),),
             resident=self._optimizer,
-            read=((self._params["language"], 1),),
+            read=((self._read(self._params["language"]), 1),),
         )
 
     def _decode(self) -> list[Program]:
@@ -176,7 +176,7 @@ class Programs:
             static=dict(steps=DECODE_STEPS, filtered=False),
             loops=(DECODE_STEPS, self._blocks(shapes.length)),
             resident=(self._table, self._optimizer),
-            read=((decoder, DECODE_STEPS), (self._slots.cache, DECODE_STEPS)),
+            read=((self._read(decoder), DECODE_STEPS), (self._slots.cache, DECODE_STEPS)),
         )
         fork = Program(
             self._engine.fork,
@@ -206,7 +206,7 @@ class Programs:
             (state.trainable, state.frozen, gradients, batch, np.float32(1)),
             self.rows * length,
             resident=(_beside_parameters(state), resident),
-            read=(((state.trainable, state.frozen), 2), (gradients, 1)),  # forwards and backwards
+            read=((self._read(state.params), 2), (gradients, 1)),  # forwards and backwards
         )
         apply = Program(trainer.apply, (state, gradients, np.float32(1)), resident=resident)
         return [accumulate, apply]
@@ -242,6 +242,12 @@ class Programs:
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(names, shape, self.mesh))
 
         return jax.tree_util.tree_map_with_path(together, tree)
+
+    def _read(self, params: PyTree) -> PyTree:
+        """Parameters as matrix products take them, gathered and in the type of the computation."""
+        dtype = np.dtype(self._config.model.dtype)
+        rounded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+        return _placed(rounded, param_shardings(params, self.mesh, GATHERED))
 
     def _place(self, tree: PyTree) -> PyTree:
         """The same tree with its place for each array."""
