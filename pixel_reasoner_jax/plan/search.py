@@ -100,8 +100,11 @@ def best_mesh(
         tried = copy.deepcopy(config)
         tried.mesh.update(mesh)
         programs = Programs(tried, model, topology.devices)
-        phases = [measure(programs, name, topology) for name in programs.phases if name in ("decode", "grpo_update")]
-        phases = phases or [measure(programs, "sft_update", topology)]
+        names = ("decode", "grpo_update") if "decode" in programs.phases else ("sft_update",)
+        phases = []
+        for name in names:  # decoding first: it is compiled in no time
+            if all(phase.fits for phase in phases):
+                phases.append(measure(programs, name, topology))
         progress(mesh, phases)
         if all(phase.fits for phase in phases):
             times[tuple(mesh.items())] = sum(phase.seconds_floor / phase.tokens for phase in phases)
