@@ -144,8 +144,8 @@ def test_an_experiment_of_phase_one_has_one_phase():
 @pytest.mark.parametrize(
     "mesh, says",
     [
-        (dict(data=1, fsdp=3, tensor=1), "fsdp could be 8"),
-        # Hosts of v5e have four chips, and each feeds its own.
+        (dict(data=1, fsdp=3, tensor=1), "fsdp could be 16"),
+        # The hosts have four chips each, which they feed alone.
         (dict(data=1, fsdp=-1, tensor=8), "tensor=8 spans several processes.* must be a divisor of 4"),
     ],
 )
@@ -153,7 +153,7 @@ def test_an_impossible_mesh_says_what_would_fit(small, libtpu, mesh, says):
     config = copy.deepcopy(small[0])
     config.mesh.update(mesh)
     with pytest.raises(MeshError, match=says):
-        Programs(config, small[1], topology("v5e:2x4").devices)
+        Programs(config, small[1], topology("v5e:4x4").devices)
 
 
 def trained(small, settings) -> tuple[float, float, float]:
