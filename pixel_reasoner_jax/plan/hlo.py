@@ -94,8 +94,8 @@ class Program:
           loops: how often the loops run whose length is not in the program; see `flops.count_flops`.
         """
         return [
-            self._collective(instruction, times)
-            for _, instruction, times in self._walk(self._entry, 1.0, tuple(loops))
+            self._collective(computation, instruction, times)
+            for computation, instruction, times in self._walk(self._entry, 1.0, tuple(loops))
             if instruction.operation.removesuffix("-start") in COLLECTIVES
         ]
 
@@ -129,9 +129,13 @@ class Program:
             for called in _called(instruction):
                 yield from self._walk(called, inner, rest)
 
-    def _collective(self, instruction: Instruction, times: float) -> Collective:
+    def _collective(self, computation: dict[str, Instruction], instruction: Instruction, times: float) -> Collective:
         operation = instruction.operation.removesuffix("-start")
         shapes = _shapes(instruction.type)
+        root, *taken = _operands(computation)
+        if operation == "all-reduce" and root.operation == "dynamic-slice" and taken[0] == instruction:
+            # The TPU's compiler writes a reduce-scatter so: a fusion of the sum of all and the part that is kept.
+            operation, shapes = "reduce-scatter", _shapes(root.type)
         if instruction.operation.endswith("-start") and instruction.type.startswith("("):
             # An asynchronous one gives (operands, results, contexts): the results are the larger or the second half.
             arrays = [shape for shape in shapes if shape[1] or len(shapes) == 2]
