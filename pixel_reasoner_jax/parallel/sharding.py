@@ -73,10 +73,10 @@ def gathered(params: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
 
     Args:
       params: see `param_shardings`; those that fsdp does not divide stay as they are.
-      mesh: None: all stay as they are.
+      mesh: None, or one whose fsdp is 1: all stay as they are.
       dtype: of matrix products.
     """
-    if mesh is None:
+    if mesh is None or mesh.shape["fsdp"] == 1:
         return params
 
     def gather(leaf, here, there):
