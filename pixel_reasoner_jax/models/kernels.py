@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -30,6 +33,10 @@ SMALLEST_HEAD = 16  # Triton's matrix products want this many elements
 
 # The name of what splash attention's backward pass needs of its forward pass, for remat policies.
 SAVED = "splash_attention"
+
+# Splash attention says nothing of its cost, and a count of its grid's cells would take in the blocks that it skips. So
+# its calls carry `attention_flops` as attributes of this name, in a traced program and in a compiled one.
+FLOPS = "{}_flops"
 
 
 def fits(platform: str, tokens: int, size: int) -> bool:
@@ -87,6 +94,13 @@ def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: b
     return {"fwd": 2 * product, "dkv": 4 * product, "dq": 3 * product}
 
 
+def said_flops(name: str | None, attributes: Mapping[str, int | str]) -> int | None:
+    """What the call of a kernel says of the operations in its matrix products, by its name and attributes; None:
+    nothing."""
+    said = (attributes.get(FLOPS.format(part)) for part in re.split(r"[_.]", name or ""))
+    return next((int(flops) for flops in said if flops is not None), None)
+
+
 def _blocks(tokens: int) -> tuple[int, int]:
     """The length of a block and their number: as few as can be, with less than `LANES` tokens of padding in each."""
     blocks = -(-tokens // BLOCK)
@@ -108,13 +122,16 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
         interpret=interpret,
     )
 
+    flops = attention_flops(1, tokens, heads, query.shape[3], causal=causal)
+
     def attend(row):
         query, key, value, segments = row
         together = _together(segments, block)
         infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
         infos = (info._replace(block_mask=jnp.where(together, info.block_mask, 0)) for info in infos)
         attend_row = splash_attention_kernel.SplashAttentionKernel(*infos, **kernel.kwargs)
-        return attend_row(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
+        with set_xla_metadata(**{FLOPS.format(name): count for name, count in flops.items()}):
+            return attend_row(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
 
     query, key, value = (_pad(x, 2, length) for x in (query.swapaxes(1, 2), key, value))
     out = jax.lax.map(attend, (query, key, value, _pad(segments, 1, length)))

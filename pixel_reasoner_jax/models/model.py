@@ -51,7 +51,7 @@ class Qwen2_5_VL(nnx.Module):
         mesh: Mesh | None = None,
     ):
         if mesh is not None:
-            check_sizes(config.divisible, mesh)
+            check_sizes(config.divisible, mesh.shape)
         options = dict(rngs=rngs, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(param_dtype))
         self.config = config
         self.remat = remat

@@ -13,7 +13,7 @@ from pixel_reasoner_jax.parallel.hosts import (
     whole,
 )
 from pixel_reasoner_jax.parallel.mesh import AXES, MeshError, make_mesh
-from pixel_reasoner_jax.parallel.sharding import constrain, locally, param_shardings, parts, sharding
+from pixel_reasoner_jax.parallel.sharding import constrain, gathered, locally, param_shardings, parts, sharding
 
 __all__ = [
     "AXES",
@@ -22,6 +22,7 @@ __all__ = [
     "deal",
     "gather",
     "gather_json",
+    "gathered",
     "is_main",
     "is_shared",
     "join",

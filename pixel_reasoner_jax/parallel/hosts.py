@@ -70,7 +70,7 @@ def own_parts(mesh: Mesh | None) -> tuple[int, ...]:
         return (0,)
     owners = [{device.process_index for device in part} for part in mesh.devices.reshape(parts(mesh), -1)]
     if any(len(owner) > 1 for owner in owners):
-        local = jax.local_device_count()
+        local = mesh.size // len(set().union(*owners))
         raise MeshError(
             f"mesh: tensor={mesh.shape['tensor']} spans several processes, which have {local} devices each: tensor must"
             f" be a divisor of {local}"

@@ -9,15 +9,17 @@ from typing import Any
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from pixel_reasoner_jax.parallel.mesh import MeshError
 
 Axes = tuple[str | None, ...]
+Rules = Mapping[str, tuple[str, ...]]
 
 # Parameters: `embed` is the width that every matrix has once, so that fsdp splits them all; tensor splits heads,
 # the MLP's inner width and the vocabulary (Megatron's columns and rows). Axes not named here are whole everywhere.
-RULES: dict[str, tuple[str, ...]] = {
+RULES: Rules = {
     "batch": ("data", "fsdp"),
     "embed": ("fsdp",),
     "heads": ("tensor",),
@@ -26,11 +28,14 @@ RULES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
 }
 
+# The same for parameters that have been gathered over fsdp.
+GATHERED = RULES | {"embed": ()}
+
 # Batches: the axis over which each array's rows are dealt out; see the packages that make them.
 BATCH_AXIS = {"positions": 1}
 
 
-def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     """Where an array lies.
 
     Args:
@@ -41,23 +46,24 @@ def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
     spec = []
     for name, size in zip(axes, shape, strict=True):
-        names = RULES.get(name, ())
+        names = rules.get(name, ())
         while names and size % math.prod(mesh.shape[axis] for axis in names):
             names = names[:-1]
         spec.append(names or None)
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def check_sizes(sizes: Mapping[str, Mapping[str, int]], mesh: Mesh) -> None:
+def check_sizes(sizes: Mapping[str, Mapping[str, int]], shape: Mapping[str, int]) -> None:
     """Refuses a mesh that does not divide a model's parameters: they would be whole on devices that should share them.
 
     Args:
       sizes: for logical names of axes, the sizes of axes that have them, each by the name its user knows.
+      shape: of the mesh, by axis.
 
     Raises:
       MeshError: an axis of the mesh does not divide one of them; the message says which, and what would fit.
     """
-    for axis, count in mesh.shape.items():
+    for axis, count in shape.items():
         divided = {key: size for name, by in sizes.items() if axis in RULES[name] for key, size in by.items()}
         if wrong := [f"{key} {size}" for key, size in divided.items() if size % count]:
             most = math.gcd(*divided.values())
@@ -67,7 +73,7 @@ def check_sizes(sizes: Mapping[str, Mapping[str, int]], mesh: Mesh) -> None:
             )
 
 
-def param_shardings(tree: Any, mesh: Mesh) -> Any:
+def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """The same tree with a `NamedSharding` for each array, as `jax.jit` and `jax.device_put` take it.
 
     Works on `nnx.split`'s parameters, on optimizer states made of them, and on their abstract values. A parameter
@@ -77,10 +83,28 @@ def param_shardings(tree: Any, mesh: Mesh) -> Any:
     def place(leaf):
         if isinstance(leaf, nnx.Variable):
             axes = leaf.get_metadata().get("axes", ())
-            return leaf.replace(sharding(axes, leaf.shape, mesh))
+            return leaf.replace(sharding(axes, leaf.shape, mesh, rules))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def gathered(params: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
+    """Parameters for a function that goes through all of them many times: what is dealt out over fsdp is gathered once,
+    in the type of the matrix products, where it takes its size divided by tensor on every device.
+
+    Args:
+      params: see `param_shardings`; those that fsdp does not divide stay as they are.
+      mesh: None, or one whose fsdp is 1: all stay as they are.
+      dtype: of matrix products.
+    """
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return params
+
+    def gather(leaf, here, there):
+        return leaf if here == there else jax.lax.with_sharding_constraint(leaf.astype(dtype), there)
+
+    return jax.tree.map(gather, params, param_shardings(params, mesh), param_shardings(params, mesh, GATHERED))
 
 
 def batch_axis(path: tuple) -> int:

@@ -123,6 +123,8 @@ def _tpu(name: str, kind: str, shape: list[int]) -> list[jax.Device]:
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}  # one device a chip, as the others have
     if shape == [1] * len(shape):
         options["chips_per_host_bounds"] = [1, 1, 1]
+    elif shape == [2, 4]:  # v5litepod-8 and v6e-8 are one host; larger slices have hosts of four
+        options["chips_per_host_bounds"] = [2, 4, 1]
     try:
         return list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
     except Exception as error:

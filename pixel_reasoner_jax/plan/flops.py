@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from pixel_reasoner_jax.models import kernels
+
 # What moves, selects or names numbers and computes none; all else costs one operation for each number it makes.
 MOVES = frozenset(
     "broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice dynamic_update_slice gather scatter"
@@ -18,11 +20,10 @@ MOVES = frozenset(
 
 
 class Flops(NamedTuple):
-    """Operations in matrix products, and all others; `kernels` are the products within Pallas kernels."""
+    """Operations in matrix products, and all others."""
 
     products: float = 0.0
     others: float = 0.0
-    kernels: float = 0.0
 
     @property
     def total(self) -> float:
@@ -71,7 +72,7 @@ def _equation(equation: Any, loops: Sequence[int]) -> Flops:
     if name == "cond":
         return max((count_flops(branch, loops) for branch in params["branches"]), key=lambda flops: flops.total)
     if name == "pallas_call":
-        return _kernel(params, loops)
+        return _kernel(equation, loops)
     if inner := list(_inner(params)):
         flops = Flops()
         for jaxpr in inner:
@@ -88,13 +89,16 @@ def _equation(equation: Any, loops: Sequence[int]) -> Flops:
     return Flops(0.0, _size(equation.outvars))
 
 
-def _kernel(params: dict[str, Any], loops: Sequence[int]) -> Flops:
+def _kernel(equation: Any, loops: Sequence[int]) -> Flops:
     """A Pallas kernel: what it says of itself, else its body for every cell of its grid."""
+    params = equation.params
     if (estimate := params.get("cost_estimate")) is not None:
-        return Flops(float(estimate.flops), float(estimate.transcendentals), float(estimate.flops))
+        return Flops(float(estimate.flops), float(estimate.transcendentals))
     grid = math.prod(size for size in params["grid_mapping"].grid if isinstance(size, int))
-    flops = Flops().plus(count_flops(params["jaxpr"], loops), grid)
-    return flops._replace(kernels=flops.products)
+    every = Flops().plus(count_flops(params["jaxpr"], loops), grid)
+    said = kernels.said_flops(params["name"], dict(equation.ctx.xla_metadata or {}))
+    # Of the cells that it leaves out it does not compute the rest either.
+    return every if said is None else Flops().plus(every, said / every.products)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pixel_reasoner_jax.models.kernels import said_flops
+
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 # What these call is applied to single numbers.
 APPLIED = ("all-reduce", "all-reduce-start", "reduce-scatter", "reduce", "scatter", "sort", "map", "reduce-window")
@@ -92,8 +94,8 @@ class Program:
           loops: how often the loops run whose length is not in the program; see `flops.count_flops`.
         """
         return [
-            self._collective(instruction, times)
-            for _, instruction, times in self._walk(self._entry, 1.0, tuple(loops))
+            self._collective(computation, instruction, times)
+            for computation, instruction, times in self._walk(self._entry, 1.0, tuple(loops))
             if instruction.operation.removesuffix("-start") in COLLECTIVES
         ]
 
@@ -106,10 +108,8 @@ class Program:
                 lhs, rhs = (_shapes(one.type)[0][1] for one in _operands(computation, instruction)[1:3])
                 count = _dot if instruction.operation == "dot" else _convolution
                 total += times * count(instruction, lhs, rhs)
-            elif instruction.operation == "custom-call" and (
-                estimate := re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.rest.replace(" ", ""))
-            ):
-                total += times * int(estimate[1])
+            elif instruction.operation == "custom-call":
+                total += times * _kernel(instruction)
         return total
 
     def _walk(
@@ -129,9 +129,13 @@ class Program:
             for called in _called(instruction):
                 yield from self._walk(called, inner, rest)
 
-    def _collective(self, instruction: Instruction, times: float) -> Collective:
+    def _collective(self, computation: dict[str, Instruction], instruction: Instruction, times: float) -> Collective:
         operation = instruction.operation.removesuffix("-start")
         shapes = _shapes(instruction.type)
+        root, *taken = _operands(computation)
+        if operation == "all-reduce" and root.operation == "dynamic-slice" and taken[0] == instruction:
+            # The TPU's compiler writes a reduce-scatter so: a fusion of the sum of all and the part that is kept.
+            operation, shapes = "reduce-scatter", _shapes(root.type)
         if instruction.operation.endswith("-start") and instruction.type.startswith("("):
             # An asynchronous one gives (operands, results, contexts): the results are the larger or the second half.
             arrays = [shape for shape in shapes if shape[1] or len(shapes) == 2]
@@ -210,6 +214,13 @@ def _convolution(instruction: Instruction, lhs: tuple[int, ...], rhs: tuple[int,
         inside = (position >= 0) & (position % spread == 0) & (position < lhs[labels[1].index(letter)] * spread)
         total *= np.count_nonzero(inside)
     return total
+
+
+def _kernel(instruction: Instruction) -> float:
+    """Operations that a kernel says its products have; 0 for any other call."""
+    if estimate := re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.rest.replace(" ", "")):
+        return float(estimate[1])
+    return float(said_flops(instruction.name, dict(re.findall(r'(\w+)="(\d+)"', instruction.rest))) or 0)
 
 
 def _called(instruction: Instruction) -> list[str]:

@@ -79,8 +79,7 @@ def measure(programs: Programs, phase: str, topology: Topology) -> Phase:
     seconds = time.perf_counter() - began
     main, flops, text = parts[0], compiled[0].flops, compiled[0].text
     count = len(topology.devices)
-    # The compiled text does not show what a kernel computes.
-    products = flops.products / count if text is None else text.products(main.loops) + flops.kernels / count
+    products = flops.products / count if text is None else text.products(main.loops)
     moved = 0.0 if text is None else sum(one.received_bytes for one in text.collectives(main.loops))
     floors = {
         "arithmetic": products / topology.chip.flops,

@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.attention import BLOCK
-from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
-from pixel_reasoner_jax.parallel.sharding import batch_axis
+from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.parallel import make_mesh, own_parts, param_shardings, parts, sharding
+from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
@@ -71,24 +72,19 @@ class Programs:
     Attributes:
       phases: names of what the run does; `build` has the programs of each.
       mesh: of the devices.
+
+    Raises:
+      MeshError: a mesh that these devices cannot form, or whose hosts could not feed it.
     """
 
     def __init__(self, config: ConfigDict, model: Config, devices: list[jax.Device]):
         self._config = config
         # One device has a mesh too, unlike in a run: it tells the model what it is compiled for.
         self.mesh = make_mesh(config.mesh, devices)
+        own_parts(self.mesh)  # refuses what the run would
         self._geometry = Geometry.from_config(model.to_hf())
         self._budgets = Budgets(**config.processor)
-        self._model = nnx.eval_shape(
-            lambda: Qwen2_5_VL(
-                model,
-                rngs=nnx.Rngs(0),
-                dtype=config.model.dtype,
-                param_dtype=config.model.param_dtype,
-                remat=config.model.remat,
-                mesh=self.mesh,
-            )
-        )
+        self._model = _abstract_model(config, model, self.mesh)
         graph, params = nnx.split(self._model)
         self._params = self._place(params)
         self._parts = parts(self.mesh)
@@ -145,7 +141,7 @@ class Programs:
             (self._params, self._table, *self._deal((vision, places))),
             tokens * self._parts,
             resident=(self._slots, self._optimizer),
-            read=((self._params["vision"], 1),),
+            read=((self._read(self._params["vision"]), 1),),
         )
 
     def _prefill(self) -> list[Program]:
@@ -164,7 +160,7 @@ class Programs:
             rows * width * self._parts,
             loops=(self._blocks(max(filled, width)),),
             resident=self._optimizer,
-            read=((self._params["language"], 1),),
+            read=((self._read(self._params["language"]), 1),),
         )
 
     def _decode(self) -> list[Program]:
@@ -180,7 +176,7 @@ class Programs:
             static=dict(steps=DECODE_STEPS, filtered=False),
             loops=(DECODE_STEPS, self._blocks(shapes.length)),
             resident=(self._table, self._optimizer),
-            read=((decoder, DECODE_STEPS), (self._slots.cache, DECODE_STEPS)),
+            read=((self._read(decoder), DECODE_STEPS), (self._slots.cache, DECODE_STEPS)),
         )
         fork = Program(
             self._engine.fork,
@@ -210,7 +206,7 @@ class Programs:
             (state.trainable, state.frozen, gradients, batch, np.float32(1)),
             self.rows * length,
             resident=(_beside_parameters(state), resident),
-            read=(((state.trainable, state.frozen), 2), (gradients, 1)),  # forwards and backwards
+            read=((self._read(state.params), 2), (gradients, 1)),  # forwards and backwards
         )
         apply = Program(trainer.apply, (state, gradients, np.float32(1)), resident=resident)
         return [accumulate, apply]
@@ -247,9 +243,26 @@ class Programs:
 
         return jax.tree_util.tree_map_with_path(together, tree)
 
+    def _read(self, params: PyTree) -> PyTree:
+        """Parameters as matrix products take them, gathered and in the type of the computation."""
+        dtype = np.dtype(self._config.model.dtype)
+        rounded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+        return _placed(rounded, param_shardings(params, self.mesh, GATHERED))
+
     def _place(self, tree: PyTree) -> PyTree:
         """The same tree with its place for each array."""
         return _placed(tree, param_shardings(tree, self.mesh))
+
+
+def _abstract_model(config: ConfigDict, model: Config, mesh: Mesh) -> Qwen2_5_VL:
+    """The model that `training.run.Run` makes."""
+
+    def create() -> Qwen2_5_VL:
+        types = dict(dtype=config.model.dtype, param_dtype=config.model.param_dtype)
+        created = Qwen2_5_VL(model, rngs=nnx.Rngs(0), remat=config.model.remat, mesh=mesh, **types)
+        return add_adapters(created, **config.lora)
+
+    return nnx.eval_shape(create)
 
 
 def _beside_parameters(state: TrainState) -> TrainState:

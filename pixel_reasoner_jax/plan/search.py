@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import jax
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.buckets import bucket
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.parallel import MeshError
+from pixel_reasoner_jax.parallel.sharding import check_sizes
 from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.programs import Programs
-
-MOST_TENSOR = 8  # devices that share a layer: beyond them the released sizes have no key-value head each
 
 
 def largest(measured: Callable[[int], Phase], present: Phase, size: int, limit: int) -> int:
@@ -74,15 +75,22 @@ def largest_slots(config: ConfigDict, model: Config, topology: Topology, present
     return largest(measured, present, slots, max(config.grpo.queries_per_episode * config.rollout.samples, slots))
 
 
-def meshes(count: int, model: Config) -> Iterator[dict[str, int]]:
-    """Meshes of so many devices that leave no head whole where it should be split, few: parameters are dealt out to all
-    devices, or to those of a copy where there are copies."""
-    for tensor in range(1, min(count, MOST_TENSOR) + 1):
-        split = (model.num_key_value_heads, model.num_attention_heads, model.vision.num_heads)
-        if count % tensor == 0 and not any(heads % tensor for heads in split):
-            yield {"data": 1, "fsdp": count // tensor, "tensor": tensor}
+def meshes(devices: Sequence[jax.Device], model: Config) -> Iterator[dict[str, int]]:
+    """Meshes of these devices that divide the model and split no layer among hosts, few: parameters are dealt out to
+    all devices, or to those of a copy where there are copies."""
+    count = len(devices)
+    local = count // len({device.process_index for device in devices})
+    found = [
+        {"data": 1, "fsdp": count // tensor, "tensor": tensor} for tensor in range(1, local + 1) if not local % tensor
+    ]
     if count > 1:
-        yield {"data": count, "fsdp": 1, "tensor": 1}
+        found.append({"data": count, "fsdp": 1, "tensor": 1})
+    for mesh in found:
+        try:
+            check_sizes(model.divisible, mesh)
+        except MeshError:
+            continue
+        yield mesh
 
 
 def best_mesh(
@@ -95,12 +103,15 @@ def best_mesh(
       progress: is told what each mesh takes.
     """
     times = {}
-    for mesh in meshes(len(topology.devices), model):
+    for mesh in meshes(topology.devices, model):
         tried = copy.deepcopy(config)
         tried.mesh.update(mesh)
         programs = Programs(tried, model, topology.devices)
-        phases = [measure(programs, name, topology) for name in programs.phases if name in ("decode", "grpo_update")]
-        phases = phases or [measure(programs, "sft_update", topology)]
+        names = ("decode", "grpo_update") if "decode" in programs.phases else ("sft_update",)
+        phases = []
+        for name in names:  # decoding first: it is compiled in no time
+            if all(phase.fits for phase in phases):
+                phases.append(measure(programs, name, topology))
         progress(mesh, phases)
         if all(phase.fits for phase in phases):
             times[tuple(mesh.items())] = sum(phase.seconds_floor / phase.tokens for phase in phases)

@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pixel_reasoner_jax.models.attention import BLOCK
-from pixel_reasoner_jax.parallel import constrain, locally, parts
+from pixel_reasoner_jax.parallel import constrain, gathered, locally, parts
 from pixel_reasoner_jax.rollout.sampling import Drawing, draw, sample_keys, sampling_logits
 
 PyTree = Any
@@ -259,7 +259,8 @@ class Engine:
 
             `forbidden` tokens are never drawn; `filtered`: some slot uses top-p or top-k.
             """
-            model = nnx.merge(graphdef, params)
+            # A step has a token for each slot: it would wait for parameters that were gathered layer by layer.
+            model = nnx.merge(graphdef, gathered(params, mesh, nnx.merge(graphdef, params).language.dtype))
             count = drawing.budget.shape[0]
             began = drawing.budget > 0
 

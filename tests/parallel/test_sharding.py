@@ -141,7 +141,7 @@ def test_the_sizes_that_a_mesh_must_divide_are_those_of_the_parameters(preset):
 def test_a_mesh_that_does_not_divide_the_model_is_refused(preset, axis, most, wrong, said):
     config = Config.preset(preset)
     mesh = types.SimpleNamespace(shape={"data": 3, "fsdp": 1, "tensor": 1, axis: most})
-    check_sizes(config.divisible, mesh)
+    check_sizes(config.divisible, mesh.shape)
     mesh.shape[axis] = wrong
     with pytest.raises(MeshError, match=said):
         nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), mesh=mesh))

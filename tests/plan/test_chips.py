@@ -32,9 +32,21 @@ def test_without_libtpu_it_is_named(monkeypatch):
         topology("v5p:2x2x4")
 
 
-@pytest.mark.parametrize("name, chips", [("v4:2x2x4", 16), ("v5p:2x2x4", 16), ("v5e:1x1", 1), ("v6e:4x8", 32)])
-def test_one_device_a_chip(name, chips, libtpu):
+@pytest.mark.parametrize(
+    "name, chips, hosts",
+    [
+        ("v4:2x2x4", 16, 4),
+        ("v5p:2x2x4", 16, 4),
+        ("v5e:1x1", 1, 1),
+        ("v5e:2x4", 8, 1),
+        ("v6e:2x2", 4, 1),
+        ("v6e:2x4", 8, 1),
+        ("v6e:4x8", 32, 8),
+    ],
+)
+def test_one_device_a_chip_on_the_hosts_that_slices_have(name, chips, hosts, libtpu):
     made = topology(name)
+    assert {device.process_index for device in made.devices} == set(range(hosts))
     assert len(made.devices) == chips and made.devices[0].platform == "tpu"
     assert made.chip is TPUS[name.split(":")[0]]
 

@@ -8,6 +8,7 @@ import pytest
 from jax.experimental import pallas as pl
 
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.models.kernels import fused_attention
 from pixel_reasoner_jax.plan.flops import Flops, count_flops
 
 
@@ -18,7 +19,7 @@ def counted(function, *shapes, loops=()) -> Flops:
 
 def test_product_and_what_is_around_it():
     flops = counted(lambda a, b: jax.nn.relu(a @ b + 1.0).sum(), (3, 5), (5, 7))
-    assert flops == Flops(2 * 3 * 5 * 7, 21 + 21 + 21, 0)  # plus one, max with 0, sum
+    assert flops == Flops(2 * 3 * 5 * 7, 21 + 21 + 21)  # plus one, max with 0, sum
     assert flops.share == 210 / 273
 
 
@@ -94,6 +95,23 @@ def test_kernel_counts_what_it_says_else_its_body_for_every_cell(estimate, produ
         )
 
     assert counted(call, (32, 8), (8, 8)).products == products
+
+
+@pytest.mark.parametrize("causal, computed", [(True, 10), (False, 16)])
+def test_splash_attention_counts_the_blocks_it_computes(causal, computed):
+    """Of 16 blocks, with their exponentials; products as in Dao, 2023: 2 forward and 7 backward in two kernels."""
+    tokens, heads, size, rows = 2048, 4, 64, 3
+
+    def loss(query, key, value):
+        segments = jnp.ones((rows, tokens), jnp.int32)
+        return fused_attention(query, key, value, segments, causal=causal, platform="tpu").sum()
+
+    shapes = (rows, tokens, heads, size), (rows, 2, tokens, size), (rows, 2, tokens, size)
+    pairs = rows * heads * computed * 512**2
+    forward, both = counted(loss, *shapes), counted(jax.grad(loss, (0, 1, 2)), *shapes)
+    assert forward.products == 2 * 2 * pairs * size
+    assert both.products == 9 * 2 * pairs * size + 2 * rows * heads * tokens * size  # what is out times its gradient
+    assert pairs < forward.others < 16 * pairs  # a few for each score, and none for the scores of other blocks
 
 
 def test_as_xla_counts_a_program_without_loops():

@@ -109,6 +109,39 @@ ENTRY %main (arg: (f32[8], u32[])) -> (f32[8], u32[]) {
     assert [one.times for one in Program(unrolled, 2).collectives()] == [4, 4]
 
 
+def test_a_part_of_a_sum_is_a_reduce_scatter():
+    text = """\
+%all-reduce-scatter (input: f32[4096,64]) -> f32[512,64] {
+  %input = f32[4096,64]{1,0} parameter(0)
+  %all-reduce.1 = f32[4096,64]{1,0} all-reduce(%input), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  %table = u32[8]{0} constant({0, 1, 2, 3, 4, 5, 6, 7})
+  %number = u32[] partition-id()
+  %zero = u32[] constant(0)
+  ROOT %part = f32[512,64]{1,0} dynamic-slice(%all-reduce.1, %number, %zero), dynamic_slice_sizes={512,64}
+}
+
+ENTRY %main (a: f32[4096,64]) -> f32[512,64] {
+  %a = f32[4096,64]{1,0} parameter(0)
+  ROOT %fusion = f32[512,64]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+    (one,) = Program(text, 8).collectives()
+    assert one.operation == "reduce-scatter" and one.received_bytes == 7 * 512 * 64 * 4
+
+
+def test_kernels_count_what_they_say():
+    text = """\
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %buffer = f32[8,128]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %splash_mha_fwd.1 = f32[8,128]{1,0} custom-call(%a), frontend_attributes={dq_flops="3",fwd_flops="2",kernel_metadata={
+}}
+  ROOT %splash_mha_dq.2 = f32[8,128]{1,0} custom-call(%a), frontend_attributes={dq_flops="3",fwd_flops="2"}
+}
+"""
+    assert Program(text, 1).products() == 5
+
+
 def test_batched_products_written_as_convolutions():
     """As the TPU's compiler writes einsum("bij,bjk->bik"): the batch is a window over its own padding."""
     text = """\

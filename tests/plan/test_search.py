@@ -1,10 +1,16 @@
 """The search for the most that fits, over sizes whose memory is known."""
 
+import dataclasses
+import types
+
 import pytest
+from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.plan import search as search_module
+from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.measure import Phase
-from pixel_reasoner_jax.plan.search import largest, meshes, sizes
+from pixel_reasoner_jax.plan.search import best_mesh, largest, meshes, sizes
 
 
 def phase(needed: int | None, available: int) -> Phase:
@@ -40,8 +46,45 @@ def test_sizes_are_those_that_slots_come_in():
     assert sizes(33) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 
 
+def test_the_fastest_mesh_that_fits_is_recommended(monkeypatch):
+    """Decoding fits a mesh with tensor alone, where the update is slower; a mesh that fails at once is left at that."""
+    seconds = {("decode", 1): None, ("decode", 2): 2.0, ("decode", 4): 1.0, ("grpo_update", 2): 1.0}
+    compiled = []
+
+    def measured(programs, name, topology):
+        tensor = programs.mesh["tensor"]
+        compiled.append((name, tensor))
+        took = seconds.get((name, tensor), 3.0)
+        return dataclasses.replace(phase(None if took is None else 1, 1), seconds_floor=took)
+
+    monkeypatch.setattr(search_module, "measure", measured)
+    monkeypatch.setattr(
+        search_module,
+        "Programs",
+        lambda config, *_: types.SimpleNamespace(mesh=config.mesh, phases=("decode", "sft_update", "grpo_update")),
+    )
+    config = ConfigDict({"mesh": {"data": 1, "fsdp": -1, "tensor": 1}})
+    chips, told = Topology("", devices(2, 4), None), []
+    best = best_mesh(config, Config.preset("7b"), chips, lambda mesh, phases: told.append((mesh["tensor"], phases)))
+    assert best == {"data": 1, "fsdp": 4, "tensor": 2}  # 3 seconds in all, not 4
+    both = [(name, tensor) for tensor in (2, 4) for name in ("decode", "grpo_update")]
+    assert compiled == [("decode", 1), *both, ("decode", 1)]
+    assert [tensor for tensor, _ in told] == [1, 2, 4, 1]
+    monkeypatch.setattr(search_module, "measure", lambda *_: phase(None, 1))
+    assert best_mesh(config, Config.preset("7b"), chips, lambda *_: None) is None
+
+
+def devices(hosts: int, each: int) -> list[types.SimpleNamespace]:
+    return [types.SimpleNamespace(process_index=host) for host in range(hosts) for _ in range(each)]
+
+
 def test_meshes_split_heads_evenly():
-    found = list(meshes(16, Config.preset("7b")))
+    found = list(meshes(devices(1, 16), Config.preset("7b")))
     assert {mesh["tensor"] for mesh in found} == {1, 2, 4}
     assert all(mesh["data"] * mesh["fsdp"] * mesh["tensor"] == 16 for mesh in found)
-    assert list(meshes(1, Config.preset("3b"))) == [{"data": 1, "fsdp": 1, "tensor": 1}]
+    assert list(meshes(devices(1, 1), Config.preset("3b"))) == [{"data": 1, "fsdp": 1, "tensor": 1}]
+
+
+@pytest.mark.parametrize("hosts, each, tensor", [(1, 8, {1, 2, 4, 8}), (2, 4, {1, 2, 4}), (2, 6, {1})])
+def test_meshes_split_no_layer_among_hosts(hosts, each, tensor):
+    assert {mesh["tensor"] for mesh in meshes(devices(hosts, each), Config.preset("72b"))} == tensor
