@@ -27,7 +27,6 @@ setup(
         "jaxtyping>=0.3",
         "math-verify>=0.9,<0.10",
         "ml-collections>=1.0",
-        "msgpack>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30,<0.13",

@@ -103,5 +103,5 @@ def test_a_record_that_cannot_be_rendered_is_named(registry, processor, tmp_path
     draft = lessons.warm_start(registry, processor)(PixelSearch(1)[0])
     draft.messages[1]["content"][0]["image"] = b"not an image"
     write_records(tmp_path, "trajectory", [draft])
-    with pytest.raises(RecordError, match=r"trajectory-00000.array_record, record 0: cannot be rendered"):
+    with pytest.raises(RecordError, match=r"trajectory-train-00000.array_record, record 0: cannot be rendered"):
         next(iter(trajectory_batches(tmp_path, processor, 1)))
