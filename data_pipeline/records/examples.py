@@ -83,7 +83,7 @@ class TrajectoryForm:
             reference=_reference(columns["answers"]),
             kind=columns["type"].decode(),
             messages=[_restored(message, media) for message in json.loads(columns["messages"])],
-            operations=tuple(map(_operation, json.loads(columns["operations"]))),
+            operations=tuple(map(OperationRecord.from_dict, json.loads(columns["operations"]))),
             attributes=json.loads(columns["attributes"]),
         )
 
@@ -205,9 +205,3 @@ def _restored(message: dict[str, Any], media: StoredMedia) -> dict[str, Any]:
     get = {"image": media.image, "video": media.video}
     items = [{key: get[key](value) if key in get else value for key, value in i.items()} for i in message["content"]]
     return {**message, "content": items}
-
-
-def _operation(fields: dict[str, Any]) -> OperationRecord:
-    boxes, sizes = (tuple(tuple(row) for row in fields.pop(name)) for name in ("boxes", "sizes"))
-    sources = tuple(fields.pop("sources"))
-    return OperationRecord(**fields, boxes=boxes, sizes=sizes, sources=sources)
