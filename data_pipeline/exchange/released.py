@@ -78,6 +78,8 @@ def query_of(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[str, 
             query["fps"] = float(row["fps"])
     elif media:
         query["images"] = [files.image(image) for image in media]
+    if row.get("pass_rate") is not None:
+        query["pass_rate"] = float(row["pass_rate"])
     return query | json.loads(row.get("attributes") or "{}")
 
 

@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from data_pipeline.pipeline import Data, Order
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, load_saved, open_workdir, save_config
@@ -21,7 +22,7 @@ from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
-from pixel_reasoner_jax.parallel import is_main, make_mesh, wait_for_all
+from pixel_reasoner_jax.parallel import gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
@@ -47,6 +48,7 @@ class Run:
       model, processor: as `config.model`, `config.lora` and `config.processor` say, on `config.mesh`.
       settings: of the policy, saved beside the trained model.
       shards: those that the data are dealt out to.
+      order: of the records that this process's shards read.
     """
 
     def __init__(self, config: ConfigDict, resume: bool = False):
@@ -59,6 +61,7 @@ class Run:
         mesh = make_mesh(config.mesh) if len(jax.devices()) > 1 else None
         self.shards = Shards(config.data.shards, mesh)
         config.data.shards = self.shards.count
+        self.order = Order(config.seed, self.shards.own, self.shards.count)
         # What is quickly read is read first: a mistake in it shows before a large model is loaded.
         self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
         self.settings = policy_settings(config)
@@ -110,7 +113,8 @@ class Run:
         """Starts writing a checkpoint; `counters` are what else the loop needs, as JSON."""
         if self._metrics is not None:
             self._metrics.flush()  # a run that goes on from here has its figures up to here
-        self._checkpoints.save(step, state, {"iterator": iterator.get_state(), "counters": counters})
+        places = {shard: place for own in gather_json(iterator.get_state()) for shard, place in own.items()}
+        self._checkpoints.save(step, state, {"iterator": places, "counters": counters})
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -155,6 +159,11 @@ class Run:
             return
         self.processor.save_pretrained(directory)
         self.settings.save(directory)
+
+
+def data_sets(config: ConfigDict) -> Data:
+    """What `config.data` names: one data set, or several with their weights."""
+    return tuple(config.data.mixture) or config.data.path
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:
