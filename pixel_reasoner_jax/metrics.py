@@ -13,7 +13,6 @@ from typing import Any
 
 import rich.console
 import rich.progress
-from tensorboardX import SummaryWriter
 
 from pixel_reasoner_jax.files import as_path, is_remote, upload, write_text, written
 
@@ -34,6 +33,8 @@ class MetricWriter:
     """
 
     def __init__(self, directory: str | os.PathLike, step: int = 0):
+        from tensorboardX import SummaryWriter  # takes seconds, for it looks for torch; most processes write nothing
+
         self._directory = as_path(directory)
         path = self._directory / FILE
         kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
