@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.processor.frame = (4, 400)
     config.processor.video = (4, 256)
     config.processor.video_frames = 16
+    config.processor.video_rate = 0.0  # frames in a second of a video, video_frames at most; 0: video_frames of any
 
     config.operations = ConfigDict()
     config.operations.padding = 0.1  # crops are widened on every side by this fraction of the image

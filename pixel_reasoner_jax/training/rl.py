@@ -94,12 +94,11 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 planned = range((episode - 1) * updates_per_episode, steps)
                 for step, update in zip(planned, range(updates), strict=False):
                     with this.phase("pack"):  # each shard gives what it has evenly to all updates
-                        packed = this.batches(
-                            {
-                                shard: own[len(own) * update // updates : len(own) * (update + 1) // updates]
-                                for shard, own in sequences.items()
-                            }
-                        )
+                        some = {
+                            shard: own[len(own) * update // updates : len(own) * (update + 1) // updates]
+                            for shard, own in sequences.items()
+                        }
+                        packed = this.agree(this.plan(some))()
                     with this.phase("update"):
                         state, update_metrics = trainer.update(state, packed, learning_rate(step))
                     metrics.append(update_metrics)

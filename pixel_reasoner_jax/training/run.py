@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -26,7 +26,7 @@ from pixel_reasoner_jax.parallel import gather_json, is_main, make_mesh, wait_fo
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
-from pixel_reasoner_jax.training.packing import Batch, Sequence, plan
+from pixel_reasoner_jax.training.packing import Batch, Planned, Sequence, plan
 from pixel_reasoner_jax.training.shards import Shards
 from pixel_reasoner_jax.training.state import TrainState
 
@@ -133,14 +133,17 @@ class Run:
             )
         self._seconds = {}
 
-    def batches(self, sequences: Mapping[int, Seq[Sequence]]) -> list[Batch]:
-        """Packs what each of this process's shards trains on in an update; see `Shards.batches`."""
+    def plan(self, sequences: Mapping[int, Seq[Sequence]]) -> dict[int, list[Planned]]:
+        """Lays what each of this process's shards trains on in an update in rows; see `packing.plan`."""
         train = self._config.train
-        plans = {
+        return {
             shard: plan(own, self.processor, rows=train.micro_batch_rows, row_length=train.row_length)
             for shard, own in sequences.items()
         }
-        return self.shards.batches(plans, self.processor, train.micro_batch_rows)
+
+    def agree(self, plans: Mapping[int, list[Planned]]) -> Callable[[], list[Batch]]:
+        """What builds the batches that were planned; see `Shards.agree`."""
+        return self.shards.agree(plans, self.processor, self._config.train.micro_batch_rows)
 
     def progress(self, description: str, total: int, step: int) -> Progress:
         return Progress(self._config.get("title", description), total, step, quiet=not is_main())

@@ -11,11 +11,13 @@ from ml_collections import ConfigDict
 from data_pipeline.pipeline import record_count, trajectory_batches
 from data_pipeline.stream import Reading
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.training.feed import Feed
 from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Batch, Sequence
 from pixel_reasoner_jax.training.run import Run, data_sets
 from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.trajectory import Trajectory
 
 CACHE_BYTES = 2**29  # of rendered trajectories, kept so that a small data set is decoded and resized only once
 
@@ -43,17 +45,18 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         this = stack.enter_context(Run(config, resume))
         share = this.shards.share(train.batch_size, "train.batch_size")
         reading = Reading(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
-        batches = stack.enter_context(
+        stream = stack.enter_context(
             trajectory_batches(data, this.processor, share, order=this.order, reading=reading, cache_bytes=CACHE_BYTES)
         )
         trainer = make_trainer(config, this.model)
         learning_rate = learning_rate_schedule(config.optimizer, steps)
-        state, _ = this.restore(trainer.init(), batches)
+        state, _ = this.restore(trainer.init(), stream)
         done = int(state.step)
+        batches = stack.enter_context(Feed(stream, lambda some: this.plan(_sequences(some)), this.agree, steps - done))
         with this.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
                 with this.phase("data"):
-                    packed = this.batches({shard: [*map(Sequence.of, some)] for shard, some in next(batches).items()})
+                    packed = next(batches)
                 with this.phase("update"):
                     state, metrics = trainer.update(state, packed, learning_rate(step - 1))
                 this.write(step, {**metrics, "skipped_records": batches.skipped})
@@ -72,6 +75,10 @@ def make_trainer(config: ConfigDict, model: Any) -> Trainer:
         freeze_vision=config.train.freeze_vision,
         master_weights=config.optimizer.master_weights,
     )
+
+
+def _sequences(trajectories: dict[int, list[Trajectory]]) -> dict[int, list[Sequence]]:
+    return {shard: [*map(Sequence.of, some)] for shard, some in trajectories.items()}
 
 
 def _loss(logprobs, entropy, batch: Batch, normalizer):

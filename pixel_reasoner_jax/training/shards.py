@@ -61,8 +61,10 @@ class Shards:
             )
         return total // self.count
 
-    def batches(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> list[Batch]:
-        """The rows of this process's parts in all batches of an update, which all processes ask for together.
+    def agree(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> Callable[[], list[Batch]]:
+        """What builds the rows of this process's parts in all batches of an update.
+
+        All processes ask for it together; then each builds for itself, in any thread.
 
         Args:
           plans: of each of this process's shards; see `packing.plan`.
@@ -78,15 +80,19 @@ class Shards:
             return fit(batch.rows, processor, rows, shape.row_length, shape.patches) if shape.row_length else shape
 
         agreed = self._agree(padded, most, fitting, wanted)
-        result = []
-        for turn in range(self._turns):
-            for number in range(most):
-                shape = agreed[turn][number]
-                if shape.row_length:
-                    own = [padded[part * self._turns + turn][number].rows for part in self._parts]
-                    built = [build(packed, processor, rows, shape) for packed in own]
-                    result.append(built[0] if len(built) == 1 else _together(built))
-        return result
+
+        def batches() -> list[Batch]:
+            result = []
+            for turn in range(self._turns):
+                for number in range(most):
+                    shape = agreed[turn][number]
+                    if shape.row_length:
+                        own = [padded[part * self._turns + turn][number].rows for part in self._parts]
+                        built = [build(packed, processor, rows, shape) for packed in own]
+                        result.append(built[0] if len(built) == 1 else _together(built))
+            return result
+
+        return batches
 
     def _agree(
         self,
