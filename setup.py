@@ -27,7 +27,6 @@ setup(
         "jaxtyping>=0.3",
         "math-verify>=0.9,<0.10",
         "ml-collections>=1.0",
-        "msgpack>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30,<0.13",
@@ -40,12 +39,14 @@ setup(
     ],
     extras_require={
         "gs": ["gcsfs>=2024.6"],
+        "parquet": ["pyarrow>=18"],
         "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
         "test": [
             "gcsfs>=2024.6",
             "hypothesis>=6.100",
             "jinja2>=3.1",
+            "pyarrow>=18",
             "pytest>=8.0",
             "pyyaml>=6.0",
             "ruff>=0.9",

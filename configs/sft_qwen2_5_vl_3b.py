@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.processor.frame = (4, 400)
     config.processor.video = (4, 256)
     config.processor.video_frames = 16
+    config.processor.video_rate = 0.0  # frames in a second of a video, video_frames at most; 0: video_frames of any
 
     config.operations = ConfigDict()
     config.operations.padding = 0.1  # crops are widened on every side by this fraction of the image
@@ -30,6 +31,9 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.path = "data/pixel_reasoner_warm_start"  # ArrayRecord trajectories, 5,500 of 7,500 with operations
+    config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
+    config.data.workers = 4  # processes that decode and resize; 0: threads
+    config.data.max_unreadable = 0.01  # share of records that may be unreadable, and are skipped; more end the run
     # The data are dealt out to so many shards, each packed by itself: a multiple of data x fsdp, 0 for as many as that.
     # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
     config.data.shards = 0

@@ -1,65 +1,101 @@
-"""Stored records as the batches a trainer reads: shuffled, sharded, rendered in threads, resumable.
+"""Stored records as the batches a trainer reads: mixed, shuffled, dealt out to shards, rendered, resumable.
 
-The iterators are Grain's: `get_state()` gives what a checkpoint stores, and `set_state()` goes on from there with
-exactly the batches that would have come.
+`get_state()` gives what a checkpoint stores, and `set_state()` goes on from there with exactly the batches that would
+have come, whatever then reads them; see `stream`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
 
-from data_pipeline.records import RecordError, RecordSource
+from data_pipeline.records import RecordError, RecordSource, read_description
+from data_pipeline.stream import Reading, Stream, Unreadable, Unwanted
 from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.processing import Processor, Rendered
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
+Data = str | Path | Sequence[tuple[str | Path, float]]
+"""A data set, or several with their weights: of how many records of the mixture each has one."""
+
+PASS_RATE = "pass_rate"
+"""Key of a query: the share of right responses to it that somebody measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Which records come, and when.
+
+    Attributes:
+      seed: of the order, which is another in every epoch.
+      shards: the numbers of those to read, of `count`; each has its own records of the common order.
+      epochs: None for no end. An epoch of a mixture ends with that of its first data set.
+    """
+
+    seed: int = 0
+    shards: Sequence[int] = (0,)
+    count: int = 1
+    epochs: int | None = None
+
+
+_ORDER, _READING = Order(), Reading()
+
 
 def trajectory_batches(
-    directory: str | Path,
+    data: Data,
     processor: Processor,
     batch_size: int,
     *,
-    seed: int = 0,
-    shard: tuple[int, int] = (0, 1),
-    epochs: int | None = None,
-    threads: int = 2,
-    prefetch: int | None = None,
+    order: Order = _ORDER,
+    reading: Reading = _READING,
     cache_bytes: int = 2**29,
-) -> grain.IterDataset[list[Trajectory]]:
+) -> Stream:
     """Batches of rendered trajectories for instruction tuning.
 
     Args:
-      directory: a data set of trajectories; see `records`.
+      data: of trajectories; see `records`.
       processor: renders them.
-      batch_size: trajectories in a batch of this shard; the last, smaller one is dropped.
-      seed: of the order, which is another in every epoch.
-      shard: (index, count); each reads its own records of the common order.
-      epochs: None for no end.
-      threads: that read and render.
-      prefetch: trajectories rendered ahead; two batches unless given.
-      cache_bytes: of memory for rendered trajectories, so that a small data set is decoded and resized only once.
+      batch_size: trajectories of a shard in a batch; the last, smaller one is dropped.
+      order: see `Order`.
+      reading: see `Reading`.
+      cache_bytes: of memory for rendered trajectories, so that a small data set is decoded and resized only once;
+        shared by the worker processes.
+
+    Returns:
+      An iterator of dicts from the shard to a list of `Trajectory`.
     """
-    source = RenderedSource(RecordSource(directory, "trajectory"), processor, cache_bytes)
-    return _batches(_ordered(source, seed, shard, epochs), batch_size, threads, prefetch)
+    cache = cache_bytes // max(reading.workers, 1)
+    sources = [RenderedSource(source, processor, cache) for source in _sources(data, "trajectory")]
+    return _stream(data, sources, _read, batch_size, order, reading)
 
 
 def query_batches(
-    directory: str | Path,
+    data: Data,
     batch_size: int,
     *,
-    seed: int = 0,
-    shard: tuple[int, int] = (0, 1),
-    epochs: int | None = None,
-    threads: int = 2,
-    prefetch: int | None = None,
-) -> grain.IterDataset[list[dict[str, Any]]]:
-    """Batches of queries for reinforcement learning; arguments as in `trajectory_batches`."""
-    return _batches(_ordered(RecordSource(directory, "query"), seed, shard, epochs), batch_size, threads, prefetch)
+    order: Order = _ORDER,
+    reading: Reading = _READING,
+    pass_rates: tuple[float, float] = (0.0, 1.0),
+) -> Stream:
+    """Batches of queries for reinforcement learning; arguments as of `trajectory_batches`.
+
+    Args:
+      pass_rates: (least, most); a query whose `pass_rate` is known and not within is left out.
+    """
+    wanted = functools.partial(_read_query, pass_rates=pass_rates)
+    sources = _sources(data, "query")
+    return _stream(data, sources, wanted, batch_size, order, reading)
+
+
+def record_count(data: Data) -> int:
+    """Records of all data sets together."""
+    return sum(read_description(path)["count"] for path, _ in _weighted(data))
 
 
 def render_trajectory(draft: Draft, processor: Processor) -> Trajectory:
@@ -127,19 +163,57 @@ class RenderedSource:
         return f"RenderedSource({self._records!r})"
 
 
-def _ordered(source: Sequence[Any], seed: int, shard: tuple[int, int], epochs: int | None) -> grain.MapDataset:
-    """The records of a shard, in an order that all shards share."""
-    index, count = shard
-    if not 0 <= index < count:
-        raise ValueError(f"shard {index} of {count} does not exist")
+def _weighted(data: Data) -> Sequence[tuple[str | Path, float]]:
+    return [(data, 1.0)] if isinstance(data, str | Path) else data
+
+
+def _sources(data: Data, kind: str) -> list[RecordSource]:
+    return [RecordSource(path, kind) for path, _ in _weighted(data)]
+
+
+def _stream(
+    data: Data,
+    sources: Sequence[Any],
+    read: Callable[[Any, int], Any],
+    batch_size: int,
+    order: Order,
+    reading: Reading,
+) -> Stream:
+    weights = [weight for _, weight in _weighted(data)]
+    orders = {}
+    for shard in order.shards:
+        own = [
+            _indices(source, order, number, shard).map(functools.partial(read, source))
+            for number, source in enumerate(sources)
+        ]
+        orders[shard] = own[0] if len(own) == 1 else grain.MapDataset.mix(own, weights)
+    return Stream(orders, batch_size, reading, sum(map(len, sources)) // order.count)
+
+
+def _indices(source: Sequence[Any], order: Order, number: int, shard: int) -> grain.MapDataset:
+    """The indices of a shard's records of data set `number`, in an order that all shards share."""
+    count = order.count
+    if not 0 <= shard < count:
+        raise ValueError(f"shard {shard} of {count} does not exist")
     if len(source) < count:
         raise ValueError(f"{source!r} has {len(source)} records, too few for {count} shards")
     # Every shard takes as many records, or one would wait for the others at the end of an epoch.
     whole = len(source) // count * count
-    return grain.MapDataset.source(source).seed(seed).shuffle()[:whole][index::count].repeat(epochs)
+    shuffled = grain.MapDataset.range(len(source)).seed(order.seed + number).shuffle()
+    return shuffled[:whole][shard::count].repeat(order.epochs)
 
 
-def _batches(records: grain.MapDataset, size: int, threads: int, prefetch: int | None) -> grain.IterDataset:
-    ahead = 2 * size if prefetch is None else prefetch
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(ahead, threads))
-    return records.to_iter_dataset(options).batch(size, drop_remainder=True, batch_fn=list)
+def _read(source: Sequence[Any], index: int) -> Any:
+    try:
+        return source[index]
+    except RecordError as error:
+        return Unreadable(str(error))
+
+
+def _read_query(source: Sequence[Any], index: int, pass_rates: tuple[float, float]) -> Any:
+    query = _read(source, index)
+    if isinstance(query, Unreadable):
+        return query
+    rate = query.pop(PASS_RATE, None)
+    least, most = pass_rates
+    return query if rate is None or least <= rate <= most else Unwanted()

@@ -76,6 +76,9 @@ COMMANDS = {
     "generate": Command("answer one question about an image or a video", "pixel_reasoner_jax.generate"),
     "convert": Command("a Hugging Face checkpoint to a sharded one of ours", "pixel_reasoner_jax.convert"),
     "export": Command("a checkpoint of a run to the Hugging Face form", "pixel_reasoner_jax.export"),
+    "inspect": Command("what a data set holds, with the mask in colors", "data_pipeline.inspection.command"),
+    "import-data": Command("released trajectories or queries to a data set", "data_pipeline.exchange.importing"),
+    "export-data": Command("a data set to JSON lines or parquet", "data_pipeline.exchange.exporting"),
 }
 
 

@@ -29,6 +29,7 @@ FIXED = (
     "seed",
     "model.directory",
     "data.path",
+    "data.mixture",
     "data.shards",
     "train.batch_size",
     "train.freeze_vision",
@@ -169,6 +170,10 @@ def _rules() -> dict[str, tuple[Any, str]]:
         "optimizer.weight_decay": not_negative,
         "optimizer.clip_norm": not_negative,
         "data.shards": not_negative,
+        "data.mixture": (_is_mixture, "pairs of a path and a weight greater than 0"),
+        "data.workers": not_negative,
+        "data.max_unreadable": fraction,
+        "data.pass_rates": ((lambda value: 0 <= value[0] <= value[1] <= 1), "(least, most), between 0 and 1"),
         "lora.rank": not_negative,
         "lora.alpha": positive,
         "lora.targets": ((lambda value: set(value) <= set(TARGETS)), f"out of {', '.join(TARGETS)}"),
@@ -202,6 +207,12 @@ def _rules() -> dict[str, tuple[Any, str]]:
         "evaluation.slots": positive,
         "evaluation.temperature": not_negative,
     }
+
+
+def _is_mixture(value: Any) -> bool:
+    return all(
+        isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str) and pair[1] > 0 for pair in value
+    )
 
 
 def _find(path: str | pathlib.Path) -> pathlib.Path:

@@ -193,7 +193,7 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             processor=dataclasses.asdict(lessons.BUDGETS),
             operations=dict(padding=lessons.PADDING, release=False),
             mesh=dict(data=-1, fsdp=1, tensor=1),
-            data=dict(path=data, shards=0),
+            data=dict(path=data, mixture=(), shards=0, workers=0, max_unreadable=0.0, pass_rates=(0.0, 1.0)),
         )
     )
     return phase

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,12 @@ class OperationRecord:
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     sources: tuple[int, ...] = ()
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> OperationRecord:
+        """What `dataclasses.asdict` gave, after a way through JSON."""
+        boxes, sizes = (tuple(tuple(row) for row in fields[name]) for name in ("boxes", "sizes"))
+        return cls(**{**fields, "boxes": boxes, "sizes": sizes, "sources": tuple(fields["sources"])})
 
     @property
     def succeeded(self) -> bool:

@@ -16,7 +16,7 @@ from etils import epath
 from flax import nnx
 from PIL import Image
 
-from data_pipeline.records import RecordError, RecordSource, read_description, write_records
+from data_pipeline.records import RecordError, RecordShards, RecordSource, read_description, write_records
 from pixel_reasoner_jax import files
 from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, read_arrays, write_arrays
 from pixel_reasoner_jax.cli import main
@@ -121,8 +121,14 @@ def test_records(bucket):
         write_records(f"{bucket}/data", "query", queries)
     with pytest.raises(RecordError, match="gs://.*is missing"):
         read_description(f"{bucket}/nothing")
-    files.as_path(f"{bucket}/data/query-00001.array_record").unlink()
-    with pytest.raises(RecordError, match="gs://.*query-00001.array_record is missing"):
+    shards = RecordShards(f"{bucket}/shards", "query")
+    shards.write(1, queries[2:])
+    assert shards.is_finished(1) and not shards.is_finished(0)
+    shards.write(0, queries[:2])
+    shards.finish(2)
+    assert [query["answer"] for query in RecordSource(f"{bucket}/shards", "query")] == list("01234")
+    files.as_path(f"{bucket}/data/query-train-00001.array_record").unlink()
+    with pytest.raises(RecordError, match="gs://.*query-train-00001.array_record is missing"):
         RecordSource(f"{bucket}/data", "query")
 
 

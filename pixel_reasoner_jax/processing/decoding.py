@@ -135,6 +135,14 @@ def sample_indices(total: int, count: int) -> list[int]:
     return np.linspace(0, total - 1, count).round().astype(int).tolist()
 
 
+def sample_video(total: int, fps: float, count: int, rate: float) -> list[int]:
+    """`sample_indices` of a video of `total` frames, `fps` in a second: `count`, or `rate` in a second if that is less.
+
+    A rate of 0 is none.
+    """
+    return sample_indices(total, min(count, max(1, round(total / fps * rate))) if rate else count)
+
+
 def describe(source: object) -> str:
     """A name for error messages: the path where there is one."""
     if isinstance(source, bytes):

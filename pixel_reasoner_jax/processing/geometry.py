@@ -77,7 +77,8 @@ class Budgets:
       crop: what a crop operation returns.
       frame: each frame that was selected from a video.
       video: each frame of a query video (a pair of frames has this many tokens).
-      video_frames: frames taken from a query video.
+      video_frames: frames taken from a query video, spread evenly over it.
+      video_rate: frames taken in a second of it, `video_frames` at most; 0: `video_frames`, however long it is.
     """
 
     image: tuple[int, int] = (4, 2000)
@@ -85,6 +86,7 @@ class Budgets:
     frame: tuple[int, int] = (4, 400)
     video: tuple[int, int] = (4, 256)
     video_frames: int = 16
+    video_rate: float = 0.0
 
     KINDS = ("image", "crop", "frame", "video")
 
@@ -96,6 +98,8 @@ class Budgets:
             object.__setattr__(self, kind, (int(least), int(most)))
         if self.video_frames < 1:
             raise ValueError(f"video_frames must be at least 1, got {self.video_frames}")
+        if self.video_rate < 0:
+            raise ValueError(f"video_rate must not be negative, got {self.video_rate}")
 
     def of(self, kind: str) -> tuple[int, int]:
         """(least, most) tokens of a kind of image."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from pixel_reasoner_jax.processing.decoding import MAX_PIXELS, VideoFile, decode_image, sample_indices
+from pixel_reasoner_jax.processing.decoding import MAX_PIXELS, VideoFile, decode_image, sample_video
 from pixel_reasoner_jax.processing.pictures import Picture, Video, sample_frames
 
 ImageSource = str | os.PathLike | bytes | Image.Image | Picture
@@ -27,14 +27,18 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
 
 
 def load_video(
-    source: str | os.PathLike | bytes | Sequence[ImageSource] | Video, count: int = 16, fps: float | None = None
+    source: str | os.PathLike | bytes | Sequence[ImageSource] | Video,
+    count: int = 16,
+    fps: float | None = None,
+    rate: float = 0.0,
 ) -> Video:
-    """Samples `count` frames evenly over a video, or all of them if it has fewer.
+    """Samples frames evenly over a video, or all of them if it has fewer.
 
     Args:
       source: a file (read with decord), its bytes, or a list of frames (what `load_image` takes).
       count: frames to take.
       fps: for a list, how many of its frames make a second; 2 unless given. A file knows its own.
+      rate: frames to take in a second, `count` at most; 0: `count`, however long the video is.
 
     Raises:
       MediaError: not readable, without frames, frames of different sizes, or too large.
@@ -42,7 +46,7 @@ def load_video(
     if isinstance(source, Video):
         return source
     if not isinstance(source, str | os.PathLike | bytes):
-        return sample_frames(source, count, fps, load_image)
+        return sample_frames(source, count, fps, load_image, rate)
     file = VideoFile(source)
-    chosen = sample_indices(file.total, count)
+    chosen = sample_video(file.total, file.fps, count, rate)
     return Video([file.frame(index) for index in chosen], file.times(chosen), file.fps * len(chosen) / file.total)

@@ -25,7 +25,7 @@ from pixel_reasoner_jax.processing.decoding import (
     describe,
     digest,
     file_digest,
-    sample_indices,
+    sample_video,
 )
 
 Box = tuple[int, int, int, int]
@@ -187,7 +187,11 @@ class PictureStore:
         return self._original(key, describe(source), image.size, lambda: _unchanged(source, key, decode_image))
 
     def open_video(
-        self, source: str | os.PathLike | bytes | Sequence[Any] | Video, count: int = 16, fps: float | None = None
+        self,
+        source: str | os.PathLike | bytes | Sequence[Any] | Video,
+        count: int = 16,
+        fps: float | None = None,
+        rate: float = 0.0,
     ) -> Video:
         """Samples a video as `loading.load_video` does; the frames are pictures.
 
@@ -195,6 +199,7 @@ class PictureStore:
           source: a file, its bytes, a list of frames (what `open` takes) or a loaded `Video`.
           count: frames to take.
           fps: for a list, how many of its frames make a second.
+          rate: frames to take in a second, `count` at most; 0: `count`.
 
         Raises:
           MediaError: it cannot be read.
@@ -202,9 +207,9 @@ class PictureStore:
         if isinstance(source, Video):
             return dataclasses.replace(source, frames=[self.open(frame) for frame in source.frames])
         if not isinstance(source, str | os.PathLike | bytes):
-            return sample_frames(source, count, fps, self.open)
+            return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)
-        chosen = sample_indices(file.total, count)
+        chosen = sample_video(file.total, file.fps, count, rate)
         frames = [self._open_frame(source, content, file, index) for index in chosen]
         return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
 
@@ -285,14 +290,16 @@ class PictureStore:
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
 
-def sample_frames(source: Sequence[Any], count: int, fps: float | None, load: Callable[[Any], Any]) -> Video:
+def sample_frames(
+    source: Sequence[Any], count: int, fps: float | None, load: Callable[[Any], Any], rate: float
+) -> Video:
     """Samples a video given as a list; `load` makes a frame (with a `size`) of each of those taken."""
     if not len(source):
         raise MediaError("video given as a list: it has no frames")
-    rate = LIST_FPS if fps is None else float(fps)
-    if not 0 < rate < float("inf"):
+    fps = LIST_FPS if fps is None else float(fps)
+    if not 0 < fps < float("inf"):
         raise MediaError(f"video given as a list of {len(source)} frames: fps must be positive, got {fps}")
-    chosen = sample_indices(len(source), count)
+    chosen = sample_video(len(source), fps, count, rate)
     frames = [load(source[index]) for index in chosen]
     for index, frame in zip(chosen, frames, strict=True):
         if frame.size != frames[0].size:
@@ -300,7 +307,7 @@ def sample_frames(source: Sequence[Any], count: int, fps: float | None, load: Ca
                 f"{describe(source[index])}: frame {index + 1} is {frame.width}x{frame.height} pixels,"
                 f" the first one {frames[0].width}x{frames[0].height}"
             )
-    return Video(frames, tuple(index / rate for index in chosen), rate * len(chosen) / len(source))
+    return Video(frames, tuple(index / fps for index in chosen), fps * len(chosen) / len(source))
 
 
 def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:

@@ -124,8 +124,8 @@ class Processor:
         return load_image(source)
 
     def load_video(self, source: Any, fps: float | None = None) -> Video:
-        """Samples `budgets.video_frames` frames of a file, its bytes or a list of frames; see `loading.load_video`."""
-        return load_video(source, self.budgets.video_frames, fps)
+        """Samples a file, its bytes or a list of frames as the budgets say; see `loading.load_video`."""
+        return load_video(source, self.budgets.video_frames, fps, self.budgets.video_rate)
 
     def image(self, source: ImageSource | Media, kind: str = "image") -> Media:
         """Loads, resizes and cuts an image; a processed one is returned as it is.

@@ -113,7 +113,8 @@ class Prompt:
             for image in query.get("images") or ():
                 images.append(store.open(image))
             if query.get("video") is not None:
-                video = store.open_video(query["video"], processor.budgets.video_frames, query.get("fps"))
+                budgets = processor.budgets
+                video = store.open_video(query["video"], budgets.video_frames, query.get("fps"), budgets.video_rate)
         except BaseException:
             for picture in images:
                 store.forget(picture)

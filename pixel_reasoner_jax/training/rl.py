@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipeline.pipeline import query_batches
-from data_pipeline.records import read_description
+from data_pipeline.pipeline import query_batches, record_count
+from data_pipeline.stream import Reading
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import gather
 from pixel_reasoner_jax.rewards import AnswerPool
@@ -20,7 +21,7 @@ from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Batch
 from pixel_reasoner_jax.training.rows import cut
-from pixel_reasoner_jax.training.run import Run
+from pixel_reasoner_jax.training.run import Run, data_sets
 from pixel_reasoner_jax.training.state import Trainer
 
 
@@ -40,21 +41,25 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             f"config.rollout.max_length is {rollout.max_length}: such a response does not fit into a row of"
             f" config.train.row_length = {train.row_length} tokens"
         )
-    queries = read_description(config.data.path)["count"] * train.epochs
+    data = data_sets(config)
+    queries = record_count(data) * train.epochs
     updates_per_episode = -(-grpo.queries_per_episode * rollout.samples // train.batch_size)
     # Planned updates: those for which an episode leaves too little to learn from are not made, but count.
     steps = train.steps or queries // grpo.queries_per_episode * updates_per_episode
     episodes = -(-steps // updates_per_episode)
     if not steps:
         raise ConfigError(
-            f"{queries} queries of {config.data.path} in config.train.epochs do not fill an episode:"
+            f"{queries} queries of {data} in config.train.epochs do not fill an episode:"
             f" config.grpo.queries_per_episode is {grpo.queries_per_episode}"
         )
-    with Run(config, resume) as this, AnswerPool() as pool:
+    with contextlib.ExitStack() as stack:
+        this, pool = stack.enter_context(Run(config, resume)), stack.enter_context(AnswerPool())
         shards = this.shards
         queries = shards.share(grpo.queries_per_episode, "grpo.queries_per_episode")  # of a shard in an episode
-        path, seed = config.data.path, config.seed
-        batches = shards.iterators(lambda shard: query_batches(path, queries, seed=seed, shard=shard))
+        reading = Reading(max_unreadable=config.data.max_unreadable)
+        batches = stack.enter_context(
+            query_batches(data, queries, order=this.order, reading=reading, pass_rates=config.data.pass_rates)
+        )
         policy = Policy(
             this.model,
             this.processor,
@@ -92,12 +97,16 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 runs = {shard: cut([len(s.tokens) for s in own], updates) for shard, own in sequences.items()}
                 for step, update in zip(planned, range(updates), strict=False):
                     with this.phase("pack"):
-                        packed = this.batches({shard: own[runs[shard][update]] for shard, own in sequences.items()})
+                        some = {shard: own[runs[shard][update]] for shard, own in sequences.items()}
+                        packed = this.agree(this.plan(some))()
                     with this.phase("update"):
                         state, update_metrics = trainer.update(state, packed, learning_rate(step))
                     metrics.append(update_metrics)
                 figures = judged.metrics()
-                this.write(episode, {**figures, "updates": len(metrics), **_summary(metrics)})
+                this.write(
+                    episode,
+                    {**figures, "updates": len(metrics), **_summary(metrics), "skipped_records": batches.skipped},
+                )
                 progress.update(episode, accuracy=figures["accuracy"], rapr=figures["rapr"], reward=figures["reward"])
                 if episode % train.checkpoint_every == 0 or episode == episodes:
                     this.save(episode, state, batches, episode=episode)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from data_pipeline.pipeline import Data, Order
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, load_saved, open_workdir, save_config
@@ -21,11 +22,11 @@ from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
-from pixel_reasoner_jax.parallel import is_main, make_mesh, wait_for_all
+from pixel_reasoner_jax.parallel import gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
-from pixel_reasoner_jax.training.packing import Batch, Sequence, plan
+from pixel_reasoner_jax.training.packing import Batch, Planned, Sequence, plan
 from pixel_reasoner_jax.training.shards import Shards
 from pixel_reasoner_jax.training.state import TrainState
 
@@ -47,6 +48,7 @@ class Run:
       model, processor: as `config.model`, `config.lora` and `config.processor` say, on `config.mesh`.
       settings: of the policy, saved beside the trained model.
       shards: those that the data are dealt out to.
+      order: of the records that this process's shards read.
     """
 
     def __init__(self, config: ConfigDict, resume: bool = False):
@@ -59,6 +61,7 @@ class Run:
         mesh = make_mesh(config.mesh) if len(jax.devices()) > 1 else None
         self.shards = Shards(config.data.shards, mesh)
         config.data.shards = self.shards.count
+        self.order = Order(config.seed, self.shards.own, self.shards.count)
         # What is quickly read is read first: a mistake in it shows before a large model is loaded.
         self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
         self.settings = policy_settings(config)
@@ -110,7 +113,8 @@ class Run:
         """Starts writing a checkpoint; `counters` are what else the loop needs, as JSON."""
         if self._metrics is not None:
             self._metrics.flush()  # a run that goes on from here has its figures up to here
-        self._checkpoints.save(step, state, {"iterator": iterator.get_state(), "counters": counters})
+        places = {shard: place for own in gather_json(iterator.get_state()) for shard, place in own.items()}
+        self._checkpoints.save(step, state, {"iterator": places, "counters": counters})
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -129,14 +133,17 @@ class Run:
             )
         self._seconds = {}
 
-    def batches(self, sequences: Mapping[int, Seq[Sequence]]) -> list[Batch]:
-        """Packs what each of this process's shards trains on in an update; see `Shards.batches`."""
+    def plan(self, sequences: Mapping[int, Seq[Sequence]]) -> dict[int, list[Planned]]:
+        """Lays what each of this process's shards trains on in an update in rows; see `packing.plan`."""
         train = self._config.train
-        plans = {
+        return {
             shard: plan(own, self.processor, rows=train.micro_batch_rows, row_length=train.row_length)
             for shard, own in sequences.items()
         }
-        return self.shards.batches(plans, self.processor, train.micro_batch_rows)
+
+    def agree(self, plans: Mapping[int, list[Planned]]) -> Callable[[], list[Batch]]:
+        """What builds the batches that were planned; see `Shards.agree`."""
+        return self.shards.agree(plans, self.processor, self._config.train.micro_batch_rows)
 
     def progress(self, description: str, total: int, step: int) -> Progress:
         return Progress(self._config.get("title", description), total, step, quiet=not is_main())
@@ -155,6 +162,11 @@ class Run:
             return
         self.processor.save_pretrained(directory)
         self.settings.save(directory)
+
+
+def data_sets(config: ConfigDict) -> Data:
+    """What `config.data` names: one data set, or several with their weights."""
+    return tuple(config.data.mixture) or config.data.path
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_pipeline.pipeline import trajectory_batches
-from data_pipeline.records import read_description
+from data_pipeline.pipeline import record_count, trajectory_batches
+from data_pipeline.stream import Reading
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.training.feed import Feed
 from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Batch, Sequence
-from pixel_reasoner_jax.training.run import Run
+from pixel_reasoner_jax.training.run import Run, data_sets
 from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.trajectory import Trajectory
 
 CACHE_BYTES = 2**29  # of rendered trajectories, kept so that a small data set is decoded and resized only once
 
@@ -30,36 +33,33 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
       The directory of the trained model, in the Hugging Face form.
     """
     train = config.train
-    trajectories = read_description(config.data.path)["count"] * train.epochs
+    data = data_sets(config)
+    trajectories = record_count(data) * train.epochs
     steps = train.steps or trajectories // train.batch_size
     if not steps:
         raise ConfigError(
-            f"{trajectories} trajectories of {config.data.path} in config.train.epochs do not fill a batch:"
+            f"{trajectories} trajectories of {data} in config.train.epochs do not fill a batch:"
             f" config.train.batch_size is {train.batch_size}"
         )
-    with Run(config, resume) as this:
+    with contextlib.ExitStack() as stack:
+        this = stack.enter_context(Run(config, resume))
         share = this.shards.share(train.batch_size, "train.batch_size")
-        batches = this.shards.iterators(
-            lambda shard: trajectory_batches(
-                config.data.path,
-                this.processor,
-                share,
-                seed=config.seed,
-                shard=shard,
-                cache_bytes=CACHE_BYTES // len(this.shards.own),
-            )
+        reading = Reading(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
+        stream = stack.enter_context(
+            trajectory_batches(data, this.processor, share, order=this.order, reading=reading, cache_bytes=CACHE_BYTES)
         )
         trainer = make_trainer(config, this.model)
         learning_rate = learning_rate_schedule(config.optimizer, steps)
-        state, _ = this.restore(trainer.init(), batches)
+        state, _ = this.restore(trainer.init(), stream)
         done = int(state.step)
+        batches = stack.enter_context(Feed(stream, lambda some: this.plan(_sequences(some)), this.agree, steps - done))
         with this.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
                 with this.phase("data"):
-                    packed = this.batches({shard: [*map(Sequence.of, some)] for shard, some in next(batches).items()})
+                    packed = next(batches)
                 with this.phase("update"):
                     state, metrics = trainer.update(state, packed, learning_rate(step - 1))
-                this.write(step, metrics)
+                this.write(step, {**metrics, "skipped_records": batches.skipped})
                 progress.update(step, loss=metrics["loss"])
                 if step % train.checkpoint_every == 0 or step == steps:
                     this.save(step, state, batches)
@@ -75,6 +75,10 @@ def make_trainer(config: ConfigDict, model: Any) -> Trainer:
         freeze_vision=config.train.freeze_vision,
         master_weights=config.optimizer.master_weights,
     )
+
+
+def _sequences(trajectories: dict[int, list[Trajectory]]) -> dict[int, list[Sequence]]:
+    return {shard: [*map(Sequence.of, some)] for shard, some in trajectories.items()}
 
 
 def _loss(logprobs, entropy, batch: Batch, normalizer):

@@ -8,14 +8,13 @@ that have the same turn make one batch, padded to one shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.parallel import gather, gather_json, own_parts, parts
+from pixel_reasoner_jax.parallel import gather, own_parts, parts
 from pixel_reasoner_jax.parallel.sharding import batch_axis
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build, fit
@@ -62,12 +61,10 @@ class Shards:
             )
         return total // self.count
 
-    def iterators(self, make: Callable[[tuple[int, int]], Any]) -> ShardIterators:
-        """The iterator that `make((shard, shards))` gives for each of this process's shards, as one."""
-        return ShardIterators({shard: iter(make((shard, self.count))) for shard in self.own})
+    def agree(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> Callable[[], list[Batch]]:
+        """What builds the rows of this process's parts in all batches of an update.
 
-    def batches(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> list[Batch]:
-        """The rows of this process's parts in all batches of an update, which all processes ask for together.
+        All processes ask for it together; then each builds for itself, in any thread.
 
         Args:
           plans: of each of this process's shards; see `packing.plan`.
@@ -83,15 +80,19 @@ class Shards:
             return fit(batch.rows, processor, rows, shape.row_length, shape.patches) if shape.row_length else shape
 
         agreed = self._agree(padded, most, fitting, wanted)
-        result = []
-        for turn in range(self._turns):
-            for number in range(most):
-                shape = agreed[turn][number]
-                if shape.row_length:
-                    own = [padded[part * self._turns + turn][number].rows for part in self._parts]
-                    built = [build(packed, processor, rows, shape) for packed in own]
-                    result.append(built[0] if len(built) == 1 else _together(built))
-        return result
+
+        def batches() -> list[Batch]:
+            result = []
+            for turn in range(self._turns):
+                for number in range(most):
+                    shape = agreed[turn][number]
+                    if shape.row_length:
+                        own = [padded[part * self._turns + turn][number].rows for part in self._parts]
+                        built = [build(packed, processor, rows, shape) for packed in own]
+                        result.append(built[0] if len(built) == 1 else _together(built))
+            return result
+
+        return batches
 
     def _agree(
         self,
@@ -107,28 +108,6 @@ class Shards:
                 row[number] = ask(batch, given and given[shard % self._turns][number])
         shapes = gather(asked).reshape(-1, self._turns, *asked.shape[1:]).max(axis=0)
         return [[Shape(*shape) for shape in batches] for batches in shapes.tolist()]
-
-
-class ShardIterators:
-    """Iterators of several shards that go on together: a dict from the shard to its next item."""
-
-    def __init__(self, iterators: Mapping[int, Any]):
-        self._iterators = dict(iterators)
-
-    def __iter__(self) -> ShardIterators:
-        return self
-
-    def __next__(self) -> dict[int, Any]:
-        return {shard: next(iterator) for shard, iterator in self._iterators.items()}
-
-    def get_state(self) -> dict[str, Any]:
-        """Where the iterators of all processes stand, by shard; all ask together."""
-        own = {str(shard): iterator.get_state() for shard, iterator in self._iterators.items()}
-        return {shard: state for states in gather_json(own) for shard, state in states.items()}
-
-    def set_state(self, states: Mapping[str, Any]) -> None:
-        for shard, iterator in self._iterators.items():
-            iterator.set_state(states[str(shard)])
 
 
 def _together(batches: Sequence[Batch]) -> Batch:

@@ -2,14 +2,25 @@
 
 import itertools
 import json
+import re
 
+import grain
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipeline import lessons
-from data_pipeline.pipeline import RenderedSource, query_batches, render_trajectory, trajectory_batches
+from data_pipeline.pipeline import (
+    Order,
+    RenderedSource,
+    query_batches,
+    record_count,
+    render_trajectory,
+    trajectory_batches,
+)
 from data_pipeline.records import RecordError, RecordSource, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
+from data_pipeline.stream import FIRST, Reading, Stream, Unwanted
 
 
 @pytest.fixture(scope="module")
@@ -29,55 +40,168 @@ def queries(tmp_path_factory):
 
 
 def ids(batches):
-    return [[item["id"] for item in batch] for batch in batches]
+    """Of a stream of one shard."""
+    return [[item["id"] for item in items] for batch in batches for items in batch.values()]
 
 
 def test_every_record_comes_once_an_epoch_in_an_order_of_its_own(queries):
-    batches = ids(itertools.islice(query_batches(queries, 5, seed=1), 8))
-    first, second = (sum(batches[start : start + 4], []) for start in (0, 4))
+    def batches(size, seed=0, **order):
+        return query_batches(queries, size, order=Order(seed, **order))
+
+    taken = ids(itertools.islice(batches(5, 1), 8))
+    first, second = (sum(taken[start : start + 4], []) for start in (0, 4))
     assert sorted(first) == sorted(second) == sorted(map(str, range(20))) and first != second
-    assert ids(query_batches(queries, 5, seed=1, epochs=2)) == batches
-    assert ids(query_batches(queries, 5, seed=2, epochs=1)) != batches[:4]
-    assert ids(query_batches(queries, 8, epochs=1))[-1:] == ids(query_batches(queries, 8, epochs=1))[1:]
+    assert ids(batches(5, 1, epochs=2)) == taken
+    assert ids(batches(5, 2, epochs=1)) != taken[:4]
+    assert [len(batch) for batch in ids(batches(8, epochs=1))] == [8, 8]  # the last, smaller one is dropped
 
 
-def test_hosts_share_the_records(queries):
-    parts = [sum(ids(query_batches(queries, 2, shard=(host, 3), epochs=1)), []) for host in range(3)]
-    assert [len(part) for part in parts] == [6, 6, 6] and len(set(sum(parts, []))) == 18
-    for shard, message in (((3, 3), "shard 3 of 3"), ((0, 21), "too few for 21 shards")):
+def test_the_order_is_that_of_grains_own_shuffle(queries):
+    source = RecordSource(queries, "query")
+    expected = grain.MapDataset.source(source).seed(7).shuffle()[:18][1::3].repeat(2)
+    taken = ids(query_batches(queries, 6, order=Order(7, shards=(1,), count=3, epochs=2)))
+    assert sum(taken, []) == [query["id"] for query in expected]
+
+
+def test_shards_share_the_records_whoever_reads_them(queries):
+    alone = [sum(ids(query_batches(queries, 2, order=Order(0, (shard,), 3, epochs=1))), []) for shard in range(3)]
+    assert [len(part) for part in alone] == [6, 6, 6] and len(set(sum(alone, []))) == 18
+    together = {0: [], 2: []}
+    for batch in query_batches(queries, 2, order=Order(0, (0, 2), 3, epochs=1)):
+        assert list(batch) == [0, 2]
+        for shard, items in batch.items():
+            together[shard] += [item["id"] for item in items]
+    assert together == {0: alone[0], 2: alone[2]}
+    for order, message in ((Order(0, (3,), 3), "shard 3 of 3"), (Order(0, (0,), 21), "too few for 21 shards")):
         with pytest.raises(ValueError, match=message):
-            query_batches(queries, 2, shard=shard)
+            query_batches(queries, 2, order=order)
 
 
 @pytest.mark.parametrize("done", [0, 1, 5, 11])
-def test_an_iterator_goes_on_where_its_state_says(queries, done):
-    batches = query_batches(queries, 3, seed=4)
-    running = iter(batches)
-    for _ in range(done):
-        next(running)
-    state = json.loads(json.dumps(running.get_state()))  # plain data, as a checkpoint stores it
-    expected = ids(itertools.islice(running, 9))
-    resumed = iter(query_batches(queries, 3, seed=4, threads=1, prefetch=2))
+def test_a_stream_goes_on_where_its_state_says(queries, done):
+    batches = query_batches(queries, 3, order=Order(4))
+    running = itertools.islice(batches, done)
+    ids(running)
+    state = json.loads(json.dumps(batches.get_state()))  # plain data, as a checkpoint stores it
+    expected = ids(itertools.islice(batches, 9))
+    resumed = query_batches(queries, 3, order=Order(4), reading=Reading(threads=1, ahead=2))
     resumed.set_state(state)
     assert ids(itertools.islice(resumed, 9)) == expected
 
 
 def test_trajectories_are_rendered_and_resumed(trajectories, processor):
     stored = {draft.query_id: draft for draft in RecordSource(trajectories, "trajectory")}
-    running = iter(trajectory_batches(trajectories, processor, 4, seed=3))
+    running = trajectory_batches(trajectories, processor, 4, order=Order(3))
     next(running)
     state = running.get_state()
-    expected = [next(running) for _ in range(3)]
-    resumed = iter(trajectory_batches(trajectories, processor, 4, seed=3, cache_bytes=0))
+    expected = [next(running)[0] for _ in range(3)]
+    resumed = trajectory_batches(trajectories, processor, 4, order=Order(3), cache_bytes=0)
     resumed.set_state(state)
     for batch in expected:
-        for trajectory, again in zip(batch, next(resumed), strict=True):
+        for trajectory, again in zip(batch, next(resumed)[0], strict=True):
             whole = processor.render(stored[trajectory.query_id].messages)
             assert trajectory.query_id == again.query_id
             for one in (trajectory, again):
                 assert np.array_equal(one.tokens, whole.tokens) and np.array_equal(one.train, whole.train)
             assert len(trajectory.media) == len(trajectory.operations) + 1
             assert trajectory.logprobs is None and trajectory.ended is None
+
+
+def test_worker_processes_read_the_same(trajectories, processor):
+    order = Order(3, (0, 1), 2)
+    with trajectory_batches(trajectories, processor, 2, order=order) as batches:
+        next(batches)
+        state = batches.get_state()
+        expected = [next(batches) for _ in range(3)]
+    with trajectory_batches(trajectories, processor, 2, order=order, reading=Reading(workers=2)) as workers:
+        workers.set_state(state)
+        for batch in expected:
+            for shard, items in next(workers).items():
+                for trajectory, other in zip(batch[shard], items, strict=True):
+                    assert trajectory.query_id == other.query_id and np.array_equal(trajectory.tokens, other.tokens)
+                    assert all(
+                        np.array_equal(one.patches, two.patches)
+                        for one, two in zip(trajectory.media, other.media, strict=True)
+                    )
+
+
+@pytest.mark.parametrize("weights", [(3, 1), (0.5, 0.5)])
+def test_mixtures_keep_their_weights_and_every_epoch_of_each_data_set(weights, tmp_path):
+    for name, count in (("a", 12), ("b", 4)):
+        write_records(tmp_path / name, "query", ({"id": f"{name}{i}", "question": "?"} for i in range(count)))
+    data = [(tmp_path / name, weight) for name, weight in zip("ab", weights, strict=True)]
+    assert record_count(data) == 16
+    share = weights[0] / sum(weights)
+    taken = sum(ids(itertools.islice(query_batches(data, 4), 24)), [])
+    assert [query[0] for query in taken].count("a") == 96 * share
+    for name, count in (("a", 12), ("b", 4)):
+        own = [query for query in taken if query[0] == name]
+        for start in range(0, len(own) - count + 1, count):
+            assert sorted(own[start : start + count]) == sorted(f"{name}{i}" for i in range(count))
+
+
+def test_queries_that_are_too_easy_or_too_hard_are_left_out(tmp_path):
+    rates = [None, 0.0, 0.25, 0.5, 1.0, None, 0.75, 0.1]
+    known = ({"id": str(i), "question": "?"} | ({} if r is None else {"pass_rate": r}) for i, r in enumerate(rates))
+    write_records(tmp_path, "query", known)
+    wanted = query_batches(tmp_path, 5, pass_rates=(0.2, 0.8))
+    for _ in range(3):
+        batch = next(wanted)[0]
+        assert sorted(query["id"] for query in batch) == ["0", "2", "3", "5", "6"]
+        assert all(query.keys() == {"id", "question"} for query in batch)
+    state = wanted.get_state()
+    assert state["0"]["unwanted"] in (7, 8, 9) and state["0"]["skipped"] == 0
+    resumed = query_batches(tmp_path, 5, pass_rates=(0.2, 0.8))
+    resumed.set_state(state)
+    assert next(resumed) == next(wanted)
+    write_records(tmp_path / "hard", "query", [{"id": "a", "question": "?", "pass_rate": 0.0}])
+    with pytest.raises(RecordError, match="left out by the filter"):
+        next(query_batches(tmp_path / "hard", 1, pass_rates=(0.2, 0.8)))
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """40 queries, one of which cannot be read."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30, 30, 3), np.uint8)
+    items = [{"id": str(i), "question": "?", "images": [Image.fromarray(noise[i])]} for i in range(40)]
+    write_records(tmp_path, "query", items)
+    path = tmp_path / "query-train-00000.array_record"
+    content = bytearray(path.read_bytes())
+    place = content.find(b"\x89PNG", len(content) // 2)
+    content[place + 100 : place + 164] = bytes(64)
+    path.write_bytes(content)
+    return tmp_path
+
+
+def test_an_unreadable_record_is_skipped_counted_and_named(damaged, caplog):
+    batches = query_batches(damaged, 3, reading=Reading(max_unreadable=0.05))
+    taken = sum(ids(itertools.islice(batches, 13)), [])
+    [warning] = caplog.messages
+    missing = re.search(r"00000.array_record, record (\d+): cannot be read", warning).group(1)
+    assert sorted(taken) == sorted(set(map(str, range(40))) - {missing}) and batches.skipped == 1
+    resumed = query_batches(damaged, 3, reading=Reading(max_unreadable=0.05))
+    resumed.set_state(batches.get_state())
+    assert ids(itertools.islice(resumed, 5)) == ids(itertools.islice(batches, 5)) and resumed.skipped >= 1
+
+
+def test_too_many_unreadable_records_stop_the_run(damaged):
+    with pytest.raises(RecordError, match="record .*: cannot be read"):
+        next(query_batches(damaged, 40))
+    batches = query_batches(damaged, 4, reading=Reading(max_unreadable=0.02))
+    with pytest.raises(RecordError, match=r"3 of \d+ records could not be read, more than a share of 0.02 .*record"):
+        ids(itertools.islice(batches, 40))
+    assert batches.skipped == 2
+
+
+def test_shards_that_skip_more_than_others_do_not_fill_the_memory():
+    """Shard 1 leaves out nine of ten."""
+    numbers = grain.MapDataset.range(10**6)
+    orders = {0: numbers, 1: numbers.map(lambda number: Unwanted() if number % 10 else number)}
+    stream, waiting = Stream(orders, 4, Reading()), []
+    for start in range(0, 400, 4):
+        assert next(stream) == {0: [*range(start, start + 4)], 1: [10 * number for number in range(start, start + 4)]}
+        waiting.append(sum(map(len, stream._ready.values())))
+    assert max(waiting) <= 2 * FIRST and stream.get_state()["1"] == {"used": 3991, "skipped": 0, "unwanted": 3591}
 
 
 @pytest.mark.parametrize("images", [0, 3, 1000])
@@ -103,5 +227,5 @@ def test_a_record_that_cannot_be_rendered_is_named(registry, processor, tmp_path
     draft = lessons.warm_start(registry, processor)(PixelSearch(1)[0])
     draft.messages[1]["content"][0]["image"] = b"not an image"
     write_records(tmp_path, "trajectory", [draft])
-    with pytest.raises(RecordError, match=r"trajectory-00000.array_record, record 0: cannot be rendered"):
-        next(iter(trajectory_batches(tmp_path, processor, 1)))
+    with pytest.raises(RecordError, match=r"00000.array_record, record 0: cannot be rendered"):
+        next(trajectory_batches(tmp_path, processor, 1))

@@ -27,9 +27,9 @@ def pixels(image) -> np.ndarray:
 def test_trajectories_come_back(drafts, tmp_path):
     write_records(tmp_path, "trajectory", drafts, shard_size=5)
     source = RecordSource(tmp_path, "trajectory")
-    assert len(source) == 12 and sorted(path.name for path in tmp_path.glob("*")) == [
-        METADATA, *(f"trajectory-0000{number}.array_record" for number in range(3))
-    ]  # fmt: skip
+    assert len(source) == 12
+    shards = [f"trajectory-train-0000{number}.array_record" for number in range(3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [METADATA, "features.json", "metadata.json", *shards]
     for draft, stored in zip(drafts, source, strict=True):
         assert (stored.query_id, stored.kind, stored.reference) == (draft.query_id, draft.kind, draft.reference)
         assert stored.operations == draft.operations
@@ -99,14 +99,14 @@ def test_a_data_set_is_not_overwritten(drafts, tmp_path):
 def test_an_unknown_schema_is_named(drafts, tmp_path):
     write_records(tmp_path, "trajectory", drafts[:1])
     description = read_description(tmp_path)
-    (tmp_path / METADATA).write_text(json.dumps(description | {"schema": 99}))
+    (tmp_path / "metadata.json").write_text(json.dumps(description | {"schema": 99}))
     with pytest.raises(RecordError, match="schema version 99"):
         RecordSource(tmp_path, "trajectory")
 
 
 def test_a_broken_record_is_named(drafts, tmp_path):
     write_records(tmp_path, "trajectory", drafts, shard_size=6)
-    path = tmp_path / "trajectory-00001.array_record"
+    path = tmp_path / "trajectory-train-00001.array_record"
     content = bytearray(path.read_bytes())
     image = content.find(b"\x89PNG")
     content[image + 100 : image + 164] = bytes(64)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixel_reasoner_jax.processing import MediaError, Video, load_image, load_video
-from pixel_reasoner_jax.processing.loading import sample_indices
+from pixel_reasoner_jax.processing import MediaError, PictureStore, Video, load_image, load_video
+from pixel_reasoner_jax.processing.decoding import sample_indices
 from tests.processing.avi import write_avi
 
 
@@ -181,6 +181,15 @@ def test_video_file_is_sampled_evenly_with_times(film, count):
     assert video.fps == pytest.approx(len(expected) / 4.0)
     assert {frame.size for frame in video.frames} == {(64, 48)}
     assert load_video(video) is video
+
+
+@pytest.mark.parametrize(("rate", "frames"), [(0.0, 16), (1.0, 4), (2.0, 8), (100.0, 16), (0.01, 1)])
+def test_a_video_is_sampled_at_a_rate(film, rate, frames):
+    """The film has 40 frames and lasts 4 seconds."""
+    video = load_video(film, 16, rate=rate)
+    assert len(video.frames) == frames and video.fps == pytest.approx(frames / 4)
+    assert PictureStore().open_video(film, 16, rate=rate).times == video.times
+    assert len(load_video([picture()] * 40, 16, fps=10, rate=rate).frames) == frames
 
 
 def test_video_bytes(film):

@@ -47,6 +47,8 @@ def phase(start, workdir, reference: str, data: str, **train) -> ConfigDict:
     config.model.update(dict(directory=str(start / "model"), dtype="float32", remat="none"))
     config.processor.update(dict(image=lessons.BUDGETS.image, crop=lessons.BUDGETS.crop))
     config.data.path = str(start / data)
+    if "workers" in config.data:
+        config.data.workers = 0  # a process takes seconds to start
     config.operations.padding = lessons.PADDING
     config.optimizer.learning_rate = 1e-3
     config.train.update(dict(row_length=288, micro_batch_rows=2, checkpoint_every=2, freeze_vision=False, **train))

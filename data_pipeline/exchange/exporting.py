@@ -1,0 +1,136 @@
+"""`pixel-reasoner export-data`: a data set to JSON lines or parquet in the released form, for use without JAX."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from data_pipeline.exchange.tables import table_writer
+from data_pipeline.records import RecordSource
+from data_pipeline.synthesis import Draft
+from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.metrics import Progress
+from pixel_reasoner_jax.processing.decoding import digest
+
+KEYS = ("type", "text", "image", "video", "train", "kind", "fps")  # of an item; unused ones are null
+SIGNATURES = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pixel-reasoner export-data`."""
+    parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
+    parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .parquet; media go into NAME_media/")
+
+
+def run(args: argparse.Namespace) -> None:
+    count = export_table(args.dataset, args.out)
+    print(f"exported: {count} rows to {args.out}")
+
+
+def export_table(dataset: str | os.PathLike, out: str | os.PathLike) -> int:
+    """Writes a data set as a table, and beside it a folder of the media that it holds, each once.
+
+    A trajectory is a row of `qid`, `question`, `answer` (a list), `type`, `message_list`, and as JSON text `operations`
+    and `attributes`. A text of the assistant has its `train` flag, and an image its `kind`: which pixel budget is its.
+    A query is a row of `qid`, `question`, `answer`, `image` (a list), `is_video`, `fps` and `attributes`. Paths of
+    media in the folder are relative to the table's.
+
+    Returns:
+      The number of rows.
+
+    Raises:
+      RecordError: a record cannot be read. ValueError: see `table_writer`.
+    """
+    source, out = RecordSource(dataset), as_path(out)
+    media = _MediaFolder(out.parent, f"{out.stem}_media")
+    row_of, schema = {"trajectory": (_trajectory, _trajectory_schema), "query": (_query, _query_schema)}[source.kind]
+    with table_writer(out, schema) as add, Progress("exporting", len(source)) as progress:
+        for number, record in enumerate(source, start=1):
+            add(row_of(record, media))
+            progress.update(number)
+    return len(source)
+
+
+class _MediaFolder:
+    """Files named by what they hold."""
+
+    def __init__(self, parent: Any, name: str):
+        self._folder, self._name = parent / name, name
+        self._there: set[str] = set()
+
+    def __call__(self, source: bytes | str, suffix: str | None = None) -> str:
+        """The path of a file from the table's folder; of a path, itself."""
+        if not isinstance(source, bytes):
+            return source
+        name = digest(source) + (suffix or next((s for start, s in SIGNATURES.items() if source.startswith(start)), ""))
+        if name not in self._there:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / name).write_bytes(source)
+            self._there.add(name)
+        return f"{self._name}/{name}"
+
+    def video(self, source: Any) -> list[str]:
+        """A list of frames, or of one file."""
+        return [self(frame) for frame in source] if isinstance(source, list) else [self(source, ".mp4")]
+
+
+def _trajectory(draft: Draft, media: _MediaFolder) -> dict[str, Any]:
+    put = {"image": media, "video": media.video}
+    messages = [
+        {
+            "role": message["role"],
+            "content": [
+                {key: put[key](item[key]) if key in put and key in item else item.get(key) for key in KEYS}
+                for item in message["content"]
+            ],
+        }
+        for message in draft.messages
+    ]
+    return {
+        "qid": draft.query_id,
+        "question": draft.question,
+        "answer": _list(draft.reference),
+        "type": draft.kind,
+        "message_list": messages,
+        "operations": json.dumps([dataclasses.asdict(operation) for operation in draft.operations]),
+        "attributes": json.dumps(draft.attributes),
+    }
+
+
+def _query(query: Mapping[str, Any], media: _MediaFolder) -> dict[str, Any]:
+    video = query.get("video")
+    known = ("id", "question", "answer", "images", "video", "fps")
+    return {
+        "qid": query["id"],
+        "question": query["question"],
+        "answer": _list(query.get("answer", [])),
+        "image": [media(image) for image in query.get("images", ())] if video is None else media.video(video),
+        "is_video": video is not None,
+        "fps": query.get("fps"),
+        "attributes": json.dumps({key: value for key, value in query.items() if key not in known}),
+    }
+
+
+def _list(answer: str | list[str]) -> list[str]:
+    return [answer] if isinstance(answer, str) else answer
+
+
+def _trajectory_schema(pa: Any) -> Any:
+    text, texts = pa.string(), pa.list_(pa.string())
+    types = {"video": texts, "train": pa.bool_(), "fps": pa.float64()}
+    item = pa.struct([(key, types.get(key, text)) for key in KEYS])
+    message = pa.struct([("role", text), ("content", pa.list_(item))])
+    columns = {"answer": texts, "message_list": pa.list_(message)}
+    names = ("qid", "question", "answer", "type", "message_list", "operations", "attributes")
+    return pa.schema([(name, columns.get(name, text)) for name in names])
+
+
+def _query_schema(pa: Any) -> Any:
+    text, texts = pa.string(), pa.list_(pa.string())
+    columns = {"answer": texts, "image": texts, "is_video": pa.bool_(), "fps": pa.float64()}
+    names = ("qid", "question", "answer", "image", "is_video", "fps", "attributes")
+    return pa.schema([(name, columns.get(name, text)) for name in names])

@@ -1,0 +1,82 @@
+"""The media that rows of a table name: found, looked at once, and taken as bytes or as paths."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from pixel_reasoner_jax.files import as_path, is_remote
+from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
+
+VIDEOS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v")
+
+
+class MediaFiles:
+    """Reads media as rows name them: paths, file:// and data: URLs, bytes, or mappings with `bytes` or `path`.
+
+    Args:
+      root: of relative paths; None leaves them as they are.
+      keep_paths: give paths instead of the bytes of files.
+    """
+
+    def __init__(self, root: str | os.PathLike | None = None, keep_paths: bool = False):
+        self._root = None if root is None else as_path(root)
+        self._keep_paths = keep_paths
+
+    def image(self, source: Any) -> bytes | str:
+        """An image, of which it is certain that it can be decoded.
+
+        Raises:
+          MediaError: it cannot, or is not there.
+        """
+        found = self._find(source)
+        decode_image(found)
+        return self._taken(found)
+
+    def video(self, source: Any) -> bytes | str | list[bytes | str]:
+        """A video: one file (a list of one is one too), or a list of frames.
+
+        Raises:
+          MediaError: it cannot be decoded, or is not there.
+        """
+        if isinstance(source, list | tuple):
+            if not source:
+                raise MediaError("a video without frames")
+            if len(source) > 1 or not _is_video(source[0]):
+                return [self.image(frame) for frame in source]
+            source = source[0]
+        found = self._find(source)
+        VideoFile(found)
+        return self._taken(found)
+
+    def _find(self, source: Any) -> bytes | str:
+        if isinstance(source, Mapping):
+            source = source.get("bytes") or source.get("path")
+        if isinstance(source, bytes):
+            return source
+        if not isinstance(source, str) or not source:
+            raise MediaError(f"an image or video is a path, an URL or bytes, not {source!r:.80}")
+        if source.startswith("data:"):
+            try:
+                return base64.b64decode(source.partition(",")[2], validate=True)
+            except binascii.Error as error:
+                raise MediaError(f"{source[:40]}…: not base64 ({error})") from None
+        if source.startswith(("http://", "https://")):
+            raise MediaError(f"{source}: nothing is downloaded; put the file beside the data")
+        source = source.removeprefix("file://")
+        if self._root is None or is_remote(source) or pathlib.PurePath(source).is_absolute():
+            return source
+        return os.fspath(self._root / source)
+
+    def _taken(self, found: bytes | str) -> bytes | str:
+        return found if isinstance(found, bytes) or self._keep_paths else as_path(found).read_bytes()
+
+
+def _is_video(source: Any) -> bool:
+    path = source.get("path") if isinstance(source, Mapping) else source
+    return isinstance(path, str) and path.lower().endswith(VIDEOS)

@@ -1,0 +1,147 @@
+"""Tables of rows on disk: JSON (a list), JSON lines, parquet (with pyarrow)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pixel_reasoner_jax.files import as_path, written
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+BATCH = 64  # rows of a parquet file in memory at once
+
+Row = dict[str, Any]
+Schema = Callable[[Any], Any]
+
+
+class Table:
+    """The rows of a file, by its suffix.
+
+    Args:
+      path: one of `SUFFIXES`, here or in an object store.
+
+    Raises:
+      ValueError: another suffix, not such a file, or parquet without pyarrow. FileNotFoundError: there is none.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = as_path(path)
+        if self.path.suffix not in SUFFIXES:
+            raise ValueError(f"{path}: rows are read from {', '.join(SUFFIXES)} files")
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        read = {".json": _json_rows, ".jsonl": _json_lines, ".parquet": _parquet_rows}[self.path.suffix]
+        self._count, self._rows = read(self.path)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[str, Row | ValueError]]:
+        """Where each row is, for messages, and the row; in its place an error where it cannot be read."""
+        for number, row in enumerate(self._rows()):
+            if not isinstance(row, Mapping | ValueError):
+                row = ValueError(f"a row is a mapping, not {type(row).__name__}")
+            yield f"{self.path}, row {number}", row
+
+
+@contextlib.contextmanager
+def table_writer(path: str | os.PathLike, schema: Schema) -> Iterator[Callable[[Row], object]]:
+    """A function that adds a row to a table, which is there when the body has succeeded.
+
+    Args:
+      path: ends in .jsonl or .parquet.
+      schema: given pyarrow, the columns of a parquet file.
+
+    Raises:
+      ValueError: another suffix, or parquet without pyarrow.
+    """
+    path = as_path(path)
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"{path}: rows are written to .jsonl or .parquet files")
+    opened = _parquet_writer if path.suffix == ".parquet" else _line_writer
+    with written(path.parent) as folder:
+        temporary = folder / f".{path.name}.tmp"
+        try:
+            with opened(temporary, schema) as add:
+                yield add
+            os.replace(temporary, folder / path.name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _json_rows(path: Any) -> tuple[int, Any]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} holds {type(rows).__name__}, not a list of rows")
+    return len(rows), lambda: iter(rows)
+
+
+def _json_lines(path: Any) -> tuple[int, Any]:
+    def lines() -> Iterator[str]:
+        with path.open("r", encoding="utf-8") as file:
+            yield from (line for line in file if line.strip())
+
+    def rows() -> Iterator[Any]:
+        for line in lines():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                yield ValueError(f"not JSON: {error}")
+
+    return sum(1 for _ in lines()), rows
+
+
+def _parquet_rows(path: Any) -> tuple[int, Any]:
+    parquet = _pyarrow().parquet
+
+    def rows() -> Iterator[Row]:
+        with path.open("rb") as file:
+            for batch in parquet.ParquetFile(file).iter_batches(BATCH):
+                yield from batch.to_pylist()
+
+    with path.open("rb") as file:
+        try:
+            return parquet.ParquetFile(file).metadata.num_rows, rows
+        except _pyarrow().ArrowException as error:
+            raise ValueError(f"{path} is not a parquet file: {error}") from None
+
+
+@contextlib.contextmanager
+def _line_writer(path: Any, schema: Schema) -> Iterator[Any]:
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda row: file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def _parquet_writer(path: Any, schema: Schema) -> Iterator[Any]:
+    pyarrow = _pyarrow()
+    columns = schema(pyarrow)
+    rows: list[Row] = []
+    with pyarrow.parquet.ParquetWriter(path, columns) as writer:
+
+        def flush() -> None:
+            writer.write_table(pyarrow.Table.from_pylist(rows, columns))
+            rows.clear()
+
+        def add(row: Row) -> None:
+            rows.append(row)
+            if len(rows) == BATCH:
+                flush()
+
+        yield add
+        flush()
+
+
+def _pyarrow() -> Any:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ValueError('parquet files need pyarrow, which comes with pip install "pixel-reasoner-jax[parquet]"')
+    import pyarrow.parquet
+
+    return pyarrow

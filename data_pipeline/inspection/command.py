@@ -1,0 +1,66 @@
+"""`pixel-reasoner inspect`: what a data set holds, and some of it with the mask in colors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import rich.console
+
+from data_pipeline.inspection.page import inspection_page
+from data_pipeline.inspection.summary import summary
+from data_pipeline.inspection.terminal import legend, show_summary, show_trajectory
+from data_pipeline.records import RecordError, RecordSource
+from data_pipeline.synthesis import Draft
+from pixel_reasoner_jax.files import check_output, write_text
+from pixel_reasoner_jax.processing import Processor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pixel-reasoner inspect`."""
+    parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
+    parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
+    parser.add_argument("--html", metavar="FILE", help="a page with the figures and the samples")
+    parser.add_argument("--samples", type=int, default=3, metavar="N", help="trajectories shown (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of their choice (default: %(default)s)")
+    parser.add_argument("--model", metavar="DIR", help="checkpoint directory whose processor counts tokens")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.samples < 0:
+        raise ValueError(f"--samples is {args.samples}; it cannot be negative")
+    if args.html:
+        check_output(args.html)
+    source = RecordSource(args.dataset)
+    figures = summary(source, Processor.from_pretrained(args.model) if args.model else None)
+    samples = _samples(source, args.samples, args.seed)
+    if args.json:
+        print(json.dumps(figures, indent=2, allow_nan=False))
+    else:
+        console = rich.console.Console(highlight=False)
+        show_summary(console, figures)
+        console.print()
+        if samples:
+            legend(console)
+        for draft in samples:
+            show_trajectory(console, draft)
+    if args.html:
+        page = write_text(args.html, inspection_page(figures, samples))
+        if not args.json:
+            print(f"page: {page}")
+
+
+def _samples(source: RecordSource, count: int, seed: int) -> list[Draft]:
+    """Trajectories drawn at random, of those that can be read."""
+    if source.kind != "trajectory":
+        return []
+    drawn: list[Draft] = []
+    for index in np.random.default_rng(seed).permutation(len(source)):
+        if len(drawn) == count:
+            break
+        try:
+            drawn.append(source[index])
+        except RecordError:
+            continue
+    return drawn

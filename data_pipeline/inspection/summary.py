@@ -1,0 +1,147 @@
+"""The figures of a data set."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline.inspection.segments import Mark, segments
+from data_pipeline.pipeline import render_trajectory
+from data_pipeline.records import RecordError, RecordSource, read_description
+from data_pipeline.synthesis import Draft
+from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.metrics import Progress
+from pixel_reasoner_jax.processing import Processor
+
+
+def summary(source: RecordSource, processor: Processor | None = None) -> dict[str, Any]:
+    """Reads all records of a data set and counts.
+
+    Args:
+      source: the data set.
+      processor: to count tokens, which decodes and resizes every image; None counts characters alone.
+
+    Returns:
+      As JSON. Of both kinds `directory`, `kind`, `schema`, `digest`, `count`, `shards`, `bytes`, `images` (for each
+      kind of image how many there are, with their `width` and `height`), `videos` and `unreadable` (a list of texts).
+      Of trajectories `types`, `operations` (calls by name, and how many failed), `calls` (how many trajectories have
+      so many), `masked` (texts of the assistant without loss), `masked_trajectories` (that have one), and `lengths`
+      in turns, characters and tokens. Of queries `several_answers`. A spread is min, median, mean and max.
+    """
+    description = read_description(source.directory)
+    counts = _Counts(processor)
+    with Progress("reading", len(source)) as progress:
+        for index in range(len(source)):
+            try:
+                counts.add(source[index], source.place(index))
+            except RecordError as error:
+                counts.unreadable.append(str(error))
+            progress.update(index + 1)
+    return {
+        "directory": str(source.directory),
+        **{name: description[name] for name in ("kind", "schema", "digest", "count")},
+        "shards": len(description["shards"]),
+        "bytes": sum(shard["bytes"] for shard in description["shards"]),
+        **(counts.of_trajectories() if source.kind == "trajectory" else {"several_answers": counts.several_answers}),
+        "images": counts.images(),
+        "videos": counts.videos,
+        "unreadable": counts.unreadable,
+    }
+
+
+class _Counts:
+    """What was seen so far; a number or two for each record and image."""
+
+    def __init__(self, processor: Processor | None):
+        self.unreadable: list[str] = []
+        self.videos = self.several_answers = self._masked = self._with_masked = self._failed = 0
+        self._types: Counter[str] = Counter()
+        self._operations: Counter[str] = Counter()
+        self._calls: Counter[int] = Counter()
+        self._lengths: dict[str, list[int]] = defaultdict(list)
+        self._sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._processor = processor
+
+    def add(self, record: Draft | Mapping[str, Any], place: str) -> None:
+        if isinstance(record, Draft):
+            self._add_trajectory(record, place)
+            items = [item for message in record.messages for item in message["content"]]
+        else:
+            self.several_answers += isinstance(record.get("answer"), list)
+            items = [{"type": "image", "image": image} for image in record.get("images", ())]
+            items += [{"type": "video", "video": record["video"]}] if "video" in record else []
+        for kind, source in self._pictures(items):
+            try:
+                self._sizes[kind].append(_size(source))
+            except (OSError, ValueError) as error:
+                self.unreadable.append(f"{place}: an image cannot be read: {error}")
+
+    def _add_trajectory(self, draft: Draft, place: str) -> None:
+        self._types[draft.kind] += 1
+        self._operations.update(operation.name or "unreadable" for operation in draft.operations)
+        self._failed += sum(not operation.succeeded for operation in draft.operations)
+        self._calls[len(draft.operations)] += 1
+        parts = [segment for message in draft.messages for segment in segments(message) if segment.text]
+        masked = sum(segment.mark == Mark.MASKED for segment in parts)
+        self._masked += masked
+        self._with_masked += masked > 0
+        self._lengths["turns"].append(sum(message["role"] == "assistant" for message in draft.messages))
+        self._lengths["characters"].append(sum(len(segment.text) for segment in parts))
+        self._lengths["trained_characters"].append(sum(len(s.text) for s in parts if s.mark == Mark.TRAINED))
+        if self._processor is not None:
+            try:
+                trajectory = render_trajectory(draft, self._processor)
+            except ValueError as error:
+                self.unreadable.append(f"{place}: cannot be rendered: {error}")
+                return
+            self._lengths["tokens"].append(len(trajectory.tokens))
+            self._lengths["trained_tokens"].append(int(trajectory.train.sum()))
+
+    def _pictures(self, items: list[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+        for item in items:
+            if item["type"] == "image":
+                yield item.get("kind") or "image", item["image"]
+            elif item["type"] == "video":
+                self.videos += 1
+                frames = item["video"] if isinstance(item["video"], list) else ()
+                yield from (("video frame", frame) for frame in frames)
+
+    def of_trajectories(self) -> dict[str, Any]:
+        return {
+            "types": dict(sorted(self._types.items())),
+            "operations": {"by_name": dict(sorted(self._operations.items())), "failed": self._failed},
+            "calls": {str(number): count for number, count in sorted(self._calls.items())},
+            "masked": self._masked,
+            "masked_trajectories": self._with_masked,
+            "lengths": {name: _spread(values) for name, values in self._lengths.items()},
+        }
+
+    def images(self) -> dict[str, Any]:
+        return {
+            kind: {
+                "count": len(sizes),
+                "width": _spread([w for w, _ in sizes]),
+                "height": _spread([h for _, h in sizes]),
+            }
+            for kind, sizes in sorted(self._sizes.items())
+        }
+
+
+def _spread(values: Sequence[int]) -> dict[str, float]:
+    return {
+        "min": min(values),
+        "median": float(np.median(values)),
+        "mean": float(np.mean(values)),
+        "max": max(values),
+    }
+
+
+def _size(source: bytes | str) -> tuple[int, int]:
+    """(width, height) from the beginning of a file; nothing is decoded."""
+    with Image.open(io.BytesIO(source if isinstance(source, bytes) else as_path(source).read_bytes())) as image:
+        return image.size

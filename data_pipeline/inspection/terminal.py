@@ -1,0 +1,84 @@
+"""Figures and trajectories of a data set in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import rich.console
+import rich.table
+import rich.text
+
+from data_pipeline.inspection.segments import Mark, segments
+from data_pipeline.synthesis import Draft
+from pixel_reasoner_jax.evaluation.images import size_of
+from pixel_reasoner_jax.evaluation.text import printable
+
+STYLES = {Mark.TRAINED: "green", Mark.MASKED: "red", Mark.CONTEXT: "dim"}
+LEGEND = {Mark.TRAINED: "trained", Mark.MASKED: "masked: the assistant's, without loss", Mark.CONTEXT: "context"}
+MAX_CONTEXT = 400  # characters of a text that is not the assistant's
+
+
+def show_summary(console: rich.console.Console, figures: Mapping[str, Any]) -> None:
+    """All figures as one table."""
+    table = rich.table.Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in lines(figures):
+        table.add_row(printable(name), rich.text.Text(printable(value)))
+    console.print(table)
+
+
+def lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The figures as names and texts."""
+    for name, value in figures.items():
+        if name == "lengths":
+            yield from ((f"{kind} a trajectory".replace("_", " "), _spread(spread)) for kind, spread in value.items())
+        elif name == "images":
+            for kind, sizes in value.items():
+                width, height = (_spread(sizes[side]) for side in ("width", "height"))
+                yield f"{kind} size", f"{sizes['count']:,}; width {width}; height {height}"
+        elif name == "operations":
+            yield name, f"{_counts(value['by_name'])}; failed {value['failed']:,}"
+        elif name == "unreadable":
+            yield name, "\n".join([f"{len(value):,}", *value[:10]])
+        elif isinstance(value, dict):
+            yield name, _counts(value)
+        else:
+            yield name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def show_trajectory(console: rich.console.Console, draft: Draft) -> None:
+    """A conversation, its words in the color of what the loss makes of them."""
+    title = f"{draft.query_id}  {draft.kind}  reference: {draft.reference}"
+    console.print(rich.text.Text(printable(title), "bold"), soft_wrap=True)
+    for message in draft.messages:
+        text = rich.text.Text().append(f"{message['role']}: ", "bold")
+        for segment in segments(message):
+            words = segment.text or _media(segment.media)
+            if segment.mark == Mark.CONTEXT and len(words) > MAX_CONTEXT:
+                words = f"{words[:MAX_CONTEXT]} … ({len(words) - MAX_CONTEXT:,} characters more)"
+            text.append(printable(words), STYLES[segment.mark] if segment.text else "cyan")
+        console.print(text, soft_wrap=True)
+    console.print()
+
+
+def legend(console: rich.console.Console) -> None:
+    """Which color means what."""
+    console.print(rich.text.Text("  ").join(rich.text.Text(LEGEND[mark], style) for mark, style in STYLES.items()))
+    console.print()
+
+
+def _media(media: Any) -> str:
+    if isinstance(media, list):
+        return f"[{len(media)} frames]"
+    size = size_of(media)
+    return f"[{size[0]}x{size[1]}]" if size else "[image or video]"
+
+
+def _spread(spread: Mapping[str, float]) -> str:
+    return f"{spread['min']:,} to {spread['max']:,}, median {spread['median']:,.0f}, mean {spread['mean']:,.1f}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"

@@ -1,0 +1,207 @@
+"""Trajectories and queries as the examples of a TFDS data set, and back.
+
+What tables ask for has columns of its own. A conversation, its operations and what else a source knows are JSON text:
+they differ from record to record. Their media are numbers into the column `media`, which holds the encoded files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_pipeline.records.media import Entry, MediaTable, StoredMedia
+from data_pipeline.synthesis import Draft
+from pixel_reasoner_jax.trajectory import OperationRecord
+
+SCHEMA = 3
+"""Of the columns; the major version of the TFDS data set."""
+
+Find = Callable[[int, str], bytes]
+"""(record of the shard, digest) to the bytes of a file that another record holds."""
+
+TEXT = tfds.features.Text()
+MEDIA = tfds.features.Sequence(
+    {
+        "kind": TEXT,
+        "data": tfds.features.Tensor(shape=(), dtype=np.bytes_),
+        "path": TEXT,
+        "digest": TEXT,
+        "record": np.int64,
+    }
+)
+
+
+class Form(Protocol):
+    """How one kind of record is stored."""
+
+    features: tfds.features.FeaturesDict
+
+    def encode(self, record: Any, media: MediaTable) -> dict[str, Any]:
+        """The columns of a record, all but its media, which are added to the table."""
+
+    def decode(self, columns: Mapping[str, Any], media: StoredMedia) -> Any:
+        """The record of columns that were read."""
+
+
+class TrajectoryForm:
+    """Drafts. Columns `query_id`, `question`, `answers`, `type`, and as JSON `messages`, `operations`, `attributes`."""
+
+    features = tfds.features.FeaturesDict(
+        {
+            "query_id": TEXT,
+            "question": TEXT,
+            "answers": tfds.features.Sequence(TEXT),
+            "type": TEXT,
+            "messages": TEXT,
+            "operations": TEXT,
+            "attributes": TEXT,
+            "media": MEDIA,
+        }
+    )
+
+    def encode(self, record: Draft, media: MediaTable) -> dict[str, Any]:
+        return {
+            "query_id": _text(record.query_id),
+            "question": _text(record.question),
+            "answers": _answers(record.reference),
+            "type": record.kind,
+            "messages": _json([_stripped(message, media) for message in record.messages]),
+            "operations": _json([dataclasses.asdict(operation) for operation in record.operations]),
+            "attributes": _json(record.attributes),
+        }
+
+    def decode(self, columns: Mapping[str, Any], media: StoredMedia) -> Draft:
+        return Draft(
+            query_id=columns["query_id"].decode(),
+            question=columns["question"].decode(),
+            reference=_reference(columns["answers"]),
+            kind=columns["type"].decode(),
+            messages=[_restored(message, media) for message in json.loads(columns["messages"])],
+            operations=tuple(map(OperationRecord.from_dict, json.loads(columns["operations"]))),
+            attributes=json.loads(columns["attributes"]),
+        )
+
+
+class QueryForm:
+    """Queries. Columns `query_id`, `question`, `answers`, `images`, `video`, and as JSON `attributes`: other keys."""
+
+    features = tfds.features.FeaturesDict(
+        {
+            "query_id": TEXT,
+            "question": TEXT,
+            "answers": tfds.features.Sequence(TEXT),
+            "images": tfds.features.Sequence(np.int64),
+            "video": tfds.features.Sequence(np.int64),
+            "attributes": TEXT,
+            "media": MEDIA,
+        }
+    )
+
+    def encode(self, record: Mapping[str, Any], media: MediaTable) -> dict[str, Any]:
+        known = ("id", "question", "answer", "images", "video")
+        for key in known[:2]:
+            if not isinstance(record.get(key), str):
+                raise ValueError(f"a query is stored with its {key}, a text; got {record.get(key)!r}")
+        return {
+            "query_id": _text(record["id"]),
+            "question": _text(record["question"]),
+            "answers": _answers(record["answer"]) if "answer" in record else [],
+            "images": [media.image(image) for image in record.get("images") or ()],
+            "video": media.video(record["video"]) if record.get("video") is not None else [],
+            "attributes": _json({key: value for key, value in record.items() if key not in known}),
+        }
+
+    def decode(self, columns: Mapping[str, Any], media: StoredMedia) -> dict[str, Any]:
+        query = {"id": columns["query_id"].decode(), "question": columns["question"].decode()}
+        if len(columns["answers"]):
+            query["answer"] = _reference(columns["answers"])
+        if len(columns["images"]):
+            query["images"] = [media.image(number) for number in columns["images"]]
+        if len(columns["video"]):
+            query["video"] = media.video(columns["video"])
+        return query | json.loads(columns["attributes"])
+
+
+FORMS: dict[str, Form] = {"trajectory": TrajectoryForm(), "query": QueryForm()}
+KINDS = tuple(FORMS)
+
+
+def encode_record(kind: str, record: Any, held: Mapping[str, int]) -> tuple[bytes, list[Entry]]:
+    """A record as the bytes of an ArrayRecord, the same in every process.
+
+    Args:
+      kind: one of `KINDS`.
+      record: a `Draft` or a query.
+      held: see `MediaTable`.
+
+    Returns:
+      The bytes, and the record's media.
+    """
+    media = MediaTable(held)
+    columns = FORMS[kind].encode(record, media)
+    columns["media"] = [dataclasses.asdict(entry) for entry in media.entries]
+    example = _serializer(kind).get_tf_example(FORMS[kind].features.encode_example(columns))
+    return example.SerializeToString(deterministic=True), media.entries
+
+
+def decode_record(kind: str, columns: Mapping[str, Any], find: Find) -> Any:
+    """The record of an example, as TFDS decoded it; images are decoded when they are first used."""
+    return FORMS[kind].decode(columns, StoredMedia(entries_of(columns), find))
+
+
+def entries_of(columns: Mapping[str, Any]) -> list[Entry]:
+    """The column `media`, row by row."""
+    media = columns["media"]
+    rows = zip(media["kind"], media["data"], media["path"], media["digest"], media["record"], strict=True)
+    return [
+        Entry(kind.decode(), data, path.decode(), digest.decode(), int(record))
+        for kind, data, path, digest, record in rows
+    ]
+
+
+@functools.cache
+def _serializer(kind: str) -> tfds.core.example_serializer.ExampleSerializer:
+    return tfds.core.example_serializer.ExampleSerializer(FORMS[kind].features.get_serialized_info())
+
+
+def _text(text: str) -> str:
+    """Half a surrogate pair, which cannot be encoded, becomes "?", as in tokens."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _answers(reference: str | list[str]) -> list[str]:
+    answers = list(reference) if isinstance(reference, list | tuple) else [reference]
+    if not all(isinstance(answer, str) for answer in answers):
+        raise ValueError(f"an answer is a text or a list of texts, got {reference!r}")
+    return list(map(_text, answers))
+
+
+def _reference(answers: list[bytes]) -> str | list[str]:
+    """One answer is a text, several are a list."""
+    texts = [answer.decode() for answer in answers]
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _stripped(message: Mapping[str, Any], media: MediaTable) -> dict[str, Any]:
+    """A message with numbers in place of media."""
+    content = message["content"]
+    items = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    add = {"image": media.image, "video": media.video}
+    stripped = [{key: add[key](value) if key in add else value for key, value in item.items()} for item in items]
+    return {**message, "content": stripped}
+
+
+def _restored(message: dict[str, Any], media: StoredMedia) -> dict[str, Any]:
+    get = {"image": media.image, "video": media.video}
+    items = [{key: get[key](value) if key in get else value for key, value in i.items()} for i in message["content"]]
+    return {**message, "content": items}

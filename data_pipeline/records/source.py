@@ -1,0 +1,90 @@
+"""A stored data set as a sequence of trajectories or queries."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data_pipeline.records.examples import decode_record, entries_of
+from data_pipeline.records.shards import FORMAT, METADATA, SPLIT, RecordError, read_description
+from pixel_reasoner_jax.files import as_path, fetch
+
+
+class RecordSource:
+    """A data set as a sequence of decoded records, for random access from any thread or process.
+
+    Args:
+      directory: what a `RecordWriter` wrote.
+      kind: what it must hold, one of `KINDS`; None: either.
+
+    Attributes:
+      kind: what it holds.
+      digest: of its content.
+
+    Raises:
+      RecordError: there is no complete data set of this kind, or it has another schema version.
+    """
+
+    def __init__(self, directory: str | os.PathLike, kind: str | None = None):
+        self.directory = as_path(directory)
+        description = read_description(directory)
+        self.kind: str = description["kind"]
+        if kind not in (None, self.kind):
+            raise RecordError(f"{directory} holds records of kind {self.kind!r}, expected {kind!r}")
+        self.digest: str = description["digest"]
+        shards = description["shards"]
+        self._files = [self.directory / shard["file"] for shard in shards]
+        self._ends = list(itertools.accumulate(shard["count"] for shard in shards))
+        for path in self._files:
+            if not path.exists():
+                raise RecordError(f"{path} is missing, though {METADATA} lists it")
+        self._columns = ()
+        if len(self):  # TFDS cannot open a data set without records
+            local = fetch(directory, f"*.{FORMAT}", "*.json")
+            # The counts are known: no file is opened before it is read.
+            self._columns = tfds.builder_from_directory(local).as_data_source(SPLIT)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Any:
+        """The record; a trajectory as `Draft`, a query as a mapping.
+
+        Raises:
+          RecordError: it cannot be read; IndexError: there is no such record.
+        """
+        first = int(index) - self._locate(index)[1]
+
+        def find(record: int, digest: str) -> bytes:
+            for entry in entries_of(self._columns[first + record]):
+                if entry.digest == digest and entry.data:
+                    return entry.data
+            raise ValueError(f"record {record} of its shard does not hold the file {digest}")
+
+        try:
+            return decode_record(self.kind, self._columns[index], find)
+        except Exception as error:  # the readers below fail in many ways; all of them mean a broken record
+            raise RecordError(f"{self.place(index)}: cannot be read: {error}") from error
+
+    def place(self, index: int) -> str:
+        """The file of a record and its index in it, for messages."""
+        shard, position = self._locate(index)
+        return f"{self._files[shard]}, record {position}"
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The shard of a record, and its index in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)} in {self.directory}")
+        shard = bisect.bisect_right(self._ends, index)
+        return shard, int(index) - (self._ends[shard - 1] if shard else 0)
+
+    def __repr__(self) -> str:
+        return f"RecordSource({str(self.directory)!r}, {self.kind!r}, digest={self.digest!r})"

@@ -1,0 +1,131 @@
+"""The figures are those of the records, and the mask is seen."""
+
+import collections
+import io
+import json
+import re
+
+import pytest
+import rich.console
+from PIL import Image
+
+from data_pipeline import lessons
+from data_pipeline.inspection.segments import Mark, segments
+from data_pipeline.inspection.terminal import show_trajectory
+from data_pipeline.records import read_description, write_records
+from data_pipeline.sources.pixel_search import PixelSearch
+from pixel_reasoner_jax import cli
+
+
+@pytest.fixture(scope="module")
+def drafts(registry, processor):
+    return list(map(lessons.warm_start(registry, processor), PixelSearch(24, "sft")))
+
+
+@pytest.fixture
+def dataset(drafts, tmp_path):
+    write_records(tmp_path / "data", "trajectory", drafts, shard_size=10)
+    return tmp_path / "data"
+
+
+def inspect(capsys, *argv):
+    status = cli.main(["inspect", *map(str, argv)])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return captured.out
+
+
+def test_figures_of_trajectories(drafts, dataset, processor, world_directory, capsys):
+    figures = json.loads(inspect(capsys, dataset, "--json", "--model", world_directory))
+    described = read_description(dataset)
+    assert {name: figures[name] for name in ("kind", "schema", "digest", "count")} == {
+        name: described[name] for name in ("kind", "schema", "digest", "count")
+    }
+    assert figures["shards"] == 3 and figures["bytes"] > 24 * 1000 and figures["unreadable"] == []
+    assert figures["types"] == collections.Counter(draft.kind for draft in drafts)
+    operations = [len(draft.operations) for draft in drafts]
+    assert figures["operations"] == {"by_name": {"crop_image_normalized": sum(operations)}, "failed": 0}
+    assert figures["calls"] == {str(n): operations.count(n) for n in sorted(set(operations))}
+    masked = [
+        sum(
+            not item["train"]
+            for message in draft.messages[2:]
+            if message["role"] == "assistant"
+            for item in message["content"]
+        )
+        for draft in drafts
+    ]
+    assert figures["masked"] == sum(masked) > 0 and figures["masked_trajectories"] == sum(map(bool, masked))
+    assert figures["images"]["image"]["count"] == 24 and figures["images"]["crop"]["count"] == sum(operations)
+    assert figures["images"]["image"]["width"] == {"min": 448, "median": 448.0, "mean": 448.0, "max": 448}
+    tokens = [processor.render(draft.messages) for draft in drafts]
+    assert figures["lengths"]["tokens"]["max"] == max(len(rendered.tokens) for rendered in tokens)
+    assert figures["lengths"]["trained_tokens"]["min"] == min(rendered.train.sum() for rendered in tokens)
+    assert figures["lengths"]["turns"]["max"] == 1 + max(operations)
+
+
+def test_figures_of_queries(tmp_path, capsys):
+    queries = [
+        {"id": "a", "question": "?", "answer": ["1", "one"], "images": [Image.new("RGB", (30, 20))]},
+        {"id": "b", "question": "?", "answer": "2", "video": [Image.new("RGB", (50, 40))] * 2},
+        {"id": "c", "question": "?", "answer": "3", "images": [str(tmp_path / "gone.png")]},
+    ]
+    write_records(tmp_path / "data", "query", queries)
+    figures = json.loads(inspect(capsys, tmp_path / "data", "--json"))
+    assert (figures["kind"], figures["count"], figures["several_answers"], figures["videos"]) == ("query", 3, 1, 1)
+    assert figures["images"]["video frame"]["count"] == 2 and figures["images"]["image"]["height"]["max"] == 20
+    [problem] = figures["unreadable"]
+    assert "record 2" in problem and "gone.png" in problem
+    assert "gone.png" in "".join(inspect(capsys, tmp_path / "data").split())
+
+
+def test_the_terminal_shows_the_mask_in_colors(drafts):
+    draft = next(draft for draft in drafts if any(not i["train"] for i in draft.messages[2]["content"]))
+    output = io.StringIO()
+    show_trajectory(
+        rich.console.Console(file=output, force_terminal=True, color_system="standard", width=10_000), draft
+    )
+    colored = {
+        color: "".join(re.findall(rf"\x1b\[{code}m(.*?)\x1b\[0m", output.getvalue(), re.DOTALL))
+        for color, code in {"trained": 32, "masked": 31}.items()
+    }
+    for mark in (Mark.TRAINED, Mark.MASKED):
+        words = "".join(s.text for m in draft.messages for s in segments(m) if s.mark == mark)
+        assert "".join(colored[mark].split()) == "".join(words.split()) != ""
+
+
+def test_the_page_shows_the_mask(dataset, tmp_path, capsys):
+    assert "page: " in inspect(capsys, dataset, "--html", tmp_path / "page.html", "--samples", 24)
+    page = (tmp_path / "page.html").read_text()
+    figures = json.loads(inspect(capsys, dataset, "--json"))
+    assert page.count('class="segment masked" title=') == figures["masked"]
+    assert page.count("data:image/") == sum(kind["count"] for kind in figures["images"].values())
+    assert figures["digest"] in page and "<script" not in page
+
+
+def test_a_hostile_record_is_only_shown(tmp_path, capsys):
+    from data_pipeline.synthesis import Draft
+
+    evil = "<script>alert(1)</script> \x1b[2J [bold]"
+    content = [{"type": "text", "text": evil}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+    write_records(tmp_path / "data", "trajectory", [Draft(evil, evil, evil, evil, messages)])
+    out = inspect(capsys, tmp_path / "data", "--html", tmp_path / "page.html")
+    assert "\x1b[2J" not in out and "[bold]" in out
+    assert "<script" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_broken_record_is_counted(dataset, capsys):
+    path = dataset / "trajectory-train-00001.array_record"
+    content = bytearray(path.read_bytes())
+    place = content.find(b"\x89PNG")
+    content[place + 100 : place + 164] = bytes(64)
+    path.write_bytes(content)
+    figures = json.loads(inspect(capsys, dataset, "--json"))
+    assert 1 <= len(figures["unreadable"]) < 10 and sum(figures["types"].values()) == 24 - len(figures["unreadable"])
+
+
+def test_mistakes_are_one_message(tmp_path, dataset, capsys):
+    for argv, problem in ((("nowhere",), "no data set was completed"), ((dataset, "--samples", -1), "--samples is -1")):
+        assert cli.main(["inspect", *map(str, argv)]) == 2
+        assert problem in capsys.readouterr().err
