@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from PIL import Image
+from pixel_reasoner_jax.processing.loading import ImageSource
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, normalized by the image's width and height."""
@@ -17,9 +17,10 @@ class Seed:
 
     Attributes:
       id: unique within a data set.
-      question: what is asked.
-      answer: the accepted answer or answers.
-      images: the query's images, unresized; empty for a video.
+      question: what is asked; "" where a captioner is to ask.
+      answer: the accepted answer or answers; "" with an empty question.
+      images: the query's images, unresized, as PIL images or the bytes of files, which are stored as they are; empty
+        for a video.
       video: anything `Processor.load_video` takes; None for images.
       fps: for a video given as a list of frames, how many of them make a second; None for the processor's default.
       cue: the evidence: a normalized box of the first image, or 1-based frame indices of the video.
@@ -30,7 +31,7 @@ class Seed:
     id: str
     question: str
     answer: str | list[str]
-    images: tuple[Image.Image, ...] = ()
+    images: tuple[ImageSource, ...] = ()
     video: Any = None
     fps: float | None = None
     cue: Box | tuple[int, ...] = (0.0, 0.0, 1.0, 1.0)
