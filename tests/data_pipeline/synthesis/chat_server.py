@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -61,7 +62,8 @@ class Exchange:
         self.handler.close_connection = True
 
     def hang_up(self) -> None:
-        self.handler.connection.close()
+        self.handler.close_connection = True
+        self.handler.connection.shutdown(socket.SHUT_RDWR)
 
 
 class ChatServer:
