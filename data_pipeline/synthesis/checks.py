@@ -145,7 +145,8 @@ def _check_observations(draft: Draft, seed: Seed, calls: Sequence[Call], media: 
     whole = list(media.load_video(seed.video).frames) if seed.video is not None else []
     whole += [media.load_image(image) for image in seed.images]
     for number, (call, record) in enumerate(zip(calls, draft.operations, strict=True)):
-        shown = [item["image"] for item in draft.messages[2 * number + 3]["content"] if item["type"] == "image"]
+        items = draft.messages[2 * number + 3]["content"]
+        shown = [media.load_image(item["image"]) for item in items if item["type"] == "image"]
         frames = call.arguments.get("target_frames")
         expected = [whole[frame - 1] for frame in frames] if frames else [_cut(whole[0], call, record)]
         if len(shown) != len(expected) or not all(map(_same, shown, expected)):
@@ -182,7 +183,7 @@ def _shows(seed: Seed, call: Call, record: OperationRecord, whole: Sequence[Imag
     return across > slack[0] and down > slack[1]
 
 
-def _same(shown: Any, expected: Image.Image) -> bool:
+def _same(shown: Image.Image, expected: Image.Image) -> bool:
     return shown.size == expected.size and np.array_equal(np.asarray(shown), np.asarray(expected))
 
 

@@ -155,15 +155,16 @@ class Synthesis:
         Raises:
           OtherRunError: see the class; EndpointError: the captioner's model cannot be asked.
         """
-        finished = self._directory / SUMMARY
+        finished, shards = self._directory / SUMMARY, Shards(self._directory)
         if finished.exists():
             _same_settings(json.loads(finished.read_text(encoding="utf-8"))["settings"], self._plan, self._directory)
+            shards.clear()
             return _read_summary(finished)
-        shards = Shards(self._directory)
         before = shards.recall(SETTINGS)
         if before is not None:
             _same_settings(before, self._plan, self._directory)
-        shards.remember(SETTINGS, self._plan.settings())
+        else:
+            shards.remember(SETTINGS, self._plan.settings())
         summary, seen, rejected = Summary(), Seen(), []
         places = in_turn([len(source) for source in self._sources], self._plan.seed)
         pool = ThreadPoolExecutor(self._workers)

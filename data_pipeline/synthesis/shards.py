@@ -33,7 +33,6 @@ class Shards:
     def __init__(self, directory: str | os.PathLike):
         self.directory = as_path(directory)
         self._work = self.directory / WORK
-        self._work.mkdir(parents=True, exist_ok=True)
 
     def notes(self, number: int) -> dict[str, Any] | None:
         """What was noted with a shard; None while it is not there."""
@@ -42,6 +41,7 @@ class Shards:
 
     def write(self, number: int, records: Sequence[bytes], notes: dict[str, Any]) -> None:
         """Writes a shard of encoded trajectories and what is to be noted with it."""
+        self._work.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=None if is_remote(self._work) else self._work, suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             file.write(msgpack.packb({"records": list(records), "notes": notes}))
@@ -67,11 +67,15 @@ class Shards:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def clear(self) -> None:
-        """Removes what only an unfinished synthesis needs."""
+        """Removes what only an unfinished synthesis needs, and what a kill left of files that were being written."""
         if is_remote(self._work):
-            self._work.rmtree()
-        else:
-            shutil.rmtree(self._work)
+            if self._work.exists():
+                self._work.rmtree()
+            return
+        shutil.rmtree(self._work, ignore_errors=True)
+        for path in self.directory.glob(".*.*"):
+            if (self.directory / path.stem[1:]).is_file():
+                path.unlink()
 
     def _path(self, number: int) -> Any:
         return self._work / f"shard-{number:05d}.msgpack"
