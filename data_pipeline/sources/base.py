@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,9 @@ from data_pipeline.seed import Box, Seed
 from pixel_reasoner_jax.files import as_path
 
 Source = Sequence[Seed]
+
+_MOST = 1e12
+"""No coordinate, time or count is near it; NaN is not below it."""
 
 _ORIENTATION = 0x0112  # EXIF
 
@@ -77,7 +79,7 @@ class Entry:
 
     def _finite(self, name: str, values: Any, count: int | None) -> list[float]:
         if not isinstance(values, list | tuple) or not all(
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
+            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST for value in values
         ):
             raise self.error(f"{name!r} is {values!r:.80}, expected a list of numbers")
         if count is not None and len(values) != count:

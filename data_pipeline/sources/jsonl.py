@@ -56,9 +56,10 @@ class JsonLines(Sequence):
         else:
             video, fps = str(entry.path("video")), None
         if "frames" in entry.value:
-            cue = tuple(int(number) for number in entry.numbers("frames"))
-            if not cue or min(cue) < 1 or max(cue) > self._frames:
+            cue = tuple(entry.numbers("frames"))
+            if not cue or not set(cue) <= set(range(1, self._frames + 1)):
                 raise entry.error(f"'frames' are {list(cue)}, expected numbers from 1 to {self._frames}")
+            cue = tuple(map(int, cue))
         else:
             cue = window_frames(entry, video, entry.numbers("window", 2), self._frames, fps)
         return {"video": video, "fps": fps, "cue": cue}

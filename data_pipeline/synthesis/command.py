@@ -17,7 +17,7 @@ from data_pipeline.sources import KINDS, open_source
 from data_pipeline.synthesis.captioner import Captioner, TemplateCaptioner
 from data_pipeline.synthesis.endpoint import Endpoint, EndpointSettings
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
-from data_pipeline.synthesis.run import REJECTED, Plan, Summary, Synthesis
+from data_pipeline.synthesis.run import REJECTED, Recipe, Summary, Synthesis
 from data_pipeline.synthesis.sheet import contact_sheet
 from data_pipeline.synthesis.synthesizer import BudgetMedia
 from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> Summary:
     media = BudgetMedia(Processor.from_pretrained(args.model).budgets if args.model else Budgets())
     sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
     captioner, decides, endpoint = _captioner(args, media)
-    plan = Plan(
+    recipe = Recipe(
         sources=sources,
         count=args.count,
         seed=args.seed,
@@ -129,31 +129,31 @@ def run(args: argparse.Namespace) -> Summary:
     out = as_path(args.out)
     try:
         with _locked(out), Progress("synthesis", args.count) as progress:
-            synthesis = Synthesis(plan, captioner, media, out, args.workers)
+            synthesis = Synthesis(recipe, captioner, media, out, args.workers)
             summary = synthesis.run(lambda so_far: progress.update(so_far.count, **_figures(so_far)))
     finally:
         if endpoint is not None:
             endpoint.close()
             print(_paid(endpoint), file=sys.stderr)
     sheet = write_text(out / SHEET, contact_sheet(out, media, seed=args.seed))
-    print(report(summary, plan))
+    print(report(summary, recipe))
     print(f"rejected: {out / REJECTED}\npage: {sheet}\ntrajectories: {out}")
     print(json.dumps(summary.to_json(), allow_nan=False))
     return summary
 
 
-def report(summary: Summary, plan: Plan) -> str:
+def report(summary: Summary, recipe: Recipe) -> str:
     """The tables: kinds of trajectory, sources, and what was put aside."""
-    kinds = [(kind, summary.kinds[kind], summary.impossible[kind]) for kind in TEMPLATES if kind in _drawn(plan)]
+    kinds = [(kind, summary.kinds[kind], summary.impossible[kind]) for kind in TEMPLATES if kind in _drawn(recipe)]
     rows = [["", "trajectories", "share", "impossible"]]
     rows += [[kind, f"{n:,}", f"{n / summary.count:.1%}", f"{given_up:,}"] for kind, n, given_up in kinds]
     tables = [plain_table([*rows, ["all", f"{summary.count:,}", "", f"{summary.impossible.total():,}"]])]
-    if len(plan.sources) > 1:
+    if len(recipe.sources) > 1:
         tables.append(plain_table([["source", "trajectories"], *_counted(summary.sources)]))
     if summary.rejected:
         tables.append(plain_table([["rejected", "seeds"], *_counted(summary.rejected)]))
-    if summary.count < plan.count:
-        tables.append(f"the sources have no more: {summary.count:,} of {plan.count:,} trajectories wanted")
+    if summary.count < recipe.count:
+        tables.append(f"the sources have no more: {summary.count:,} of {recipe.count:,} trajectories wanted")
     if summary.spend.requests:
         tables.append(
             f"texts: {summary.spend.requests:,} answers, {summary.spend.prompt_tokens:,} tokens read,"
@@ -214,8 +214,8 @@ def _paid(endpoint: Endpoint) -> str:
     )
 
 
-def _drawn(plan: Plan) -> set[str]:
-    return {kind for mix in (plan.image_mix, plan.video_mix) for kind, share in mix.items() if share > 0}
+def _drawn(recipe: Recipe) -> set[str]:
+    return {kind for mix in (recipe.image_mix, recipe.video_mix) for kind, share in mix.items() if share > 0}
 
 
 def _counted(counter: Mapping[str, int]) -> list[list[str]]:

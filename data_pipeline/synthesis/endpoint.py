@@ -120,11 +120,13 @@ class Endpoint:
         self._rate = RateLimit(settings.requests_per_minute)
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._cause = EndpointError("the run is ending")
         self.spend = Spend()
 
     def close(self) -> None:
         """Lets no request begin and no wait go on."""
         self._closed.set()
+        self._client.close()
 
     def ask(self, messages: list[dict[str, Any]], attempt: int = 0) -> Answer:
         """The answer to a conversation in the endpoint's form.
@@ -160,7 +162,20 @@ class Endpoint:
         return Spend(1, int(paid), prompt, completion, cost, cost if paid else 0.0)
 
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One reply. Where it cannot be had, the run is over for all threads, and all of them say why."""
+        try:
+            return self._insist(request)
+        except EndpointError as error:
+            with self._lock:
+                if not self._closed.is_set():
+                    self._cause = error
+                    self._closed.set()
+            raise self._cause from None
+
+    def _insist(self, request: dict[str, Any]) -> dict[str, Any]:
         """One reply, after as many attempts as it takes."""
+        if self._closed.is_set():
+            raise self._cause
         budget = self.settings.budget
         if budget is not None and self.spend.paid_cost >= budget:
             raise EndpointError(f"{self.spend.paid_cost:.2f} were spent, the budget of {budget:g} is used up")
@@ -203,7 +218,7 @@ class Endpoint:
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):
-            raise EndpointError("the run is ending")
+            raise self._cause
 
 
 class RateLimit:

@@ -41,8 +41,8 @@ Place = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is to be made; the same plan makes the same bytes.
+class Recipe:
+    """What is to be made; the same recipe makes the same bytes.
 
     Attributes:
       sources: what the seeds come from, by name.
@@ -70,7 +70,7 @@ class Plan:
             raise ValueError("a synthesis needs at least one source")
 
     def settings(self) -> dict[str, Any]:
-        """The plan as plain values, to tell it from another one."""
+        """The recipe as plain values, to tell it from another one."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["sources"] = {name: len(source) for name, source in self.sources.items()}
         return json.loads(json.dumps(fields, default=dict))
@@ -120,19 +120,19 @@ class OtherRunError(ValueError):
 
 
 class Synthesis:
-    """Makes what a plan says.
+    """Makes what a recipe says.
 
     Args:
-      plan: what to make.
+      recipe: what to make.
       captioner: makes the writer of one seed's text; called from any thread.
       media: loads media and tells sizes.
-      directory: of the data set; an unfinished synthesis of the same plan in it goes on.
+      directory: of the data set; an unfinished synthesis of the same recipe in it goes on.
       workers: threads that read, write and check.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        recipe: Recipe,
         captioner: Callable[[], Captioner],
         media: Media,
         directory: str | os.PathLike,
@@ -140,11 +140,11 @@ class Synthesis:
     ):
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
-        self._plan, self._captioner, self._media, self._workers = plan, captioner, media, workers
-        self._names = list(plan.sources)
-        self._sources = [plan.sources[name] for name in self._names]
+        self._recipe, self._captioner, self._media, self._workers = recipe, captioner, media, workers
+        self._names = list(recipe.sources)
+        self._sources = [recipe.sources[name] for name in self._names]
         self._directory = as_path(directory)
-        self._registry = default_registry(plan.padding)
+        self._registry = default_registry(recipe.padding)
 
     def run(self, on_progress: Callable[[Summary], None] = lambda summary: None) -> Summary:
         """Makes the data set, or what is missing of it.
@@ -157,20 +157,20 @@ class Synthesis:
         """
         finished, shards = self._directory / SUMMARY, Shards(self._directory)
         if finished.exists():
-            _same_settings(json.loads(finished.read_text(encoding="utf-8"))["settings"], self._plan, self._directory)
+            _same_settings(json.loads(finished.read_text(encoding="utf-8"))["settings"], self._recipe, self._directory)
             shards.clear()
             return _read_summary(finished)
         before = shards.recall(SETTINGS)
         if before is not None:
-            _same_settings(before, self._plan, self._directory)
+            _same_settings(before, self._recipe, self._directory)
         else:
-            shards.remember(SETTINGS, self._plan.settings())
+            shards.remember(SETTINGS, self._recipe.settings())
         summary, seen, rejected = Summary(), Seen(), []
-        places = in_turn([len(source) for source in self._sources], self._plan.seed)
+        places = in_turn([len(source) for source in self._sources], self._recipe.seed)
         pool = ThreadPoolExecutor(self._workers)
         try:
             for number in itertools.count():
-                wanted = min(self._plan.shard_size, self._plan.count - summary.count)
+                wanted = min(self._recipe.shard_size, self._recipe.count - summary.count)
                 chosen = list(itertools.islice(places, wanted))
                 if not chosen:
                     break
@@ -184,13 +184,13 @@ class Synthesis:
                 rejected += notes["rejected"]
                 on_progress(summary)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # what threads wait for ends with the captioner
         if not summary.count:
             raise ValueError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED, "".join(lines))
         shards.finish(number)
-        content = {"settings": self._plan.settings(), **summary.to_json()}
+        content = {"settings": self._recipe.settings(), **summary.to_json()}
         write_text(finished, json.dumps(content, indent=1) + "\n")
         shards.clear()
         return summary
@@ -256,10 +256,10 @@ class Synthesis:
             self._registry,
             self._media,
             captioner,
-            padding=self._plan.padding,
-            image_mix=self._plan.image_mix,
-            video_mix=self._plan.video_mix,
-            seed=self._plan.seed,
+            padding=self._recipe.padding,
+            image_mix=self._recipe.image_mix,
+            video_mix=self._recipe.video_mix,
+            seed=self._recipe.seed,
         )
         reason, fault = None, None
         try:
@@ -305,8 +305,8 @@ def in_turn(sizes: Sequence[int], seed: int) -> Iterator[Place]:
                 yield number, index_shuffle(turn, max_index=size - 1, seed=(seed + number) % 2**32, rounds=4)
 
 
-def _same_settings(before: Mapping[str, Any], plan: Plan, directory: object) -> None:
-    for name, value in plan.settings().items():
+def _same_settings(before: Mapping[str, Any], recipe: Recipe, directory: object) -> None:
+    for name, value in recipe.settings().items():
         if before.get(name) != value:
             raise OtherRunError(
                 f"{directory} holds a synthesis with other settings: its {name} is {before.get(name)!r}, now {value!r};"

@@ -17,15 +17,15 @@ import time
 
 from data_pipeline.sources import open_source
 from data_pipeline.synthesis import BudgetMedia, TemplateCaptioner
-from data_pipeline.synthesis.run import Plan, Synthesis
+from data_pipeline.synthesis.run import Recipe, Synthesis
 
 
-def plan(path: str) -> Plan:
-    return Plan({path: open_source(f"jsonl:{path}")}, count=12, seed=3, shard_size=5)
+def recipe(path: str) -> Recipe:
+    return Recipe({path: open_source(f"jsonl:{path}")}, count=12, seed=3, shard_size=5)
 
 
 def synthesize(path: str, out: str, workers: int) -> None:
-    Synthesis(plan(path), TemplateCaptioner, BudgetMedia(), out, workers).run()
+    Synthesis(recipe(path), TemplateCaptioner, BudgetMedia(), out, workers).run()
 
 
 def deadly(function, marks: pathlib.Path):

@@ -7,8 +7,10 @@ import time
 
 import pytest
 
+from data_pipeline.synthesis import endpoint as module
 from data_pipeline.synthesis.captioner import CaptionError, Spend
 from data_pipeline.synthesis.endpoint import EndpointError, RateLimit
+from tests.data_pipeline.synthesis.chat_server import said
 
 
 def ask(endpoint, text="hello", attempt=0):
@@ -74,8 +76,6 @@ def test_the_server_says_how_long_to_wait(server, connect):
 
 
 def test_waits_grow_with_jitter(server, connect, monkeypatch):
-    from data_pipeline.synthesis import endpoint as module
-
     monkeypatch.setattr(module, "LONGEST_WAIT", 10.0)
     endpoint, waits = connect(attempts=6), []
     monkeypatch.setattr(endpoint, "_pause", waits.append)
@@ -221,3 +221,25 @@ def test_a_run_that_ends_waits_for_nothing(server, connect):
         endpoint.close()
         with pytest.raises(EndpointError, match="ending"):
             waiting.result(timeout=5)
+
+
+def test_when_one_thread_gives_up_all_do_and_say_why(server, connect):
+    """Others that wait, or have not begun, neither wait on nor ask again."""
+
+    def reply(exchange):
+        if said(exchange.request) == "fatal":
+            time.sleep(0.3)
+            exchange.fail(403, "account closed")
+        else:
+            exchange.fail(429, Retry_After="60")
+
+    server.reply = reply
+    endpoint = connect(concurrency=8)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask, endpoint, text) for text in ("a", "b", "fatal")]
+        for one in asked:
+            with pytest.raises(EndpointError, match="account closed"):
+                one.result(timeout=5)
+    with pytest.raises(EndpointError, match="account closed"):
+        ask(endpoint, "later")
+    assert len(server.requests) == 3

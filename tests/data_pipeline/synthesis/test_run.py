@@ -16,8 +16,9 @@ from data_pipeline.sources import SourceError, open_source
 from data_pipeline.synthesis import BudgetMedia, CaptionError, Spend, TemplateCaptioner
 from data_pipeline.synthesis.checks import check
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
-from data_pipeline.synthesis.run import REJECTED, SUMMARY, OtherRunError, Plan, Synthesis, in_turn
+from data_pipeline.synthesis.run import REJECTED, SUMMARY, OtherRunError, Recipe, Synthesis, in_turn
 from data_pipeline.synthesis.shards import WORK
+from pixel_reasoner_jax.files import as_path
 from tests.data_pipeline.synthesis import killed
 from tests.data_pipeline.synthesis.seeds import CUE, encoded, image_seed, picture, video_seed
 
@@ -84,7 +85,7 @@ def test_any_number_of_workers_makes_the_same(seeds_file, whole, tmp_path):
     assert files(tmp_path) == files(whole)
 
 
-@pytest.mark.parametrize("workers,when", [(1, "writes"), (3, "40")])
+@pytest.mark.parametrize("workers,when", [(1, "writes"), pytest.param(3, "40", marks=pytest.mark.slow)])
 def test_however_often_it_is_killed_it_makes_the_same(seeds_file, whole, tmp_path, workers, when):
     repository = pathlib.Path(killed.__file__).parents[3]
     done = subprocess.run(
@@ -105,7 +106,7 @@ def test_a_finished_one_is_not_made_again_and_another_is_refused(seeds_file, who
     monkeypatch.setattr(Synthesis, "_make_shard", None)
     killed.synthesize(str(seeds_file), str(whole), workers=2)
     assert files(whole) == before
-    other = Plan(killed.plan(str(seeds_file)).sources, count=12, seed=4, shard_size=5)
+    other = Recipe(killed.recipe(str(seeds_file)).sources, count=12, seed=4, shard_size=5)
     with pytest.raises(OtherRunError, match="its seed is 3, now 4"):
         Synthesis(other, TemplateCaptioner, MEDIA, whole).run()
 
@@ -120,11 +121,11 @@ def test_an_unfinished_one_goes_on_with_its_own_settings_only(tmp_path):
             return super().write(seed, passage, target)
 
     with pytest.raises(RuntimeError, match="tired"):
-        Synthesis(Plan(sources, 10, shard_size=2), Tired, MEDIA, tmp_path).run()
+        Synthesis(Recipe(sources, 10, shard_size=2), Tired, MEDIA, tmp_path).run()
     assert not (tmp_path / METADATA).exists() and (tmp_path / WORK).exists()
     with pytest.raises(OtherRunError, match="its padding is 0.1, now 0.2"):
-        Synthesis(Plan(sources, 10, padding=0.2, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
-    summary = Synthesis(Plan(sources, 10, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+        Synthesis(Recipe(sources, 10, padding=0.2, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+    summary = Synthesis(Recipe(sources, 10, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
     assert summary.count == read_description(tmp_path)["count"] == 10
 
 
@@ -144,7 +145,7 @@ def test_images_and_videos_from_several_sources(tmp_path):
         "videos": [video_seed(number) for number in range(6)],
         "world": open_source("pixel-search:sft"),
     }
-    summary = Synthesis(Plan(sources, 30, seed=1), TemplateCaptioner, MEDIA, tmp_path, workers=2).run()
+    summary = Synthesis(Recipe(sources, 30, seed=1), TemplateCaptioner, MEDIA, tmp_path, workers=2).run()
     assert summary.count == 30 and summary.sources == {"images": 12, "videos": 6, "world": 12}
     by_id = {seed.id: seed for name in ("images", "videos") for seed in sources[name]}
     for draft in RecordSource(tmp_path, "trajectory"):
@@ -155,15 +156,15 @@ def test_images_and_videos_from_several_sources(tmp_path):
 def test_when_the_sources_run_out_it_says_so(tmp_path):
     sources = {"few": [image_seed(number) for number in range(3)]}
     seen = []
-    summary = Synthesis(Plan(sources, 10), TemplateCaptioner, MEDIA, tmp_path).run(lambda s: seen.append(s.count))
+    summary = Synthesis(Recipe(sources, 10), TemplateCaptioner, MEDIA, tmp_path).run(lambda s: seen.append(s.count))
     assert summary.count == 3 and seen[-1] == 3 and sorted(seen) == seen
     nothing = {"none": [image_seed(1, question="", answer="")]}
     with pytest.raises(ValueError, match="none of 1 seeds gave a trajectory; the first: it has no question"):
-        Synthesis(Plan(nothing, 10), TemplateCaptioner, MEDIA, tmp_path / "none").run()
+        Synthesis(Recipe(nothing, 10), TemplateCaptioner, MEDIA, tmp_path / "none").run()
     with pytest.raises(ValueError, match="at least one source"):
-        Plan({}, 10)
+        Recipe({}, 10)
     with pytest.raises(ValueError, match="must be at least 1"):
-        Plan(sources, 0)
+        Recipe(sources, 0)
 
 
 def test_rejections_say_why(tmp_path):
@@ -194,8 +195,8 @@ def test_rejections_say_why(tmp_path):
         ]
     )
     mix = {"recrop_once": 1.0}
-    plan = Plan({"list": seeds}, 12, image_mix=mix, shard_size=5)
-    summary = Synthesis(plan, Careless, MEDIA, tmp_path, workers=2).run()
+    recipe = Recipe({"list": seeds}, 12, image_mix=mix, shard_size=5)
+    summary = Synthesis(recipe, Careless, MEDIA, tmp_path, workers=2).run()
     reasons = {"unreadable": 2, "caption": 2, "leak": 1, "impossible": 1, "text": 1, "duplicate": 1}
     assert summary.rejected == reasons and summary.count == 4 and summary.kinds == {"recrop_once": 4}
     lines = [json.loads(line) for line in (tmp_path / REJECTED).read_text().splitlines()]
@@ -214,13 +215,13 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     sources = {
         "mixed": [*(image_seed(number) for number in range(5)), video_seed(1), image_seed(9, question="", answer="")]
     }
-    plan = Plan(sources, 7, captioner={"model": "m"}, shard_size=3)
+    recipe = Recipe(sources, 7, captioner={"model": "m"}, shard_size=3)
     results = {}
     for workers in (1, 4):
         endpoint = connect(cache=tmp_path / f"cache{workers}", prompt_price=10.0)
         out = tmp_path / f"out{workers}"
         summary = Synthesis(
-            plan, lambda e=endpoint: ModelCaptioner(e, load_prompts(), MEDIA), MEDIA, out, workers
+            recipe, lambda e=endpoint: ModelCaptioner(e, load_prompts(), MEDIA), MEDIA, out, workers
         ).run()
         assert summary.count == 7 and summary.spend.requests == endpoint.spend.requests
         assert summary.spend.cost == pytest.approx(endpoint.spend.cost) == summary.spend.prompt_tokens * 1e-5
@@ -229,7 +230,9 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     assert results[1] == results[4]
     asked = len(server.requests)
     endpoint = connect(cache=tmp_path / "cache4", prompt_price=10.0)
-    again = Synthesis(plan, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, tmp_path / "again", 2).run()
+    again = Synthesis(
+        recipe, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, tmp_path / "again", 2
+    ).run()
     assert len(server.requests) == asked and files(tmp_path / "again") == results[1]
     assert again.spend.paid == 0 and again.spend.cost == summary.spend.cost
     drafts = {draft.query_id: draft for draft in RecordSource(tmp_path / "again", "trajectory")}
@@ -240,7 +243,7 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
 
 def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
     sources = {"images": [image_seed(number) for number in range(8)]}
-    plan = Plan(sources, 8, captioner={"model": "m"}, shard_size=3)
+    recipe = Recipe(sources, 8, captioner={"model": "m"}, shard_size=3)
     good = server.reply
 
     def fails_from(number):
@@ -248,7 +251,7 @@ def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
 
     def run(out, workers):
         endpoint = connect()
-        return Synthesis(plan, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, out, workers).run()
+        return Synthesis(recipe, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, out, workers).run()
 
     fails_from(12)
     with pytest.raises(ValueError, match="did not answer"):
@@ -260,7 +263,15 @@ def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
     assert kept == files(tmp_path / "straight")
 
 
-def test_plans_are_told_apart_by_plain_values():
-    assert json.loads(json.dumps(Plan({"a": [Seed("s", "?", "x")]}, 1).settings()))["sources"] == {"a": 1}
+def test_recipes_are_told_apart_by_plain_values():
+    assert json.loads(json.dumps(Recipe({"a": [Seed("s", "?", "x")]}, 1).settings()))["sources"] == {"a": 1}
     assert Spend(1, 1, 2, 3, 4.0, 5.0) + Spend(1, 0, 1, 1, 1.0, 0.0) == Spend(2, 1, 3, 4, 5.0, 5.0)
     assert CUE
+
+
+def test_a_synthesis_may_lie_in_an_object_store(bucket, seeds_file, whole):
+    recipe = killed.recipe(str(seeds_file))
+    Synthesis(recipe, TemplateCaptioner, MEDIA, f"{bucket}/data", workers=2).run()
+    assert len(RecordSource(f"{bucket}/data", "trajectory")) == 12
+    stored = {path.name: path.read_bytes() for path in as_path(f"{bucket}/data").iterdir() if path.is_file()}
+    assert stored == files(whole)
