@@ -34,12 +34,12 @@ class Fingerprint:
     Attributes:
       id: of the seed.
       text: a hash of question and answer, without regard to case, punctuation and white space.
-      pixels: uint8 [pictures * SIDE * SIDE], grey thumbnails, as bytes.
+      pixels: uint8 [pictures * SIDE * SIDE], grey thumbnails, in hexadecimal.
     """
 
     id: str
     text: str
-    pixels: bytes
+    pixels: str
 
 
 def fingerprint(seed: Seed, media: Media) -> Fingerprint:
@@ -56,7 +56,7 @@ def fingerprint(seed: Seed, media: Media) -> Fingerprint:
     answers = [seed.answer] if isinstance(seed.answer, str) else seed.answer
     text = "\0".join(map(_plain, (seed.question, *answers)))
     digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
-    return Fingerprint(seed.id, digest, b"".join(map(_thumbnail, pictures)))
+    return Fingerprint(seed.id, digest, b"".join(map(_thumbnail, pictures)).hex())
 
 
 class Seen:
@@ -70,7 +70,7 @@ class Seen:
         """Adds a seed that repeats none; else says what it repeats."""
         if one.id in self._ids:
             return f"the id {one.id} is taken by an earlier seed"
-        pixels = np.frombuffer(one.pixels, np.uint8).astype(np.int16)
+        pixels = np.frombuffer(bytes.fromhex(one.pixels), np.uint8).astype(np.int16)
         # Where no pixel differs by more than the tolerance, nor do the means: neighbouring buckets hold all that count.
         bucket = int(pixels.mean() // (TOLERANCE + 1)) if len(pixels) else 0
         for near in (bucket - 1, bucket, bucket + 1):

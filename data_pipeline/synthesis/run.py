@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -19,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grain.experimental import index_shuffle
+from PIL import Image
 
-from data_pipeline.records import encode_trajectory
 from data_pipeline.sources import Source, SourceError
 from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
 from data_pipeline.synthesis.checks import CheckError, check
 from data_pipeline.synthesis.duplicates import Fingerprint, Seen, fingerprint
 from data_pipeline.synthesis.shards import Shards
-from data_pipeline.synthesis.synthesizer import Media, SynthesisError, Synthesizer
+from data_pipeline.synthesis.synthesizer import Draft, Media, SynthesisError, Synthesizer
 from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry
@@ -83,6 +84,7 @@ class Summary:
     Attributes:
       count: trajectories written.
       seeds: seeds used.
+      shards: shards with trajectories.
       kinds: trajectories by kind.
       impossible: kinds drawn and given up because a seed's geometry does not allow them.
       rejected: seeds put aside, by reason.
@@ -92,6 +94,7 @@ class Summary:
 
     count: int = 0
     seeds: int = 0
+    shards: int = 0
     kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     impossible: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -102,6 +105,7 @@ class Summary:
         """Counts a shard."""
         self.seeds += notes["seeds"]
         self.count += sum(notes["kinds"].values())
+        self.shards += bool(notes["kinds"])
         self.rejected.update(rejection["reason"] for rejection in notes["rejected"])
         self.spend += Spend(**notes["spend"])
         for name in ("kinds", "impossible", "sources"):
@@ -189,7 +193,7 @@ class Synthesis:
             raise ValueError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED, "".join(lines))
-        shards.finish(number)
+        shards.finish(summary.shards)
         content = {"settings": self._recipe.settings(), **summary.to_json()}
         write_text(finished, json.dumps(content, indent=1) + "\n")
         shards.clear()
@@ -206,7 +210,7 @@ class Synthesis:
         on_progress: Callable[[Summary], None],
     ) -> dict[str, Any]:
         """Works on the seeds of a shard and writes it; returns what is noted with it."""
-        rejected, records, kept, kinds, impossible, sources = [], [], [], [], collections.Counter(), []
+        rejected, drafts, kept, kinds, impossible, sources = [], [], [], [], collections.Counter(), []
         spend, chosen = Spend(), []
         for place, found in zip(places, pool.map(self._look, places), strict=True):
             if isinstance(found, Fingerprint):
@@ -224,10 +228,10 @@ class Synthesis:
             if made.rejection is not None:
                 rejected.append(made.rejection)
             else:
-                records.append(made.record)
-                kinds.append(made.kind)
+                drafts.append(made.draft)
+                kinds.append(made.draft.kind)
                 sources.append(self._names[place[0]])
-            shown.count, shown.spend = before.count + len(records), before.spend + spend
+            shown.count, shown.spend = before.count + len(drafts), before.spend + spend
             on_progress(shown)
         notes = {
             "seeds": len(places),
@@ -238,7 +242,7 @@ class Synthesis:
             "rejected": rejected,
             "spend": dataclasses.asdict(spend),
         }
-        shards.write(number, records, notes)
+        shards.write(number, before.shards, drafts, notes)
         return notes
 
     def _look(self, place: Place) -> Fingerprint | dict[str, Any]:
@@ -274,7 +278,7 @@ class Synthesis:
         if fault is not None:
             rejection = self._rejection(place, reason, fault, seed.id)
             return _Made(captioner.spend, synthesizer.impossible, rejection=rejection)
-        return _Made(captioner.spend, synthesizer.impossible, draft.kind, encode_trajectory(draft))
+        return _Made(captioner.spend, synthesizer.impossible, _encoded(draft))
 
     def _rejection(self, place: Place, reason: str, message: object, seed: str | None = None) -> dict[str, Any]:
         return {
@@ -288,12 +292,11 @@ class Synthesis:
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    """What came of a seed: an encoded trajectory of a kind, or a rejection."""
+    """What came of a seed: a trajectory, or a rejection."""
 
     spend: Spend
     impossible: Mapping[str, int]
-    kind: str | None = None
-    record: bytes | None = None
+    draft: Draft | None = None
     rejection: dict[str, Any] | None = None
 
 
@@ -303,6 +306,25 @@ def in_turn(sizes: Sequence[int], seed: int) -> Iterator[Place]:
         for number, size in enumerate(sizes):
             if turn < size:
                 yield number, index_shuffle(turn, max_index=size - 1, seed=(seed + number) % 2**32, rounds=4)
+
+
+def _encoded(draft: Draft) -> Draft:
+    """The trajectory with its media as files: what takes time is done here, by a worker."""
+
+    def file(source: Any) -> Any:
+        if isinstance(source, list):
+            return [file(frame) for frame in source]
+        if not isinstance(source, Image.Image):
+            return source
+        buffer = io.BytesIO()
+        source.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    def item(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: file(value) if key in ("image", "video") else value for key, value in fields.items()}
+
+    messages = [{**message, "content": [item(fields) for fields in message["content"]]} for message in draft.messages]
+    return dataclasses.replace(draft, messages=messages)
 
 
 def _same_settings(before: Mapping[str, Any], recipe: Recipe, directory: object) -> None:

@@ -1,6 +1,6 @@
-"""What a synthesis has written so far: whole shards by number, and what is to be known about each.
+"""What a synthesis has written so far: shards of trajectories, and notes of how each came about.
 
-The seam between synthesis and storage: a shard is there whole or not at all, a shard that is there is never made
+The seam between synthesis and storage: a shard is there whole or not at all, one whose notes are there is never made
 again, and the data set appears when all are.
 """
 
@@ -16,7 +16,8 @@ from typing import Any
 
 import msgpack
 
-from data_pipeline.records import METADATA, RecordWriter, decode_trajectory
+from data_pipeline.records import METADATA, RecordWriter, decode_trajectory, encode_trajectory
+from data_pipeline.synthesis.synthesizer import Draft
 from pixel_reasoner_jax.files import as_path, is_remote, move, write_text
 
 WORK = ".synthesis"
@@ -35,34 +36,37 @@ class Shards:
         self._work = self.directory / WORK
 
     def notes(self, number: int) -> dict[str, Any] | None:
-        """What was noted with a shard; None while it is not there."""
-        path = self._path(number)
-        return msgpack.unpackb(path.read_bytes())["notes"] if path.exists() else None
+        """What was noted of a piece of the work; None while it is not done."""
+        return self.recall(f"notes-{number:05d}.json")
 
-    def write(self, number: int, records: Sequence[bytes], notes: dict[str, Any]) -> None:
-        """Writes a shard of encoded trajectories and what is to be noted with it."""
-        self._work.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=None if is_remote(self._work) else self._work, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgpack.packb({"records": list(records), "notes": notes}))
-            file.flush()
-            os.fsync(file.fileno())
-        move(pathlib.Path(temporary), self._path(number))
+    def write(self, number: int, shard: int, drafts: Sequence[Draft], notes: dict[str, Any]) -> None:
+        """Writes what came of a piece of the work.
+
+        Args:
+          number: of the piece.
+          shard: the number of the shard for its trajectories; a piece without any has none.
+          drafts: the trajectories, their media as files.
+          notes: plain values, written last.
+        """
+        if drafts:
+            self._write_records(shard, [encode_trajectory(draft) for draft in drafts])
+        self.remember(f"notes-{number:05d}.json", notes)
 
     def finish(self, count: int) -> None:
         """Makes the data set of the first `count` shards, in their order, unless it is there already."""
         if (self.directory / METADATA).exists():
             return
         with RecordWriter(self.directory, "trajectory") as writer:
-            for number in range(count):
-                for record in msgpack.unpackb(self._path(number).read_bytes())["records"]:
+            for shard in range(count):
+                for record in msgpack.unpackb(self._records(shard).read_bytes()):
                     writer.write(decode_trajectory(record))
 
     def remember(self, name: str, value: dict[str, Any]) -> None:
         """Keeps a JSON object until the data set is complete."""
-        write_text(self._work / name, json.dumps(value, indent=1) + "\n")
+        write_text(self._work / name, json.dumps(value) + "\n")
 
     def recall(self, name: str) -> dict[str, Any] | None:
+        """What was remembered under a name, if anything was."""
         path = self._work / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -77,5 +81,12 @@ class Shards:
             if (self.directory / path.stem[1:]).is_file():
                 path.unlink()
 
-    def _path(self, number: int) -> Any:
-        return self._work / f"shard-{number:05d}.msgpack"
+    def _write_records(self, shard: int, records: list[bytes]) -> None:
+        self._work.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=None if is_remote(self._work) else self._work, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgpack.packb(records))
+        move(pathlib.Path(temporary), self._records(shard))
+
+    def _records(self, shard: int) -> Any:
+        return self._work / f"records-{shard:05d}.msgpack"

@@ -96,8 +96,8 @@ def test_however_often_it_is_killed_it_makes_the_same(seeds_file, whole, tmp_pat
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    # Three shards, settings, rejections, records, their description, the summary, and what is removed at the end.
-    assert int(done.stdout) >= (2 * 8 + 2 * 4 if when == "writes" else 1)
+    # Records and notes of three pieces of work, what describes it all, and what is removed at the end.
+    assert int(done.stdout) >= (2 * 11 + 2 * 7 if when == "writes" else 1)
     assert files(tmp_path) == files(whole)
 
 
