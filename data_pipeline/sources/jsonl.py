@@ -23,14 +23,13 @@ from collections.abc import Sequence
 
 from data_pipeline.seed import Seed
 from data_pipeline.sources.base import Entry, LineReader
-from data_pipeline.sources.clips import window_frames
 
 
 class JsonLines(Sequence):
-    """See the module; `path` is a file of JSON lines, `frames` how many frames are sampled from a video."""
+    """See the module; `path` is a file of JSON lines."""
 
-    def __init__(self, path: str, frames: int = 16):
-        self._lines, self._frames = LineReader(path), frames
+    def __init__(self, path: str):
+        self._lines = LineReader(path)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -45,24 +44,22 @@ class JsonLines(Sequence):
             "attributes": dict(entry.get("attributes", dict, {})),
         }
         if entry.value.get("video") is not None:
-            return Seed(**fields, **self._video(entry))
+            return Seed(**fields, **_video(entry))
         return Seed(**fields, **_images(entry))
 
-    def _video(self, entry: Entry) -> dict:
-        listed = isinstance(entry.value["video"], list)
-        if listed:
-            video = [entry.image(path)[0] for path in _paths(entry, "video")]
-            fps = float(entry.get("fps", (int, float), 2.0))
-        else:
-            video, fps = str(entry.path("video")), None
-        if "frames" in entry.value:
-            cue = tuple(entry.numbers("frames"))
-            if not cue or not set(cue) <= set(range(1, self._frames + 1)):
-                raise entry.error(f"'frames' are {list(cue)}, expected numbers from 1 to {self._frames}")
-            cue = tuple(map(int, cue))
-        else:
-            cue = window_frames(entry, video, entry.numbers("window", 2), self._frames, fps)
-        return {"video": video, "fps": fps, "cue": cue}
+
+def _video(entry: Entry) -> dict:
+    if isinstance(entry.value["video"], list):
+        frames = [entry.image(path)[0] for path in _paths(entry, "video")]
+        video = {"video": frames, "fps": float(entry.get("fps", (int, float), 2.0))}
+    else:
+        video = {"video": str(entry.path("video"))}
+    if "frames" not in entry.value:
+        return video | {"window": tuple(entry.numbers("window", 2))}
+    numbers = entry.numbers("frames")
+    if not numbers or not all(number >= 1 and number == int(number) for number in numbers):
+        raise entry.error(f"'frames' are {numbers}, expected numbers from 1")
+    return video | {"cue": tuple(map(int, numbers))}
 
 
 def _images(entry: Entry) -> dict:

@@ -18,31 +18,29 @@ from collections.abc import Sequence
 
 from data_pipeline.seed import Seed
 from data_pipeline.sources.base import Entry, ListReader
-from data_pipeline.sources.clips import window_frames
 
 SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov")
 
 
 class VideoWindows(Sequence):
-    """See the module; `path` is the JSON file, `frames` how many frames are sampled from a video."""
+    """See the module; `path` is the JSON file."""
 
-    def __init__(self, path: str, frames: int = 16):
-        self._entries, self._frames = ListReader(path), frames
+    def __init__(self, path: str):
+        self._entries = ListReader(path)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Seed:
         entry = self._entries[index]
-        video = self._video(entry)
-        window = entry.get("start", (int, float)), entry.get("end", (int, float))
+        window = (entry.get("start", (int, float)), entry.get("end", (int, float)))
         question, answer = _with_choices(entry)
         return Seed(
             id=f"star-{entry.get('question_id', (str, int), f'{index:06d}')}",
             question=question,
             answer=answer,
-            video=video,
-            cue=window_frames(entry, video, window, self._frames),
+            video=self._video(entry),
+            window=window,
             attributes={"video_id": entry.value["video_id"], "window": list(window)},
         )
 

@@ -142,8 +142,10 @@ def _check_observations(draft: Draft, seed: Seed, calls: Sequence[Call], media: 
     """Every operation's user turn shows the pixels that were asked for; the last ones are the evidence."""
     if not calls:
         return
-    whole = list(media.load_video(seed.video).frames) if seed.video is not None else []
-    whole += [media.load_image(image) for image in seed.images]
+    whole = [media.load_image(image) for image in seed.images]
+    if seed.video is not None:
+        video = media.load_video(seed.video, seed.fps)
+        whole, seed = list(video.frames), seed.with_frames(video.times)
     for number, (call, record) in enumerate(zip(calls, draft.operations, strict=True)):
         items = draft.messages[2 * number + 3]["content"]
         shown = [media.load_image(item["image"]) for item in items if item["type"] == "image"]

@@ -49,7 +49,7 @@ def fingerprint(seed: Seed, media: Media) -> Fingerprint:
       MediaError: they cannot be read.
     """
     if seed.video is not None:
-        frames = media.load_video(seed.video).frames
+        frames = media.load_video(seed.video, seed.fps).frames
         pictures = [frames[at] for at in sorted({0, len(frames) // 2, len(frames) - 1})[:PICTURES]]
     else:
         pictures = [media.load_image(image) for image in seed.images]

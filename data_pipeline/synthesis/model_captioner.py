@@ -137,7 +137,7 @@ class ModelCaptioner:
         """The images, or the sampled frames; those of the last seed are kept."""
         if self._loaded[0] != seed.id:
             if seed.video is not None:
-                loaded = list(self._media.load_video(seed.video).frames)
+                loaded = list(self._media.load_video(seed.video, seed.fps).frames)
             else:
                 loaded = [self._media.load_image(image) for image in seed.images]
             self._loaded = (seed.id, loaded)

@@ -57,6 +57,6 @@ def _with_frames(item: dict, media: Media) -> dict:
     if item["type"] != "video":
         return item
     try:
-        return {**item, "video": media.load_video(item["video"])}
+        return {**item, "video": media.load_video(item["video"], item.get("fps"))}
     except MediaError:
         return item

@@ -130,13 +130,19 @@ class Synthesizer:
           SynthesisError: no kind of trajectory fits, or an operation fails.
           CaptionError: a text cannot be had.
         """
-        if not seed.question:
-            seed = self._captioner.ask(seed)
         digest = hashlib.blake2b(seed.id.encode(), digest_size=8).digest()
         rng = np.random.default_rng((self._seed, int.from_bytes(digest, "little")))
         images = [self._processor.load_image(image) for image in seed.images]
-        video = self._processor.load_video(seed.video) if seed.video is not None else None
-        frames = video.frames if video else None
+        frames = None
+        if seed.video is not None:
+            video = self._processor.load_video(seed.video, seed.fps)
+            frames = video.frames
+            try:
+                seed = seed.with_frames(video.times)
+            except ValueError as error:
+                raise SynthesisError(str(error)) from None
+        if not seed.question:
+            seed = self._captioner.ask(seed)
         state = MediaState.from_query(images=images, video_frames=frames)
         plan = self._plan(self._scene(seed, images, len(frames or ()), rng))
         if self._revise is not None:
