@@ -29,7 +29,10 @@ def synthesize(path: str, out: str, workers: int) -> None:
 
 
 def deadly(function, marks: pathlib.Path):
-    """The function, but the first call for a file kills the process before it, and the second one after it."""
+    """The function, but the first call for a file kills the process before it, and the second one after it.
+
+    Temporary files have other names each time: they are left alone.
+    """
 
     def call(*args, **kwargs):
         file = pathlib.Path(os.fspath(args[1] if len(args) > 1 else args[0])).name
@@ -37,7 +40,7 @@ def deadly(function, marks: pathlib.Path):
             mark = marks / f"{function.__name__} {file} {moment}"
             if moment == "after":
                 function(*args, **kwargs)
-            if not file.startswith((".", "tmp")) and not mark.exists():
+            if "." in file[1:] and file[0] != "." and not file.startswith("tmp") and not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
