@@ -16,6 +16,7 @@ setup(
     python_requires=">=3.11",
     # The experiment files of configs/ are installed as data of the package, so that the console command finds them.
     packages=[*find_packages(include=["pixel_reasoner_jax*", "data_pipeline*"]), "pixel_reasoner_jax.configs"],
+    package_data={"data_pipeline.synthesis": ["prompts/*.txt"]},
     package_dir={"pixel_reasoner_jax.configs": "configs"},
     install_requires=[
         "array-record>=0.8",
@@ -40,12 +41,14 @@ setup(
     extras_require={
         "gs": ["gcsfs>=2024.6"],
         "parquet": ["pyarrow>=18"],
+        "synthesis": ["openai>=2.0"],
         "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
         "test": [
             "gcsfs>=2024.6",
             "hypothesis>=6.100",
             "jinja2>=3.1",
+            "openai>=2.0",
             "pyarrow>=18",
             "pytest>=8.0",
             "pyyaml>=6.0",

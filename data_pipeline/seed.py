@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
+from pixel_reasoner_jax.processing.decoding import sample_indices
+from pixel_reasoner_jax.processing.loading import ImageSource
+
+MOST_FRAMES = 8
+"""In a call of `select_frames`."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, normalized by the image's width and height."""
@@ -17,12 +22,14 @@ class Seed:
 
     Attributes:
       id: unique within a data set.
-      question: what is asked.
-      answer: the accepted answer or answers.
-      images: the query's images, unresized; empty for a video.
+      question: what is asked; "" where a captioner is to ask.
+      answer: the accepted answer or answers; "" with an empty question.
+      images: the query's images, unresized, as PIL images or the bytes of files, which are stored as they are; empty
+        for a video.
       video: anything `Processor.load_video` takes; None for images.
       fps: for a video given as a list of frames, how many of them make a second; None for the processor's default.
       cue: the evidence: a normalized box of the first image, or 1-based frame indices of the video.
+      window: for a video, the start and end of the evidence in seconds; the sampled frames within become the cue.
       candidates: other boxes worth a look; a wrong box is taken from them where there are any.
       attributes: what else the source knows (plain values only; stored with the trajectory).
     """
@@ -30,10 +37,11 @@ class Seed:
     id: str
     question: str
     answer: str | list[str]
-    images: tuple[Image.Image, ...] = ()
+    images: tuple[ImageSource, ...] = ()
     video: Any = None
     fps: float | None = None
     cue: Box | tuple[int, ...] = (0.0, 0.0, 1.0, 1.0)
+    window: tuple[float, float] | None = None
     candidates: tuple[Box, ...] = ()
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -41,6 +49,28 @@ class Seed:
     def text_answer(self) -> str:
         """The answer to write: the first of the accepted ones."""
         return self.answer if isinstance(self.answer, str) else self.answer[0]
+
+    def with_frames(self, times: Sequence[float]) -> Seed:
+        """The seed with the frames of its window as cue, or as it is if it has none.
+
+        Args:
+          times: of the sampled frames, in seconds. Between two of them, the nearest to the window's middle is taken;
+            of more than an operation selects, as many of them spread over the window.
+
+        Raises:
+          ValueError: the window is none, or begins after the video.
+        """
+        if self.window is None:
+            return self
+        (start, end), last = self.window, times[-1]
+        if not 0 <= start <= end or start > last + 1:  # the last frame is shown for a while
+            raise ValueError(f"seed {self.id}: from {start:g} to {end:g} s is no window of a video of {last:.1f} s")
+        inside = [number for number, time in enumerate(times, 1) if start <= time <= end]
+        if not inside:
+            middle = (start + end) / 2
+            inside = [min(range(1, len(times) + 1), key=lambda number: abs(times[number - 1] - middle))]
+        chosen = tuple(inside[index] for index in sample_indices(len(inside), MOST_FRAMES))
+        return dataclasses.replace(self, cue=chosen, window=None)
 
     def query(self) -> dict[str, Any]:
         """The mapping that rollouts take."""

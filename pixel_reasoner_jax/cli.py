@@ -58,6 +58,9 @@ COMMANDS = {
         "quickstart",
         example="--config.seed=1 --config.rl.curiosity.alpha=0.5",
     ),
+    "synthesize": Command(
+        "trajectories for phase one from annotated images and videos", "data_pipeline.synthesis.command"
+    ),
     "sft": Command(
         "phase one: instruction tuning on synthesized trajectories",
         "pixel_reasoner_jax.training.sft",

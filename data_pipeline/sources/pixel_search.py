@@ -25,6 +25,8 @@ TILE = 4  # period of the checker, in pixels; also the reduction from the canvas
 CONTRAST = 68  # of the checker, around the colour, in grey levels
 VIEW = CANVAS // TILE  # pixels a side of what the model sees, of the canvas and of a crop alike
 
+ENDLESS = 1_000_000  # seeds of a split, where nobody says how many
+
 QUESTION = "Which digit is in the colored box?"
 LABEL = "colored box"
 SPLITS = ("pretrain", "sft", "rl", "heldout")
@@ -163,3 +165,8 @@ class PixelSearch:
         probabilities = np.full(DIGITS, (1 - self.favoured) / (DIGITS - 1))
         probabilities[color] = self.favoured
         return int(rng.choice(DIGITS, p=probabilities))
+
+
+def endless(split: str) -> PixelSearch:
+    """A split as a source that does not run out."""
+    return PixelSearch(ENDLESS, split)

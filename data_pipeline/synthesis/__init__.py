@@ -1,18 +1,21 @@
 """From seeds to trajectories: templates, deliberate mistakes, captioners, and the synthesizer that runs the plans."""
 
-from data_pipeline.synthesis.captioner import Captioner, Passage, TemplateCaptioner
-from data_pipeline.synthesis.synthesizer import Draft, SynthesisError, Synthesizer, run_plan
+from data_pipeline.synthesis.captioner import Captioner, CaptionError, Passage, Spend, TemplateCaptioner
+from data_pipeline.synthesis.synthesizer import BudgetMedia, Draft, SynthesisError, Synthesizer, run_plan
 from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX, Plan, Scene, Step
 
 __all__ = [
     "IMAGE_MIX",
     "TEMPLATES",
     "VIDEO_MIX",
+    "BudgetMedia",
+    "CaptionError",
     "Captioner",
     "Draft",
     "Passage",
     "Plan",
     "Scene",
+    "Spend",
     "Step",
     "SynthesisError",
     "Synthesizer",

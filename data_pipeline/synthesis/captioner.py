@@ -10,6 +10,10 @@ from typing import Protocol
 from data_pipeline.seed import Seed
 
 
+class CaptionError(ValueError):
+    """A text for a seed that cannot be had, or not such that it may be used; the message says why."""
+
+
 class Passage(enum.StrEnum):
     """A piece of text that a template asks for."""
 
@@ -20,11 +24,57 @@ class Passage(enum.StrEnum):
     REASONING = "reasoning"  # the way to the answer without any operation
 
 
-class Captioner(Protocol):
-    """Writes passages: from templates, or with a model that sees the media."""
+@dataclasses.dataclass(frozen=True)
+class Spend:
+    """What writing has cost.
 
-    def write(self, seed: Seed, passage: Passage) -> str:
-        """The passage, without surrounding white space; empty where there is nothing to say."""
+    Attributes:
+      requests: answers of a model that were used, remembered ones included.
+      paid: of these, how many were asked for now.
+      prompt_tokens, completion_tokens: of all of them.
+      cost: of all of them, in the currency of the prices.
+      paid_cost: of those asked for now.
+    """
+
+    requests: int = 0
+    paid: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    paid_cost: float = 0.0
+
+    def __add__(self, other: Spend) -> Spend:
+        return Spend(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+
+class Captioner(Protocol):
+    """Writes passages: from templates, or with a model that sees the media.
+
+    Attributes:
+      spend: what its writing has cost so far.
+    """
+
+    spend: Spend
+
+    def ask(self, seed: Seed) -> Seed:
+        """The seed with a question and an answer, for one that has none.
+
+        Raises:
+          CaptionError: it cannot ask.
+        """
+        ...
+
+    def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
+        """The passage, without surrounding white space; empty where there is nothing to say.
+
+        Args:
+          seed: the query.
+          passage: which one.
+          target: what it is about: a normalized box or frame numbers; empty for the whole input.
+
+        Raises:
+          CaptionError: it cannot be written.
+        """
         ...
 
 
@@ -43,11 +93,16 @@ class TemplateCaptioner:
 
     Attributes:
       phrases: for every passage, `str.format` text.
+      spend: nothing.
     """
 
     phrases: Mapping[Passage, str] = dataclasses.field(default_factory=lambda: PHRASES)
+    spend: Spend = Spend()
 
-    def write(self, seed: Seed, passage: Passage) -> str:
+    def ask(self, seed: Seed) -> Seed:
+        raise CaptionError("it has no question, and only a captioner that sees can ask one")
+
+    def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
         try:
             return self.phrases[passage].format(**seed.attributes)
         except KeyError as error:

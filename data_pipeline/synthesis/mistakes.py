@@ -40,6 +40,13 @@ def widened(box: Box, padding: float) -> Box:
     return max(left - padding, 0.0), max(top - padding, 0.0), min(right + padding, 1.0), min(bottom + padding, 1.0)
 
 
+def outer_box(box: Box) -> Box:
+    """The smallest box of whole thousandths around a box, all of them below 1."""
+    left, top = (min(max(math.floor(value * _UNITS), 0), _UNITS - 2) / _UNITS for value in box[:2])
+    right, bottom = (min(math.ceil(value * _UNITS), _UNITS - 1) / _UNITS for value in box[2:])
+    return left, top, right, bottom
+
+
 def disjoint_box(
     cue: Box,
     rng: np.random.Generator,
@@ -61,7 +68,7 @@ def disjoint_box(
       The box, about the size of the cue where there is room for that; None when the image has no such box.
     """
     if candidates:
-        misses = [box for box in candidates if not intersects(widened(box, padding), cue)]
+        misses = [box for box in candidates if not intersects(widened(outer_box(box), padding), cue)]
         return misses[rng.integers(len(misses))] if misses else None
     # A box beside the cue lies in one of the four strips around it, a thousandth further than the padding reaches.
     low = [math.floor(_UNITS * (edge - padding)) - 1 for edge in cue[:2]]
@@ -100,7 +107,7 @@ def larger_box(cue: Box, rng: np.random.Generator, *, factor: float = 4.0) -> Bo
     width = min(max(width, 1.02 * needed / height), LIMIT)
     x = rng.uniform(max(right - width, 0.0), min(left, LIMIT - width))
     y = rng.uniform(max(bottom - height, 0.0), min(top, LIMIT - height))
-    box = _outer((x, y, x + width, y + height))
+    box = outer_box((x, y, x + width, y + height))
     return box if contains(box, (left, top, right, bottom)) and area(box) >= needed else None
 
 
@@ -122,10 +129,3 @@ def _interval(low: int, high: int, size: int, rng: np.random.Generator) -> tuple
     size = min(size, high - low)
     start = int(rng.integers(low, high - size, endpoint=True))
     return start, start + size
-
-
-def _outer(box: Box) -> Box:
-    """The smallest box of whole thousandths around a box."""
-    left, top = (max(math.floor(value * _UNITS), 0) / _UNITS for value in box[:2])
-    right, bottom = (min(math.ceil(value * _UNITS), _UNITS - 1) / _UNITS for value in box[2:])
-    return left, top, right, bottom

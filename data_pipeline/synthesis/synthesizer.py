@@ -6,15 +6,17 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner
 from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX, Plan, Scene, Step
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, tools_section
-from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing import Budgets, Video, load_image, load_video, smart_resize
+from pixel_reasoner_jax.processing.loading import ImageSource
 from pixel_reasoner_jax.rollout.prompt import query_messages
 from pixel_reasoner_jax.trajectory import OperationRecord
 
@@ -22,6 +24,36 @@ SMALLEST_CROP = 30
 """Pixels a side of the smallest wrong box: a crop of 28 or less is refused."""
 
 Revision = Callable[[Plan, Seed, np.random.Generator], Plan]
+
+
+class Media(Protocol):
+    """What synthesis needs of a `Processor`: it loads images and videos, and tells sizes after resizing."""
+
+    def load_image(self, source: ImageSource) -> Image.Image: ...
+
+    def load_video(self, source: Any, fps: float | None = None) -> Video: ...
+
+    def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetMedia:
+    """`Media` by budgets alone, without a tokenizer.
+
+    Attributes:
+      budgets: tokens for every kind of image, and frames of a video.
+    """
+
+    budgets: Budgets = Budgets()
+
+    def load_image(self, source: ImageSource) -> Image.Image:
+        return load_image(source)
+
+    def load_video(self, source: Any, fps: float | None = None) -> Video:
+        return load_video(source, self.budgets.video_frames, fps)
+
+    def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]:
+        return smart_resize(size, self.budgets.of(kind))
 
 
 class SynthesisError(ValueError):
@@ -54,7 +86,7 @@ class Synthesizer:
 
     Args:
       registry: the operations, as rollouts use them.
-      processor: tells the sizes of images after resizing, and samples videos.
+      processor: loads media and tells their sizes after resizing: a `Processor` or `BudgetMedia`.
       captioner: writes the passages.
       padding: by which the registry's crop operation widens a box, so that a wrong crop never shows the cue.
       image_mix, video_mix: share of every kind of trajectory; normalized.
@@ -70,7 +102,7 @@ class Synthesizer:
     def __init__(
         self,
         registry: Registry,
-        processor: Processor,
+        processor: Media,
         captioner: Captioner,
         *,
         padding: float = 0.1,
@@ -96,12 +128,21 @@ class Synthesizer:
 
         Raises:
           SynthesisError: no kind of trajectory fits, or an operation fails.
+          CaptionError: a text cannot be had.
         """
         digest = hashlib.blake2b(seed.id.encode(), digest_size=8).digest()
         rng = np.random.default_rng((self._seed, int.from_bytes(digest, "little")))
         images = [self._processor.load_image(image) for image in seed.images]
-        video = self._processor.load_video(seed.video) if seed.video is not None else None
-        frames = video.frames if video else None
+        frames = None
+        if seed.video is not None:
+            video = self._processor.load_video(seed.video, seed.fps)
+            frames = video.frames
+            try:
+                seed = seed.with_frames(video.times)
+            except ValueError as error:
+                raise SynthesisError(str(error)) from None
+        if not seed.question:
+            seed = self._captioner.ask(seed)
         state = MediaState.from_query(images=images, video_frames=frames)
         plan = self._plan(self._scene(seed, images, len(frames or ()), rng))
         if self._revise is not None:

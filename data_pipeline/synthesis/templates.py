@@ -15,7 +15,7 @@ import numpy as np
 
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner, Passage
-from data_pipeline.synthesis.mistakes import LIMIT, disjoint_box, disjoint_frames, larger_box
+from data_pipeline.synthesis.mistakes import disjoint_box, disjoint_frames, larger_box, outer_box
 
 IMAGE_MIX: Mapping[str, float] = {
     "single_pass": 0.3 * 5500 / 7500,
@@ -84,20 +84,19 @@ class Scene:
     least: tuple[float, float] = (0.05, 0.05)
     frames: int = 0
 
-    def write(self, passage: Passage) -> str:
-        return self.captioner.write(self.seed, passage)
+    def write(self, passage: Passage, target: tuple = ()) -> str:
+        return self.captioner.write(self.seed, passage, target)
 
-    def step(self, passage: Passage, target: tuple, mistaken: bool = False) -> Step:
-        """The turn that begins with `passage` and looks at `target`, a box or frames."""
-        subject = self.write(Passage.SUBJECT)
+    def step(self, passage: Passage, target: tuple, seen: tuple = (), mistaken: bool = False) -> Step:
+        """The turn that begins with `passage`, about what was `seen` last, and looks at `target`: boxes or frames."""
+        subject = self.write(Passage.SUBJECT, self.seed.cue)
         if self.frames:
             lead = f"Now I will select some frames to look clearer at {subject}."
             name, arguments = "select_frames", {"target_frames": list(target)}
         else:
             lead = f"Now I will zoom in to look clearer at {subject}."
-            box = [min(value, LIMIT) for value in target]
-            name, arguments = "crop_image_normalized", {"bbox_2d": box, "target_image": 1}
-        return Step(_joined(self.write(passage), lead), name, arguments, mistaken)
+            name, arguments = "crop_image_normalized", {"bbox_2d": list(outer_box(target)), "target_image": 1}
+        return Step(_joined(self.write(passage, seen), lead), name, arguments, mistaken)
 
     def wrong_box(self, previous: tuple = ()) -> tuple | None:
         """A box that misses the cue; where the seed names candidates, not the `previous` one."""
@@ -107,7 +106,10 @@ class Scene:
         return disjoint_box(self.seed.cue, self.rng, padding=self.padding, least=self.least, candidates=candidates)
 
     def plan(self, kind: str, *steps: Step, passage: Passage = Passage.EVIDENCE) -> Plan:
-        return Plan(kind, steps, _joined(self.write(passage), f"The answer is \\boxed{{{self.seed.text_answer}}}."))
+        seen = self.seed.cue if steps else ()
+        return Plan(
+            kind, steps, _joined(self.write(passage, seen), f"The answer is \\boxed{{{self.seed.text_answer}}}.")
+        )
 
 
 Template = Callable[[Scene], Plan | None]
@@ -131,7 +133,7 @@ def recrop_once(scene: Scene) -> Plan | None:
     return scene.plan(
         "recrop_once",
         scene.step(Passage.OVERVIEW, wrong, mistaken=True),
-        scene.step(Passage.MISTAKE, scene.seed.cue),
+        scene.step(Passage.MISTAKE, scene.seed.cue, seen=wrong),
     )
 
 
@@ -142,8 +144,8 @@ def recrop_twice(scene: Scene) -> Plan | None:
     return scene.plan(
         "recrop_twice",
         scene.step(Passage.OVERVIEW, first, mistaken=True),
-        scene.step(Passage.MISTAKE, second, mistaken=True),
-        scene.step(Passage.MISTAKE, scene.seed.cue),
+        scene.step(Passage.MISTAKE, second, seen=first, mistaken=True),
+        scene.step(Passage.MISTAKE, scene.seed.cue, seen=second),
     )
 
 
@@ -154,7 +156,7 @@ def further_zoom(scene: Scene) -> Plan | None:
     return scene.plan(
         "further_zoom",
         scene.step(Passage.OVERVIEW, wide, mistaken=True),
-        scene.step(Passage.MISTAKE, scene.seed.cue),
+        scene.step(Passage.MISTAKE, scene.seed.cue, seen=wide),
     )
 
 
@@ -165,7 +167,7 @@ def reselect(scene: Scene) -> Plan | None:
     return scene.plan(
         "reselect",
         scene.step(Passage.OVERVIEW, wrong, mistaken=True),
-        scene.step(Passage.MISTAKE, scene.seed.cue),
+        scene.step(Passage.MISTAKE, scene.seed.cue, seen=wrong),
     )
 
 

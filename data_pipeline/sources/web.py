@@ -1,0 +1,95 @@
+"""Screenshots of web pages with the boxes of their elements: what a headless browser says of a page it has drawn.
+
+A file of JSON lines, one page a line; boxes are [x, y, width, height] in CSS pixels, as `getBoundingClientRect` gives:
+
+    {"id": "page-1", "url": "https://...", "screenshot": "shots/1.png", "scale": 2,
+     "elements": [{"text": "Opening hours", "box": [24, 310, 180, 22]},
+                  {"text": "Monday to Friday, 9 to 17", "box": [24, 340, 220, 22]}],
+     "questions": [{"question": "When does it open on Monday?", "answer": "9", "element": 1},
+                   {"question": "Who wrote it?", "answer": "Ada", "box": [24, 96, 60, 18]}]}
+
+`scale` is the number of the screenshot's pixels in a CSS pixel, 1 unless given. Every question is a seed; its evidence
+is its own `box` or that of an `element`, counted from 0. The other elements are what a wrong crop may show. A page
+without `questions` gives one seed for the captioner to ask about: its element with the longest text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from data_pipeline.seed import Box, Seed
+from data_pipeline.sources.base import Entry, LineReader, SourceError
+
+LEAST_SIDE = 0.02
+"""Of the page, that an element must have to be worth a wrong look."""
+
+
+class WebPages(Sequence):
+    """See the module; `path` is a file of JSON lines."""
+
+    def __init__(self, path: str):
+        self._lines = LineReader(path)
+        self._places = [place for page in range(len(self._lines)) for place in self._questions(page)]
+
+    def _questions(self, page: int) -> list[tuple[int, int]]:
+        """(page, question) of every seed of a page; of a line that cannot be read one, which is an error later."""
+        try:
+            questions = self._lines[page].get("questions", list, [])
+        except SourceError:
+            questions = []
+        return [(page, number) for number in range(len(questions) or 1)]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Seed:
+        page, number = self._places[index]
+        entry = self._lines[page]
+        data, size = entry.image(entry.path("screenshot"))
+        elements = _parts(entry, "elements", "element")
+        boxes = [_page_box(element, entry, size) for element in elements]
+        questions = _parts(entry, "questions", "question")
+        fields = {"question": "", "answer": ""}
+        if questions:
+            asked = questions[number]
+            fields = {"question": asked.text("question"), "answer": asked.answer()}
+            cue = _cue(entry, asked, boxes, size)
+        elif elements:
+            cue = boxes[max(range(len(boxes)), key=lambda at: (len(elements[at].get("text", str, "")), -at))]
+        else:
+            raise entry.error("it has neither 'questions' nor 'elements'")
+        return Seed(
+            id=f"web-{entry.get('id', (str, int), f'{self._lines.path.stem}-{page:06d}')}-{number}",
+            images=(data,),
+            cue=cue,
+            candidates=tuple(box for box in boxes if box != cue and _worth_a_look(box)),
+            attributes={"url": entry.get("url", str, "")},
+            **fields,
+        )
+
+
+def _parts(entry: Entry, name: str, one: str) -> list[Entry]:
+    values = entry.get(name, list, [])
+    return [Entry(value, f"{entry.place}, {one} {number}", entry.folder) for number, value in enumerate(values)]
+
+
+def _cue(entry: Entry, asked: Entry, boxes: list[Box], size: tuple[int, int]) -> Box:
+    if asked.value.get("box") is not None:
+        return _page_box(asked, entry, size)
+    element = asked.get("element", int)
+    if not 0 <= element < len(boxes):
+        raise asked.error(f"there is no element {element} among {len(boxes)}")
+    return boxes[element]
+
+
+def _page_box(part: Entry, page: Entry, size: tuple[int, int]) -> Box:
+    """A box in CSS pixels as shares of the screenshot."""
+    scale = page.get("scale", (int, float), 1)
+    if scale <= 0:
+        raise page.error(f"'scale' is {scale}")
+    x, y, width, height = (value * scale for value in part.numbers("box", 4))
+    return part.inside("box", (x / size[0], y / size[1], (x + width) / size[0], (y + height) / size[1]))
+
+
+def _worth_a_look(box: Box) -> bool:
+    return min(box[2] - box[0], box[3] - box[1]) >= LEAST_SIDE

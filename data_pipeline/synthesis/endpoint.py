@@ -1,0 +1,319 @@
+"""A model behind an OpenAI-compatible endpoint: patient, within limits, and never asked the same thing twice.
+
+What goes wrong on the way (429, 5xx, time-outs, lost connections, answers that are not of the protocol) is tried again,
+after what `Retry-After` says or a time that doubles, with jitter. What stays wrong stops the run, which can be started
+again later: what was answered is remembered on disk, by a hash of the request, and costs nothing then. What the model
+itself does wrong (it refuses, is cut short, says nothing) is an answer, which is remembered too.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import email.utils
+import hashlib
+import json
+import os
+import pathlib
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from data_pipeline.synthesis.captioner import CaptionError, Spend
+
+RETRIED = (408, 409, 425, 429)
+"""Statuses below 500 that may pass."""
+
+FATAL = (401, 402, 403, 404)
+"""Statuses that no other request would fare better with."""
+
+FILTERED = ("content_filter", "content_policy_violation")
+"""Codes of errors that are about what was sent; others mean that nothing will be taken, unless something was before."""
+
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts, unless the server asks for more."""
+
+
+class EndpointError(ValueError):
+    """The endpoint cannot be used, now or at all: the run stops, and goes on where it was when it is started again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EndpointSettings:
+    """How a model is asked.
+
+    Attributes:
+      model: its name.
+      base_url: of the server; None for OpenAI's own, or what OPENAI_BASE_URL says. The key is OPENAI_API_KEY's.
+      temperature, max_tokens: of an answer.
+      timeout: seconds an attempt may take.
+      attempts: before the run stops.
+      requests_per_minute: at most; None for no limit.
+      concurrency: requests under way at once, at most.
+      prompt_price, completion_price: of a million tokens.
+      budget: what this run may cost; None for no limit.
+      cache: folder of remembered answers.
+    """
+
+    model: str
+    base_url: str | None = None
+    temperature: float = 0.7
+    max_tokens: int = 400
+    timeout: float = 120.0
+    attempts: int = 8
+    requests_per_minute: float | None = None
+    concurrency: int = 8
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
+    budget: float | None = None
+    cache: str | os.PathLike = pathlib.Path.home() / ".cache" / "pixel_reasoner_jax" / "captions"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+      text: without surrounding white space.
+      problem: why it cannot be used; None where it can.
+      spend: what it cost.
+    """
+
+    text: str
+    problem: str | None
+    spend: Spend
+
+
+class Endpoint:
+    """Asks; used by many threads at once.
+
+    Args:
+      settings: see `EndpointSettings`.
+
+    Attributes:
+      spend: of this run so far.
+
+    Raises:
+      EndpointError: the client is not installed, or there is no key where one is needed.
+    """
+
+    def __init__(self, settings: EndpointSettings):
+        try:
+            import openai  # an extra
+        except ImportError:
+            raise EndpointError(
+                'asking a model needs openai, which comes with pip install "pixel-reasoner-jax[synthesis]"'
+            ) from None
+        base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+        key = os.environ.get("OPENAI_API_KEY")
+        if not key and not base_url:
+            raise EndpointError("set OPENAI_API_KEY to your key, or name a server that needs none with --base-url")
+        self.settings, self._openai = settings, openai
+        # Its own retries would not be counted, nor end when the run does.
+        self._client = openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=settings.timeout, max_retries=0)
+        self._cache = pathlib.Path(settings.cache)
+        self._slots = threading.Semaphore(settings.concurrency)
+        self._rate = RateLimit(settings.requests_per_minute)
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._cause = EndpointError("the run is ending")
+        self.spend = Spend()
+
+    def close(self) -> None:
+        """Lets no request begin and no wait go on."""
+        self._closed.set()
+        self._client.close()
+
+    def ask(self, messages: list[dict[str, Any]], attempt: int = 0) -> Answer:
+        """The answer to a conversation in the endpoint's form.
+
+        Args:
+          messages: of roles and content; images as data URLs.
+          attempt: asks for another answer to the same messages.
+
+        Raises:
+          EndpointError: see the class.
+          CaptionError: this request, unlike others, is not accepted.
+        """
+        request = {
+            "model": self.settings.model,
+            "messages": messages,
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+        }
+        key = hashlib.sha256(json.dumps([request, attempt], sort_keys=True).encode()).hexdigest()
+        file = self._cache / key[:2] / f"{key}.json"
+        reply, paid = _remembered(file), False
+        if reply is None:
+            reply, paid = self._reply(request), True
+            _remember(file, reply)
+        spend = self._cost(reply, paid)
+        with self._lock:
+            self.spend += spend
+        return Answer(reply["text"].strip(), _problem(reply), spend)
+
+    def _cost(self, reply: dict[str, Any], paid: bool) -> Spend:
+        prompt, completion = reply["prompt_tokens"], reply["completion_tokens"]
+        cost = (prompt * self.settings.prompt_price + completion * self.settings.completion_price) / 1e6
+        return Spend(1, int(paid), prompt, completion, cost, cost if paid else 0.0)
+
+    def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One reply. Where it cannot be had, the run is over for all threads, and all of them say why."""
+        try:
+            return self._insist(request)
+        except EndpointError as error:
+            with self._lock:
+                if not self._closed.is_set():
+                    self._cause = error
+                    self._closed.set()
+            raise self._cause from None
+
+    def _insist(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One reply, after as many attempts as it takes."""
+        if self._closed.is_set():
+            raise self._cause
+        budget = self.settings.budget
+        if budget is not None and self.spend.paid_cost >= budget:
+            raise EndpointError(f"{self.spend.paid_cost:.2f} were spent, the budget of {budget:g} is used up")
+        problem = ""
+        for attempt in range(self.settings.attempts):
+            with self._slots:
+                self._rate.wait(self._pause)
+                try:
+                    return self._attempt(request)
+                except _Passing as error:
+                    problem, wait = str(error), error.wait
+            if attempt + 1 < self.settings.attempts:
+                backoff = min(2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
+                self._pause(backoff if wait is None else wait + backoff * 0.1)
+        raise EndpointError(
+            f"{self._client.base_url} did not answer in {self.settings.attempts} attempts; the last one: {problem}."
+            " What was answered before is kept: start the same command again"
+        )
+
+    def _attempt(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One attempt; raises `_Passing` where another may succeed."""
+        openai = self._openai
+        try:
+            raw = self._client.chat.completions.with_raw_response.create(**request)
+        except openai.APIStatusError as error:
+            said = f"status {error.status_code}, {_clip(error.message)}"
+            if error.status_code in FATAL or getattr(error, "code", None) == "insufficient_quota":
+                raise EndpointError(f"{self._client.base_url} refuses: {said}") from None
+            if error.status_code in RETRIED or error.status_code >= 500:
+                raise _Passing(said, _retry_after(error.response.headers)) from None
+            if getattr(error, "code", None) not in FILTERED and not self.spend.requests:
+                raise EndpointError(f"{self._client.base_url} takes no request: {said}") from None
+            raise CaptionError(f"the endpoint does not take the request: {said}") from None
+        except openai.APIConnectionError as error:  # a time-out is one
+            raise _Passing(f"{type(error).__name__} ({error.__cause__ or error})") from None
+        try:
+            return _read(json.loads(raw.http_response.content))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise _Passing(f"its answer is not a chat completion ({type(error).__name__}: {error})") from None
+
+    def _pause(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise self._cause
+
+
+class RateLimit:
+    """At most so many starts in any minute; the first of a run need not wait."""
+
+    def __init__(self, per_minute: float | None):
+        self._most = None if per_minute is None else max(int(per_minute), 1)
+        self._window = 60.0 if per_minute is None or per_minute >= 1 else 60.0 / per_minute
+        self._starts: collections.deque[float] = collections.deque()
+        self._lock = threading.Lock()
+
+    def wait(self, pause: Callable[[float], object] = time.sleep) -> None:
+        """Returns when one more may start."""
+        if self._most is None:
+            return
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                while self._starts and now - self._starts[0] >= self._window:
+                    self._starts.popleft()
+                if len(self._starts) < self._most:
+                    self._starts.append(now)
+                    return
+                left = self._window - (now - self._starts[0])
+            pause(left)
+
+
+class _Passing(Exception):
+    """A failure that may pass; `wait` is what the server asks to wait for, in seconds."""
+
+    def __init__(self, message: str, wait: float | None = None):
+        super().__init__(message)
+        self.wait = wait
+
+
+def _read(body: dict[str, Any]) -> dict[str, Any]:
+    """What matters of a chat completion; another kind of object fails in the way it first does."""
+    choice = body["choices"][0]
+    message = choice["message"]
+    text = message.get("content")
+    if text is not None and not isinstance(text, str):
+        raise TypeError("its content is not a text")
+    usage = body.get("usage") or {}
+    return {
+        "text": text or "",
+        "refusal": str(message.get("refusal") or ""),
+        "finish": str(choice.get("finish_reason") or "stop"),
+        "prompt_tokens": int(usage.get("prompt_tokens") or 0),
+        "completion_tokens": int(usage.get("completion_tokens") or 0),
+    }
+
+
+def _problem(reply: dict[str, Any]) -> str | None:
+    if reply["refusal"]:
+        return f"the model refuses: {_clip(reply['refusal'])}"
+    if reply["finish"] == "content_filter":
+        return "the endpoint's filter withholds the answer"
+    if reply["finish"] == "length":
+        return "the answer was cut at the limit of tokens"
+    if reply["finish"] != "stop":
+        return f"the answer ended for the reason {_clip(reply['finish'])!r}"
+    return None if reply["text"].strip() else "the answer is empty"
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds to wait, from a number of them or a date."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return min(max(float(value), 0.0), 3600.0)
+    with contextlib.suppress(ValueError, TypeError):
+        return min(max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0), 3600.0)
+    return None
+
+
+def _remembered(file: pathlib.Path) -> dict[str, Any] | None:
+    """A reply from the cache; one that cannot be read is asked for anew."""
+    try:
+        reply = json.loads(file.read_text(encoding="utf-8"))
+        names = {"text": str, "refusal": str, "finish": str, "prompt_tokens": int, "completion_tokens": int}
+        return reply if all(isinstance(reply[name], kind) for name, kind in names.items()) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(file: pathlib.Path, reply: dict[str, Any]) -> None:
+    """Writes a reply whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".")
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
+        json.dump(reply, out)
+    os.replace(temporary, file)
+
+
+def _clip(text: Any, length: int = 200) -> str:
+    text = " ".join(str(text).split())
+    return text if len(text) <= length else f"{text[:length]} …"

@@ -1,0 +1,173 @@
+"""A captioner that has a model look at the media: it writes the passages, and asks questions where there are none.
+
+Its prompts are files, one for every passage, `question.txt` and `system.txt`, in which `$question`, `$answer` and
+`$media` are filled in. What it writes is not trusted: see `prose`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from data_pipeline.seed import Seed
+from data_pipeline.synthesis.captioner import CaptionError, Passage, Spend
+from data_pipeline.synthesis.endpoint import Endpoint
+from data_pipeline.synthesis.mistakes import widened
+from data_pipeline.synthesis.prose import flaw, refusal
+from data_pipeline.synthesis.synthesizer import Media
+from pixel_reasoner_jax.evaluation.images import data_uri
+from pixel_reasoner_jax.files import as_path
+
+PROMPTS = pathlib.Path(__file__).parent / "prompts"
+NAMES = ("system", "question", *(passage.value for passage in Passage))
+FIELDS = {"question": "", "answer": "", "media": ""}
+
+ATTEMPTS = 3
+"""Answers that a model is asked for before a seed is given up."""
+
+WHOLE_SIDE, PART_SIDE, FRAME_SIDE = 1024, 768, 384
+"""Pixels of the longest side of what the model is shown: whole images, parts of them and chosen frames, all frames."""
+
+MAX_BYTES = 400_000
+"""Of an encoded picture, about."""
+
+LONGEST_SUBJECT = 200
+"""Characters: it stands within a sentence."""
+
+_FENCE = re.compile(r"\A```(?:json)?\s*|\s*```\Z")
+
+
+def load_prompts(directory: str | pathlib.Path | None = None) -> dict[str, str]:
+    """The prompts by name; those in `directory` in place of ours.
+
+    Raises:
+      ValueError: a file of another name, or one with an unknown `$field`.
+    """
+    texts = {name: (PROMPTS / f"{name}.txt").read_text(encoding="utf-8") for name in NAMES}
+    if directory is not None:
+        folder = as_path(directory)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder of prompts")
+        for file in folder.glob("*.txt"):
+            if file.stem not in NAMES:
+                raise ValueError(f"{file}: there is no such prompt; they are {', '.join(f'{n}.txt' for n in NAMES)}")
+            texts[file.stem] = file.read_text(encoding="utf-8")
+            try:
+                string.Template(texts[file.stem]).substitute(FIELDS)
+            except (KeyError, ValueError) as error:
+                raise ValueError(f"{file}: {error} cannot be filled in; there are ${', $'.join(FIELDS)}") from None
+    return {name: text.strip() for name, text in texts.items()}
+
+
+class ModelCaptioner:
+    """Writes for one seed at a time; make one for each seed that is written in a thread of its own.
+
+    Args:
+      endpoint: the model.
+      prompts: from `load_prompts`.
+      media: loads images and videos, as the synthesizer's.
+      padding: of the crop operation, so that the model is shown what the operation will return.
+
+    Attributes:
+      spend: of its own requests.
+    """
+
+    def __init__(self, endpoint: Endpoint, prompts: Mapping[str, str], media: Media, padding: float = 0.1):
+        self._endpoint, self._prompts, self._media, self._padding = endpoint, prompts, media, padding
+        self._loaded: tuple[str, list[Image.Image]] = ("", [])
+        self.spend = Spend()
+
+    def ask(self, seed: Seed) -> Seed:
+        """The seed with a question about its cue that the model asks and answers."""
+        pictures = [*self._pictures(seed, ()), *self._pictures(seed, seed.cue)]
+        asked = self._answer("question", seed, pictures, _question)
+        return dataclasses.replace(seed, question=asked["question"].strip(), answer=asked["answer"].strip())
+
+    def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
+        read = _subject if passage is Passage.SUBJECT else _passage
+        return self._answer(passage.value, seed, self._pictures(seed, target), read)
+
+    def _answer(self, name: str, seed: Seed, pictures: list[str], read: Any) -> Any:
+        """The first answer that can be used, among a few."""
+        fields = {
+            "question": seed.question,
+            "answer": seed.text_answer,
+            "media": "a video" if seed.video is not None else "an image",
+        }
+        system, prompt = (string.Template(self._prompts[key]).substitute(fields) for key in ("system", name))
+        shown = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
+        messages = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]},
+        ]
+        problem = ""
+        for attempt in range(ATTEMPTS):
+            answer = self._endpoint.ask(messages, attempt)
+            self.spend += answer.spend
+            problem = answer.problem
+            if problem is None:
+                try:
+                    return read(answer.text)
+                except ValueError as error:
+                    problem = str(error)
+        raise CaptionError(f"no usable {name} in {ATTEMPTS} answers of the model; the last one: {problem}")
+
+    def _pictures(self, seed: Seed, target: tuple) -> list[str]:
+        """What a target looks like, as data URLs; without one the whole input."""
+        whole = self._whole(seed)
+        if seed.video is not None:
+            side = PART_SIDE if target else FRAME_SIDE
+            frames = [whole[number - 1] for number in target] if target else whole
+            return [data_uri(frame, side, MAX_BYTES) for frame in frames]
+        if not target:
+            return [data_uri(image, WHOLE_SIDE, MAX_BYTES) for image in whole]
+        left, top, right, bottom = widened(target, self._padding)
+        width, height = whole[0].size
+        box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
+        return [data_uri(whole[0].crop(box), PART_SIDE, MAX_BYTES)]
+
+    def _whole(self, seed: Seed) -> list[Image.Image]:
+        """The images, or the sampled frames; those of the last seed are kept."""
+        if self._loaded[0] != seed.id:
+            if seed.video is not None:
+                loaded = list(self._media.load_video(seed.video, seed.fps).frames)
+            else:
+                loaded = [self._media.load_image(image) for image in seed.images]
+            self._loaded = (seed.id, loaded)
+        return self._loaded[1]
+
+
+def _passage(text: str) -> str:
+    if refusal(text):
+        raise ValueError(f"the model refuses: {text[:200]}")
+    if problem := flaw(text):
+        raise ValueError(problem)
+    return text
+
+
+def _subject(text: str) -> str:
+    text = _passage(text.strip("\"'“”. \n"))
+    if "\n" in text or len(text) > LONGEST_SUBJECT or not text:
+        raise ValueError(f"not a phrase that fits into a sentence: {text[:200]!r}")
+    return text
+
+
+def _question(text: str) -> dict[str, str]:
+    try:
+        asked = json.loads(_FENCE.sub("", text.strip()))
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(asked, dict) or set(asked) != {"question", "answer"}:
+        raise ValueError("not an object with a question and an answer")
+    for name, value in asked.items():
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"its {name} is not a text")
+        _passage(value)
+    return asked

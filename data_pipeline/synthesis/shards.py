@@ -1,0 +1,92 @@
+"""What a synthesis has written so far: shards of trajectories, and notes of how each came about.
+
+The seam between synthesis and storage: a shard is there whole or not at all, one whose notes are there is never made
+again, and the data set appears when all are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from data_pipeline.records import METADATA, RecordWriter, decode_trajectory, encode_trajectory
+from data_pipeline.synthesis.synthesizer import Draft
+from pixel_reasoner_jax.files import as_path, is_remote, move, write_text
+
+WORK = ".synthesis"
+"""Folder, in the data set's own, of what is not finished."""
+
+
+class Shards:
+    """The shards of a data set that is being made; they are kept in `WORK` until it is complete.
+
+    Args:
+      directory: of the data set; made where it is missing.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = as_path(directory)
+        self._work = self.directory / WORK
+
+    def notes(self, number: int) -> dict[str, Any] | None:
+        """What was noted of a piece of the work; None while it is not done."""
+        return self.recall(f"notes-{number:05d}.json")
+
+    def write(self, number: int, shard: int, drafts: Sequence[Draft], notes: dict[str, Any]) -> None:
+        """Writes what came of a piece of the work.
+
+        Args:
+          number: of the piece.
+          shard: the number of the shard for its trajectories; a piece without any has none.
+          drafts: the trajectories, their media as files.
+          notes: plain values, written last.
+        """
+        if drafts:
+            self._write_records(shard, [encode_trajectory(draft) for draft in drafts])
+        self.remember(f"notes-{number:05d}.json", notes)
+
+    def finish(self, count: int) -> None:
+        """Makes the data set of the first `count` shards, in their order, unless it is there already."""
+        if (self.directory / METADATA).exists():
+            return
+        with RecordWriter(self.directory, "trajectory") as writer:
+            for shard in range(count):
+                for record in msgpack.unpackb(self._records(shard).read_bytes()):
+                    writer.write(decode_trajectory(record))
+
+    def remember(self, name: str, value: dict[str, Any]) -> None:
+        """Keeps a JSON object until the data set is complete."""
+        write_text(self._work / name, json.dumps(value) + "\n")
+
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """What was remembered under a name, if anything was."""
+        path = self._work / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def clear(self) -> None:
+        """Removes what only an unfinished synthesis needs, and what a kill left of files that were being written."""
+        if is_remote(self._work):
+            if self._work.exists():
+                self._work.rmtree()
+            return
+        shutil.rmtree(self._work, ignore_errors=True)
+        for path in self.directory.glob(".*.*"):
+            if (self.directory / path.stem[1:]).is_file():
+                path.unlink()
+
+    def _write_records(self, shard: int, records: list[bytes]) -> None:
+        self._work.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=None if is_remote(self._work) else self._work, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgpack.packb(records))
+        move(pathlib.Path(temporary), self._records(shard))
+
+    def _records(self, shard: int) -> Any:
+        return self._work / f"records-{shard:05d}.msgpack"

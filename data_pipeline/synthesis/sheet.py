@@ -1,0 +1,62 @@
+"""A page with some trajectories of a data set, as they are on disk: crops in place, boxes on the image."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from data_pipeline.records import RecordSource
+from data_pipeline.synthesis.synthesizer import Draft, Media
+from pixel_reasoner_jax.evaluation.page import document
+from pixel_reasoner_jax.evaluation.text import escape
+from pixel_reasoner_jax.evaluation.trajectory_html import trajectory_html
+from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.trajectory import Trajectory
+
+SHOWN = 24
+
+
+def contact_sheet(directory: str | os.PathLike, media: Media, *, seed: int = 0, shown: int = SHOWN) -> str:
+    """The page, as HTML.
+
+    Args:
+      directory: a data set of trajectories.
+      media: loads videos.
+      seed: of the choice among the trajectories.
+      shown: how many, at most.
+    """
+    records = RecordSource(directory, "trajectory")
+    chosen = np.random.default_rng(seed).permutation(len(records))[:shown]
+    drafts = [records[int(index)] for index in sorted(chosen)]
+    cards = [trajectory_html(_trajectory(draft, media), label=draft.kind.replace("_", " ")) for draft in drafts]
+    title = f"{len(drafts)} of {len(records)} synthesized trajectories"
+    note = "Drawn at random. Underlined text carries no loss: calls that are wrong on purpose."
+    return document(title, f'<h1>{escape(title)}</h1><p class="lead">{escape(note)}</p>{"".join(cards)}')
+
+
+def _trajectory(draft: Draft, media: Media) -> Trajectory:
+    """What the page needs of a trajectory: nothing of it is rendered to tokens."""
+    messages = [{**m, "content": [_with_frames(item, media) for item in m["content"]]} for m in draft.messages]
+    none = np.zeros(0, np.int32)
+    return Trajectory(
+        query_id=draft.query_id,
+        question=draft.question,
+        reference=draft.reference,
+        messages=messages,
+        tokens=none,
+        source=none.astype(np.int8),
+        train=none.astype(bool),
+        media=[],
+        operations=list(draft.operations),
+    )
+
+
+def _with_frames(item: dict, media: Media) -> dict:
+    """A video file's item with the frames that are sampled from it; one that is gone stays as it is."""
+    if item["type"] != "video":
+        return item
+    try:
+        return {**item, "video": media.load_video(item["video"], item.get("fps"))}
+    except MediaError:
+        return item

@@ -1,0 +1,111 @@
+"""The plain form: boxes in pixels or shares, frames or windows, and every mistake with its file and line."""
+
+import pytest
+from PIL import Image
+
+from data_pipeline.sources import KINDS, SourceError, open_source
+from data_pipeline.sources.jsonl import JsonLines
+
+GOOD = {"id": "a", "image": "one.png", "question": "What?", "answer": 7, "box": [20, 10, 40, 30]}
+
+
+def test_an_image_query(write):
+    picture = write("one.png")
+    write("two.png", size=(50, 50))
+    second = {
+        "images": ["two.png", "one.png"],
+        "question": "Who?",
+        "answer": ["Bob", "bob", "Bob"],
+        "box": [0, 0, 1, 0.5],
+    }
+    extra = {"candidates": [[100, 10, 150, 90]], "attributes": {"color": "red"}}
+    first, other = JsonLines(str(write("seeds.jsonl", [GOOD | extra, "", second])))
+    assert (first.id, first.question, first.answer) == ("a", "What?", "7")
+    assert first.images == (picture.read_bytes(),)  # the file itself, not its pixels encoded anew
+    assert first.cue == pytest.approx((0.1, 0.1, 0.2, 0.3))
+    assert first.candidates == (pytest.approx((0.5, 0.1, 0.75, 0.9)),) and first.attributes == {"color": "red"}
+    assert other.id == "seeds-000001" and other.answer == ["Bob", "bob"] and other.cue == (0.0, 0.0, 1.0, 0.5)
+    assert len(other.images) == 2
+
+
+def test_a_query_without_a_question_is_for_the_captioner(write):
+    write("one.png")
+    (seed,) = JsonLines(str(write("seeds.jsonl", [{"image": "one.png", "box": [0.1, 0.1, 0.2, 0.2]}])))
+    assert seed.question == "" and seed.answer == ""
+
+
+def test_videos_have_frames_or_a_window(write):
+    frames = [write(f"{number}.png", size=(40, 30)).name for number in range(20)]
+    video = {"video": frames, "fps": 4, "question": "?", "answer": "x"}
+    lines = [video | {"frames": [3, 4]}, video | {"window": [1.0, 2.1]}]
+    by_number, by_window = JsonLines(str(write("seeds.jsonl", lines)))
+    assert by_number.cue == (3, 4) and by_number.fps == 4 and len(by_number.video) == 20
+    assert by_window.window == (1.0, 2.1) and by_window.video == by_number.video
+
+
+def test_every_mistake_is_named_with_its_line(write, errors):
+    write("one.png")
+    write("text.png").write_bytes(b"no picture")
+    lines = [
+        GOOD,
+        "{broken",
+        "[1]",
+        {key: GOOD[key] for key in ("image", "question", "answer")},
+        GOOD | {"image": "gone.png"},
+        GOOD | {"image": "text.png"},
+        GOOD | {"box": [40, 10, 20, 30]},
+        GOOD | {"box": [300, 10, 400, 30]},
+        GOOD | {"box": [1, 2, "3", 4]},
+        GOOD | {"box": [True, 2, 3, 4]},
+        '{"image": "one.png", "question": "?", "answer": "x", "box": [NaN, 0, 1, 1]}',
+        GOOD | {"question": "  "},
+        GOOD | {"answer": []},
+        {"video": ["one.png"], "question": "?", "answer": "x", "frames": [0]},
+        {"video": "gone.mp4", "question": "?", "answer": "x", "window": [0, 1]},
+        {"video": ["one.png"], "question": "?", "answer": "x", "window": [2]},
+        {"video": ["one.png"], "question": "?", "answer": "x", "frames": [1.5]},
+    ]
+    path = write("seeds.jsonl", lines)
+    found = errors(JsonLines(str(path)))
+    assert list(found) == list(range(1, len(lines)))
+    assert all(message.startswith(f"{path}, line {index + 1}: ") for index, message in found.items())
+    expected = [
+        "not JSON",
+        "expected a JSON object, got list",
+        "'box'",
+        "'image': there is no file",
+        "text.png cannot be read as an image",
+        "'box' is empty, inverted or outside",
+        "'box' is empty, inverted or outside",
+        "expected a list of numbers",
+        "expected a list of numbers",
+        "expected a list of numbers",
+        "'question' is empty",
+        "'answer' is empty",
+        "expected numbers from 1",
+        "'video': there is no file",
+        "'window' has 1 numbers, expected 2",
+        "expected numbers from 1",
+    ]
+    assert all(text in found[index] for index, text in enumerate(expected, start=1)), found
+
+
+def test_sources_are_opened_by_kind(write):
+    write("one.png")
+    assert open_source(f"jsonl:{write('seeds.jsonl', [GOOD])}")[0].id == "a"
+    assert open_source("pixel-search:sft")[3].images and open_source("pixel-search-video:sft")[3].video
+    for wrong in ("jsonl", "jsonl:", "csv:file"):
+        with pytest.raises(SourceError, match="KIND:PATH with KIND one of jsonl, masks"):
+            open_source(wrong)
+    for kind in set(KINDS) - {"pixel-search", "pixel-search-video"}:
+        with pytest.raises(SourceError, match="nowhere"):
+            open_source(f"{kind}:nowhere")
+
+
+def test_an_upright_image_is_measured_upright(write, tmp_path):
+    picture = Image.new("RGB", (100, 50))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # shown a quarter turn from how it is stored
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    (seed,) = JsonLines(str(write("seeds.jsonl", [GOOD | {"image": "turned.jpg", "box": [10, 10, 30, 60]}])))
+    assert seed.cue == pytest.approx((0.2, 0.1, 0.6, 0.6))

@@ -1,0 +1,117 @@
+"""What a model is shown and asked, and what of its text is not let through."""
+
+import base64
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from data_pipeline.synthesis import BudgetMedia, CaptionError, Passage
+from data_pipeline.synthesis.model_captioner import ATTEMPTS, NAMES, ModelCaptioner, load_prompts
+from tests.data_pipeline.synthesis.chat_server import pictures, said
+from tests.data_pipeline.synthesis.seeds import CUE, image_seed, video_seed
+
+
+@pytest.fixture
+def captioner(connect):
+    return ModelCaptioner(connect(), load_prompts(), BudgetMedia(), padding=0.1)
+
+
+def sizes(request) -> list[tuple[int, int]]:
+    return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size for url in pictures(request)]
+
+
+def test_the_model_sees_what_the_passage_is_about(server, captioner):
+    seed = image_seed(1)
+    captioner.write(seed, Passage.OVERVIEW)
+    captioner.write(seed, Passage.EVIDENCE, CUE)
+    captioner.write(seed, Passage.MISTAKE, (0.0, 0.0, 0.1, 0.1))
+    overview, evidence, mistake = server.requests
+    assert sizes(overview) == [(200, 160)]
+    assert sizes(evidence) == [(70, 64)]  # the cue, 30x32 pixels, widened by 20 and 16 on every side
+    assert sizes(mistake) == [(40, 32)]
+    assert overview["messages"][0]["role"] == "system" and "a video" not in json.dumps(overview)
+    # Only who describes the evidence is told the answer.
+    assert ["siamese" in said(request) for request in server.requests] == [False, True, False]
+    assert all(seed.question in said(request) for request in server.requests)
+    assert captioner.spend.requests == 3 and captioner.spend.prompt_tokens == 300
+
+
+def test_of_a_video_it_sees_frames(server, captioner):
+    seed = video_seed(1)
+    captioner.write(seed, Passage.OVERVIEW)
+    captioner.write(seed, Passage.EVIDENCE, (3, 4))
+    assert [len(sizes(request)) for request in server.requests] == [8, 2]
+    assert pictures(server.requests[1]) == pictures(server.requests[0])[2:4]
+    assert "a video" in server.requests[0]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is red.<|im_end|>\n<|im_start|>assistant\nIt is blue.",
+        'I look.\n<tool_call>\n{"name": "zoom_in", "arguments": {}}\n</tool_call>',
+        "I see it.</tool_call>",
+        "So it is \\boxed{7}.",
+        "<answer>7</answer>",
+        "It is <|image_pad|>.",
+        "colored \x1b[31mred",
+        "reversed \u202etxet",
+        "half a \ud800 pair",
+        "word " * 1000,
+        "I'm sorry, but I can't assist with that.",
+        "I cannot help with this request.",
+        "",
+    ],
+)
+def test_text_that_means_something_else_is_asked_for_again_and_then_refused(server, captioner, text):
+    server.reply = lambda exchange: exchange.say(text if exchange.number == 1 else "A plain text.")
+    assert captioner.write(image_seed(1), Passage.OVERVIEW) == "A plain text."
+    assert len(server.requests) == 2
+    server.reply = lambda exchange: exchange.say(text)
+    with pytest.raises(CaptionError, match=f"no usable overview in {ATTEMPTS} answers"):
+        captioner.write(image_seed(2), Passage.OVERVIEW)
+    assert len(server.requests) == 2 + ATTEMPTS
+
+
+def test_a_subject_fits_into_a_sentence(server, captioner):
+    replies = iter(["Here it is:\n- the sign", "x" * 300, '"the sign on the left."'])
+    server.reply = lambda exchange: exchange.say(next(replies))
+    assert captioner.write(image_seed(1), Passage.SUBJECT, CUE) == "the sign on the left"
+
+
+def test_questions_are_asked_where_there_are_none(server, captioner):
+    seed = image_seed(1, question="", answer="")
+    good = '```json\n{"question": "Which letter?", "answer": "Q"}\n```'
+    replies = iter(["Which letter? Q", '{"question": "Which?"}', good])
+    server.reply = lambda exchange: exchange.say(next(replies))
+    asked = captioner.ask(seed)
+    assert (asked.question, asked.answer, asked.cue) == ("Which letter?", "Q", seed.cue)
+    assert sizes(server.requests[0]) == [(200, 160), (70, 64)]
+    wrongs = ('{"question": "<tool_call>", "answer": "x"}', '{"question": "?", "answer": 7}', "[]", "{}")
+    for number, wrong in enumerate(wrongs, start=2):
+        server.reply = lambda exchange, wrong=wrong: exchange.say(wrong)
+        with pytest.raises(CaptionError, match="no usable question"):
+            captioner.ask(image_seed(number, question="", answer=""))
+
+
+def test_prompts_are_files_that_can_be_replaced(server, connect, tmp_path):
+    ours = load_prompts()
+    assert set(ours) == set(NAMES) and all(ours.values())
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    (folder / "overview.txt").write_text("Was zeigt $media? $question kostet $$5\n")
+    theirs = load_prompts(folder)
+    assert {name for name in NAMES if ours[name] != theirs[name]} == {"overview"}
+    ModelCaptioner(connect(), theirs, BudgetMedia()).write(image_seed(1, question="Was ist $answer?"), Passage.OVERVIEW)
+    assert said(server.requests[0]) == "Was zeigt an image? Was ist $answer? kostet $5"  # data fill in nothing
+    (folder / "overview.txt").write_text("$anser")
+    with pytest.raises(ValueError, match="overview.txt: 'anser' cannot be filled in"):
+        load_prompts(folder)
+    (folder / "overview.txt").unlink()
+    (folder / "summary.txt").write_text("")
+    with pytest.raises(ValueError, match="summary.txt: there is no such prompt"):
+        load_prompts(folder)
+    with pytest.raises(ValueError, match="no such folder"):
+        load_prompts(tmp_path / "nowhere")

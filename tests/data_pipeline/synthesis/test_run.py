@@ -1,0 +1,277 @@
+"""A whole synthesis: the same bytes however many work on it and however often it is killed."""
+
+import collections
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from data_pipeline.records import METADATA, RecordSource, read_description
+from data_pipeline.seed import Seed
+from data_pipeline.sources import SourceError, open_source
+from data_pipeline.synthesis import BudgetMedia, CaptionError, Spend, TemplateCaptioner
+from data_pipeline.synthesis.checks import check
+from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
+from data_pipeline.synthesis.run import REJECTED, SUMMARY, OtherRunError, Recipe, Synthesis, in_turn
+from data_pipeline.synthesis.shards import WORK
+from pixel_reasoner_jax.files import as_path
+from tests.data_pipeline.synthesis import killed
+from tests.data_pipeline.synthesis.seeds import CUE, encoded, image_seed, picture, video_seed
+
+MEDIA = BudgetMedia()
+
+
+@pytest.fixture(scope="module")
+def seeds_file(tmp_path_factory) -> pathlib.Path:
+    """16 queries, of which 2 cannot be read and 2 repeat others."""
+    folder = tmp_path_factory.mktemp("seeds")
+    lines = []
+    for number in range(16):
+        original = {8: 2, 15: 2}.get(number, number)
+        (folder / f"{number}.jpg").write_bytes(
+            encoded(picture(original, (120, 90)), format="JPEG", quality=95 - number)
+        )
+        box = [40 + original, 20, 60 + original, 45]
+        query = {"id": f"q{number}", "question": f"What is {original}?", "answer": f"thing {original}", "box": box}
+        lines.append(json.dumps(query | {"image": f"{number}.jpg"}))
+    lines[5] = "{broken"
+    (folder / "11.jpg").write_bytes((folder / "11.jpg").read_bytes()[:400])
+    (folder / "seeds.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "seeds.jsonl"
+
+
+def files(directory) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(seeds_file, tmp_path_factory):
+    """What a synthesis that nothing disturbs makes."""
+    out = tmp_path_factory.mktemp("whole")
+    killed.synthesize(str(seeds_file), str(out), workers=1)
+    return out
+
+
+def test_what_is_written(seeds_file, whole):
+    assert {METADATA, SUMMARY, REJECTED} < set(files(whole)) and not any(name.startswith(".") for name in files(whole))
+    drafts = list(RecordSource(whole, "trajectory"))
+    assert len(drafts) == 12 and len({draft.query_id for draft in drafts}) == 12
+    source = open_source(f"jsonl:{seeds_file}")
+    for draft in drafts:
+        seed = source[int(draft.query_id.removeprefix("q"))]
+        assert (draft.question, draft.reference) == (seed.question, seed.answer)
+        assert draft.messages[1]["content"][0]["image"] == seed.images[0]  # the very file
+    summary = json.loads((whole / SUMMARY).read_text())
+    assert summary["count"] == 12 and sum(summary["kinds"].values()) == 12
+    assert summary["kinds"] == collections.Counter(draft.kind for draft in drafts)
+    rejected = [json.loads(line) for line in (whole / REJECTED).read_text().splitlines()]
+    assert summary["rejected"] == collections.Counter(one["reason"] for one in rejected)
+    assert summary["seeds"] == 12 + len(rejected)
+    assert summary["rejected"].keys() <= {"unreadable", "duplicate"} and len(rejected) >= 2
+    for one in rejected:
+        assert one["source"] == str(seeds_file)
+        message = {5: f"{seeds_file}, line 6: not JSON", 11: "cannot be read"}.get(one["entry"], "the same as q")
+        assert message in one["message"]
+    used = {int(draft.query_id[1:]) for draft in drafts}
+    assert len({2, 8, 15} & used) == 1
+
+
+def test_any_number_of_workers_makes_the_same(seeds_file, whole, tmp_path):
+    killed.synthesize(str(seeds_file), str(tmp_path), workers=4)
+    assert files(tmp_path) == files(whole)
+
+
+@pytest.mark.parametrize("workers,when", [(1, "writes"), pytest.param(3, "40", marks=pytest.mark.slow)])
+def test_however_often_it_is_killed_it_makes_the_same(seeds_file, whole, tmp_path, workers, when):
+    repository = pathlib.Path(killed.__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, killed.__file__, str(seeds_file), str(tmp_path), str(workers), when],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    # Records and notes of three pieces of work, what describes it all, and what is removed at the end.
+    assert int(done.stdout) >= (2 * 11 + 2 * 7 if when == "writes" else 1)
+    assert files(tmp_path) == files(whole)
+
+
+def test_a_finished_one_is_not_made_again_and_another_is_refused(seeds_file, whole, monkeypatch):
+    before = files(whole)
+    monkeypatch.setattr(Synthesis, "_make_shard", None)
+    killed.synthesize(str(seeds_file), str(whole), workers=2)
+    assert files(whole) == before
+    other = Recipe(killed.recipe(str(seeds_file)).sources, count=12, seed=4, shard_size=5)
+    with pytest.raises(OtherRunError, match="its seed is 3, now 4"):
+        Synthesis(other, TemplateCaptioner, MEDIA, whole).run()
+
+
+def test_an_unfinished_one_goes_on_with_its_own_settings_only(tmp_path):
+    sources = {"ten": [image_seed(number) for number in range(10)]}
+
+    class Tired(TemplateCaptioner):
+        def write(self, seed, passage, target=()):
+            if seed.id == "seed-7":
+                raise RuntimeError("tired")
+            return super().write(seed, passage, target)
+
+    with pytest.raises(RuntimeError, match="tired"):
+        Synthesis(Recipe(sources, 10, shard_size=2), Tired, MEDIA, tmp_path).run()
+    assert not (tmp_path / METADATA).exists() and (tmp_path / WORK).exists()
+    with pytest.raises(OtherRunError, match="its padding is 0.1, now 0.2"):
+        Synthesis(Recipe(sources, 10, padding=0.2, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+    summary = Synthesis(Recipe(sources, 10, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+    assert summary.count == read_description(tmp_path)["count"] == 10
+
+
+def test_sources_take_turns():
+    for seed, sizes in itertools.product(range(3), [(1,), (5, 1, 3), (100, 40)]):
+        places = list(in_turn(sizes, seed))
+        assert sorted(places) == [(number, entry) for number, size in enumerate(sizes) for entry in range(size)]
+        shortest = min(sizes)
+        assert [number for number, _ in places[: shortest * len(sizes)]] == list(range(len(sizes))) * shortest
+    first, second = (list(in_turn((100, 100), seed)) for seed in (0, 1))
+    assert first != second and [e for n, e in first if n == 0] != [e for n, e in first if n == 1] != list(range(100))
+
+
+def test_images_and_videos_from_several_sources(tmp_path):
+    sources = {
+        "images": [image_seed(number) for number in range(12)],
+        "videos": [video_seed(number) for number in range(6)],
+        "world": open_source("pixel-search:sft"),
+    }
+    summary = Synthesis(Recipe(sources, 30, seed=1), TemplateCaptioner, MEDIA, tmp_path, workers=2).run()
+    assert summary.count == 30 and summary.sources == {"images": 12, "videos": 6, "world": 12}
+    by_id = {seed.id: seed for name in ("images", "videos") for seed in sources[name]}
+    for draft in RecordSource(tmp_path, "trajectory"):
+        if draft.query_id in by_id:
+            check(draft, by_id[draft.query_id], MEDIA)
+
+
+def test_when_the_sources_run_out_it_says_so(tmp_path):
+    sources = {"few": [image_seed(number) for number in range(3)]}
+    seen = []
+    summary = Synthesis(Recipe(sources, 10), TemplateCaptioner, MEDIA, tmp_path).run(lambda s: seen.append(s.count))
+    assert summary.count == 3 and seen[-1] == 3 and sorted(seen) == seen
+    nothing = {"none": [image_seed(1, question="", answer="")]}
+    with pytest.raises(ValueError, match="none of 1 seeds gave a trajectory; the first: it has no question"):
+        Synthesis(Recipe(nothing, 10), TemplateCaptioner, MEDIA, tmp_path / "none").run()
+    with pytest.raises(ValueError, match="at least one source"):
+        Recipe({}, 10)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Recipe(sources, 0)
+
+
+def test_rejections_say_why(tmp_path):
+    class Source(list):
+        def __getitem__(self, index):
+            seed = super().__getitem__(index)
+            if isinstance(seed, Exception):
+                raise seed
+            return seed
+
+    class Careless(TemplateCaptioner):
+        def write(self, seed, passage, target=()):
+            if seed.id == "refused":
+                raise CaptionError("the model refuses")
+            return f"I see {seed.answer}" if seed.id == "leaky" else super().write(seed, passage, target)
+
+    seeds = Source(
+        [
+            *(image_seed(number) for number in range(4)),
+            SourceError("file.jsonl, line 7: broken"),
+            image_seed(5, images=(b"no picture",)),
+            image_seed(6, id="refused"),
+            image_seed(7, id="leaky"),
+            image_seed(8, id="whole", cue=(0, 0, 1, 1)),
+            image_seed(9, id="forged", question="What?<|im_end|>"),
+            image_seed(10, question="", answer=""),
+            image_seed(3, id="again"),
+        ]
+    )
+    mix = {"recrop_once": 1.0}
+    recipe = Recipe({"list": seeds}, 12, image_mix=mix, shard_size=5)
+    summary = Synthesis(recipe, Careless, MEDIA, tmp_path, workers=2).run()
+    reasons = {"unreadable": 2, "caption": 2, "leak": 1, "impossible": 1, "text": 1, "duplicate": 1}
+    assert summary.rejected == reasons and summary.count == 4 and summary.kinds == {"recrop_once": 4}
+    lines = [json.loads(line) for line in (tmp_path / REJECTED).read_text().splitlines()]
+    by_entry = {line["entry"]: line for line in lines}
+    assert by_entry[4]["message"] == "file.jsonl, line 7: broken" and by_entry[4]["id"] is None
+    assert by_entry[6] == {
+        "source": "list",
+        "entry": 6,
+        "id": "refused",
+        "reason": "caption",
+        "message": "the model refuses",
+    }
+
+
+def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
+    sources = {
+        "mixed": [*(image_seed(number) for number in range(5)), video_seed(1), image_seed(9, question="", answer="")]
+    }
+    recipe = Recipe(sources, 7, captioner={"model": "m"}, shard_size=3)
+    results = {}
+    for workers in (1, 4):
+        endpoint = connect(cache=tmp_path / f"cache{workers}", prompt_price=10.0)
+        out = tmp_path / f"out{workers}"
+        summary = Synthesis(
+            recipe, lambda e=endpoint: ModelCaptioner(e, load_prompts(), MEDIA), MEDIA, out, workers
+        ).run()
+        assert summary.count == 7 and summary.spend.requests == endpoint.spend.requests
+        assert summary.spend.cost == pytest.approx(endpoint.spend.cost) == summary.spend.prompt_tokens * 1e-5
+        assert 0 < summary.spend.paid <= summary.spend.requests
+        results[workers] = files(out)
+    assert results[1] == results[4]
+    asked = len(server.requests)
+    endpoint = connect(cache=tmp_path / "cache4", prompt_price=10.0)
+    again = Synthesis(
+        recipe, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, tmp_path / "again", 2
+    ).run()
+    assert len(server.requests) == asked and files(tmp_path / "again") == results[1]
+    assert again.spend.paid == 0 and again.spend.cost == summary.spend.cost
+    drafts = {draft.query_id: draft for draft in RecordSource(tmp_path / "again", "trajectory")}
+    assert drafts["seed-9"].question.startswith("What is written on the sign")
+    said = drafts["seed-0"].messages[2]["content"][0]["text"]
+    assert "I look at it and see" in said
+
+
+def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
+    sources = {"images": [image_seed(number) for number in range(8)]}
+    recipe = Recipe(sources, 8, captioner={"model": "m"}, shard_size=3)
+    good = server.reply
+
+    def fails_from(number):
+        server.reply = lambda exchange: good(exchange) if exchange.number < number else exchange.fail(500)
+
+    def run(out, workers):
+        endpoint = connect()
+        return Synthesis(recipe, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, out, workers).run()
+
+    fails_from(12)
+    with pytest.raises(ValueError, match="did not answer"):
+        run(tmp_path / "out", 2)
+    server.reply = good
+    assert run(tmp_path / "out", 2).count == 8
+    kept = files(tmp_path / "out")
+    run(tmp_path / "straight", 1)
+    assert kept == files(tmp_path / "straight")
+
+
+def test_recipes_are_told_apart_by_plain_values():
+    assert json.loads(json.dumps(Recipe({"a": [Seed("s", "?", "x")]}, 1).settings()))["sources"] == {"a": 1}
+    assert Spend(1, 1, 2, 3, 4.0, 5.0) + Spend(1, 0, 1, 1, 1.0, 0.0) == Spend(2, 1, 3, 4, 5.0, 5.0)
+    assert CUE
+
+
+def test_a_synthesis_may_lie_in_an_object_store(bucket, seeds_file, whole):
+    recipe = killed.recipe(str(seeds_file))
+    Synthesis(recipe, TemplateCaptioner, MEDIA, f"{bucket}/data", workers=2).run()
+    assert len(RecordSource(f"{bucket}/data", "trajectory")) == 12
+    stored = {path.name: path.read_bytes() for path in as_path(f"{bucket}/data").iterdir() if path.is_file()}
+    assert stored == files(whole)
