@@ -66,7 +66,7 @@ class MediaTable:
 
     def _add(self, kind: str, source: MediaSource) -> int:
         image = source.load() if isinstance(source, Picture) else source
-        data = _png(image) if isinstance(image, Image.Image) else image
+        data = png(image) if isinstance(image, Image.Image) else image
         if isinstance(data, bytes):
             name = digest(data)
             earlier = self._held.get(name, HERE)
@@ -104,7 +104,8 @@ class StoredMedia:
         return [self._files[number] for number in numbers]
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """The file that an image is stored as."""
     buffer = io.BytesIO()
     # The fastest level that compresses: higher ones cost several times as much and save little.
     image.save(buffer, "PNG", compress_level=1)

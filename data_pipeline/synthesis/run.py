@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import io
 import itertools
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 from grain.experimental import index_shuffle
 from PIL import Image
 
+from data_pipeline.records.media import png
 from data_pipeline.sources import Source, SourceError
 from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
 from data_pipeline.synthesis.checks import CheckError, check
@@ -314,11 +314,7 @@ def _encoded(draft: Draft) -> Draft:
     def file(source: Any) -> Any:
         if isinstance(source, list):
             return [file(frame) for frame in source]
-        if not isinstance(source, Image.Image):
-            return source
-        buffer = io.BytesIO()
-        source.save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
+        return png(source) if isinstance(source, Image.Image) else source
 
     def item(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {key: file(value) if key in ("image", "video") else value for key, value in fields.items()}

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import msgpack
-
-from data_pipeline.records import METADATA, RecordWriter, decode_trajectory, encode_trajectory
+from data_pipeline.records import METADATA, RecordShards
 from data_pipeline.synthesis.synthesizer import Draft
-from pixel_reasoner_jax.files import as_path, is_remote, move, write_text
+from pixel_reasoner_jax.files import as_path, is_remote, write_text
 
 WORK = ".synthesis"
 """Folder, in the data set's own, of what is not finished."""
 
 
 class Shards:
-    """The shards of a data set that is being made; they are kept in `WORK` until it is complete.
+    """The shards of a data set that is being made; the notes are kept in `WORK` until it is complete.
 
     Args:
       directory: of the data set; made where it is missing.
@@ -49,17 +45,13 @@ class Shards:
           notes: plain values, written last.
         """
         if drafts:
-            self._write_records(shard, [encode_trajectory(draft) for draft in drafts])
+            RecordShards(self.directory, "trajectory").write(shard, drafts)
         self.remember(f"notes-{number:05d}.json", notes)
 
     def finish(self, count: int) -> None:
         """Makes the data set of the first `count` shards, in their order, unless it is there already."""
-        if (self.directory / METADATA).exists():
-            return
-        with RecordWriter(self.directory, "trajectory") as writer:
-            for shard in range(count):
-                for record in msgpack.unpackb(self._records(shard).read_bytes()):
-                    writer.write(decode_trajectory(record))
+        if not (self.directory / METADATA).exists():
+            RecordShards(self.directory, "trajectory").finish(count)
 
     def remember(self, name: str, value: dict[str, Any]) -> None:
         """Keeps a JSON object until the data set is complete."""
@@ -80,13 +72,3 @@ class Shards:
         for path in self.directory.glob(".*.*"):
             if (self.directory / path.stem[1:]).is_file():
                 path.unlink()
-
-    def _write_records(self, shard: int, records: list[bytes]) -> None:
-        self._work.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=None if is_remote(self._work) else self._work, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgpack.packb(records))
-        move(pathlib.Path(temporary), self._records(shard))
-
-    def _records(self, shard: int) -> Any:
-        return self._work / f"records-{shard:05d}.msgpack"
