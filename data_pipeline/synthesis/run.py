@@ -154,7 +154,7 @@ class Synthesis:
         """Makes the data set, or what is missing of it.
 
         Args:
-          on_progress: called now and then with what there is so far.
+          on_progress: called with what there is so far, seed by seed.
 
         Raises:
           OtherRunError: see the class; EndpointError: the captioner's model cannot be asked.
@@ -179,14 +179,16 @@ class Synthesis:
                 if not chosen:
                     break
                 notes = shards.notes(number)
-                if notes is None:
-                    notes = self._make_shard(shards, number, chosen, seen, pool, summary, on_progress)
-                else:
+                made_before = notes is not None
+                if made_before:
                     for fields in notes["kept"]:
                         seen.add(Fingerprint(*fields))
+                else:
+                    notes = self._make_shard(shards, number, chosen, seen, pool, summary, on_progress)
                 summary.add(notes)
                 rejected += notes["rejected"]
-                on_progress(summary)
+                if made_before:
+                    on_progress(summary)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # what threads wait for ends with the captioner
         if not summary.count:
@@ -254,7 +256,6 @@ class Synthesis:
 
     def _make(self, place: Place) -> _Made:
         """The trajectory of a seed, or why there is none."""
-        seed = self._sources[place[0]][place[1]]
         captioner = self._captioner()
         synthesizer = Synthesizer(
             self._registry,
@@ -265,10 +266,13 @@ class Synthesis:
             video_mix=self._recipe.video_mix,
             seed=self._recipe.seed,
         )
-        reason, fault = None, None
+        seed = reason = fault = None
         try:
+            seed = self._sources[place[0]][place[1]]
             draft = synthesizer(seed)
             check(draft, seed, self._media)
+        except (SourceError, MediaError) as error:  # it was there a moment ago
+            reason, fault = "unreadable", error
         except SynthesisError as error:
             reason, fault = "impossible", error
         except CaptionError as error:
@@ -276,7 +280,7 @@ class Synthesis:
         except CheckError as error:
             reason, fault = error.reason, error
         if fault is not None:
-            rejection = self._rejection(place, reason, fault, seed.id)
+            rejection = self._rejection(place, reason, fault, seed and seed.id)
             return _Made(captioner.spend, synthesizer.impossible, rejection=rejection)
         return _Made(captioner.spend, synthesizer.impossible, _encoded(draft))
 

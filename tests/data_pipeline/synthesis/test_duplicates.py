@@ -86,5 +86,7 @@ def test_the_procedural_world_hardly_repeats_itself():
 
 
 def test_media_that_cannot_be_read_are_named():
-    with pytest.raises(MediaError):
+    with pytest.raises(MediaError, match="not an image"):
         fingerprint(image_seed(1, images=(b"no picture",)), MEDIA)
+    with pytest.raises(MediaError, match="seed seed-1: .*more than 200 times as long"):
+        fingerprint(image_seed(1, images=(Image.new("RGB", (4100, 20)),)), MEDIA)
