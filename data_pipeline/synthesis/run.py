@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grain.experimental import index_shuffle
@@ -32,6 +31,7 @@ from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.rollout.workers import Workers
 
 SETTINGS = "settings.json"
 SUMMARY = "synthesis.json"
@@ -171,7 +171,7 @@ class Synthesis:
             shards.remember(SETTINGS, self._recipe.settings())
         summary, seen, rejected = Summary(), Seen(), []
         places = in_turn([len(source) for source in self._sources], self._recipe.seed)
-        pool = ThreadPoolExecutor(self._workers)
+        pool = Workers(self._workers)
         try:
             for number in itertools.count():
                 wanted = min(self._recipe.shard_size, self._recipe.count - summary.count)
@@ -190,7 +190,7 @@ class Synthesis:
                 if made_before:
                     on_progress(summary)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # what threads wait for ends with the captioner
+            pool.close()  # a thread that waits for a model is not waited for
         if not summary.count:
             raise ValueError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
@@ -207,14 +207,14 @@ class Synthesis:
         number: int,
         places: Sequence[Place],
         seen: Seen,
-        pool: ThreadPoolExecutor,
+        pool: Workers,
         before: Summary,
         on_progress: Callable[[Summary], None],
     ) -> dict[str, Any]:
         """Works on the seeds of a shard and writes it; returns what is noted with it."""
         rejected, drafts, kept, kinds, impossible, sources = [], [], [], [], collections.Counter(), []
         spend, chosen = Spend(), []
-        for place, found in zip(places, pool.map(self._look, places), strict=True):
+        for place, found in zip(places, _each(pool, self._look, places), strict=True):
             if isinstance(found, Fingerprint):
                 repeats = seen.add(found)
                 if repeats is None:
@@ -224,7 +224,7 @@ class Synthesis:
                 found = self._rejection(place, "duplicate", repeats, found.id)
             rejected.append(found)
         shown = dataclasses.replace(before)
-        for place, made in zip(chosen, pool.map(self._make, chosen), strict=True):
+        for place, made in zip(chosen, _each(pool, self._make, chosen), strict=True):
             spend += made.spend
             impossible.update(made.impossible)
             if made.rejection is not None:
@@ -310,6 +310,14 @@ def in_turn(sizes: Sequence[int], seed: int) -> Iterator[Place]:
         for number, size in enumerate(sizes):
             if turn < size:
                 yield number, index_shuffle(turn, max_index=size - 1, seed=(seed + number) % 2**32, rounds=4)
+
+
+def _each(pool: Workers, function: Callable[[Place], Any], places: Sequence[Place]) -> Iterator[Any]:
+    """What the function makes of every place, in their order."""
+    tasks = [pool.submit(function, place) for place in places]
+    for number, task in enumerate(tasks):
+        yield task.future.result()
+        tasks[number] = None  # or all results would be kept until the last one is used
 
 
 def _encoded(draft: Draft) -> Draft:
