@@ -9,9 +9,8 @@ from pixel_reasoner_jax.processing import Budgets, Processor
 
 
 def color_of(image) -> tuple:
-    """The most frequent colour of a frame that is not grey, if it is one of the world's; else grey."""
-    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    found = {tuple(map(int, pixel)) for pixel in np.unique(pixels, axis=0)}
+    """The world's colour that a frame shows; else grey."""
+    found = {color for _, color in image.convert("RGB").getcolors()}
     return next((color for color in COLORS.values() if color in found), GREY)
 
 
