@@ -35,7 +35,7 @@ class Fingerprint:
     Attributes:
       id: of the seed.
       text: a hash of question and answer, without regard to case, punctuation and white space.
-      pixels: uint8 [pictures * SIDE * SIDE], grey thumbnails, in hexadecimal.
+      pixels: uint8 [pictures * SIDE * SIDE], gray thumbnails, in hexadecimal.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Seen:
         if one.id in self._ids:
             return f"the id {one.id} is taken by an earlier seed"
         pixels = np.frombuffer(bytes.fromhex(one.pixels), np.uint8).astype(np.int16)
-        # Where no pixel differs by more than the tolerance, nor do the means: neighbouring buckets hold all that count.
+        # Where no pixel differs by more than the tolerance, nor do the means: neighboring buckets hold all that count.
         bucket = int(pixels.mean() // (TOLERANCE + 1)) if len(pixels) else 0
         for near in (bucket - 1, bucket, bucket + 1):
             for other, known in self._by_text.get((one.text, len(pixels), near), ()):

@@ -70,7 +70,7 @@ def test_an_id_is_taken_once():
     assert "id seed-1 is taken" in seen.add(fingerprint(image_seed(2, id="seed-1"), MEDIA))
 
 
-def test_neighbouring_buckets_are_searched():
+def test_neighboring_buckets_are_searched():
     """Wherever the mean lies, a shift of the whole picture within the tolerance is a repetition."""
     for level in range(0, 240, 5):
         flat = [
