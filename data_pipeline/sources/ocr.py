@@ -5,7 +5,7 @@ A folder with `questions.json`, the data set's own file of questions, and the wo
 - TextVQA: `ocr.json`, its file of Rosetta's OCR: {"data": [{"image_id": "0054", "ocr_info": [{"word": "STOP",
   "bounding_box": {"top_left_x": 0.4, "top_left_y": 0.1, "width": 0.1, "height": 0.05}}]}]}, in shares of the image.
   Questions: {"data": [{"question_id": 1, "image_id": "0054", "question": "...", "answers": ["stop", ...]}]}; the images
-  are `images/0054.jpg`. The answers are ten people's, what most of them said comes first.
+  are `images/0054.jpg`. The answers are ten people's; right is what three of them said, or else what most did.
 - InfographicsVQA: `ocr/20471.json`, Textract's: {"WORD": [{"Text": "87%", "Geometry": {"BoundingBox": {"Left": 0.4,
   "Top": 0.1, "Width": 0.1, "Height": 0.05}}}]}. Questions: {"data": [{"questionId": 1, "image_local_name":
   "20471.jpeg", "question": "...", "answers": ["87%"]}]}; the images are `images/20471.jpeg`.
@@ -26,6 +26,9 @@ from pixel_reasoner_jax.files import as_path
 
 MARGIN = 0.5
 """Of a word's height, added around the words: a box that touches the letters is hard to read."""
+
+VOTERS, AGREEING = 10, 3
+"""People who answered a question of TextVQA, and how many of them make an answer right: its own measure."""
 
 Word = tuple[str, Box]
 
@@ -53,13 +56,15 @@ class ReadableImages(Sequence):
         if not path.is_file():
             raise entry.error(f"there is no file {path}")
         data, size = entry.image(path)
-        answers = _by_votes(entry)
+        answers = _accepted(entry)
         words = self._words(entry, path.stem)
-        cue = next((box for box in (_box_of(answer, words) for answer in answers) if box is not None), None)
-        if cue is None:
+        found = {answer: box for answer in answers if (box := _box_of(answer, words)) is not None}
+        if not found:
             raise entry.error(
                 f"none of its answers ({', '.join(answers[:3])}) is written on {path}, as far as OCR says"
             )
+        written, cue = next(iter(found.items()))
+        answers = [written, *(answer for answer in answers if answer != written)]
         number = entry.value.get("question_id", entry.value.get("questionId", f"{index:06d}"))
         return Seed(
             id=f"ocr-{number}",
@@ -100,13 +105,15 @@ def _word(entry: Entry, text: str, names: tuple[str, ...]) -> Word:
     return entry.get(text, str), (x, y, x + across, y + down)
 
 
-def _by_votes(entry: Entry) -> list[str]:
-    """The answers, those of most people first, and of as many the one that was given first."""
-    answers = [str(answer).strip() for answer in entry.get("answers", list)]
-    votes = collections.Counter(answer for answer in answers if answer)
+def _accepted(entry: Entry) -> list[str]:
+    """The answers that are right, those of most people first, and of as many the one that was given first."""
+    given = [str(answer).strip() for answer in entry.get("answers", list)]
+    votes = collections.Counter(answer for answer in given if answer).most_common()
     if not votes:
         raise entry.error("'answers' is empty")
-    return [answer for answer, _ in votes.most_common()]
+    if len(given) == VOTERS:
+        votes = [(answer, count) for answer, count in votes if count >= AGREEING] or votes[:1]
+    return [answer for answer, _ in votes]
 
 
 def _box_of(answer: str, words: list[Word]) -> Box | None:

@@ -1,9 +1,9 @@
 """The pixel-search world in time: one has to select frames, and not to is tempting.
 
-A video of 8 frames of 112x112 pixels, each with one box as `pixel_search` draws it. The box is coloured in one frame or
-in two that follow each other, and grey in the others; the question asks for the digit in the coloured box. At one
-visual token a frame (28x28 pixels; `Budgets(video=(1, 1))`) the colours are seen and the digits are averaged away
-exactly; a selected frame shows them. The colour favours one digit, as in the world of images.
+A video of 8 frames of 112x112 pixels, each with one box as `pixel_search` draws it. The box is colored in one frame or
+in two that follow each other, and gray in the others; the question asks for the digit in the colored box. At one
+visual token a frame (28x28 pixels; `Budgets(video=(1, 1))`) the colors are seen and the digits are averaged away
+exactly; a selected frame shows them. The color favours one digit, as in the world of images.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PixelSearchVideo(PixelSearch):
 
 
 def frame(box: tuple[int, int, tuple[int, int, int], int], background: int) -> Image.Image:
-    """A frame with one box, (left, top, colour, digit); the background's grey level."""
+    """A frame with one box, (left, top, color, digit); the background's gray level."""
     return draw([box], background).crop((0, 0, CELL, CELL))
 
 

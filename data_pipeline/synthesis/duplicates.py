@@ -16,6 +16,7 @@ from PIL import Image
 
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.synthesizer import Media
+from pixel_reasoner_jax.processing import MediaError
 
 SIDE = 16
 """Pixels of the thumbnail that stands for a picture."""
@@ -34,7 +35,7 @@ class Fingerprint:
     Attributes:
       id: of the seed.
       text: a hash of question and answer, without regard to case, punctuation and white space.
-      pixels: uint8 [pictures * SIDE * SIDE], grey thumbnails, in hexadecimal.
+      pixels: uint8 [pictures * SIDE * SIDE], gray thumbnails, in hexadecimal.
     """
 
     id: str
@@ -46,13 +47,18 @@ def fingerprint(seed: Seed, media: Media) -> Fingerprint:
     """The fingerprint of a seed; reads its media.
 
     Raises:
-      MediaError: they cannot be read.
+      MediaError: they cannot be read, or are too long for the model.
     """
     if seed.video is not None:
         frames = media.load_video(seed.video, seed.fps).frames
         pictures = [frames[at] for at in sorted({0, len(frames) // 2, len(frames) - 1})[:PICTURES]]
     else:
         pictures = [media.load_image(image) for image in seed.images]
+    try:
+        for picture in pictures:
+            media.resized(picture.size)
+    except ValueError as error:
+        raise MediaError(f"seed {seed.id}: {error}") from None
     answers = [seed.answer] if isinstance(seed.answer, str) else seed.answer
     text = "\0".join(map(_plain, (seed.question, *answers)))
     digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
@@ -71,7 +77,7 @@ class Seen:
         if one.id in self._ids:
             return f"the id {one.id} is taken by an earlier seed"
         pixels = np.frombuffer(bytes.fromhex(one.pixels), np.uint8).astype(np.int16)
-        # Where no pixel differs by more than the tolerance, nor do the means: neighbouring buckets hold all that count.
+        # Where no pixel differs by more than the tolerance, nor do the means: neighboring buckets hold all that count.
         bucket = int(pixels.mean() // (TOLERANCE + 1)) if len(pixels) else 0
         for near in (bucket - 1, bucket, bucket + 1):
             for other, known in self._by_text.get((one.text, len(pixels), near), ()):

@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grain.experimental import index_shuffle
@@ -32,6 +31,7 @@ from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.rollout.workers import Workers
 
 SETTINGS = "settings.json"
 SUMMARY = "synthesis.json"
@@ -154,7 +154,7 @@ class Synthesis:
         """Makes the data set, or what is missing of it.
 
         Args:
-          on_progress: called now and then with what there is so far.
+          on_progress: called with what there is so far, seed by seed.
 
         Raises:
           OtherRunError: see the class; EndpointError: the captioner's model cannot be asked.
@@ -171,7 +171,7 @@ class Synthesis:
             shards.remember(SETTINGS, self._recipe.settings())
         summary, seen, rejected = Summary(), Seen(), []
         places = in_turn([len(source) for source in self._sources], self._recipe.seed)
-        pool = ThreadPoolExecutor(self._workers)
+        pool = Workers(self._workers)
         try:
             for number in itertools.count():
                 wanted = min(self._recipe.shard_size, self._recipe.count - summary.count)
@@ -179,16 +179,18 @@ class Synthesis:
                 if not chosen:
                     break
                 notes = shards.notes(number)
-                if notes is None:
-                    notes = self._make_shard(shards, number, chosen, seen, pool, summary, on_progress)
-                else:
+                made_before = notes is not None
+                if made_before:
                     for fields in notes["kept"]:
                         seen.add(Fingerprint(*fields))
+                else:
+                    notes = self._make_shard(shards, number, chosen, seen, pool, summary, on_progress)
                 summary.add(notes)
                 rejected += notes["rejected"]
-                on_progress(summary)
+                if made_before:
+                    on_progress(summary)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # what threads wait for ends with the captioner
+            pool.close()  # a thread that waits for a model is not waited for
         if not summary.count:
             raise ValueError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
@@ -205,14 +207,14 @@ class Synthesis:
         number: int,
         places: Sequence[Place],
         seen: Seen,
-        pool: ThreadPoolExecutor,
+        pool: Workers,
         before: Summary,
         on_progress: Callable[[Summary], None],
     ) -> dict[str, Any]:
         """Works on the seeds of a shard and writes it; returns what is noted with it."""
         rejected, drafts, kept, kinds, impossible, sources = [], [], [], [], collections.Counter(), []
         spend, chosen = Spend(), []
-        for place, found in zip(places, pool.map(self._look, places), strict=True):
+        for place, found in zip(places, _each(pool, self._look, places), strict=True):
             if isinstance(found, Fingerprint):
                 repeats = seen.add(found)
                 if repeats is None:
@@ -222,7 +224,7 @@ class Synthesis:
                 found = self._rejection(place, "duplicate", repeats, found.id)
             rejected.append(found)
         shown = dataclasses.replace(before)
-        for place, made in zip(chosen, pool.map(self._make, chosen), strict=True):
+        for place, made in zip(chosen, _each(pool, self._make, chosen), strict=True):
             spend += made.spend
             impossible.update(made.impossible)
             if made.rejection is not None:
@@ -254,7 +256,6 @@ class Synthesis:
 
     def _make(self, place: Place) -> _Made:
         """The trajectory of a seed, or why there is none."""
-        seed = self._sources[place[0]][place[1]]
         captioner = self._captioner()
         synthesizer = Synthesizer(
             self._registry,
@@ -265,10 +266,13 @@ class Synthesis:
             video_mix=self._recipe.video_mix,
             seed=self._recipe.seed,
         )
-        reason, fault = None, None
+        seed = reason = fault = None
         try:
+            seed = self._sources[place[0]][place[1]]
             draft = synthesizer(seed)
             check(draft, seed, self._media)
+        except (SourceError, MediaError) as error:  # it was there a moment ago
+            reason, fault = "unreadable", error
         except SynthesisError as error:
             reason, fault = "impossible", error
         except CaptionError as error:
@@ -276,7 +280,7 @@ class Synthesis:
         except CheckError as error:
             reason, fault = error.reason, error
         if fault is not None:
-            rejection = self._rejection(place, reason, fault, seed.id)
+            rejection = self._rejection(place, reason, fault, seed and seed.id)
             return _Made(captioner.spend, synthesizer.impossible, rejection=rejection)
         return _Made(captioner.spend, synthesizer.impossible, _encoded(draft))
 
@@ -306,6 +310,14 @@ def in_turn(sizes: Sequence[int], seed: int) -> Iterator[Place]:
         for number, size in enumerate(sizes):
             if turn < size:
                 yield number, index_shuffle(turn, max_index=size - 1, seed=(seed + number) % 2**32, rounds=4)
+
+
+def _each(pool: Workers, function: Callable[[Place], Any], places: Sequence[Place]) -> Iterator[Any]:
+    """What the function makes of every place, in their order."""
+    tasks = [pool.submit(function, place) for place in places]
+    for number, task in enumerate(tasks):
+        yield task.future.result()
+        tasks[number] = None  # or all results would be kept until the last one is used
 
 
 def _encoded(draft: Draft) -> Draft:

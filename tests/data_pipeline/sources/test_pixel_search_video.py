@@ -1,4 +1,4 @@
-"""The world of videos: where the box is coloured, and what is left of a digit at a token a frame."""
+"""The world of videos: where the box is colored, and what is left of a digit at a token a frame."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,12 @@ from pixel_reasoner_jax.processing import Budgets, Processor
 
 
 def color_of(image) -> tuple:
-    """The most frequent colour of a frame that is not grey, if it is one of the world's; else grey."""
-    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    found = {tuple(map(int, pixel)) for pixel in np.unique(pixels, axis=0)}
+    """The world's color that a frame shows; else gray."""
+    found = {color for _, color in image.convert("RGB").getcolors()}
     return next((color for color in COLORS.values() if color in found), GREY)
 
 
-def test_the_box_is_coloured_in_the_frames_of_the_cue():
+def test_the_box_is_colored_in_the_frames_of_the_cue():
     world = PixelSearchVideo(40, "rl", seed=2)
     for index in range(40):
         seed = world[index]
@@ -43,7 +42,7 @@ def test_a_digit_is_seen_in_a_selected_frame_alone(processor):
     assert BOX < frames[0].width
 
 
-def test_colours_favour_their_digit():
+def test_colors_favour_their_digit():
     world = PixelSearchVideo(600, "heldout")
     right = [seed.answer == seed.attributes["prior_answer"] for seed in map(world.__getitem__, range(600))]
     assert np.mean(right) == pytest.approx(0.45, abs=0.06)

@@ -21,7 +21,7 @@ from data_pipeline.synthesis.run import Recipe, Synthesis
 
 
 def recipe(path: str) -> Recipe:
-    return Recipe({path: open_source(f"jsonl:{path}")}, count=12, seed=3, shard_size=5)
+    return Recipe({path: open_source(f"jsonl:{path}")}, count=12, seed=3, shard_size=8)
 
 
 def synthesize(path: str, out: str, workers: int) -> None:

@@ -122,3 +122,17 @@ def test_mistakes_are_named(argv, message, tmp_path, capsys, monkeypatch):
 def test_help_names_the_sources(capsys):
     status, text, _ = synthesize(capsys, "--help")
     assert status == 0 and all(kind in text for kind in command.KINDS)
+
+
+def test_a_models_budgets_are_taken(world_directory, tmp_path, capsys):
+    """The world's model sees crops of 16 tokens, the released one crops as they are, down to whole tokens."""
+    argv = ("--source", "pixel-search:sft", "--count", 3, "--image-mix", "single_pass=1")
+    status, _, err = synthesize(capsys, *argv, "--model", world_directory, "--out", tmp_path / "world")
+    assert status == 0, err
+    assert synthesize(capsys, *argv, "--out", tmp_path / "released")[0] == 0
+    tokens = {"world": [], "released": []}
+    for name, counts in tokens.items():
+        for draft in RecordSource(tmp_path / name, "trajectory"):
+            ((width, height),) = draft.operations[0].sizes
+            counts.append(width * height // 28**2)
+    assert max(tokens["world"]) <= 20 < min(tokens["released"])

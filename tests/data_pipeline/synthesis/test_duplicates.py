@@ -70,7 +70,7 @@ def test_an_id_is_taken_once():
     assert "id seed-1 is taken" in seen.add(fingerprint(image_seed(2, id="seed-1"), MEDIA))
 
 
-def test_neighbouring_buckets_are_searched():
+def test_neighboring_buckets_are_searched():
     """Wherever the mean lies, a shift of the whole picture within the tolerance is a repetition."""
     for level in range(0, 240, 5):
         flat = [
@@ -86,5 +86,7 @@ def test_the_procedural_world_hardly_repeats_itself():
 
 
 def test_media_that_cannot_be_read_are_named():
-    with pytest.raises(MediaError):
+    with pytest.raises(MediaError, match="not an image"):
         fingerprint(image_seed(1, images=(b"no picture",)), MEDIA)
+    with pytest.raises(MediaError, match="seed seed-1: .*more than 200 times as long"):
+        fingerprint(image_seed(1, images=(Image.new("RGB", (4100, 20)),)), MEDIA)
