@@ -89,6 +89,7 @@ def batches(table: Table, batch_size: int, workers: int) -> Iterator[list[dict[s
         num_workers=workers,
         collate_fn=list,
         persistent_workers=True,
+        multiprocessing_context="spawn",  # a fork of a process with JAX's threads can hang
         prefetch_factor=2,
     )
     while True:

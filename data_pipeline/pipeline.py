@@ -19,6 +19,7 @@ from data_pipeline.records import RecordError, RecordSource, read_description
 from data_pipeline.stream import Reading, Stream, Unreadable, Unwanted
 from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.processing import Processor, Rendered
+from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
 Data = str | Path | Sequence[tuple[str | Path, float]]
@@ -83,7 +84,7 @@ def query_batches(
     reading: Reading = _READING,
     pass_rates: tuple[float, float] = (0.0, 1.0),
 ) -> Stream:
-    """Batches of queries for reinforcement learning; arguments as of `trajectory_batches`.
+    """Batches of queries for reinforcement learning, whose media can be decoded; arguments as of `trajectory_batches`.
 
     Args:
       pass_rates: (least, most); a query whose `pass_rate` is known and not within is left out.
@@ -156,8 +157,10 @@ class RenderedSource:
         draft = self._records[index]
         try:
             return render_trajectory(draft, self._processor)
-        except ValueError as error:
-            raise RecordError(f"{self._records.place(index)}: cannot be rendered: {error}") from error
+        except (ValueError, TypeError, KeyError) as error:  # a conversation that somebody else wrote can be anything
+            raise RecordError(
+                f"{self._records.place(index)}: cannot be rendered: {type(error).__name__}: {error}"
+            ) from error
 
     def __repr__(self) -> str:
         return f"RenderedSource({self._records!r})"
@@ -214,6 +217,19 @@ def _read_query(source: Sequence[Any], index: int, pass_rates: tuple[float, floa
     query = _read(source, index)
     if isinstance(query, Unreadable):
         return query
+    try:
+        _check_media(query)
+    except ValueError as error:
+        return Unreadable(f"{source.place(index)}: {error}")
     rate = query.pop(PASS_RATE, None)
     least, most = pass_rates
     return query if rate is None or least <= rate <= most else Unwanted()
+
+
+def _check_media(query: dict[str, Any]) -> None:
+    """Decodes what a rollout will: there a broken file would end the run. Of a video file, its first frame."""
+    video = query.get("video")
+    for image in (*query.get("images", ()), *(video if isinstance(video, list) else ())):
+        decode_image(image)
+    if isinstance(video, bytes | str):
+        VideoFile(video)

@@ -1,5 +1,6 @@
 """The Grain pipeline: every record once an epoch, and exact resumption."""
 
+import io
 import itertools
 import json
 import re
@@ -182,6 +183,24 @@ def test_an_unreadable_record_is_skipped_counted_and_named(damaged, caplog):
     resumed = query_batches(damaged, 3, reading=Reading(max_unreadable=0.05))
     resumed.set_state(batches.get_state())
     assert ids(itertools.islice(resumed, 5)) == ids(itertools.islice(batches, 5)) and resumed.skipped >= 1
+
+
+def test_a_query_whose_media_cannot_be_decoded_is_skipped(tmp_path, caplog):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(buffer, "PNG")
+    good, half = buffer.getvalue(), buffer.getvalue()[:60]
+    media = (
+        {"images": [good]},
+        {"images": [good, half]},
+        {"video": [good, good]},
+        {"video": [good, half]},
+        {"video": half},
+    )
+    write_records(tmp_path, "query", ({"id": str(i), "question": "?"} | item for i, item in enumerate(media)))
+    batches = query_batches(tmp_path, 2, order=Order(epochs=1), reading=Reading(max_unreadable=0.05))
+    assert sorted(sum(ids(batches), [])) == ["0", "2"]
+    named = {int(re.search(r"record (\d+): <60 bytes>", message).group(1)) for message in caplog.messages}
+    assert named <= {1, 3, 4} and 1 <= batches.skipped <= len(named)
 
 
 def test_too_many_unreadable_records_stop_the_run(damaged):
