@@ -13,9 +13,9 @@ Neither has run on its hardware so far, only in the interpreter, and no block si
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 
 import jax
@@ -34,9 +34,10 @@ SMALLEST_HEAD = 16  # Triton's matrix products want this many elements
 # The name of what splash attention's backward pass needs of its forward pass, for remat policies.
 SAVED = "splash_attention"
 
-# Splash attention says nothing of its cost, and a count of its grid's cells would take in the blocks that it skips. So
-# its calls carry `attention_flops` as attributes of this name, in a traced program and in a compiled one.
-FLOPS = "{}_flops"
+# The kernels say nothing of their cost, and no count of their grids' cells tells which blocks are left out. So their
+# calls carry `attention_flops` as attributes of this name, in a traced program and in a compiled one. (In the text of
+# that, attributes stand in the order of the alphabet and those after "kernel_metadata" on lines of their own.)
+FLOPS = "flops_of_"
 
 
 def fits(platform: str, tokens: int, size: int) -> bool:
@@ -74,31 +75,44 @@ def fused_attention(
     return sharded(query, key, value, segments)
 
 
-def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: bool) -> dict[str, int]:
-    """Floating-point operations in the matrix products of splash attention, which XLA's cost analysis takes for none.
+def attention_flops(
+    batch: int, tokens: int, heads: int, size: int, *, causal: bool, platform: str = "tpu"
+) -> dict[str, int]:
+    """Floating-point operations in the matrix products of a kernel, which XLA's cost analysis takes for none.
 
     What is counted is the most that can run, that of rows of one segment each: padding to whole blocks is in, blocks
-    that causality hides are not; of those that segments hide only the data can tell. A product of m x k by k x n
-    elements is 2mkn operations.
+    that causality hides are not; of those that segments hide, which splash attention skips, only the data can tell. A
+    product of m x k by k x n elements is 2mkn operations.
 
     Args:
       batch: rows a call; `batch`, `heads`: of one device for a count a device, of the program for the whole.
 
     Returns:
-      Operations of a forward pass, `fwd` (two products; again each time that remat repeats it), and of the two kernels
-      of a backward pass, `dkv` (four) and `dq` (three). These are parts of the kernels' names in a program.
+      Operations by what the kernels' names begin with in a program. On TPU those of a forward pass (two products; again
+      each time that remat repeats it), and of the two kernels of a backward pass, `dkv` (four) and `dq` (three); on GPU
+      a single kernel has all seven of these.
     """
-    block, blocks = _blocks(tokens)
-    pairs = block**2 * (blocks * (blocks + 1) // 2 if causal else blocks**2)
-    product = 2 * batch * heads * pairs * size
-    return {"fwd": 2 * product, "dkv": 4 * product, "dq": 3 * product}
+
+    def products(number: int, block: int, blocks: int) -> int:
+        pairs = block**2 * (blocks * (blocks + 1) // 2 if causal else blocks**2)
+        return number * 2 * batch * heads * pairs * size
+
+    if platform == "gpu":
+        length = -(-tokens // LANES) * LANES
+        return {"mha_forward": products(2, LANES, length // LANES), "mha_backward": products(7, 32, length // 32)}
+    numbers = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+    return {name: products(number, *_blocks(tokens)) for name, number in numbers.items()}
 
 
-def said_flops(name: str | None, attributes: Mapping[str, int | str]) -> int | None:
+def _saying(flops: Mapping[str, int]) -> contextlib.AbstractContextManager:
+    """Has the kernels that are called meanwhile, and those of their backward passes, carry their operations."""
+    return set_xla_metadata(**{FLOPS + name: count for name, count in flops.items()})
+
+
+def said_flops(name: str, attributes: Mapping[str, int | str]) -> int | None:
     """What the call of a kernel says of the operations in its matrix products, by its name and attributes; None:
     nothing."""
-    said = (attributes.get(FLOPS.format(part)) for part in re.split(r"[_.]", name or ""))
-    return next((int(flops) for flops in said if flops is not None), None)
+    return next((int(flops) for key, flops in attributes.items() if f"{FLOPS}{name}".startswith(key)), None)
 
 
 def _blocks(tokens: int) -> tuple[int, int]:
@@ -130,7 +144,7 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
         infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
         infos = (info._replace(block_mask=jnp.where(together, info.block_mask, 0)) for info in infos)
         attend_row = splash_attention_kernel.SplashAttentionKernel(*infos, **kernel.kwargs)
-        with set_xla_metadata(**{FLOPS.format(name): count for name, count in flops.items()}):
+        with _saying(flops):
             return attend_row(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
 
     query, key, value = (_pad(x, 2, length) for x in (query.swapaxes(1, 2), key, value))
@@ -161,7 +175,9 @@ def _triton(query, key, value, segments, *, causal: bool, interpret: bool):
     # Two blocks of float32 keys and values would not fit an SM's shared memory (101 KB at the least, 227 KB on H100).
     block = LANES if query.dtype.itemsize == 2 else 32
     sizes = dataclasses.replace(attention.BlockSizes.get_default(), block_k=block)
-    out = attention.mha(query, key, value, segments, 1.0, causal, sizes, interpret=interpret)
+    flops = attention_flops(len(query), tokens, heads, query.shape[3], causal=causal, platform="gpu")
+    with _saying(flops):
+        out = attention.mha(query, key, value, segments, 1.0, causal, sizes, interpret=interpret)
     return out[:, :tokens]
 
 

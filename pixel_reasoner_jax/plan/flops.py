@@ -96,7 +96,7 @@ def _kernel(equation: Any, loops: Sequence[int]) -> Flops:
         return Flops(float(estimate.flops), float(estimate.transcendentals))
     grid = math.prod(size for size in params["grid_mapping"].grid if isinstance(size, int))
     every = Flops().plus(count_flops(params["jaxpr"], loops), grid)
-    said = kernels.said_flops(params["name"], dict(equation.ctx.xla_metadata or {}))
+    said = kernels.said_flops(params["name"] or "", dict(equation.ctx.xla_metadata or {}))
     # Of the cells that it leaves out it does not compute the rest either.
     return every if said is None else Flops().plus(every, said / every.products)
 

@@ -133,7 +133,8 @@ class Program:
         operation = instruction.operation.removesuffix("-start")
         shapes = _shapes(instruction.type)
         root, *taken = _operands(computation)
-        if operation == "all-reduce" and root.operation == "dynamic-slice" and taken[0] == instruction:
+        fused = computation is not self._computations[self._entry]
+        if fused and operation == "all-reduce" and root.operation == "dynamic-slice" and taken[0] == instruction:
             # The TPU's compiler writes a reduce-scatter so: a fusion of the sum of all and the part that is kept.
             operation, shapes = "reduce-scatter", _shapes(root.type)
         if instruction.operation.endswith("-start") and instruction.type.startswith("("):

@@ -234,17 +234,40 @@ def test_flops_are_those_of_the_kernels_products(tokens, causal):
         computed = np.count_nonzero(table.fwd_mask_info.block_mask)
     times = computed * BATCH * inputs[0].shape[2]
     found = {
-        phase: times * sum(_product_flops(equation) for equation in _equations(body))
-        for phase, body in _kernel_calls(jax.grad(loss, argnums=(0, 1, 2)), *inputs[:3])
+        "_".join(name.split("_")[:3]): times * sum(_product_flops(equation) for equation in _equations(body))
+        for name, body, _ in _kernel_calls(jax.grad(loss, argnums=(0, 1, 2)), *inputs[:3])
     }
     assert found == kernels.attention_flops(BATCH, tokens, 4, 16, causal=causal)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_gpu_kernels_say_the_operations_of_their_loops(causal):
+    """Each body has its loops' products once; they run over the blocks up to the diagonal, or over all."""
+    inputs = arrays(1000, 4, 2, 16)
+
+    def loss(*arrays):
+        return kernels.fused_attention(*arrays, inputs[3], causal=causal, platform="gpu").sum()
+
+    said = {}
+    for name, body, attributes in _kernel_calls(jax.grad(loss, argnums=(0, 1, 2)), *inputs[:3]):
+        block = {"mha_forward": 128, "mha_backward": 32}.get(name)
+        if block is None:  # what is out times its gradient
+            assert kernels.said_flops(name, attributes) is None
+            continue
+        pairs = sum((row + 1) if causal else 1024 // block for row in range(1024 // block))
+        # float32 keys go through in blocks of 32, four of them for one of queries.
+        keys = 32 / block
+        once = sum(_product_flops(equation) for equation in _equations(body)) / keys
+        said[name] = kernels.said_flops(name, attributes)
+        assert said[name] == BATCH * 4 * pairs * once
+    assert said == kernels.attention_flops(BATCH, 1000, 4, 16, causal=causal, platform="gpu")
+
+
 def _kernel_calls(function, *arguments):
-    """Phase and body of each kernel that a function calls."""
+    """Name, body and attributes of each kernel that a function calls."""
     for equation in _equations(jax.make_jaxpr(function)(*arguments).jaxpr):
         if equation.primitive.name == "pallas_call":
-            yield equation.params["name"].split("_")[2], equation.params["jaxpr"]
+            yield equation.params["name"], equation.params["jaxpr"], equation.ctx.xla_metadata
 
 
 def _equations(jaxpr):

@@ -21,9 +21,10 @@ def plan(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     "chips, names",
     [
-        ("cpu:8", PHASES),
+        ("cpu:8", [PHASES[1], PHASES[3], PHASES[5]]),
         ("v5p:2x2x1", PHASES[:2]),
         ("v6e:2x4", PHASES[3:4]),
+        pytest.param("cpu:8", PHASES, marks=pytest.mark.slow),
         pytest.param("v5p:2x2x1", PHASES, marks=pytest.mark.slow),
         pytest.param("v6e:2x4", PHASES, marks=pytest.mark.slow),
     ],
@@ -44,8 +45,9 @@ def test_tiny_on(chips, names, request):
         assert phase["tokens"] > 0 and phase["flops"] > 0 and 0.9 < phase["matmul_share"] <= 1, phase
         assert phase["seconds_floor"] > 0 and phase["bound"] in ("arithmetic", "memory", "interconnect"), phase
         assert any(line.startswith(phase["phase"]) for line in table)
-    if names == PHASES:
+    if "grpo_update" in names:
         assert phases[-1]["interconnect_bytes"] > 0
+    if names == PHASES:
         assert phases[-1]["largest"] == {"micro_batch_rows": 8 // int(phases[0]["mesh"]["data"]), "slots": 8}
 
 

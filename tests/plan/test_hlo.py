@@ -134,9 +134,9 @@ def test_kernels_count_what_they_say():
 ENTRY %main (a: f32[8,128]) -> f32[8,128] {
   %a = f32[8,128]{1,0} parameter(0)
   %buffer = f32[8,128]{1,0} custom-call(), custom_call_target="AllocateBuffer"
-  %splash_mha_fwd.1 = f32[8,128]{1,0} custom-call(%a), frontend_attributes={dq_flops="3",fwd_flops="2",kernel_metadata={
+  %mha_fwd.1 = f32[8,128]{1,0} custom-call(%a), frontend_attributes={flops_of_mha_fwd="2",kernel_metadata={
 }}
-  ROOT %splash_mha_dq.2 = f32[8,128]{1,0} custom-call(%a), frontend_attributes={dq_flops="3",fwd_flops="2"}
+  ROOT %mha_dq.2 = f32[8,128]{1,0} custom-call(%a), frontend_attributes={flops_of_mha_dkv="7",flops_of_mha_dq="3"}
 }
 """
     assert Program(text, 1).products() == 5
