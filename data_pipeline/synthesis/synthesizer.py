@@ -50,7 +50,7 @@ class BudgetMedia:
         return load_image(source)
 
     def load_video(self, source: Any, fps: float | None = None) -> Video:
-        return load_video(source, self.budgets.video_frames, fps)
+        return load_video(source, self.budgets.video_frames, fps, self.budgets.video_rate)
 
     def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]:
         return smart_resize(size, self.budgets.of(kind))
