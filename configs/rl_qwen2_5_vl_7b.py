@@ -72,6 +72,8 @@ def get_config() -> ConfigDict:
     config.rollout.max_images = 16
     config.rollout.max_length = 16_384  # prompt and response
     config.rollout.slots = 64  # responses in flight
+    # Decoding gathers the parameters over fsdp once a call, where there is memory for it; False: in every step anew.
+    config.rollout.gather_parameters = True
 
     config.curiosity = ConfigDict()
     config.curiosity.variant = "paper"

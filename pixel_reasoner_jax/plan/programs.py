@@ -88,8 +88,9 @@ class Programs:
         graph, params = nnx.split(self._model)
         self._params = self._place(params)
         self._parts = parts(self.mesh)
-        self._engine = Engine(graph, [model.vocab_size - 1], self.mesh)  # which token stops does not matter
         self.phases = (*ROLLOUT, *UPDATES) if "rollout" in config else UPDATES[:1]
+        gather = "rollout" in config and config.rollout.gather_parameters
+        self._engine = Engine(graph, [model.vocab_size - 1], self.mesh, gather)  # which token stops does not matter
 
     def build(self, phase: str) -> list[Program]:
         """The programs of one of `phases`: first the one it spends its time with, then others that must fit too.

@@ -148,9 +148,13 @@ class Engine:
       graphdef: of the model.
       stop_tokens: those that end a turn.
       mesh: that of the model.
+      gather_parameters: have `decode` gather them over fsdp once (`parallel.gathered`); else in every step, layer by
+        layer.
     """
 
-    def __init__(self, graphdef: Any, stop_tokens: Sequence[int], mesh: Mesh | None = None):
+    def __init__(
+        self, graphdef: Any, stop_tokens: Sequence[int], mesh: Mesh | None = None, gather_parameters: bool = True
+    ):
         stops = np.asarray(stop_tokens, np.int32)
 
         def dealt(tree: PyTree) -> PyTree:
@@ -259,8 +263,9 @@ class Engine:
 
             `forbidden` tokens are never drawn; `filtered`: some slot uses top-p or top-k.
             """
-            # A step has a token for each slot: it would wait for parameters that were gathered layer by layer.
-            model = nnx.merge(graphdef, gathered(params, mesh, nnx.merge(graphdef, params).language.dtype))
+            model = nnx.merge(graphdef, params)
+            if gather_parameters:  # a step is short: it would wait for them to arrive
+                model = nnx.merge(graphdef, gathered(params, mesh, model.language.dtype))
             count = drawing.budget.shape[0]
             began = drawing.budget > 0
 

@@ -39,6 +39,7 @@ class Policy:
       text_only: offer no operations.
       slots: responses in flight at a time, in all processes together; the next ones enter as others finish.
       decode_steps: the most tokens sampled before the host looks again.
+      gather_parameters: have decoding gather them over fsdp once a call, which takes memory; else in every step.
       cache_dtype: of the KV cache, "float32" or "bfloat16"; None: as the model computes.
       workers: threads that load queries, and as many that execute operations.
       operation_seconds: an operation that takes longer has failed.
@@ -59,6 +60,7 @@ class Policy:
         text_only: bool = False,
         slots: int = 64,
         decode_steps: int = DECODE_STEPS,
+        gather_parameters: bool = True,
         cache_dtype: str | None = None,
         workers: int = 4,
         operation_seconds: float = 60.0,
@@ -81,7 +83,7 @@ class Policy:
         self.counters = Counters()
         self._shapes: Shapes | None = None
         self._table: tuple[int, EmbeddingTable] | None = None
-        self.engine = Engine(self.graphdef, processor.stop_tokens, self.mesh)
+        self.engine = Engine(self.graphdef, processor.stop_tokens, self.mesh, gather_parameters)
 
     @property
     def params(self) -> Any:

@@ -67,6 +67,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             limits=this.settings.limits,
             guidelines=this.settings.guidelines,
             slots=rollout.slots,
+            gather_parameters=rollout.gather_parameters,
         )
         sampling = SamplingSettings(rollout.temperature, later=SamplingSettings(rollout.later_temperature))
         forbidden = np.zeros(this.model.config.vocab_size, bool)
