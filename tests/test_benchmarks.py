@@ -1,4 +1,4 @@
-"""The benchmarks do what they say: all sides do the same work, and both PyTorch peers sample the same tokens."""
+"""The benchmarks do what they say: all sides do the same work, and PyTorch's come to the same results."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import torch
 from flax import nnx
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks import floors, load_memory, peers, rollout, workload
+from benchmarks import floors, load_memory, peers, rollout, train_own, train_peer, train_step, train_work, workload
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.trajectory import Source
@@ -178,3 +178,21 @@ def test_floors_count_what_a_step_reads_and_multiplies():
     for phase in ("decode", "prefill"):
         figures = measured[phase]
         assert figures["share"] == pytest.approx(figures["floor_seconds"] / figures["seconds"]) and figures["share"] > 0
+
+
+@pytest.fixture(scope="module")
+def update(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("update")
+    train_work.save(directory, workload.TINY)
+    return train_work.build(directory, rows=2, length=96)
+
+
+@pytest.mark.parametrize("phase", train_work.PHASES)
+def test_both_sides_make_the_same_updates(update, phase):
+    """Three of them: were the steps not alike, the second and third loss would tell."""
+    own, other = train_own.Own(update, phase), train_peer.Peer(update, phase)
+    ours, theirs = (np.array([side.update() for _ in range(3)]) for side in (own, other))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert len(np.unique(ours.round(3), axis=0)) == 3
+    with pytest.raises(train_step.Disagreement):
+        train_step.agree({"ours": ours.tolist(), "torch": (ours + 0.1).tolist()}, 1e-3)
