@@ -58,23 +58,27 @@ class Peer:
             self._grpo = torch.compile(grpo_loss)
         self._optimizer = None
 
+    def _start(self) -> None:
+        """Makes the optimizer, with moments that take memory in the first update as they do in all others."""
+        settings = self._settings
+        parameters = list(self.model.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
+            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        betas = settings["b1"], settings["b2"]
+        self._optimizer = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=betas, fused=True)
+        for p in parameters:
+            moments = {name: torch.empty_like(p).fill_(0) for name in ("exp_avg", "exp_avg_sq")}
+            self._optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+
     def update(self) -> tuple[float, float]:
         """Forward, backward, clip and step; the loss and the gradient's norm before clipping."""
-        settings = self._settings
         if self._optimizer is None:
-            decayed = [p for p in self.model.parameters() if p.ndim > 1]
-            others = [p for p in self.model.parameters() if p.ndim == 1]
-            groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-            self._optimizer = torch.optim.AdamW(
-                groups,
-                lr=settings["learning_rate"],
-                betas=(settings["b1"], settings["b2"]),
-                weight_decay=settings["weight_decay"],
-                fused=True,
-            )
+            self._start()
         loss = getattr(self, f"_{self._phase}_loss")()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings["clip_norm"])
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._settings["clip_norm"])
         self._optimizer.step()
         self._optimizer.zero_grad()
         return loss.item(), norm.item()

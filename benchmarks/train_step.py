@@ -80,38 +80,35 @@ def make_side(name: str, work: Work, phase: str, setting: Setting) -> Any:
 
 
 def agree(figures: dict[str, list[tuple[float, float]]], tolerance: float) -> None:
-    """Compares loss and gradient norm of the first two updates of all sides.
+    """Compares loss and gradient norm of the first updates of all sides.
 
     Raises:
       Disagreement: they are not the same within a relative tolerance.
     """
-    (first, expected), *others = ((name, found[:2]) for name, found in figures.items())
+    (first, expected), *others = figures.items()
     for name, found in others:
-        if not np.allclose(found, expected, rtol=tolerance, atol=0):
+        if not np.allclose(found[:2], expected[:2], rtol=tolerance, atol=0):
             raise Disagreement(f"loss and gradient norm of the first updates: {first} {expected}, {name} {found}")
 
 
 def timed(sides: dict[str, Any], rounds: int, tolerance: float) -> dict[str, dict[str, Any]]:
-    """Times the sides' updates in turn, after two of each that are compared; the first of them compiles.
+    """Times the sides' updates in turn, after one of each, which compiles; the first two are compared.
 
     Returns:
       For each side `seconds` (the median of `every`) and `first`, the seconds of the first update.
     """
-    first, figures = {}, {}
-    for name, side in sides.items():
-        began = time.perf_counter()
-        figures[name] = [side.update()]
-        first[name] = time.perf_counter() - began
-        figures[name].append(side.update())
-    agree(figures, tolerance)
+    figures: dict[str, list] = {name: [] for name in sides}
     every: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
+    for number in range(1 + rounds):
         for name, side in sides.items():
             began = time.perf_counter()
-            side.update()
+            figures[name].append(side.update())
             every[name].append(time.perf_counter() - began)
+        if number < 2:
+            agree(figures, tolerance)
     return {
-        name: {"seconds": statistics.median(every[name]), "every": every[name], "first": first[name]} for name in sides
+        name: {"seconds": statistics.median(times[1:]), "every": times[1:], "first": times[0]}
+        for name, times in every.items()
     }
 
 
@@ -119,8 +116,8 @@ def alone(name: str, directory: pathlib.Path, phase: str, setting: Setting, upda
     """A side's updates in a process that does nothing else: what `--only` prints.
 
     Returns:
-      `figures` (loss, gradient norm) and seconds (`every`) of each update; `seconds`, the median of all but two; and
-      `bytes`, the process's peak above what it had with the model loaded, on a GPU the most that was allocated.
+      `figures` (loss, gradient norm) and seconds (`every`) of each update; `seconds`, the median of all but the first
+      two; and `bytes`, the peak above what the process had with the model loaded, on a GPU all that was allocated.
     """
     side = make_side(name, train_work.build(directory, *setting.memory), phase, setting)
     gc.collect()
@@ -145,22 +142,22 @@ def in_processes(directory: pathlib.Path, setting: str, names: tuple[str, ...], 
     return found
 
 
-def per_device(count: int, config: Config, rows: int, length: int) -> dict[str, dict[str, float]]:
-    """What a device does in an update of so many rows on `count` devices, over which parameters and rows are spread:
-    what `--devices` prints. Nothing runs.
+def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
+    """What a device does in an update of `DEVICES` rows when `count` devices share parameters and rows: what `--devices`
+    prints. Programs are compiled, and nothing runs.
 
     Returns:
       For each phase `flops` of matrix products and `bytes` at the peak, as compiled.
     """
-    chips = topology(f"cpu:{count}")
+    chips, length = topology(f"cpu:{count}"), setting.time[1]
     found = {}
     for phase in PHASES:
         run = experiment(phase)
         run.mesh.update(dict(data=1, fsdp=-1, tensor=1))
-        run.train.update(dict(row_length=length, micro_batch_rows=rows // count))
+        run.train.update(dict(row_length=length, micro_batch_rows=DEVICES // count))
         run.model.update(dict(dtype="float32", param_dtype="float32", remat="none"))
         run.processor.update(dict(image=(4, length // 4), crop=(4, length // 8), frame=(4, 4), video=(4, 4)))
-        figures = measure(Programs(run, config, chips.devices), f"{phase}_update", chips)
+        figures = measure(Programs(run, setting.model, chips.devices), f"{phase}_update", chips)
         found[phase] = {"flops": figures.flops_per_chip, "bytes": figures.bytes_per_chip}
     return found
 
@@ -173,18 +170,10 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
     times = {}
     for phase in PHASES:
         sides = {name: make_side(name, work, phase, setting) for name in SIDES}
-        times[phase] = timed(sides, 3 if quick else 9, setting.tolerance)
-    del sides
-    memory = in_processes(directory, "cpu", ("ours", "torch"), updates=2)
-    counts = {
-        count: _process("--devices", str(count), XLA_FLAGS=f"--xla_force_host_platform_device_count={count}")
-        for count in (1, DEVICES)
-    }
-    ratios = {
-        f"time_ratio_{phase}": min(times[phase][name]["seconds"] for name in SIDES[1:])
-        / times[phase]["ours"]["seconds"]
-        for phase in PHASES
-    }
+        times[phase] = timed(sides, 2 if quick else 9, setting.tolerance)
+        del sides
+    memory = in_processes(directory, "cpu", ("ours", "torch"), updates=1)
+    counts = {count: _devices(count, "cpu") for count in (1, DEVICES)}
     result = {
         **ratios,
         "memory_ratio": max(memory[phase]["ours"]["bytes"] / memory[phase]["torch"]["bytes"] for phase in PHASES),
@@ -200,7 +189,9 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
     for phase in PHASES:
         own, other = (memory[phase][name]["bytes"] / GIB for name in ("ours", "torch"))
         print(f"{phase:24}{own:10.2f}{other:10.2f}{own / other:8.2f}")
-    print(f"\n{'on a device':24}{'1 device':>12}{f'each of {DEVICES}':>12}{'ratio':>8}   8 rows of 512 tokens")
+    print(
+        f"\n{'on a device':24}{'1 device':>12}{f'each of {DEVICES}':>12}{'ratio':>8}   {DEVICES} rows of {setting.time[1]}"
+    )
     for phase in PHASES:
         for key, unit, name in (("flops", 1e9, "GFLOP"), ("bytes", GIB, "GiB")):
             one, each = (counts[count][phase][key] / unit for count in (1, DEVICES))
@@ -208,11 +199,16 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
     return result
 
 
-def on_gpu(directory: pathlib.Path, setting: str = "gpu", updates: int = 12) -> dict[str, Any]:
+def on_gpu(
+    directory: pathlib.Path,
+    setting: str = "gpu",
+    names: tuple[str, ...] = ("ours", "torch.compile"),
+    updates: int = 12,
+) -> dict[str, Any]:
     """Times and memory, each side in a process of its own, and the share of the device's arithmetic that is used."""
     chosen = SETTINGS[setting]
     train_work.save(directory, chosen.model, chosen.dtype)
-    found = in_processes(directory, setting, ("ours", "torch.compile"), updates)
+    found = in_processes(directory, setting, names, updates)
     flops = model_flops(train_work.build(directory, *chosen.memory), chosen.model)
     rate = floors.matrix_rate()
     for sides in found.values():
@@ -252,6 +248,11 @@ def show_times(result: dict[str, Any], phase: str, sides: dict[str, Any], shape:
         print(f"{name:24}{side['seconds']:10.2f}{speed:10.3f}{side['seconds'] / sides['ours']['seconds']:8.2f}x")
 
 
+def _devices(count: int, setting: str) -> dict[str, Any]:
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return _process("--devices", str(count), "--setting", setting, XLA_FLAGS=flags)
+
+
 def _process(*options: str, **environment: str) -> dict[str, Any]:
     """Runs this file with options for one measurement; returns what its last line says."""
     done = subprocess.run(
@@ -266,7 +267,7 @@ def _process(*options: str, **environment: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="3 rounds in place of 9: under 8 minutes on 2 cores")
+    parser.add_argument("--quick", action="store_true", help="2 rounds in place of 9: under 8 minutes on 2 cores")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     for name, options in {
         "only": dict(choices=SIDES),
@@ -279,7 +280,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS, **options)
     args = parser.parse_args()
     if args.devices:
-        print(json.dumps(per_device(args.devices, SETTINGS["cpu"].model, 8, 512)))
+        print(json.dumps(per_device(args.devices, SETTINGS[args.setting])))
         return
     enable_cache()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is for one process after the other

@@ -76,16 +76,22 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm (Zhang & Sennrich, 2019) over the last axis, in float32."""
+    """Root-mean-square norm (Zhang & Sennrich, 2019) over the last axis, in float32.
+
+    The backward pass computes it again from its input.
+    """
 
     def __init__(self, size: int, *, eps: float, param_dtype):
         self.eps = eps
         self.scale = nnx.Param(jnp.ones((size,), param_dtype), axes=("norm",))
 
     def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        def norm(x, scale):
+            y = x.astype(jnp.float32)
+            y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+            return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+        return jax.checkpoint(norm, prevent_cse=False)(x, self.scale[...])
 
 
 class SwiGLU(nnx.Module):
