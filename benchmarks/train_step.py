@@ -143,8 +143,8 @@ def in_processes(directory: pathlib.Path, setting: str, names: tuple[str, ...], 
 
 
 def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
-    """What a device does in an update of `DEVICES` rows when `count` devices share parameters and rows: what `--devices`
-    prints. Programs are compiled, and nothing runs.
+    """What a device does in an update of `DEVICES` rows when so many devices share rows and parameters: what
+    `--devices` prints. Programs are compiled, and nothing runs.
 
     Returns:
       For each phase `flops` of matrix products and `bytes` at the peak, as compiled.
@@ -167,36 +167,34 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
     setting = SETTINGS["cpu"]
     train_work.save(directory, setting.model)
     work = train_work.build(directory, *setting.time)
+    device, flops = f"{os.cpu_count()} cores", model_flops(work, setting.model)
     times = {}
     for phase in PHASES:
         sides = {name: make_side(name, work, phase, setting) for name in SIDES}
         times[phase] = timed(sides, 2 if quick else 9, setting.tolerance)
         del sides
+        show_times(phase, setting.time, times[phase], flops, device)
     memory = in_processes(directory, "cpu", ("ours", "torch"), updates=1)
-    counts = {count: _devices(count, "cpu") for count in (1, DEVICES)}
-    result = {
-        **ratios,
-        "memory_ratio": max(memory[phase]["ours"]["bytes"] / memory[phase]["torch"]["bytes"] for phase in PHASES),
-        "device": f"{os.cpu_count()} cores",
-        "time": times,
-        "memory": memory,
-        "devices": counts,
-        "model_flops": model_flops(work, setting.model),
-    }
-    for phase in PHASES:
-        show_times(result, phase, times[phase], setting.time)
     print(f"\n{'peak memory, GiB':24}{'ours':>10}{'torch':>10}{'ratio':>8}   above the loaded model, {setting.memory}")
     for phase in PHASES:
         own, other = (memory[phase][name]["bytes"] / GIB for name in ("ours", "torch"))
         print(f"{phase:24}{own:10.2f}{other:10.2f}{own / other:8.2f}")
-    print(
-        f"\n{'on a device':24}{'1 device':>12}{f'each of {DEVICES}':>12}{'ratio':>8}   {DEVICES} rows of {setting.time[1]}"
-    )
+    counts = {count: _devices(count, "cpu") for count in (1, DEVICES)}
+    rows = f"{DEVICES} rows of {setting.time[1]}"
+    print(f"\n{'on a device':24}{'1 device':>12}{f'each of {DEVICES}':>12}{'ratio':>8}   {rows}")
     for phase in PHASES:
         for key, unit, name in (("flops", 1e9, "GFLOP"), ("bytes", GIB, "GiB")):
             one, each = (counts[count][phase][key] / unit for count in (1, DEVICES))
             print(f"{f'{phase}, {name}':24}{one:12.2f}{each:12.2f}{each / one:8.3f}")
-    return result
+    return {
+        **{f"time_ratio_{phase}": time_ratio(times[phase]) for phase in PHASES},
+        "memory_ratio": max(map(memory_ratio, memory.values())),
+        "device": device,
+        "time": times,
+        "memory": memory,
+        "devices": counts,
+        "model_flops": flops,
+    }
 
 
 def on_gpu(
@@ -210,23 +208,20 @@ def on_gpu(
     train_work.save(directory, chosen.model, chosen.dtype)
     found = in_processes(directory, setting, names, updates)
     flops = model_flops(train_work.build(directory, *chosen.memory), chosen.model)
-    rate = floors.matrix_rate()
-    for sides in found.values():
-        for side in sides.values():
+    rate, device = floors.matrix_rate(), jax.devices()[0].device_kind
+    for phase, sides in found.items():
+        show_times(phase, chosen.memory, sides, flops, device)
+        for name, side in sides.items():
             side["utilization"] = flops / side["seconds"] / rate
-    result = {
+            print(f"{name:24}{side['utilization']:10.1%} of {rate / 1e12:.1f} TFLOP/s{side['bytes'] / GIB:10.2f} GiB")
+    return {
         **{f"time_ratio_{phase}": time_ratio(found[phase]) for phase in PHASES},
-        "memory_ratio": max(memory_ratio(found[phase]) for phase in PHASES),
-        "device": jax.devices()[0].device_kind,
+        "memory_ratio": max(map(memory_ratio, found.values())),
+        "device": device,
         "rate": rate,
         "time": found,
         "model_flops": flops,
     }
-    for phase in PHASES:
-        show_times(result, phase, found[phase], chosen.memory)
-        for name, side in found[phase].items():
-            print(f"{name:24}{side['utilization']:10.1%} of {rate / 1e12:.1f} TFLOP/s {side['bytes'] / GIB:10.2f} GiB")
-    return result
 
 
 def time_ratio(sides: dict[str, Any]) -> float:
@@ -239,13 +234,13 @@ def memory_ratio(sides: dict[str, Any]) -> float:
     return sides["ours"]["bytes"] / min(side["bytes"] for name, side in sides.items() if name != "ours")
 
 
-def show_times(result: dict[str, Any], phase: str, sides: dict[str, Any], shape: tuple[int, int]) -> None:
-    print(
-        f"\n{f'{phase}, {shape[0]} x {shape[1]}':24}{'seconds':>10}{'TFLOP/s':>10}{'ours is':>9}   {result['device']}"
-    )
+def show_times(phase: str, shape: tuple[int, int], sides: dict[str, Any], flops: float, device: str) -> None:
+    """Prints the table of a phase."""
+    title = f"{phase}, {shape[0]} x {shape[1]}"
+    print(f"\n{title:24}{'seconds':>10}{'TFLOP/s':>10}{'ours is':>9}   {device}")
     for name, side in sides.items():
-        speed = result["model_flops"] / side["seconds"] / 1e12
-        print(f"{name:24}{side['seconds']:10.2f}{speed:10.3f}{side['seconds'] / sides['ours']['seconds']:8.2f}x")
+        ratio = side["seconds"] / sides["ours"]["seconds"]
+        print(f"{name:24}{side['seconds']:10.2f}{flops / side['seconds'] / 1e12:10.3f}{ratio:8.2f}x", flush=True)
 
 
 def _devices(count: int, setting: str) -> dict[str, Any]:
