@@ -170,18 +170,18 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
     train_work.save(directory, setting.model)
     work = train_work.build(directory, *setting.time)
     device, flops = f"{os.cpu_count()} cores", model_flops(work, setting.model)
-    times = {}
-    for phase in PHASES:
-        sides = {name: make_side(name, work, phase, setting) for name in SIDES}
-        times[phase] = timed(sides, 2 if quick else 9, setting.tolerance)
-        del sides
-        show_times(phase, setting.time, times[phase], flops, device)
     phases = PHASES[1:] if quick else PHASES  # GRPO, where PyTorch needs less
     memory = in_processes(directory, "cpu", ("ours", "torch"), updates=1, phases=phases)
     print(f"\n{'peak memory, GiB':24}{'ours':>10}{'torch':>10}{'ratio':>8}   above the loaded model, {setting.memory}")
     for phase in phases:
         own, other = (memory[phase][name]["bytes"] / GIB for name in ("ours", "torch"))
         print(f"{phase:24}{own:10.2f}{other:10.2f}{own / other:8.2f}")
+    times = {}
+    for phase in PHASES:
+        sides = {name: make_side(name, work, phase, setting) for name in SIDES}
+        times[phase] = timed(sides, 2 if quick else 9, setting.tolerance)
+        del sides
+        show_times(phase, setting.time, times[phase], flops, device)
     counts = {count: _devices(count, "cpu", phases) for count in (1, DEVICES)}
     rows = f"{DEVICES} rows of {setting.time[1]}"
     print(f"\n{'on a device':24}{'1 device':>12}{f'each of {DEVICES}':>12}{'ratio':>8}   {rows}")
