@@ -77,33 +77,37 @@ class _Size:
     raw: tuple[int, int]
 
 
-# About 104 million parameters, with every part of the released models. Some raw images are within the budget, which
-# gives prompts of different lengths, and some are larger, so that a crop shows more than the resized image did.
-_FULL = _Size(
-    Config(
-        vision=VisionConfig(
-            depth=8,
-            hidden_size=384,
-            intermediate_size=1024,
-            num_heads=6,
-            out_hidden_size=640,
-            fullatt_block_indexes=(3, 7),
-        ),
-        vocab_size=32_768,
-        hidden_size=640,
-        intermediate_size=2304,
-        num_hidden_layers=12,
-        num_attention_heads=10,
-        num_key_value_heads=2,
-        mrope_section=(8, 12, 12),
-        tie_word_embeddings=True,
+# About 104 million parameters, with every part of the released models.
+MODEL = Config(
+    vision=VisionConfig(
+        depth=8,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_heads=6,
+        out_hidden_size=640,
+        fullatt_block_indexes=(3, 7),
     ),
+    vocab_size=32_768,
+    hidden_size=640,
+    intermediate_size=2304,
+    num_hidden_layers=12,
+    num_attention_heads=10,
+    num_key_value_heads=2,
+    mrope_section=(8, 12, 12),
+    tie_word_embeddings=True,
+)
+TINY = dataclasses.replace(Config.preset("tiny"), vocab_size=2048)  # more than the tokenizer has
+
+# Some raw images are within the budget, which gives prompts of different lengths, and some are larger, so that a crop
+# shows more than the resized image did.
+_FULL = _Size(
+    MODEL,
     image=(300, 600),
     crop=(100, 200),
     raw=(320, 800),
 )
 _TINY = _Size(
-    dataclasses.replace(Config.preset("tiny"), vocab_size=2048),  # more than the tokenizer has
+    TINY,
     image=(12, 30),
     crop=(4, 12),
     raw=(14, 50),
@@ -128,20 +132,8 @@ def build(
     """
     directory = Path(directory)
     size = _TINY if tiny else _FULL
-    save_world_processor(directory, default_registry())
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     unused = dict(frame=(4, 4), video=(4, 4), video_frames=2)
-    save_processor(tokenizer, directory, Budgets(image=size.image, crop=size.crop, **unused))
-    names = {
-        "eos_token_id": "im_end",
-        "bos_token_id": "endoftext",
-        "image_token_id": "image_pad",
-        "video_token_id": "video_pad",
-        "vision_start_token_id": "vision_start",
-        "vision_end_token_id": "vision_end",
-    }
-    ids = {key: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in names.items()}
-    Qwen2_5_VL.create(dataclasses.replace(size.config, **ids), seed).save_pretrained(directory)
+    save_model(directory, size.config, Budgets(image=size.image, crop=size.crop, **unused), seed)
     (directory / "images").mkdir(exist_ok=True)
     random = np.random.default_rng(seed)
     asked = []
@@ -151,6 +143,24 @@ def build(
         question = QUESTIONS[index % len(QUESTIONS)]
         asked.append({"id": f"query-{index}", "question": question, "answer": "none", "images": [str(path)]})
     return Workload(directory, tuple(asked), samples, min(turn_tokens, 4) if tiny else turn_tokens, seed=seed)
+
+
+def save_model(directory: Path, config: Config, budgets: Budgets, seed: int = 0, dtype: str = "float32") -> None:
+    """Writes a model with random parameters of a type, and a processor whose special tokens it knows."""
+    save_world_processor(directory, default_registry())
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    save_processor(tokenizer, directory, budgets)
+    names = {
+        "eos_token_id": "im_end",
+        "bos_token_id": "endoftext",
+        "image_token_id": "image_pad",
+        "video_token_id": "video_pad",
+        "vision_start_token_id": "vision_start",
+        "vision_end_token_id": "vision_end",
+    }
+    ids = {key: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in names.items()}
+    config = dataclasses.replace(config, **ids)
+    Qwen2_5_VL.create(config, seed, dtype=dtype, param_dtype=dtype).save_pretrained(directory)
 
 
 def prompts(workload: Workload, processor: Processor) -> list[Prompt]:

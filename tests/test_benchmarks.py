@@ -1,4 +1,4 @@
-"""The benchmarks do what they say: all sides do the same work, and both PyTorch peers sample the same tokens."""
+"""The benchmarks do what they say: all sides do the same work, and PyTorch's come to the same results."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import torch
 from flax import nnx
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks import floors, load_memory, peers, rollout, workload
+from benchmarks import floors, load_memory, peers, rollout, train_own, train_peer, train_step, train_work, workload
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.trajectory import Source
@@ -178,3 +178,85 @@ def test_floors_count_what_a_step_reads_and_multiplies():
     for phase in ("decode", "prefill"):
         figures = measured[phase]
         assert figures["share"] == pytest.approx(figures["floor_seconds"] / figures["seconds"]) and figures["share"] > 0
+
+
+@pytest.fixture(scope="module")
+def update(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("update")
+    train_work.save(directory, workload.TINY)
+    return train_work.build(directory, rows=2, length=96)
+
+
+@pytest.mark.parametrize("phase", train_work.PHASES)
+def test_both_sides_make_the_same_updates(update, phase):
+    """Three of them: were the steps not alike, the second and third loss would tell."""
+    own, other = train_own.Own(update, phase), train_peer.Peer(update, phase)
+    ours, theirs = (np.array([side.update() for _ in range(3)]) for side in (own, other))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert len(np.unique(ours.round(3), axis=0)) == 3
+    with pytest.raises(train_step.Disagreement):
+        train_step.agree({"ours": ours.tolist(), "torch": (ours + 0.1).tolist()}, 1e-3)
+
+
+def test_an_update_is_timed_only_after_it_agreed(update):
+    class Side:
+        def __init__(self, loss):
+            self.loss, self.updates = loss, 0
+
+        def update(self):
+            self.updates += 1
+            return self.loss, 1.0
+
+    sides = {"ours": Side(2.0), "torch": Side(2.0), "torch.compile": Side(2.001)}
+    figures = train_step.timed(sides, rounds=3, tolerance=1e-3)
+    assert [len(one["every"]) for one in figures.values()] == [3, 3, 3]
+    assert train_step.time_ratio(figures) > 0
+    sides["torch"] = Side(2.1)
+    with pytest.raises(train_step.Disagreement):
+        train_step.timed(sides, rounds=3, tolerance=1e-3)
+    assert sides["torch"].updates == 1
+
+
+def test_the_comparison_on_a_gpu_runs_here_too(tmp_path, monkeypatch, capsys):
+    """The same code, in bfloat16 and with layers computed again, in one process on the CPU."""
+
+    def process(_, name, *options):
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        setting = train_step.SETTINGS[given["--setting"]]
+        return train_step.alone(name, given["--directory"], given["--phase"], setting, int(given["--updates"]))
+
+    monkeypatch.setattr(train_step, "_process", process)
+    result = train_step.on_gpu(tmp_path, "tiny", updates=3, names=("ours", "torch"))
+    assert result["time_ratio_sft"] > 0 and result["time_ratio_grpo"] > 0 and result["memory_ratio"] > 0
+    for sides in result["time"].values():
+        for side in sides.values():
+            assert side["utilization"] == pytest.approx(result["model_flops"] / side["seconds"] / result["rate"])
+    assert "TFLOP/s" in capsys.readouterr().out
+
+
+def test_model_flops_are_those_of_the_matrices(update):
+    config = workload.TINY
+    size, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    heads, kv_heads = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    layer = size * (2 * heads + 2 * kv_heads + 3 * inner)
+    batch = train_own.batch(update)
+    attention = 2 * heads * batch["tokens"].shape[1]  # of a token, in a layer
+    decoder = batch["tokens"].size * layers * (layer + attention)
+    head = batch["targets"].size * size * config.vocab_size
+    vision = config.vision
+    width, patches = vision.hidden_size, batch["vision"]["patch_segments"].size
+    windowed = vision.depth - len(vision.fullatt_block_indexes)
+    reach = windowed * vision.window_patches + (vision.depth - windowed) * batch["vision"]["patch_segments"].shape[1]
+    tower = vision.depth * width * (4 * width + 3 * vision.intermediate_size) + width * (vision.patch_dim + 2 * reach)
+    merged = width * vision.merge_patches
+    merger = patches // vision.merge_patches * merged * (merged + size)
+    expected = 6 * (decoder + head + patches * tower + merger)
+    assert train_own.model_flops(update, config) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_each_of_eight_devices_does_an_eighth():
+    whole, each = (train_step._devices(count, "tiny") for count in (1, 8))
+    for phase in train_work.PHASES:
+        assert each[phase]["flops"] == pytest.approx(whole[phase]["flops"] / 8, rel=0.02)
+        assert each[phase]["bytes"] < whole[phase]["bytes"] / 3

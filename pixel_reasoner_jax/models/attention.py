@@ -90,23 +90,63 @@ def _split(x: Array, axis: int, count: int) -> Array:
     return jnp.moveaxis(x.reshape(*x.shape[:axis], count, part, *x.shape[axis + 1 :]), axis, 0)
 
 
+@jax.custom_vjp
 def _attend(query, query_segments, order, key, value, segments):
-    """query [batch, kv_heads, group, queries, size] over key and value [batch, kv_heads, keys, size]."""
-    batch, kv_heads, group, queries, size = query.shape
-    # One matrix product for all heads of a group: keys and values are never repeated.
-    together = query.reshape(batch, kv_heads, group * queries, size)
-    scores = jnp.einsum("bhqd,bhkd->bhqk", together, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, kv_heads, group, queries, -1)
+    """query [batch, kv_heads, group, queries, size] over key and value [batch, kv_heads, keys, size].
+
+    The backward pass keeps no scores and computes them again, as in FlashAttention (Dao et al., 2022).
+    """
+    return _attend_forward(query, query_segments, order, key, value, segments)[0]
+
+
+def _attend_forward(query, query_segments, order, key, value, segments):
+    scores = _scores(query, query_segments, order, key, segments)
+    # Softmax, its division put off until the keys are summed over.
+    highest = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - highest)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = _sum_by_head("bhqk,bhkd->bhqd", weights.astype(value.dtype), value) / total
+    out = out.astype(query.dtype)
+    return out, (query, query_segments, order, key, value, segments, out, highest + jnp.log(total))
+
+
+def _attend_backward(saved, gradient):
+    query, query_segments, order, key, value, segments, out, normalizer = saved
+    weights = jnp.exp(_scores(query, query_segments, order, key, segments) - normalizer)
+    by_weight = _sum_by_head("bhqd,bhkd->bhqk", gradient.astype(value.dtype), value)
+    expected = (gradient.astype(jnp.float32) * out).sum(axis=-1, keepdims=True)
+    by_score = (weights * (by_weight - expected)).astype(query.dtype)
+    by_query = _sum_by_head("bhqk,bhkd->bhqd", by_score, key).astype(query.dtype)
+    by_key = _over_queries(by_score, query).astype(key.dtype)
+    by_value = _over_queries(weights.astype(value.dtype), gradient.astype(value.dtype)).astype(value.dtype)
+    return by_query, None, None, by_key, by_value, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _scores(query, query_segments, order, key, segments):
+    """float32 [batch, kv_heads, group, queries, keys], about -1e38 where a query does not see a key."""
+    scores = _sum_by_head("bhqd,bhkd->bhqk", query, key)
     mask = query_segments[:, :, None] == segments[:, None, :]
     if order is not None:
         mask &= jnp.arange(key.shape[2]) <= order[:, :, None]
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    # Softmax, its division put off until the keys are summed over.
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1)
-    weights = weights.reshape(batch, kv_heads, group * queries, -1).astype(value.dtype)
-    out = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=jnp.float32)
-    return (out.reshape(query.shape) / total[..., None]).astype(query.dtype)
+    return jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+
+
+def _sum_by_head(equation, x, y):
+    """One matrix product for all heads of a group, so that keys and values are never repeated: x [batch, kv_heads,
+    group, queries, ...], y [batch, kv_heads, keys, size]."""
+    return jnp.einsum(equation, _together(x), y, preferred_element_type=jnp.float32).reshape(*x.shape[:4], -1)
+
+
+def _over_queries(x, y):
+    """Summed over the group and its queries: float32 [batch, kv_heads, keys, size]."""
+    return jnp.einsum("bhqk,bhqd->bhkd", _together(x), _together(y), preferred_element_type=jnp.float32)
+
+
+def _together(x):
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
 def cached_attention(

@@ -76,20 +76,29 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm (Zhang & Sennrich, 2019) over the last axis, in float32."""
+    """Root-mean-square norm (Zhang & Sennrich, 2019) over the last axis, in float32.
+
+    The backward pass computes it again from its input.
+    """
 
     def __init__(self, size: int, *, eps: float, param_dtype):
         self.eps = eps
         self.scale = nnx.Param(jnp.ones((size,), param_dtype), axes=("norm",))
 
     def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        def norm(x, scale):
+            y = x.astype(jnp.float32)
+            y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+            return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+        return jax.checkpoint(norm, prevent_cse=False)(x, self.scale[...])
 
 
 class SwiGLU(nnx.Module):
-    """Gated MLP, down(silu(gate(x)) * up(x)) (Shazeer, 2020)."""
+    """Gated MLP, down(silu(gate(x)) * up(x)) (Shazeer, 2020).
+
+    The backward pass computes the product again: of the hidden values it keeps two arrays, not four.
+    """
 
     def __init__(self, size: int, hidden: int, **options):
         self.gate = Linear((size,), (hidden,), ("embed", "mlp"), **options)
@@ -97,7 +106,8 @@ class SwiGLU(nnx.Module):
         self.down = Linear((hidden,), (size,), ("mlp", "embed"), **options)
 
     def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        finish = jax.checkpoint(lambda gate, up: self.down(jax.nn.silu(gate) * up), prevent_cse=False)
+        return finish(self.gate(x), self.up(x))
 
 
 Rotation = tuple[Float[Array, "*batch half"], Float[Array, "*batch half"]]

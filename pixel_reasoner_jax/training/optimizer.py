@@ -66,4 +66,18 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
       config: `weight_decay`, `b1`, `b2`, `clip_norm` (0: no clipping).
     """
     adamw = optax.adamw(1.0, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm > 0 else adamw
+    return optax.chain(_clip(config.clip_norm), adamw) if config.clip_norm > 0 else adamw
+
+
+def _clip(largest: float) -> optax.GradientTransformation:
+    """Scales gradients whose global norm is larger down to it.
+
+    As `optax.clip_by_global_norm`, but as a product, which the compiler fuses into what reads it: optax's quotient is
+    a copy of all gradients.
+    """
+
+    def update(gradients, _):
+        scale = jnp.minimum(1.0, largest / jnp.maximum(optax.tree.norm(gradients), 1e-30))
+        return jax.tree.map(lambda gradient: gradient * scale.astype(gradient.dtype), gradients)
+
+    return optax.stateless(update)
