@@ -108,6 +108,7 @@ def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
         (("--source", "pixel-search:sft", "--count", "1", "--image-mix", "text_only"), "is not KIND=SHARE"),
         (("--source", "pixel-search:sft", "--count", "1", "--prices", "x"), "is not PROMPT,COMPLETION"),
         (("--source", "pixel-search:sft", "--count", "1", "--padding", "2"), "padding is a fraction"),
+        (("--source", "pixel-search:sft", "--count", "1", "--seed", "-1"), "a seed is 0 or more"),
         (("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai"), "set OPENAI_API_KEY"),
         (("--source", "pixel-search:sft"), "--count"),
     ],
