@@ -78,7 +78,7 @@ class _Counts:
         for kind, source in self._pictures(items):
             try:
                 self._sizes[kind].append(_size(source))
-            except (OSError, ValueError) as error:
+            except Exception as error:  # PIL's decoders fail in many ways, and object stores
                 self.unreadable.append(f"{place}: an image cannot be read: {error}")
 
     def _add_trajectory(self, draft: Draft, place: str) -> None:

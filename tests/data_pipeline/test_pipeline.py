@@ -59,8 +59,8 @@ def test_every_record_comes_once_an_epoch_in_an_order_of_its_own(queries):
 
 def test_the_order_is_that_of_grains_own_shuffle(queries):
     source = RecordSource(queries, "query")
-    expected = grain.MapDataset.source(source).seed(7).shuffle()[:18][1::3].repeat(2)
-    taken = ids(query_batches(queries, 6, order=Order(7, shards=(1,), count=3, epochs=2)))
+    expected = grain.MapDataset.source(source).seed(7).shuffle().repeat(2)[1:39:3]
+    taken = ids(query_batches(queries, 13, order=Order(7, shards=(1,), count=3, epochs=2)))
     assert sum(taken, []) == [query["id"] for query in expected]
 
 
@@ -76,6 +76,28 @@ def test_shards_share_the_records_whoever_reads_them(queries):
     for order, message in ((Order(0, (3,), 3), "shard 3 of 3"), (Order(0, (0,), 21), "too few for 21 shards")):
         with pytest.raises(ValueError, match=message):
             query_batches(queries, 2, order=order)
+
+
+def test_no_epoch_loses_the_records_that_do_not_divide_evenly(queries):
+    order = Order(5, (0, 1, 2), 3)
+    with query_batches(queries, 1, order=order) as batches:
+        taken = [items[0]["id"] for batch in itertools.islice(batches, 20) for items in batch.values()]
+    for epoch in range(3):
+        assert sorted(taken[20 * epoch : 20 * (epoch + 1)]) == sorted(map(str, range(20)))
+
+
+def test_mixtures_are_dealt_out_to_shards_with_all_their_records(tmp_path):
+    for name, count in (("a", 7), ("b", 5)):
+        write_records(tmp_path / name, "query", ({"id": f"{name}{i}", "question": "?"} for i in range(count)))
+    data = [(tmp_path / "a", 1), (tmp_path / "b", 1)]
+    with query_batches(data, 2, order=Order(5, (0, 1), 2)) as batches:
+        drawn = list(itertools.islice(batches, 35))
+    for name, count in (("a", 7), ("b", 5)):
+        shards = [[item["id"] for batch in drawn for item in batch[shard] if item["id"][0] == name] for shard in (0, 1)]
+        taken = [query for turn in zip(*shards, strict=True) for query in turn]
+        assert len(taken) == 70
+        for start in range(0, 70, count):
+            assert len(set(taken[start : start + count])) == count
 
 
 @pytest.mark.parametrize("done", [0, 1, 5, 11])
