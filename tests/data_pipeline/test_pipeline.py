@@ -245,6 +245,38 @@ def test_shards_that_skip_more_than_others_do_not_fill_the_memory():
     assert max(waiting) <= 2 * FIRST and stream.get_state()["1"] == {"used": 3991, "skipped": 0, "unwanted": 3591}
 
 
+def test_a_filter_may_leave_a_shard_nothing_of_an_epoch(tmp_path):
+    """4 queries of 32 are wanted, dealt out to 4 shards: in a third of the epochs a shard has none."""
+    items = ({"id": str(i), "question": "?", "pass_rate": float(i < 4)} for i in range(32))
+    write_records(tmp_path, "query", items)
+    order, longest = Order(3, range(4), 4), 0
+    with query_batches(tmp_path, 1, order=order, pass_rates=(0.5, 1.0)) as batches:
+        for _ in range(6):
+            before = batches.get_state()
+            assert {item["id"] for items in next(batches).values() for item in items} <= set("0123")
+            after = batches.get_state()
+            longest = max(longest, *(after[shard]["unwanted"] - before[shard]["unwanted"] for shard in before))
+    assert longest > 8  # as many as a shard has in an epoch
+
+
+def test_a_pass_rate_that_is_no_number_is_named(tmp_path):
+    write_records(tmp_path, "query", [{"id": "a", "question": "?", "pass_rate": "half"}])
+    with pytest.raises(RecordError, match="record 0: its pass_rate is 'half'"):
+        next(query_batches(tmp_path, 1))
+
+
+def test_files_of_held_trajectories_count(registry, processor, tmp_path):
+    """A file can be far larger than what the model sees of it."""
+    draft = lessons.warm_start(registry, processor)(PixelSearch(1)[0])
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)).save(buffer, "PNG")
+    draft.messages[1]["content"][0]["image"] = buffer.getvalue()
+    write_records(tmp_path, "trajectory", [draft])
+    for room, held in ((10**6, False), (2 * 10**6, True)):
+        source = RenderedSource(RecordSource(tmp_path), processor, room)
+        assert (source[0] is source[0]) == held
+
+
 @pytest.mark.parametrize("images", [0, 3, 1000])
 def test_rendered_trajectories_are_held_up_to_a_size(trajectories, processor, images):
     source = RenderedSource(RecordSource(trajectories, "trajectory"), processor, images * 112 * 112 * 3)
