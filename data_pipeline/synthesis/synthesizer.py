@@ -138,6 +138,8 @@ class Synthesizer:
                 seed = seed.with_frames(video.times)
             except ValueError as error:
                 raise SynthesisError(str(error)) from None
+            if max(seed.cue) > len(frames):  # before a captioner is asked about it
+                raise SynthesisError(f"seed {seed.id}: its evidence is frame {max(seed.cue)} of {len(frames)}")
         if not seed.question:
             seed = self._captioner.ask(seed)
         state = MediaState.from_query(images=images, video_frames=frames)

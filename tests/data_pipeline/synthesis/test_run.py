@@ -301,6 +301,17 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     assert "I look at it and see" in said
 
 
+def test_frames_that_were_not_sampled_are_rejected_before_the_model_is_asked(server, connect, tmp_path):
+    """The video has 8 frames."""
+    sources = {"list": [video_seed(1), video_seed(2, cue=(8, 9)), video_seed(3, cue=(9,), question="", answer="")]}
+    summary = Synthesis(
+        Recipe(sources, 3), lambda: ModelCaptioner(connect(), load_prompts(), MEDIA), MEDIA, tmp_path / "out"
+    ).run()
+    assert summary.rejected == {"impossible": 2} and summary.count == 1
+    lines = [json.loads(line)["message"] for line in (tmp_path / "out" / REJECTED).read_text().splitlines()]
+    assert all(message.endswith("its evidence is frame 9 of 8") for message in lines)
+
+
 def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
     sources = {"images": [image_seed(number) for number in range(8)]}
     recipe = Recipe(sources, 8, captioner={"model": "m"}, shard_size=3)
