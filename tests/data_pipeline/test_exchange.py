@@ -194,6 +194,13 @@ def test_what_cannot_be_read_is_reported(folder):
         import_tables([write(folder / "bad.json", [{"message_list": OPENING}])], folder / "bad")
 
 
+def test_rows_of_other_types_are_reported(folder):
+    good = {"message_list": conversation()}
+    bad = [{"question": 7}, {"type": 7}, {"operations": "[1]"}, {"operations": "7"}, {"message_list": "[" * 100_000}]
+    report = import_tables([write(folder / "t.json", [good, *(good | change for change in bad)])], folder / "t")
+    assert report["written"] == 1 and [row["place"][-1] for row in report["unreadable"]] == list("12345")
+
+
 def write(path, rows):
     path.write_text(json.dumps(rows))
     return path
