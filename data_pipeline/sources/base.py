@@ -92,7 +92,7 @@ class Entry:
         try:
             path = as_path(relative) if "://" in relative else self.folder / relative
             there = path.is_file()
-        except (OSError, ValueError) as error:  # a name that no file can have, or an address that nothing reads
+        except Exception as error:  # a name that no file can have, or an address that nothing reads; clients differ
             raise self.error(f"{name!r}: {error}") from None
         if not there:
             raise self.error(f"{name!r}: there is no file {path}")

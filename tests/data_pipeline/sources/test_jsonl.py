@@ -67,6 +67,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "[" * 100_000,
         GOOD | {"image": "data:image/png;base64," + "A" * 5000},
         GOOD | {"image": "https://example.org/one.png"},
+        GOOD | {"image": "s3://bucket/one.png"},
     ]
     path = write("seeds.jsonl", lines)
     found = errors(JsonLines(str(path)))
@@ -92,6 +93,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "not JSON",
         "'image'",
         "https",
+        "'image'",
     ]
     assert all(text in found[index] for index, text in enumerate(expected, start=1)), found
 
