@@ -147,7 +147,7 @@ class RenderedSource:
         trajectory = self._held.get(index)
         if trajectory is None:
             trajectory = self._render(index)
-            size = sum(media.pixels.nbytes for media in trajectory.media)
+            size = _held_bytes(trajectory)
             if size <= self._room:
                 self._room -= size
                 self._held[index] = trajectory
@@ -164,6 +164,14 @@ class RenderedSource:
 
     def __repr__(self) -> str:
         return f"RenderedSource({self._records!r})"
+
+
+def _held_bytes(trajectory: Trajectory) -> int:
+    """Of memory: arrays, and what the messages show, which are the files as they are stored."""
+    arrays = (trajectory.tokens, trajectory.source, trajectory.train, *(media.pixels for media in trajectory.media))
+    shown = [item[item["type"]] for message in trajectory.messages for item in message["content"]]
+    files = [file for one in shown for file in (one if isinstance(one, list) else [one])]
+    return sum(array.nbytes for array in arrays) + sum(map(len, files))
 
 
 def _weighted(data: Data) -> Sequence[tuple[str | Path, float]]:
@@ -190,7 +198,7 @@ def _stream(
             for number, source in enumerate(sources)
         ]
         orders[shard] = own[0] if len(own) == 1 else grain.MapDataset.mix(own, weights)
-    return Stream(orders, batch_size, reading, sum(map(len, sources)) // order.count)
+    return Stream(orders, batch_size, reading, sum(map(len, sources)))
 
 
 def _indices(source: Sequence[Any], order: Order, number: int, shard: int) -> grain.MapDataset:
@@ -200,10 +208,11 @@ def _indices(source: Sequence[Any], order: Order, number: int, shard: int) -> gr
         raise ValueError(f"shard {shard} of {count} does not exist")
     if len(source) < count:
         raise ValueError(f"{source!r} has {len(source)} records, too few for {count} shards")
-    # Every shard takes as many records, or one would wait for the others at the end of an epoch.
-    whole = len(source) // count * count
-    shuffled = grain.MapDataset.range(len(source)).seed(order.seed + number).shuffle()
-    return shuffled[:whole][shard::count].repeat(order.epochs)
+    # Epochs follow each other before they are dealt out, so that none loses the records that do not divide evenly.
+    epochs = grain.MapDataset.range(len(source)).seed(order.seed + number).shuffle().repeat(order.epochs)
+    # Every shard takes as many records, or one would wait for the others at the very end.
+    whole = len(epochs) // count * count
+    return epochs[:whole][shard::count]
 
 
 def _read(source: Sequence[Any], index: int) -> Any:
@@ -222,6 +231,8 @@ def _read_query(source: Sequence[Any], index: int, pass_rates: tuple[float, floa
     except ValueError as error:
         return Unreadable(f"{source.place(index)}: {error}")
     rate = query.pop(PASS_RATE, None)
+    if not isinstance(rate, int | float | None):
+        return Unreadable(f"{source.place(index)}: its {PASS_RATE} is {rate!r:.80}, not a number")
     least, most = pass_rates
     return query if rate is None or least <= rate <= most else Unwanted()
 

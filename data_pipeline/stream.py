@@ -69,7 +69,8 @@ class Stream:
         out. All are of one length.
       batch_size: items of a shard in a batch; the last, smaller one is dropped.
       reading: see `Reading`.
-      epoch: records of a shard in an epoch: if a filter leaves out so many on end, nothing will ever come.
+      epoch: records of all shards in an epoch: if a filter leaves out so many of one shard's on end, hardly anything
+        will ever come. As many as a shard has in an epoch would not tell, for the next one has others.
 
     Raises:
       RecordError: on the way, if too many records cannot be read, or a filter leaves nothing.
@@ -122,7 +123,7 @@ class Stream:
                     batch[shard].append(item)
                     since = 0
                 if since > self._epoch:
-                    raise RecordError("a whole epoch was left out by the filter: widen it")
+                    raise RecordError(f"{since} records on end were left out by the filter: widen it")
         self._places = places
         if max(map(len, self._ready.values())) > 2 * self._batch_size + FIRST:
             self.close()  # shards that skip less than others wait with too many: read again from where each stands

@@ -96,7 +96,7 @@ def import_tables(
                 try:
                     record = _record(kind, row, f"{table.path.stem}-{number:06d}", files, mask)
                     writer.write(record)
-                except (ValueError, TypeError, KeyError, OSError) as error:  # whatever a stranger's row can be
+                except Exception as error:  # a stranger's row can be wrong in any way
                     name = row.get("qid") if isinstance(row, dict) else None
                     unreadable.append({"place": place, "id": name, "problem": f"{error}" or type(error).__name__})
                 else:

@@ -76,7 +76,7 @@ def table_writer(path: str | os.PathLike, schema: Schema) -> Iterator[Callable[[
 def _json_rows(path: Any) -> tuple[int, Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds {type(rows).__name__}, not a list of rows")
@@ -84,15 +84,15 @@ def _json_rows(path: Any) -> tuple[int, Any]:
 
 
 def _json_lines(path: Any) -> tuple[int, Any]:
-    def lines() -> Iterator[str]:
-        with path.open("r", encoding="utf-8") as file:
+    def lines() -> Iterator[bytes]:  # which are not all UTF-8, perhaps
+        with path.open("rb") as file:
             yield from (line for line in file if line.strip())
 
     def rows() -> Iterator[Any]:
         for line in lines():
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield ValueError(f"not JSON: {error}")
 
     return sum(1 for _ in lines()), rows

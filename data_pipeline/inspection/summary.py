@@ -77,9 +77,11 @@ class _Counts:
             items += [{"type": "video", "video": record["video"]}] if "video" in record else []
         for kind, source in self._pictures(items):
             try:
-                self._sizes[kind].append(_size(source))
-            except (OSError, ValueError) as error:
+                size = _size(source)
+            except Exception as error:  # PIL's decoders fail in many ways, and object stores
                 self.unreadable.append(f"{place}: an image cannot be read: {error}")
+            else:
+                self._sizes[kind].append(size)
 
     def _add_trajectory(self, draft: Draft, place: str) -> None:
         self._types[draft.kind] += 1

@@ -89,17 +89,21 @@ class Entry:
     def path(self, name: str, default: Any = ...) -> pathlib.Path:
         """A file that is there; a relative path starts in the annotation's folder."""
         relative = self.text(name, default)
-        path = as_path(relative) if "://" in relative else self.folder / relative
-        if not path.is_file():
+        try:
+            path = as_path(relative) if "://" in relative else self.folder / relative
+            there = path.is_file()
+        except Exception as error:  # a name that no file can have, or an address that nothing reads; clients differ
+            raise self.error(f"{name!r}: {error}") from None
+        if not there:
             raise self.error(f"{name!r}: there is no file {path}")
         return path
 
     def image(self, path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
         """An image file's bytes, kept as they are, and its (width, height) when it is upright."""
-        data = path.read_bytes()
         try:
+            data = path.read_bytes()
             return data, upright_size(data)
-        except Exception as error:  # PIL's decoders fail in many ways
+        except Exception as error:  # PIL's decoders fail in many ways, and object stores
             raise self.error(f"{path} cannot be read as an image ({error})") from error
 
     def box(self, name: str, size: tuple[int, int], value: Any = None) -> Box:
@@ -157,7 +161,7 @@ class LineReader(Sequence):
             line = file.readline()
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{place}: not JSON ({error})") from None
         return Entry(value, place, self.path.parent)
 
@@ -173,7 +177,7 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}: not JSON ({error})") from None
 
 

@@ -6,6 +6,7 @@ operations returned is cut out of the raw image once more, by its own arithmetic
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ def _check_text(draft: Draft, turns: Sequence[str]) -> None:
     if not draft.question.strip():
         raise CheckError("text", "the question is empty")
     references = [draft.reference] if isinstance(draft.reference, str) else draft.reference
-    texts = {"the question": draft.question}
+    texts = {"the id": draft.query_id, "the question": draft.question}
     texts |= {f"the answer {number}": answer for number, answer in enumerate(references, 1)}
     texts |= {f"turn {number}": _said(turn) for number, turn in enumerate(turns, 1)}
     last = f"turn {len(turns)}"
@@ -80,6 +81,10 @@ def _check_text(draft: Draft, turns: Sequence[str]) -> None:
     for name, text in texts.items():
         if problem := flaw(text):
             raise CheckError("text", f"{name}: {problem}")
+    try:
+        json.dumps(draft.attributes, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckError("text", f"the attributes cannot be stored as JSON: {error}") from None
 
 
 def _check_answer(draft: Draft, turns: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import email.utils
 import hashlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -71,6 +72,16 @@ class EndpointSettings:
     completion_price: float = 0.0
     budget: float | None = None
     cache: str | os.PathLike = pathlib.Path.home() / ".cache" / "pixel_reasoner_jax" / "captions"
+
+    def __post_init__(self):
+        for name in ("max_tokens", "timeout", "attempts", "requests_per_minute", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name.replace('_', ' ')} must be above 0, got {value}")
+        for name in ("temperature", "prompt_price", "completion_price", "budget"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name.replace('_', ' ')} must be 0 or more, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +224,7 @@ class Endpoint:
             raise _Passing(f"{type(error).__name__} ({error.__cause__ or error})") from None
         try:
             return _read(json.loads(raw.http_response.content))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise _Passing(f"its answer is not a chat completion ({type(error).__name__}: {error})") from None
 
     def _pause(self, seconds: float) -> None:
@@ -289,8 +300,9 @@ def _retry_after(headers: Any) -> float | None:
     if value is None:
         return None
     with contextlib.suppress(ValueError):
-        return min(max(float(value), 0.0), 3600.0)
-    with contextlib.suppress(ValueError, TypeError):
+        seconds = float(value)
+        return None if math.isnan(seconds) else min(max(seconds, 0.0), 3600.0)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return min(max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0), 3600.0)
     return None
 

@@ -130,7 +130,9 @@ class ModelCaptioner:
             return [data_uri(image, WHOLE_SIDE, MAX_BYTES) for image in whole]
         left, top, right, bottom = widened(target, self._padding)
         width, height = whole[0].size
-        box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
+        left, top = min(round(left * width), width - 1), min(round(top * height), height - 1)
+        # Of a box thinner than a pixel there is one to see: whether it is too small is for the operation to say.
+        box = (left, top, max(round(right * width), left + 1), max(round(bottom * height), top + 1))
         return [data_uri(whole[0].crop(box), PART_SIDE, MAX_BYTES)]
 
     def _whole(self, seed: Seed) -> list[Image.Image]:
@@ -162,7 +164,7 @@ def _subject(text: str) -> str:
 def _question(text: str) -> dict[str, str]:
     try:
         asked = json.loads(_FENCE.sub("", text.strip()))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(asked, dict) or set(asked) != {"question", "answer"}:
         raise ValueError("not an object with a question and an answer")

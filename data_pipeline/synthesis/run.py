@@ -27,7 +27,7 @@ from data_pipeline.synthesis.checks import CheckError, check
 from data_pipeline.synthesis.duplicates import Fingerprint, Seen, fingerprint
 from data_pipeline.synthesis.shards import Shards
 from data_pipeline.synthesis.synthesizer import Draft, Media, SynthesisError, Synthesizer
-from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX
+from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX, check_mix
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import MediaError
@@ -67,8 +67,12 @@ class Recipe:
     def __post_init__(self):
         if self.count < 1 or self.shard_size < 1:
             raise ValueError(f"count and shard size must be at least 1, got {self.count} and {self.shard_size}")
+        if self.seed < 0:
+            raise ValueError(f"a seed is 0 or more, got {self.seed}")
         if not self.sources:
             raise ValueError("a synthesis needs at least one source")
+        for mix in (self.image_mix, self.video_mix):
+            check_mix(mix)
 
     def settings(self) -> dict[str, Any]:
         """The recipe as plain values, to tell it from another one."""
@@ -167,6 +171,8 @@ class Synthesis:
         before = shards.recall(SETTINGS)
         if before is not None:
             _same_settings(before, self._recipe, self._directory)
+        elif shards.complete:
+            raise OtherRunError(f"{self._directory} holds a data set that no synthesis made; choose another folder")
         else:
             shards.remember(SETTINGS, self._recipe.settings())
         summary, seen, rejected = Summary(), Seen(), []

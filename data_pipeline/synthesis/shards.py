@@ -31,6 +31,11 @@ class Shards:
         self.directory = as_path(directory)
         self._work = self.directory / WORK
 
+    @property
+    def complete(self) -> bool:
+        """Whether the data set is there."""
+        return (self.directory / METADATA).exists()
+
     def notes(self, number: int) -> dict[str, Any] | None:
         """What was noted of a piece of the work; None while it is not done."""
         return self.recall(f"notes-{number:05d}.json")
@@ -50,7 +55,7 @@ class Shards:
 
     def finish(self, count: int) -> None:
         """Makes the data set of the first `count` shards, in their order, unless it is there already."""
-        if not (self.directory / METADATA).exists():
+        if not self.complete:
             RecordShards(self.directory, "trajectory").finish(count)
 
     def remember(self, name: str, value: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner
-from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX, Plan, Scene, Step
+from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX, Plan, Scene, Step, check_mix
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, tools_section
 from pixel_reasoner_jax.processing import Budgets, Video, load_image, load_video, smart_resize
 from pixel_reasoner_jax.processing.loading import ImageSource
@@ -113,10 +113,7 @@ class Synthesizer:
         seed: int = 0,
     ):
         for mix in (image_mix, video_mix):
-            if unknown := sorted(set(mix) - set(TEMPLATES)):
-                raise ValueError(f"unknown kinds of trajectory {unknown}, expected some of {sorted(TEMPLATES)}")
-            if not any(share > 0 for share in mix.values()) or any(share < 0 for share in mix.values()):
-                raise ValueError(f"shares of trajectories must be positive, got {dict(mix)}")
+            check_mix(mix)
         self._registry, self._processor, self._captioner = registry, processor, captioner
         self._padding, self._image_mix, self._video_mix = padding, dict(image_mix), dict(video_mix)
         self._guidelines, self._revise, self._seed = guidelines, revise, seed
@@ -130,7 +127,7 @@ class Synthesizer:
           SynthesisError: no kind of trajectory fits, or an operation fails.
           CaptionError: a text cannot be had.
         """
-        digest = hashlib.blake2b(seed.id.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(seed.id.encode("utf-8", "replace"), digest_size=8).digest()
         rng = np.random.default_rng((self._seed, int.from_bytes(digest, "little")))
         images = [self._processor.load_image(image) for image in seed.images]
         frames = None
@@ -141,6 +138,8 @@ class Synthesizer:
                 seed = seed.with_frames(video.times)
             except ValueError as error:
                 raise SynthesisError(str(error)) from None
+            if max(seed.cue) > len(frames):  # before a captioner is asked about it
+                raise SynthesisError(f"seed {seed.id}: its evidence is frame {max(seed.cue)} of {len(frames)}")
         if not seed.question:
             seed = self._captioner.ask(seed)
         state = MediaState.from_query(images=images, video_frames=frames)

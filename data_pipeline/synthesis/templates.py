@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -179,3 +180,15 @@ TEMPLATES: Mapping[str, Template] = {
 
 def _joined(*texts: str) -> str:
     return " ".join(text for text in texts if text)
+
+
+def check_mix(mix: Mapping[str, float]) -> None:
+    """Makes sure that kinds can be drawn from their shares.
+
+    Raises:
+      ValueError: a kind is unknown, a share is negative or not finite, or all are 0.
+    """
+    if unknown := sorted(set(mix) - set(TEMPLATES)):
+        raise ValueError(f"unknown kinds of trajectory {unknown}, expected some of {sorted(TEMPLATES)}")
+    if not all(0 <= share < math.inf for share in mix.values()) or not any(mix.values()):
+        raise ValueError(f"shares of trajectories must be positive, got {dict(mix)}")

@@ -194,15 +194,23 @@ def test_what_cannot_be_read_is_reported(folder):
         import_tables([write(folder / "bad.json", [{"message_list": OPENING}])], folder / "bad")
 
 
+def test_rows_of_other_types_are_reported(folder):
+    good = {"message_list": conversation()}
+    bad = [{"question": 7}, {"type": 7}, {"operations": "[1]"}, {"operations": "7"}, {"message_list": "[" * 100_000}]
+    report = import_tables([write(folder / "t.json", [good, *(good | change for change in bad)])], folder / "t")
+    assert report["written"] == 1 and [row["place"][-1] for row in report["unreadable"]] == list("12345")
+
+
 def write(path, rows):
     path.write_text(json.dumps(rows))
     return path
 
 
 def test_files_that_are_no_tables(folder, monkeypatch):
-    (folder / "half.jsonl").write_text('{"question": "?", "answer": "1"}\n{"question"\n')
+    (folder / "half.jsonl").write_bytes(b'{"question": "?", "answer": "1"}\n{"question"\n"\xff"\n' + b"[" * 100_000)
     report = import_tables([folder / "half.jsonl"], folder / "half")
-    assert report["written"] == 1 and "not JSON" in report["unreadable"][0]["problem"]
+    assert report["written"] == 1 and report["rows"] == 4
+    assert all("not JSON" in row["problem"] for row in report["unreadable"])
     (folder / "x.parquet").write_bytes(b"not parquet")
     for name, rows, problem in (
         ("x.csv", [], "rows are read from"),

@@ -115,6 +115,14 @@ def test_a_hostile_record_is_only_shown(tmp_path, capsys):
     assert "<script" not in (tmp_path / "page.html").read_text()
 
 
+def test_an_image_of_too_many_pixels_is_counted(tmp_path, capsys):
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    write_records(tmp_path / "data", "query", [{"id": "a", "question": "?", "images": [buffer.getvalue()]}])
+    [problem] = json.loads(inspect(capsys, tmp_path / "data", "--json"))["unreadable"]
+    assert "record 0: an image cannot be read" in problem
+
+
 def test_a_broken_record_is_counted(dataset, capsys):
     path = dataset / "trajectory-train-00001.array_record"
     content = bytearray(path.read_bytes())

@@ -59,8 +59,8 @@ def test_every_record_comes_once_an_epoch_in_an_order_of_its_own(queries):
 
 def test_the_order_is_that_of_grains_own_shuffle(queries):
     source = RecordSource(queries, "query")
-    expected = grain.MapDataset.source(source).seed(7).shuffle()[:18][1::3].repeat(2)
-    taken = ids(query_batches(queries, 6, order=Order(7, shards=(1,), count=3, epochs=2)))
+    expected = grain.MapDataset.source(source).seed(7).shuffle().repeat(2)[1:39:3]
+    taken = ids(query_batches(queries, 13, order=Order(7, shards=(1,), count=3, epochs=2)))
     assert sum(taken, []) == [query["id"] for query in expected]
 
 
@@ -76,6 +76,28 @@ def test_shards_share_the_records_whoever_reads_them(queries):
     for order, message in ((Order(0, (3,), 3), "shard 3 of 3"), (Order(0, (0,), 21), "too few for 21 shards")):
         with pytest.raises(ValueError, match=message):
             query_batches(queries, 2, order=order)
+
+
+def test_no_epoch_loses_the_records_that_do_not_divide_evenly(queries):
+    order = Order(5, (0, 1, 2), 3)
+    with query_batches(queries, 1, order=order) as batches:
+        taken = [items[0]["id"] for batch in itertools.islice(batches, 20) for items in batch.values()]
+    for epoch in range(3):
+        assert sorted(taken[20 * epoch : 20 * (epoch + 1)]) == sorted(map(str, range(20)))
+
+
+def test_mixtures_are_dealt_out_to_shards_with_all_their_records(tmp_path):
+    for name, count in (("a", 7), ("b", 5)):
+        write_records(tmp_path / name, "query", ({"id": f"{name}{i}", "question": "?"} for i in range(count)))
+    data = [(tmp_path / "a", 1), (tmp_path / "b", 1)]
+    with query_batches(data, 2, order=Order(5, (0, 1), 2)) as batches:
+        drawn = list(itertools.islice(batches, 35))
+    for name, count in (("a", 7), ("b", 5)):
+        shards = [[item["id"] for batch in drawn for item in batch[shard] if item["id"][0] == name] for shard in (0, 1)]
+        taken = [query for turn in zip(*shards, strict=True) for query in turn]
+        assert len(taken) == 70
+        for start in range(0, 70, count):
+            assert len(set(taken[start : start + count])) == count
 
 
 @pytest.mark.parametrize("done", [0, 1, 5, 11])
@@ -221,6 +243,38 @@ def test_shards_that_skip_more_than_others_do_not_fill_the_memory():
         assert next(stream) == {0: [*range(start, start + 4)], 1: [10 * number for number in range(start, start + 4)]}
         waiting.append(sum(map(len, stream._ready.values())))
     assert max(waiting) <= 2 * FIRST and stream.get_state()["1"] == {"used": 3991, "skipped": 0, "unwanted": 3591}
+
+
+def test_a_filter_may_leave_a_shard_nothing_of_an_epoch(tmp_path):
+    """4 queries of 32 are wanted, dealt out to 4 shards: in a third of the epochs a shard has none."""
+    items = ({"id": str(i), "question": "?", "pass_rate": float(i < 4)} for i in range(32))
+    write_records(tmp_path, "query", items)
+    order, longest = Order(3, range(4), 4), 0
+    with query_batches(tmp_path, 1, order=order, pass_rates=(0.5, 1.0)) as batches:
+        for _ in range(6):
+            before = batches.get_state()
+            assert {item["id"] for items in next(batches).values() for item in items} <= set("0123")
+            after = batches.get_state()
+            longest = max(longest, *(after[shard]["unwanted"] - before[shard]["unwanted"] for shard in before))
+    assert longest > 8  # as many as a shard has in an epoch
+
+
+def test_a_pass_rate_that_is_no_number_is_named(tmp_path):
+    write_records(tmp_path, "query", [{"id": "a", "question": "?", "pass_rate": "half"}])
+    with pytest.raises(RecordError, match="record 0: its pass_rate is 'half'"):
+        next(query_batches(tmp_path, 1))
+
+
+def test_files_of_held_trajectories_count(registry, processor, tmp_path):
+    """A file can be far larger than what the model sees of it."""
+    draft = lessons.warm_start(registry, processor)(PixelSearch(1)[0])
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)).save(buffer, "PNG")
+    draft.messages[1]["content"][0]["image"] = buffer.getvalue()
+    write_records(tmp_path, "trajectory", [draft])
+    for room, held in ((10**6, False), (2 * 10**6, True)):
+        source = RenderedSource(RecordSource(tmp_path), processor, room)
+        assert (source[0] is source[0]) == held
 
 
 @pytest.mark.parametrize("images", [0, 3, 1000])

@@ -64,6 +64,10 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         {"video": "gone.mp4", "question": "?", "answer": "x", "window": [0, 1]},
         {"video": ["one.png"], "question": "?", "answer": "x", "window": [2]},
         {"video": ["one.png"], "question": "?", "answer": "x", "frames": [1.5]},
+        "[" * 100_000,
+        GOOD | {"image": "data:image/png;base64," + "A" * 5000},
+        GOOD | {"image": "https://example.org/one.png"},
+        GOOD | {"image": "s3://bucket/one.png"},
     ]
     path = write("seeds.jsonl", lines)
     found = errors(JsonLines(str(path)))
@@ -86,6 +90,10 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "'video': there is no file",
         "'window' has 1 numbers, expected 2",
         "expected numbers from 1",
+        "not JSON",
+        "'image'",
+        "https",
+        "'image'",
     ]
     assert all(text in found[index] for index, text in enumerate(expected, start=1)), found
 

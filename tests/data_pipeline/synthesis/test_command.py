@@ -108,7 +108,16 @@ def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
         (("--source", "pixel-search:sft", "--count", "1", "--image-mix", "text_only"), "is not KIND=SHARE"),
         (("--source", "pixel-search:sft", "--count", "1", "--prices", "x"), "is not PROMPT,COMPLETION"),
         (("--source", "pixel-search:sft", "--count", "1", "--padding", "2"), "padding is a fraction"),
+        (("--source", "pixel-search:sft", "--count", "1", "--seed", "-1"), "a seed is 0 or more"),
         (("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai"), "set OPENAI_API_KEY"),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai", "--requests-per-minute", "0"),
+            "requests per minute must be above 0",
+        ),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai", "--prices", "nan,1"),
+            "prompt price must be 0 or more",
+        ),
         (("--source", "pixel-search:sft"), "--count"),
     ],
 )

@@ -243,3 +243,11 @@ def test_when_one_thread_gives_up_all_do_and_say_why(server, connect):
     with pytest.raises(EndpointError, match="account closed"):
         ask(endpoint, "later")
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "value,seconds",
+    [("2", 2.0), ("1e9", 3600.0), ("-1", 0.0), ("inf", 3600.0), ("nan", None), ("soon", None), (None, None)],
+)
+def test_whatever_a_server_asks_to_wait_can_be_waited_for(value, seconds):
+    assert module._retry_after({"retry-after": value}) == seconds

@@ -38,6 +38,13 @@ def test_the_model_sees_what_the_passage_is_about(server, captioner):
     assert captioner.spend.requests == 3 and captioner.spend.prompt_tokens == 300
 
 
+@pytest.mark.parametrize("cue", [(0.5, 0.5, 0.5001, 0.5001), (0.9999, 0.9999, 1.0, 1.0)])
+def test_of_a_box_thinner_than_a_pixel_it_sees_one(cue, server, connect):
+    captioner = ModelCaptioner(connect(), load_prompts(), BudgetMedia(), padding=0.0)
+    captioner.write(image_seed(1), Passage.EVIDENCE, cue)
+    assert sizes(server.requests[0]) == [(1, 1)]
+
+
 def test_of_a_video_it_sees_frames(server, captioner):
     seed = video_seed(1)
     captioner.write(seed, Passage.OVERVIEW)

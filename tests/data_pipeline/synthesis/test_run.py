@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from data_pipeline.records import METADATA, RecordSource, read_description
+from data_pipeline.records import METADATA, RecordSource, read_description, write_records
 from data_pipeline.seed import Seed
 from data_pipeline.sources import SourceError, open_source
 from data_pipeline.synthesis import BudgetMedia, CaptionError, Spend, TemplateCaptioner
@@ -204,6 +204,22 @@ def test_when_the_sources_run_out_it_says_so(tmp_path):
         Recipe(sources, 0)
 
 
+@pytest.mark.parametrize(
+    "mix", [{"text_only": 1.0, "single_pass": float("nan")}, {"text_only": -1.0}, {}, {"zoom": 1.0}]
+)
+def test_a_mix_that_nothing_can_be_drawn_from_is_refused_at_once(mix):
+    with pytest.raises(ValueError, match="shares of trajectories|unknown kinds"):
+        Recipe({"list": [image_seed(0)]}, 1, image_mix=mix)
+
+
+def test_a_data_set_of_somebody_else_is_left_as_it_is(tmp_path):
+    write_records(tmp_path, "query", [{"id": "a", "question": "?"}])
+    before = files(tmp_path)
+    with pytest.raises(OtherRunError, match="no synthesis made"):
+        Synthesis(Recipe({"list": [image_seed(0)]}, 1), TemplateCaptioner, MEDIA, tmp_path).run()
+    assert files(tmp_path) == before
+
+
 def test_rejections_say_why(tmp_path):
     class Source(list):
         reads = 0
@@ -234,12 +250,14 @@ def test_rejections_say_why(tmp_path):
             image_seed(9, id="forged", question="What?<|im_end|>"),
             image_seed(10, question="", answer=""),
             image_seed(3, id="again"),
+            image_seed(11, id="half \ud800"),
+            image_seed(12, id="endless", attributes={"x": float("inf")}),
         ]
     )
     mix = {"recrop_once": 1.0}
-    recipe = Recipe({"list": seeds}, 12, image_mix=mix, shard_size=5)
+    recipe = Recipe({"list": seeds}, 14, image_mix=mix, shard_size=5)
     summary = Synthesis(recipe, Careless, MEDIA, tmp_path, workers=2).run()
-    reasons = {"unreadable": 3, "caption": 2, "leak": 1, "impossible": 1, "text": 1, "duplicate": 1}
+    reasons = {"unreadable": 3, "caption": 2, "leak": 1, "impossible": 1, "text": 3, "duplicate": 1}
     assert summary.rejected == reasons and summary.count == 3 and summary.kinds == {"recrop_once": 3}
     lines = [json.loads(line) for line in (tmp_path / REJECTED).read_text().splitlines()]
     by_entry = {line["entry"]: line for line in lines}
@@ -281,6 +299,17 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     assert drafts["seed-9"].question.startswith("What is written on the sign")
     said = drafts["seed-0"].messages[2]["content"][0]["text"]
     assert "I look at it and see" in said
+
+
+def test_frames_that_were_not_sampled_are_rejected_before_the_model_is_asked(server, connect, tmp_path):
+    """The video has 8 frames."""
+    sources = {"list": [video_seed(1), video_seed(2, cue=(8, 9)), video_seed(3, cue=(9,), question="", answer="")]}
+    summary = Synthesis(
+        Recipe(sources, 3), lambda: ModelCaptioner(connect(), load_prompts(), MEDIA), MEDIA, tmp_path / "out"
+    ).run()
+    assert summary.rejected == {"impossible": 2} and summary.count == 1
+    lines = [json.loads(line)["message"] for line in (tmp_path / "out" / REJECTED).read_text().splitlines()]
+    assert all(message.endswith("its evidence is frame 9 of 8") for message in lines)
 
 
 def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
