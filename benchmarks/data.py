@@ -22,11 +22,11 @@ from PIL import Image
 
 from benchmarks import packing
 from data_pipeline import lessons
+from data_pipeline.draft import Draft
 from data_pipeline.exchange.exporting import export_table
 from data_pipeline.pipeline import Order, RenderedSource, trajectory_batches
 from data_pipeline.records import RecordSource, write_records
 from data_pipeline.stream import Reading
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import Budgets, Processor, load_image
 

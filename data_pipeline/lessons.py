@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.sources.pixel_search import CELL_BOXES, DIGITS, LABEL, PixelSearch
-from data_pipeline.synthesis import TEMPLATES, Draft, Passage, Plan, Scene, Synthesizer, TemplateCaptioner, run_plan
+from data_pipeline.synthesis import TEMPLATES, Passage, Plan, Scene, Synthesizer, TemplateCaptioner, run_plan
 from data_pipeline.tokenizer import conversation_texts, save_processor, train_tokenizer
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, error_text, tools_section
 from pixel_reasoner_jax.processing import Budgets, Processor, smart_resize

@@ -15,9 +15,9 @@ from typing import Any
 import grain
 import numpy as np
 
+from data_pipeline.draft import Draft
 from data_pipeline.records import RecordError, RecordSource, read_description
 from data_pipeline.stream import Reading, Stream, Unreadable, Unwanted
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.processing import Processor, Rendered
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
 from pixel_reasoner_jax.trajectory import Source, Trajectory

@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipeline.draft import Draft
 from data_pipeline.exchange.tables import table_writer
 from data_pipeline.records import RecordSource
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing.decoding import digest

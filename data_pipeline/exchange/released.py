@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipeline.draft import Draft
 from data_pipeline.exchange.files import MediaFiles
 from data_pipeline.exchange.masks import with_mask
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.operations import OperationError
 from pixel_reasoner_jax.operations.calls import parse_call
 from pixel_reasoner_jax.processing.chat import ROLES, content_items

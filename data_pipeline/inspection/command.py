@@ -8,11 +8,11 @@ import json
 import numpy as np
 import rich.console
 
+from data_pipeline.draft import Draft
 from data_pipeline.inspection.page import inspection_page
 from data_pipeline.inspection.summary import summary
 from data_pipeline.inspection.terminal import legend, show_summary, show_trajectory
 from data_pipeline.records import RecordError, RecordSource
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.files import check_output, write_text
 from pixel_reasoner_jax.processing import Processor
 

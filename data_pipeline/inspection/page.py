@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_pipeline.draft import Draft
 from data_pipeline.inspection.segments import Mark, Segment, segments
 from data_pipeline.inspection.terminal import LEGEND, lines
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.evaluation.images import data_uri, fit, open_image
 from pixel_reasoner_jax.evaluation.page import document
 from pixel_reasoner_jax.evaluation.text import escape

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipeline.draft import Draft
 from data_pipeline.inspection.segments import Mark, segments
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordError, RecordSource, read_description
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Processor

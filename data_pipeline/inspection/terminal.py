@@ -9,8 +9,8 @@ import rich.console
 import rich.table
 import rich.text
 
+from data_pipeline.draft import Draft
 from data_pipeline.inspection.segments import Mark, segments
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.evaluation.images import size_of
 from pixel_reasoner_jax.evaluation.text import printable
 

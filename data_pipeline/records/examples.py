@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipeline.draft import Draft
 from data_pipeline.records.media import Entry, MediaTable, StoredMedia
-from data_pipeline.synthesis import Draft
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 SCHEMA = 3

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.draft import Draft
 from data_pipeline.records.shards import RecordShards, Shard
-from data_pipeline.synthesis import Draft
 
 
 class RecordWriter:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.prose import flaw
-from data_pipeline.synthesis.synthesizer import Draft, Media
+from data_pipeline.synthesis.synthesizer import Media
 from pixel_reasoner_jax.operations import Call, parse_call
 from pixel_reasoner_jax.rewards.answers import accepted, extract_answer, normalize
 from pixel_reasoner_jax.trajectory import OperationRecord

@@ -20,13 +20,14 @@ from typing import Any
 from grain.experimental import index_shuffle
 from PIL import Image
 
+from data_pipeline.draft import Draft
 from data_pipeline.records.media import png
 from data_pipeline.sources import Source, SourceError
 from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
 from data_pipeline.synthesis.checks import CheckError, check
 from data_pipeline.synthesis.duplicates import Fingerprint, Seen, fingerprint
 from data_pipeline.synthesis.shards import Shards
-from data_pipeline.synthesis.synthesizer import Draft, Media, SynthesisError, Synthesizer
+from data_pipeline.synthesis.synthesizer import Media, SynthesisError, Synthesizer
 from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX, check_mix
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry

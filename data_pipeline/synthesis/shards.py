@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+from data_pipeline.draft import Draft
 from data_pipeline.records import METADATA, RecordShards
-from data_pipeline.synthesis.synthesizer import Draft
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
 
 WORK = ".synthesis"

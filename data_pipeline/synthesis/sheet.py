@@ -6,8 +6,9 @@ import os
 
 import numpy as np
 
+from data_pipeline.draft import Draft
 from data_pipeline.records import RecordSource
-from data_pipeline.synthesis.synthesizer import Draft, Media
+from data_pipeline.synthesis.synthesizer import Media
 from pixel_reasoner_jax.evaluation.page import document
 from pixel_reasoner_jax.evaluation.text import escape
 from pixel_reasoner_jax.evaluation.trajectory_html import trajectory_html

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner
 from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX, Plan, Scene, Step, check_mix
@@ -58,27 +59,6 @@ class BudgetMedia:
 
 class SynthesisError(ValueError):
     """A seed from which no trajectory can be made; the message names it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Draft:
-    """A written trajectory, before it is rendered: what is stored on disk.
-
-    Attributes:
-      query_id, question, reference: of the query.
-      kind: the template that made it.
-      messages: the whole conversation; images are PIL images, mistaken calls have `train` false.
-      operations: what was executed, in order.
-      attributes: of the seed.
-    """
-
-    query_id: str
-    question: str
-    reference: str | list[str]
-    kind: str
-    messages: list[dict[str, Any]]
-    operations: tuple[OperationRecord, ...] = ()
-    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Synthesizer:

@@ -104,7 +104,7 @@ def test_the_page_shows_the_mask(dataset, tmp_path, capsys):
 
 
 def test_a_hostile_record_is_only_shown(tmp_path, capsys):
-    from data_pipeline.synthesis import Draft
+    from data_pipeline.draft import Draft
 
     evil = "<script>alert(1)</script> \x1b[2J [bold]"
     content = [{"type": "text", "text": evil}]
