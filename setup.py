@@ -51,6 +51,7 @@ setup(
             "openai>=2.0",
             "pyarrow>=18",
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "pyyaml>=6.0",
             "ruff>=0.9",
             "safetensors>=0.5",
