@@ -144,7 +144,7 @@ def in_processes(
     return found
 
 
-def per_device(count: int, setting: Setting, phases: tuple[str, ...]) -> dict[str, dict[str, float]]:
+def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
     """What a device does in an update of `DEVICES` rows when so many devices share rows and parameters: what
     `--devices` prints. Programs are compiled, and nothing runs.
 
@@ -153,7 +153,7 @@ def per_device(count: int, setting: Setting, phases: tuple[str, ...]) -> dict[st
     """
     chips, length = topology(f"cpu:{count}"), setting.time[1]
     found = {}
-    for phase in phases:
+    for phase in PHASES:
         run = experiment(phase)
         run.mesh.update(dict(data=1, fsdp=-1, tensor=1))
         run.train.update(dict(row_length=length, micro_batch_rows=DEVICES // count))
@@ -182,13 +182,9 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
         times[phase] = timed(sides, 2 if quick else 9, setting.tolerance)
         del sides
         show_times(phase, setting.time, times[phase], flops, device)
-    counts = {count: _devices(count, "cpu", phases) for count in (1, DEVICES)}
-    rows = f"{DEVICES} rows of {setting.time[1]}"
-    print(f"\n{'on a device':24}{'1 device':>12}{f'each of {DEVICES}':>12}{'ratio':>8}   {rows}")
-    for phase in phases:
-        for key, unit, name in (("flops", 1e9, "GFLOP"), ("bytes", GIB, "GiB")):
-            one, each = (counts[count][phase][key] / unit for count in (1, DEVICES))
-            print(f"{f'{phase}, {name}':24}{one:12.2f}{each:12.2f}{each / one:8.3f}")
+    counts = {} if quick else {count: _devices(count, "cpu") for count in (1, DEVICES)}
+    if counts:
+        show_devices(counts, setting.time[1])
     return {
         **{f"time_ratio_{phase}": time_ratio(times[phase]) for phase in PHASES},
         "memory_ratio": max(map(memory_ratio, memory.values())),
@@ -246,9 +242,19 @@ def show_times(phase: str, shape: tuple[int, int], sides: dict[str, Any], flops:
         print(f"{name:24}{side['seconds']:10.2f}{flops / side['seconds'] / 1e12:10.3f}{ratio:8.2f}x", flush=True)
 
 
-def _devices(count: int, setting: str, phases: tuple[str, ...] = PHASES) -> dict[str, Any]:
+def show_devices(counts: dict[int, dict[str, dict[str, float]]], length: int) -> None:
+    """Prints what a device does alone, and among `DEVICES`; see `per_device`."""
+    rows = f"{DEVICES} rows of {length}"
+    print(f"\n{'on a device':24}{'1 device':>12}{f'each of {DEVICES}':>12}{'ratio':>8}   {rows}")
+    for phase in PHASES:
+        for key, unit, name in (("flops", 1e9, "GFLOP"), ("bytes", GIB, "GiB")):
+            one, each = (counts[count][phase][key] / unit for count in (1, DEVICES))
+            print(f"{f'{phase}, {name}':24}{one:12.2f}{each:12.2f}{each / one:8.3f}")
+
+
+def _devices(count: int, setting: str) -> dict[str, Any]:
     flags = f"--xla_force_host_platform_device_count={count}"
-    return _process("--devices", str(count), "--setting", setting, "--phases", *phases, XLA_FLAGS=flags)
+    return _process("--devices", str(count), "--setting", setting, XLA_FLAGS=flags)
 
 
 def _process(*options: str, **environment: str) -> dict[str, Any]:
@@ -265,12 +271,13 @@ def _process(*options: str, **environment: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="2 rounds in place of 9, and memory of GRPO alone")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 rounds in place of 9, memory of GRPO alone, and one device"
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     for name, options in {
         "only": dict(choices=SIDES),
         "phase": dict(choices=PHASES),
-        "phases": dict(nargs="+", choices=PHASES),
         "setting": dict(choices=SETTINGS),
         "directory": dict(type=pathlib.Path),
         "updates": dict(type=int),
@@ -279,7 +286,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS, **options)
     args = parser.parse_args()
     if args.devices:
-        print(json.dumps(per_device(args.devices, SETTINGS[args.setting], args.phases)))
+        print(json.dumps(per_device(args.devices, SETTINGS[args.setting])))
         return
     enable_cache()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is for one process after the other
