@@ -15,7 +15,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/pixel-reasoner quickstart $(ARGS)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

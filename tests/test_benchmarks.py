@@ -217,6 +217,7 @@ def test_an_update_is_timed_only_after_it_agreed(update):
     assert sides["torch"].updates == 1
 
 
+@pytest.mark.slow
 def test_the_comparison_on_a_gpu_runs_here_too(tmp_path, monkeypatch, capsys):
     """The same code, in bfloat16 and with layers computed again, in one process on the CPU."""
 

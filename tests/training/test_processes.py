@@ -83,7 +83,10 @@ def configured(request, phase: str, name: str, **train) -> ConfigDict:
     return config
 
 
-@pytest.mark.parametrize(("phase", "count"), [("sft", 2), ("rl", 2), pytest.param("rl", 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("phase", "count"),
+    [pytest.param("sft", 2, marks=pytest.mark.slow), ("rl", 2), pytest.param("rl", 4, marks=pytest.mark.slow)],
+)
 def test_processes_train_as_one(request, script, phase, count):
     one = execute(script, phase, configured(request, phase, "one"), 1)
     several = execute(script, phase, configured(request, phase, "several"), count)
