@@ -149,7 +149,8 @@ def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
     `--devices` prints. Programs are compiled, and nothing runs.
 
     Returns:
-      For each phase `flops` of matrix products and `bytes` at the peak, as compiled.
+      For each phase `flops` of matrix products and `bytes` at the peak, as compiled, and `asked`, the device's share of
+      the operations in the traced program. More devices have more of these: each has a declared number of rows of images.
     """
     chips, length = topology(f"cpu:{count}"), setting.time[1]
     found = {}
@@ -160,7 +161,11 @@ def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
         run.model.update(dict(dtype="float32", param_dtype="float32", remat="none"))
         run.processor.update(dict(image=(4, length // 4), crop=(4, length // 8), frame=(4, 4), video=(4, 4)))
         figures = measure(Programs(run, setting.model, chips.devices), f"{phase}_update", chips)
-        found[phase] = {"flops": figures.flops_per_chip, "bytes": figures.bytes_per_chip}
+        found[phase] = {
+            "flops": figures.flops_per_chip,
+            "asked": figures.flops / count,
+            "bytes": figures.bytes_per_chip,
+        }
     return found
 
 
@@ -247,7 +252,7 @@ def show_devices(counts: dict[int, dict[str, dict[str, float]]], length: int) ->
     rows = f"{DEVICES} rows of {length}"
     print(f"\n{'on a device':24}{'1 device':>12}{f'each of {DEVICES}':>12}{'ratio':>8}   {rows}")
     for phase in PHASES:
-        for key, unit, name in (("flops", 1e9, "GFLOP"), ("bytes", GIB, "GiB")):
+        for key, unit, name in (("flops", 1e9, "GFLOP"), ("asked", 1e9, "GFLOP asked"), ("bytes", GIB, "GiB")):
             one, each = (counts[count][phase][key] / unit for count in (1, DEVICES))
             print(f"{f'{phase}, {name}':24}{one:12.2f}{each:12.2f}{each / one:8.3f}")
 
