@@ -150,7 +150,7 @@ def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
 
     Returns:
       For each phase `flops` of matrix products and `bytes` at the peak, as compiled, and `asked`, the device's share of
-      the operations in the traced program. More devices have more of these: each has a declared number of rows of images.
+      the operations in the traced program, of which more devices have more: rows of images come in declared numbers.
     """
     chips, length = topology(f"cpu:{count}"), setting.time[1]
     found = {}
