@@ -226,15 +226,17 @@ def _read_query(source: Sequence[Any], index: int, pass_rates: tuple[float, floa
     query = _read(source, index)
     if isinstance(query, Unreadable):
         return query
-    try:
-        _check_media(query)
-    except ValueError as error:
-        return Unreadable(f"{source.place(index)}: {error}")
     rate = query.pop(PASS_RATE, None)
     if not isinstance(rate, int | float | None):
         return Unreadable(f"{source.place(index)}: its {PASS_RATE} is {rate!r:.80}, not a number")
     least, most = pass_rates
-    return query if rate is None or least <= rate <= most else Unwanted()
+    if rate is not None and not least <= rate <= most:
+        return Unwanted()  # before its media are decoded
+    try:
+        _check_media(query)
+    except ValueError as error:
+        return Unreadable(f"{source.place(index)}: {error}")
+    return query
 
 
 def _check_media(query: dict[str, Any]) -> None:

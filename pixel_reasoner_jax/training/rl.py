@@ -98,8 +98,8 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 runs = {shard: cut([len(s.tokens) for s in own], updates) for shard, own in sequences.items()}
                 for step, update in zip(planned, range(updates), strict=False):
                     with this.phase("pack"):
-                        some = {shard: own[runs[shard][update]] for shard, own in sequences.items()}
-                        packed = this.agree(this.plan(some))()
+                        parts = {shard: own[runs[shard][update]] for shard, own in sequences.items()}
+                        packed = this.agree(this.plan(parts))()
                     with this.phase("update"):
                         state, update_metrics = trainer.update(state, packed, learning_rate(step))
                     metrics.append(update_metrics)
