@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pixel_reasoner_jax.processing import Geometry, Media, layout_rows, media_patches
+from pixel_reasoner_jax.processing import Geometry, Media, grid_patches, layout_rows
 
 
 def bucket(size: int, unit: int = 1) -> int:
@@ -19,7 +19,7 @@ def bucket(size: int, unit: int = 1) -> int:
 
 def vision_row(media: Sequence[Media], geometry: Geometry) -> int:
     """The shortest bucket of a row of patches for `vision_layout` that holds the largest of media; 0 without any."""
-    return bucket(max(media_patches(item, geometry) for item in media), geometry.window_patches) if media else 0
+    return bucket(max(grid_patches(item.grid, geometry) for item in media), geometry.window_patches) if media else 0
 
 
 def vision_rows(media: Sequence[Media], geometry: Geometry, row_patches: int, tokens: int, shapes: int) -> int:
@@ -28,10 +28,11 @@ def vision_rows(media: Sequence[Media], geometry: Geometry, row_patches: int, to
     Args:
       media, geometry, row_patches: see `vision_layout`.
       tokens: the most visual tokens that `media` may have in such a batch.
-      shapes: numbers of rows come in so many steps up to what `tokens` need.
+      shapes: the least number is this part of what `tokens` need in full rows, which is the most while it is enough.
     """
     if not media:
         return 0
     rows = layout_rows(media, geometry, row_patches)
-    step = -(-tokens * geometry.merge_size**2 // (row_patches * shapes))
-    return rows + -rows % step
+    most = -(-tokens * geometry.merge_size**2 // row_patches)
+    enough = bucket(max(rows, -(-most // shapes)))
+    return min(enough, most) if rows <= most else enough

@@ -25,7 +25,7 @@ class VisionLayer(nnx.Module):
     def __init__(self, config: VisionConfig, *, rngs, dtype, param_dtype):
         options = dict(bias=True, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         size, heads = config.hidden_size, (config.num_heads, config.head_dim)
-        self.window = config.window_patches
+        self.block = config.window_patches
         self.norm1 = RMSNorm(size, eps=EPS, param_dtype=param_dtype)
         self.qkv = Linear((size,), (3, *heads), ("embed", None, "heads", "head"), **options)
         self.out = Linear(heads, (size,), ("heads", "head", "embed"), **options)
@@ -36,7 +36,7 @@ class VisionLayer(nnx.Module):
         self,
         x: Float[Array, "rows patches size"],
         rotation: Rotation,
-        segments: Int[Array, "rows patches"],
+        groups: Int[Array, "rows patches"],
         *,
         full: bool,
         mesh: Mesh | None,
@@ -45,12 +45,12 @@ class VisionLayer(nnx.Module):
         query, key, value = (qkv[:, :, i] for i in range(3))
         query, key = rotate(query, rotation), rotate(key, rotation)
         if full:
-            attended = attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), segments, causal=False, mesh=mesh)
-        else:  # a window is an aligned block of the layout: attend within blocks, which are too short for a kernel
-            blocks = (-1, self.window)
+            attended = attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), groups, causal=False, mesh=mesh)
+        else:  # no window spans blocks of the layout: attend within blocks, which are too short for a kernel
+            blocks = (-1, self.block)
             query, key, value = (a.reshape(*blocks, *a.shape[2:]) for a in (query, key, value))
-            segments = segments.reshape(blocks)
-            attended = dense_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), segments, causal=False)
+            groups = groups.reshape(blocks)
+            attended = dense_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), groups, causal=False)
         x = x + self.out(attended.reshape(*x.shape[:2], *attended.shape[2:]))
         return x + self.mlp(self.norm2(x))
 
@@ -74,7 +74,8 @@ class VisionTower(nnx.Module):
     """A ViT with 2D rotary positions that attends within windows, and in a few layers within whole frames.
 
     Patches come in window layout: a row is a sequence of blocks of `config.window_patches` patches, each block one
-    attention window of one frame, padded at its end; within a block the patches that merge stand together.
+    attention window of one frame or several smaller ones, padded at its end; the patches of a window stand together,
+    and among them those that merge.
     """
 
     def __init__(self, config: VisionConfig, *, rngs, dtype, param_dtype, mesh=None):
@@ -115,14 +116,22 @@ class VisionTower(nnx.Module):
         angles = positions[..., None] * frequencies(self.config.head_dim // 2, self.config.rope_theta)
         angles = angles.reshape(*angles.shape[:-2], -1)  # row angles, then column angles
         rotation = jnp.cos(angles), jnp.sin(angles)
+        windows = self._windows(positions, segments)
         graph, layers = nnx.split(self.layers)
 
         def apply(full, x, layer):
-            x = nnx.merge(graph, layer)(x, rotation, segments, full=full, mesh=self.mesh)
+            x = nnx.merge(graph, layer)(x, rotation, segments if full else windows, full=full, mesh=self.mesh)
             return constrain(x, AXES, self.mesh), None
 
         x = constrain(self.embed(patches), AXES, self.mesh)
         return _scan_periodic(apply, x, layers, self._full_layers(), remat)
+
+    def _windows(self, positions, segments) -> Int[Array, "rows patches"]:
+        """Number of each patch's window in its row: a window begins where its place differs from the patch before."""
+        window = positions // (self.config.window_size // self.config.patch_size)
+        place = jnp.concatenate([window, segments[..., None]], axis=-1)
+        begins = (place[:, 1:] != place[:, :-1]).any(axis=-1)
+        return jnp.pad(jnp.cumsum(begins, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
 
     def _full_layers(self) -> tuple[bool, ...]:
         return tuple(i in self.config.fullatt_block_indexes for i in range(self.config.depth))

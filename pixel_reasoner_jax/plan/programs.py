@@ -115,14 +115,13 @@ class Programs:
     @property
     def row_patches(self) -> int:
         """Patches in a row of images: as many as the largest square image or frames of a video need."""
-        side = self._geometry.window_tokens
 
-        def windows(kind: str) -> int:
-            return (-(-math.isqrt(self._budgets.of(kind)[1]) // side)) ** 2
+        def needed(kind: str, frames: int = 1) -> int:
+            side = math.isqrt(self._budgets.of(kind)[1]) * self._geometry.merge_size
+            return row_patches((frames, side, side), self._geometry)
 
-        video = -(-self._budgets.video_frames // self._geometry.temporal_patch_size) * windows("video")
-        most = max(video, *map(windows, ("image", "crop", "frame")))
-        return row_patches(most * self._geometry.window_patches, self._geometry)
+        pairs = -(-self._budgets.video_frames // self._geometry.temporal_patch_size)
+        return max(needed("video", pairs), *map(needed, ("image", "crop", "frame")))
 
     def _vision_encode(self) -> list[Program]:
         """The largest square image; and the longest row there can be, which only a very long image needs."""

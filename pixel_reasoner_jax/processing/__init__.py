@@ -3,7 +3,7 @@
 from pixel_reasoner_jax.processing.chat import Rendered, SpecialTokens
 from pixel_reasoner_jax.processing.decoding import MediaError
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
-from pixel_reasoner_jax.processing.layout import layout_rows, media_patches, vision_layout
+from pixel_reasoner_jax.processing.layout import grid_patches, layout_rows, vision_layout
 from pixel_reasoner_jax.processing.loading import load_image, load_video
 from pixel_reasoner_jax.processing.media import Media
 from pixel_reasoner_jax.processing.pictures import Picture, PictureStore, Video
@@ -21,10 +21,10 @@ __all__ = [
     "Rendered",
     "SpecialTokens",
     "Video",
+    "grid_patches",
     "layout_rows",
     "load_image",
     "load_video",
-    "media_patches",
     "mrope_positions",
     "smart_resize",
     "vision_layout",

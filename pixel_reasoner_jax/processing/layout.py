@@ -1,9 +1,9 @@
-"""The vision tower's input: patches in window order, padded so that no gather is left to the device.
+"""The vision tower's input: patches in window order, placed so that no gather is left to the device.
 
-Every attention window of every frame takes one aligned block of a row (64 patches in Qwen2.5-VL: 112 pixels a side).
-A smaller window at the border leaves the rest of its block as padding. Within a block, patches stay in merge groups
-of 4. So window attention is dense over blocks, full attention stays within a row (an image never spans rows), and
-the merger turns [rows, patches] into [rows, patches / 4].
+A row is made of blocks as large as a full attention window (64 patches in Qwen2.5-VL: 112 pixels a side). No window
+spans blocks; the smaller ones at a frame's borders share them, so that little is padding. Within a block, patches stay
+in merge groups of 4. So window attention is dense over blocks, full attention stays within a row (an image never spans
+rows), and the merger turns [rows, patches] into [rows, patches / 4].
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def vision_layout(
     """
     block = geometry.window_patches
     distinct = list({id(item): item for item in media}.values())
-    needs = [item.grid[0] * _frame_layout(item.grid[1:], geometry)[1] for item in distinct]
+    needs = [grid_patches(item.grid, geometry) // block for item in distinct]
     if row_patches is None:
         row_patches = block * max(needs, default=1)
         if not media and rows is None:
@@ -80,24 +80,24 @@ def vision_layout(
 def layout_rows(media: Sequence[Media], geometry: Geometry, row_patches: int) -> int:
     """Rows of so many patches that `vision_layout` needs."""
     distinct = {id(item): item for item in media}.values()
-    needs = [media_patches(item, geometry) // geometry.window_patches for item in distinct]
+    needs = [grid_patches(item.grid, geometry) // geometry.window_patches for item in distinct]
     return len(_first_fit(needs, row_patches // geometry.window_patches, None)[1])
 
 
-def media_patches(item: Media, geometry: Geometry) -> int:
-    """Patches of a row that a media item takes, padding of its border windows included."""
-    return item.grid[0] * _frame_layout(item.grid[1:], geometry)[1] * geometry.window_patches
+def grid_patches(grid: tuple[int, int, int], geometry: Geometry) -> int:
+    """Patches of a row that a grid (frames, rows and columns of patches) takes, what its last blocks leave included."""
+    return grid[0] * _frame_layout(grid[1:], geometry)[1] * geometry.window_patches
 
 
 def _first_fit(needs: list[int], capacity: int, rows: int | None) -> tuple[list[tuple[int, int]], list[int]]:
-    """Places `needs` blocks each in rows of `capacity`: (row, first block) of each, and the blocks used in each row."""
+    """Places `needs` in rows of `capacity`, largest first: (row, where it begins) of each, and what each row holds."""
     assigned: list[tuple[int, int]] = [(0, 0)] * len(needs)
     used: list[int] = []
     first = 0  # rows before it are full
     for index in sorted(range(len(needs)), key=lambda index: -needs[index]):
         need = needs[index]
         if need > capacity:
-            raise ValueError(f"an image or video needs {need} attention windows; a row of patches has {capacity}")
+            raise ValueError(f"an image or video needs {need} blocks of patches; a row has {capacity}")
         while first < len(used) and used[first] == capacity:
             first += 1
         row = next((row for row in range(first, len(used)) if used[row] + need <= capacity), len(used))
@@ -106,7 +106,7 @@ def _first_fit(needs: list[int], capacity: int, rows: int | None) -> tuple[list[
         assigned[index] = (row, used[row])
         used[row] += need
     if rows is not None and len(used) > rows:
-        raise ValueError(f"{len(needs)} images and videos need {len(used)} rows of {capacity} windows, not {rows}")
+        raise ValueError(f"{len(needs)} images and videos need {len(used)} rows of {capacity} blocks, not {rows}")
     return assigned, used
 
 
@@ -124,10 +124,11 @@ def _frame_layout(grid: tuple[int, int], geometry: Geometry) -> tuple[np.ndarray
     merge, side = geometry.merge_size, geometry.window_tokens
     rows, columns = grid[0] // merge, grid[1] // merge
     row, column = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
-    windows_across = -(-columns // side)
-    window = row // side * windows_across + column // side
+    window = row // side * -(-columns // side) + column // side
     width = np.minimum(side, columns - column // side * side)  # a window at the right border is narrower
-    slots = window * side**2 + row % side * width + column % side
+    placed, used = _first_fit(np.bincount(window).tolist(), side**2, None)
+    begins = np.array([block * side**2 + start for block, start in placed], np.int32)
+    slots = begins[window] + row % side * width + column % side
     within = np.stack(np.divmod(np.arange(merge**2, dtype=np.int32), merge), axis=-1)
     coordinates = np.stack([row, column], axis=-1)[:, None] * merge + within
-    return slots.astype(np.int32), -(-rows // side) * windows_across, coordinates.astype(np.int32)
+    return slots.astype(np.int32), len(used), coordinates.astype(np.int32)

@@ -16,7 +16,7 @@ import numpy as np
 
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.parallel import deal, is_shared, own, own_parts, parts
-from pixel_reasoner_jax.processing import Media, media_patches, vision_layout
+from pixel_reasoner_jax.processing import Media, vision_layout
 from pixel_reasoner_jax.rollout.calls import KINDS, TOGETHER, Call, common_order, exchange
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, Places
 from pixel_reasoner_jax.rollout.engine import Addition, Decoded, Forks, Slots
@@ -330,7 +330,7 @@ class Device:
                 self._counters.encode_hits += 1
                 continue
             places = table.reserve(key, media.tokens, needed.keys())
-            length = row_patches(media_patches(media, geometry), geometry)
+            length = row_patches(media.grid, geometry)
             batches.setdefault(length, []).append((media, places))
             self._counters.encoded += 1
         for length, images in batches.items():

@@ -13,7 +13,7 @@ import math
 
 from pixel_reasoner_jax.buckets import bucket
 from pixel_reasoner_jax.models.attention import BLOCK
-from pixel_reasoner_jax.processing import Budgets, Geometry
+from pixel_reasoner_jax.processing import Budgets, Geometry, grid_patches
 from pixel_reasoner_jax.processing.geometry import MAX_ASPECT_RATIO
 
 TOKENS = 32  # widths of an extend come in multiples of this
@@ -68,9 +68,9 @@ class Shapes:
     def patches(self) -> tuple[int, ...]:
         """Patches in a row of an encode, one row for an image."""
         sides = self.geometry.window_tokens
-        most = max(_most_windows(self.budgets.of(kind)[1], sides) for kind in ("image", "crop", "frame"))
+        most = max(_most_blocks(self.budgets.of(kind)[1], sides) for kind in ("image", "crop", "frame"))
         pairs = -(-self.budgets.video_frames // self.geometry.temporal_patch_size)
-        most = max(most, pairs * _most_windows(self.budgets.of("video")[1], sides))
+        most = max(most, pairs * _most_blocks(self.budgets.of("video")[1], sides))
         return _buckets(bucket(most) * self.geometry.window_patches, self.geometry.window_patches)
 
     def images(self, length: int) -> int:
@@ -86,9 +86,9 @@ class Shapes:
         return tuple(counts)
 
 
-def row_patches(patches: int, geometry: Geometry) -> int:
-    """Length of the row that an image of so many patches, window padding included, is encoded in."""
-    return bucket(patches, geometry.window_patches)
+def row_patches(grid: tuple[int, int, int], geometry: Geometry) -> int:
+    """Length of the row that an image or video of this grid is encoded in."""
+    return bucket(grid_patches(grid, geometry), geometry.window_patches)
 
 
 def _buckets(last: int, unit: int) -> tuple[int, ...]:
@@ -99,8 +99,16 @@ def _buckets(last: int, unit: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _most_windows(tokens: int, side: int) -> int:
-    """The most attention windows of `side` x `side` tokens that a frame of so many tokens can need."""
+def _most_blocks(tokens: int, side: int) -> int:
+    """The most blocks of `side` x `side` tokens that a frame of so many tokens can need; see `vision_layout`."""
+
+    def blocks(rows: int, columns: int) -> int:
+        """As if windows at one border, which are `side` long, shared blocks with nothing else."""
+        (down, low), (across, narrow) = divmod(rows, side), divmod(columns, side)
+        bottom = -(-across // (side // low)) if low else 0
+        right = -(-down // (side // narrow)) if narrow else 0
+        return down * across + bottom + right + bool(low and narrow)
+
     # Sides are rounded: an image of the longest shape allowed may be almost a token lower than its length says.
     shapes = ((rows, min(tokens // rows, MAX_ASPECT_RATIO * (rows + 1))) for rows in range(1, math.isqrt(tokens) + 1))
-    return max(-(-rows // side) * -(-columns // side) for rows, columns in shapes)
+    return max(blocks(*shape) for shape in shapes)

@@ -21,7 +21,7 @@ from pixel_reasoner_jax.trajectory import Trajectory
 Batch = dict[str, Any]
 """What the model takes, and what its loss asks for; see `pack`."""
 
-SHAPES = 4  # what a batch holds at most is divided in so many steps: of trained tokens a row, of rows of patches
+SHAPES = 4  # trained tokens a row, and rows of patches, come in no fewer than this part of what a batch can hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length
     Returns:
       The batch, with `jax.ShapeDtypeStruct` for arrays.
     """
-    images = -(-rows * row_length * geometry.merge_size**2 // (row_patches * SHAPES)) * SHAPES
+    images = -(-rows * row_length * geometry.merge_size**2 // row_patches)
 
     def shaped(*shape: int, dtype=np.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)

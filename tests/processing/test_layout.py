@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
-from pixel_reasoner_jax.processing import Geometry, Media, media_patches, vision_layout
+from pixel_reasoner_jax.processing import Geometry, Media, grid_patches, vision_layout
 
 GEOMETRY = Geometry()
 
@@ -40,11 +40,23 @@ def many(grids: list[tuple[int, int, int]]) -> list[Media]:
     return [numbered(grid, int(first)) for grid, first in zip(grids, firsts, strict=False)]
 
 
+def windows_of(vision: dict[str, np.ndarray], geometry: Geometry = GEOMETRY) -> list[tuple[int, ...]]:
+    """The numbers, from 0, of the patches of every window; a window is a run, and lies within a block."""
+    found = []
+    place = vision["patch_positions"] // (geometry.window_tokens * geometry.merge_size)
+    place = np.concatenate([vision["patch_segments"][..., None], place], axis=-1)
+    shape = (-1, geometry.window_patches)
+    for ids, where in zip(numbers(vision["patches"]).reshape(shape), place.reshape(*shape, 3), strict=True):
+        ends = np.flatnonzero((where[1:] != where[:-1]).any(-1)) + 1
+        found += [tuple(run - 1) for run in np.split(ids, ends) if run.any()]
+    return found
+
+
 @given(grids, st.integers(1, 3))
 @settings(max_examples=100, deadline=None)
 def test_layout_equals_transformers(grids, scale):
     media = many(grids)
-    row_patches = max(media_patches(item, GEOMETRY) for item in media) * scale
+    row_patches = max(grid_patches(item.grid, GEOMETRY) for item in media) * scale
     vision, places = vision_layout(media, GEOMETRY, row_patches)
     patches, segments = vision["patches"], vision["patch_segments"]
     assert patches.shape[1] == row_patches
@@ -59,11 +71,9 @@ def test_layout_equals_transformers(grids, scale):
     # The order within windows, and which patches share one.
     grid = torch.tensor(grids)
     order, boundaries = get_vision_window_index(grid, 2, 112, 14)
-    blocks = numbers(patches).reshape(-1, 64)
-    windows = [block[block > 0] - 1 for block in blocks if block.any()]
     theirs = np.split((order[:, None] * 4 + torch.arange(4)).reshape(-1).numpy(), boundaries[1:-1].tolist())
-    assert sorted(map(tuple, windows)) == sorted(map(tuple, theirs))
-    for block in blocks:  # padding comes last
+    assert sorted(windows_of(vision)) == sorted(map(tuple, theirs))
+    for block in numbers(patches).reshape(-1, 64):  # padding comes last
         assert (block[(block > 0).sum() :] == 0).all()
 
     # Which patches see each other in full attention: those of one frame.
@@ -97,10 +107,17 @@ def test_other_windows():
     media = many([(1, 6, 10), (2, 4, 4)])
     vision, places = vision_layout(media, geometry)
     order, boundaries = get_vision_window_index(torch.tensor([item.grid for item in media]), 2, 56, 14)
-    blocks = numbers(vision["patches"]).reshape(-1, 16)
-    windows = [tuple(block[block > 0] - 1) for block in blocks if block.any()]
     theirs = np.split((order[:, None] * 4 + torch.arange(4)).reshape(-1).numpy(), boundaries[1:-1].tolist())
-    assert sorted(windows) == sorted(map(tuple, theirs))
+    assert sorted(windows_of(vision, geometry)) == sorted(map(tuple, theirs))
+
+
+def test_small_windows_share_blocks():
+    """18 x 28 patches: 6 full windows, 2 and 3 at the borders and a corner, 504 patches in 8 blocks, not 12."""
+    assert grid_patches((1, 18, 28), GEOMETRY) == 8 * 64
+    assert grid_patches((1, 8, 14), GEOMETRY) == 2 * 64  # a full one, and one of 48
+    assert grid_patches((3, 2, 400), GEOMETRY) == 3 * 13 * 64  # 50 of 16 patches in every frame
+    vision, _ = vision_layout(many([(1, 18, 28)]), GEOMETRY)
+    assert (vision["patch_segments"] > 0).sum() == 504 and vision["patches"].shape == (1, 512, 1176)
 
 
 def test_media_given_twice_is_placed_once():
@@ -115,7 +132,7 @@ def test_largest_first_fills_rows():
     media = many([(1, 8, 8), (1, 8, 24), (1, 8, 8), (1, 8, 16)])  # 1, 3, 1 and 2 windows
     vision, _ = vision_layout(media, GEOMETRY, row_patches=4 * 64)
     assert len(vision["patches"]) == 2
-    with pytest.raises(ValueError, match="need 3 rows of 3 windows, not 2"):
+    with pytest.raises(ValueError, match="need 3 rows of 3 blocks, not 2"):
         vision_layout([*media, *many([(1, 8, 8)])], GEOMETRY, row_patches=3 * 64, rows=2)
 
 
@@ -127,7 +144,7 @@ def test_sizes_asked_for_and_nothing_to_show():
     assert places == []
     with pytest.raises(ValueError, match="multiple of a window's 64"):
         vision_layout(many([(1, 2, 2)]), GEOMETRY, row_patches=100)
-    with pytest.raises(ValueError, match="needs 4 attention windows; a row of patches has 2"):
+    with pytest.raises(ValueError, match="needs 4 blocks of patches; a row has 2"):
         vision_layout(many([(1, 16, 16)]), GEOMETRY, row_patches=128)
     with pytest.raises(ValueError, match="window_size 100"):
         Geometry(window_size=100)
