@@ -1,13 +1,15 @@
 """Updates against transformers on PyTorch, side by side: `python -m benchmarks.train_step [--quick] [--json]`.
 
 The same random model, the same trajectories with an image and a crop, the same AdamW with clipping; see `train_work`
-and `train_peer`. Loss and gradient norm of both sides must agree, before and after a step, or nothing is reported. On a
-CPU: float32, the rollouts' model with the released vocabulary. On a GPU, if JAX has one: the 3B preset in bfloat16.
+and `train_peer`. Loss and gradient norm of both sides must agree, before and after a step, or nothing is reported.
+Every side has a process of its own, as in use: in one, ours took a quarter longer. On a CPU: float32, the rollouts'
+model with the released vocabulary. On a GPU, if JAX has one: the 3B preset in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import json
@@ -77,6 +79,37 @@ def make_side(name: str, work: Work, phase: str, setting: Setting) -> Any:
     from benchmarks.train_peer import Peer  # PyTorch, whose memory our own processes do without
 
     return Peer(work, phase, dtype=setting.dtype, checkpointing=setting.checkpointing, compiled=name != "torch")
+
+
+class Apart:
+    """A side of `SIDES` in a process of its own, which makes an update whenever it is asked to; ends with its block."""
+
+    def __init__(self, name: str, directory: pathlib.Path, phase: str, setting: str):
+        options = ["--only", name, "--phase", phase, "--setting", setting, "--directory", str(directory)]
+        command = [sys.executable, "-m", "benchmarks.train_step", *options]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def update(self) -> tuple[float, float]:
+        """The loss and the gradient's norm before clipping."""
+        print(file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of {self._process.args} ended with {self._process.wait()}")
+        return tuple(json.loads(line))
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, *_) -> None:
+        with self._process:  # closes its input, at which it ends
+            pass
+
+
+def on_request(side: Any) -> None:
+    """Makes an update for each line of the input, and prints its figures: the other end of `Apart`."""
+    with contextlib.redirect_stdout(sys.stderr):
+        for _ in sys.stdin:
+            print(json.dumps(side.update()), file=sys.__stdout__, flush=True)
 
 
 def agree(figures: dict[str, list[tuple[float, float]]], tolerance: float) -> None:
@@ -170,7 +203,7 @@ def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
 
 
 def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
-    """Times in one process, memory in one for each side, and what a device does among `DEVICES`."""
+    """Times in turn, memory, and what a device does among `DEVICES`."""
     setting = SETTINGS["cpu"]
     train_work.save(directory, setting.model)
     work = train_work.build(directory, *setting.time)
@@ -183,9 +216,9 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
         print(f"{phase:24}{own:10.2f}{other:10.2f}{own / other:8.2f}")
     times = {}
     for phase in PHASES:
-        sides = {name: make_side(name, work, phase, setting) for name in SIDES}
-        times[phase] = timed(sides, 2 if quick else 9, setting.tolerance)
-        del sides
+        with contextlib.ExitStack() as stack:
+            sides = {name: stack.enter_context(Apart(name, directory, phase, "cpu")) for name in SIDES}
+            times[phase] = timed(sides, 2 if quick else 9, setting.tolerance)
         show_times(phase, setting.time, times[phase], flops, device)
     counts = {} if quick else {count: _devices(count, "cpu") for count in (1, DEVICES)}
     if counts:
@@ -295,6 +328,10 @@ def main() -> None:
         return
     enable_cache()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is for one process after the other
+    if args.only and args.updates is None:
+        setting = SETTINGS[args.setting]
+        on_request(make_side(args.only, train_work.build(args.directory, *setting.time), args.phase, setting))
+        return
     if args.only:
         print(json.dumps(alone(args.only, args.directory, args.phase, SETTINGS[args.setting], args.updates)))
         return

@@ -217,6 +217,16 @@ def test_an_update_is_timed_only_after_it_agreed(update):
     assert sides["torch"].updates == 1
 
 
+def test_a_side_in_a_process_of_its_own_makes_the_same_updates(update):
+    with train_step.Apart("ours", update.directory, "grpo", "tiny") as apart:
+        found = [apart.update() for _ in range(2)]
+    setting = train_step.SETTINGS["tiny"]
+    side = train_step.make_side("ours", update, "grpo", setting)
+    np.testing.assert_allclose(found, [side.update() for _ in range(2)], rtol=1e-3)
+    with train_step.Apart("ours", "/nowhere", "grpo", "tiny") as broken, pytest.raises((RuntimeError, BrokenPipeError)):
+        broken.update()
+
+
 @pytest.mark.slow
 def test_the_comparison_on_a_gpu_runs_here_too(tmp_path, monkeypatch, capsys):
     """The same code, in bfloat16 and with layers computed again, in one process on the CPU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -69,10 +70,34 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         x = x.astype(self.dtype)
-        y = jnp.tensordot(x, self.kernel[...].astype(self.dtype), axes=self.inputs)
+        y = _product(x, self.kernel[...].astype(self.dtype), self.inputs)
         if self.adapter is not None:
             y = y + self.adapter(x)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: Array, kernel: Array, inputs: int) -> Array:
+    """x [*batch, *inputs] by kernel [*inputs, *outputs], over so many axes of inputs.
+
+    Its backward pass asks for the kernel's gradient as the kernel lies. Differentiation by JAX asks for the transpose,
+    for which XLA on a CPU copies one operand transposed.
+    """
+    return jnp.tensordot(x, kernel, axes=inputs)
+
+
+def _product_forward(x, kernel, inputs):
+    return _product(x, kernel, inputs), (x, kernel)
+
+
+def _product_backward(inputs, saved, gradient):
+    x, kernel = saved
+    outputs, batch = kernel.ndim - inputs, tuple(range(x.ndim - inputs))
+    over_outputs = tuple(range(gradient.ndim - outputs, gradient.ndim)), tuple(range(inputs, kernel.ndim))
+    return jnp.tensordot(gradient, kernel, axes=over_outputs), jnp.tensordot(x, gradient, axes=(batch, batch))
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 class RMSNorm(nnx.Module):

@@ -1,0 +1,34 @@
+"""The parts of both towers against JAX's own operations."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from pixel_reasoner_jax.models.layers import Linear
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [((6,), (5,)), ((6,), (3, 2, 4)), ((2, 3), (5,)), ((2, 3), (4, 2))], ids=str
+)
+@pytest.mark.parametrize("batch", [(7,), (2, 3)], ids=str)
+def test_gradients_of_a_projection_are_those_of_jax(inputs, outputs, batch):
+    options = dict(bias=False, dtype=jnp.float32, param_dtype=jnp.float32)
+    linear = Linear(inputs, outputs, ("in",) * len(inputs) + ("out",) * len(outputs), rngs=nnx.Rngs(0), **options)
+    graph, params = nnx.split(linear)
+    x = jax.random.normal(jax.random.key(1), (*batch, *inputs))
+    weight = jax.random.normal(jax.random.key(2), (*batch, *outputs))
+
+    def ours(params, x):
+        return (nnx.merge(graph, params)(x) * weight).sum()
+
+    def plain(kernel, x):
+        return (jnp.tensordot(x, kernel, axes=len(inputs)) * weight).sum()
+
+    found = jax.value_and_grad(ours, (0, 1))(params, x)
+    expected = jax.value_and_grad(plain, (0, 1))(linear.kernel[...], x)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
