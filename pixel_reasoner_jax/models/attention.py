@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -106,15 +107,16 @@ def _attend_forward(query, query_segments, order, key, value, segments):
     weights = jnp.exp(scores - highest)
     total = weights.sum(axis=-1, keepdims=True)
     out = _sum_by_head("bhqk,bhkd->bhqd", weights.astype(value.dtype), value) / total
-    out = out.astype(query.dtype)
-    return out, (query, query_segments, order, key, value, segments, out, highest + jnp.log(total))
+    out = checkpoint_name(out.astype(query.dtype), kernels.SAVED)
+    normalizer = checkpoint_name(highest + jnp.log(total), kernels.SAVED)
+    return out, (query, query_segments, order, key, value, segments, normalizer)
 
 
 def _attend_backward(saved, gradient):
-    query, query_segments, order, key, value, segments, out, normalizer = saved
+    query, query_segments, order, key, value, segments, normalizer = saved
     weights = jnp.exp(_scores(query, query_segments, order, key, segments) - normalizer)
     by_weight = _sum_by_head("bhqd,bhkd->bhqk", gradient.astype(value.dtype), value)
-    expected = (gradient.astype(jnp.float32) * out).sum(axis=-1, keepdims=True)
+    expected = (weights * by_weight).sum(axis=-1, keepdims=True)
     by_score = (weights * (by_weight - expected)).astype(query.dtype)
     by_query = _sum_by_head("bhqk,bhkd->bhqd", by_score, key).astype(query.dtype)
     by_key = _over_queries(by_score, query).astype(key.dtype)

@@ -31,8 +31,8 @@ LANES = 128  # both kernels want lengths in multiples of this
 BLOCK = 512  # tokens of a block of splash attention, at most
 SMALLEST_HEAD = 16  # Triton's matrix products want this many elements
 
-# The name of what splash attention's backward pass needs of its forward pass, for remat policies.
-SAVED = "splash_attention"
+# The name of what attention's backward pass needs of its forward pass, for remat policies.
+SAVED = "attention"
 
 # The kernels say nothing of their cost, and no count of their grids' cells tells which blocks are left out. So their
 # calls carry `attention_flops` as attributes of this name, in a traced program and in a compiled one. (In the text of

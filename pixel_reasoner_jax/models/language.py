@@ -31,14 +31,13 @@ class DecoderLayer(nnx.Module):
 
     def project(self, x: Float[Array, "batch tokens size"], rotation: Rotation) -> tuple[Array, Array, Array]:
         """Rotated queries [batch, tokens, heads, head] and keys, and values [batch, kv_heads, tokens, head]."""
-        x = self.norm1(x)
-        query, key = rotate(self.query(x), rotation), rotate(self.key(x), rotation)
-        return query, key.swapaxes(1, 2), self.value(x).swapaxes(1, 2)
+        query, key, value = self.norm1.project(x, self.query, self.key, self.value)
+        return rotate(query, rotation), rotate(key, rotation).swapaxes(1, 2), value.swapaxes(1, 2)
 
     def finish(self, x: Float[Array, "batch tokens size"], attended: Array) -> Float[Array, "batch tokens size"]:
         """Everything after attention."""
         x = x + self.out(attended)
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(x, self.norm2)
 
 
 class Decoder(nnx.Module):

@@ -87,7 +87,8 @@ def _product(x: Array, kernel: Array, inputs: int) -> Array:
 
 
 def _product_forward(x, kernel, inputs):
-    return _product(x, kernel, inputs), (x, kernel)
+    # Not `_product`, whose product a remat policy would not see.
+    return jnp.tensordot(x, kernel, axes=inputs), (x, kernel)
 
 
 def _product_backward(inputs, saved, gradient):
@@ -101,26 +102,29 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm (Zhang & Sennrich, 2019) over the last axis, in float32.
-
-    The backward pass computes it again from its input.
-    """
+    """Root-mean-square norm (Zhang & Sennrich, 2019) over the last axis, in float32."""
 
     def __init__(self, size: int, *, eps: float, param_dtype):
         self.eps = eps
         self.scale = nnx.Param(jnp.ones((size,), param_dtype), axes=("norm",))
 
     def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-        def norm(x, scale):
-            y = x.astype(jnp.float32)
-            y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-            return (y * scale.astype(jnp.float32)).astype(x.dtype)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
 
-        return jax.checkpoint(norm, prevent_cse=False)(x, self.scale[...])
+    def project(self, x: Float[Array, "*batch size"], *projections: Linear) -> tuple[Array, ...]:
+        """Projections of the normalized values, which the backward pass computes again from x."""
+
+        def projected(x):
+            y = self(x)
+            return tuple(project(y) for project in projections)
+
+        return jax.checkpoint(projected, prevent_cse=False)(x)
 
 
 class SwiGLU(nnx.Module):
-    """Gated MLP, down(silu(gate(x)) * up(x)) (Shazeer, 2020).
+    """Gated MLP of normalized values, down(silu(gate(x)) * up(x)) (Shazeer, 2020).
 
     The backward pass computes the product again: of the hidden values it keeps two arrays, not four.
     """
@@ -130,9 +134,9 @@ class SwiGLU(nnx.Module):
         self.up = Linear((size,), (hidden,), ("embed", "mlp"), **options)
         self.down = Linear((hidden,), (size,), ("mlp", "embed"), **options)
 
-    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+    def __call__(self, x: Float[Array, "*batch size"], norm: RMSNorm) -> Float[Array, "*batch size"]:
         finish = jax.checkpoint(lambda gate, up: self.down(jax.nn.silu(gate) * up), prevent_cse=False)
-        return finish(self.gate(x), self.up(x))
+        return finish(*norm.project(x, self.gate, self.up))
 
 
 Rotation = tuple[Float[Array, "*batch half"], Float[Array, "*batch half"]]

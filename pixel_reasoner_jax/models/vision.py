@@ -41,7 +41,7 @@ class VisionLayer(nnx.Module):
         full: bool,
         mesh: Mesh | None,
     ) -> Float[Array, "rows patches size"]:
-        qkv = self.qkv(self.norm1(x))
+        (qkv,) = self.norm1.project(x, self.qkv)
         query, key, value = (qkv[:, :, i] for i in range(3))
         query, key = rotate(query, rotation), rotate(key, rotation)
         if full:
@@ -52,7 +52,7 @@ class VisionLayer(nnx.Module):
             groups = groups.reshape(blocks)
             attended = dense_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), groups, causal=False)
         x = x + self.out(attended.reshape(*x.shape[:2], *attended.shape[2:]))
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(x, self.norm2)
 
 
 class Merger(nnx.Module):

@@ -30,7 +30,7 @@ def token_logprobs(
     *,
     temperature: float | Float[Array, "*batch tokens"] = 1.0,
     forbidden: Bool[Array, " vocab"] | None = None,
-    chunk: int = 1024,
+    chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "*batch tokens"], Float[Array, "*batch tokens"]]:
     """Log-probability of each target and the entropy of the distribution it comes from, both float32 in nats.
@@ -47,7 +47,8 @@ def token_logprobs(
       targets: token ids. A forbidden target gets about -1e30 and a meaningless gradient: mask it.
       temperature: sampling temperature, one for all or one a position; positive.
       forbidden: tokens that cannot be sampled.
-      chunk: positions at a time, on each device.
+      chunk: positions at a time, on each device. None: as many as the model is wide, so that their logits take no more
+        room than the projection's gradient, which every chunk reads and writes; 512 at least, 1,024 at most.
       mesh: that the batch is dealt out on.
 
     Returns:
@@ -58,7 +59,10 @@ def token_logprobs(
     parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
     if rows % parts:  # such a batch is whole on every device
         mesh, parts = None, 1
-    size = min(max(chunk * parts // max(rows, 1), 1), tokens)
+    if chunk is None:
+        chunk = min(max(hidden.shape[-1], 512), 1024)
+    chunks = max(-(-tokens // max(chunk * parts // max(rows, 1), 1)), 1)
+    size = -(-tokens // chunks)
     temperature = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), targets.shape)
 
     def split(array, fill):  # [*batch, tokens, ...] -> [chunks, rows, size, ...]
