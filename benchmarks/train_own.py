@@ -79,6 +79,6 @@ def model_flops(work: Work, config: Config) -> float:
         embedded = model.embed(batch["tokens"], batch["vision_index"], model.encode_vision(batch["vision"]))
         hidden = model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
         trained = batch["targets"].shape[1]
-        return token_logprobs(hidden[:, :trained], model.head_kernel(), batch["targets"])
+        return token_logprobs(hidden[:, :trained], model.output_embedding(), batch["targets"])
 
     return 3 * count_flops(jax.jit(forward).trace(params, batch(work)).jaxpr).products

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.models.attention import BLOCK, attention, cached_attention
@@ -14,6 +15,12 @@ from pixel_reasoner_jax.parallel.sharding import constrain, locally
 
 Cache = dict[str, Array]
 AXES = ("batch", None, None)  # of values between layers
+
+
+def token_embedding(config: Config, key: Array, param_dtype: DTypeLike) -> nnx.Param:
+    """A vector for every token, [vocab, size]."""
+    shape = config.vocab_size, config.hidden_size
+    return nnx.Param(config.initializer_range * jax.random.normal(key, shape, param_dtype), axes=("vocab", "embed"))
 
 
 class DecoderLayer(nnx.Module):
@@ -48,11 +55,7 @@ class Decoder(nnx.Module):
         self.config = config
         self.mesh = mesh
         self.dtype = dtype
-        self.embedding = nnx.Param(
-            config.initializer_range
-            * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size), param_dtype),
-            axes=("vocab", "embed"),
-        )
+        self.embedding = token_embedding(config, rngs.params(), param_dtype)
         self.layers = stack(DecoderLayer, config.num_hidden_layers, config, **options)
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, param_dtype=param_dtype)
 

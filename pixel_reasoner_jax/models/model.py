@@ -13,8 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.models import lora, weights
 from pixel_reasoner_jax.models.config import Config
-from pixel_reasoner_jax.models.language import Cache, Decoder
-from pixel_reasoner_jax.models.layers import Linear
+from pixel_reasoner_jax.models.language import Cache, Decoder, token_embedding
 from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
 from pixel_reasoner_jax.parallel.sharding import check_sizes, constrain, locally, param_shardings
@@ -58,9 +57,7 @@ class Qwen2_5_VL(nnx.Module):
         self.mesh = mesh
         self.vision = VisionTower(config.vision, mesh=mesh, **options)
         self.language = Decoder(config, mesh=mesh, **options)
-        shape = (config.hidden_size,), (config.vocab_size,)
-        tied = config.tie_word_embeddings
-        self.head = None if tied else Linear(*shape, ("embed", "vocab"), bias=False, **options)
+        self.head = None if config.tie_word_embeddings else token_embedding(config, rngs.params(), param_dtype)
 
     @classmethod
     def create(cls, config: Config, seed: int = 0, *, mesh: Mesh | None = None, **options) -> Qwen2_5_VL:
@@ -197,14 +194,14 @@ class Qwen2_5_VL(nnx.Module):
         """
         return self.language.extend(embeddings, positions, counts, cache, rows)
 
-    def head_kernel(self) -> Float[Array, "size vocab"]:
-        """The matrix from states to logits, tied to the embeddings or its own, in the parameters' type."""
-        return self.language.embedding[...].T if self.head is None else self.head.kernel[...]
+    def output_embedding(self) -> Float[Array, "vocab size"]:
+        """What states are multiplied with for logits: the tokens' embeddings or its own, in the parameters' type."""
+        return self.language.embedding[...] if self.head is None else self.head[...]
 
     def logits(self, hidden: Float[Array, "*batch size"]) -> Float[Array, "*batch vocab"]:
         """Float32 logits of states."""
-        kernel = self.head_kernel().astype(hidden.dtype)
-        logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+        embedding = self.output_embedding().astype(hidden.dtype)
+        logits = jnp.einsum("...h,vh->...v", hidden, embedding, preferred_element_type=jnp.float32)
         return constrain(logits, ("batch", *(None,) * (logits.ndim - 2), "vocab"), self.mesh)
 
 

@@ -103,7 +103,7 @@ def places(config: Config) -> dict[str, Place]:
     mlp(f"{theirs}.mlp", f"{ours}.mlp", size, config.intermediate_size, depth, bias=False)
     add("model.norm.weight", "language.norm.scale", (size,))
     if not config.tie_word_embeddings:
-        linear("lm_head", "head", config.vocab_size, size, bias=False)
+        add("lm_head.weight", "head", (config.vocab_size, size))
     return table
 
 

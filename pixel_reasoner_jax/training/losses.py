@@ -25,7 +25,7 @@ MAX_LOG_RATIO = 20.0  # a ratio beyond e**20 would overflow into NaN gradients; 
 
 def token_logprobs(
     hidden: Float[Array, "*batch tokens width"],
-    kernel: Float[Array, "width vocab"],
+    embedding: Float[Array, "vocab width"],
     targets: Int[Array, "*batch tokens"],
     *,
     temperature: float | Float[Array, "*batch tokens"] = 1.0,
@@ -35,20 +35,20 @@ def token_logprobs(
 ) -> tuple[Float[Array, "*batch tokens"], Float[Array, "*batch tokens"]]:
     """Log-probability of each target and the entropy of the distribution it comes from, both float32 in nats.
 
-    The distribution is softmax(hidden @ kernel / temperature) over the tokens that are not forbidden. About `chunk`
-    positions are worked on at a time and the backward pass computes their logits again, so neither pass holds an
-    array of positions x vocabulary. Chunks are cut along the last token axis only, which leaves a sharded batch
-    axis sharded. On a mesh, its parts work through their own rows: the projection is gathered and its gradient summed
+    The distribution is softmax(hidden @ embedding.T / temperature) over the tokens that are not forbidden. About
+    `chunk` positions are worked on at a time and the backward pass computes their logits again, so neither pass holds
+    an array of positions x vocabulary. Chunks are cut along the last token axis only, which leaves a sharded batch
+    axis sharded. On a mesh, its parts work through their own rows: the embedding is gathered and its gradient summed
     over them once, where the compiler by itself would do both for every chunk.
 
     Args:
       hidden: final hidden states that predict the targets; their type is the type of the matrix products.
-      kernel: output projection. Its gradient is accumulated in float32.
+      embedding: of the output. Its gradient is accumulated in float32.
       targets: token ids. A forbidden target gets about -1e30 and a meaningless gradient: mask it.
       temperature: sampling temperature, one for all or one a position; positive.
       forbidden: tokens that cannot be sampled.
       chunk: positions at a time, on each device. None: as many as the model is wide, so that their logits take no more
-        room than the projection's gradient, which every chunk reads and writes; 512 at least, 1,024 at most.
+        room than the embedding's gradient, which every chunk reads and writes; 512 at least, 1,024 at most.
       mesh: that the batch is dealt out on.
 
     Returns:
@@ -75,7 +75,7 @@ def token_logprobs(
         return jnp.moveaxis(array, 0, 1).reshape(rows, -1)[:, :tokens].reshape(targets.shape)
 
     logprobs, entropy = _chunked_logprobs(
-        mesh, split(hidden, 0), kernel, split(targets, 0), split(temperature, 1), forbidden
+        mesh, split(hidden, 0), embedding, split(targets, 0), split(temperature, 1), forbidden
     )
     return join(logprobs), lax.stop_gradient(join(entropy))
 
@@ -148,9 +148,9 @@ def grpo_loss(
     return loss, lax.stop_gradient(diagnostics)
 
 
-def _logits(hidden, kernel, temperature, forbidden):
+def _logits(hidden, embedding, temperature, forbidden):
     """float32 [rows, size, vocab] of one chunk."""
-    logits = jnp.einsum("rsh,hv->rsv", hidden, kernel, preferred_element_type=jnp.float32) / temperature[..., None]
+    logits = jnp.einsum("rsh,vh->rsv", hidden, embedding, preferred_element_type=jnp.float32) / temperature[..., None]
     return logits if forbidden is None else jnp.where(forbidden, FORBIDDEN_LOGIT, logits)
 
 
@@ -181,52 +181,51 @@ def _by_rows(function, mesh: Mesh | None, results: int, whole: Sequence[int], st
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked_logprobs(mesh, hidden, kernel, targets, temperature, forbidden):
-    return _chunked_forward(mesh, hidden, kernel, targets, temperature, forbidden)[0]
+def _chunked_logprobs(mesh, hidden, embedding, targets, temperature, forbidden):
+    return _chunked_forward(mesh, hidden, embedding, targets, temperature, forbidden)[0]
 
 
-def _chunked_forward(mesh, hidden, kernel, targets, temperature, forbidden):
+def _chunked_forward(mesh, hidden, embedding, targets, temperature, forbidden):
     def forward(hidden, weights, targets, temperature, forbidden):
         def step(_, chunk):
             hidden, targets, temperature = chunk
             logits = _logits(hidden, weights, temperature, forbidden)
             normalizers = jax.nn.logsumexp(logits, axis=-1)
             picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-            entropy = normalizers - (jnp.exp(logits - normalizers[..., None]) * logits).sum(-1)
+            below = normalizers[..., None] - logits
+            entropy = (jnp.exp(-below) * below).sum(-1)
             return None, (picked - normalizers, entropy, normalizers)
 
         return lax.scan(step, None, (hidden, targets, temperature))[1]
 
     logprobs, entropy, normalizers = _by_rows(forward, mesh, 3, whole=(1, 4))(
-        hidden, kernel.astype(hidden.dtype), targets, temperature, forbidden
+        hidden, embedding.astype(hidden.dtype), targets, temperature, forbidden
     )
-    return (logprobs, entropy), (hidden, kernel, targets, temperature, forbidden, normalizers)
+    return (logprobs, entropy), (hidden, embedding, targets, temperature, forbidden, normalizers)
 
 
 def _chunked_backward(mesh, residuals, cotangents):
-    hidden, kernel, targets, temperature, forbidden, normalizers = residuals
+    hidden, embedding, targets, temperature, forbidden, normalizers = residuals
 
     def backward(hidden, weights, targets, temperature, forbidden, normalizers, cotangents):
-        def step(kernel_gradient, chunk):
+        def step(total, chunk):
             hidden, targets, temperature, normalizers, cotangent = chunk
             logits = _logits(hidden, weights, temperature, forbidden)
             picked = lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
             gradient = (picked - jnp.exp(logits - normalizers[..., None])) * (cotangent / temperature)[..., None]
             gradient = gradient.astype(hidden.dtype)
-            hidden_gradient = jnp.einsum("rsv,hv->rsh", gradient, weights)
-            kernel_gradient += jnp.einsum("rsh,rsv->hv", hidden, gradient, preferred_element_type=jnp.float32)
-            return kernel_gradient, hidden_gradient
+            hidden_gradient = jnp.einsum("rsv,vh->rsh", gradient, weights)
+            total += jnp.einsum("rsv,rsh->vh", gradient, hidden, preferred_element_type=jnp.float32)
+            return total, hidden_gradient
 
         zeros = jnp.zeros(weights.shape, jnp.float32)
-        kernel_gradient, hidden_gradient = lax.scan(
-            step, zeros, (hidden, targets, temperature, normalizers, cotangents)
-        )
-        return hidden_gradient, kernel_gradient[None]
+        total, hidden_gradient = lax.scan(step, zeros, (hidden, targets, temperature, normalizers, cotangents))
+        return hidden_gradient, total[None]
 
-    hidden_gradient, kernel_gradients = _by_rows(backward, mesh, 2, whole=(1, 4), stacked=1)(
-        hidden, kernel.astype(hidden.dtype), targets, temperature, forbidden, normalizers, cotangents[0]
+    hidden_gradient, totals = _by_rows(backward, mesh, 2, whole=(1, 4), stacked=1)(
+        hidden, embedding.astype(hidden.dtype), targets, temperature, forbidden, normalizers, cotangents[0]
     )
-    return hidden_gradient, kernel_gradients.sum(0).astype(kernel.dtype), None, None, None
+    return hidden_gradient, totals.sum(0).astype(embedding.dtype), None, None, None
 
 
 _chunked_logprobs.defvjp(_chunked_forward, _chunked_backward)

@@ -98,7 +98,7 @@ class Trainer:
             hidden = jnp.take_along_axis(hidden, targets[..., None] - 1, axis=1)
             logprobs, entropy = token_logprobs(
                 hidden,
-                model.head_kernel(),
+                model.output_embedding(),
                 jnp.take_along_axis(batch["tokens"], targets, axis=1),
                 temperature=batch["temperatures"],
                 forbidden=forbidden,

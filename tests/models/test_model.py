@@ -141,7 +141,7 @@ def test_unknown_remat_policy_lists_the_known():
 def test_types():
     model = Qwen2_5_VL.create(CONFIG, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     batch = our_batch([make_row([5, (4, 6), 6], 0)], 32, 64, 1)
-    assert model.head_kernel().dtype == jnp.float32
+    assert model.output_embedding().dtype == jnp.float32
     assert jax.eval_shape(model.encode_vision, batch["vision"]).dtype == jnp.bfloat16
     assert jax.eval_shape(model, batch).dtype == jnp.float32
     assert jax.eval_shape(lambda: model.init_cache(1, 8))["k"].dtype == jnp.bfloat16

@@ -21,7 +21,7 @@ def make_inputs(batch=(3, 11), seed=0):
     rng = np.random.default_rng(seed)
     return dict(
         hidden=rng.normal(size=(*batch, WIDTH)),
-        kernel=rng.normal(size=(WIDTH, VOCAB)),
+        embedding=rng.normal(size=(VOCAB, WIDTH)),
         targets=rng.integers(3, VOCAB, size=batch),
         temperature=rng.uniform(0.5, 1.5, size=batch),
         forbidden=np.arange(VOCAB) < 3,
@@ -29,15 +29,15 @@ def make_inputs(batch=(3, 11), seed=0):
     )
 
 
-def reference(hidden, kernel, targets, temperature, forbidden, weights):
+def reference(hidden, embedding, targets, temperature, forbidden, weights):
     """Log-probabilities, entropy, and the closed-form gradient of sum(weights * logprobs), in float64."""
-    logits = np.where(forbidden, -np.inf, hidden @ kernel / temperature[..., None])
+    logits = np.where(forbidden, -np.inf, hidden @ embedding.T / temperature[..., None])
     logits -= logits.max(-1, keepdims=True)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     logprobs = np.log(np.take_along_axis(probabilities, targets[..., None], -1))[..., 0]
     entropy = -np.where(probabilities > 0, probabilities * np.log(np.maximum(probabilities, 1e-300)), 0).sum(-1)
     gradient = (np.eye(VOCAB)[targets] - probabilities) * (weights / temperature)[..., None]
-    return logprobs, entropy, gradient @ kernel.T, hidden.reshape(-1, WIDTH).T @ gradient.reshape(-1, VOCAB)
+    return logprobs, entropy, gradient @ embedding, gradient.reshape(-1, VOCAB).T @ hidden.reshape(-1, WIDTH)
 
 
 @pytest.mark.parametrize("batch", [(11,), (3, 11), (2, 2, 7)])
@@ -45,10 +45,10 @@ def reference(hidden, kernel, targets, temperature, forbidden, weights):
 def test_token_logprobs_match_float64(batch, chunk):
     inputs = make_inputs(batch)
 
-    def objective(hidden, kernel):
+    def objective(hidden, embedding):
         logprobs, entropy = token_logprobs(
             hidden,
-            kernel,
+            embedding,
             jnp.asarray(inputs["targets"]),
             temperature=jnp.asarray(inputs["temperature"], jnp.float32),
             forbidden=jnp.asarray(inputs["forbidden"]),
@@ -57,7 +57,7 @@ def test_token_logprobs_match_float64(batch, chunk):
         # The entropy is a diagnostic: weighing it in must not change the gradient.
         return (logprobs * inputs["weights"]).sum() + entropy.sum(), (logprobs, entropy)
 
-    arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "kernel")]
+    arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "embedding")]
     gradients, (logprobs, entropy) = jax.jit(jax.grad(objective, argnums=(0, 1), has_aux=True))(*arguments)
     for got, expected in zip((logprobs, entropy, *gradients), reference(**inputs), strict=True):
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
@@ -65,19 +65,19 @@ def test_token_logprobs_match_float64(batch, chunk):
 
 def test_token_logprobs_in_bfloat16_accumulate_in_float32():
     inputs = make_inputs((2, 64))
-    hidden, kernel = (jnp.asarray(inputs[name], jnp.bfloat16) for name in ("hidden", "kernel"))
-    rounded = inputs | {"hidden": np.asarray(hidden, np.float64), "kernel": np.asarray(kernel, np.float64)}
+    hidden, embedding = (jnp.asarray(inputs[name], jnp.bfloat16) for name in ("hidden", "embedding"))
+    rounded = inputs | {"hidden": np.asarray(hidden, np.float64), "embedding": np.asarray(embedding, np.float64)}
     temperature = jnp.asarray(inputs["temperature"], jnp.float32)
     arguments = (jnp.asarray(inputs["targets"]),)
     options = dict(temperature=temperature, forbidden=jnp.asarray(inputs["forbidden"]), chunk=16)
-    logprobs, entropy = token_logprobs(hidden, kernel, *arguments, **options)
+    logprobs, entropy = token_logprobs(hidden, embedding, *arguments, **options)
     assert logprobs.dtype == entropy.dtype == jnp.float32
     expected = reference(**rounded)
     np.testing.assert_allclose(logprobs, expected[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(entropy, expected[1], rtol=1e-4, atol=1e-4)
-    # A float32 kernel under bfloat16 activations gets a float32 gradient.
+    # A float32 embedding under bfloat16 activations gets a float32 gradient.
     gradient = jax.grad(lambda k: (token_logprobs(hidden, k, *arguments, **options)[0] * inputs["weights"]).sum())(
-        kernel.astype(jnp.float32)
+        embedding.astype(jnp.float32)
     )
     assert gradient.dtype == jnp.float32
     np.testing.assert_allclose(gradient, expected[3], rtol=0.02, atol=0.05)
@@ -86,14 +86,14 @@ def test_token_logprobs_in_bfloat16_accumulate_in_float32():
 def test_no_array_of_tokens_by_vocabulary_is_whole():
     rows, tokens, width, vocab, chunk = 4, 256, 8, 4096, 64
 
-    def loss(hidden, kernel, targets):
-        logprobs, entropy = token_logprobs(hidden, kernel, targets, forbidden=jnp.arange(vocab) < 2, chunk=chunk)
+    def loss(hidden, embedding, targets):
+        logprobs, entropy = token_logprobs(hidden, embedding, targets, forbidden=jnp.arange(vocab) < 2, chunk=chunk)
         value, diagnostics = grpo_loss(logprobs, logprobs, entropy, targets > 5, 100.0, entropy=entropy)
         return value, diagnostics
 
     arguments = (
         jax.ShapeDtypeStruct((rows, tokens, width), jnp.float32),
-        jax.ShapeDtypeStruct((width, vocab), jnp.float32),
+        jax.ShapeDtypeStruct((vocab, width), jnp.float32),
         jax.ShapeDtypeStruct((rows, tokens), jnp.int32),
     )
     lowered = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*arguments)
@@ -169,10 +169,10 @@ def test_grpo_gradient_through_the_network_matches_float64():
     _, weights, _ = grpo_reference(logprobs, sampled, advantages, train, normalizer, 0.2, 0.35)
     _, _, *expected = reference(**(inputs | {"weights": weights}))
 
-    def loss(hidden, kernel, rows):
+    def loss(hidden, embedding, rows):
         values, _ = token_logprobs(
             hidden[rows],
-            kernel,
+            embedding,
             jnp.asarray(inputs["targets"][rows]),
             temperature=jnp.asarray(inputs["temperature"][rows], jnp.float32),
             forbidden=jnp.asarray(inputs["forbidden"]),
@@ -180,7 +180,7 @@ def test_grpo_gradient_through_the_network_matches_float64():
         )
         return grpo_loss(values, *(jnp.asarray(a[rows]) for a in (sampled, advantages, train)), normalizer)[0]
 
-    arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "kernel")]
+    arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "embedding")]
     parts = [jax.grad(loss, argnums=(0, 1))(*arguments, slice(start, start + 2)) for start in (0, 2)]
     for got, want in zip(jax.tree.map(np.add, *parts), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
@@ -215,29 +215,29 @@ from pixel_reasoner_jax.training.losses import token_logprobs
 
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
 random = np.random.default_rng(0)
-hidden, kernel = random.normal(size=(8, 13, 16)), random.normal(size=(16, 32))
+hidden, embedding = random.normal(size=(8, 13, 16)), random.normal(size=(32, 16))
 targets = random.integers(0, 31, (8, 13))
 weights = random.normal(size=targets.shape)
 forbidden = np.arange(32) == 31
 
-def loss(hidden, kernel, mesh):
+def loss(hidden, embedding, mesh):
     logprobs, entropy = token_logprobs(
-        hidden, kernel, jnp.asarray(targets), temperature=0.7, forbidden=forbidden, chunk=4, mesh=mesh
+        hidden, embedding, jnp.asarray(targets), temperature=0.7, forbidden=forbidden, chunk=4, mesh=mesh
     )
     return (weights * logprobs).sum(), (logprobs, entropy)
 
-def run(hidden, kernel, mesh):
+def run(hidden, embedding, mesh):
     step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
-    return step(jnp.asarray(hidden, jnp.float32), jnp.asarray(kernel, jnp.float32), mesh)
+    return step(jnp.asarray(hidden, jnp.float32), jnp.asarray(embedding, jnp.float32), mesh)
 
 place = lambda x, *spec: jax.device_put(np.float32(x), NamedSharding(mesh, P(*spec)))
 for rows in (8, 6):  # the parts of the mesh divide 8 rows, and 6 stay whole
     hidden, targets, weights = hidden[:rows], targets[:rows], weights[:rows]
     dealt = place(hidden, ("data", "fsdp") if rows == 8 else None)
     sharded = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)(
-        dealt, place(kernel, "fsdp", "tensor"), mesh
+        dealt, place(embedding, "tensor", "fsdp"), mesh
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), sharded, run(hidden, kernel, None))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), sharded, run(hidden, embedding, None))
 print("equal")
 """
 

@@ -79,7 +79,7 @@ def test_packed_and_accumulated_is_what_every_sequence_alone_adds_up_to(start, p
 
 
 def test_grpo_gradient_equals_the_equation_in_float64(start, model, processor, sequences):
-    """The gradient with respect to the head's kernel, by way of dL/dlogits, written out in float64."""
+    """The gradient with respect to the output embedding, by way of dL/dlogits, written out in float64."""
     batches = pack(sequences, processor, rows=8, row_length=160)
     (batch,) = batches
     logits = np.asarray(model(batch), np.float64)
@@ -101,12 +101,12 @@ def test_grpo_gradient_equals_the_equation_in_float64(start, model, processor, s
     np.put_along_axis(onehot, chosen[..., None], 1.0, -1)
     d_logits = d_logprob[..., None] * (onehot - probability)
 
-    untied = _loss_of_kernel(model, batch, grpo)
-    kernel = np.asarray(model.head_kernel())
-    value, gradient = jax.value_and_grad(untied)(jnp.asarray(kernel))
+    untied = _loss_of_embedding(model, batch, grpo)
+    embedding = np.asarray(model.output_embedding())
+    value, gradient = jax.value_and_grad(untied)(jnp.asarray(embedding))
     hidden = np.asarray(_hidden(model, batch), np.float64)[rows, targets - 1]
     np.testing.assert_allclose(value, expected_loss, rtol=1e-5)
-    np.testing.assert_allclose(gradient, np.einsum("rkh,rkv->hv", hidden, d_logits), atol=1e-6)
+    np.testing.assert_allclose(gradient, np.einsum("rkv,rkh->vh", d_logits, hidden), atol=1e-6)
     _, metrics = step(model, grpo, batches)
     np.testing.assert_allclose(metrics["loss"], expected_loss, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_fraction"], ((unclipped > clipped) & mask).sum() / mask.sum(), rtol=1e-5)
@@ -117,18 +117,18 @@ def _hidden(model, batch):
     return model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
 
 
-def _loss_of_kernel(model, batch, loss):
+def _loss_of_embedding(model, batch, loss):
     from pixel_reasoner_jax.training.losses import token_logprobs
 
     rows = np.arange(len(batch["tokens"]))[:, None]
     hidden = _hidden(model, batch)[rows, batch["targets"] - 1]
     chosen = batch["tokens"][rows, batch["targets"]]
 
-    def of_kernel(kernel):
-        logprobs, entropy = token_logprobs(hidden, kernel, chosen)
+    def of_embedding(embedding):
+        logprobs, entropy = token_logprobs(hidden, embedding, chosen)
         return loss(logprobs, entropy, batch, float(batch["target_mask"].sum()))[0]
 
-    return of_kernel
+    return of_embedding
 
 
 def test_what_is_masked_carries_no_loss(start, processor, sequences):
