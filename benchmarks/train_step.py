@@ -92,12 +92,16 @@ class Apart:
     def update(self) -> tuple[float, float]:
         """The loss and the gradient's norm before clipping."""
         print(file=self._process.stdin, flush=True)
+        return tuple(self._answer())
+
+    def _answer(self) -> Any:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the process of {self._process.args} ended with {self._process.wait()}")
-        return tuple(json.loads(line))
+        return json.loads(line)
 
     def __enter__(self) -> Apart:
+        self._answer()
         return self
 
     def __exit__(self, *_) -> None:
@@ -106,7 +110,9 @@ class Apart:
 
 
 def on_request(side: Any) -> None:
-    """Makes an update for each line of the input, and prints its figures: the other end of `Apart`."""
+    """Makes an update for each line of the input, and prints its figures, after a line that says that it is ready: the
+    other end of `Apart`."""
+    print(json.dumps("ready"), flush=True)
     with contextlib.redirect_stdout(sys.stderr):
         for _ in sys.stdin:
             print(json.dumps(side.update()), file=sys.__stdout__, flush=True)

@@ -28,7 +28,7 @@ def vision_rows(media: Sequence[Media], geometry: Geometry, row_patches: int, to
     Args:
       media, geometry, row_patches: see `vision_layout`.
       tokens: the most visual tokens that `media` may have in such a batch.
-      shapes: the least number is this part of what `tokens` need in full rows, which is the most while it is enough.
+      shapes: at least 1/shapes of the rows that `tokens` fill are given; all of them at most, unless media need more.
     """
     if not media:
         return 0

@@ -37,7 +37,7 @@ def scan(function: Callable, x, layers, *, remat: str = "none"):
 
     Args:
       remat: what the backward pass recomputes: nothing ("none"), all but layer inputs ("full") or all but matrix
-        products and attention kernels ("dots").
+        products and attention ("dots").
     """
     if remat not in REMAT:
         raise ValueError(f"unknown remat policy {remat!r}; there are {', '.join(REMAT)}")
@@ -126,7 +126,8 @@ class RMSNorm(nnx.Module):
 class SwiGLU(nnx.Module):
     """Gated MLP of normalized values, down(silu(gate(x)) * up(x)) (Shazeer, 2020).
 
-    The backward pass computes the product again: of the hidden values it keeps two arrays, not four.
+    The backward pass computes the normalized values and the product again: of the hidden values it keeps two arrays,
+    not four.
     """
 
     def __init__(self, size: int, hidden: int, **options):

@@ -30,7 +30,8 @@ class Qwen2_5_VL(nnx.Module):
       rngs: random keys of the initial parameters.
       dtype: type of the computation; norms, angles, softmax and logits stay float32.
       param_dtype: type of the parameters.
-      remat: what the backward pass recomputes: "none", "full" (all but layer inputs), "dots" (all but matrix products).
+      remat: what the backward pass recomputes: "none", "full" (all but layer inputs), "dots" (all but matrix products
+        and attention).
         It may be set later, before the model is split.
       mesh: devices that intermediate values are laid out on. It does not move parameters: `create` and
         `from_pretrained` do.
@@ -57,7 +58,8 @@ class Qwen2_5_VL(nnx.Module):
         self.mesh = mesh
         self.vision = VisionTower(config.vision, mesh=mesh, **options)
         self.language = Decoder(config, mesh=mesh, **options)
-        self.head = None if config.tie_word_embeddings else token_embedding(config, rngs.params(), param_dtype)
+        tied = config.tie_word_embeddings
+        self.head = None if tied else token_embedding(config, rngs.params(), options["param_dtype"])
 
     @classmethod
     def create(cls, config: Config, seed: int = 0, *, mesh: Mesh | None = None, **options) -> Qwen2_5_VL:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from pixel_reasoner_jax.models import kernels
 
@@ -39,8 +40,8 @@ class Flops(NamedTuple):
 
 
 def count_flops(jaxpr: Any, loops: Sequence[int] = ()) -> Flops:
-    """Counts the operations of all devices together, as the program is written: what the compiler drops is counted,
-    what it computes on several devices alike is counted once.
+    """Counts the operations of all devices together, as the program is written, less what no result needs: what it
+    computes on several devices alike is counted once.
 
     A multiply and an add are two; every elementwise function is one for each number; comparisons and integers are none.
 
@@ -48,6 +49,12 @@ def count_flops(jaxpr: Any, loops: Sequence[int] = ()) -> Flops:
       jaxpr: of `jax.jit(f).trace(...)`.
       loops: how often the loops run whose length is not in the program, the outer before the inner; once if not given.
     """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(needed, loops)
+
+
+def _count(jaxpr: Any, loops: Sequence[int]) -> Flops:
     flops = Flops()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         flops = flops.plus(_equation(equation, loops))
@@ -64,19 +71,19 @@ def _equation(equation: Any, loops: Sequence[int]) -> Flops:
         kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
         return Flops(2.0 * _size(equation.outvars) * math.prod(kernel) / kernel[numbers.rhs_spec[0]])
     if name == "scan":
-        return Flops().plus(count_flops(params["jaxpr"], loops), params["length"])
+        return Flops().plus(_count(params["jaxpr"], loops), params["length"])
     if name == "while":
         times, inner = (loops[0], loops[1:]) if loops else (1, ())
-        body = count_flops(params["body_jaxpr"], inner).plus(count_flops(params["cond_jaxpr"], inner))
+        body = _count(params["body_jaxpr"], inner).plus(_count(params["cond_jaxpr"], inner))
         return Flops().plus(body, times)
     if name == "cond":
-        return max((count_flops(branch, loops) for branch in params["branches"]), key=lambda flops: flops.total)
+        return max((_count(branch, loops) for branch in params["branches"]), key=lambda flops: flops.total)
     if name == "pallas_call":
         return _kernel(equation, loops)
     if inner := list(_inner(params)):
         flops = Flops()
         for jaxpr in inner:
-            flops = flops.plus(count_flops(jaxpr, loops))
+            flops = flops.plus(_count(jaxpr, loops))
         # In a `shard_map` shapes are those of one part.
         parts = (
             math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"]) if name == "shard_map" else 1
@@ -95,7 +102,7 @@ def _kernel(equation: Any, loops: Sequence[int]) -> Flops:
     if (estimate := params.get("cost_estimate")) is not None:
         return Flops(float(estimate.flops), float(estimate.transcendentals))
     grid = math.prod(size for size in params["grid_mapping"].grid if isinstance(size, int))
-    every = Flops().plus(count_flops(params["jaxpr"], loops), grid)
+    every = Flops().plus(_count(params["jaxpr"], loops), grid)
     said = kernels.said_flops(params["name"] or "", dict(equation.ctx.xla_metadata or {}))
     # Of the cells that it leaves out it does not compute the rest either.
     return every if said is None else Flops().plus(every, said / every.products)

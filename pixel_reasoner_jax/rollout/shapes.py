@@ -103,7 +103,7 @@ def _most_blocks(tokens: int, side: int) -> int:
     """The most blocks of `side` x `side` tokens that a frame of so many tokens can need; see `vision_layout`."""
 
     def blocks(rows: int, columns: int) -> int:
-        """As if windows at one border, which are `side` long, shared blocks with nothing else."""
+        """At most: as if windows at one border, which are `side` long, shared blocks with nothing else."""
         (down, low), (across, narrow) = divmod(rows, side), divmod(columns, side)
         bottom = -(-across // (side // low)) if low else 0
         right = -(-down // (side // narrow)) if narrow else 0

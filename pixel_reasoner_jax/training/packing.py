@@ -21,7 +21,7 @@ from pixel_reasoner_jax.trajectory import Trajectory
 Batch = dict[str, Any]
 """What the model takes, and what its loss asks for; see `pack`."""
 
-SHAPES = 4  # trained tokens a row, and rows of patches, come in no fewer than this part of what a batch can hold
+SHAPES = 4  # a batch's trained tokens a row, and its rows of patches, are at least 1/SHAPES of what it can hold
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,17 @@ from flax import nnx
 from pixel_reasoner_jax.models.layers import Linear
 
 
+def test_types_of_a_projection_and_of_its_gradients():
+    options = dict(bias=False, dtype=jnp.bfloat16, param_dtype=jnp.float32)
+    linear = Linear((6,), (5,), ("in", "out"), rngs=nnx.Rngs(0), **options)
+    graph, params = nnx.split(linear)
+    x = jnp.ones((3, 6), jnp.bfloat16)
+    y, pull = jax.vjp(lambda params, x: nnx.merge(graph, params)(x), params, x)
+    by_params, by_x = pull(jnp.ones_like(y))
+    assert (y.dtype, by_x.dtype) == (jnp.bfloat16, jnp.bfloat16)
+    assert [leaf.dtype for leaf in jax.tree.leaves(by_params)] == [jnp.float32]
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs"), [((6,), (5,)), ((6,), (3, 2, 4)), ((2, 3), (5,)), ((2, 3), (4, 2))], ids=str
 )

@@ -63,7 +63,20 @@ def test_functions_with_derivatives_of_their_own_count_once():
 
     product.defvjp(lambda a, b: (a @ b, (a, b)), lambda kept, out: (out @ kept[1].T, kept[0].T @ out))
     assert counted(product, (4, 4), (4, 4)).products == 2 * 64
-    assert counted(jax.grad(lambda a, b: product(a, b).sum(), (0, 1)), (4, 4), (4, 4)).products == 3 * 2 * 64
+    gradient = jax.value_and_grad(lambda a, b: product(a, b).sum(), (0, 1))
+    assert counted(gradient, (4, 4), (4, 4)).products == 3 * 2 * 64
+
+
+def test_what_no_result_needs_does_not_count():
+    def layers(x, weights):
+        return jax.lax.scan(lambda x, weight: (x @ weight, (x @ x).sum()), x, weights)[0]
+
+    assert counted(layers, (4, 4), (3, 4, 4)).products == 3 * 2 * 64
+    # Forwards, and backwards to x alone.
+    assert (
+        counted(jax.value_and_grad(lambda x, weights: layers(x, weights).sum()), (4, 4), (3, 4, 4)).products
+        == 6 * 2 * 64
+    )
 
 
 def test_every_part_of_a_mesh_counts():
