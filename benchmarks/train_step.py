@@ -2,8 +2,8 @@
 
 The same random model, the same trajectories with an image and a crop, the same AdamW with clipping; see `train_work`
 and `train_peer`. Loss and gradient norm of both sides must agree, before and after a step, or nothing is reported.
-Every side has a process of its own, as in use: in one, ours took a quarter longer. On a CPU: float32, the rollouts'
-model with the released vocabulary. On a GPU, if JAX has one: the 3B preset in bfloat16.
+Every side has a process of its own, as in use. On a CPU: float32, the rollouts' model with the released vocabulary. On
+a GPU, if JAX has one: the 3B preset in bfloat16.
 """
 
 from __future__ import annotations
