@@ -93,10 +93,18 @@ class Program:
         Args:
           loops: how often the loops run whose length is not in the program; see `flops.count_flops`.
         """
-        return [
-            self._collective(computation, instruction, times)
+        found = [
+            (computation, instruction, times)
             for computation, instruction, times in self._walk(self._entry, 1.0, tuple(loops))
             if instruction.operation.removesuffix("-start") in COLLECTIVES
+        ]
+        # The TPU's compiler may split one up: the fusion that starts it, those that advance it, whose loops may run
+        # more often, and the one that ends it each write it down, with the channel they share. It runs when it starts.
+        started = {_channel(instruction) for computation, instruction, _ in found if _starts(computation, instruction)}
+        return [
+            self._collective(computation, instruction, times)
+            for computation, instruction, times in found
+            if _channel(instruction) not in started or _starts(computation, instruction)
         ]
 
     def products(self, loops: Sequence[int] = ()) -> float:
@@ -183,6 +191,17 @@ def _operands(computation: dict[str, Instruction], instruction: Instruction | No
     instruction = instruction or list(computation.values())[-1]
     names = re.findall(r"%([\w.\-]+)", re.split(r"\)(?:, |$)", instruction.rest)[0])
     return [instruction, *(computation[name] for name in names if name in computation)]
+
+
+def _channel(instruction: Instruction) -> str | None:
+    match = re.search(r"channel_id=(\d+)", instruction.rest)
+    return match[1] if match else None
+
+
+def _starts(computation: dict[str, Instruction], instruction: Instruction) -> bool:
+    """Whether its computation is the first part of a collective that is split up."""
+    root, *taken = _operands(computation)
+    return 'custom_call_target="AsyncCollectiveStart"' in root.rest and instruction in taken
 
 
 def _constant(instruction: Instruction) -> int:

@@ -129,6 +129,51 @@ ENTRY %main (a: f32[4096,64]) -> f32[512,64] {
     assert one.operation == "reduce-scatter" and one.received_bytes == 7 * 512 * 64 * 4
 
 
+def test_a_collective_that_is_split_up_counts_once():
+    text = """\
+%begin (part: bf16[8,64]) -> (bf16[8,64], bf16[32,64]) {
+  %part = bf16[8,64]{1,0} parameter(0)
+  %all = bf16[32,64]{1,0} all-gather(%part), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %started = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) custom-call(%all), custom_call_target="AsyncCollectiveStart"
+}
+
+%advance (p: (bf16[8,64], bf16[32,64])) -> (bf16[8,64], bf16[32,64]) {
+  %p = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) parameter(0)
+  %part.1 = bf16[8,64]{1,0} get-tuple-element(%p), index=0
+  %all.1 = bf16[32,64]{1,0} all-gather(%part.1), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %t = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) tuple(%part.1, %all.1)
+}
+
+%body (p.1: (bf16[8,64], bf16[32,64])) -> (bf16[8,64], bf16[32,64]) {
+  %p.1 = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) parameter(0)
+  ROOT %step = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) fusion(%p.1), kind=kCustom, calls=%advance
+}
+
+%cond (p.2: (bf16[8,64], bf16[32,64])) -> pred[] {
+  %p.2 = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) parameter(0)
+  ROOT %always = pred[] constant(true)
+}
+
+%end (p.3: (bf16[8,64], bf16[32,64])) -> bf16[32,64] {
+  %p.3 = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) parameter(0)
+  %part.3 = bf16[8,64]{1,0} get-tuple-element(%p.3), index=0
+  %all.3 = bf16[32,64]{1,0} all-gather(%part.3), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %ended = bf16[32,64]{1,0} custom-call(%part.3, %all.3), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (a: bf16[8,64]) -> bf16[32,64] {
+  %a = bf16[8,64]{1,0} parameter(0)
+  %x = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) fusion(%a), kind=kCustom, calls=%begin
+  %w = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) while(%x), condition=%cond, body=%body, known_trip_count={"n":"128"}
+  %y = bf16[32,64]{1,0} fusion(%w), kind=kCustom, calls=%end
+  %others = bf16[32,64]{1,0} all-gather(%a), channel_id=8, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %z = bf16[32,64]{1,0} add(%y, %others)
+}
+"""
+    found = Program(text, 4).collectives()
+    assert [(one.times, one.result_bytes) for one in found] == [(1, 32 * 64 * 2)] * 2
+
+
 def test_kernels_count_what_they_say():
     text = """\
 ENTRY %main (a: f32[8,128]) -> f32[8,128] {
