@@ -75,7 +75,7 @@ class Disagreement(Exception):
 def make_side(name: str, work: Work, phase: str, setting: Setting) -> Any:
     """One of `SIDES`, with `update()`, which returns loss and gradient norm."""
     if name == "ours":
-        return Own(work, phase, dtype=setting.dtype, remat="full" if setting.checkpointing else "none")
+        return Own(work, phase, dtype=setting.dtype, remat="full" if setting.checkpointing else "vision")
     from benchmarks.train_peer import Peer  # PyTorch, whose memory our own processes do without
 
     return Peer(work, phase, dtype=setting.dtype, checkpointing=setting.checkpointing, compiled=name != "torch")
@@ -202,7 +202,7 @@ def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
         run = experiment(phase)
         run.mesh.update(dict(data=1, fsdp=-1, tensor=1))
         run.train.update(dict(row_length=length, micro_batch_rows=DEVICES // count))
-        run.model.update(dict(dtype="float32", param_dtype="float32", remat="none"))
+        run.model.update(dict(dtype="float32", param_dtype="float32", remat="vision"))
         run.processor.update(dict(image=(4, length // 4), crop=(4, length // 8), frame=(4, 4), video=(4, 4)))
         figures = measure(Programs(run, setting.model, chips.devices), f"{phase}_update", chips)
         found[phase] = {

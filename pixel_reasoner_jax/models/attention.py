@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -12,8 +14,11 @@ from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.models import kernels
 
-# Scores of one head kept at a time; more queries go through in chunks.
-MAX_SCORES = 2**20
+# Queries whose scores are held at a time.
+QUERIES = 128
+
+# Of the queries under causality, each of which reads no key past its end: of four, 5/8 of the scores are computed.
+PARTS = 4
 
 # Keys of a cache read at a time. A cache longer than a block is a multiple of it.
 BLOCK = 128
@@ -57,31 +62,38 @@ def dense_attention(
     segments: Int[Array, "batch tokens"],
     *,
     causal: bool,
-    max_scores: int = MAX_SCORES,
+    queries: int = QUERIES,
 ) -> Float[Array, "batch tokens heads size"]:
     """The same in XLA's operations, for every platform and any shape.
 
     Args:
-      max_scores: queries x keys of one head held at a time. Beyond it the queries go in chunks, recomputed in the
-        backward pass, so that memory grows with the keys and not with their square.
+      queries: whose scores are held at a time, about: memory grows with the keys and not with their square.
     """
     batch, tokens, heads, size = query.shape
     kv_heads = key.shape[1]
     query = (query * size**-0.5).reshape(batch, tokens, kv_heads, heads // kv_heads, size).transpose(0, 2, 3, 1, 4)
     order = jnp.broadcast_to(jnp.arange(tokens), segments.shape) if causal else None
+    parts = min(PARTS, max(tokens // queries, 1)) if causal else 1
+    out = []
+    for begin, end in itertools.pairwise(tokens * i // parts for i in range(parts + 1)):
+        part = query[:, :, :, begin:end], segments[:, begin:end], order[:, begin:end] if causal else None
+        out.append(_in_chunks(queries, end, *part, key, value, segments))
+    return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(batch, tokens, heads, size)
+
+
+def _in_chunks(queries, end, query, query_segments, order, key, value, segments):
+    """`_attend`, in chunks of so many queries."""
 
     def attend(by_query):
-        return _attend(*by_query, key, value, segments)
+        return _attend(end, *by_query, key, value, segments)
 
-    chunk = max(max_scores // tokens, 1)
-    if tokens <= chunk:
-        out = attend((query, segments, order))
-    else:
-        count = -(-tokens // chunk)
-        by_query = (_split(query, 3, count), *(None if x is None else _split(x, 1, count) for x in (segments, order)))
-        out = jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), by_query), 0, 3)
-        out = out.reshape(*query.shape[:3], -1, size)[:, :, :, :tokens]
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, tokens, heads, size)
+    tokens = query.shape[3]
+    count = -(-tokens // queries)
+    if count == 1:
+        return attend((query, query_segments, order))
+    by_query = (_split(query, 3, count), *(None if x is None else _split(x, 1, count) for x in (query_segments, order)))
+    out = jnp.moveaxis(jax.lax.map(attend, by_query), 0, 3)
+    return out.reshape(*query.shape[:3], -1, query.shape[-1])[:, :, :, :tokens]
 
 
 def _split(x: Array, axis: int, count: int) -> Array:
@@ -91,16 +103,19 @@ def _split(x: Array, axis: int, count: int) -> Array:
     return jnp.moveaxis(x.reshape(*x.shape[:axis], count, part, *x.shape[axis + 1 :]), axis, 0)
 
 
-@jax.custom_vjp
-def _attend(query, query_segments, order, key, value, segments):
-    """query [batch, kv_heads, group, queries, size] over key and value [batch, kv_heads, keys, size].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(end, query, query_segments, order, key, value, segments):
+    """query [batch, kv_heads, group, queries, size] over key and value [batch, kv_heads, keys, size], up to key `end`.
 
-    The backward pass keeps no scores and computes them again, as in FlashAttention (Dao et al., 2022).
+    The backward pass keeps no scores and computes them again, as in FlashAttention (Dao et al., 2022). It keeps keys
+    and values whole, which all calls have in common.
     """
-    return _attend_forward(query, query_segments, order, key, value, segments)[0]
+    return _attend_forward(end, query, query_segments, order, key, value, segments)[0]
 
 
-def _attend_forward(query, query_segments, order, key, value, segments):
+def _attend_forward(end, query, query_segments, order, key, value, segments):
+    saved = query, query_segments, order, key, value, segments
+    key, value, segments = key[:, :, :end], value[:, :, :end], segments[:, :end]
     scores = _scores(query, query_segments, order, key, segments)
     # Softmax, its division put off until the keys are summed over.
     highest = scores.max(axis=-1, keepdims=True)
@@ -109,11 +124,13 @@ def _attend_forward(query, query_segments, order, key, value, segments):
     out = _sum_by_head("bhqk,bhkd->bhqd", weights.astype(value.dtype), value) / total
     out = checkpoint_name(out.astype(query.dtype), kernels.SAVED)
     normalizer = checkpoint_name(highest + jnp.log(total), kernels.SAVED)
-    return out, (query, query_segments, order, key, value, segments, normalizer)
+    return out, (*saved, normalizer)
 
 
-def _attend_backward(saved, gradient):
+def _attend_backward(end, saved, gradient):
     query, query_segments, order, key, value, segments, normalizer = saved
+    unseen = [(0, 0), (0, 0), (0, key.shape[2] - end), (0, 0)]
+    key, value, segments = key[:, :, :end], value[:, :, :end], segments[:, :end]
     weights = jnp.exp(_scores(query, query_segments, order, key, segments) - normalizer)
     by_weight = _sum_by_head("bhqd,bhkd->bhqk", gradient.astype(value.dtype), value)
     expected = (weights * by_weight).sum(axis=-1, keepdims=True)
@@ -121,7 +138,7 @@ def _attend_backward(saved, gradient):
     by_query = _sum_by_head("bhqk,bhkd->bhqd", by_score, key).astype(query.dtype)
     by_key = _over_queries(by_score, query).astype(key.dtype)
     by_value = _over_queries(weights.astype(value.dtype), gradient.astype(value.dtype)).astype(value.dtype)
-    return by_query, None, None, by_key, by_value, None
+    return by_query, None, None, jnp.pad(by_key, unseen), jnp.pad(by_value, unseen), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

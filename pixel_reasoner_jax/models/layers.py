@@ -95,7 +95,12 @@ def _product_backward(inputs, saved, gradient):
     x, kernel = saved
     outputs, batch = kernel.ndim - inputs, tuple(range(x.ndim - inputs))
     over_outputs = tuple(range(gradient.ndim - outputs, gradient.ndim)), tuple(range(inputs, kernel.ndim))
-    return jnp.tensordot(gradient, kernel, axes=over_outputs), jnp.tensordot(x, gradient, axes=(batch, batch))
+    x_gradient = jnp.tensordot(gradient, kernel, axes=over_outputs)
+    if math.prod(kernel.shape[:inputs]) <= math.prod(kernel.shape[inputs:]):
+        return x_gradient, jnp.tensordot(x, gradient, axes=(batch, batch))
+    # The first operand is the one that is copied transposed: let it be the smaller.
+    turned = jnp.tensordot(gradient, x, axes=(batch, batch))
+    return x_gradient, jnp.moveaxis(turned, range(outputs), range(-outputs, 0))
 
 
 _product.defvjp(_product_forward, _product_backward)

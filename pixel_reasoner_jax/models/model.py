@@ -31,7 +31,8 @@ class Qwen2_5_VL(nnx.Module):
       dtype: type of the computation; norms, angles, softmax and logits stay float32.
       param_dtype: type of the parameters.
       remat: what the backward pass recomputes: "none", "full" (all but layer inputs), "dots" (all but matrix products
-        and attention).
+        and attention) or "vision" (the tower's layers as "full", which for what they keep compute little; the
+        decoder's as "none").
         It may be set later, before the model is split.
       mesh: devices that intermediate values are laid out on. It does not move parameters: `create` and
         `from_pretrained` do.
@@ -132,7 +133,8 @@ class Qwen2_5_VL(nnx.Module):
           vision: patches float [rows, patches, values], patch_positions int [rows, patches, 2] (row, column) and
             patch_segments int [rows, patches], in window layout (see `VisionTower`).
         """
-        return self.vision(vision["patches"], vision["patch_positions"], vision["patch_segments"], remat=self.remat)
+        remat = "full" if self.remat == "vision" else self.remat
+        return self.vision(vision["patches"], vision["patch_positions"], vision["patch_segments"], remat=remat)
 
     def embed(
         self,
@@ -163,7 +165,8 @@ class Qwen2_5_VL(nnx.Module):
         segment_ids: Int[Array, "batch tokens"],
     ) -> Float[Array, "batch tokens size"]:
         """The decoder's states after the final norm; a token attends causally within its own segment."""
-        return self.language(embeddings, positions, segment_ids, remat=self.remat)
+        remat = "none" if self.remat == "vision" else self.remat
+        return self.language(embeddings, positions, segment_ids, remat=remat)
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
         """An empty cache: k and v [layers, slots, kv_heads, length, head] in `dtype` (default: the computation's), and

@@ -215,12 +215,13 @@ def _chunked_backward(mesh, residuals, cotangents):
             gradient = (picked - jnp.exp(logits - normalizers[..., None])) * (cotangent / temperature)[..., None]
             gradient = gradient.astype(hidden.dtype)
             hidden_gradient = jnp.einsum("rsv,vh->rsh", gradient, weights)
-            total += jnp.einsum("rsv,rsh->vh", gradient, hidden, preferred_element_type=jnp.float32)
+            total += jnp.einsum("rsh,rsv->hv", hidden, gradient, preferred_element_type=jnp.float32)
             return total, hidden_gradient
 
-        zeros = jnp.zeros(weights.shape, jnp.float32)
+        # Summed up transposed: XLA on a CPU would copy the logits' gradient transposed, chunk by chunk.
+        zeros = jnp.zeros(weights.shape[::-1], jnp.float32)
         total, hidden_gradient = lax.scan(step, zeros, (hidden, targets, temperature, normalizers, cotangents))
-        return hidden_gradient, total[None]
+        return hidden_gradient, total.T[None]
 
     hidden_gradient, totals = _by_rows(backward, mesh, 2, whole=(1, 4), stacked=1)(
         hidden, embedding.astype(hidden.dtype), targets, temperature, forbidden, normalizers, cotangents[0]

@@ -11,8 +11,10 @@ import pytest
 import torch
 from flax import nnx
 
+from pixel_reasoner_jax.config import REMAT
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.layers import scan
+from pixel_reasoner_jax.plan.flops import count_flops
 from tests.models.helpers import IMAGE, VIDEO, make_row, our_batch, random_oracle, small_config
 
 CONFIG = dataclasses.replace(Config.preset("tiny"), vocab_size=600, image_token_id=IMAGE, video_token_id=VIDEO)
@@ -125,12 +127,16 @@ def test_remat_changes_no_gradient(model):
         other = nnx.clone(model)
         other.remat = policy
         graph, params = nnx.split(other)
-        return jax.jit(jax.grad(lambda params: (nnx.merge(graph, params)(batch) ** 2).mean()))(params)
+        traced = jax.jit(jax.grad(lambda params: (nnx.merge(graph, params)(batch) ** 2).mean())).trace(params)
+        return jax.tree.leaves(traced.lower().compile()(params)), count_flops(traced.jaxpr).products
 
-    expected = jax.tree.leaves(gradient("none"))
-    for policy in ("dots", "full"):
-        for a, b in zip(expected, jax.tree.leaves(gradient(policy)), strict=True):
+    expected, _ = gradient("none")
+    products = {}
+    for policy in REMAT:
+        got, products[policy] = gradient(policy)
+        for a, b in zip(expected, got, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6, err_msg=policy)
+    assert products["none"] == products["dots"] < products["vision"] < products["full"]
 
 
 def test_unknown_remat_policy_lists_the_known():
