@@ -130,9 +130,9 @@ def agree(figures: dict[str, list[tuple[float, float]]], tolerance: float) -> No
             raise Disagreement(f"loss and gradient norm of the first updates: {first} {expected}, {name} {found}")
 
 
-def timed(sides: dict[str, Any], rounds: int, tolerance: float) -> dict[str, dict[str, Any]]:
-    """Times updates as training makes them, one after another: the sides in turn, four of each in a round, of which the
-    first, which compiles and finds its memory taken away, does not count. The first two of all sides are compared.
+def timed(sides: dict[str, Any], rounds: int, updates: int, tolerance: float) -> dict[str, dict[str, Any]]:
+    """Times updates as training makes them, one after another: the sides in turn, several of each in a round, of which
+    the first, which compiles and finds its memory taken away, does not count. The first two of all sides are compared.
 
     Returns:
       For each side `seconds` (the median of `every`) and `first`, the seconds of the first update.
@@ -142,7 +142,7 @@ def timed(sides: dict[str, Any], rounds: int, tolerance: float) -> dict[str, dic
     first = {}
     for _ in range(rounds):
         for name, side in sides.items():
-            for number in range(4):
+            for number in range(updates):
                 began = time.perf_counter()
                 figures[name].append(side.update())
                 seconds = time.perf_counter() - began
@@ -228,8 +228,9 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
     times = {}
     for phase in PHASES:
         with contextlib.ExitStack() as stack:
-            sides = {name: stack.enter_context(Apart(name, directory, phase, "cpu")) for name in SIDES}
-            times[phase] = timed(sides, 1 if quick else 3, setting.tolerance)
+            starting = {name: Apart(name, directory, phase, "cpu") for name in SIDES}  # all at once
+            sides = {name: stack.enter_context(side) for name, side in starting.items()}
+            times[phase] = timed(sides, *((1, 3) if quick else (3, 4)), setting.tolerance)
         show_times(phase, setting.time, times[phase], flops, device)
     counts = {} if quick else {count: _devices(count, "cpu") for count in (1, DEVICES)}
     if counts:
@@ -321,7 +322,7 @@ def _process(*options: str, **environment: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--quick", action="store_true", help="one round in place of 3, memory of GRPO alone, and one device"
+        "--quick", action="store_true", help="two timed updates in place of nine, memory of GRPO alone, and one device"
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     for name, options in {

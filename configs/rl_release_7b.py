@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.model.directory = "checkpoints/pixel_reasoner_warm_start_7b"  # what phase one exported
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"
-    config.model.remat = "full"  # "none", "full" or "dots"
+    config.model.remat = "full"  # "none", "vision", "dots" or "full"
 
     # (least, most) tokens of 28x28 pixels for every kind of image.
     config.processor = ConfigDict()

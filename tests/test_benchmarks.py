@@ -208,13 +208,13 @@ def test_an_update_is_timed_only_after_it_agreed(update):
             return self.loss, 1.0
 
     sides = {"ours": Side(2.0), "torch": Side(2.0), "torch.compile": Side(2.001)}
-    figures = train_step.timed(sides, rounds=2, tolerance=1e-3)
+    figures = train_step.timed(sides, rounds=2, updates=4, tolerance=1e-3)
     assert [len(one["every"]) for one in figures.values()] == [6, 6, 6]
     assert [side.updates for side in sides.values()] == [8, 8, 8]
     assert train_step.time_ratio(figures) > 0
     sides["torch"] = Side(2.1)
     with pytest.raises(train_step.Disagreement):
-        train_step.timed(sides, rounds=2, tolerance=1e-3)
+        train_step.timed(sides, rounds=2, updates=4, tolerance=1e-3)
     assert sides["torch.compile"].updates == 8  # it was not asked again
 
 
