@@ -71,7 +71,8 @@ def batch(work: Work) -> Batch:
 
 def model_flops(work: Work, config: Config) -> float:
     """Floating-point operations that an update's matrix products need, in the usual way of counting: three times those
-    of the forward pass, where only trained tokens meet the vocabulary; nothing that is computed again."""
+    of the forward pass, where only trained tokens meet the vocabulary and attention computes the scores that ours does;
+    nothing that is computed again."""
     graph, params = nnx.split(nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0))))
 
     def forward(params, batch):

@@ -228,7 +228,7 @@ def on_cpu(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
     times = {}
     for phase in PHASES:
         with contextlib.ExitStack() as stack:
-            starting = {name: Apart(name, directory, phase, "cpu") for name in SIDES}  # all at once
+            starting = {name: Apart(name, directory, phase, "cpu") for name in SIDES}  # which load meanwhile
             sides = {name: stack.enter_context(side) for name, side in starting.items()}
             times[phase] = timed(sides, *((1, 3) if quick else (3, 4)), setting.tolerance)
         show_times(phase, setting.time, times[phase], flops, device)

@@ -98,7 +98,7 @@ def _product_backward(inputs, saved, gradient):
     x_gradient = jnp.tensordot(gradient, kernel, axes=over_outputs)
     if math.prod(kernel.shape[:inputs]) <= math.prod(kernel.shape[inputs:]):
         return x_gradient, jnp.tensordot(x, gradient, axes=(batch, batch))
-    # The first operand is the one that is copied transposed: let it be the smaller.
+    # XLA on a CPU copies the first operand transposed: let it be the smaller.
     turned = jnp.tensordot(gradient, x, axes=(batch, batch))
     return x_gradient, jnp.moveaxis(turned, range(outputs), range(-outputs, 0))
 

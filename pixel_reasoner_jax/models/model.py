@@ -31,8 +31,8 @@ class Qwen2_5_VL(nnx.Module):
       dtype: type of the computation; norms, angles, softmax and logits stay float32.
       param_dtype: type of the parameters.
       remat: what the backward pass recomputes: "none", "full" (all but layer inputs), "dots" (all but matrix products
-        and attention) or "vision" (the tower's layers as "full", which for what they keep compute little; the
-        decoder's as "none").
+        and attention) or "vision" (the tower's layers as "full", which keep much and compute little; the decoder's as
+        "none").
         It may be set later, before the model is split.
       mesh: devices that intermediate values are laid out on. It does not move parameters: `create` and
         `from_pretrained` do.

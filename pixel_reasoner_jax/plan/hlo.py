@@ -100,7 +100,7 @@ class Program:
         ]
         # The TPU's compiler may split one up: the fusion that starts it, those that advance it, whose loops may run
         # more often, and the one that ends it each write it down, with the channel they share. It runs when it starts.
-        started = {_channel(instruction) for computation, instruction, _ in found if _starts(computation, instruction)}
+        started = {_channel(one) for computation, one, _ in found if _starts(computation, one)} - {None}
         return [
             self._collective(computation, instruction, times)
             for computation, instruction, times in found

@@ -54,6 +54,7 @@ def token_logprobs(
     Returns:
       Log-probabilities, and entropies, through which no gradient flows.
     """
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     batch, tokens = targets.shape[:-1], targets.shape[-1]
     rows = targets.size // max(tokens, 1)
     parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
@@ -75,7 +76,7 @@ def token_logprobs(
         return jnp.moveaxis(array, 0, 1).reshape(rows, -1)[:, :tokens].reshape(targets.shape)
 
     logprobs, entropy = _chunked_logprobs(
-        mesh, split(hidden, 0), embedding, split(targets, 0), split(temperature, 1), forbidden
+        mesh, platform, split(hidden, 0), embedding, split(targets, 0), split(temperature, 1), forbidden
     )
     return join(logprobs), lax.stop_gradient(join(entropy))
 
@@ -180,12 +181,12 @@ def _by_rows(function, mesh: Mesh | None, results: int, whole: Sequence[int], st
     return call
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked_logprobs(mesh, hidden, embedding, targets, temperature, forbidden):
-    return _chunked_forward(mesh, hidden, embedding, targets, temperature, forbidden)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked_logprobs(mesh, platform, hidden, embedding, targets, temperature, forbidden):
+    return _chunked_forward(mesh, platform, hidden, embedding, targets, temperature, forbidden)[0]
 
 
-def _chunked_forward(mesh, hidden, embedding, targets, temperature, forbidden):
+def _chunked_forward(mesh, platform, hidden, embedding, targets, temperature, forbidden):
     def forward(hidden, weights, targets, temperature, forbidden):
         def step(_, chunk):
             hidden, targets, temperature = chunk
@@ -204,8 +205,11 @@ def _chunked_forward(mesh, hidden, embedding, targets, temperature, forbidden):
     return (logprobs, entropy), (hidden, embedding, targets, temperature, forbidden, normalizers)
 
 
-def _chunked_backward(mesh, residuals, cotangents):
+def _chunked_backward(mesh, platform, residuals, cotangents):
     hidden, embedding, targets, temperature, forbidden, normalizers = residuals
+    # XLA on a CPU would copy every chunk's gradient transposed, and does not if it is summed up as [width, vocab]. On
+    # a TPU it is that sum which would be copied.
+    turned = platform == "cpu"
 
     def backward(hidden, weights, targets, temperature, forbidden, normalizers, cotangents):
         def step(total, chunk):
@@ -215,13 +219,13 @@ def _chunked_backward(mesh, residuals, cotangents):
             gradient = (picked - jnp.exp(logits - normalizers[..., None])) * (cotangent / temperature)[..., None]
             gradient = gradient.astype(hidden.dtype)
             hidden_gradient = jnp.einsum("rsv,vh->rsh", gradient, weights)
-            total += jnp.einsum("rsh,rsv->hv", hidden, gradient, preferred_element_type=jnp.float32)
+            operands = (hidden, gradient) if turned else (gradient, hidden)
+            total += jnp.einsum("rsx,rsy->xy", *operands, preferred_element_type=jnp.float32)
             return total, hidden_gradient
 
-        # Summed up transposed: XLA on a CPU would copy the logits' gradient transposed, chunk by chunk.
-        zeros = jnp.zeros(weights.shape[::-1], jnp.float32)
+        zeros = jnp.zeros(weights.shape[::-1] if turned else weights.shape, jnp.float32)
         total, hidden_gradient = lax.scan(step, zeros, (hidden, targets, temperature, normalizers, cotangents))
-        return hidden_gradient, total.T[None]
+        return hidden_gradient, (total.T if turned else total)[None]
 
     hidden_gradient, totals = _by_rows(backward, mesh, 2, whole=(1, 4), stacked=1)(
         hidden, embedding.astype(hidden.dtype), targets, temperature, forbidden, normalizers, cotangents[0]

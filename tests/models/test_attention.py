@@ -24,14 +24,16 @@ def arrays():
 
 
 def definition(query, key, value, causal):
-    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
-    key, value = (np.repeat(x, HEADS // KV_HEADS, axis=1) for x in (key, value))
-    scores = np.einsum("bthd,bhsd->bhts", query, key) / np.sqrt(SIZE)
+    """In float64 for arrays of numpy, differentiable for those of JAX."""
+    xp = jnp if isinstance(query, jax.Array) else np
+    query, key, value = (x if xp is jnp else np.asarray(x, np.float64) for x in (query, key, value))
+    key, value = (xp.repeat(x, HEADS // KV_HEADS, axis=1) for x in (key, value))
+    scores = xp.einsum("bthd,bhsd->bhts", query, key) / np.sqrt(SIZE)
     mask = SEGMENTS[:, :, None] == SEGMENTS[:, None, :]
     if causal:
         mask &= np.tri(TOKENS, dtype=bool)
-    weights = np.where(mask[:, None], np.exp(scores), 0)
-    return np.einsum("bhts,bhsd->bthd", weights / weights.sum(-1, keepdims=True), value)
+    weights = xp.where(mask[:, None], xp.exp(scores), 0)
+    return xp.einsum("bhts,bhsd->bthd", weights / weights.sum(-1, keepdims=True), value)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -47,16 +49,31 @@ def test_a_platform_without_kernels_takes_the_dense_path():
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("queries", [15, 7])
-def test_gradients_do_not_depend_on_chunks(causal, queries):
-    def loss(queries, *arrays):
-        return (dense_attention(*arrays, SEGMENTS, causal=causal, queries=queries) ** 2).sum()
+@pytest.mark.parametrize("queries", [TOKENS, 15, 7])
+def test_gradients_are_those_of_the_definition(causal, queries):
+    def loss(attend, *arrays):
+        return (attend(*arrays) ** 2).sum()
 
-    whole = jax.grad(loss, argnums=(1, 2, 3))(TOKENS, *arrays())
-    chunked = jax.grad(loss, argnums=(1, 2, 3))(queries, *arrays())
-    for a, b in zip(whole, chunked, strict=True):
-        assert np.isfinite(a).all()
+    def ours(*arrays):
+        return dense_attention(*arrays, SEGMENTS, causal=causal, queries=queries)
+
+    expected = jax.grad(loss, argnums=(1, 2, 3))(functools.partial(definition, causal=causal), *arrays())
+    found = jax.grad(loss, argnums=(1, 2, 3))(ours, *arrays())
+    for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_backward_pass_keeps_what_grows_with_the_tokens(causal):
+    """Not with their square, as scores do, nor keys and values for every chunk."""
+
+    def kept(tokens):
+        shapes = [(2, tokens, HEADS, SIZE), *[(2, KV_HEADS, tokens, SIZE)] * 2]
+        attend = functools.partial(dense_attention, segments=np.ones((2, tokens), int), causal=causal, queries=16)
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda *a: jax.vjp(attend, *a)[1], *arrays)))
+
+    assert kept(1024) <= 4.1 * kept(256)
 
 
 def test_causality_computes_five_eighths_of_the_scores():

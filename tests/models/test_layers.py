@@ -23,7 +23,9 @@ def test_types_of_a_projection_and_of_its_gradients():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs"), [((6,), (5,)), ((6,), (3, 2, 4)), ((2, 3), (5,)), ((2, 3), (4, 2))], ids=str
+    ("inputs", "outputs"),
+    [((6,), (5,)), ((6,), (3, 2, 4)), ((2, 3), (5,)), ((2, 3), (4, 2)), ((4, 3), (2, 5))],
+    ids=str,
 )
 @pytest.mark.parametrize("batch", [(7,), (2, 3)], ids=str)
 def test_gradients_of_a_projection_are_those_of_jax(inputs, outputs, batch):

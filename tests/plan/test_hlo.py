@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -172,6 +173,8 @@ ENTRY %main (a: bf16[8,64]) -> bf16[32,64] {
 """
     found = Program(text, 4).collectives()
     assert [(one.times, one.result_bytes) for one in found] == [(1, 32 * 64 * 2)] * 2
+    without_channels = Program(re.sub(r"channel_id=\d+, ", "", text), 4).collectives()
+    assert len(without_channels) == 4  # nothing says which of them belong together
 
 
 def test_kernels_count_what_they_say():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -248,3 +249,53 @@ def test_token_logprobs_on_a_mesh_equal_those_of_one_device():
     result = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.strip() == "equal"
+
+
+@pytest.mark.parametrize("chunk", [4, 100])
+def test_gradients_are_the_same_as_other_platforms_sum_them_up(monkeypatch, chunk):
+    random = np.random.default_rng(0)
+    hidden = jnp.asarray(random.normal(size=(3, 13, 16)), jnp.float32)
+    embedding = jnp.asarray(random.normal(size=(32, 16)), jnp.float32)
+    targets = jnp.asarray(random.integers(0, 32, (3, 13)))
+
+    def gradients():
+        def loss(hidden, embedding):
+            return (token_logprobs(hidden, embedding, targets, chunk=chunk)[0] ** 2).sum()
+
+        return jax.grad(loss, (0, 1))(hidden, embedding)
+
+    here = gradients()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    for a, b in zip(here, gradients(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+COMPILED = """
+import jax, jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec as P
+from pixel_reasoner_jax.parallel import make_mesh
+from pixel_reasoner_jax.training.losses import token_logprobs
+
+mesh = make_mesh({"fsdp": 4}, topologies.get_topology_desc("v5p:2x2x1", platform="tpu").devices)
+rows, columns = (NamedSharding(mesh, P(*axes)) for axes in (["fsdp"], [None, "fsdp"]))
+hidden = jax.ShapeDtypeStruct((4, 4096, 1024), jnp.bfloat16, sharding=rows)
+embedding = jax.ShapeDtypeStruct((32768, 1024), jnp.float32, sharding=columns)
+targets = jax.ShapeDtypeStruct((4, 4096), jnp.int32, sharding=rows)
+
+def loss(hidden, embedding, targets):
+    return token_logprobs(hidden, embedding, targets, mesh=mesh)[0].sum()
+
+gradient = jax.jit(jax.grad(loss, (0, 1)), out_shardings=(rows, columns))
+print(gradient.lower(hidden, embedding, targets).compile().memory_analysis().temp_size_in_bytes / embedding.size / 4)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiling for TPU needs the package libtpu")
+def test_a_tpu_holds_no_second_sum_of_the_embeddings_gradient():
+    """The sum, and the logits of a chunk and their gradient; 3.5 where the sum is copied transposed."""
+    settings = dict(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", JAX_ENABLE_COMPILATION_CACHE="0")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | settings
+    result = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert float(result.stdout) < 3
