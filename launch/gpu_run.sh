@@ -27,6 +27,7 @@ overrides=()
 for argument in "$@"; do
   case "$argument" in
     --dry-run) dry=true ;;
+    -h | --help) (usage) || exit 0 ;;
     --slurm) slurm=true ;;
     --config.*=*) overrides+=("$argument") ;;
     --job-name=* | --nodes=* | --gpus=* | --cpus=* | --partition=* | --account=* | --time=*)

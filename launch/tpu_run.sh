@@ -37,6 +37,7 @@ overrides=()
 for argument in "$@"; do
   case "$argument" in
     --dry-run) dry=true ;;
+    -h | --help) (usage) || exit 0 ;;
     --spot | --reserved | --on-demand) tier="${argument#--}" ;;
     --tier=*) tier="${argument#*=}" ;;
     --config.*=*) overrides+=("$argument") ;;

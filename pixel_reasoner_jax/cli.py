@@ -88,6 +88,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 2 for a mistake of the user's, 130 if interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch, which is not needed
     try:
         return _main(argv)
     except (KeyboardInterrupt, ValueError, OSError) as error:

@@ -199,6 +199,7 @@ class Synthesis:
         finally:
             pool.close()  # a thread that waits for a model is not waited for
         if not summary.count:
+            shards.clear()  # with other sources, the same folder may be tried again
             raise ValueError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED, "".join(lines))

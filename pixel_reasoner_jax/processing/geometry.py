@@ -92,10 +92,13 @@ class Budgets:
 
     def __post_init__(self):
         for kind in self.KINDS:
-            least, most = getattr(self, kind)
+            budget = tuple(getattr(self, kind))
+            if len(budget) != 2 or not all(isinstance(number, int) for number in budget):
+                raise ValueError(f"budget of {kind} is {budget}; it needs two whole numbers, such as (4, 2000)")
+            least, most = budget
             if not 1 <= least <= most:
                 raise ValueError(f"budget of {kind} is {(least, most)}; it needs 1 <= least <= most tokens")
-            object.__setattr__(self, kind, (int(least), int(most)))
+            object.__setattr__(self, kind, budget)
         if self.video_frames < 1:
             raise ValueError(f"video_frames must be at least 1, got {self.video_frames}")
         if self.video_rate < 0:

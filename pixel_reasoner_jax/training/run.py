@@ -57,8 +57,9 @@ class Run:
         if resume and not config.data.shards and (as_path(config.workdir) / FILE).exists():
             config.data.shards = load_saved(config.workdir).data.shards
         self._workdir = open_workdir(config, resume)
-        # A mesh of one device would only slow compilation down.
-        mesh = make_mesh(config.mesh) if len(jax.devices()) > 1 else None
+        mesh = make_mesh(config.mesh)
+        if mesh.size == 1:
+            mesh = None  # it would only slow compilation down
         self.shards = Shards(config.data.shards, mesh)
         config.data.shards = self.shards.count
         self.order = Order(config.seed, self.shards.own, self.shards.count)

@@ -116,6 +116,11 @@ def test_mistakes(machine, arguments, message):
     assert result.returncode == 2 and message in result.stderr
 
 
+def test_help(machine):
+    result = machine.launch("gpu_run.sh", "--help")
+    assert result.returncode == 0 and "launch/gpu_run.sh [--slurm]" in result.stderr
+
+
 def test_shellcheck():
     found = shutil.which("shellcheck", path=pathlib.Path(sys.executable).parent) or shutil.which("shellcheck")
     if found is None:

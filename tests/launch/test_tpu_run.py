@@ -198,3 +198,8 @@ def test_mistakes(machine, arguments, settings, message):
     result = machine.launch("tpu_run.sh", *arguments, **SETTINGS | settings)
     assert result.returncode == 2 and message in result.stderr
     assert all(json.dumps(call).count("queued-resources") for call in machine.calls)  # nothing but a look
+
+
+def test_help(machine):
+    result = machine.launch("tpu_run.sh", "-h")
+    assert result.returncode == 0 and "launch/tpu_run.sh [--SETTING=VALUE…]" in result.stderr

@@ -1,5 +1,7 @@
 """Topologies: what libtpu knows, and what to do about the rest."""
 
+import importlib.util
+
 import pytest
 
 from pixel_reasoner_jax.plan.chips import TPUS, TopologyError, topology
@@ -22,12 +24,7 @@ def test_bad_topologies_say_what_to_write(name, says):
 
 
 def test_without_libtpu_it_is_named(monkeypatch):
-    from jax.experimental import topologies
-
-    def missing(*args, **options):
-        raise RuntimeError("Unable to initialize backend 'tpu': failed to open libtpu.so")
-
-    monkeypatch.setattr(topologies, "get_topology_desc", missing)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TopologyError, match=r"pip install 'pixel-reasoner-jax\[tpu\]'; cpu:8 does without"):
         topology("v5p:2x2x4")
 

@@ -110,6 +110,9 @@ def test_budgets_are_by_kind(tiny):
 def test_impossible_budgets_and_shapes_are_errors(tiny):
     with pytest.raises(ValueError, match="budget of crop"):
         Budgets(crop=(5, 4))
+    for budget in ("(4,", (4,), (4, 5.5), ("4", "5")):
+        with pytest.raises(ValueError, match="budget of crop is .*two whole numbers"):
+            Budgets(crop=budget)
     with pytest.raises(ValueError, match="video_frames"):
         Budgets(video_frames=0)
     with pytest.raises(ValueError, match="unknown kind of image 'thumbnail'"):

@@ -17,6 +17,7 @@ from data_pipeline.records import write_records
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.export import export
 from pixel_reasoner_jax.metrics import read_metrics
+from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.rollout.settings import load_policy
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.run import Run
@@ -162,6 +163,12 @@ def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, st
         np.testing.assert_array_equal(exported[name], trained[name])
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "pixel_reasoner.json"):
         assert pathlib.Path("out", name).read_text() == (moved / "model" / name).read_text()
+
+
+def test_one_device_is_no_mesh_of_three(sft_config):
+    sft_config.mesh.tensor = 3
+    with pytest.raises(MeshError, match="a multiple of 3 devices, but there are 1"):
+        sft.run(sft_config)
 
 
 def test_a_directory_in_use_is_refused(sft_config):
