@@ -37,6 +37,11 @@ call() {
   fi
 }
 
+# Refuses to go on without a command that will be called, and says where it comes from.
+installed() {
+  $dry || command -v "$1" >/dev/null || die "there is no $1 on this machine: $2"
+}
+
 # Sets the variable of a flag: --tpu-name=NAME is TPU_NAME.
 set_from_flag() {
   local name="${1%%=*}"

@@ -77,11 +77,15 @@ start() {
 }
 
 [[ ${#positional[@]} -gt 0 ]] || usage
+! $slurm || installed squeue "--slurm is for the login node of a cluster"
 case "${positional[0]}" in
   setup) call launch/worker.sh install cuda ;;
   run) start ;;
   resume) start --resume ;;
-  logs) if $slurm; then call tail -n 100 -F "$log"; else call launch/worker.sh logs; fi ;;
+  logs)
+    $dry || ! $slurm || [[ -f "$log" ]] || die "there is no $log yet: has the job begun? launch/gpu_run.sh --slurm status"
+    if $slurm; then call tail -n 100 -F "$log"; else call launch/worker.sh logs; fi
+    ;;
   status) if $slurm; then queued; else call launch/worker.sh state; fi ;;
   stop) if $slurm; then call scancel --me --name="$JOB_NAME"; else call launch/worker.sh stop; fi ;;
   *) usage ;;

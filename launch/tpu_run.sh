@@ -133,10 +133,12 @@ run_state() {
 
 # ---- Commands ----
 
+# The first look is `patiently` or not: while nothing has begun yet, a missing login should not be waited for.
 create() {
   local asked=false state
   while true; do
-    state="$(patiently slice_state)"
+    state="$("$@" slice_state)" || die "gcloud cannot list the queued resources of $PROJECT in $ZONE; see above"
+    set -- patiently
     case "$state" in
       READY) return ;;
       NONE)
@@ -191,7 +193,7 @@ stop() { on_hosts all "$worker stop"; }
 
 resume_once() {
   local state
-  create
+  create patiently
   state="$(patiently run_state none)"
   [[ "$state" != running ]] || return 0
   setup
@@ -235,6 +237,7 @@ keep_running() {
 
 [[ ${#positional[@]} -gt 0 ]] || usage
 need PROJECT ZONE TPU_NAME
+installed gcloud "https://cloud.google.com/sdk/docs/install"
 case "${positional[0]}" in
   create)
     need_for_create

@@ -82,7 +82,10 @@ case "${1:-}" in
   install) install "${2:?EXTRA is missing: tpu or cuda}" ;;
   start) start "${@:2}" ;;
   state) state ;;
-  logs) exec tail -n 100 -F $run/log ;;
+  logs)
+    [[ -f $run/log ]] || { say "nothing has run here yet" && exit 2; }
+    exec tail -n 100 -F $run/log
+    ;;
   stop) stop ;;
   *)
     sed -n '2,10s/^# \{0,1\}//p' "$0" >&2

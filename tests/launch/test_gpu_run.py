@@ -109,6 +109,8 @@ def test_a_dry_run_prints_what_is_called(machine, arguments):
         (["run"], "CONFIG is missing"),
         (["run", "configs/sft_none.py"], "there is no configs/sft_none.py"),
         (["run", CONFIG, "--hosts=2"], "unknown flag --hosts=2"),
+        (["logs"], "nothing has run here yet"),
+        (["--slurm", "status"], "there is no squeue on this machine"),
     ],
 )
 def test_mistakes(machine, arguments, message):

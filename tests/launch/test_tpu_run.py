@@ -102,6 +102,13 @@ def test_waits_for_the_slice_and_survives_failures_on_the_way(machine):
     assert trained(machine) == [[*START, "--resume"]] * 2
 
 
+def test_a_missing_login_is_not_waited_for(machine):
+    machine.fail(list=1)
+    result = machine.launch("tpu_run.sh", "create", **SETTINGS)
+    assert result.returncode == 2 and "cannot list the queued resources of p in us-east5-a" in result.stderr
+    assert len(machine.calls) == 1
+
+
 def test_a_preempted_run_is_resumed_on_a_new_slice(machine):
     set_up(machine)
     (machine.cloud / "hang").touch()
