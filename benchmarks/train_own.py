@@ -14,7 +14,7 @@ from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.plan.flops import count_flops
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.losses import token_logprobs
+from pixel_reasoner_jax.training.losses import token_loss
 from pixel_reasoner_jax.training.packing import Batch, build, fit
 
 
@@ -79,7 +79,8 @@ def model_flops(work: Work, config: Config) -> float:
         model = nnx.merge(graph, params)
         embedded = model.embed(batch["tokens"], batch["vision_index"], model.encode_vision(batch["vision"]))
         hidden = model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
-        trained = batch["targets"].shape[1]
-        return token_logprobs(hidden[:, :trained], model.output_embedding(), batch["targets"])
+        targets = batch["targets"]
+        hidden = hidden[:, : targets.shape[1]]
+        return token_loss(lambda logprobs, *_: (logprobs.sum(), {}), hidden, model.output_embedding(), targets, {}, 1.0)
 
     return 3 * count_flops(jax.jit(forward).trace(params, batch(work)).jaxpr).products

@@ -1,15 +1,15 @@
-"""Token log-probabilities in chunks, and the losses built on them.
+"""The losses of both phases, and how they are computed without the logits of all tokens.
 
 The hidden state that predicts token t is that of token t - 1: callers pick the pairs. Losses and diagnostics are sums
-divided by a given normalizer (the trained tokens of the whole batch), so that adding them up over micro-batches gives
-exactly the batch's token means.
+divided by a given normalizer (the trained tokens of the whole batch), so that adding them up over chunks and
+micro-batches gives exactly the batch's token means.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,40 +19,49 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pixel_reasoner_jax.parallel.sharding import RULES
 
+Diagnostics = dict[str, Array]
+
 FORBIDDEN_LOGIT = -1e30  # finite, so that probability times logit is 0 and not NaN
 MAX_LOG_RATIO = 20.0  # a ratio beyond e**20 would overflow into NaN gradients; it is clipped by any useful bound
 
 
-def token_logprobs(
+def token_loss(
+    loss: Callable[..., tuple[Array, Diagnostics]],
     hidden: Float[Array, "*batch tokens width"],
     embedding: Float[Array, "vocab width"],
     targets: Int[Array, "*batch tokens"],
+    details: Mapping[str, Array],
+    normalizer: float | Float[Array, ""],
     *,
     temperature: float | Float[Array, "*batch tokens"] = 1.0,
     forbidden: Bool[Array, " vocab"] | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
-) -> tuple[Float[Array, "*batch tokens"], Float[Array, "*batch tokens"]]:
-    """Log-probability of each target and the entropy of the distribution it comes from, both float32 in nats.
+) -> tuple[Float[Array, ""], Diagnostics]:
+    """A loss of the targets' log-probabilities, whose logits are computed once and never all at the same time.
 
     The distribution is softmax(hidden @ embedding.T / temperature) over the tokens that are not forbidden. About
-    `chunk` positions are worked on at a time and the backward pass computes their logits again, so neither pass holds
-    an array of positions x vocabulary. Chunks are cut along the last token axis only, which leaves a sharded batch
-    axis sharded. On a mesh, its parts work through their own rows: the embedding is gathered and its gradient summed
-    over them once, where the compiler by itself would do both for every chunk.
+    `chunk` positions are worked on at a time: their part of the loss gives its own derivative, so that the gradients of
+    hidden states and embedding are summed up while the logits are there (as in Hsu et al. 2024, Liger Kernel), and the
+    backward pass only scales them. Chunks are cut along the last token axis only, which leaves a sharded batch axis
+    sharded. On a mesh, its parts work through their own rows: the embedding is gathered and its gradient summed over
+    them once, where the compiler by itself would do both for every chunk.
 
     Args:
+      loss: takes (logprobs, entropy, details, normalizer) of some positions, arrays [rows, positions], log-probability
+        of the target and entropy float32 in nats, and returns (loss, diagnostics): scalars that are added up over all
+        positions. Where details are 0 it must add nothing: chunks are filled up so. No gradient flows through entropy
+        and diagnostics.
       hidden: final hidden states that predict the targets; their type is the type of the matrix products.
-      embedding: of the output. Its gradient is accumulated in float32.
+      embedding: of the output. Its gradient is summed up in float32.
       targets: token ids. A forbidden target gets about -1e30 and a meaningless gradient: mask it.
+      details: arrays shaped like targets, for the loss.
+      normalizer: for the loss.
       temperature: sampling temperature, one for all or one a position; positive.
       forbidden: tokens that cannot be sampled.
       chunk: positions at a time, on each device. None: as many as the model is wide, so that their logits take no more
         room than the embedding's gradient, which every chunk reads and writes; 512 at least, 1,024 at most.
       mesh: that the batch is dealt out on.
-
-    Returns:
-      Log-probabilities, and entropies, through which no gradient flows.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     batch, tokens = targets.shape[:-1], targets.shape[-1]
@@ -66,19 +75,15 @@ def token_logprobs(
     size = -(-tokens // chunks)
     temperature = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), targets.shape)
 
-    def split(array, fill):  # [*batch, tokens, ...] -> [chunks, rows, size, ...]
+    def split(array, fill=0):  # [*batch, tokens, ...] -> [chunks, rows, size, ...]
         array = array.reshape(rows, tokens, *array.shape[len(batch) + 1 :])
         padding = [(0, 0), (0, -tokens % size)] + [(0, 0)] * (array.ndim - 2)
         array = jnp.pad(array, padding, constant_values=fill)
         return jnp.moveaxis(array.reshape(rows, -1, size, *array.shape[2:]), 1, 0)
 
-    def join(array):
-        return jnp.moveaxis(array, 0, 1).reshape(rows, -1)[:, :tokens].reshape(targets.shape)
-
-    logprobs, entropy = _chunked_logprobs(
-        mesh, platform, split(hidden, 0), embedding, split(targets, 0), split(temperature, 1), forbidden
-    )
-    return join(logprobs), lax.stop_gradient(join(entropy))
+    chunks = split(targets), split(temperature, 1), jax.tree.map(split, dict(details))
+    value, diagnostics = _token_loss(loss, mesh, platform, split(hidden), embedding, chunks, normalizer, forbidden)
+    return value, lax.stop_gradient(diagnostics)
 
 
 def sft_loss(
@@ -149,88 +154,77 @@ def grpo_loss(
     return loss, lax.stop_gradient(diagnostics)
 
 
-def _logits(hidden, embedding, temperature, forbidden):
-    """float32 [rows, size, vocab] of one chunk."""
-    logits = jnp.einsum("rsh,vh->rsv", hidden, embedding, preferred_element_type=jnp.float32) / temperature[..., None]
-    return logits if forbidden is None else jnp.where(forbidden, FORBIDDEN_LOGIT, logits)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _token_loss(loss, mesh, platform, hidden, embedding, chunks, normalizer, forbidden):
+    return _by_parts(loss, mesh, platform, False, hidden, embedding, chunks, normalizer, forbidden)[0]
 
 
-def _by_rows(function, mesh: Mesh | None, results: int, whole: Sequence[int], stacked: int | None = None):
-    """Has every part of the mesh call a function with its own rows, the second axis of arguments and results.
+def _token_loss_forward(loss, mesh, platform, hidden, embedding, chunks, normalizer, forbidden):
+    sums, gradients = _by_parts(loss, mesh, platform, True, hidden, embedding, chunks, normalizer, forbidden)
+    return sums, (*gradients, jnp.zeros((), embedding.dtype))
 
-    Args:
-      function: over one part's rows.
-      mesh: None: the function as it is.
-      results: how many it has.
-      whole: numbers of the arguments that all parts have whole.
-      stacked: number of a result of which each part has one, along a new first axis; None: there is none.
+
+def _token_loss_backward(loss, mesh, platform, saved, cotangents):
+    hidden, embedding, like_embedding = saved
+    scale = cotangents[0]
+    return (scale * hidden).astype(hidden.dtype), (scale * embedding).astype(like_embedding.dtype), None, None, None
+
+
+_token_loss.defvjp(_token_loss_forward, _token_loss_backward)
+
+
+def _by_parts(loss, mesh, platform, differentiate, hidden, embedding, chunks, normalizer, forbidden):
+    """The loss over all chunks; every part of the mesh works through its own rows, which are their second axis.
+
+    Returns:
+      (loss, diagnostics), and the loss's gradients by hidden states and embedding, the second in float32; None unless
+      asked for.
     """
-    if mesh is None:
-        return function
-    batch = RULES["batch"]
-
-    def call(*arguments):
-        inputs = tuple(PartitionSpec(*(() if i in whole else (None, batch))) for i in range(len(arguments)))
-        outputs = tuple(PartitionSpec(*((batch,) if i == stacked else (None, batch))) for i in range(results))
-        # The vocabulary stays the compiler's to divide, over the axis that is left.
-        mapped = jax.shard_map(
-            function, mesh=mesh, in_specs=inputs, out_specs=outputs, axis_names=set(batch), check_vma=False
-        )
-        return mapped(*arguments)
-
-    return call
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked_logprobs(mesh, platform, hidden, embedding, targets, temperature, forbidden):
-    return _chunked_forward(mesh, platform, hidden, embedding, targets, temperature, forbidden)[0]
-
-
-def _chunked_forward(mesh, platform, hidden, embedding, targets, temperature, forbidden):
-    def forward(hidden, weights, targets, temperature, forbidden):
-        def step(_, chunk):
-            hidden, targets, temperature = chunk
-            logits = _logits(hidden, weights, temperature, forbidden)
-            normalizers = jax.nn.logsumexp(logits, axis=-1)
-            picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-            below = normalizers[..., None] - logits
-            entropy = (jnp.exp(-below) * below).sum(-1)
-            return None, (picked - normalizers, entropy, normalizers)
-
-        return lax.scan(step, None, (hidden, targets, temperature))[1]
-
-    logprobs, entropy, normalizers = _by_rows(forward, mesh, 3, whole=(1, 4))(
-        hidden, embedding.astype(hidden.dtype), targets, temperature, forbidden
-    )
-    return (logprobs, entropy), (hidden, embedding, targets, temperature, forbidden, normalizers)
-
-
-def _chunked_backward(mesh, platform, residuals, cotangents):
-    hidden, embedding, targets, temperature, forbidden, normalizers = residuals
     # XLA on a CPU would copy every chunk's gradient transposed, and does not if it is summed up as [width, vocab]. On
     # a TPU it is that sum which would be copied.
     turned = platform == "cpu"
 
-    def backward(hidden, weights, targets, temperature, forbidden, normalizers, cotangents):
+    def of_part(hidden, weights, chunks, normalizer, forbidden):
         def step(total, chunk):
-            hidden, targets, temperature, normalizers, cotangent = chunk
-            logits = _logits(hidden, weights, temperature, forbidden)
-            picked = lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
-            gradient = (picked - jnp.exp(logits - normalizers[..., None])) * (cotangent / temperature)[..., None]
+            hidden, (targets, temperature, details) = chunk
+            logits = jnp.einsum("rsh,vh->rsv", hidden, weights, preferred_element_type=jnp.float32)
+            if forbidden is not None:
+                logits = jnp.where(forbidden, FORBIDDEN_LOGIT, logits)
+            below = (logits.max(axis=-1, keepdims=True) - logits) / temperature[..., None]
+            below += jnp.log(jnp.exp(-below).sum(axis=-1, keepdims=True))  # -log(probability)
+            logprobs = -jnp.take_along_axis(below, targets[..., None], axis=-1)[..., 0]
+            entropy = (jnp.exp(-below) * below).sum(-1)
+            arguments = logprobs, entropy, details, normalizer
+            if not differentiate:
+                return total, (loss(*arguments), None)
+            sums, slope = jax.value_and_grad(loss, has_aux=True)(*arguments)
+            is_target = lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
+            gradient = (is_target - jnp.exp(-below)) * (slope / temperature)[..., None]
             gradient = gradient.astype(hidden.dtype)
-            hidden_gradient = jnp.einsum("rsv,vh->rsh", gradient, weights)
             operands = (hidden, gradient) if turned else (gradient, hidden)
             total += jnp.einsum("rsx,rsy->xy", *operands, preferred_element_type=jnp.float32)
-            return total, hidden_gradient
+            return total, (sums, jnp.einsum("rsv,vh->rsh", gradient, weights))
 
-        zeros = jnp.zeros(weights.shape[::-1] if turned else weights.shape, jnp.float32)
-        total, hidden_gradient = lax.scan(step, zeros, (hidden, targets, temperature, normalizers, cotangents))
-        return hidden_gradient, (total.T if turned else total)[None]
+        shape = weights.shape[::-1] if turned else weights.shape
+        total = jnp.zeros(shape, jnp.float32) if differentiate else None
+        total, (sums, hidden_gradient) = lax.scan(step, total, (hidden, chunks))
+        total = total.T if differentiate and turned else total
+        # What parts add up to has an axis for them.
+        return *jax.tree.map(lambda x: x[None], (jax.tree.map(lambda x: x.sum(0), sums), total)), hidden_gradient
 
-    hidden_gradient, totals = _by_rows(backward, mesh, 2, whole=(1, 4), stacked=1)(
-        hidden, embedding.astype(hidden.dtype), targets, temperature, forbidden, normalizers, cotangents[0]
-    )
-    return hidden_gradient, totals.sum(0).astype(embedding.dtype), None, None, None
-
-
-_chunked_logprobs.defvjp(_chunked_forward, _chunked_backward)
+    if mesh is not None:
+        batch = RULES["batch"]
+        rows, whole, stacked = PartitionSpec(None, batch), PartitionSpec(), PartitionSpec(batch)
+        # The vocabulary stays the compiler's to divide, over the axis that is left.
+        of_part = jax.shard_map(
+            of_part,
+            mesh=mesh,
+            in_specs=(rows, whole, rows, whole, whole),
+            out_specs=(stacked, stacked, rows),
+            axis_names=set(batch),
+            check_vma=False,
+        )
+    normalizer = jnp.asarray(normalizer, jnp.float32)
+    sums, total, hidden_gradient = of_part(hidden, embedding.astype(hidden.dtype), chunks, normalizer, forbidden)
+    sums, total = jax.tree.map(lambda x: x.sum(0), (sums, total))
+    return sums, (hidden_gradient, total)

@@ -19,7 +19,6 @@ from pixel_reasoner_jax.rollout import Policy, SamplingSettings, check_query
 from pixel_reasoner_jax.training.grpo import collect, judge
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from pixel_reasoner_jax.training.packing import Batch
 from pixel_reasoner_jax.training.rows import cut
 from pixel_reasoner_jax.training.run import Run, data_sets
 from pixel_reasoner_jax.training.state import Trainer
@@ -132,12 +131,12 @@ def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Train
     )
 
 
-def _loss(logprobs, entropy, batch: Batch, normalizer, *, clip_low: float, clip_high: float):
+def _loss(logprobs, entropy, details, normalizer, *, clip_low: float, clip_high: float):
     return grpo_loss(
         logprobs,
-        batch["logprobs"],
-        batch["advantages"],
-        batch["target_mask"] > 0,
+        details["logprobs"],
+        details["advantages"],
+        details["target_mask"] > 0,
         normalizer,
         clip_low=clip_low,
         clip_high=clip_high,

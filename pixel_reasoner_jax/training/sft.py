@@ -14,7 +14,7 @@ from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.training.feed import Feed
 from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from pixel_reasoner_jax.training.packing import Batch, Sequence
+from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.run import Run, data_sets
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -81,5 +81,5 @@ def _sequences(trajectories: dict[int, list[Trajectory]]) -> dict[int, list[Sequ
     return {shard: [*map(Sequence.of, some)] for shard, some in trajectories.items()}
 
 
-def _loss(logprobs, entropy, batch: Batch, normalizer):
-    return sft_loss(logprobs, batch["target_mask"] > 0, normalizer)
+def _loss(logprobs, entropy, details, normalizer):
+    return sft_loss(logprobs, details["target_mask"] > 0, normalizer)

@@ -16,10 +16,12 @@ from jaxtyping import Array
 
 from pixel_reasoner_jax.models.lora import ADAPTER, has_adapters
 from pixel_reasoner_jax.parallel import deal, gather, param_shardings, parts
-from pixel_reasoner_jax.training.losses import token_logprobs
+from pixel_reasoner_jax.training.losses import token_loss
 from pixel_reasoner_jax.training.packing import Batch
 
 Metrics = dict[str, Array]
+
+DETAILS = ("target_mask", "advantages", "logprobs")  # what the losses ask of a batch
 
 
 @functools.partial(
@@ -56,8 +58,7 @@ class Trainer:
     Args:
       model: a `models.Qwen2_5_VL`; its parameters start the state, and its mesh takes the batches.
       optimizer: an optax transformation.
-      loss: takes (logprobs, entropy, batch, normalizer), arrays [rows, targets], and returns (loss, diagnostics):
-        sums over the micro-batch divided by the normalizer.
+      loss: see `losses.token_loss`; its details are the batch's `target_mask`, `advantages` and `logprobs`.
       forbidden: bool [vocab], tokens left out of the distribution, or None.
       freeze_vision: train the decoder alone. Of a model with adapters (`models.lora`) they alone are trained.
       master_weights: add updates up in float32 copies of parameters of another type, of which a small update would
@@ -96,15 +97,17 @@ class Trainer:
             # Only trained tokens meet the vocabulary; token t is predicted by the hidden state of t - 1.
             targets = batch["targets"]
             hidden = jnp.take_along_axis(hidden, targets[..., None] - 1, axis=1)
-            logprobs, entropy = token_logprobs(
+            return token_loss(
+                loss,
                 hidden,
                 model.output_embedding(),
                 jnp.take_along_axis(batch["tokens"], targets, axis=1),
+                {name: batch[name] for name in DETAILS},
+                normalizer,
                 temperature=batch["temperatures"],
                 forbidden=forbidden,
                 mesh=mesh,
             )
-            return loss(logprobs, entropy, batch, normalizer)
 
         @functools.partial(jax.jit, donate_argnums=(2,))
         def accumulate(trainable, frozen, gradients, batch, normalizer):

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixel_reasoner_jax.training.losses import grpo_loss, sft_loss, token_logprobs
+from pixel_reasoner_jax.plan.flops import count_flops
+from pixel_reasoner_jax.training.losses import grpo_loss, sft_loss, token_loss
 
 WIDTH, VOCAB = 12, 37
 
@@ -41,69 +42,101 @@ def reference(hidden, embedding, targets, temperature, forbidden, weights):
     return logprobs, entropy, gradient @ embedding, gradient.reshape(-1, VOCAB).T @ hidden.reshape(-1, WIDTH)
 
 
+def weighted(logprobs, entropy, details, normalizer):
+    """The sum of weights times log-probabilities; and both of every token, at its place."""
+    places = jnp.zeros(details["place"].shape[0] * 100, jnp.float32).at[details["place"]]
+    diagnostics = {"logprobs": places.add(logprobs), "entropy": places.add(entropy)}
+    return (logprobs * details["weights"]).sum() / normalizer, diagnostics
+
+
+def weighted_loss(hidden, embedding, inputs, **options):
+    """`token_loss` of them; the diagnostics have a place before the first token's, where padding goes."""
+    shape = inputs["targets"].shape
+    details = {
+        "weights": jnp.asarray(inputs["weights"], jnp.float32),
+        "place": 1 + jnp.arange(np.prod(shape)).reshape(shape),
+    }
+    options = {
+        "temperature": jnp.asarray(inputs["temperature"], jnp.float32),
+        "forbidden": jnp.asarray(inputs["forbidden"]),
+    } | options
+    return token_loss(weighted, hidden, embedding, jnp.asarray(inputs["targets"]), details, 2.0, **options)
+
+
+def by_token(diagnostics, shape):
+    return [np.asarray(diagnostics[name][1 : 1 + np.prod(shape)]).reshape(shape) for name in ("logprobs", "entropy")]
+
+
 @pytest.mark.parametrize("batch", [(11,), (3, 11), (2, 2, 7)])
 @pytest.mark.parametrize("chunk", [1, 7, 12, 1000])
-def test_token_logprobs_match_float64(batch, chunk):
+def test_token_loss_matches_float64(batch, chunk):
     inputs = make_inputs(batch)
-
-    def objective(hidden, embedding):
-        logprobs, entropy = token_logprobs(
-            hidden,
-            embedding,
-            jnp.asarray(inputs["targets"]),
-            temperature=jnp.asarray(inputs["temperature"], jnp.float32),
-            forbidden=jnp.asarray(inputs["forbidden"]),
-            chunk=chunk,
-        )
-        # The entropy is a diagnostic: weighing it in must not change the gradient.
-        return (logprobs * inputs["weights"]).sum() + entropy.sum(), (logprobs, entropy)
-
     arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "embedding")]
-    gradients, (logprobs, entropy) = jax.jit(jax.grad(objective, argnums=(0, 1), has_aux=True))(*arguments)
-    for got, expected in zip((logprobs, entropy, *gradients), reference(**inputs), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+    # Scaled, as a sum with another loss would be: the gradients wait in the forward pass.
+    loss = lambda *arguments: jax.tree.map(lambda x: 3 * x, weighted_loss(*arguments, inputs, chunk=chunk))  # noqa: E731
+    (value, diagnostics), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*arguments)
+    logprobs, entropy, *expected = reference(**inputs)
+    np.testing.assert_allclose(value, 1.5 * (logprobs * inputs["weights"]).sum(), rtol=2e-5, atol=2e-5)
+    for got, want in zip(by_token(diagnostics, batch), (logprobs, entropy), strict=True):
+        np.testing.assert_allclose(got, 3 * want, rtol=2e-5, atol=5e-5)
+    for got, want in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(got, 1.5 * want, rtol=2e-5, atol=2e-5)
+    alone, _ = jax.jit(loss)(*arguments)  # what is not differentiated computes no gradients
+    np.testing.assert_allclose(alone, value, rtol=1e-6)
 
 
-def test_token_logprobs_in_bfloat16_accumulate_in_float32():
+def test_token_loss_in_bfloat16_accumulates_in_float32():
     inputs = make_inputs((2, 64))
     hidden, embedding = (jnp.asarray(inputs[name], jnp.bfloat16) for name in ("hidden", "embedding"))
     rounded = inputs | {"hidden": np.asarray(hidden, np.float64), "embedding": np.asarray(embedding, np.float64)}
-    temperature = jnp.asarray(inputs["temperature"], jnp.float32)
-    arguments = (jnp.asarray(inputs["targets"]),)
-    options = dict(temperature=temperature, forbidden=jnp.asarray(inputs["forbidden"]), chunk=16)
-    logprobs, entropy = token_logprobs(hidden, embedding, *arguments, **options)
-    assert logprobs.dtype == entropy.dtype == jnp.float32
+    _, diagnostics = weighted_loss(hidden, embedding, inputs, chunk=16)
     expected = reference(**rounded)
-    np.testing.assert_allclose(logprobs, expected[0], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(entropy, expected[1], rtol=1e-4, atol=1e-4)
+    for got, want in zip(by_token(diagnostics, (2, 64)), expected, strict=False):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
     # A float32 embedding under bfloat16 activations gets a float32 gradient.
-    gradient = jax.grad(lambda k: (token_logprobs(hidden, k, *arguments, **options)[0] * inputs["weights"]).sum())(
-        embedding.astype(jnp.float32)
-    )
+    gradient = jax.grad(lambda k: 2 * weighted_loss(hidden, k, inputs, chunk=16)[0])(embedding.astype(jnp.float32))
     assert gradient.dtype == jnp.float32
     np.testing.assert_allclose(gradient, expected[3], rtol=0.02, atol=0.05)
+    assert jax.grad(lambda k: weighted_loss(hidden, k, inputs)[0])(embedding).dtype == jnp.bfloat16
 
 
-def test_no_array_of_tokens_by_vocabulary_is_whole():
-    rows, tokens, width, vocab, chunk = 4, 256, 8, 4096, 64
+def compiled_grpo(rows, tokens, width, vocab, chunk):
+    """The lowered gradient of the GRPO loss by hidden states and embedding."""
+
+    def grpo(logprobs, entropy, details, normalizer):
+        return grpo_loss(
+            logprobs, details["sampled"], details["sampled"], details["sampled"] > 0, normalizer, entropy=entropy
+        )
 
     def loss(hidden, embedding, targets):
-        logprobs, entropy = token_logprobs(hidden, embedding, targets, forbidden=jnp.arange(vocab) < 2, chunk=chunk)
-        value, diagnostics = grpo_loss(logprobs, logprobs, entropy, targets > 5, 100.0, entropy=entropy)
-        return value, diagnostics
+        details = {"sampled": targets / vocab}
+        forbidden = jnp.arange(vocab) < 2
+        return token_loss(grpo, hidden, embedding, targets, details, 100.0, forbidden=forbidden, chunk=chunk)
 
     arguments = (
         jax.ShapeDtypeStruct((rows, tokens, width), jnp.float32),
         jax.ShapeDtypeStruct((vocab, width), jnp.float32),
         jax.ShapeDtypeStruct((rows, tokens), jnp.int32),
     )
-    lowered = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*arguments)
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).trace(*arguments)
+
+
+def test_no_array_of_tokens_by_vocabulary_is_whole():
+    rows, tokens, width, vocab, chunk = 4, 256, 8, 4096, 64
+    lowered = compiled_grpo(rows, tokens, width, vocab, chunk).lower()
     compiled = lowered.compile()
     shapes = re.findall(r"tensor<([\dx]+)x[a-z]+\d+>", lowered.as_text())
     shapes += [shape.replace(",", "x") for shape in re.findall(r"\[([\d,]+)\]", compiled.as_text())]
     largest = max(np.prod([int(n) for n in shape.split("x")]) for shape in shapes)
     assert largest == chunk * vocab  # the logits of one chunk, which shows that the search finds what it looks for
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * rows * tokens * vocab / 2
+
+
+def test_logits_are_computed_once():
+    rows, tokens, width, vocab = 4, 256, 8, 4096
+    products = count_flops(compiled_grpo(rows, tokens, width, vocab, 64).jaxpr).products
+    assert products == 3 * 2 * rows * tokens * width * vocab  # the logits, and the two gradients
 
 
 def test_sft_loss_over_micro_batches_is_the_loss_of_the_batch():
@@ -170,19 +203,24 @@ def test_grpo_gradient_through_the_network_matches_float64():
     _, weights, _ = grpo_reference(logprobs, sampled, advantages, train, normalizer, 0.2, 0.35)
     _, _, *expected = reference(**(inputs | {"weights": weights}))
 
-    def loss(hidden, embedding, rows):
-        values, _ = token_logprobs(
+    def loss(logprobs, entropy, details, normalizer):
+        return grpo_loss(logprobs, details["sampled"], details["advantages"], details["train"], normalizer)
+
+    def of_rows(hidden, embedding, rows):
+        return token_loss(
+            loss,
             hidden[rows],
             embedding,
             jnp.asarray(inputs["targets"][rows]),
+            {"sampled": jnp.asarray(sampled[rows]), "advantages": advantages[rows], "train": jnp.asarray(train[rows])},
+            normalizer,
             temperature=jnp.asarray(inputs["temperature"][rows], jnp.float32),
             forbidden=jnp.asarray(inputs["forbidden"]),
             chunk=6,
-        )
-        return grpo_loss(values, *(jnp.asarray(a[rows]) for a in (sampled, advantages, train)), normalizer)[0]
+        )[0]
 
     arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "embedding")]
-    parts = [jax.grad(loss, argnums=(0, 1))(*arguments, slice(start, start + 2)) for start in (0, 2)]
+    parts = [jax.grad(of_rows, argnums=(0, 1))(*arguments, slice(start, start + 2)) for start in (0, 2)]
     for got, want in zip(jax.tree.map(np.add, *parts), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
@@ -212,7 +250,7 @@ SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from pixel_reasoner_jax.parallel import make_mesh
-from pixel_reasoner_jax.training.losses import token_logprobs
+from pixel_reasoner_jax.training.losses import token_loss
 
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
 random = np.random.default_rng(0)
@@ -221,11 +259,14 @@ targets = random.integers(0, 31, (8, 13))
 weights = random.normal(size=targets.shape)
 forbidden = np.arange(32) == 31
 
+def weighted(logprobs, entropy, details, normalizer):
+    weights = details["weights"]
+    return (weights * logprobs).sum() / normalizer, {"entropy": (weights * entropy).sum()}
+
 def loss(hidden, embedding, mesh):
-    logprobs, entropy = token_logprobs(
-        hidden, embedding, jnp.asarray(targets), temperature=0.7, forbidden=forbidden, chunk=4, mesh=mesh
-    )
-    return (weights * logprobs).sum(), (logprobs, entropy)
+    options = dict(temperature=0.7, forbidden=forbidden, chunk=4, mesh=mesh)
+    details = {"weights": jnp.asarray(weights, jnp.float32)}
+    return token_loss(weighted, hidden, embedding, jnp.asarray(targets), details, 1.0, **options)
 
 def run(hidden, embedding, mesh):
     step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
@@ -243,7 +284,7 @@ print("equal")
 """
 
 
-def test_token_logprobs_on_a_mesh_equal_those_of_one_device():
+def test_token_loss_on_a_mesh_equals_that_of_one_device():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     result = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True)
@@ -259,8 +300,12 @@ def test_gradients_are_the_same_as_other_platforms_sum_them_up(monkeypatch, chun
     targets = jnp.asarray(random.integers(0, 32, (3, 13)))
 
     def gradients():
+        def squares(logprobs, entropy, details, normalizer):
+            return (details["real"] * logprobs**2).sum() / normalizer, {}
+
         def loss(hidden, embedding):
-            return (token_logprobs(hidden, embedding, targets, chunk=chunk)[0] ** 2).sum()
+            details = {"real": jnp.ones(targets.shape)}
+            return token_loss(squares, hidden, embedding, targets, details, 1.0, chunk=chunk)[0]
 
         return jax.grad(loss, (0, 1))(hidden, embedding)
 
@@ -275,7 +320,7 @@ import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec as P
 from pixel_reasoner_jax.parallel import make_mesh
-from pixel_reasoner_jax.training.losses import token_logprobs
+from pixel_reasoner_jax.training.losses import token_loss
 
 mesh = make_mesh({"fsdp": 4}, topologies.get_topology_desc("v5p:2x2x1", platform="tpu").devices)
 rows, columns = (NamedSharding(mesh, P(*axes)) for axes in (["fsdp"], [None, "fsdp"]))
@@ -284,7 +329,7 @@ embedding = jax.ShapeDtypeStruct((32768, 1024), jnp.float32, sharding=columns)
 targets = jax.ShapeDtypeStruct((4, 4096), jnp.int32, sharding=rows)
 
 def loss(hidden, embedding, targets):
-    return token_logprobs(hidden, embedding, targets, mesh=mesh)[0].sum()
+    return token_loss(lambda logprobs, *_: (logprobs.sum(), {}), hidden, embedding, targets, {}, 1.0, mesh=mesh)[0]
 
 gradient = jax.jit(jax.grad(loss, (0, 1)), out_shardings=(rows, columns))
 print(gradient.lower(hidden, embedding, targets).compile().memory_analysis().temp_size_in_bytes / embedding.size / 4)

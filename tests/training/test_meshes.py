@@ -26,6 +26,7 @@ batch = {
     },
     "targets": np.tile(np.arange(20, 32, dtype=np.int32), (8, 1)),
     "target_mask": np.ones((8, 12), np.float32), "temperatures": np.ones((8, 12), np.float32),
+    "advantages": np.zeros((8, 12), np.float32), "logprobs": np.zeros((8, 12), np.float32),
 }
 
 def batches(trainer):

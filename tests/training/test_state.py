@@ -19,8 +19,9 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training.losses import token_loss
 from pixel_reasoner_jax.training.packing import Sequence, build, fit, pack
-from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.training.state import DETAILS, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +119,13 @@ def _hidden(model, batch):
 
 
 def _loss_of_embedding(model, batch, loss):
-    from pixel_reasoner_jax.training.losses import token_logprobs
-
     rows = np.arange(len(batch["tokens"]))[:, None]
     hidden = _hidden(model, batch)[rows, batch["targets"] - 1]
     chosen = batch["tokens"][rows, batch["targets"]]
+    details = {name: batch[name] for name in DETAILS}
 
     def of_embedding(embedding):
-        logprobs, entropy = token_logprobs(hidden, embedding, chosen)
-        return loss(logprobs, entropy, batch, float(batch["target_mask"].sum()))[0]
+        return token_loss(loss, hidden, embedding, chosen, details, float(batch["target_mask"].sum()))[0]
 
     return of_embedding
 
@@ -238,6 +237,7 @@ batch = {
     "vision_index": None, "vision": None,
     "targets": np.tile(np.arange(1, 9, dtype=np.int32), (2, 1)),
     "target_mask": np.ones((2, 8), np.float32), "temperatures": np.ones((2, 8), np.float32),
+    "advantages": np.zeros((2, 8), np.float32), "logprobs": np.zeros((2, 8), np.float32),
 }
 state, _ = trainer.update(state, [batch])
 assert all(a.is_equivalent_to(b, leaf.ndim) for a, b, leaf in zip(where(state), before, jax.tree.leaves(state)))
