@@ -10,11 +10,21 @@ from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.models.attention import BLOCK, attention, cached_attention
 from pixel_reasoner_jax.models.config import Config
-from pixel_reasoner_jax.models.layers import Linear, RMSNorm, Rotation, SwiGLU, frequencies, rotate, scan, stack
+from pixel_reasoner_jax.models.layers import (
+    WITHIN,
+    Linear,
+    RMSNorm,
+    Rotation,
+    SwiGLU,
+    frequencies,
+    rotate,
+    scan,
+    scan_layers,
+    stack,
+)
 from pixel_reasoner_jax.parallel.sharding import constrain, locally
 
 Cache = dict[str, Array]
-AXES = ("batch", None, None)  # of values between layers
 
 
 def token_embedding(config: Config, key: Array, param_dtype: DTypeLike) -> nnx.Param:
@@ -41,9 +51,9 @@ class DecoderLayer(nnx.Module):
         query, key, value = self.norm1.project(x, self.query, self.key, self.value)
         return rotate(query, rotation), rotate(key, rotation).swapaxes(1, 2), value.swapaxes(1, 2)
 
-    def finish(self, x: Float[Array, "batch tokens size"], attended: Array) -> Float[Array, "batch tokens size"]:
+    def finish(self, x: Float[Array, "batch tokens size"], attended: Array, mesh) -> Float[Array, "batch tokens size"]:
         """Everything after attention."""
-        x = x + self.out(attended)
+        x = constrain(x + self.out(attended), WITHIN, mesh)
         return x + self.mlp(x, self.norm2)
 
 
@@ -85,11 +95,9 @@ class Decoder(nnx.Module):
             layer = nnx.merge(graph, layer)
             query, key, value = layer.project(x, rotation)
             attended = attention(query, key, value, segments, causal=True, mesh=self.mesh)
-            return constrain(layer.finish(x, attended), AXES, self.mesh), None
+            return layer.finish(x, attended, self.mesh)
 
-        x = constrain(x.astype(self.dtype), AXES, self.mesh)
-        x, _ = scan(apply, x, layers, remat=remat)
-        return self.norm(x)
+        return self.norm(scan_layers(apply, x.astype(self.dtype), layers, remat=remat, mesh=self.mesh))
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
         if length > BLOCK and length % BLOCK:
@@ -157,8 +165,8 @@ class Decoder(nnx.Module):
             query, key, value = layer.project(x, rotation)
             grouped = query.reshape(*query.shape[:2], key.shape[1], -1, query.shape[-1])
             attended, keys, values = attend(number, grouped, key, value, keys, values, write, last_key, *chosen)
-            x = layer.finish(x, attended.reshape(query.shape))
-            return (constrain(x, AXES, self.mesh), keys, values), None
+            x = layer.finish(x, attended.reshape(query.shape), self.mesh)
+            return (constrain(x, WITHIN, self.mesh), keys, values), None
 
         numbers = jnp.arange(self.config.num_hidden_layers)
         carry = (x.astype(self.dtype), cache["k"], cache["v"])

@@ -9,9 +9,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from pixel_reasoner_jax.models import kernels
+from pixel_reasoner_jax.parallel.sharding import constrain
 
 REMAT = {
     "none": None,
@@ -23,6 +25,9 @@ REMAT = {
 }
 UNROLLED = 4  # layers
 
+WITHIN = ("batch", None, None)  # axes of the values in a layer
+BETWEEN = ("batch", "sequence", None)  # and between layers
+
 
 def stack(layer: type[nnx.Module], depth: int, config, *, rngs: nnx.Rngs, **options) -> nnx.Module:
     """`depth` layers of own weights as one module whose parameters have a leading axis "layers"."""
@@ -30,14 +35,37 @@ def stack(layer: type[nnx.Module], depth: int, config, *, rngs: nnx.Rngs, **opti
     return nnx.split_rngs(splits=depth)(create)(rngs)
 
 
-def scan(function: Callable, x, layers, *, remat: str = "none"):
-    """`jax.lax.scan` of `function(x, layer)` over stacked layers.
+def scan_layers(
+    function: Callable[[Array, nnx.State], Array],
+    x: Float[Array, "batch tokens size"],
+    layers: nnx.State,
+    *,
+    remat: str,
+    mesh: Mesh | None,
+) -> Float[Array, "batch tokens size"]:
+    """`function(x, layer)` for one layer after another.
 
-    A few layers are unrolled: a loop copies every layer's saved values, which small models feel.
+    Between layers, where a backward pass keeps it, x is dealt out over all of the mesh; within them it is whole along
+    tensor. (Were it left to the compiler where x becomes whole, it gathers parameters over tensor instead.)
 
     Args:
+      layers: stacked.
       remat: what the backward pass recomputes: nothing ("none"), all but layer inputs ("full") or all but matrix
         products and attention ("dots").
+    """
+
+    def apply(x, layer):
+        x = constrain(constrain(x, BETWEEN, mesh), WITHIN, mesh)
+        x = constrain(function(x, layer), WITHIN, mesh)
+        return constrain(x, BETWEEN, mesh), None
+
+    return scan(apply, constrain(x, BETWEEN, mesh), layers, remat=remat)[0]
+
+
+def scan(function: Callable, x, layers, *, remat: str = "none"):
+    """`jax.lax.scan` of `function(x, layer)` over stacked layers; `remat` as above.
+
+    A few layers are unrolled: a loop copies every layer's saved values, which small models feel.
     """
     if remat not in REMAT:
         raise ValueError(f"unknown remat policy {remat!r}; there are {', '.join(REMAT)}")

@@ -13,12 +13,20 @@ from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.models.attention import attention, dense_attention
 from pixel_reasoner_jax.models.config import VisionConfig
-from pixel_reasoner_jax.models.layers import Linear, RMSNorm, Rotation, SwiGLU, frequencies, rotate, scan, stack
+from pixel_reasoner_jax.models.layers import (
+    WITHIN,
+    Linear,
+    RMSNorm,
+    Rotation,
+    SwiGLU,
+    frequencies,
+    rotate,
+    scan_layers,
+    stack,
+)
 from pixel_reasoner_jax.parallel.sharding import constrain
 
 EPS = 1e-6  # of every norm in the tower; not in the configuration
-
-AXES = ("batch", None, None)  # of values between layers
 
 
 class VisionLayer(nnx.Module):
@@ -51,7 +59,7 @@ class VisionLayer(nnx.Module):
             query, key, value = (a.reshape(*blocks, *a.shape[2:]) for a in (query, key, value))
             groups = groups.reshape(blocks)
             attended = dense_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), groups, causal=False)
-        x = x + self.out(attended.reshape(*x.shape[:2], *attended.shape[2:]))
+        x = constrain(x + self.out(attended.reshape(*x.shape[:2], *attended.shape[2:])), WITHIN, mesh)
         return x + self.mlp(x, self.norm2)
 
 
@@ -120,11 +128,10 @@ class VisionTower(nnx.Module):
         graph, layers = nnx.split(self.layers)
 
         def apply(full, x, layer):
-            x = nnx.merge(graph, layer)(x, rotation, segments if full else windows, full=full, mesh=self.mesh)
-            return constrain(x, AXES, self.mesh), None
+            groups = segments if full else windows
+            return nnx.merge(graph, layer)(x, rotation, groups, full=full, mesh=self.mesh)
 
-        x = constrain(self.embed(patches), AXES, self.mesh)
-        return _scan_periodic(apply, x, layers, self._full_layers(), remat)
+        return _scan_periodic(apply, self.embed(patches), layers, self._full_layers(), remat, self.mesh)
 
     def _windows(self, positions, segments) -> Int[Array, "rows patches"]:
         """Number of each patch's window in its row: a window begins where its place differs from the patch before."""
@@ -137,7 +144,7 @@ class VisionTower(nnx.Module):
         return tuple(i in self.config.fullatt_block_indexes for i in range(self.config.depth))
 
 
-def _scan_periodic(apply, x, layers, kinds: tuple[bool, ...], remat: str):
+def _scan_periodic(apply, x, layers, kinds: tuple[bool, ...], remat: str, mesh: Mesh | None):
     """Scans layers of two kinds, compiling each run of one kind in the shortest repeating pattern once.
 
     The released towers repeat (7 windowed, 1 full) four times: a loop of 4 over a loop of 7 and one more layer. A
@@ -154,7 +161,7 @@ def _scan_periodic(apply, x, layers, kinds: tuple[bool, ...], remat: str):
     def group(x, layers):
         for full, begin, end in runs:
             run = jax.tree.map(lambda p, begin=begin, end=end: p[begin:end], layers)
-            x, _ = scan(functools.partial(apply, full), x, run, remat=remat)
+            x = scan_layers(functools.partial(apply, full), x, run, remat=remat, mesh=mesh)
         return x, None
 
     if period == depth:

@@ -18,7 +18,8 @@ Axes = tuple[str | None, ...]
 Rules = Mapping[str, tuple[str, ...]]
 
 # Parameters: `embed` is the width that every matrix has once, so that fsdp splits them all; tensor splits heads,
-# the MLP's inner width and the vocabulary (Megatron's columns and rows). Axes not named here are whole everywhere.
+# the MLP's inner width and the vocabulary (Megatron's columns and rows), and the tokens of what is kept between
+# layers. Axes not named here are whole everywhere.
 RULES: Rules = {
     "batch": ("data", "fsdp"),
     "embed": ("fsdp",),
@@ -26,6 +27,7 @@ RULES: Rules = {
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
+    "sequence": ("tensor",),
 }
 
 # The same for parameters that have been gathered over fsdp.
