@@ -45,7 +45,10 @@ TPUS = {
     "v6e": Chip(918e12, int(31.25 * GIB), 1638e9, 400e9, 2),
 }
 
-EXAMPLES = "v5p:2x2x4, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
+# Google Cloud's names of slices: the kind, and what the number counts for each chip (v5p-32 has 16 chips).
+ACCELERATOR_TYPES = {"v4": ("v4", 2), "v5litepod": ("v5e", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
+
+EXAMPLES = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
 
 
 class TopologyError(ValueError):
@@ -65,8 +68,8 @@ def topology(name: str) -> Topology:
     """Makes the devices that `name` says; to be called before anything else has made JAX start its backends.
 
     Args:
-      name: "v5p:2x2x4", kind and shape of a TPU slice, for which libtpu is needed but no TPU; or "cpu:8", that many
-        devices of this machine.
+      name: "v5p:2x2x4", kind and shape of a TPU slice, or "v5p-32", its accelerator type, for which libtpu is needed
+        but no TPU; or "cpu:8", that many devices of this machine.
 
     Raises:
       TopologyError: no such chips, a shape that is no slice of them, or no libtpu.
@@ -74,7 +77,7 @@ def topology(name: str) -> Topology:
     if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
         devices = _cpu(int(match[1]))
         return Topology(name, devices, _cpu_chip(len(devices)))
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name := _with_shape(name))
     if not match or match[1] not in TPUS:
         raise TopologyError(f"unknown topology {name!r}: give chips and shape, such as {EXAMPLES}")
     chip = TPUS[match[1]]
@@ -84,6 +87,23 @@ def topology(name: str) -> Topology:
             f"topology {name!r} has {len(shape)} sizes, but {match[1]} slices have {chip.dimensions}: {EXAMPLES}"
         )
     return Topology(name, _tpu(name, match[1], shape), chip)
+
+
+def _with_shape(name: str) -> str:
+    """The topology that an accelerator type stands for: as near a square or a cube as its chips can form. Other names
+    as they are, and those of numbers that are no slice."""
+    match = re.fullmatch(r"(\w+)-([1-9]\d*)", name)
+    if not match or match[1] not in ACCELERATOR_TYPES:
+        return name
+    kind, counted = ACCELERATOR_TYPES[match[1]]
+    chips, rest = divmod(int(match[2]), counted)
+    if rest or chips.bit_count() != 1:
+        return name
+    doublings, dimensions = chips.bit_length() - 1, TPUS[kind].dimensions
+    shape = [2 ** ((doublings + axis) // dimensions) for axis in range(dimensions)]
+    if shape[0] == 1:  # one host: 2x2x1
+        shape.reverse()
+    return f"{kind}:{'x'.join(map(str, shape))}"
 
 
 def _cpu(count: int) -> list[jax.Device]:

@@ -15,7 +15,7 @@ from pixel_reasoner_jax.plan.chips import EXAMPLES, GIB, topology
 from pixel_reasoner_jax.plan.experiment import PRESETS, load_experiment
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.programs import Programs
-from pixel_reasoner_jax.plan.search import best_mesh, largest_micro_batch, largest_slots
+from pixel_reasoner_jax.plan.search import Largest, best_mesh, largest_micro_batch, largest_slots
 
 HEADINGS = [
     "",
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
         more["mesh"] = best_mesh(config, model, chips, _tried)
     print(report(phases, mesh, more))
     if args.json:
-        print(json.dumps([{**phase.to_json(), "mesh": mesh, "largest": more} for phase in phases]))
+        largest = {name: found.size if isinstance(found, Largest) else found for name, found in more.items()}
+        print(json.dumps([{**phase.to_json(), "mesh": mesh, "largest": largest} for phase in phases]))
 
 
 def report(phases: Sequence[Phase], mesh: dict[str, int], more: dict[str, object]) -> str:
@@ -75,9 +76,9 @@ def report(phases: Sequence[Phase], mesh: dict[str, int], more: dict[str, object
     lines = [plain_table([HEADINGS, *map(_row, phases)]), "", f"mesh: {_mesh(mesh)}"]
     lines += [f"{phase.phase}: {phase.reason}" for phase in phases if phase.reason]
     if "micro_batch_rows" in more:
-        lines.append(f"largest train.micro_batch_rows that fits: {more['micro_batch_rows'] or 'none'}")
+        lines.append(f"largest train.micro_batch_rows that fits: {more['micro_batch_rows']}")
     if "slots" in more:
-        lines.append(f"largest rollout.slots that fits: {more['slots'] or 'none'}")
+        lines.append(f"largest rollout.slots that fits: {more['slots']}")
     if "mesh" in more:
         lines.append(f"recommended mesh: {_mesh(more['mesh']) if more['mesh'] else 'none fits'}")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -15,6 +16,16 @@ from pixel_reasoner_jax.parallel.sharding import check_sizes
 from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.programs import Programs
+
+
+class Largest(NamedTuple):
+    """A size that fits, 0 if none does, and, unless memory is what ends it, what does."""
+
+    size: int
+    end: str
+
+    def __str__(self) -> str:
+        return (f"{self.size}, {self.end}" if self.end else str(self.size)) if self.size else "none"
 
 
 def largest(measured: Callable[[int], Phase], present: Phase, size: int, limit: int) -> int:
@@ -54,7 +65,7 @@ def sizes(limit: int) -> list[int]:
     return found
 
 
-def largest_micro_batch(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> int:
+def largest_micro_batch(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> Largest:
     """Of `config.train.micro_batch_rows`, for the update that was measured."""
     rows = config.train.micro_batch_rows
     parts = Programs(config, model, topology.devices).rows // rows
@@ -62,17 +73,21 @@ def largest_micro_batch(config: ConfigDict, model: Config, topology: Topology, p
     def measured(rows: int) -> Phase:
         return _measure(config, model, topology, present.phase, "train.micro_batch_rows", rows)
 
-    return largest(measured, present, rows, max(-(-config.train.batch_size // parts), rows))
+    useful = -(-config.train.batch_size // parts)
+    found = largest(measured, present, rows, max(useful, rows))
+    return Largest(found, "which a whole batch takes" if found >= useful else "")
 
 
-def largest_slots(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> int:
+def largest_slots(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> Largest:
     """Of `config.rollout.slots`, as decoding needs."""
 
     def measured(slots: int) -> Phase:
         return _measure(config, model, topology, present.phase, "rollout.slots", slots)
 
     slots = bucket(config.rollout.slots)
-    return largest(measured, present, slots, max(config.grpo.queries_per_episode * config.rollout.samples, slots))
+    useful = config.grpo.queries_per_episode * config.rollout.samples
+    found = largest(measured, present, slots, max(useful, slots))
+    return Largest(found, "as many as an episode has responses" if found >= useful else "")
 
 
 def meshes(devices: Sequence[jax.Device], model: Config) -> Iterator[dict[str, int]]:

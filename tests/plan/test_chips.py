@@ -14,6 +14,8 @@ from pixel_reasoner_jax.plan.chips import TPUS, TopologyError, topology
         ("v7x:2x2", "unknown topology 'v7x:2x2'"),
         ("v5p:16", "has 1 sizes, but v5p slices have 3"),
         ("v6e:2x2x4", "has 3 sizes, but v6e slices have 2"),
+        ("v5p-24", "unknown topology 'v5p-24'"),
+        ("v5e-16", "unknown topology 'v5e-16'"),
         ("cpu:0", "unknown topology"),
         ("cpu:4096", "xla_force_host_platform_device_count=4096"),
     ],
@@ -46,6 +48,25 @@ def test_one_device_a_chip_on_the_hosts_that_slices_have(name, chips, hosts, lib
     assert {device.process_index for device in made.devices} == set(range(hosts))
     assert len(made.devices) == chips and made.devices[0].platform == "tpu"
     assert made.chip is TPUS[name.split(":")[0]]
+
+
+@pytest.mark.parametrize(
+    "accelerator, shape",
+    [
+        ("v5p-8", "v5p:2x2x1"),
+        ("v5p-16", "v5p:2x2x2"),
+        ("v5p-32", "v5p:2x2x4"),
+        ("v5p-64", "v5p:2x4x4"),
+        ("v5p-256", "v5p:4x4x8"),
+        ("v4-32", "v4:2x2x4"),
+        ("v5litepod-1", "v5e:1x1"),
+        ("v5litepod-8", "v5e:2x4"),
+        ("v6e-32", "v6e:4x8"),
+    ],
+)
+def test_an_accelerator_type_is_its_topology(accelerator, shape, libtpu):
+    """Shapes of Google Cloud's documentation."""
+    assert topology(accelerator).name == shape
 
 
 @pytest.mark.parametrize("name", ["v5e:3x3", "v5p:2x2x3x", "v5p:1x3x1"])

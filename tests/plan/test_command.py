@@ -49,6 +49,7 @@ def test_tiny_on(chips, names, request):
         assert phases[-1]["interconnect_bytes"] > 0
     if names == PHASES:
         assert phases[-1]["largest"] == {"micro_batch_rows": 8 // int(phases[0]["mesh"]["data"]), "slots": 8}
+        assert "largest rollout.slots that fits: 8, as many as an episode has responses" in table
 
 
 def test_mistakes_are_errors_of_one_line():

@@ -6,6 +6,7 @@ import types
 import pytest
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.plan import search as search_module
 from pixel_reasoner_jax.plan.chips import Topology
@@ -44,6 +45,18 @@ def test_two_compilations_are_enough_where_memory_grows_evenly():
 
 def test_sizes_are_those_that_slots_come_in():
     assert sizes(33) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
+
+
+@pytest.mark.parametrize(
+    "available, says",
+    [(10_000, "4096, as many as an episode has responses"), (300, "192"), (50, "none")],
+)
+def test_what_ends_the_search_is_said(monkeypatch, available, says):
+    measured = lambda config, model, topology, name, key, slots: phase(100 + slots, available)  # noqa: E731
+    monkeypatch.setattr(search_module, "_measure", measured)
+    config = load_config("rl_qwen2_5_vl_7b")
+    found = search_module.largest_slots(config, None, None, phase(100 + config.rollout.slots, available))
+    assert str(found) == says
 
 
 def test_the_fastest_mesh_that_fits_is_recommended(monkeypatch):
