@@ -77,7 +77,7 @@ start() {
 }
 
 [[ ${#positional[@]} -gt 0 ]] || usage
-! $slurm || installed squeue "--slurm is for the login node of a cluster"
+! $slurm || [[ "${positional[0]}" == setup ]] || installed squeue "--slurm is for the login node of a cluster"
 case "${positional[0]}" in
   setup) call launch/worker.sh install cuda ;;
   run) start ;;

@@ -83,7 +83,7 @@ case "${1:-}" in
   start) start "${@:2}" ;;
   state) state ;;
   logs)
-    [[ -f $run/log ]] || { say "nothing has run here yet" && exit 2; }
+    [[ -f $run/log ]] || { say "nothing has run here yet"; exit 2; }
     exec tail -n 100 -F $run/log
     ;;
   stop) stop ;;

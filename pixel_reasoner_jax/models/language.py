@@ -97,7 +97,9 @@ class Decoder(nnx.Module):
             attended = attention(query, key, value, segments, causal=True, mesh=self.mesh)
             return layer.finish(x, attended, self.mesh)
 
-        return self.norm(scan_layers(apply, x.astype(self.dtype), layers, remat=remat, mesh=self.mesh))
+        # Whole along tensor first, or looking tokens up and its gradient would be divided as layers' inputs are.
+        x = constrain(x.astype(self.dtype), WITHIN, self.mesh)
+        return self.norm(scan_layers(apply, x, layers, remat=remat, mesh=self.mesh))
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
         if length > BLOCK and length % BLOCK:

@@ -45,8 +45,8 @@ def scan_layers(
 ) -> Float[Array, "batch tokens size"]:
     """`function(x, layer)` for one layer after another.
 
-    Between layers, where a backward pass keeps it, x is dealt out over all of the mesh; within them it is whole along
-    tensor. (Were it left to the compiler where x becomes whole, it gathers parameters over tensor instead.)
+    Between layers x is dealt out over all of the mesh, and so is what "full" remat keeps of them; within them it is
+    whole along tensor. (Left to find out by itself where x becomes whole, the compiler gathers parameters over tensor.)
 
     Args:
       layers: stacked.

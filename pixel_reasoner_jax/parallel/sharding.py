@@ -17,8 +17,8 @@ from pixel_reasoner_jax.parallel.mesh import MeshError
 Axes = tuple[str | None, ...]
 Rules = Mapping[str, tuple[str, ...]]
 
-# Parameters: `embed` is the width that every matrix has once, so that fsdp splits them all; tensor splits heads,
-# the MLP's inner width and the vocabulary (Megatron's columns and rows), and the tokens of what is kept between
+# Of parameters: `embed` is the width that every matrix has once, so that fsdp splits them all; tensor splits heads,
+# the MLP's inner width and the vocabulary (Megatron's columns and rows). `sequence` are the tokens of what lies between
 # layers. Axes not named here are whole everywhere.
 RULES: Rules = {
     "batch": ("data", "fsdp"),

@@ -50,8 +50,8 @@ def token_loss(
     Args:
       loss: takes (logprobs, entropy, details, normalizer) of some positions, arrays [rows, positions], log-probability
         of the target and entropy float32 in nats, and returns (loss, diagnostics): scalars that are added up over all
-        positions. Where details are 0 it must add nothing: chunks are filled up so. No gradient flows through entropy
-        and diagnostics.
+        positions. Chunks are filled up with details of 0, where it must add nothing, by `jnp.where`: log-probabilities
+        may be about -1e30 there. No gradient flows through entropy and diagnostics.
       hidden: final hidden states that predict the targets; their type is the type of the matrix products.
       embedding: of the output. Its gradient is summed up in float32.
       targets: token ids. A forbidden target gets about -1e30 and a meaningless gradient: mask it.
@@ -82,8 +82,7 @@ def token_loss(
         return jnp.moveaxis(array.reshape(rows, -1, size, *array.shape[2:]), 1, 0)
 
     chunks = split(targets), split(temperature, 1), jax.tree.map(split, dict(details))
-    value, diagnostics = _token_loss(loss, mesh, platform, split(hidden), embedding, chunks, normalizer, forbidden)
-    return value, lax.stop_gradient(diagnostics)
+    return _token_loss(loss, mesh, platform, split(hidden), embedding, chunks, normalizer, forbidden)
 
 
 def sft_loss(

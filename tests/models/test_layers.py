@@ -77,6 +77,8 @@ for remat in ("full", "none"):
     if remat == "full":
         kept = {tokens for tokens in re.findall(rf"f32\\[{LAYERS},2,(\\d+),{WIDTH}\\]", compiled.as_text())}
         assert kept == {str(TOKENS // 4)}, kept
+    gathered = re.findall(r"= f32\\[([\\d,]+)\\]\\S* all-gather\\(", compiled.as_text())
+    assert f"2,{TOKENS},{WIDTH}" in gathered and not {"24,16", "16,24"} & set(gathered), gathered  # no parameters whole
 print("equal")
 """
 
