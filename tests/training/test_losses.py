@@ -329,8 +329,8 @@ from pixel_reasoner_jax.training.losses import token_loss
 
 mesh = make_mesh({"fsdp": 4}, topologies.get_topology_desc("v5p:2x2x1", platform="tpu").devices)
 rows, columns = (NamedSharding(mesh, P(*axes)) for axes in (["fsdp"], [None, "fsdp"]))
-hidden = jax.ShapeDtypeStruct((4, 4096, 1024), jnp.bfloat16, sharding=rows)
-embedding = jax.ShapeDtypeStruct((32768, 1024), jnp.float32, sharding=columns)
+hidden = jax.ShapeDtypeStruct((4, 4096, 3584), jnp.bfloat16, sharding=rows)  # of 7B
+embedding = jax.ShapeDtypeStruct((152064, 3584), jnp.float32, sharding=columns)
 targets = jax.ShapeDtypeStruct((4, 4096), jnp.int32, sharding=rows)
 
 def loss(hidden, embedding, targets):
@@ -343,9 +343,9 @@ print(gradient.lower(hidden, embedding, targets).compile().memory_analysis().tem
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiling for TPU needs the package libtpu")
 def test_a_tpu_holds_no_second_sum_of_the_embeddings_gradient():
-    """The sum, and the logits of a chunk and their gradient; 3.5 where the sum is copied transposed."""
+    """The sum, the head in bfloat16, logits of a chunk and their gradient: 2.07; 2.5 where the sum is copied."""
     settings = dict(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", JAX_ENABLE_COMPILATION_CACHE="0")
     environment = os.environ | {"JAX_PLATFORMS": "cpu"} | settings
     result = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-4000:]
-    assert float(result.stdout) < 3
+    assert float(result.stdout) < 2.2
