@@ -17,7 +17,7 @@ from data_pipeline.sources import KINDS, open_source
 from data_pipeline.synthesis.captioner import Captioner, TemplateCaptioner
 from data_pipeline.synthesis.endpoint import Endpoint, EndpointSettings
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
-from data_pipeline.synthesis.run import REJECTED, Recipe, Summary, Synthesis
+from data_pipeline.synthesis.run import REJECTED, SUMMARY, Recipe, Summary, Synthesis
 from data_pipeline.synthesis.sheet import contact_sheet
 from data_pipeline.synthesis.synthesizer import BudgetMedia
 from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX
@@ -127,6 +127,8 @@ def run(args: argparse.Namespace) -> Summary:
         shard_size=args.shard_size,
     )
     out = as_path(args.out)
+    if (out / SUMMARY).exists():
+        print(f"{out} is complete already", file=sys.stderr)
     try:
         with _locked(out), Progress("synthesis", args.count) as progress:
             synthesis = Synthesis(recipe, captioner, media, out, args.workers)
