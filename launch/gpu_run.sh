@@ -38,18 +38,24 @@ for argument in "$@"; do
   esac
 done
 JOB_NAME="${JOB_NAME:-pixel-reasoner}"
+for name in NODES GPUS CPUS; do
+  [[ "${!name:-1}" =~ ^[1-9][0-9]*$ ]] || die "$name is ${!name}: it must be a number"
+done
 log="runs/$JOB_NAME.log"
 
-queued() { call squeue --me --name="$JOB_NAME" --noheader --format="%i %T %M %N"; }
+queued() { call squeue --me --name="$JOB_NAME" --noheader --format="%i %T %M %N %k"; } # %k: see submit
 
-# Queues the run; what Slurm queues again resumes.
+# Queues the run; what Slurm queues again resumes. The job's comment is the command, by which a run is known.
 submit() {
-  local jobs
+  local jobs comment
   jobs="$(queued)"
-  if [[ -n "$jobs" ]]; then
+  comment="$(quoted "$@")"
+  comment="${comment% --resume}"
+  if [[ "$jobs" == *" $comment" ]]; then
     say "$JOB_NAME is queued already: $jobs"
     return
   fi
+  [[ -z "$jobs" ]] || die "another run is queued as $JOB_NAME: $jobs; --job-name=NAME gives this one a name of its own"
   local nodes="${NODES:-1}" gpus="${GPUS:-8}" environment=""
   if [[ $nodes != 1 ]]; then
     # Left to itself, JAX takes one GPU for each of several processes.
@@ -57,7 +63,7 @@ submit() {
     set -- "$1" --distributed "${@:2}"
   fi
   local options=(--job-name="$JOB_NAME" --nodes="$nodes" --ntasks-per-node=1 --gpus-per-node="$gpus"
-    --cpus-per-task="${CPUS:-64}" --requeue --open-mode=append --output="$log")
+    --cpus-per-task="${CPUS:-64}" --requeue --open-mode=append --output="$log" --comment="$comment")
   [[ -z "${PARTITION:-}" ]] || options+=(--partition="$PARTITION")
   [[ -z "${ACCOUNT:-}" ]] || options+=(--account="$ACCOUNT")
   [[ -z "${TIME:-}" ]] || options+=(--time="$TIME")
@@ -69,6 +75,7 @@ submit() {
 # Starts the run with the arguments that a config and overrides make, and those given.
 start() {
   local config="${positional[1]:-}" phase
+  [[ ${#positional[@]} -le 2 ]] || die "there is more than a config: ${positional[*]:2}"
   phase="$(phase_of "$config")"
   [[ -f "$config" ]] || die "there is no $config"
   $dry || [[ -x .venv/bin/pixel-reasoner ]] || die "nothing is installed: launch/gpu_run.sh setup"
@@ -88,5 +95,5 @@ case "${positional[0]}" in
     ;;
   status) if $slurm; then queued; else call launch/worker.sh state; fi ;;
   stop) if $slurm; then call scancel --me --name="$JOB_NAME"; else call launch/worker.sh stop; fi ;;
-  *) usage ;;
+  *) die "there is no command ${positional[0]}; launch/gpu_run.sh --help names them" ;;
 esac

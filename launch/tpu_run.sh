@@ -71,6 +71,7 @@ need_for_create() {
     v6e-*) RUNTIME_VERSION=v2-alpha-tpuv6e ;;
     v5p-*) RUNTIME_VERSION=v2-alpha-tpuv5 ;;
     v5litepod-*) RUNTIME_VERSION=v2-alpha-tpuv5-lite ;;
+    v5e-*) die "ACCELERATOR_TYPE is $ACCELERATOR_TYPE: Google Cloud calls it v5litepod-${ACCELERATOR_TYPE#v5e-}" ;;
     v[234]-*) RUNTIME_VERSION=tpu-ubuntu2204-base ;;
     *) die "no image is known for $ACCELERATOR_TYPE: mend ACCELERATOR_TYPE (such as v5p-32), or set RUNTIME_VERSION" ;;
   esac
@@ -79,10 +80,12 @@ need_for_create() {
 need_for_run() {
   need_for_create
   need GS_DIR
-  [[ "$GS_DIR" == gs://?* ]] || die "GS_DIR is $GS_DIR: it must be gs://BUCKET or a folder in it"
+  [[ "$GS_DIR" == gs://[!/]* ]] || die "GS_DIR is $GS_DIR: it must be gs://BUCKET or a folder in it"
   local config="${positional[1]:-}" phase
   phase="$(phase_of "$config")"
   git cat-file -e "HEAD:$config" 2>/dev/null || die "$config is not in the last commit, which is what the hosts get"
+  [[ ${#positional[@]} == 2 ]] || die "there is more than a config: ${positional[*]:2}"
+  [[ " ${overrides[*]-}" != *" --config.workdir="* ]] || die "the working directory is GS_DIR/runs/RUN_NAME: set these"
   workdir="${GS_DIR%/}/runs/${RUN_NAME:-$(basename "$config" .py)}"
   training=("$phase" --distributed --config "$config" "--config.workdir=$workdir" ${overrides[@]+"${overrides[@]}"})
 }
@@ -129,6 +132,19 @@ run_state() {
     fi
   done
   return 1
+}
+
+# Refuses to go on where nothing is installed, or while a run is in progress that is not this one.
+check_hosts() {
+  local said line
+  said="$(patiently on_hosts all "if test -x $worker; then $worker command; else echo not set up; fi")"
+  while read -r line; do
+    case "$line" in
+      "not set up") die "$TPU_NAME is not set up: launch/tpu_run.sh setup" ;;
+      "command: ${training[*]}") ;;
+      "command: "*) die "another run is in progress on $TPU_NAME: ${line#command: }; stop it first" ;;
+    esac
+  done <<<"$said"
 }
 
 # ---- Commands ----
@@ -195,7 +211,10 @@ resume_once() {
   local state
   create patiently
   state="$(patiently run_state none)"
-  [[ "$state" != running ]] || return 0
+  if [[ "$state" == running ]]; then
+    check_hosts
+    return
+  fi
   setup
   start --resume
 }
@@ -250,6 +269,7 @@ case "${positional[0]}" in
     need_for_run
     state="$(slice_state)"
     [[ "$state" == READY ]] || die "$TPU_NAME is $state: create it and set it up, or resume, which does both"
+    check_hosts
     start
     keep_running
     ;;
@@ -266,5 +286,5 @@ case "${positional[0]}" in
     ;;
   stop) stop ;;
   delete) delete ;;
-  *) usage ;;
+  *) die "there is no command ${positional[0]}; launch/tpu_run.sh --help names them" ;;
 esac

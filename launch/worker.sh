@@ -2,7 +2,9 @@
 # What runs on the machine that trains; tpu_run.sh and gpu_run.sh call it, on every host.
 #
 #   launch/worker.sh install EXTRA    this checkout into .venv, with the extra `tpu` or `cuda`; once for each setup.py
-#   launch/worker.sh start ARGUMENT…  `pixel-reasoner ARGUMENT…` in the background, unless it runs already
+#   launch/worker.sh start ARGUMENT…  `pixel-reasoner ARGUMENT…` in the background, unless it runs already; fails while
+#                                     another command runs
+#   launch/worker.sh command          command: what runs, without --resume; nothing if nothing does
 #   launch/worker.sh state            job: none, running, finished, stopped, lost (it died unseen) or failed STATUS
 #   launch/worker.sh logs             what it wrote, until interrupted
 #   launch/worker.sh stop             ends it, in half a minute at most
@@ -12,7 +14,7 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 venv=.venv
-run=.run # pid, log and exit status of the last job
+run=.run # pid, command, log and exit status of the last job
 
 say() { echo "worker.sh: $*" >&2; }
 
@@ -43,18 +45,29 @@ state() {
     echo "job: none"
   elif pgrep -f pixel-reasoner -g "$(cat $run/pid)" >/dev/null; then
     echo "job: running"
+  elif [[ -f $run/stopping ]]; then
+    echo "job: stopped"
   else
     echo "job: lost"
   fi
 }
 
 start() {
+  local word words=()
+  for word in "$@"; do
+    [[ "$word" == --resume ]] || words+=("$word")
+  done
   if [[ "$(state)" == "job: running" ]]; then
+    if [[ "${words[*]}" != "$(cat $run/command)" ]]; then
+      say "another run is in progress: $(cat $run/command)"
+      exit 3
+    fi
     say "it runs already"
     return
   fi
   mkdir -p $run
-  rm -f $run/status
+  rm -f $run/status $run/stopping
+  echo "${words[*]}" >$run/command
   # A session of its own: it outlives the connection, and its process group is its pid.
   # shellcheck disable=SC2016
   setsid bash -c '"$@"; echo $? >"$0"' $run/status $venv/bin/pixel-reasoner "$@" </dev/null >>$run/log 2>&1 &
@@ -69,6 +82,7 @@ stop() {
   [[ "$(state)" == "job: running" ]] || return 0
   local group
   group="$(cat $run/pid)"
+  touch $run/stopping # before that, who watches would take it for lost in the moment until its status is written
   kill -TERM -- "-$group"
   for _ in $(seq 30); do
     kill -0 -- "-$group" 2>/dev/null || break
@@ -82,13 +96,14 @@ case "${1:-}" in
   install) install "${2:?EXTRA is missing: tpu or cuda}" ;;
   start) start "${@:2}" ;;
   state) state ;;
+  command) [[ "$(state)" != "job: running" ]] || echo "command: $(cat $run/command)" ;;
   logs)
     [[ -f $run/log ]] || { say "nothing has run here yet"; exit 2; }
     exec tail -n 100 -F $run/log
     ;;
   stop) stop ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -44,6 +44,8 @@ def test_one_machine_runs_one_thing(machine):
     machine.launch("gpu_run.sh", "run", CONFIG)
     result = machine.launch("gpu_run.sh", "run", CONFIG)
     assert result.returncode == 0 and "it runs already" in result.stderr
+    result = machine.launch("gpu_run.sh", "run", CONFIG, OVERRIDE)
+    assert result.returncode == 3 and f"another run is in progress: sft --config {CONFIG}\n" in result.stderr
     wait_for(machine, "running")
     assert machine.launch("gpu_run.sh", "stop").returncode == 0
     wait_for(machine, "stopped")
@@ -64,7 +66,7 @@ def test_slurm(machine):
     machine.launch("gpu_run.sh", "setup")
     for name in ("sbatch", "scancel", "srun"):
         machine.stand_in(name)
-    machine.stand_in("squeue", '[[ ! -e "$CLOUD/queued" ]] || echo "7 RUNNING 1:00 node1"')
+    machine.stand_in("squeue", f'[[ ! -e "$CLOUD/queued" ]] || echo "7 RUNNING 1:00 node1 sft --config {CONFIG}"')
     options = ("--slurm", "--partition=big", "--gpus=4")
     assert machine.launch("gpu_run.sh", *options, "run", CONFIG, OVERRIDE).returncode == 0
     *flags, wrapped = machine.commands[-1]
@@ -82,7 +84,12 @@ def test_slurm(machine):
     assert wrapped.startswith(joined)
     (machine.cloud / "queued").touch()
     result = machine.launch("gpu_run.sh", *options, "run", CONFIG)
-    assert "queued already: 7 RUNNING" in result.stderr and machine.commands[-1][0] == "squeue"
+    assert result.returncode == 0 and "queued already: 7 RUNNING" in result.stderr
+    result = machine.launch("gpu_run.sh", *options, "resume", CONFIG)
+    assert result.returncode == 0 and "queued already: 7 RUNNING" in result.stderr
+    result = machine.launch("gpu_run.sh", *options, "run", CONFIG, OVERRIDE)
+    assert result.returncode == 2 and "another run is queued as pixel-reasoner: 7 RUNNING" in result.stderr
+    assert [command[0] for command in machine.commands[-3:]] == ["squeue"] * 3
     assert machine.launch("gpu_run.sh", "--slurm", "stop").returncode == 0
     assert machine.commands[-1] == ["scancel", "--me", "--name=pixel-reasoner"]
     machine.stand_in("sbatch", "exit 9")
@@ -110,6 +117,9 @@ def test_a_dry_run_prints_what_is_called(machine, arguments):
         (["run", "configs/sft_none.py"], "there is no configs/sft_none.py"),
         (["run", CONFIG, "--hosts=2"], "unknown flag --hosts=2"),
         (["logs"], "nothing has run here yet"),
+        (["start"], "there is no command start"),
+        (["run", CONFIG, "more"], "there is more than a config: more"),
+        (["--gpus=h100:8", "run", CONFIG], "GPUS is h100:8: it must be a number"),
         (["--slurm", "status"], "there is no squeue on this machine"),
     ],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import shlex
+import time
 
 import pytest
 
@@ -109,6 +111,30 @@ def test_a_missing_login_is_not_waited_for(machine):
     assert len(machine.calls) == 1
 
 
+def test_a_slice_that_is_not_set_up_says_so(machine):
+    machine.launch("tpu_run.sh", "create", **SETTINGS)
+    result = machine.launch("tpu_run.sh", "run", CONFIG, **SETTINGS)
+    assert result.returncode == 2 and "t is not set up: launch/tpu_run.sh setup" in result.stderr
+    assert steps(machine) == ["create"]
+
+
+def test_a_run_is_watched_again(machine):
+    """The same command while the run is in progress: it is not started again, and its end is waited for."""
+    set_up(machine)
+    (machine.cloud / "hang").touch()
+    for host in ("host0", "host1"):
+        worker = machine.cloud / host / "pixel_reasoner_jax" / "launch" / "worker.sh"
+        machine.launch(worker, "start", *START[1:])
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(machine.launch, "tpu_run.sh", "resume", CONFIG, OVERRIDE, **SETTINGS)
+        while "worker.sh command;" not in str(machine.calls):
+            time.sleep(0.1)
+        machine.launch("tpu_run.sh", "stop", **SETTINGS)
+        result = watching.result()
+    assert result.returncode == 2 and "the run was stopped" in result.stderr
+    assert steps(machine) == ["create", "scp", "install", "stop"]
+
+
 def test_a_preempted_run_is_resumed_on_a_new_slice(machine):
     set_up(machine)
     (machine.cloud / "hang").touch()
@@ -164,6 +190,9 @@ def test_a_run_in_progress_is_left_alone(machine):
         machine.launch(worker, "start", "rl")
     result = machine.launch("tpu_run.sh", "setup", **SETTINGS)
     assert result.returncode == 2 and "a run is in progress" in result.stderr
+    for command in ("run", "resume"):
+        result = machine.launch("tpu_run.sh", command, CONFIG, **SETTINGS)
+        assert result.returncode == 2 and "another run is in progress on t: rl; stop it first" in result.stderr
     result = machine.launch("tpu_run.sh", "status", **SETTINGS)
     assert result.stdout.splitlines() == ["slice: READY", "job: running", "job: running"]
     assert machine.launch("tpu_run.sh", "stop", **SETTINGS).returncode == 0
@@ -197,7 +226,11 @@ def test_settings_may_be_flags(machine):
         (["run", CONFIG], {}, "t is NONE: create it"),
         (["create"], {"ACCELERATOR_TYPE": "v9-8"}, "no image is known for v9-8"),
         (["create"], {"TIER": "cheap"}, "it must be spot, reserved or on-demand"),
-        (["launch"], {}, "launch/tpu_run.sh [--SETTING=VALUE…]"),
+        (["launch"], {}, "there is no command launch"),
+        (["run", CONFIG, "more"], {}, "there is more than a config: more"),
+        (["run", CONFIG, "--config.workdir=gs://b/y"], {}, "the working directory is GS_DIR/runs/RUN_NAME"),
+        (["run", CONFIG], {"GS_DIR": "gs:///x"}, "must be gs://BUCKET"),
+        (["create"], {"ACCELERATOR_TYPE": "v5e-16"}, "calls it v5litepod-16"),
         ([], {"PROJECT": ""}, "launch/tpu_run.sh [--SETTING=VALUE…]"),
     ],
 )
