@@ -95,8 +95,8 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
         return workdir
     if not resume:
         raise ConfigError(
-            f"{workdir} already holds a run: go on with it with --resume, or choose another directory with"
-            " --config.workdir=DIRECTORY"
+            f"{workdir} already holds a run: go on with it with --resume (from the beginning, if it has saved nothing"
+            " yet), or choose another directory with --config.workdir=DIRECTORY"
         )
     changed = changes(config, workdir)
     for path in FIXED:

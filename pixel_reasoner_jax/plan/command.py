@@ -50,13 +50,14 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     chips = topology(args.topology)
     programs = Programs(config, model, chips.devices)
     mesh = dict(programs.mesh.shape) if programs.mesh else {"data": 1, "fsdp": 1, "tensor": 1}
-    names = args.phases.split(",") if args.phases else programs.phases
+    names = [name.strip() for name in args.phases.split(",")] if args.phases else programs.phases
     if unknown := [name for name in names if name not in programs.phases]:
         raise ValueError(f"--phases names {unknown[0]!r}; this run has {', '.join(programs.phases)}")
     phases = []
     for number, name in enumerate(names, start=1):
         _say(f"compiling {name} for {args.topology} ({number} of {len(names)})")
         phases.append(measure(programs, name, chips))
+        _say("  ".join(cell for cell in _row(phases[-1])[2:5]))
     more = {}
     if not args.phases:
         _say("how much fits")
