@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from data_pipeline.pipeline import Data, Order
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import FILE, load_saved, open_workdir, save_config
+from pixel_reasoner_jax.config import FILE, ConfigError, load_saved, open_workdir, save_config
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -58,6 +58,11 @@ class Run:
             config.data.shards = load_saved(config.workdir).data.shards
         self._workdir = open_workdir(config, resume)
         mesh = make_mesh(config.mesh)
+        if mesh.devices.flat[0].platform == "cpu" and config.model.dtype == "bfloat16":
+            raise ConfigError(
+                "config.model.dtype is bfloat16, whose products XLA cannot compute on a CPU in every shape:"
+                " --config.model.dtype=float32"
+            )
         if mesh.size == 1:
             mesh = None  # it would only slow compilation down
         self.shards = Shards(config.data.shards, mesh)

@@ -171,6 +171,12 @@ def test_one_device_is_no_mesh_of_three(sft_config):
         sft.run(sft_config)
 
 
+def test_a_cpu_is_not_asked_for_bfloat16(sft_config):
+    sft_config.model.dtype = "bfloat16"
+    with pytest.raises(ConfigError, match="--config.model.dtype=float32"):
+        sft.run(sft_config)
+
+
 def test_a_directory_in_use_is_refused(sft_config):
     sft.run(sft_config)
     with pytest.raises(ConfigError, match="already holds a run.*--resume"):
