@@ -59,8 +59,9 @@ def token_loss(
       normalizer: for the loss.
       temperature: sampling temperature, one for all or one a position; positive.
       forbidden: tokens that cannot be sampled.
-      chunk: positions at a time, on each device. None: as many as the model is wide, so that their logits take no more
-        room than the embedding's gradient, which every chunk reads and writes; 512 at least, 1,024 at most.
+      chunk: positions at a time, on each device. None: half as many as the model is wide, so that their logits and
+        the gradient of these take no more room than the embedding's, which every chunk reads and writes; 384 at least,
+        1,024 at most.
       mesh: that the batch is dealt out on.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
@@ -70,7 +71,7 @@ def token_loss(
     if rows % parts:  # such a batch is whole on every device
         mesh, parts = None, 1
     if chunk is None:
-        chunk = min(max(hidden.shape[-1], 512), 1024)
+        chunk = min(max(hidden.shape[-1] // 2, 384), 1024)
     chunks = max(-(-tokens // max(chunk * parts // max(rows, 1), 1)), 1)
     size = -(-tokens // chunks)
     temperature = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), targets.shape)
