@@ -22,6 +22,7 @@ cd "$(dirname "$0")/.."
 . launch/common.sh
 
 slurm=false
+settings=()
 positional=()
 overrides=()
 for argument in "$@"; do
@@ -32,6 +33,7 @@ for argument in "$@"; do
     --config.*=*) overrides+=("$argument") ;;
     --job-name=* | --nodes=* | --gpus=* | --cpus=* | --partition=* | --account=* | --time=*)
       set_from_flag "$argument"
+      settings+=("${argument%%=*}")
       ;;
     -*) die "unknown flag $argument: settings are --name=value, overrides --config.key=value" ;;
     *) positional+=("$argument") ;;
@@ -41,6 +43,8 @@ JOB_NAME="${JOB_NAME:-pixel-reasoner}"
 for name in NODES GPUS CPUS; do
   [[ "${!name:-1}" =~ ^[1-9][0-9]*$ ]] || die "$name is ${!name}: it must be a number"
 done
+[[ "$JOB_NAME" =~ ^[A-Za-z0-9._-]+$ ]] || die "JOB_NAME is $JOB_NAME: it must be of letters, digits, dots, _ and -"
+$slurm || [[ ${#settings[@]} == 0 ]] || die "${settings[0]} is a setting of Slurm: give --slurm too"
 log="runs/$JOB_NAME.log"
 
 queued() { call squeue --me --name="$JOB_NAME" --noheader --format="%i %T %M %N %k"; } # %k: see submit

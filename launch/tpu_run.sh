@@ -51,11 +51,15 @@ for argument in "$@"; do
 done
 POLL_SECONDS="${POLL_SECONDS:-30}"
 
+# Names all that are missing at once.
 need() {
-  local name
+  local name missing=() flags=()
   for name in "$@"; do
-    [[ -n "${!name:-}" ]] || die "$name is not set: export it, or give --$(tr A-Z_ a-z- <<<"$name")=VALUE"
+    [[ -n "${!name:-}" ]] && continue
+    missing+=("$name")
+    flags+=("--$(tr A-Z_ a-z- <<<"$name")=VALUE")
   done
+  [[ ${#missing[@]} == 0 ]] || die "not set: ${missing[*]}; export them, or give ${flags[*]}"
 }
 
 need_for_create() {
@@ -63,7 +67,7 @@ need_for_create() {
   case "$tier" in
     spot | reserved) request=("--$tier") ;;
     on-demand) request=() ;;
-    "") die "TIER is not set: export it, or give --spot, --reserved or --on-demand" ;;
+    "") die "not set: TIER; export it, or give --spot, --reserved or --on-demand" ;;
     *) die "TIER is $tier: it must be spot, reserved or on-demand" ;;
   esac
   [[ -z "${RUNTIME_VERSION:-}" ]] || return 0
@@ -187,6 +191,13 @@ delete() {
   fi
 }
 
+# The slice must be there, as far as one look can tell: neither a missing login nor a missing slice is worth retrying.
+ready() {
+  local state
+  state="$(slice_state)" || die "gcloud cannot list the queued resources of $PROJECT in $ZONE; see above"
+  [[ "$state" == READY ]] || die "$TPU_NAME is $state: $1"
+}
+
 setup() {
   local archive="${TMPDIR:-/tmp}/$folder.tar.gz" state
   state="$(patiently run_state none)"
@@ -264,11 +275,13 @@ case "${positional[0]}" in
     create
     say "$TPU_NAME is ready"
     ;;
-  setup) setup ;;
+  setup)
+    ready "create it first"
+    setup
+    ;;
   run)
     need_for_run
-    state="$(slice_state)"
-    [[ "$state" == READY ]] || die "$TPU_NAME is $state: create it and set it up, or resume, which does both"
+    ready "create it and set it up, or resume, which does both"
     check_hosts
     start
     keep_running

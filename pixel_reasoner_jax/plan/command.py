@@ -111,8 +111,8 @@ def _mesh(mesh: dict[str, int]) -> str:
     return " ".join(f"{axis}={size}" for axis, size in mesh.items())
 
 
-def _tried(mesh: dict[str, int], phases: list[Phase]) -> None:
-    figures = ", ".join(
+def _tried(mesh: dict[str, int], phases: list[Phase], refused: str) -> None:
+    figures = refused or ", ".join(
         f"{one.phase} {'fits' if one.fits else 'does not fit'}, {one.seconds_floor:.3g} s" for one in phases
     )
     _say(f"mesh {_mesh(mesh)}: {figures}")

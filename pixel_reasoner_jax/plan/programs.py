@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.attention import BLOCK
 from pixel_reasoner_jax.models.lora import add_adapters
-from pixel_reasoner_jax.parallel import make_mesh, own_parts, param_shardings, parts, sharding
+from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
 from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
@@ -30,6 +30,7 @@ from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings
 from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import largest_batch
+from pixel_reasoner_jax.training.shards import Shards
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 
 PyTree = Any
@@ -75,13 +76,14 @@ class Programs:
 
     Raises:
       MeshError: a mesh that these devices cannot form, or whose hosts could not feed it.
+      ConfigError: shards that the mesh cannot serve, or that cannot share what is read at a time.
     """
 
     def __init__(self, config: ConfigDict, model: Config, devices: list[jax.Device]):
         self._config = config
         # One device has a mesh too, unlike in a run: it tells the model what it is compiled for.
         self.mesh = make_mesh(config.mesh, devices)
-        own_parts(self.mesh)  # refuses what the run would
+        Shards(config, self.mesh)  # refuses what the run would
         self._geometry = Geometry.from_config(model.to_hf())
         self._budgets = Budgets(**config.processor)
         self._model = _abstract_model(config, model, self.mesh)

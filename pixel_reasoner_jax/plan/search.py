@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.buckets import bucket
+from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.parallel.sharding import check_sizes
@@ -109,25 +110,29 @@ def meshes(devices: Sequence[jax.Device], model: Config) -> Iterator[dict[str, i
 
 
 def best_mesh(
-    config: ConfigDict, model: Config, topology: Topology, progress: Callable[[dict[str, int], list[Phase]], None]
+    config: ConfigDict, model: Config, topology: Topology, progress: Callable[[dict[str, int], list[Phase], str], None]
 ) -> dict[str, int] | None:
     """The mesh on which the phases that take the longest, decoding and the update, fit and can be fastest by the rates
     of the chips, for a token of each; None if none fits.
 
     Args:
-      progress: is told what each mesh takes.
+      progress: is told what each mesh takes, or why the run refuses it.
     """
     times = {}
     for mesh in meshes(topology.devices, model):
         tried = copy.deepcopy(config)
         tried.mesh.update(mesh)
-        programs = Programs(tried, model, topology.devices)
+        try:
+            programs = Programs(tried, model, topology.devices)
+        except ConfigError as error:
+            progress(mesh, [], str(error))
+            continue
         names = ("decode", "grpo_update") if "decode" in programs.phases else ("sft_update",)
         phases = []
         for name in names:  # decoding first: it is compiled in no time
             if all(phase.fits for phase in phases):
                 phases.append(measure(programs, name, topology))
-        progress(mesh, phases)
+        progress(mesh, phases, "")
         if all(phase.fits for phase in phases):
             times[tuple(mesh.items())] = sum(phase.seconds_floor / phase.tokens for phase in phases)
     return dict(min(times, key=times.get)) if times else None

@@ -53,8 +53,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         )
     with contextlib.ExitStack() as stack:
         this, pool = stack.enter_context(Run(config, resume)), stack.enter_context(AnswerPool())
-        shards = this.shards
-        queries = shards.share(grpo.queries_per_episode, "grpo.queries_per_episode")  # of a shard in an episode
+        queries = this.shards.share
         reading = Reading(max_unreadable=config.data.max_unreadable)
         batches = stack.enter_context(
             query_batches(data, queries, order=this.order, reading=reading, pass_rates=config.data.pass_rates)
@@ -88,7 +87,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                         groups, correct = collect(stream, len(some), rollout.samples, pool)
                 judged = judge(groups, correct, config.curiosity, grpo.normalize_std)
                 metrics = []
-                groups_of = {shard: slice(i * queries, (i + 1) * queries) for i, shard in enumerate(shards.own)}
+                groups_of = {shard: slice(i * queries, (i + 1) * queries) for i, shard in enumerate(this.shards.own)}
                 sequences = {shard: judged.sequences(groups) for shard, groups in groups_of.items()}
                 total = int(gather(np.int32(sum(map(len, sequences.values())))).sum())
                 updates = -(-total // train.batch_size)

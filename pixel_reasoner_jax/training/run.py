@@ -65,7 +65,7 @@ class Run:
             )
         if mesh.size == 1:
             mesh = None  # it would only slow compilation down
-        self.shards = Shards(config.data.shards, mesh)
+        self.shards = Shards(config, mesh)
         config.data.shards = self.shards.count
         self.order = Order(config.seed, self.shards.own, self.shards.count)
         # What is quickly read is read first: a mistake in it shows before a large model is loaded.

@@ -43,10 +43,11 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         )
     with contextlib.ExitStack() as stack:
         this = stack.enter_context(Run(config, resume))
-        share = this.shards.share(train.batch_size, "train.batch_size")
         reading = Reading(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
         stream = stack.enter_context(
-            trajectory_batches(data, this.processor, share, order=this.order, reading=reading, cache_bytes=CACHE_BYTES)
+            trajectory_batches(
+                data, this.processor, this.shards.share, order=this.order, reading=reading, cache_bytes=CACHE_BYTES
+            )
         )
         trainer = make_trainer(config, this.model)
         learning_rate = learning_rate_schedule(config.optimizer, steps)

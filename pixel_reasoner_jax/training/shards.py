@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import gather, own_parts, parts
@@ -26,40 +27,39 @@ class Shards:
     """The shards of a run, and which of them are this process's.
 
     Args:
-      count: of all, a multiple of the parts of the mesh; 0: one for each part.
+      config: an experiment of either phase: `data.shards` of them, 0 for one for each part of the mesh.
       mesh: None: one part.
 
     Attributes:
       count: of all.
       own: the numbers of this process's.
+      share: what each has of an episode's queries, or of a batch's trajectories.
 
     Raises:
-      ConfigError: the parts cannot share the shards out evenly.
+      ConfigError: the parts cannot share the shards out evenly, or these what is read at a time.
     """
 
-    def __init__(self, count: int, mesh: Mesh | None):
+    def __init__(self, config: ConfigDict, mesh: Mesh | None):
         everywhere = parts(mesh)
-        self.count = count or everywhere
+        self.count = config.data.shards or everywhere
         if self.count % everywhere:
             raise ConfigError(
                 f"config.data.shards is {self.count}, but data x fsdp of the mesh is {everywhere}: shards must be a"
                 " multiple of it"
             )
+        if "grpo" in config:
+            name, total = "grpo.queries_per_episode", config.grpo.queries_per_episode
+        else:
+            name, total = "train.batch_size", config.train.batch_size
+        if total % self.count:
+            each = "config.data.shards" if config.data.shards else "one for each of data x fsdp of the mesh"
+            raise ConfigError(
+                f"config.{name} is {total}; with {self.count} shards ({each}) it must be a multiple of that"
+            )
+        self.share = total // self.count
         self._turns = self.count // everywhere
         self._parts = own_parts(mesh)
         self.own = [part * self._turns + turn for part in self._parts for turn in range(self._turns)]
-
-    def share(self, total: int, name: str) -> int:
-        """What one shard has of a total.
-
-        Raises:
-          ConfigError: they cannot have as much each; `name` is the setting.
-        """
-        if total % self.count:
-            raise ConfigError(
-                f"config.{name} is {total}; with {self.count} shards (config.data.shards) it must be a multiple of that"
-            )
-        return total // self.count
 
     def agree(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> Callable[[], list[Batch]]:
         """What builds the rows of this process's parts in all batches of an update.

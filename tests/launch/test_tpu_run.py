@@ -104,9 +104,10 @@ def test_waits_for_the_slice_and_survives_failures_on_the_way(machine):
     assert trained(machine) == [[*START, "--resume"]] * 2
 
 
-def test_a_missing_login_is_not_waited_for(machine):
+@pytest.mark.parametrize("arguments", [["create"], ["setup"], ["run", CONFIG]])
+def test_a_missing_login_is_not_waited_for(machine, arguments):
     machine.fail(list=1)
-    result = machine.launch("tpu_run.sh", "create", **SETTINGS)
+    result = machine.launch("tpu_run.sh", *arguments, **SETTINGS)
     assert result.returncode == 2 and "cannot list the queued resources of p in us-east5-a" in result.stderr
     assert len(machine.calls) == 1
 
@@ -204,7 +205,9 @@ def test_a_run_in_progress_is_left_alone(machine):
 @pytest.mark.parametrize("missing", ["PROJECT", "ZONE", "TPU_NAME", "ACCELERATOR_TYPE", "TIER", "GS_DIR"])
 def test_says_what_is_unset(machine, missing):
     result = machine.launch("tpu_run.sh", "run", CONFIG, **SETTINGS | {missing: ""})
-    assert result.returncode == 2 and f"{missing} is not set" in result.stderr
+    assert result.returncode == 2 and f"not set: {missing}; export" in result.stderr
+    result = machine.launch("tpu_run.sh", "run", CONFIG, **dict.fromkeys(SETTINGS, ""))
+    assert "not set: PROJECT ZONE TPU_NAME; export them, or give --project=VALUE --zone=VALUE --" in result.stderr
     assert not machine.calls
 
 
@@ -224,6 +227,7 @@ def test_settings_may_be_flags(machine):
         (["run", CONFIG], {"GS_DIR": "/tmp"}, "must be gs://BUCKET"),
         (["run", CONFIG, "--resume"], {}, "unknown flag --resume"),
         (["run", CONFIG], {}, "t is NONE: create it"),
+        (["setup"], {}, "t is NONE: create it first"),
         (["create"], {"ACCELERATOR_TYPE": "v9-8"}, "no image is known for v9-8"),
         (["create"], {"TIER": "cheap"}, "it must be spot, reserved or on-demand"),
         (["launch"], {}, "there is no command launch"),

@@ -32,7 +32,13 @@ def plan(*arguments: str) -> subprocess.CompletedProcess:
 def test_tiny_on(chips, names, request):
     if not chips.startswith("cpu"):
         request.getfixturevalue("libtpu")
-    rl = {"train.micro_batch_rows": 1, "train.batch_size": 8, "rollout.slots": 8, "grpo.queries_per_episode": 1}
+    rl = {
+        "train.micro_batch_rows": 1,
+        "train.batch_size": 8,
+        "rollout.slots": 16,
+        "rollout.samples": 2,
+        "grpo.queries_per_episode": 8,
+    }
     small = (f"--config.rl.{key}={value}" for key, value in rl.items())
     some = () if names == PHASES else ("--phases", ",".join(names))
     result = plan("--config", "quickstart", "--topology", chips, "--json", *some, *small)
@@ -48,14 +54,16 @@ def test_tiny_on(chips, names, request):
     if "grpo_update" in names:
         assert phases[-1]["interconnect_bytes"] > 0
     if names == PHASES:
-        assert phases[-1]["largest"] == {"micro_batch_rows": 8 // int(phases[0]["mesh"]["data"]), "slots": 8}
-        assert "largest rollout.slots that fits: 8, as many as an episode has responses" in table
+        assert phases[-1]["largest"] == {"micro_batch_rows": 8 // int(phases[0]["mesh"]["data"]), "slots": 16}
+        assert "largest rollout.slots that fits: 16, as many as an episode has responses" in table
 
 
 def test_mistakes_are_errors_of_one_line():
     result = plan("--config", "rl_qwen2_5_vl_7b", "--topology", "cpu:8", "--config.mesh.fsdp=3")
     assert result.returncode == 2 and result.stdout == ""
     assert "fsdp could be" in result.stderr.splitlines()[-1]
+    result = plan("--config", "sft_qwen2_5_vl_7b", "--topology", "cpu:8", "--config.train.batch_size=12")
+    assert result.returncode == 2 and "config.train.batch_size is 12; with 8 shards" in result.stderr.splitlines()[-1]
     with pytest.raises(ConfigError, match="unknown key config.mesh.expert"):
         load_experiment("rl_qwen2_5_vl_7b", [("mesh.expert", "3")])
 

@@ -6,7 +6,7 @@ import types
 import pytest
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.plan import search as search_module
 from pixel_reasoner_jax.plan.chips import Topology
@@ -60,7 +60,7 @@ def test_what_ends_the_search_is_said(monkeypatch, available, says):
 
 
 def test_the_fastest_mesh_that_fits_is_recommended(monkeypatch):
-    """Decoding fits a mesh with tensor alone, where the update is slower; a mesh that fails at once is left at that."""
+    """Decoding fits a mesh with tensor alone, where the update is slower; one that does not is left at that."""
     seconds = {("decode", 1): None, ("decode", 2): 2.0, ("decode", 4): 1.0, ("grpo_update", 2): 1.0}
     compiled = []
 
@@ -71,18 +71,24 @@ def test_the_fastest_mesh_that_fits_is_recommended(monkeypatch):
         return dataclasses.replace(phase(None if took is None else 1, 1), seconds_floor=took)
 
     monkeypatch.setattr(search_module, "measure", measured)
-    monkeypatch.setattr(
-        search_module,
-        "Programs",
-        lambda config, *_: types.SimpleNamespace(mesh=config.mesh, phases=("decode", "sft_update", "grpo_update")),
-    )
+
+    def programs(config, *_):
+        if config.mesh.data > 1:
+            raise ConfigError("8 parts cannot share 4 queries")
+        return types.SimpleNamespace(mesh=config.mesh, phases=("decode", "sft_update", "grpo_update"))
+
+    monkeypatch.setattr(search_module, "Programs", programs)
     config = ConfigDict({"mesh": {"data": 1, "fsdp": -1, "tensor": 1}})
     chips, told = Topology("", devices(2, 4), None), []
-    best = best_mesh(config, Config.preset("7b"), chips, lambda mesh, phases: told.append((mesh["tensor"], phases)))
+    best = best_mesh(config, Config.preset("7b"), chips, lambda *tried: told.append(tried))
     assert best == {"data": 1, "fsdp": 4, "tensor": 2}  # 3 seconds in all, not 4
-    both = [(name, tensor) for tensor in (2, 4) for name in ("decode", "grpo_update")]
-    assert compiled == [("decode", 1), *both, ("decode", 1)]
-    assert [tensor for tensor, _ in told] == [1, 2, 4, 1]
+    assert compiled == [("decode", 1), *[(name, tensor) for tensor in (2, 4) for name in ("decode", "grpo_update")]]
+    assert [(mesh["tensor"], len(phases), refused) for mesh, phases, refused in told] == [
+        (1, 1, ""),
+        (2, 2, ""),
+        (4, 2, ""),
+        (1, 0, "8 parts cannot share 4 queries"),
+    ]
     monkeypatch.setattr(search_module, "measure", lambda *_: phase(None, 1))
     assert best_mesh(config, Config.preset("7b"), chips, lambda *_: None) is None
 

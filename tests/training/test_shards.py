@@ -1,0 +1,50 @@
+"""How shards and what they read are dealt out: evenly, or not at all."""
+
+import copy
+import types
+
+import pytest
+
+from pixel_reasoner_jax.config import ConfigError, load_config
+from pixel_reasoner_jax.training import shards as shards_module
+from pixel_reasoner_jax.training.shards import Shards
+
+
+@pytest.fixture
+def deal(monkeypatch):
+    """The shards of a config whose mesh has so many parts, of which the last two are this process's."""
+
+    def shards(phase: str, parts: int, **settings) -> Shards:
+        config = copy.deepcopy(load_config(f"{phase}_qwen2_5_vl_7b"))
+        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+        monkeypatch.setattr(shards_module, "parts", lambda mesh: mesh.parts)
+        monkeypatch.setattr(shards_module, "own_parts", lambda mesh: (mesh.parts - 2, mesh.parts - 1))
+        return Shards(config, types.SimpleNamespace(parts=parts))
+
+    return shards
+
+
+def test_parts_serve_shards_and_shards_read_evenly(deal):
+    shards = deal("sft", 4, train__batch_size=128)
+    assert (shards.count, shards.own, shards.share) == (4, [2, 3], 32)
+    shards = deal("rl", 4, data__shards=8, grpo__queries_per_episode=512)
+    assert (shards.count, shards.own, shards.share) == (8, [4, 5, 6, 7], 64)
+
+
+@pytest.mark.parametrize(
+    ("phase", "parts", "settings", "says"),
+    [
+        ("rl", 8, dict(data__shards=12), "config.data.shards is 12, but data x fsdp of the mesh is 8"),
+        (
+            "sft",
+            8,
+            dict(train__batch_size=12),
+            "config.train.batch_size is 12; with 8 shards .one for each of data x fsdp",
+        ),
+        ("rl", 8, dict(grpo__queries_per_episode=4), "config.grpo.queries_per_episode is 4; with 8 shards"),
+        ("rl", 2, dict(data__shards=6), r"queries_per_episode is 512; with 6 shards \(config.data.shards\)"),
+    ],
+)
+def test_what_cannot_be_dealt_out_evenly_is_refused(deal, phase, parts, settings, says):
+    with pytest.raises(ConfigError, match=says):
+        deal(phase, parts, **settings)
