@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -149,8 +150,8 @@ def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None
         raise CheckpointError(f"{directory} does not fit: {difference}")
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(directory, args=arguments)
+    with _handler() as handler:
+        return handler.restore(directory, args=arguments)
 
 
 def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
@@ -160,11 +161,16 @@ def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
       CheckpointError: there are no arrays.
     """
     directory = absolute(directory)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        metadata = checkpointer.metadata(directory).item_metadata if directory.is_dir() else None
-    if metadata is None:
-        raise CheckpointError(f"there are no arrays in {directory}")
-    return _shapes(metadata.tree)
+    try:
+        with _handler() as handler:
+            return _shapes(handler.metadata(directory).tree)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there are no arrays in {directory}") from error
+
+
+def _handler() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
+    """Reads arrays; an `ocp.Checkpointer` around it warns that those in a run's checkpoint are no checkpoint alone."""
+    return contextlib.closing(ocp.PyTreeCheckpointHandler())
 
 
 def first_difference(

@@ -102,6 +102,15 @@ def test_a_save_that_was_killed_leaves_nothing_that_is_taken_for_whole(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
+def test_reading_warns_of_nothing(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1), {})
+        checkpoints.wait()
+        checkpoints.restore(make_state(0))
+        read_arrays(checkpoints.state_directory(), make_state(0))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_arrays_of_their_own_are_read_in_part(tmp_path):
     tree = {"a": {"b": jnp.arange(6.0)}, "c": jnp.ones(2)}
     write_arrays(tmp_path / "arrays", tree)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -85,6 +86,9 @@ class Run:
             save_config(config, self._workdir)  # not before: a start that failed is no run, and may be tried again
         self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
         step = (resume and self._checkpoints.latest_step) or 0
+        if resume and is_main():
+            began = f"goes on after step {step}" if step else "has no checkpoint yet and begins anew"
+            print(f"{self._workdir} {began}", file=sys.stderr, flush=True)
         self._metrics = MetricWriter(self._workdir, step) if is_main() else None
         self._seconds: dict[str, float] = {}
 

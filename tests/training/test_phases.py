@@ -73,12 +73,13 @@ def interrupted(monkeypatch, run, config, after: int) -> None:
 
 
 @pytest.mark.parametrize("phase", ["sft", "rl"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(phase, request, monkeypatch, luck_pays):
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(phase, request, monkeypatch, luck_pays, capsys):
     config, run = request.getfixturevalue(f"{phase}_config"), {"sft": sft.run, "rl": rl.run}[phase]
     whole = run(copy.deepcopy(config))
     config.workdir += "_again"
     interrupted(monkeypatch, run, config, after=3)  # the checkpoint is step 2's
     resumed = run(config, resume=True)
+    assert f"{config.workdir} goes on after step 2\n" in capsys.readouterr().err
     expected, actual = (load_file(directory / "model.safetensors") for directory in (whole, resumed))
     assert expected.keys() == actual.keys()
     for name in expected:
