@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/rl_qwen2_5_vl_7b"
 
     config.model = ConfigDict()
-    config.model.directory = "checkpoints/pixel_reasoner_warm_start_7b"  # what phase one exported
+    config.model.directory = "runs/sft_qwen2_5_vl_7b/model"  # what phase one exported
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"
     config.model.remat = "full"  # "none", "vision", "dots" or "full"
