@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.model.directory = "runs/sft_qwen2_5_vl_7b/model"  # what phase one exported
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"
-    config.model.remat = "full"  # "none", "vision", "dots" or "full"
+    config.model.remat = "full"  # "none", "vision", "dots", "full" or "groups"
 
     # (least, most) tokens of 28x28 pixels for every kind of image.
     config.processor = ConfigDict()

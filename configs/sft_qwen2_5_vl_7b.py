@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.model.directory = "checkpoints/Qwen2.5-VL-7B-Instruct"
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"
-    config.model.remat = "full"  # "none", "vision", "dots" or "full"
+    config.model.remat = "full"  # "none", "vision", "dots", "full" or "groups"
 
     # (least, most) tokens of 28x28 pixels for every kind of image.
     config.processor = ConfigDict()

@@ -23,7 +23,7 @@ from pixel_reasoner_jax.files import as_path, write_text
 
 PACKAGE = pathlib.Path(__file__).parent
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
-REMAT = ("none", "vision", "dots", "full")  # what the backward pass computes again, see `models.Qwen2_5_VL`
+REMAT = ("none", "vision", "dots", "full", "groups")  # what the backward pass computes again, see `models.Qwen2_5_VL`
 FILE = "config.json"  # the resolved config in a run's directory
 FIXED = (
     "seed",

@@ -92,7 +92,7 @@ def test_overrides_take_the_type_of_the_key():
         ("curiosity.variant", "papre", "must be one of 'paper', 'release'"),
         ("rollout.samples", "1", "at least 2"),
         ("rollout.slots", "0", "config.rollout.slots is 0: it must be greater than 0"),
-        ("model.remat", "ful", "config.model.remat is 'ful': it must be one of 'none', 'vision', 'dots', 'full'"),
+        ("model.remat", "ful", "must be one of 'none', 'vision', 'dots', 'full', 'groups'"),
         ("operations.padding", "1.5", "config.operations.padding is 1.5: it must be between 0 and 1"),
     ],
 )
@@ -141,7 +141,7 @@ def test_sizes_of_the_quickstart_are_checked_before_it_trains(key, value):
 
 
 def test_the_policies_of_recomputation_are_the_model_s():
-    assert set(REMAT) == {*layers.REMAT, "vision"}
+    assert set(REMAT) == {*layers.REMAT, "vision", "groups"}
 
 
 def write(directory, body):

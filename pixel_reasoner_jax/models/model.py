@@ -31,8 +31,9 @@ class Qwen2_5_VL(nnx.Module):
       dtype: type of the computation; norms, angles, softmax and logits stay float32.
       param_dtype: type of the parameters.
       remat: what the backward pass recomputes: "none", "full" (all but layer inputs), "dots" (all but matrix products
-        and attention) or "vision" (the tower's layers as "full", which keep much and compute little; the decoder's as
-        "none").
+        and attention), "vision" (the tower's layers as "full", which keep much and compute little; the decoder's as
+        "none") or "groups" ("full", but of every so many of the tower's layers, 8 in the released sizes, the first's
+        input alone: they are computed twice again).
         It may be set later, before the model is split.
       mesh: devices that intermediate values are laid out on. It does not move parameters: `create` and
         `from_pretrained` do.
@@ -165,7 +166,7 @@ class Qwen2_5_VL(nnx.Module):
         segment_ids: Int[Array, "batch tokens"],
     ) -> Float[Array, "batch tokens size"]:
         """The decoder's states after the final norm; a token attends causally within its own segment."""
-        remat = "none" if self.remat == "vision" else self.remat
+        remat = {"vision": "none", "groups": "full"}.get(self.remat, self.remat)
         return self.language(embeddings, positions, segment_ids, remat=remat)
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:

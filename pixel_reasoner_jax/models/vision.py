@@ -115,7 +115,7 @@ class VisionTower(nnx.Module):
           patches: normalized pixels, channel-major (channel, time, row, column).
           positions: (row, column) of each patch in its frame, in patches.
           segments: id of the patch's frame, unique within its row; 0 is padding.
-          remat: policy for the layers.
+          remat: policy for the layers, see `Qwen2_5_VL`; not "vision".
         """
         return self.merger(self.hidden_states(patches, positions, segments, remat=remat))
 
@@ -149,6 +149,8 @@ def _scan_periodic(apply, x, layers, kinds: tuple[bool, ...], remat: str, mesh: 
 
     The released towers repeat (7 windowed, 1 full) four times: a loop of 4 over a loop of 7 and one more layer. A
     conditional in one loop would do for any pattern, but then the backward pass stores both branches' values.
+
+    `remat` is as in `scan_layers`, or "groups": of each repetition the backward pass keeps the input alone.
     """
     depth = len(kinds)
     period = next(p for p in range(1, depth + 1) if depth % p == 0 and kinds == kinds[:p] * (depth // p))
@@ -158,13 +160,17 @@ def _scan_periodic(apply, x, layers, kinds: tuple[bool, ...], remat: str, mesh: 
     for full, run in itertools.groupby(kinds[:period]):
         runs.append((full, start, start := start + len(list(run))))
 
+    within = "full" if remat == "groups" else remat
+
     def group(x, layers):
         for full, begin, end in runs:
             run = jax.tree.map(lambda p, begin=begin, end=end: p[begin:end], layers)
-            x = scan_layers(functools.partial(apply, full), x, run, remat=remat, mesh=mesh)
+            x = scan_layers(functools.partial(apply, full), x, run, remat=within, mesh=mesh)
         return x, None
 
     if period == depth:
         return group(x, layers)[0]
     grouped = jax.tree.map(lambda p: p.reshape(-1, period, *p.shape[1:]), layers)
+    if remat == "groups":
+        group = jax.checkpoint(group, prevent_cse=False)  # within a loop, see `layers.scan`
     return jax.lax.scan(group, x, grouped)[0]
