@@ -9,7 +9,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -197,4 +200,15 @@ def _read_ahead(dataset: grain.MapDataset, reading: Reading, ahead: int) -> grai
         flags.FLAGS.mark_as_parsed()
     each = max(-(-ahead // reading.workers), 1)
     options = grain.ReadOptions(reading.threads, reading.threads)
-    return dataset.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(reading.workers, each))
+    workers = grain.MultiprocessingOptions(reading.workers, each)
+    return dataset.to_iter_dataset(options).mp_prefetch(workers, worker_init_fn=_end_with_parent)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Begins a worker process: lets it end when its parent is killed, which Grain's workers wait for forever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
