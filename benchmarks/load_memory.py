@@ -80,9 +80,10 @@ def write(directory: pathlib.Path, size: str, form: str) -> int:
     """The most bytes on the host beside a model's parameters while they are written."""
     graph, abstract = nnx.split(_abstract(size))
     block = _random_numbers()  # `Qwen2_5_VL.create` would take several times the model's memory on a CPU
-    params = jax.tree.map(lambda leaf: jnp.asarray(np.resize(block, leaf.shape)), abstract)
+    # One after the other, so that two copies of one array are the most beside the model.
+    params = jax.tree.map(lambda leaf: jnp.asarray(np.resize(block, leaf.shape)).block_until_ready(), abstract)
     model = nnx.merge(graph, params)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.block_until_ready(params)))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     peak(reset=True)
     if form == "write":
         model.save_pretrained(directory / "written")

@@ -40,11 +40,14 @@ for argument in "$@"; do
   esac
 done
 JOB_NAME="${JOB_NAME:-pixel-reasoner}"
-for name in NODES GPUS CPUS; do
-  [[ "${!name:-1}" =~ ^[1-9][0-9]*$ ]] || die "$name is ${!name}: it must be a number"
-done
-[[ "$JOB_NAME" =~ ^[A-Za-z0-9._-]+$ ]] || die "JOB_NAME is $JOB_NAME: it must be of letters, digits, dots, _ and -"
-$slurm || [[ ${#settings[@]} == 0 ]] || die "${settings[0]} is a setting of Slurm: give --slurm too"
+if $slurm; then
+  for name in NODES GPUS CPUS; do
+    [[ "${!name:-1}" =~ ^[1-9][0-9]*$ ]] || die "$name is ${!name}: it must be a positive number"
+  done
+  [[ "$JOB_NAME" =~ ^[A-Za-z0-9._-]+$ ]] || die "JOB_NAME is $JOB_NAME: it must be of letters, digits, dots, _ and -"
+elif [[ ${#settings[@]} -gt 0 ]]; then
+  die "${settings[0]} is a setting of Slurm: give --slurm too"
+fi
 log="runs/$JOB_NAME.log"
 
 queued() { call squeue --me --name="$JOB_NAME" --noheader --format="%i %T %M %N %k"; } # %k: see submit

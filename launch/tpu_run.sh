@@ -138,13 +138,13 @@ run_state() {
   return 1
 }
 
-# Refuses to go on where nothing is installed, or while a run is in progress that is not this one.
+# Refuses to go on while any host runs something else, and, where `set-up` is asked for, where nothing is installed.
 check_hosts() {
   local said line
   said="$(patiently on_hosts all "if test -x $worker; then $worker command; else echo not set up; fi")"
-  while read -r line; do
+  while IFS= read -r line; do
     case "$line" in
-      "not set up") die "$TPU_NAME is not set up: launch/tpu_run.sh setup" ;;
+      "not set up") [[ "${1:-}" != set-up ]] || die "$TPU_NAME is not set up: launch/tpu_run.sh setup" ;;
       "command: ${training[*]}") ;;
       "command: "*) die "another run is in progress on $TPU_NAME: ${line#command: }; stop it first" ;;
     esac
@@ -195,6 +195,7 @@ delete() {
 ready() {
   local state
   state="$(slice_state)" || die "gcloud cannot list the queued resources of $PROJECT in $ZONE; see above"
+  [[ "$state" != UNKNOWN ]] || die "gcloud cannot describe $TPU_NAME; see above"
   [[ "$state" == READY ]] || die "$TPU_NAME is $state: $1"
 }
 
@@ -216,16 +217,17 @@ start() {
   patiently on_hosts all "JAX_COMPILATION_CACHE_DIR=$cache $worker start $(quoted "${training[@]}" "$@")"
 }
 
-stop() { on_hosts all "$worker stop"; }
+stop() { on_hosts all "if test -x $worker; then $worker stop; fi"; }
 
 resume_once() {
   local state
   create patiently
   state="$(patiently run_state none)"
-  if [[ "$state" == running ]]; then
-    check_hosts
-    return
-  fi
+  check_hosts
+  case "$state" in
+    running) return ;;
+    lost | failed | stopped) patiently stop ;; # it may go on on other hosts
+  esac
   setup
   start --resume
 }
@@ -259,7 +261,6 @@ keep_running() {
     restarts=$((restarts + 1))
     [[ $restarts -le ${MAX_RESTARTS:-100} ]] || die "interrupted more than ${MAX_RESTARTS:-100} times"
     say "interrupted; restart $restarts"
-    stop || true # what is left of it on other hosts
     resume_once
   done
   say "finished: $workdir"
@@ -282,7 +283,7 @@ case "${positional[0]}" in
   run)
     need_for_run
     ready "create it and set it up, or resume, which does both"
-    check_hosts
+    check_hosts set-up
     start
     keep_running
     ;;

@@ -158,7 +158,7 @@ def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     """Shape of every array in a directory, by its dotted path.
 
     Raises:
-      CheckpointError: there are no arrays.
+      CheckpointError: there are no arrays, or not all of their files.
     """
     directory = absolute(directory)
     try:
@@ -166,6 +166,8 @@ def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
             return _shapes(handler.metadata(directory).tree)
     except FileNotFoundError as error:
         raise CheckpointError(f"there are no arrays in {directory}") from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the arrays in {directory} are incomplete or damaged: {error}") from error
 
 
 def _handler() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:

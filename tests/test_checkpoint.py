@@ -123,3 +123,11 @@ def test_arrays_of_their_own_are_read_in_part(tmp_path):
         read_arrays(tmp_path / "nowhere", tree)
     with pytest.raises(CheckpointError, match="there are no arrays in"):
         read_arrays(tmp_path, tree)
+
+
+@pytest.mark.parametrize("file", ["_METADATA", "manifest.ocdbt"])
+def test_damaged_arrays_say_so(tmp_path, file):
+    write_arrays(tmp_path / "arrays", {"a": jnp.ones(3)})
+    (tmp_path / "arrays" / file).write_text("")
+    with pytest.raises(CheckpointError, match=f"the arrays in {tmp_path}/arrays are incomplete or damaged"):
+        read_arrays(tmp_path / "arrays", {"a": jnp.ones(3)})

@@ -127,8 +127,7 @@ def run(args: argparse.Namespace) -> Summary:
         shard_size=args.shard_size,
     )
     out = as_path(args.out)
-    if (out / SUMMARY).exists():
-        print(f"{out} is complete already", file=sys.stderr)
+    complete = (out / SUMMARY).exists()
     try:
         with _locked(out), Progress("synthesis", args.count) as progress:
             synthesis = Synthesis(recipe, captioner, media, out, args.workers)
@@ -137,6 +136,8 @@ def run(args: argparse.Namespace) -> Summary:
         if endpoint is not None:
             endpoint.close()
             print(_paid(endpoint), file=sys.stderr)
+    if complete:
+        print(f"{out} is complete already", file=sys.stderr)
     sheet = write_text(out / SHEET, contact_sheet(out, media, seed=args.seed))
     print(report(summary, recipe))
     print(f"rejected: {out / REJECTED}\npage: {sheet}\ntrajectories: {out}")

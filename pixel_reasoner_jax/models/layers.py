@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from pixel_reasoner_jax.models import kernels
 from pixel_reasoner_jax.parallel.sharding import constrain
 
-REMAT = {
+POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.save_from_both_policies(
@@ -67,12 +67,10 @@ def scan(function: Callable, x, layers, *, remat: str = "none"):
 
     A few layers are unrolled: a loop copies every layer's saved values, which small models feel.
     """
-    if remat not in REMAT:
-        raise ValueError(f"unknown remat policy {remat!r}; there are {', '.join(REMAT)}")
     unroll = len(jax.tree.leaves(layers)[0]) <= UNROLLED
     if remat != "none":
         # In a loop nothing could merge a layer with its recomputation; unrolled, the compiler must be kept from it.
-        function = jax.checkpoint(function, policy=REMAT[remat], prevent_cse=unroll)
+        function = jax.checkpoint(function, policy=POLICIES[remat], prevent_cse=unroll)
     return jax.lax.scan(function, x, layers, unroll=unroll)
 
 

@@ -18,6 +18,15 @@ from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
 from pixel_reasoner_jax.parallel.sharding import check_sizes, constrain, locally, param_shardings
 
+# What of the vision tower and of the decoder the backward pass computes again.
+REMAT = {
+    "none": ("none", "none"),
+    "vision": ("full", "none"),
+    "dots": ("dots", "dots"),
+    "full": ("full", "full"),
+    "groups": ("groups", "full"),
+}
+
 
 class Qwen2_5_VL(nnx.Module):
     """Qwen2.5-VL (Bai et al., 2025).
@@ -134,7 +143,7 @@ class Qwen2_5_VL(nnx.Module):
           vision: patches float [rows, patches, values], patch_positions int [rows, patches, 2] (row, column) and
             patch_segments int [rows, patches], in window layout (see `VisionTower`).
         """
-        remat = "full" if self.remat == "vision" else self.remat
+        remat, _ = self._policies()
         return self.vision(vision["patches"], vision["patch_positions"], vision["patch_segments"], remat=remat)
 
     def embed(
@@ -166,7 +175,7 @@ class Qwen2_5_VL(nnx.Module):
         segment_ids: Int[Array, "batch tokens"],
     ) -> Float[Array, "batch tokens size"]:
         """The decoder's states after the final norm; a token attends causally within its own segment."""
-        remat = {"vision": "none", "groups": "full"}.get(self.remat, self.remat)
+        _, remat = self._policies()
         return self.language(embeddings, positions, segment_ids, remat=remat)
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
@@ -199,6 +208,12 @@ class Qwen2_5_VL(nnx.Module):
           States after the final norm (without meaning for padding), and the cache.
         """
         return self.language.extend(embeddings, positions, counts, cache, rows)
+
+    def _policies(self) -> tuple[str, str]:
+        """`self.remat` for the tower and for the decoder."""
+        if self.remat not in REMAT:
+            raise ValueError(f"unknown remat policy {self.remat!r}; there are {', '.join(REMAT)}")
+        return REMAT[self.remat]
 
     def output_embedding(self) -> Float[Array, "vocab size"]:
         """What states are multiplied with for logits: the tokens' embeddings or its own, in the parameters' type."""

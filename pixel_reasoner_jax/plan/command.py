@@ -57,7 +57,8 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     for number, name in enumerate(names, start=1):
         _say(f"compiling {name} for {args.topology} ({number} of {len(names)})")
         phases.append(measure(programs, name, chips))
-        _say("  ".join(cell for cell in _row(phases[-1])[2:5]))
+        used, available, verdict = _row(phases[-1])[2:5]
+        _say(f"{used} of {available} GiB a chip: {verdict}")
     more = {}
     if not args.phases:
         _say("how much fits")

@@ -83,7 +83,7 @@ class Programs:
         self._config = config
         # One device has a mesh too, unlike in a run: it tells the model what it is compiled for.
         self.mesh = make_mesh(config.mesh, devices)
-        Shards(config, self.mesh)  # refuses what the run would
+        Shards(config, self.mesh)  # refuses what the run would; bfloat16 too is for what a CPU stands in for
         self._geometry = Geometry.from_config(model.to_hf())
         self._budgets = Budgets(**config.processor)
         self._model = _abstract_model(config, model, self.mesh)

@@ -61,8 +61,8 @@ class Run:
         mesh = make_mesh(config.mesh)
         if mesh.devices.flat[0].platform == "cpu" and config.model.dtype == "bfloat16":
             raise ConfigError(
-                "config.model.dtype is bfloat16, whose products XLA cannot compute on a CPU in every shape:"
-                " --config.model.dtype=float32"
+                "JAX finds no accelerator, and config.model.dtype is bfloat16, whose products XLA cannot compute on a"
+                " CPU in every shape. If the CPU is what is meant: --config.model.dtype=float32"
             )
         if mesh.size == 1:
             mesh = None  # it would only slow compilation down

@@ -119,7 +119,7 @@ def test_a_dry_run_prints_what_is_called(machine, arguments):
         (["logs"], "nothing has run here yet"),
         (["start"], "there is no command start"),
         (["run", CONFIG, "more"], "there is more than a config: more"),
-        (["--gpus=h100:8", "run", CONFIG], "GPUS is h100:8: it must be a number"),
+        (["--slurm", "--gpus=h100:8", "run", CONFIG], "GPUS is h100:8: it must be a positive number"),
         (["--nodes=2", "run", CONFIG], "--nodes is a setting of Slurm: give --slurm too"),
         (["--slurm", "--job-name=a/b", "run", CONFIG], "JOB_NAME is a/b: it must be of letters"),
         (["--slurm", "status"], "there is no squeue on this machine"),

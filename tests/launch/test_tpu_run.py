@@ -10,7 +10,7 @@ import time
 import pytest
 
 CONFIG = "configs/rl_qwen2_5_vl_7b.py"
-OVERRIDE = "--config.data.path=gs://b/it's $HOME; a *"
+OVERRIDE = "--config.data.path=gs://b/it's $HOME; a * "
 SETTINGS = {
     "PROJECT": "p",
     "ZONE": "us-east5-a",
@@ -35,7 +35,9 @@ def steps(machine):
     names = []
     for call in machine.calls:
         if call[4] == "ssh":
-            [command] = [a.removeprefix("--command=").split() for a in call if a.startswith("--command=")]
+            [command] = [
+                a.removeprefix("--command=").replace(";", " ").split() for a in call if a.startswith("--command=")
+            ]
             names.append(next((name for name in ("install", "start", "logs", "stop", "tail") if name in command), ""))
         else:
             names.append(call[4])
@@ -104,6 +106,13 @@ def test_waits_for_the_slice_and_survives_failures_on_the_way(machine):
     assert trained(machine) == [[*START, "--resume"]] * 2
 
 
+def test_a_slice_that_cannot_be_described_is_not_called_missing(machine):
+    machine.launch("tpu_run.sh", "create", **SETTINGS)
+    machine.fail(describe=1)
+    result = machine.launch("tpu_run.sh", "setup", **SETTINGS)
+    assert result.returncode == 2 and "gcloud cannot describe t; see above" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["create"], ["setup"], ["run", CONFIG]])
 def test_a_missing_login_is_not_waited_for(machine, arguments):
     machine.fail(list=1)
@@ -129,6 +138,7 @@ def test_a_run_is_watched_again(machine):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         watching = pool.submit(machine.launch, "tpu_run.sh", "resume", CONFIG, OVERRIDE, **SETTINGS)
         while "worker.sh command;" not in str(machine.calls):
+            assert not watching.done(), watching.result().stderr
             time.sleep(0.1)
         machine.launch("tpu_run.sh", "stop", **SETTINGS)
         result = watching.result()
@@ -143,7 +153,7 @@ def test_a_preempted_run_is_resumed_on_a_new_slice(machine):
     result = machine.launch("tpu_run.sh", "run", CONFIG, OVERRIDE, **SETTINGS)
     assert result.returncode == 0, result.stderr
     assert "interrupted; restart 1" in result.stderr and "finished" in result.stderr
-    again = ["stop", "delete", "create", "scp", "install", "start"]
+    again = ["delete", "create", "scp", "install", "start"]
     assert steps(machine) == ["create", "scp", "install", "start", *again]
     assert trained(machine) == [START, START, [*START, "--resume"], [*START, "--resume"]]
 
@@ -158,6 +168,25 @@ def test_a_run_that_lost_a_host_is_resumed_where_it_is(machine):
     result = machine.launch("tpu_run.sh", "run", CONFIG, OVERRIDE, **SETTINGS)
     assert result.returncode == 0, result.stderr
     assert steps(machine) == ["create", "scp", "install", "start", "stop", "scp", "install", "start"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_goes_on_on_one_host_alone(machine, own):
+    """A resumed run is stopped there first, another's is left alone."""
+    set_up(machine)
+    (machine.cloud / "hang").touch()
+    host0, host1 = (machine.cloud / host / "pixel_reasoner_jax" for host in ("host0", "host1"))
+    machine.launch(host0 / "launch" / "worker.sh", "start", *(START[1:] if own else ["rl"]))
+    (host1 / ".run").mkdir()
+    (host1 / ".run" / "status").write_text("1")
+    result = machine.launch("tpu_run.sh", "resume", CONFIG, OVERRIDE, **SETTINGS)
+    if own:
+        assert result.returncode == 0, result.stderr
+        assert steps(machine) == ["create", "scp", "install", "stop", "scp", "install", "start"]
+    else:
+        assert result.returncode == 2 and "another run is in progress on t: rl; stop it first" in result.stderr
+        assert steps(machine) == ["create", "scp", "install"]
+        machine.launch("tpu_run.sh", "stop", **SETTINGS)
 
 
 def test_a_run_that_fails_is_not_started_again(machine):

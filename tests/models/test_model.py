@@ -13,7 +13,6 @@ from flax import nnx
 
 from pixel_reasoner_jax.config import REMAT
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.models.layers import scan
 from pixel_reasoner_jax.plan.flops import count_flops
 from tests.models.helpers import IMAGE, VIDEO, make_row, our_batch, random_oracle, small_config
 
@@ -144,9 +143,11 @@ def test_remat_changes_no_gradient():
     assert products["none"] == products["dots"] < products["vision"] < products["full"] < products["groups"]
 
 
-def test_unknown_remat_policy_lists_the_known():
-    with pytest.raises(ValueError, match="none, full, dots"):
-        scan(lambda x, layer: (x, None), jnp.ones(()), jnp.ones(3), remat="all")
+def test_unknown_remat_policy_lists_the_known(model):
+    other = nnx.clone(model)
+    other.remat = "all"
+    with pytest.raises(ValueError, match="unknown remat policy 'all'; there are none, vision, dots, full, groups"):
+        other(our_batch([make_row([5, (4, 6), 6], 0)], 32, 64, 1))
 
 
 def test_types():
