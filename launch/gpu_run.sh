@@ -35,6 +35,7 @@ for argument in "$@"; do
       set_from_flag "$argument"
       settings+=("${argument%%=*}")
       ;;
+    --resume) die "resume is a command: launch/gpu_run.sh resume CONFIG" ;;
     -*) die "unknown flag $argument: settings are --name=value, overrides --config.key=value" ;;
     *) positional+=("$argument") ;;
   esac
@@ -76,7 +77,7 @@ submit() {
   [[ -z "${TIME:-}" ]] || options+=(--time="$TIME")
   call mkdir -p runs
   call sbatch "${options[@]}" \
-    --wrap="${environment}srun .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
+    --wrap="${environment}srun --cpus-per-task=${CPUS:-64} .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
 }
 
 # Starts the run with the arguments that a config and overrides make, and those given.

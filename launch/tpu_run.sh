@@ -50,6 +50,11 @@ for argument in "$@"; do
   esac
 done
 POLL_SECONDS="${POLL_SECONDS:-30}"
+for name in POLL_SECONDS MAX_RESTARTS; do
+  [[ "${!name:-0}" =~ ^[0-9]+$ ]] || die "$name is ${!name}: it must be a number"
+done
+[[ "${WORKER:-0}" =~ ^([0-9]+|all)$ ]] || die "WORKER is $WORKER: it must be the number of a host, or all"
+[[ "${RUN_NAME:-x}" =~ ^[A-Za-z0-9._-]+$ ]] || die "RUN_NAME is $RUN_NAME: it must be of letters, digits, dots, _ and -"
 
 # Names all that are missing at once.
 need() {
@@ -123,11 +128,14 @@ slice_state() {
   echo "${state:-NONE}"
 }
 
+# What a host says to a command of worker.sh, or $2 where nothing is installed.
+ask() { echo "if test -x $worker; then $worker $1; else $2; fi"; }
+
 # The run's state on all hosts together, in a dry run the one given; fails when no host says anything.
 # A host that lost the run tells more than those where it failed because of that.
 run_state() {
   local jobs state
-  jobs="$(on_hosts all "if test -x $worker; then $worker state; else echo job: none; fi")" || true
+  jobs="$(on_hosts all "$(ask state "echo job: none")")" || true
   $dry && jobs="job: $1"
   for state in lost failed stopped running finished none; do
     if grep -q "^job: $state" <<<"$jobs"; then
@@ -141,7 +149,7 @@ run_state() {
 # Refuses to go on while any host runs something else, and, where `set-up` is asked for, where nothing is installed.
 check_hosts() {
   local said line
-  said="$(patiently on_hosts all "if test -x $worker; then $worker command; else echo not set up; fi")"
+  said="$(patiently on_hosts all "$(ask command "echo not set up")")"
   while IFS= read -r line; do
     case "$line" in
       "not set up") [[ "${1:-}" != set-up ]] || die "$TPU_NAME is not set up: launch/tpu_run.sh setup" ;;
@@ -217,7 +225,7 @@ start() {
   patiently on_hosts all "JAX_COMPILATION_CACHE_DIR=$cache $worker start $(quoted "${training[@]}" "$@")"
 }
 
-stop() { on_hosts all "if test -x $worker; then $worker stop; fi"; }
+stop() { on_hosts all "$(ask stop true)"; }
 
 resume_once() {
   local state
@@ -292,11 +300,11 @@ case "${positional[0]}" in
     resume_once
     keep_running
     ;;
-  logs) on_hosts "${WORKER:-0}" "$worker logs" ;;
+  logs) on_hosts "${WORKER:-0}" "$(ask logs "echo nothing is installed here: launch/tpu_run.sh setup")" ;;
   status)
     state="$(slice_state)"
     $dry || echo "slice: $state"
-    [[ "$state" != READY ]] || on_hosts all "$worker state"
+    [[ "$state" != READY ]] || on_hosts all "$(ask state "echo job: none")"
     ;;
   stop) stop ;;
   delete) delete ;;

@@ -68,6 +68,7 @@ start() {
   mkdir -p $run
   rm -f $run/status $run/stopping
   echo "${words[*]}" >$run/command
+  echo "worker.sh: $(date): pixel-reasoner $*" >>$run/log
   # A session of its own: it outlives the connection, and its process group is its pid.
   # shellcheck disable=SC2016
   setsid bash -c '"$@"; echo $? >"$0"' $run/status $venv/bin/pixel-reasoner "$@" </dev/null >>$run/log 2>&1 &

@@ -25,7 +25,8 @@ PACKAGES = tuple(pathlib.Path(__file__).resolve().parents[1] / name for name in 
 OVERRIDES = """\
 Every setting of the experiment file can be overridden, for example
   {example}
-An unknown key is an error that names the nearest known one. The resolved config is saved in the working directory.
+An unknown key is an error that names the nearest one, or those there are. The resolved config is saved in the working
+directory.
 """
 
 

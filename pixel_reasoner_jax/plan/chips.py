@@ -46,7 +46,7 @@ TPUS = {
 }
 
 # Google Cloud's names of slices: the kind, and what the number counts for each chip (v5p-32 has 16 chips).
-ACCELERATOR_TYPES = {"v4": ("v4", 2), "v5litepod": ("v5e", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
+ACCELERATOR_TYPES = {"v4": ("v4", 2), "v5litepod": ("v5e", 1), "v5e": ("v5e", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 
 EXAMPLES = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
 
@@ -143,9 +143,7 @@ def _tpu(name: str, kind: str, shape: list[int]) -> list[jax.Device]:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     if importlib.util.find_spec("libtpu") is None:
-        raise TopologyError(
-            f"compiling for {name} needs libtpu (no TPU): pip install 'pixel-reasoner-jax[tpu]'; cpu:8 does without"
-        )
+        raise TopologyError(f"compiling for {name} needs libtpu (no TPU): pip install '.[tpu]'; cpu:8 does without")
     from jax.experimental import topologies
 
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}  # one device a chip, as the others have

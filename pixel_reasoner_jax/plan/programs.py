@@ -76,14 +76,18 @@ class Programs:
 
     Raises:
       MeshError: a mesh that these devices cannot form, or whose hosts could not feed it.
-      ConfigError: shards that the mesh cannot serve, or that cannot share what is read at a time.
+      ConfigError: shards that the mesh cannot serve, or that cannot share what is read at a time, or
+        responses longer than rows.
     """
 
     def __init__(self, config: ConfigDict, model: Config, devices: list[jax.Device]):
         self._config = config
         # One device has a mesh too, unlike in a run: it tells the model what it is compiled for.
         self.mesh = make_mesh(config.mesh, devices)
-        Shards(config, self.mesh)  # refuses what the run would; bfloat16 too is for what a CPU stands in for
+        # What a run refuses is refused; but for bfloat16 on a CPU, which stands in for other chips.
+        Shards(config, self.mesh)
+        if "rollout" in config:
+            rl.check_lengths(config)
         self._geometry = Geometry.from_config(model.to_hf())
         self._budgets = Budgets(**config.processor)
         self._model = _abstract_model(config, model, self.mesh)

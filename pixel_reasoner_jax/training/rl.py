@@ -35,11 +35,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
       The directory of the trained model, in the Hugging Face form.
     """
     train, rollout, grpo = config.train, config.rollout, config.grpo
-    if rollout.max_length > train.row_length:
-        raise ConfigError(
-            f"config.rollout.max_length is {rollout.max_length}: such a response does not fit into a row of"
-            f" config.train.row_length = {train.row_length} tokens"
-        )
+    check_lengths(config)
     data = data_sets(config)
     queries = record_count(data) * train.epochs
     updates_per_episode = -(-grpo.queries_per_episode * rollout.samples // train.batch_size)
@@ -110,6 +106,20 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 if episode % train.checkpoint_every == 0 or episode == episodes:
                     this.save(episode, state, batches, episode=episode)
         return this.export(state.params)
+
+
+def check_lengths(config: ConfigDict) -> None:
+    """Refuses responses that no packed row has room for.
+
+    Raises:
+      ConfigError: names both settings.
+    """
+    longest, row = config.rollout.max_length, config.train.row_length
+    if longest > row:
+        raise ConfigError(
+            f"config.rollout.max_length is {longest}: such a response does not fit into a row of"
+            f" config.train.row_length = {row} tokens"
+        )
 
 
 def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Trainer:

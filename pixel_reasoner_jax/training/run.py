@@ -16,6 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from data_pipeline.pipeline import Data, Order
+from data_pipeline.records import METADATA
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, ConfigError, load_saved, open_workdir, save_config
@@ -69,6 +70,11 @@ class Run:
         self.shards = Shards(config, mesh)
         config.data.shards = self.shards.count
         self.order = Order(config.seed, self.shards.own, self.shards.count)
+        if not (as_path(config.model.directory) / "config.json").exists():
+            raise ConfigError(
+                f"config.model.directory is {config.model.directory}, which has no config.json: it must be a downloaded"
+                " checkpoint's, or what phase one left in the folder `model` of its working directory"
+            )
         # What is quickly read is read first: a mistake in it shows before a large model is loaded.
         self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
         self.settings = policy_settings(config)
@@ -175,8 +181,19 @@ class Run:
 
 
 def data_sets(config: ConfigDict) -> Data:
-    """What `config.data` names: one data set, or several with their weights."""
-    return tuple(config.data.mixture) or config.data.path
+    """What `config.data` names: one data set, or several with their weights.
+
+    Raises:
+      ConfigError: one of them is not there.
+    """
+    mixture = tuple(config.data.mixture)
+    for path, key in [(path, "mixture") for path, _ in mixture] or [(config.data.path, "path")]:
+        if not (as_path(path) / METADATA).exists():
+            raise ConfigError(
+                f"config.data.{key} names {path}, where no data set is complete: `pixel-reasoner synthesize` and"
+                " `import-data` make one, and data_pipeline.records.write_records"
+            )
+    return mixture or config.data.path
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:

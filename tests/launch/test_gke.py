@@ -24,4 +24,7 @@ def test_manifest():
     command, joined, flag, config, *overrides, resume = container["args"]
     assert (joined, flag, resume) == ("--distributed", "--config", "--resume") and COMMANDS[command].resumes
     pairs = [override.removeprefix("--config.").split("=") for override in overrides]
-    assert load_config(config, pairs, COMMANDS[command].reference).workdir == "gs://BUCKET/runs/rl_qwen2_5_vl_7b"
+    assert (
+        load_config(config, pairs, COMMANDS[command].reference).workdir
+        == "gs://BUCKET/pixel_reasoner/runs/rl_qwen2_5_vl_7b"
+    )

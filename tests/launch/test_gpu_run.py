@@ -75,13 +75,22 @@ def test_slurm(machine):
     for restarts, resume in (({}, []), ({"SLURM_RESTART_COUNT": "1"}, ["--resume"])):
         script = wrapped.removeprefix("--wrap=")
         subprocess.run(["sh", "-c", script], env=machine.environment | restarts, cwd=machine.root, check=True)
-        command = ["srun", ".venv/bin/pixel-reasoner", "sft", "--config", CONFIG, OVERRIDE, *resume]
+        command = [
+            "srun",
+            "--cpus-per-task=64",
+            ".venv/bin/pixel-reasoner",
+            "sft",
+            "--config",
+            CONFIG,
+            OVERRIDE,
+            *resume,
+        ]
         assert machine.commands[-1] == command
     machine.launch("gpu_run.sh", *options, "--nodes=2", "run", CONFIG)
     *flags, wrapped = machine.commands[-1]
     assert "--nodes=2" in flags and "--ntasks-per-node=1" in flags
-    joined = f"--wrap=JAX_LOCAL_DEVICE_IDS=0,1,2,3 srun .venv/bin/pixel-reasoner sft --distributed --config {CONFIG}"
-    assert wrapped.startswith(joined)
+    joined = f"srun --cpus-per-task=64 .venv/bin/pixel-reasoner sft --distributed --config {CONFIG}"
+    assert wrapped.startswith(f"--wrap=JAX_LOCAL_DEVICE_IDS=0,1,2,3 {joined}")
     (machine.cloud / "queued").touch()
     result = machine.launch("gpu_run.sh", *options, "run", CONFIG)
     assert result.returncode == 0 and "queued already: 7 RUNNING" in result.stderr
@@ -117,6 +126,7 @@ def test_a_dry_run_prints_what_is_called(machine, arguments):
         (["run", "configs/sft_none.py"], "there is no configs/sft_none.py"),
         (["run", CONFIG, "--hosts=2"], "unknown flag --hosts=2"),
         (["logs"], "nothing has run here yet"),
+        (["run", CONFIG, "--resume"], "resume is a command"),
         (["start"], "there is no command start"),
         (["run", CONFIG, "more"], "there is more than a config: more"),
         (["--slurm", "--gpus=h100:8", "run", CONFIG], "GPUS is h100:8: it must be a positive number"),

@@ -15,7 +15,7 @@ from pixel_reasoner_jax.plan.chips import TPUS, TopologyError, topology
         ("v5p:16", "has 1 sizes, but v5p slices have 3"),
         ("v6e:2x2x4", "has 3 sizes, but v6e slices have 2"),
         ("v5p-24", "unknown topology 'v5p-24'"),
-        ("v5e-16", "unknown topology 'v5e-16'"),
+        ("v3-8", "unknown topology 'v3-8'"),
         ("cpu:0", "unknown topology"),
         ("cpu:4096", "xla_force_host_platform_device_count=4096"),
     ],
@@ -27,7 +27,7 @@ def test_bad_topologies_say_what_to_write(name, says):
 
 def test_without_libtpu_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TopologyError, match=r"pip install 'pixel-reasoner-jax\[tpu\]'; cpu:8 does without"):
+    with pytest.raises(TopologyError, match=r"pip install '.\[tpu\]'; cpu:8 does without"):
         topology("v5p:2x2x4")
 
 

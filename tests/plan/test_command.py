@@ -64,6 +64,8 @@ def test_mistakes_are_errors_of_one_line():
     assert "fsdp could be" in result.stderr.splitlines()[-1]
     result = plan("--config", "sft_qwen2_5_vl_7b", "--topology", "cpu:8", "--config.train.batch_size=12")
     assert result.returncode == 2 and "config.train.batch_size is 12; with 8 shards" in result.stderr.splitlines()[-1]
+    result = plan("--config", "rl_qwen2_5_vl_7b", "--topology", "cpu:8", "--config.train.row_length=8192")
+    assert result.returncode == 2 and "config.rollout.max_length is 16384" in result.stderr.splitlines()[-1]
     with pytest.raises(ConfigError, match="unknown key config.mesh.expert"):
         load_experiment("rl_qwen2_5_vl_7b", [("mesh.expert", "3")])
 

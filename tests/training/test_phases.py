@@ -178,6 +178,16 @@ def test_a_cpu_is_not_asked_for_bfloat16(sft_config):
         sft.run(sft_config)
 
 
+def test_data_that_are_not_there_are_named_with_their_setting(sft_config, rl_config, tmp_path):
+    here = rl_config.data.path
+    sft_config.data.path = str(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="config.data.path names .*nowhere, where no data set is complete"):
+        sft.run(sft_config)
+    rl_config.data.mixture = ((here, 1.0), ("elsewhere", 1.0))
+    with pytest.raises(ConfigError, match="config.data.mixture names elsewhere"):
+        rl.run(rl_config)
+
+
 def test_a_directory_in_use_is_refused(sft_config):
     sft.run(sft_config)
     with pytest.raises(ConfigError, match="already holds a run.*--resume"):
@@ -186,7 +196,7 @@ def test_a_directory_in_use_is_refused(sft_config):
 
 def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
     model, sft_config.model.directory = sft_config.model.directory, str(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(ConfigError, match="config.model.directory is .*nowhere, which has no config.json"):
         Run(sft_config)
     sft_config.model.directory = model
     with Run(sft_config):
