@@ -88,7 +88,12 @@ start() {
   [[ -f "$config" ]] || die "there is no $config"
   $dry || [[ -x .venv/bin/pixel-reasoner ]] || die "nothing is installed: launch/gpu_run.sh setup"
   set -- "$phase" --config "$config" ${overrides[@]+"${overrides[@]}"} "$@"
-  if $slurm; then submit "$@"; else call launch/worker.sh start "$@"; fi
+  if $slurm; then
+    submit "$@"
+  else
+    call launch/worker.sh start "$@"
+    say "in the background: launch/gpu_run.sh logs shows what it writes, launch/gpu_run.sh status whether it goes on"
+  fi
 }
 
 [[ ${#positional[@]} -gt 0 ]] || usage
@@ -101,7 +106,14 @@ case "${positional[0]}" in
     $dry || ! $slurm || [[ -f "$log" ]] || die "there is no $log yet: has the job begun? launch/gpu_run.sh --slurm status"
     if $slurm; then call tail -n 100 -F "$log"; else call launch/worker.sh logs; fi
     ;;
-  status) if $slurm; then queued; else call launch/worker.sh state; fi ;;
+  status)
+    if $slurm; then
+      jobs="$(queued)"
+      $dry || echo "${jobs:-no job is queued or running as $JOB_NAME}"
+    else
+      call launch/worker.sh state
+    fi
+    ;;
   stop) if $slurm; then call scancel --me --name="$JOB_NAME"; else call launch/worker.sh stop; fi ;;
   *) die "there is no command ${positional[0]}; launch/gpu_run.sh --help names them" ;;
 esac

@@ -99,10 +99,12 @@ def test_slurm(machine):
     result = machine.launch("gpu_run.sh", *options, "run", CONFIG, OVERRIDE)
     assert result.returncode == 2 and "another run is queued as pixel-reasoner: 7 RUNNING" in result.stderr
     assert [command[0] for command in machine.commands[-3:]] == ["squeue"] * 3
+    assert machine.launch("gpu_run.sh", "--slurm", "status").stdout.startswith("7 RUNNING")
     assert machine.launch("gpu_run.sh", "--slurm", "stop").returncode == 0
     assert machine.commands[-1] == ["scancel", "--me", "--name=pixel-reasoner"]
     machine.stand_in("sbatch", "exit 9")
     (machine.cloud / "queued").unlink()
+    assert machine.launch("gpu_run.sh", "--slurm", "status").stdout == "no job is queued or running as pixel-reasoner\n"
     assert machine.launch("gpu_run.sh", "--slurm", "run", CONFIG).returncode == 9
 
 
