@@ -202,6 +202,8 @@ def per_device(count: int, setting: Setting) -> dict[str, dict[str, float]]:
         run = experiment(phase)
         run.mesh.update(dict(data=1, fsdp=-1, tensor=1))
         run.train.update(dict(row_length=length, micro_batch_rows=DEVICES // count))
+        if "rollout" in run:
+            run.rollout.max_length = length  # no longer than a row
         run.model.update(dict(dtype="float32", param_dtype="float32", remat="vision"))
         run.processor.update(dict(image=(4, length // 4), crop=(4, length // 8), frame=(4, 4), video=(4, 4)))
         figures = measure(Programs(run, setting.model, chips.devices), f"{phase}_update", chips)
