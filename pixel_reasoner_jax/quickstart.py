@@ -210,7 +210,8 @@ def _train(
     """Runs a phase unless its model is there already."""
     if (workdir / MODEL / SETTINGS).exists():  # written last
         return workdir / MODEL
-    return run_phase(phase_config(config, section, workdir, str(model), str(data)), resume=True)
+    begun = (workdir / FILE).exists()
+    return run_phase(phase_config(config, section, workdir, str(model), str(data)), resume=begun)
 
 
 def _evaluate(config: ConfigDict, stage: str, directory: pathlib.Path, seeds: PixelSearch) -> Evaluation:

@@ -13,7 +13,9 @@ STAGES = ("prior", "warm_start", "rl_without_curiosity", "rl_with_curiosity")
 
 
 def last_line(capsys) -> dict:
-    output = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert "begins anew" not in captured.err  # which is for those who asked to resume
+    output = captured.out.splitlines()
     (report,) = [line for line in output if line.startswith("report: ")]
     assert report.endswith("report.html")
     return json.loads(output[-1])
