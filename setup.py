@@ -59,7 +59,7 @@ setup(
             "torch==2.13.0",
         ],
     },
-    entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.cli:main"]},
+    entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.commands.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

@@ -18,6 +18,7 @@ import numpy as np
 from data_pipeline.draft import Draft
 from data_pipeline.records import RecordError, RecordSource, read_description
 from data_pipeline.stream import Reading, Stream, Unreadable, Unwanted
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Processor, Rendered
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
 from pixel_reasoner_jax.trajectory import Source, Trajectory
@@ -207,7 +208,7 @@ def _indices(source: Sequence[Any], order: Order, number: int, shard: int) -> gr
     if not 0 <= shard < count:
         raise ValueError(f"shard {shard} of {count} does not exist")
     if len(source) < count:
-        raise ValueError(f"{source!r} has {len(source)} records, too few for {count} shards")
+        raise UserError(f"{source!r} has {len(source)} records, too few for {count} shards")
     # Epochs follow each other before they are dealt out, so that none loses the records that do not divide evenly.
     epochs = grain.MapDataset.range(len(source)).seed(order.seed + number).shuffle().repeat(order.epochs)
     # Every shard takes as many records, or one would wait for the others at the very end.

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.decoding import sample_indices
 from pixel_reasoner_jax.processing.loading import ImageSource
 
@@ -64,7 +65,7 @@ class Seed:
             return self
         (start, end), last = self.window, times[-1]
         if not 0 <= start <= end or start > last + 1:  # the last frame is shown for a while
-            raise ValueError(f"seed {self.id}: from {start:g} to {end:g} s is no window of a video of {last:.1f} s")
+            raise UserError(f"seed {self.id}: from {start:g} to {end:g} s is no window of a video of {last:.1f} s")
         inside = [number for number, time in enumerate(times, 1) if start <= time <= end]
         if not inside:
             middle = (start + end) / 2

@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Budgets
 
 TOKEN_PIXELS = 28 * 28
@@ -93,7 +94,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     """
     added = len(SPECIAL_TOKENS) + len(PLAIN_TOKENS)
     if vocabulary < 256 + added:
-        raise ValueError(f"a vocabulary of {vocabulary} cannot hold 256 bytes and {added} added tokens")
+        raise UserError(f"a vocabulary of {vocabulary} cannot hold 256 bytes and {added} added tokens")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

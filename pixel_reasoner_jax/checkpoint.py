@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import absolute
 
 STATE, META = "state", "meta"
@@ -18,7 +19,7 @@ CHECKPOINTS = "checkpoints"  # folder in a run's directory
 PIECE = 2**26  # bytes that are read and written as one
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is missing or does not fit; the message names the file or directory, and the tensor."""
 
 

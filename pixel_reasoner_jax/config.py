@@ -19,6 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 
 PACKAGE = pathlib.Path(__file__).parent
@@ -45,7 +46,7 @@ SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # what the configs of one c
 CONFIG_DIRECTORIES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # as installed, and in a checkout
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config or override the user has to mend; the message says which and how."""
 
 

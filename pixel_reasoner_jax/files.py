@@ -18,6 +18,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from pixel_reasoner_jax.errors import UserError
+
 
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether a path is one of an object store, such as gs://bucket/folder."""
@@ -33,11 +35,11 @@ def as_path(path: str | os.PathLike) -> pathlib.Path | epath.Path:
     if not is_remote(path):
         return pathlib.Path(path)
     if os.fspath(path).startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
-        raise ValueError(f'{path}: gs:// needs gcsfs, which comes with pip install "pixel-reasoner-jax[gs]"')
+        raise UserError(f'{path}: gs:// needs gcsfs, which comes with pip install "pixel-reasoner-jax[gs]"')
     try:
         return epath.Path(os.fspath(path))
     except KeyError as error:
-        raise ValueError(f"{path}: {error.args[0]} paths are not supported; gs:// is") from None
+        raise UserError(f"{path}: {error.args[0]} paths are not supported; gs:// is") from None
 
 
 def absolute(path: str | os.PathLike) -> pathlib.Path | epath.Path:
@@ -73,14 +75,14 @@ def check_output(path: str | os.PathLike) -> None:
     """
     path = as_path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a directory: name a file to write")
+        raise UserError(f"{path} is a directory: name a file to write")
     if is_remote(path):
         return
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir():
-        raise ValueError(f"{path} cannot be written: {nearest} is not a directory")
+        raise UserError(f"{path} cannot be written: {nearest} is not a directory")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"{path} cannot be written: no permission to write into {nearest}")
+        raise UserError(f"{path} cannot be written: no permission to write into {nearest}")
 
 
 def move(source: pathlib.Path, target: pathlib.Path | epath.Path) -> None:

@@ -26,6 +26,8 @@ from tests.object_store import ObjectStore  # noqa: E402
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
+pytest_plugins = ["tests.trajectories"]
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
 

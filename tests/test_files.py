@@ -19,8 +19,9 @@ from PIL import Image
 from data_pipeline.records import RecordError, RecordShards, RecordSource, read_description, write_records
 from pixel_reasoner_jax import files
 from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, read_arrays, write_arrays
-from pixel_reasoner_jax.cli import main
+from pixel_reasoner_jax.commands.cli import main
 from pixel_reasoner_jax.compilation import cache_directory
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import MetricWriter, read_metrics
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import MediaError, load_image, load_video
@@ -117,7 +118,7 @@ def test_records(bucket):
     ]
     write_records(f"{bucket}/data", "query", queries, shard_size=2)
     assert [query["answer"] for query in RecordSource(f"{bucket}/data", "query")] == list("01234")
-    with pytest.raises(FileExistsError, match="gs://"):
+    with pytest.raises(UserError, match="gs://"):
         write_records(f"{bucket}/data", "query", queries)
     with pytest.raises(RecordError, match="gs://.*is missing"):
         read_description(f"{bucket}/nothing")

@@ -1,8 +1,7 @@
-"""`pixel-reasoner export-data`: a data set to JSON lines or parquet in the released form, for use without JAX."""
+"""A data set to JSON lines or parquet in the released form, for use without JAX."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -18,17 +17,6 @@ from pixel_reasoner_jax.processing.decoding import digest
 
 KEYS = ("type", "text", "image", "video", "train", "kind", "fps")  # of an item; unused ones are null
 SIGNATURES = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pixel-reasoner export-data`."""
-    parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
-    parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .parquet; media go into NAME_media/")
-
-
-def run(args: argparse.Namespace) -> None:
-    count = export_table(args.dataset, args.out)
-    print(f"exported: {count} rows to {args.out}")
 
 
 def export_table(dataset: str | os.PathLike, out: str | os.PathLike) -> int:

@@ -1,8 +1,7 @@
-"""`pixel-reasoner import-data`: tables in the released form to a data set, with a report of what could not be read."""
+"""Tables in the released form to a data set, with a report of what could not be read."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
 from collections import Counter
@@ -10,47 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data_pipeline.exchange.files import MediaFiles
-from data_pipeline.exchange.masks import MASKS
 from data_pipeline.exchange.released import MESSAGES, query_of, trajectory_of
 from data_pipeline.exchange.tables import Table
 from data_pipeline.records import RecordWriter
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.metrics import Progress
 
 REPORT = "import_report.json"
-SHOWN = 10  # unreadable rows that are printed; the report has all
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pixel-reasoner import-data`."""
-    parser.add_argument("tables", nargs="+", metavar="FILE", help=".json, .jsonl or .parquet, in the released form")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the data set to write")
-    parser.add_argument("--media-root", metavar="DIR", help="of relative paths (default: the folder of each table)")
-    parser.add_argument("--keep-paths", action="store_true", help="store the paths of media, not their bytes")
-    rules = "; ".join(f"{name}: {meaning}" for name, meaning in MASKS.items())
-    parser.add_argument(
-        "--mask",
-        choices=MASKS,
-        default="last-call",
-        help=f"what the loss covers where rows carry no flags of their own (default: %(default)s). {rules}",
-    )
-    parser.add_argument("--shard-size", type=int, default=1024, metavar="N", help="records in a shard")
-
-
-def run(args: argparse.Namespace) -> None:
-    report = import_tables(
-        args.tables,
-        args.out,
-        media_root=args.media_root,
-        keep_paths=args.keep_paths,
-        mask=args.mask,
-        shard_size=args.shard_size,
-    )
-    for line in report["unreadable"][:SHOWN]:
-        print(f"not read: {line['place']}: {line['problem']}")
-    left = len(report["unreadable"])
-    more = f", {left} could not be read: {as_path(args.out) / REPORT} names them" if left else ""
-    print(f"{report['kind']} records in {args.out}: {report['written']} of {report['rows']} rows{more}")
 
 
 def import_tables(
@@ -69,7 +35,7 @@ def import_tables(
       out: the data set.
       media_root: of relative paths; None for the folder of each table.
       keep_paths: store paths in place of the files' bytes.
-      mask: one of `MASKS`.
+      mask: one of `masks.MASKS`.
       shard_size: see `RecordWriter`.
 
     Returns:
@@ -82,7 +48,7 @@ def import_tables(
     opened = [Table(table) for table in tables]
     kinds = {_kind(row) for table in opened for _, row in _first(table)}
     if len(kinds) > 1:
-        raise ValueError("the files hold trajectories and queries: import them into data sets of their own")
+        raise UserError("the files hold trajectories and queries: import them into data sets of their own")
     kind = kinds.pop() if kinds else "query"
     types: Counter[str] = Counter()
     unreadable: list[dict[str, Any]] = []
@@ -106,7 +72,7 @@ def import_tables(
                 progress.update(done)
         if not written:
             problem = f"; the first: {unreadable[0]['place']}: {unreadable[0]['problem']}" if unreadable else ""
-            raise ValueError(f"none of {rows} rows can be read{problem}")
+            raise UserError(f"none of {rows} rows can be read{problem}")
     report = {"kind": kind, "rows": rows, "written": written, "types": dict(types), "mask": mask}
     report["unreadable"] = unreadable
     write_text(as_path(out) / REPORT, json.dumps(report, indent=1) + "\n")
@@ -129,5 +95,5 @@ def _record(kind: str, row: Any, name: str, files: MediaFiles, mask: str) -> Any
     if isinstance(row, ValueError):
         raise row
     if _kind(row) != kind:
-        raise ValueError(f"a row of another kind: {MESSAGES} is {'missing' if kind == 'trajectory' else 'there'}")
+        raise UserError(f"a row of another kind: {MESSAGES} is {'missing' if kind == 'trajectory' else 'there'}")
     return trajectory_of(row, name, files, mask) if kind == "trajectory" else query_of(row, name, files)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.calls import OPENING
 from pixel_reasoner_jax.trajectory import OperationRecord
 
@@ -31,7 +32,7 @@ def with_mask(messages: list[Message], operations: list[OperationRecord], rule: 
       rule: one of `MASKS`.
     """
     if rule not in MASKS:
-        raise ValueError(f"unknown rule for the mask {rule!r}, expected one of {', '.join(MASKS)}")
+        raise UserError(f"unknown rule for the mask {rule!r}, expected one of {', '.join(MASKS)}")
     messages = copy.copy(messages)
     if any("train" in item for message in messages for item in message["content"]):
         return messages

@@ -15,6 +15,7 @@ from typing import Any
 from data_pipeline.draft import Draft
 from data_pipeline.exchange.files import MediaFiles
 from data_pipeline.exchange.masks import with_mask
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import OperationError
 from pixel_reasoner_jax.operations.calls import parse_call
 from pixel_reasoner_jax.processing.chat import ROLES, content_items
@@ -43,10 +44,10 @@ def trajectory_of(row: Mapping[str, Any], name: str, files: MediaFiles, mask: st
     """
     messages = _messages(row[MESSAGES], files)
     if messages[-1]["role"] != "assistant" or not _text(messages[-1]):
-        raise ValueError("the conversation does not end with the assistant's answer")
+        raise UserError("the conversation does not end with the assistant's answer")
     asked = next((message for message in messages if message["role"] == "user"), None)
     if asked is None:
-        raise ValueError("nobody asks in the conversation")
+        raise UserError("nobody asks in the conversation")
     stored = map(OperationRecord.from_dict, json.loads(row.get("operations") or "[]"))
     operations = list(stored) or _operations(messages)
     answer = row.get("answer")
@@ -65,10 +66,10 @@ def query_of(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[str, 
     """The query of a row; arguments and errors as of `trajectory_of`."""
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"question is {question!r}; it is a text")
+        raise UserError(f"question is {question!r}; it is a text")
     query: dict[str, Any] = {"id": _id(row, name), "question": question}
     if row.get("answer") in (None, "", []):
-        raise ValueError("it has no answer")
+        raise UserError("it has no answer")
     query["answer"] = _answer(row["answer"])
     media = row.get("image")
     media = [media] if isinstance(media, str | bytes | Mapping) else list(media if media is not None else ())
@@ -102,13 +103,13 @@ def _messages(given: Any, files: MediaFiles) -> list[dict[str, Any]]:
     if isinstance(given, str):
         given = json.loads(given)
     if not isinstance(given, list) or not given:
-        raise ValueError(f"{MESSAGES} is {type(given).__name__}; it is a list of messages")
+        raise UserError(f"{MESSAGES} is {type(given).__name__}; it is a list of messages")
     messages = []
     for number, message in enumerate(given):
         place = f"message {number}"
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             role = message.get("role") if isinstance(message, Mapping) else message
-            raise ValueError(f"{place}: role is {role!r:.80}; it is one of {', '.join(ROLES)}")
+            raise UserError(f"{place}: role is {role!r:.80}; it is one of {', '.join(ROLES)}")
         items = [_item(kind, item, files, messages) for kind, item in content_items(message, place)]
         messages.append({"role": message["role"], "content": items})
     return messages

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, written
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -31,9 +32,9 @@ class Table:
     def __init__(self, path: str | os.PathLike):
         self.path = as_path(path)
         if self.path.suffix not in SUFFIXES:
-            raise ValueError(f"{path}: rows are read from {', '.join(SUFFIXES)} files")
+            raise UserError(f"{path}: rows are read from {', '.join(SUFFIXES)} files")
         if not self.path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+            raise MissingFileError(f"{path}: no such file")
         read = {".json": _json_rows, ".jsonl": _json_lines, ".parquet": _parquet_rows}[self.path.suffix]
         self._count, self._rows = read(self.path)
 
@@ -61,7 +62,7 @@ def table_writer(path: str | os.PathLike, schema: Schema) -> Iterator[Callable[[
     """
     path = as_path(path)
     if path.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"{path}: rows are written to .jsonl or .parquet files")
+        raise UserError(f"{path}: rows are written to .jsonl or .parquet files")
     opened = _parquet_writer if path.suffix == ".parquet" else _line_writer
     with written(path.parent) as folder:
         temporary = folder / f".{path.name}.tmp"
@@ -77,9 +78,9 @@ def _json_rows(path: Any) -> tuple[int, Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(rows, list):
-        raise ValueError(f"{path} holds {type(rows).__name__}, not a list of rows")
+        raise UserError(f"{path} holds {type(rows).__name__}, not a list of rows")
     return len(rows), lambda: iter(rows)
 
 
@@ -110,7 +111,7 @@ def _parquet_rows(path: Any) -> tuple[int, Any]:
         try:
             return parquet.ParquetFile(file).metadata.num_rows, rows
         except _pyarrow().ArrowException as error:
-            raise ValueError(f"{path} is not a parquet file: {error}") from None
+            raise UserError(f"{path} is not a parquet file: {error}") from None
 
 
 @contextlib.contextmanager
@@ -141,7 +142,7 @@ def _parquet_writer(path: Any, schema: Schema) -> Iterator[Any]:
 
 def _pyarrow() -> Any:
     if importlib.util.find_spec("pyarrow") is None:
-        raise ValueError('parquet files need pyarrow, which comes with pip install "pixel-reasoner-jax[parquet]"')
+        raise UserError('parquet files need pyarrow, which comes with pip install "pixel-reasoner-jax[parquet]"')
     import pyarrow.parquet
 
     return pyarrow

@@ -8,9 +8,9 @@ from typing import Any
 from data_pipeline.draft import Draft
 from data_pipeline.inspection.segments import Mark, Segment, segments
 from data_pipeline.inspection.terminal import LEGEND, lines
-from pixel_reasoner_jax.evaluation.images import data_uri, fit, open_image
-from pixel_reasoner_jax.evaluation.page import document
-from pixel_reasoner_jax.evaluation.text import escape
+from pixel_reasoner_jax.report.images import data_uri, fit, open_image
+from pixel_reasoner_jax.report.page import document
+from pixel_reasoner_jax.report.text import escape
 
 SIDE, MAX_BYTES = 320, 40_000  # of a picture: pixels of its longer side, encoded bytes
 STYLE = """<style>

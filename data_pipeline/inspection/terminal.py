@@ -11,8 +11,8 @@ import rich.text
 
 from data_pipeline.draft import Draft
 from data_pipeline.inspection.segments import Mark, segments
-from pixel_reasoner_jax.evaluation.images import size_of
-from pixel_reasoner_jax.evaluation.text import printable
+from pixel_reasoner_jax.report.images import size_of
+from pixel_reasoner_jax.report.text import printable
 
 STYLES = {Mark.TRAINED: "green", Mark.MASKED: "red", Mark.CONTEXT: "dim"}
 LEGEND = {Mark.TRAINED: "trained", Mark.MASKED: "masked: the assistant's, without loss", Mark.CONTEXT: "context"}

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from data_pipeline.draft import Draft
 from data_pipeline.records.media import Entry, MediaTable, StoredMedia
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 SCHEMA = 3
@@ -107,7 +108,7 @@ class QueryForm:
         known = ("id", "question", "answer", "images", "video")
         for key in known[:2]:
             if not isinstance(record.get(key), str):
-                raise ValueError(f"a query is stored with its {key}, a text; got {record.get(key)!r}")
+                raise UserError(f"a query is stored with its {key}, a text; got {record.get(key)!r}")
         return {
             "query_id": _text(record["id"]),
             "question": _text(record["question"]),
@@ -182,7 +183,7 @@ def _json(value: Any) -> str:
 def _answers(reference: str | list[str]) -> list[str]:
     answers = list(reference) if isinstance(reference, list | tuple) else [reference]
     if not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"an answer is a text or a list of texts, got {reference!r}")
+        raise UserError(f"an answer is a text or a list of texts, got {reference!r}")
     return list(map(_text, answers))
 
 

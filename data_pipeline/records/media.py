@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Picture
 from pixel_reasoner_jax.processing.decoding import digest
 
@@ -59,7 +60,7 @@ class MediaTable:
 
     def _file(self, source: Any) -> int:
         if not isinstance(source, bytes | str | os.PathLike):
-            raise ValueError(
+            raise UserError(
                 f"a video is stored from a file, its bytes or a list of frames, not {type(source).__name__}"
             )
         return self._add("video", source)

@@ -25,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipeline.records.examples import FORMS, KINDS, SCHEMA, encode_record
 from data_pipeline.records.media import HERE
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote, move, write_text
 
 METADATA = "dataset_info.json"
@@ -33,7 +34,7 @@ SPLIT, FORMAT = "train", "array_record"
 TEMPLATE = "{DATASET}-{SPLIT}-{SHARD_INDEX}.{FILEFORMAT}"  # the number of shards need not be known beforehand
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """A data set or a record that cannot be read; the message names the file and the record's index in it."""
 
 
@@ -50,11 +51,11 @@ class RecordShards:
 
     def __init__(self, directory: str | os.PathLike, kind: str):
         if kind not in KINDS:
-            raise ValueError(f"unknown kind of record {kind!r}, expected one of {KINDS}")
+            raise UserError(f"unknown kind of record {kind!r}, expected one of {KINDS}")
         self.directory, self.kind = as_path(directory), kind
         self.directory.mkdir(parents=True, exist_ok=True)
         if (self.directory / METADATA).exists():
-            raise FileExistsError(f"{self.directory} already holds a data set; remove it or choose another folder")
+            raise UserError(f"{self.directory} already holds a data set; remove it or choose another folder")
 
     def is_finished(self, number: int) -> bool:
         """Whether shard `number`, from 0, was written."""

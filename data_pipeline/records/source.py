@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from data_pipeline.records.examples import decode_record, entries_of
 from data_pipeline.records.shards import FORMAT, METADATA, SPLIT, RecordError, read_description
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, fetch
 
 
@@ -67,7 +68,7 @@ class RecordSource:
             for entry in entries_of(self._columns[first + record]):
                 if entry.digest == digest and entry.data:
                     return entry.data
-            raise ValueError(f"record {record} of its shard does not hold the file {digest}")
+            raise UserError(f"record {record} of its shard does not hold the file {digest}")
 
         try:
             return decode_record(self.kind, self._columns[index], find)

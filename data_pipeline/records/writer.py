@@ -8,6 +8,7 @@ from typing import Any
 
 from data_pipeline.draft import Draft
 from data_pipeline.records.shards import RecordShards, Shard
+from pixel_reasoner_jax.errors import UserError
 
 
 class RecordWriter:
@@ -22,7 +23,7 @@ class RecordWriter:
 
     def __init__(self, directory: str | Path, kind: str, shard_size: int = 1024):
         if shard_size < 1:
-            raise ValueError(f"a shard holds at least one record, got a shard size of {shard_size}")
+            raise UserError(f"a shard holds at least one record, got a shard size of {shard_size}")
         self._shards, self._shard_size = RecordShards(directory, kind), shard_size
         self._shards.clear()
         self._finished = 0

@@ -13,16 +13,16 @@ from data_pipeline.sources.base import Source, SourceError
 __all__ = ["KINDS", "Source", "SourceError", "open_source"]
 
 KINDS = {
-    "jsonl": ("data_pipeline.sources.jsonl", "JsonLines", "FILE.jsonl: one annotated query a line"),
-    "masks": ("data_pipeline.sources.masks", "MaskedImages", "FOLDER of SA-1B: images with JSON files of masks"),
-    "web": ("data_pipeline.sources.web", "WebPages", "FILE.jsonl: screenshots with answer boxes"),
-    "star": ("data_pipeline.sources.star", "VideoWindows", "FILE.json of STAR: questions with answer windows"),
-    "ocr": ("data_pipeline.sources.ocr", "ReadableImages", "FOLDER of TextVQA or InfographicsVQA, with OCR boxes"),
-    "tfds": ("data_pipeline.sources.tfds", "BoxedDataset", "FILE.json: any TFDS data set with boxes, and a field map"),
-    "pixel-search": ("data_pipeline.sources.pixel_search", "endless", "SPLIT of the procedural world of images"),
-    "pixel-search-video": ("data_pipeline.sources.pixel_search_video", "endless", "SPLIT of the world of videos"),
+    "jsonl": ("data_pipeline.sources.jsonl", "JsonLines"),
+    "masks": ("data_pipeline.sources.masks", "MaskedImages"),
+    "web": ("data_pipeline.sources.web", "WebPages"),
+    "star": ("data_pipeline.sources.star", "VideoWindows"),
+    "ocr": ("data_pipeline.sources.ocr", "ReadableImages"),
+    "tfds": ("data_pipeline.sources.tfds", "BoxedDataset"),
+    "pixel-search": ("data_pipeline.sources.pixel_search", "endless"),
+    "pixel-search-video": ("data_pipeline.sources.pixel_search_video", "endless"),
 }
-"""For every kind: its module, what makes a source of a path, and what the path is."""
+"""For every kind: its module, and what makes a source of a path there."""
 
 
 def open_source(spec: str) -> Source:
@@ -34,5 +34,5 @@ def open_source(spec: str) -> Source:
     kind, _, path = spec.partition(":")
     if kind not in KINDS or not path:
         raise SourceError(f"a source is KIND:PATH with KIND one of {', '.join(KINDS)}; got {spec!r}")
-    module, name, _ = KINDS[kind]
+    module, name = KINDS[kind]
     return getattr(importlib.import_module(module), name)(path)

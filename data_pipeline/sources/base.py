@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from data_pipeline.seed import Box, Seed
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 
 Source = Sequence[Seed]
@@ -22,7 +23,7 @@ _MOST = 1e12
 _ORIENTATION = 0x0112  # EXIF
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A file or an entry that cannot be read as a source's; the message names both."""
 
 

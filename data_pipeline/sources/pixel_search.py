@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.seed import Box, Seed
+from pixel_reasoner_jax.errors import UserError
 
 CANVAS = 448  # pixels a side
 GRID = 4  # cells a side
@@ -120,9 +121,9 @@ class PixelSearch:
 
     def __post_init__(self):
         if self.split not in SPLITS:
-            raise ValueError(f"unknown split {self.split!r} of the pixel-search world, expected one of {SPLITS}")
+            raise UserError(f"unknown split {self.split!r} of the pixel-search world, expected one of {SPLITS}")
         if self.favoured is not None and not 0 <= self.favoured <= 1:
-            raise ValueError(f"favoured is a probability, got {self.favoured}")
+            raise UserError(f"favoured is a probability, got {self.favoured}")
 
     def __len__(self) -> int:
         return self.count

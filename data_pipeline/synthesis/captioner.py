@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from data_pipeline.seed import Seed
+from pixel_reasoner_jax.errors import UserError
 
 
-class CaptionError(ValueError):
+class CaptionError(UserError):
     """A text for a seed that cannot be had, or not such that it may be used; the message says why."""
 
 
@@ -106,4 +107,4 @@ class TemplateCaptioner:
         try:
             return self.phrases[passage].format(**seed.attributes)
         except KeyError as error:
-            raise ValueError(f"seed {seed.id}: no {error} to write its {passage} passage with") from None
+            raise UserError(f"seed {seed.id}: no {error} to write its {passage} passage with") from None

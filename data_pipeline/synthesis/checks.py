@@ -19,6 +19,7 @@ from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.prose import flaw
 from data_pipeline.synthesis.synthesizer import Media
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, parse_call
 from pixel_reasoner_jax.rewards.answers import accepted, extract_answer, normalize
 from pixel_reasoner_jax.trajectory import OperationRecord
@@ -30,7 +31,7 @@ _CALL = re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL)
 _UNTELLING = re.compile(r"(?:yes|no|true|false|[a-z])", re.IGNORECASE)
 
 
-class CheckError(ValueError):
+class CheckError(UserError):
     """A trajectory that must not be stored.
 
     Attributes:

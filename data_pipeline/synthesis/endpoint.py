@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from data_pipeline.synthesis.captioner import CaptionError, Spend
+from pixel_reasoner_jax.errors import UserError
 
 RETRIED = (408, 409, 425, 429)
 """Statuses below 500 that may pass."""
@@ -39,7 +40,7 @@ LONGEST_WAIT = 60.0
 """Seconds between two attempts, unless the server asks for more."""
 
 
-class EndpointError(ValueError):
+class EndpointError(UserError):
     """The endpoint cannot be used, now or at all: the run stops, and goes on where it was when it is started again."""
 
 
@@ -77,11 +78,11 @@ class EndpointSettings:
         for name in ("max_tokens", "timeout", "attempts", "requests_per_minute", "concurrency"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name.replace('_', ' ')} must be above 0, got {value}")
+                raise UserError(f"{name.replace('_', ' ')} must be above 0, got {value}")
         for name in ("temperature", "prompt_price", "completion_price", "budget"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name.replace('_', ' ')} must be 0 or more, got {value}")
+                raise UserError(f"{name.replace('_', ' ')} must be 0 or more, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,9 @@ from data_pipeline.synthesis.endpoint import Endpoint
 from data_pipeline.synthesis.mistakes import widened
 from data_pipeline.synthesis.prose import flaw, refusal
 from data_pipeline.synthesis.synthesizer import Media
-from pixel_reasoner_jax.evaluation.images import data_uri
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.report.images import data_uri
 
 PROMPTS = pathlib.Path(__file__).parent / "prompts"
 NAMES = ("system", "question", *(passage.value for passage in Passage))
@@ -54,15 +55,15 @@ def load_prompts(directory: str | pathlib.Path | None = None) -> dict[str, str]:
     if directory is not None:
         folder = as_path(directory)
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder of prompts")
+            raise UserError(f"{folder}: no such folder of prompts")
         for file in folder.glob("*.txt"):
             if file.stem not in NAMES:
-                raise ValueError(f"{file}: there is no such prompt; they are {', '.join(f'{n}.txt' for n in NAMES)}")
+                raise UserError(f"{file}: there is no such prompt; they are {', '.join(f'{n}.txt' for n in NAMES)}")
             texts[file.stem] = file.read_text(encoding="utf-8")
             try:
                 string.Template(texts[file.stem]).substitute(FIELDS)
             except (KeyError, ValueError) as error:
-                raise ValueError(f"{file}: {error} cannot be filled in; there are ${', $'.join(FIELDS)}") from None
+                raise UserError(f"{file}: {error} cannot be filled in; there are ${', $'.join(FIELDS)}") from None
     return {name: text.strip() for name, text in texts.items()}
 
 

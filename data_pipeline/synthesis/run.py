@@ -29,6 +29,7 @@ from data_pipeline.synthesis.duplicates import Fingerprint, Seen, fingerprint
 from data_pipeline.synthesis.shards import Shards
 from data_pipeline.synthesis.synthesizer import Media, SynthesisError, Synthesizer
 from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX, check_mix
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import MediaError
@@ -67,11 +68,11 @@ class Recipe:
 
     def __post_init__(self):
         if self.count < 1 or self.shard_size < 1:
-            raise ValueError(f"count and shard size must be at least 1, got {self.count} and {self.shard_size}")
+            raise UserError(f"count and shard size must be at least 1, got {self.count} and {self.shard_size}")
         if self.seed < 0:
-            raise ValueError(f"a seed is 0 or more, got {self.seed}")
+            raise UserError(f"a seed is 0 or more, got {self.seed}")
         if not self.sources:
-            raise ValueError("a synthesis needs at least one source")
+            raise UserError("a synthesis needs at least one source")
         for mix in (self.image_mix, self.video_mix):
             check_mix(mix)
 
@@ -124,7 +125,7 @@ class Summary:
         return fields | {"spend": {name: value for name, value in spend.items() if not name.startswith("paid")}}
 
 
-class OtherRunError(ValueError):
+class OtherRunError(UserError):
     """The folder holds another synthesis; the message names a setting that differs."""
 
 
@@ -148,7 +149,7 @@ class Synthesis:
         workers: int = 1,
     ):
         if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
+            raise UserError(f"workers must be at least 1, got {workers}")
         self._recipe, self._captioner, self._media, self._workers = recipe, captioner, media, workers
         self._names = list(recipe.sources)
         self._sources = [recipe.sources[name] for name in self._names]
@@ -200,7 +201,7 @@ class Synthesis:
             pool.close()  # a thread that waits for a model is not waited for
         if not summary.count:
             shards.clear()  # with other sources, the same folder may be tried again
-            raise ValueError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
+            raise UserError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED, "".join(lines))
         shards.finish(summary.shards)

@@ -9,10 +9,10 @@ import numpy as np
 from data_pipeline.draft import Draft
 from data_pipeline.records import RecordSource
 from data_pipeline.synthesis.synthesizer import Media
-from pixel_reasoner_jax.evaluation.page import document
-from pixel_reasoner_jax.evaluation.text import escape
-from pixel_reasoner_jax.evaluation.trajectory_html import trajectory_html
 from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.report.page import document
+from pixel_reasoner_jax.report.text import escape
+from pixel_reasoner_jax.report.trajectory_html import trajectory_html
 from pixel_reasoner_jax.trajectory import Trajectory
 
 SHOWN = 24

@@ -15,6 +15,7 @@ from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner
 from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX, Plan, Scene, Step, check_mix
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, tools_section
 from pixel_reasoner_jax.processing import Budgets, Video, load_image, load_video, smart_resize
 from pixel_reasoner_jax.processing.loading import ImageSource
@@ -57,7 +58,7 @@ class BudgetMedia:
         return smart_resize(size, self.budgets.of(kind))
 
 
-class SynthesisError(ValueError):
+class SynthesisError(UserError):
     """A seed from which no trajectory can be made; the message names it."""
 
 

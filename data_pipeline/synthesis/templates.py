@@ -17,6 +17,7 @@ import numpy as np
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner, Passage
 from data_pipeline.synthesis.mistakes import disjoint_box, disjoint_frames, larger_box, outer_box
+from pixel_reasoner_jax.errors import UserError
 
 IMAGE_MIX: Mapping[str, float] = {
     "single_pass": 0.3 * 5500 / 7500,
@@ -189,6 +190,6 @@ def check_mix(mix: Mapping[str, float]) -> None:
       ValueError: a kind is unknown, a share is negative or not finite, or all are 0.
     """
     if unknown := sorted(set(mix) - set(TEMPLATES)):
-        raise ValueError(f"unknown kinds of trajectory {unknown}, expected some of {sorted(TEMPLATES)}")
+        raise UserError(f"unknown kinds of trajectory {unknown}, expected some of {sorted(TEMPLATES)}")
     if not all(0 <= share < math.inf for share in mix.values()) or not any(mix.values()):
-        raise ValueError(f"shares of trajectories must be positive, got {dict(mix)}")
+        raise UserError(f"shares of trajectories must be positive, got {dict(mix)}")

@@ -1,1 +1,1 @@
-"""Evaluation: figures, benchmarks, and pages that show what a policy does."""
+"""Evaluation: a policy answers queries, and its responses become figures."""

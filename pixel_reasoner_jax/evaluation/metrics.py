@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.trajectory import Trajectory
 
 
@@ -35,7 +36,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
       ValueError: without responses.
     """
     if not outcomes:
-        raise ValueError("no responses to evaluate: the list of outcomes is empty")
+        raise UserError("no responses to evaluate: the list of outcomes is empty")
     calls = sum(outcome.calls for outcome in outcomes)
     return {
         "accuracy": sum(outcome.score for outcome in outcomes) / len(outcomes),

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.parallel.sharding import param_shardings
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def add_adapters(
       ValueError: an unknown target, or none.
     """
     if unknown := sorted(set(targets) - set(TARGETS)):
-        raise ValueError(f"lora.targets has {unknown[0]!r}; the decoder's projections are {', '.join(TARGETS)}")
+        raise UserError(f"lora.targets has {unknown[0]!r}; the decoder's projections are {', '.join(TARGETS)}")
     if rank and not targets:
-        raise ValueError(f"lora.targets is empty: name projections, out of {', '.join(TARGETS)}")
+        raise UserError(f"lora.targets is empty: name projections, out of {', '.join(TARGETS)}")
     layers = model.language.layers
     for number, name in enumerate(TARGETS):
         if rank and name in targets:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import lora, weights
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.language import Cache, Decoder, token_embedding
@@ -212,7 +213,7 @@ class Qwen2_5_VL(nnx.Module):
     def _policies(self) -> tuple[str, str]:
         """`self.remat` for the tower and for the decoder."""
         if self.remat not in REMAT:
-            raise ValueError(f"unknown remat policy {self.remat!r}; there are {', '.join(REMAT)}")
+            raise UserError(f"unknown remat policy {self.remat!r}; there are {', '.join(REMAT)}")
         return REMAT[self.remat]
 
     def output_embedding(self) -> Float[Array, "vocab size"]:
@@ -240,4 +241,4 @@ def _check_type(key: str, value: DTypeLike) -> None:
     except TypeError:
         name = value
     if name not in known:
-        raise ValueError(f"{key} is {name!r}; known types are {', '.join(known)}")
+        raise UserError(f"{key} is {name!r}; known types are {', '.join(known)}")

@@ -21,6 +21,7 @@ from flax import nnx
 from jax.sharding import Sharding
 
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, read_arrays
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, move
 from pixel_reasoner_jax.models.config import Config, ConfigError
 from pixel_reasoner_jax.models.tensors import INDEX, SINGLE, StoredTensor, open_tensors, read_json, write_tensors
@@ -218,7 +219,7 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, int):
         return size
     if not (match := re.fullmatch(r"(\d+)\s*(KB|MB|GB|TB)", size.strip().upper())):
-        raise ValueError(f"max_shard_size {size!r} is neither a number of bytes nor a size such as '5GB'")
+        raise UserError(f"max_shard_size {size!r} is neither a number of bytes nor a size such as '5GB'")
     return int(match[1]) * 1000 ** (1 + ("KB", "MB", "GB", "TB").index(match[2]))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.calls import OperationError, json_type
 from pixel_reasoner_jax.processing import Picture
 
@@ -42,7 +43,7 @@ class MediaState:
     def from_query(cls, images: Sequence[AnyImage] = (), video_frames: Sequence[AnyImage] | None = None) -> MediaState:
         """The state before the first turn; a query has images, or a video, or neither."""
         if images and video_frames:
-            raise ValueError("a query has either images or a video, not both")
+            raise UserError("a query has either images or a video, not both")
         return cls(list(images), list(video_frames or ()), len(images))
 
     @property

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.base import (
     AnyImage,
     Box,
@@ -65,7 +66,7 @@ class CropImage(Operation):
 
     def __post_init__(self):
         if not 0 <= self.padding <= 1:
-            raise ValueError(f"padding is a fraction of the image from 0 to 1, got {self.padding}")
+            raise UserError(f"padding is a fraction of the image from 0 to 1, got {self.padding}")
 
     def offered(self, state: MediaState) -> bool:
         return self.listed

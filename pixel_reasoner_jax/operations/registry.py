@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
 from pixel_reasoner_jax.operations.calls import Call, OperationError, parse_call
 from pixel_reasoner_jax.operations.crop import CropImage
@@ -35,7 +36,7 @@ class Registry:
         names = (operation.name, *operation.aliases)
         taken = [name for name in names if name in self._by_name]
         if taken:
-            raise ValueError(f"an operation named {taken[0]!r} is registered already")
+            raise UserError(f"an operation named {taken[0]!r} is registered already")
         self._operations.append(operation)
         self._by_name.update(dict.fromkeys(names, operation))
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.parallel.mesh import MeshError
 from pixel_reasoner_jax.parallel.sharding import RULES, batch_axis, parts
 
@@ -38,7 +39,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"cannot join the other processes: {error} No TPU slice, Slurm, Kubernetes or Open MPI says it here: give"
             " --coordinator HOST:PORT, --processes N and --process NUMBER"
         ) from error

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from pixel_reasoner_jax.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
 
 
-class MeshError(ValueError):
+class MeshError(UserError):
     """A mesh that devices cannot form or a model cannot use; the message says which number is wrong and what fits."""
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from pixel_reasoner_jax.errors import UserError
+
 GIB = 2**30
 
 
@@ -51,7 +53,7 @@ ACCELERATOR_TYPES = {"v4": ("v4", 2), "v5litepod": ("v5e", 1), "v5e": ("v5e", 1)
 EXAMPLES = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
 
 
-class TopologyError(ValueError):
+class TopologyError(UserError):
     """Chips that cannot be compiled for; the message says what to write or to install."""
 
 

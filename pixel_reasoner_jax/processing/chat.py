@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tokenizers
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.media import Media
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
@@ -48,7 +49,7 @@ class SpecialTokens(NamedTuple):
         ids = {name: tokenizer.token_to_id(f"<|{name}|>") for name in cls._fields}
         missing = [f"<|{name}|>" for name, token in ids.items() if token is None]
         if missing:
-            raise ValueError(f"the tokenizer lacks {', '.join(missing)}; Qwen2.5-VL's tokenizers have all of them")
+            raise UserError(f"the tokenizer lacks {', '.join(missing)}; Qwen2.5-VL's tokenizers have all of them")
         return cls(**ids)
 
 
@@ -91,7 +92,7 @@ class ChatRenderer:
         self._encode = functools.lru_cache(maxsize=4096)(self._encode_uncached)
         forged = set(self._encode("".join(f"<|{name}|>" for name in self.ids._fields))[0].tolist()) & set(self.ids)
         if forged:
-            raise ValueError(
+            raise UserError(
                 f"plain text produces the tokens {[self._tokenizer.id_to_token(token) for token in sorted(forged)]};"
                 " the tokenizer must mark them as special"
             )
@@ -112,7 +113,7 @@ class ChatRenderer:
         """
         role = message.get("role")
         if role not in ROLES:
-            raise ValueError(f"{place}: role is {role!r}; it is one of {', '.join(ROLES)}")
+            raise UserError(f"{place}: role is {role!r}; it is one of {', '.join(ROLES)}")
         writer = _Writer(self._encode)
         writer.special(self.ids.im_start)
         writer.text(f"{role}\n", False)
@@ -200,15 +201,15 @@ def content_items(message: Message, place: str = "message") -> Iterator[tuple[st
         yield "text", {"text": content}
         return
     if not isinstance(content, Sequence):
-        raise ValueError(f"{place}: content is {type(content).__name__}; it is a string or a list of items")
+        raise UserError(f"{place}: content is {type(content).__name__}; it is a string or a list of items")
     for number, item in enumerate(content):
         if not isinstance(item, Mapping):
-            raise ValueError(f"{place}, item {number}: {type(item).__name__}; it is a mapping of text, image or video")
+            raise UserError(f"{place}, item {number}: {type(item).__name__}; it is a mapping of text, image or video")
         # Rows of a table hold every key, the unused ones as None.
         present = [kind for kind in ("text", "image", "video") if item.get(kind) is not None]
         kind = item.get("type") or (present[0] if len(present) == 1 else None)
         if kind not in present:
-            raise ValueError(f"{place}, item {number}: type {kind!r} with {present or 'no text, image or video'}")
+            raise UserError(f"{place}, item {number}: type {kind!r} with {present or 'no text, image or video'}")
         if kind == "text" and not isinstance(item["text"], str):
-            raise ValueError(f"{place}, item {number}: text is {type(item['text']).__name__}; it is a string")
+            raise UserError(f"{place}, item {number}: text is {type(item['text']).__name__}; it is a string")
         yield kind, item

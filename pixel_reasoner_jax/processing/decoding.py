@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote
 
 MAX_PIXELS = 80_000_000
@@ -25,7 +26,7 @@ _ORIENTATION = 0x0112  # EXIF
 _hasher = functools.partial(hashlib.blake2b, digest_size=16)
 
 
-class MediaError(ValueError):
+class MediaError(UserError):
     """An image or video that cannot be used; the message names it."""
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pixel_reasoner_jax.errors import UserError
+
 MAX_ASPECT_RATIO = 200
 """Images longer than this many times their width are refused, as Qwen2-VL's processor does."""
 
@@ -39,7 +41,7 @@ class Geometry:
 
     def __post_init__(self):
         if self.window_size % self.token_size:
-            raise ValueError(
+            raise UserError(
                 f"window_size {self.window_size} is not a multiple of patch_size {self.patch_size}"
                 f" times spatial_merge_size {self.merge_size}"
             )
@@ -94,20 +96,20 @@ class Budgets:
         for kind in self.KINDS:
             budget = tuple(getattr(self, kind))
             if len(budget) != 2 or not all(isinstance(number, int) for number in budget):
-                raise ValueError(f"budget of {kind} is {budget}; it needs two whole numbers, such as (4, 2000)")
+                raise UserError(f"budget of {kind} is {budget}; it needs two whole numbers, such as (4, 2000)")
             least, most = budget
             if not 1 <= least <= most:
-                raise ValueError(f"budget of {kind} is {(least, most)}; it needs 1 <= least <= most tokens")
+                raise UserError(f"budget of {kind} is {(least, most)}; it needs 1 <= least <= most tokens")
             object.__setattr__(self, kind, budget)
         if self.video_frames < 1:
-            raise ValueError(f"video_frames must be at least 1, got {self.video_frames}")
+            raise UserError(f"video_frames must be at least 1, got {self.video_frames}")
         if self.video_rate < 0:
-            raise ValueError(f"video_rate must not be negative, got {self.video_rate}")
+            raise UserError(f"video_rate must not be negative, got {self.video_rate}")
 
     def of(self, kind: str) -> tuple[int, int]:
         """(least, most) tokens of a kind of image."""
         if kind not in self.KINDS:
-            raise ValueError(f"unknown kind of image {kind!r}; it is one of {', '.join(self.KINDS)}")
+            raise UserError(f"unknown kind of image {kind!r}; it is one of {', '.join(self.KINDS)}")
         return getattr(self, kind)
 
 
@@ -130,7 +132,7 @@ def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int
     """
     width, height = size
     if max(size) > MAX_ASPECT_RATIO * min(size):
-        raise ValueError(f"an image of {width}x{height} pixels is more than {MAX_ASPECT_RATIO} times as long as wide")
+        raise UserError(f"an image of {width}x{height} pixels is more than {MAX_ASPECT_RATIO} times as long as wide")
     least, most = budget
     columns, rows = round(width / token_size), round(height / token_size)
     # In the order of transformers' own arithmetic: floor and ceil tell apart what rounding would not.

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.decoding import (
     MediaError,
     VideoFile,
@@ -161,7 +162,7 @@ class PictureStore:
 
     def __init__(self, max_bytes: int = 2**31):
         if max_bytes < 0:
-            raise ValueError(f"a store of pictures holds 0 bytes or more, got {max_bytes}")
+            raise UserError(f"a store of pictures holds 0 bytes or more, got {max_bytes}")
         self.max_bytes = max_bytes
         self.bytes = self.peak_bytes = 0
         self._lock = threading.Lock()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.geometry import Geometry
 from pixel_reasoner_jax.processing.media import Media
 
@@ -36,13 +37,13 @@ def mrope_positions(
     spots = np.flatnonzero(np.isin(tokens, placeholders)) if len(tokens) else np.empty(0, np.int64)
     expected = sum(item.tokens for item in media)
     if len(spots) != expected:
-        raise ValueError(f"{len(spots)} placeholder tokens for {len(media)} images and videos of {expected} tokens")
+        raise UserError(f"{len(spots)} placeholder tokens for {len(media)} images and videos of {expected} tokens")
     positions = np.empty((3, len(tokens)), np.int32)
     written = taken = 0
     for item in media:
         first, last = int(spots[taken]), int(spots[taken + item.tokens - 1])
         if last - first + 1 != item.tokens:
-            raise ValueError(f"the {item.tokens} placeholder tokens of an {item.kind} at token {first} are interrupted")
+            raise UserError(f"the {item.tokens} placeholder tokens of an {item.kind} at token {first} are interrupted")
         positions[:, written:first] = np.arange(start, start + first - written)
         start += first - written
         t, rows, columns = item.grid[0], item.grid[1] // geometry.merge_size, item.grid[2] // geometry.merge_size

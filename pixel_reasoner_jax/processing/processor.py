@@ -13,6 +13,7 @@ import numpy as np
 import transformers
 from PIL import Image
 
+from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, fetch, written
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
 from pixel_reasoner_jax.processing.decoding import MediaError, describe
@@ -234,7 +235,7 @@ class Processor:
         longest = max((len(tokens) for tokens, _ in pairs), default=0)
         length = longest if length is None else length
         if longest > length:
-            raise ValueError(f"a sequence of {longest} tokens does not fit in the batch's length of {length}")
+            raise UserError(f"a sequence of {longest} tokens does not fit in the batch's length of {length}")
         vision, places = vision_layout([item for _, media in pairs for item in media], self.geometry, row_patches, rows)
         remaining = iter(places)
         shape = (len(pairs), length)
@@ -263,7 +264,7 @@ class Processor:
         """
         for number, messages in enumerate(conversations):
             if isinstance(messages, Mapping | str):
-                raise ValueError(
+                raise UserError(
                     f"conversation {number} is not a list of messages but {messages!r:.80}; a single conversation is"
                     " given as processor([conversation])"
                 )
@@ -276,7 +277,7 @@ class Processor:
             else self.video(item["video"], item.get("fps"))
         )
         if media.kind != kind:
-            raise ValueError(f"{place}: a processed {media.kind} is given as {kind}")
+            raise UserError(f"{place}: a processed {media.kind} is given as {kind}")
         return media
 
     def _size_of(self, image: Image.Image | Picture, kind: str, source: Any) -> tuple[int, int]:
@@ -292,7 +293,7 @@ class Processor:
         used = max(self.tokenizer.get_vocab().values()) + 1
         size = self.config.get("vocab_size") or (self.config.get("text_config") or {}).get("vocab_size") or used
         if size < used:
-            raise ValueError(f"config.json has vocab_size {size}; the tokenizer's largest id is {used - 1}")
+            raise UserError(f"config.json has vocab_size {size}; the tokenizer's largest id is {used - 1}")
         return size
 
     def _check_preprocessor(self) -> None:
@@ -300,10 +301,10 @@ class Processor:
         for name in ("patch_size", "temporal_patch_size", "merge_size"):
             told, needed = self.preprocessor.get(name), getattr(self.geometry, name)
             if told is not None and told != needed:
-                raise ValueError(f"preprocessor_config.json has {name} {told}; the model's config.json has {needed}")
+                raise UserError(f"preprocessor_config.json has {name} {told}; the model's config.json has {needed}")
         for name in ("image_mean", "image_std"):
             if len(self.preprocessor.get(name) or ()) != 3:
-                raise ValueError(f"preprocessor_config.json needs {name}, three numbers")
+                raise UserError(f"preprocessor_config.json needs {name}, three numbers")
 
 
 def _join(pieces: Sequence[Rendered]) -> Rendered:
@@ -322,8 +323,8 @@ def _untrained(tokens: np.ndarray) -> Rendered:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; a checkpoint directory has one")
+        raise MissingFileError(f"{path}: no such file; a checkpoint directory has one")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+        raise UserError(f"{path}: not JSON ({error})") from None

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pixel_reasoner_jax.errors import UserError
+
 VARIANTS = ("paper", "release")
 
 
@@ -68,7 +70,7 @@ def reward_terms(
     correct = np.asarray(correct, np.float64)
     operations = np.asarray(operations)
     if variant not in VARIANTS:
-        raise ValueError(f"unknown curiosity variant {variant!r}; known: {', '.join(VARIANTS)}")
+        raise UserError(f"unknown curiosity variant {variant!r}; known: {', '.join(VARIANTS)}")
     if succeeded is None or variant == "release":
         succeeded = operations
     succeeded = np.asarray(succeeded)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.rewards.answers import accepted, extract_answer, judge, normalize
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class AnswerPool:
 
     def __init__(self, workers: int = 2, limit: float = 4.0, deadline: float = 30.0):
         if min(workers, limit, deadline) <= 0:
-            raise ValueError(f"workers, limit and deadline must be positive, got {workers}, {limit} and {deadline}")
+            raise UserError(f"workers, limit and deadline must be positive, got {workers}, {limit} and {deadline}")
         self.workers, self.limit, self.deadline = workers, limit, deadline
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, Result, error_text, tools_section
 from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
 from pixel_reasoner_jax.rollout.prompt import Query, query_messages
@@ -69,7 +70,7 @@ class Limits:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and value < (0 if field.name in ("max_operations", "max_images") else 1):
-                raise ValueError(f"limit {field.name} cannot be {value}")
+                raise UserError(f"limit {field.name} cannot be {value}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from pixel_reasoner_jax.compilation import enable_cache
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.parallel import is_shared, own_parts, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
@@ -76,7 +77,7 @@ class Policy:
         self.limits, self.guidelines = limits, guidelines
         for name, value in (("slots", slots), ("decode_steps", decode_steps), ("workers", workers)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         self.slots, self.decode_steps, self.cache_dtype = slots, decode_steps, cache_dtype
         self.workers, self.operation_seconds = workers, operation_seconds
         self.store = PictureStore(image_bytes)
@@ -149,15 +150,15 @@ class Policy:
             be read (`processing.MediaError`).
         """
         if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+            raise UserError(f"samples must be at least 1, got {samples}")
         if sampling is None:
             sampling = SamplingSettings(1.0 if temperature is None else temperature)
         elif temperature is not None:
-            raise ValueError("give temperature or sampling, which has a temperature of its own, not both")
+            raise UserError("give temperature or sampling, which has a temperature of its own, not both")
         slots = self.slots
         if is_shared(self.mesh):
             if self.limits.max_length is None:
-                raise ValueError("rollouts of several processes need limits.max_length")
+                raise UserError("rollouts of several processes need limits.max_length")
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
         return Scheduler(self, map(check_query, queries), samples, seed, sampling, on_event, self._in_a_part(slots))
@@ -174,7 +175,7 @@ class Policy:
         """
         length = length or self.limits.max_length
         if length is None:
-            raise ValueError("warmup needs a length, since limits.max_length is not set")
+            raise UserError("warmup needs a length, since limits.max_length is not set")
         device = Device(self, sampling or SamplingSettings(), 0, Counters())  # which nobody reads
         device.grow(self._in_a_part(self.slots), length)
         try:
@@ -191,7 +192,7 @@ class Policy:
         """
         mask = np.zeros(self.config.vocab_size, bool)
         if outside := [token for token in sampling.forbidden_tokens if not 0 <= token < len(mask)]:
-            raise ValueError(f"forbidden_tokens has {outside[0]}; the vocabulary is {len(mask)}")
+            raise UserError(f"forbidden_tokens has {outside[0]}; the vocabulary is {len(mask)}")
         mask[self.processor.forbidden_tokens] = True
         mask[list(sampling.forbidden_tokens)] = True
         return mask

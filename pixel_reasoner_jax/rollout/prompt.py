@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pixel_reasoner_jax.errors import UserError
+
 SYSTEM = "You are a helpful assistant."
 
 GUIDELINES = (
@@ -38,21 +40,21 @@ def check_query(query: Query, scored: bool = False) -> Query:
       ValueError: it is not one; says what is wrong and how to mend it.
     """
     if not isinstance(query, Mapping):
-        raise ValueError(f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r}")
+        raise UserError(f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r}")
     name = f"query {query['id']!r}" if query.get("id") is not None else f"a query with the keys {list(query)}"
     for key in query:
         if key not in KEYS:
             close = difflib.get_close_matches(str(key), KEYS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEYS)}"
-            raise ValueError(f"{name}: unknown key {key!r}; {hint}")
+            raise UserError(f"{name}: unknown key {key!r}; {hint}")
     for key in ("id", "question", *(["answer"] if scored else [])):
         if query.get(key) in (None, "", []):
-            raise ValueError(f"{name}: it has no {key}")
+            raise UserError(f"{name}: it has no {key}")
     if not isinstance(query["question"], str):
-        raise ValueError(f"{name}: question must be a text, got {query['question']!r}")
+        raise UserError(f"{name}: question must be a text, got {query['question']!r}")
     images = query.get("images")
     if images is not None and (isinstance(images, str | bytes) or not isinstance(images, Sequence)):
-        raise ValueError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
+        raise UserError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
     return query
 
 

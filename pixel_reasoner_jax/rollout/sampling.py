@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from pixel_reasoner_jax.errors import UserError
+
 GROUP = 128  # tokens drawn from together
 
 
@@ -46,25 +48,25 @@ class SamplingSettings:
 
     def __post_init__(self):
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 (greedy) or a positive number, got {self.temperature}")
+            raise UserError(f"temperature must be 0 (greedy) or a positive number, got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise UserError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (all) or positive, got {self.top_k}")
+            raise UserError(f"top_k must be 0 (all) or positive, got {self.top_k}")
         if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty must be positive, 1 for none, got {self.repetition_penalty}")
+            raise UserError(f"repetition_penalty must be positive, 1 for none, got {self.repetition_penalty}")
         if self.max_turn_tokens is not None and self.max_turn_tokens < 1:
-            raise ValueError(f"max_turn_tokens must be at least 1, got {self.max_turn_tokens}")
+            raise UserError(f"max_turn_tokens must be at least 1, got {self.max_turn_tokens}")
         if isinstance(self.stop_strings, str) or not all(self.stop_strings):
-            raise ValueError(f"stop_strings must be a list of texts, none empty, got {self.stop_strings!r}")
+            raise UserError(f"stop_strings must be a list of texts, none empty, got {self.stop_strings!r}")
         object.__setattr__(self, "forbidden_tokens", tuple(map(int, self.forbidden_tokens)))
         object.__setattr__(self, "stop_strings", tuple(self.stop_strings))
         if self.later is not None:
             if self.later.later is not None:
-                raise ValueError("later settings hold for all later turns; they have no later ones of their own")
+                raise UserError("later settings hold for all later turns; they have no later ones of their own")
             for name in _COMMON:
                 if getattr(self.later, name) not in (getattr(self, name), getattr(SamplingSettings, name)):
-                    raise ValueError(f"{name} is set once for all turns, not in later")
+                    raise UserError(f"{name} is set once for all turns, not in later")
 
     def turn(self, turn: int) -> SamplingSettings:
         """Those of a turn, from 0."""

@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.operations import Registry, default_registry
@@ -51,7 +52,7 @@ class PolicySettings:
             settings = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{**settings, "limits": Limits(**settings.get("limits", {}))})
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: not the settings of a policy ({error})") from error
+            raise UserError(f"{path}: not the settings of a policy ({error})") from error
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes them into a checkpoint directory."""
@@ -79,9 +80,9 @@ def load_policy(
     """
     directory = as_path(directory)
     if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: no such model directory; give a folder with config.json and safetensors")
+        raise MissingFileError(f"{directory}: no such model directory; give a folder with config.json and safetensors")
     if not (directory / "config.json").exists():
-        raise FileNotFoundError(f"{directory}: no config.json in it, so it is not a model directory")
+        raise MissingFileError(f"{directory}: no config.json in it, so it is not a model directory")
     settings = PolicySettings.load(directory)
     return Policy(
         Qwen2_5_VL.from_pretrained(directory, dtype=dtype),

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.errors import UserError
+
 SCHEDULES = ("cosine", "linear", "constant")
 
 
@@ -29,7 +31,7 @@ def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
       ValueError: an unknown schedule.
     """
     if config.schedule not in SCHEDULES:
-        raise ValueError(f"optimizer.schedule is {config.schedule!r}; known schedules: {', '.join(SCHEDULES)}")
+        raise UserError(f"optimizer.schedule is {config.schedule!r}; known schedules: {', '.join(SCHEDULES)}")
     warmup = round(config.warmup_fraction * steps)
     decay_steps = max(steps - warmup, 1)
 

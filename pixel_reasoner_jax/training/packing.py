@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from pixel_reasoner_jax.buckets import bucket, vision_row, vision_rows
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Geometry, Media, Processor, vision_layout
 from pixel_reasoner_jax.training.rows import arrange
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -87,7 +88,7 @@ def plan(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_lengt
     lengths = [len(sequence.tokens) for sequence in sequences]
     for sequence, length in zip(sequences, lengths, strict=True):
         if length > row_length:
-            raise ValueError(
+            raise UserError(
                 f"a sequence of {length} tokens, of query {sequence.query_id!r}, is longer than a row of {row_length}:"
                 " raise train.row_length"
             )

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models.lora import ADAPTER, has_adapters
 from pixel_reasoner_jax.parallel import deal, gather, param_shardings, parts
 from pixel_reasoner_jax.training.losses import token_loss
@@ -170,7 +171,7 @@ class Trainer:
         batches = list(batches)
         normalizer = float(gather(np.float32(sum(batch["target_mask"].sum() for batch in batches))).sum())
         if normalizer == 0:
-            raise ValueError("no token of the batch is trained: check the trajectories' loss masks")
+            raise UserError("no token of the batch is trained: check the trajectories' loss masks")
         gradients, diagnostics = None, []
         for batch in batches:
             batch = deal(batch, self._mesh)

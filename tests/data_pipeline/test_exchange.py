@@ -16,7 +16,7 @@ from data_pipeline.exchange.importing import REPORT, import_tables
 from data_pipeline.exchange.masks import MASKS
 from data_pipeline.records import RecordSource, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
-from pixel_reasoner_jax import cli
+from pixel_reasoner_jax.commands import cli
 from tests.processing.avi import write_avi
 
 

@@ -14,7 +14,7 @@ from data_pipeline.inspection.segments import Mark, segments
 from data_pipeline.inspection.terminal import show_trajectory
 from data_pipeline.records import read_description, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
-from pixel_reasoner_jax import cli
+from pixel_reasoner_jax.commands import cli
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from PIL import Image
 from data_pipeline import lessons
 from data_pipeline.records import METADATA, RecordError, RecordSource, RecordWriter, read_description, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import PictureStore
 
 
@@ -88,7 +89,7 @@ def test_an_interrupted_data_set_is_not_one(drafts, tmp_path):
 
 def test_a_data_set_is_not_overwritten(drafts, tmp_path):
     write_records(tmp_path, "trajectory", drafts[:1])
-    with pytest.raises(FileExistsError, match="already holds"):
+    with pytest.raises(UserError, match="already holds"):
         RecordWriter(tmp_path, "trajectory")
     with pytest.raises(RecordError, match="kind 'trajectory', expected 'query'"):
         RecordSource(tmp_path, "query")

@@ -7,7 +7,7 @@ import pathlib
 
 import yaml
 
-from pixel_reasoner_jax.cli import COMMANDS
+from pixel_reasoner_jax.commands.cli import COMMANDS
 from pixel_reasoner_jax.config import load_config
 
 MANIFEST = pathlib.Path(__file__).parents[2] / "launch" / "gke_tpu.yaml"

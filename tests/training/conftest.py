@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from data_pipeline import lessons
 from data_pipeline.records import write_records
 from data_pipeline.sources.pixel_search import PixelSearch
+from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.quickstart import make_initial_model
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 
 

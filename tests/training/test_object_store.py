@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pixel_reasoner_jax.convert import convert
-from pixel_reasoner_jax.export import export
+from pixel_reasoner_jax.commands.convert import convert
+from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.files import as_path, fetch, upload
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.settings import PolicySettings

@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from data_pipeline.records import write_records
+from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.export import export
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.rollout.settings import load_policy
@@ -155,7 +155,7 @@ def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, st
     trained = load_file(sft.run(sft_config) / "model.safetensors")
     moved = pathlib.Path(sft_config.workdir).rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "pixel_reasoner_jax.cli", "export", "moved", "--out", "out"]
+    command = [sys.executable, "-m", "pixel_reasoner_jax.commands.cli", "export", "moved", "--out", "out"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "exported: out\n", "")  # and no library's warnings
     exported = load_file("out/model.safetensors")

@@ -112,7 +112,7 @@ def test_the_others_end_when_a_process_is_killed(request, tmp_path):
     config = configured(request, "rl", "killed", epochs=1000)
     config.train.steps = 1000
     settings = [f"--config.{path}={value}" for path, value in leaves(config)]
-    command = ["-m", "pixel_reasoner_jax.cli", "rl", "--config", "rl_qwen2_5_vl_7b", *settings]
+    command = ["-m", "pixel_reasoner_jax.commands.cli", "rl", "--config", "rl_qwen2_5_vl_7b", *settings]
     started = processes.start(command, 2, tmp_path)
     metrics = pathlib.Path(config.workdir) / "metrics.jsonl"
     try:
@@ -132,7 +132,7 @@ def test_the_others_end_when_a_process_is_killed(request, tmp_path):
     assert "this process ends, and with it the others of its run" in said
     config.train.steps = len(read_metrics(metrics)) + 1
     settings = [f"--config.{path}={value}" for path, value in leaves(config)]
-    command = ["-m", "pixel_reasoner_jax.cli", "rl", "--config", "rl_qwen2_5_vl_7b", "--resume", *settings]
+    command = ["-m", "pixel_reasoner_jax.commands.cli", "rl", "--config", "rl_qwen2_5_vl_7b", "--resume", *settings]
     processes.run(command, 2)
     assert (pathlib.Path(config.workdir) / "model" / "model.safetensors").exists()
 

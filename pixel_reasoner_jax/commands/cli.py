@@ -1,0 +1,251 @@
+"""The `pixel-reasoner` command: what it can do, and errors in one line.
+
+A command's module is imported only when that command runs, so that help and mistakes in options are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from pixel_reasoner_jax import __version__
+from pixel_reasoner_jax.commands import options
+from pixel_reasoner_jax.config import ConfigError, load_config
+from pixel_reasoner_jax.errors import UserError
+
+DEBUG = "--debug"
+
+OVERRIDES = """\
+Every setting of the experiment file can be overridden, for example
+  {example}
+An unknown key is an error that names the nearest one, or those there are. The resolved config is saved in the working
+directory.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+      summary: its line in the list of commands.
+      module: what implements it: `run(config)`, or `run(config, resume=...)` if it resumes, for experiments; else
+        `run(args)`, or `run(args, overrides)` if it is `about_config`.
+      options: adds what it takes to its parser; None for experiments, which all take the same.
+      reference: name of the packaged config that knows every key of its experiments; None for a command without one.
+      resumes: whether it can go on from a checkpoint.
+      about_config: it reads the config of another command itself, and settings can be overridden for it too.
+      example: overrides to show in its help.
+    """
+
+    summary: str
+    module: str
+    options: Callable[[argparse.ArgumentParser], None] | None = None
+    reference: str | None = None
+    resumes: bool = False
+    about_config: bool = False
+    example: str = "--config.optimizer.learning_rate=1e-6 --config.train.batch_size=64"
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "the whole method in miniature on this machine, with a report",
+        "pixel_reasoner_jax.commands.quickstart",
+        reference="quickstart",
+        example="--config.seed=1 --config.rl.curiosity.alpha=0.5",
+    ),
+    "synthesize": Command(
+        "trajectories for phase one from annotated images and videos",
+        "pixel_reasoner_jax.commands.synthesize",
+        options.synthesize,
+    ),
+    "sft": Command(
+        "phase one: instruction tuning on synthesized trajectories",
+        "pixel_reasoner_jax.training.sft",
+        reference="sft_qwen2_5_vl_7b",
+        resumes=True,
+    ),
+    "rl": Command(
+        "phase two: curiosity-driven GRPO",
+        "pixel_reasoner_jax.training.rl",
+        reference="rl_qwen2_5_vl_7b",
+        resumes=True,
+    ),
+    "plan": Command(
+        "whether a run fits given chips, and what it takes there: nothing runs, no TPU is needed",
+        "pixel_reasoner_jax.commands.plan",
+        options.plan,
+        about_config=True,
+    ),
+    "evaluate": Command(
+        "accuracy and use of operations of a model", "pixel_reasoner_jax.commands.evaluate", options.evaluate
+    ),
+    "generate": Command(
+        "answer one question about an image or a video", "pixel_reasoner_jax.commands.generate", options.generate
+    ),
+    "convert": Command(
+        "a Hugging Face checkpoint to a sharded one of ours", "pixel_reasoner_jax.commands.convert", options.convert
+    ),
+    "export": Command(
+        "a checkpoint of a run to the Hugging Face form", "pixel_reasoner_jax.commands.export", options.export
+    ),
+    "inspect": Command(
+        "what a data set holds, with the mask in colors", "pixel_reasoner_jax.commands.inspect_data", options.inspect
+    ),
+    "import-data": Command(
+        "released trajectories or queries to a data set",
+        "pixel_reasoner_jax.commands.import_data",
+        options.import_data,
+    ),
+    "export-data": Command(
+        "a data set to JSON lines or parquet", "pixel_reasoner_jax.commands.export_data", options.export_data
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    `--debug`, anywhere among the arguments, shows the traceback of every error.
+
+    Returns:
+      The exit status: 0, 2 for what the user can mend (`UserError`, or a file that the system refuses), 130 if
+      interrupted. Every other exception is a bug and is raised.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in argv
+    argv = [argument for argument in argv if argument != DEBUG]
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch, which is not needed
+    try:
+        return _main(argv)
+    except (KeyboardInterrupt, UserError, OSError) as error:
+        if debug or not _is_told_in_one_line(error):
+            raise
+        return _report(error)
+
+
+def _is_told_in_one_line(error: BaseException) -> bool:
+    """Whether an exception is no bug: an interrupt, a mistake of the user's, or the system's about a file it names."""
+    if isinstance(error, OSError) and not isinstance(error, UserError):
+        return error.filename is not None
+    return isinstance(error, KeyboardInterrupt | UserError)
+
+
+def _report(error: BaseException) -> int:
+    """Says what went wrong; returns the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        print("pixel-reasoner: interrupted", file=sys.stderr)
+        return 130
+    if _is_told_in_one_line(error):
+        print(f"pixel-reasoner: error: {error}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error)
+    return 1
+
+
+def _main(argv: list[str]) -> int:
+    argv, overrides = _split_overrides(argv)
+    parser = argparse.ArgumentParser(
+        "pixel-reasoner",
+        description="Qwen2.5-VL that zooms and selects frames, trained with curiosity-driven RL.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error that is a mistake too")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    chosen = next((argument for argument in argv if not argument.startswith("-")), None)
+    run: Callable[[argparse.Namespace], object] | None = None
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(
+            name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if name == chosen:
+            run = _configure(subparser, command, overrides)
+    args = parser.parse_args(argv)
+    if overrides and not (COMMANDS[args.command].reference or COMMANDS[args.command].about_config):
+        raise ConfigError(f"{args.command} has no config: --config.{overrides[0][0]} does not apply")
+    run(args)
+    return 0
+
+
+def _configure(
+    parser: argparse.ArgumentParser, command: Command, overrides: list[tuple[str, str]]
+) -> Callable[[argparse.Namespace], object]:
+    """Adds a command's options; returns what runs it."""
+    if command.options is not None:
+        command.options(parser)
+        more = [overrides] if command.about_config else []
+        return lambda args: _run(importlib.import_module(command.module), args, *more)
+    options.experiment(parser, command.reference.split("_")[0], command.resumes)
+    parser.epilog = OVERRIDES.format(example=command.example)
+
+    def run(args: argparse.Namespace) -> object:
+        config = load_config(args.config, overrides, command.reference)
+        if not command.resumes:
+            return _run(importlib.import_module(command.module), config)
+        identity = (args.coordinator, args.processes, args.process)
+        if not args.distributed and all(value is None for value in identity):
+            return _run(importlib.import_module(command.module), config, resume=args.resume)
+        return _run_joined(importlib.import_module(command.module), config, args.resume, identity)
+
+    return run
+
+
+def _run(module: ModuleType, *args, **options) -> object:
+    from pixel_reasoner_jax.compilation import enable_cache
+
+    enable_cache()
+    return module.run(*args, **options)
+
+
+def _run_joined(module: ModuleType, config: ConfigDict, resume: bool, identity: tuple) -> object:
+    """Runs as one of several processes: where one fails, all end."""
+    from pixel_reasoner_jax.parallel import join
+
+    join(*identity)
+    try:
+        return _run(module, config, resume=resume)
+    except BaseException as error:
+        status = _report(error)
+        if status == 1:  # JAX has no one class of error for a connection that broke
+            print(
+                "pixel-reasoner: error: this process ends, and with it the others of its run. If the error is a lost"
+                " connection, another one failed first, and its output says why. Start all of them again with --resume",
+                file=sys.stderr,
+            )
+        # Leaving in the usual way would wait for the others, which wait for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--config.key=value` and `--config.key value` out of the arguments."""
+    rest, overrides, arguments = [], [], iter(argv)
+    for argument in arguments:
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        key, equals, value = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            value = next(arguments, None)
+            if value is None:
+                raise ConfigError(f"{argument} needs a value: {argument}=VALUE")
+        overrides.append((key, value))
+    return rest, overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())

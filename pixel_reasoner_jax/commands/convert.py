@@ -1,0 +1,49 @@
+"""`pixel-reasoner convert`: a Hugging Face checkpoint to one whose parameters every device reads its own part of.
+
+A converted directory has config.json and the processor's files, like Hugging Face's, and the arrays that the model
+holds, whatever the mesh, in place of safetensors. `Qwen2_5_VL.from_pretrained` reads either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from pixel_reasoner_jax.checkpoint import CheckpointError, write_arrays
+from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.models.weights import CONVERTED
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.rollout.settings import PolicySettings
+
+
+def run(args: argparse.Namespace) -> None:
+    convert(args.model, args.out, args.dtype)
+    print(f"converted: {args.out}")
+
+
+def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLike = "float32") -> None:
+    """Writes a Hugging Face directory as a converted one.
+
+    Args:
+      directory: config.json, safetensors, tokenizer and preprocessor_config.json.
+      out: made if missing.
+      dtype: type the parameters are stored in.
+
+    Raises:
+      CheckpointError: `out` already holds a converted model.
+      ValueError, OSError: a file is missing or does not fit; both name it.
+    """
+    out = as_path(out)
+    if (out / CONVERTED).exists():
+        raise CheckpointError(f"{out} already holds a converted model: choose another directory")
+    model = Qwen2_5_VL.from_pretrained(directory, dtype)
+    processor = Processor.from_pretrained(directory)
+    write_text(out / "config.json", json.dumps(model.config.to_hf(), indent=2) + "\n")
+    processor.save_pretrained(out)
+    PolicySettings.load(directory).save(out)
+    write_arrays(out / CONVERTED, nnx.state(model, nnx.Param))

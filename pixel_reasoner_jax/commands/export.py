@@ -1,0 +1,97 @@
+"""`pixel-reasoner export`: a checkpoint of a run, or a converted model, to the Hugging Face form."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from typing import Any
+
+import jax
+from etils import epath
+from flax import nnx
+from jax.typing import DTypeLike
+
+from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, Checkpoints, array_shapes, read_arrays
+from pixel_reasoner_jax.config import load_saved
+from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.models.weights import CONVERTED, read_config
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.training.run import INITIAL
+
+
+def run(args: argparse.Namespace) -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what reading alone always is
+    export(args.source, args.out, step=args.step, dtype=args.dtype, max_shard_size=args.max_shard_size)
+    print(f"exported: {args.out}")
+
+
+def export(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    step: int | None = None,
+    dtype: DTypeLike | None = None,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Writes a model that `transformers` loads, with its processor and its policy settings.
+
+    Args:
+      source: a run's working directory, or a converted directory.
+      out: made if missing; older weights in it are replaced.
+      step: which checkpoint of the run; None for the newest.
+      dtype: type of the tensors; None keeps the run's `model.param_dtype`, and takes float32 for a converted directory.
+      max_shard_size: bytes of one file, or a string such as "5GB".
+
+    Raises:
+      CheckpointError: nothing to export in `source`, a converted model in `out`, or arrays that do not fit its config.
+      ConfigError: the run's config is missing.
+    """
+    source = as_path(source)
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: no such directory")
+    if (as_path(out) / CONVERTED).is_dir():  # its arrays would be read in place of what is written here
+        raise CheckpointError(f"{out} holds a converted model in {CONVERTED}/: choose another directory")
+    if (source / CHECKPOINTS).is_dir():
+        model, processor, settings = _from_run(source, step, dtype)
+    elif (source / CONVERTED).is_dir():
+        model = Qwen2_5_VL.from_pretrained(source, dtype or "float32")
+        processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
+    elif list(source.glob("model*.safetensors")):
+        raise CheckpointError(f"{source} is in the Hugging Face form already: there is nothing to export")
+    else:
+        raise CheckpointError(f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/")
+    model.save_pretrained(out, max_shard_size)
+    processor.save_pretrained(out)
+    settings.save(out)
+
+
+def _from_run(
+    workdir: epath.Path, step: int | None, dtype: DTypeLike | None
+) -> tuple[Qwen2_5_VL, Processor, PolicySettings]:
+    """The model of a checkpoint; what training does not change was saved when the run started."""
+    config = load_saved(workdir)
+    options = dict(dtype=dtype or config.model.param_dtype, param_dtype=dtype or config.model.param_dtype)
+    initial = workdir / INITIAL
+    model_config = read_config(initial)
+
+    def build() -> Qwen2_5_VL:
+        return add_adapters(Qwen2_5_VL(model_config, rngs=nnx.Rngs(0), **options), **config.lora)
+
+    graph, target = nnx.split(nnx.eval_shape(build))
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+        directory = checkpoints.state_directory(step)
+    stored = array_shapes(directory)
+
+    # The training state keeps what is trained and what is frozen apart.
+    def is_frozen(path: tuple[Any, ...], _) -> bool:
+        return any(name.startswith(".".join(map(str, ("frozen", *path, "")))) for name in stored)
+
+    frozen, trainable = nnx.split_state(target, is_frozen, ...)
+    exact = "master" if any(name.startswith("master.") for name in stored) else "trainable"
+    parts = {name: part for name, part in (("frozen", frozen), (exact, trainable)) if jax.tree.leaves(part)}
+    parameters = nnx.merge_state(*read_arrays(directory, parts).values())
+    return nnx.merge(graph, parameters), Processor.from_pretrained(initial), PolicySettings.load(initial)

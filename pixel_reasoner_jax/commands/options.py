@@ -1,0 +1,245 @@
+"""What every command takes. Nothing that a command runs is imported for it, so that help and mistakes are quick.
+
+Names and defaults that belong to the modules that run are repeated here; tests/commands/test_options.py compares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pixel_reasoner_jax.config import DTYPES, config_names
+
+PRESETS = ("3b", "7b", "32b", "72b", "tiny")  # sizes of released models
+CHIPS = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
+CAPTIONS = "~/.cache/pixel_reasoner_jax/captions"  # where answers of captioning models are kept
+GENERATED = "runs/generate"  # where `generate` saves, unless told otherwise
+
+SOURCES = {
+    "jsonl": "FILE.jsonl: one annotated query a line",
+    "masks": "FOLDER of SA-1B: images with JSON files of masks",
+    "web": "FILE.jsonl: screenshots with answer boxes",
+    "star": "FILE.json of STAR: questions with answer windows",
+    "ocr": "FOLDER of TextVQA or InfographicsVQA, with OCR boxes",
+    "tfds": "FILE.json: any TFDS data set with boxes, and a field map",
+    "pixel-search": "SPLIT of the procedural world of images",
+    "pixel-search-video": "SPLIT of the world of videos",
+}
+
+MASKS = {
+    "last-call": "all that the assistant wrote, but of its calls the last one alone, if it succeeded",
+    "last-two-turns": "the last two turns of the assistant, as the released training does",
+    "all": "all that the assistant wrote",
+}
+
+
+def experiment(parser: argparse.ArgumentParser, command: str, several_processes: bool) -> None:
+    """The options of a command that runs an experiment file.
+
+    Args:
+      parser: of the command.
+      command: packaged configs are its own if their names begin with it.
+      several_processes: it can go on from a checkpoint, and run as one of several processes.
+    """
+    names = [name for name in config_names() if name.startswith(command)]
+    default = names[0] if len(names) == 1 else None
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        required=default is None,
+        default=default,
+        help=f"experiment file (default: {default})" if default else f"experiment file, such as {', '.join(names)}",
+    )
+    if several_processes:
+        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in config.workdir")
+        several = parser.add_argument_group("several processes", "started with the same command, on one or more hosts")
+        several.add_argument(
+            "--distributed", action="store_true", help="join the others, as the TPU slice, Slurm or Kubernetes says"
+        )
+        several.add_argument("--coordinator", metavar="HOST:PORT", help="where none of them does: of process 0")
+        several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+        several.add_argument("--process", type=int, metavar="NUMBER", help="which of them this is, from 0")
+
+
+def synthesize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="KIND:PATH",
+        help="where the seeds come from; of several, each in turn",
+    )
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="trajectories wanted")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the data set; an unfinished one goes on")
+    parser.add_argument("--seed", type=int, default=0, help="of all choices (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
+    parser.add_argument(
+        "--shard-size", type=int, default=128, metavar="N", help="seeds written at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--padding", type=float, default=0.1, help="of the crop operation, as in training (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="checkpoint directory whose budgets of pixels are taken; the released ones if not",
+    )
+    for medium in ("image", "video"):
+        parser.add_argument(
+            f"--{medium}-mix",
+            type=_mix,
+            metavar="KIND=SHARE,...",
+            help=f"kinds of trajectory for {medium}s (default: the paper's)",
+        )
+    captions = parser.add_argument_group("captions", "who writes the text between the operations")
+    captions.add_argument(
+        "--captioner",
+        choices=("template", "openai"),
+        default="template",
+        help="fixed phrases, or a model that sees, behind an OpenAI-compatible endpoint (default: %(default)s)",
+    )
+    captions.add_argument("--caption-model", default="gpt-4o", metavar="NAME", help="the model (default: %(default)s)")
+    captions.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="of another server than OpenAI's; the key is OPENAI_API_KEY's, if it needs one",
+    )
+    captions.add_argument("--prompts", metavar="DIR", help="files of prompts in place of ours")
+    captions.add_argument("--temperature", type=float, default=0.7, help="default: %(default)s")
+    captions.add_argument(
+        "--max-tokens", type=int, default=400, metavar="N", help="of a passage (default: %(default)s)"
+    )
+    captions.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s")
+    captions.add_argument("--attempts", type=int, default=8, metavar="N", help="of a request (default: %(default)s)")
+    captions.add_argument("--requests-per-minute", type=float, metavar="N", help="at most; no limit unless given")
+    captions.add_argument(
+        "--prices",
+        type=_prices,
+        default=(0.0, 0.0),
+        metavar="PROMPT,COMPLETION",
+        help="of a million tokens, to count what is spent",
+    )
+    captions.add_argument("--budget", type=float, metavar="AMOUNT", help="stop when this run has spent so much")
+    captions.add_argument("--cache", metavar="DIR", help=f"of the model's answers (default: {CAPTIONS})")
+    parser.epilog = "kinds of source:\n" + "\n".join(f"  {kind:20}{path}" for kind, path in SOURCES.items())
+
+
+def plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE", help="experiment file of rl, sft or quickstart")
+    parser.add_argument("--topology", required=True, metavar="CHIPS", help=f"chips and their number: {CHIPS}")
+    parser.add_argument("--preset", choices=PRESETS, help="the model's size, where its directory is not here")
+    parser.add_argument("--search", action="store_true", help="compile for other meshes too, and recommend one")
+    parser.add_argument("--phases", metavar="NAMES", help="only these phases, separated by commas")
+    parser.add_argument("--json", action="store_true", help="a last line for programs: a list of phases")
+
+
+def evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    parser.add_argument("--split", default="heldout", help="split of the pixel-search world (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=256, help="queries (default: %(default)s)")
+    parser.add_argument("--world-seed", type=int, default=0, help="seed of the world (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1, help="responses a query (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
+    )
+    parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        help="tokens of prompt and response together: with --slots, how large the KV cache is (default: as trained)",
+    )
+    parser.add_argument("--text-only", action="store_true", help="offer no operations")
+    parser.add_argument("--html", metavar="FILE", help="write a report with responses to the first 20 queries")
+    parser.add_argument("--out", metavar="FILE", help="write the figures and these responses as JSON")
+
+
+def generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
+    parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
+    parser.add_argument("--question", required=True, metavar="TEXT")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="responses (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, help="default: 0, greedy, for one response and 1 for several")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of a response, what operations return included, in place of the model's limit",
+    )
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
+    )
+    parser.add_argument("--text-only", action="store_true", help="offer no operations")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help=f"the page with the crops in place (default: beside --out, or {GENERATED}/NAME of what was shown)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="the same as JSON (default: beside the page)")
+
+
+def convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="DIR", help="Hugging Face checkpoint directory")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the converted checkpoint; must hold none yet")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
+    )
+
+
+def export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="DIR", help="working directory of a run, or a converted model")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the Hugging Face directory to write")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint of the run (default: the newest)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="type of the tensors (default: as the run trained; float32 if converted)"
+    )
+    parser.add_argument("--max-shard-size", default="5GB", help="of one file (default: %(default)s)")
+
+
+def inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
+    parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
+    parser.add_argument("--html", metavar="FILE", help="a page with the figures and the samples")
+    parser.add_argument("--samples", type=int, default=3, metavar="N", help="trajectories shown (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of their choice (default: %(default)s)")
+    parser.add_argument("--model", metavar="DIR", help="checkpoint directory whose processor counts tokens")
+
+
+def import_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tables", nargs="+", metavar="FILE", help=".json, .jsonl or .parquet, in the released form")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the data set to write")
+    parser.add_argument("--media-root", metavar="DIR", help="of relative paths (default: the folder of each table)")
+    parser.add_argument("--keep-paths", action="store_true", help="store the paths of media, not their bytes")
+    rules = "; ".join(f"{name}: {meaning}" for name, meaning in MASKS.items())
+    parser.add_argument(
+        "--mask",
+        choices=MASKS,
+        default="last-call",
+        help=f"what the loss covers where rows carry no flags of their own (default: %(default)s). {rules}",
+    )
+    parser.add_argument("--shard-size", type=int, default=1024, metavar="N", help="records in a shard")
+
+
+def export_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
+    parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .parquet; media go into NAME_media/")
+
+
+def _mix(text: str) -> dict[str, float]:
+    """Shares from `kind=share,kind=share`."""
+    try:
+        pairs = [item.split("=") for item in text.split(",")]
+        return {kind: float(share) for kind, share in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KIND=SHARE,KIND=SHARE") from None
+
+
+def _prices(text: str) -> tuple[float, float]:
+    try:
+        prompt, completion = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PROMPT,COMPLETION, such as 2.5,10") from None
+    return prompt, completion

@@ -1,0 +1,158 @@
+"""`pixel-reasoner plan`: whether a run fits given chips and what it takes there, before anything is paid for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from pixel_reasoner_jax.commands.options import PRESETS
+from pixel_reasoner_jax.commands.quickstart import phase_config
+from pixel_reasoner_jax.config import SECTIONS, ConfigError, load_config
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.plan.chips import GIB, topology
+from pixel_reasoner_jax.plan.measure import Phase, measure
+from pixel_reasoner_jax.plan.programs import Programs
+from pixel_reasoner_jax.plan.search import Largest, best_mesh, largest_micro_batch, largest_slots
+from pixel_reasoner_jax.report.text import plain_table
+
+HEADINGS = [
+    "",
+    "tokens",
+    "GiB a chip",
+    "of",
+    "",
+    "TFLOP",
+    "products",
+    "GiB received",
+    "least time",
+    "by",
+    "compiled in",
+]
+
+
+def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    jax.config.update("jax_platforms", "cpu")  # nothing here runs on a chip, even if there is one
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of what is asked
+    config, model = load_experiment(args.config, overrides, args.preset)
+    chips = topology(args.topology)
+    programs = Programs(config, model, chips.devices)
+    mesh = dict(programs.mesh.shape) if programs.mesh else {"data": 1, "fsdp": 1, "tensor": 1}
+    names = [name.strip() for name in args.phases.split(",")] if args.phases else programs.phases
+    if unknown := [name for name in names if name not in programs.phases]:
+        raise UserError(f"--phases names {unknown[0]!r}; this run has {', '.join(programs.phases)}")
+    phases = []
+    for number, name in enumerate(names, start=1):
+        _say(f"compiling {name} for {args.topology} ({number} of {len(names)})")
+        phases.append(measure(programs, name, chips))
+        used, available, verdict = _row(phases[-1])[2:5]
+        _say(f"{used} of {available} GiB a chip: {verdict}")
+    more = {}
+    if not args.phases:
+        _say("how much fits")
+        more["micro_batch_rows"] = largest_micro_batch(config, model, chips, phases[-1])
+        if "decode" in names:
+            more["slots"] = largest_slots(config, model, chips, phases[names.index("decode")])
+    if args.search:
+        more["mesh"] = best_mesh(config, model, chips, _tried)
+    print(report(phases, mesh, more))
+    if args.json:
+        largest = {name: found.size if isinstance(found, Largest) else found for name, found in more.items()}
+        print(json.dumps([{**phase.to_json(), "mesh": mesh, "largest": largest} for phase in phases]))
+
+
+def report(phases: Sequence[Phase], mesh: dict[str, int], more: dict[str, object]) -> str:
+    """The table and what is to be said about it."""
+    lines = [plain_table([HEADINGS, *map(_row, phases)]), "", f"mesh: {_mesh(mesh)}"]
+    lines += [f"{phase.phase}: {phase.reason}" for phase in phases if phase.reason]
+    if "micro_batch_rows" in more:
+        lines.append(f"largest train.micro_batch_rows that fits: {more['micro_batch_rows']}")
+    if "slots" in more:
+        lines.append(f"largest rollout.slots that fits: {more['slots']}")
+    if "mesh" in more:
+        lines.append(f"recommended mesh: {_mesh(more['mesh']) if more['mesh'] else 'none fits'}")
+    return "\n".join(lines)
+
+
+def _row(phase: Phase) -> list[str]:
+    if phase.bytes_per_chip is None:
+        used, verdict = "?", "does not fit"
+    else:
+        left = phase.bytes_available - phase.bytes_per_chip
+        used = f"{phase.bytes_per_chip / GIB:.2f}"
+        verdict = f"fits, {left / GIB:.2f} left" if phase.fits else f"{max(-left, 0) / GIB:.2f} too much"
+    return [
+        phase.phase,
+        f"{phase.tokens:,}",
+        used,
+        f"{phase.bytes_available / GIB:.2f}",
+        verdict,
+        f"{phase.flops / 1e12:.3g}",
+        f"{phase.matmul_share:.1%}",
+        f"{phase.interconnect_bytes / GIB:.3g}",
+        f"{phase.seconds_floor:.3g} s",
+        phase.bound,
+        f"{phase.compile_seconds:.0f} s",
+    ]
+
+
+def _mesh(mesh: dict[str, int]) -> str:
+    return " ".join(f"{axis}={size}" for axis, size in mesh.items())
+
+
+def _tried(mesh: dict[str, int], phases: list[Phase], refused: str) -> None:
+    figures = refused or ", ".join(
+        f"{one.phase} {'fits' if one.fits else 'does not fit'}, {one.seconds_floor:.3g} s" for one in phases
+    )
+    _say(f"mesh {_mesh(mesh)}: {figures}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def load_experiment(
+    path: str, overrides: Iterable[tuple[str, str]] = (), preset: str | None = None
+) -> tuple[ConfigDict, Config]:
+    """Reads an experiment of `rl`, `sft` or `quickstart`, whose reinforcement learning is planned.
+
+    Args:
+      path, overrides: see `config.load_config`.
+      preset: sizes of the model; None: those of the config's model, or, where its directory is not here, the size that
+        the directory's name ends in.
+
+    Raises:
+      ConfigError: a mistake in the config, or sizes that are nowhere to be found.
+    """
+    config = load_config(path)
+    if "rl" in config:
+        config = load_config(path, overrides, "quickstart")
+        preset = preset or config.model.preset
+        return phase_config(config, "rl", pathlib.Path(config.workdir), "", ""), Config.preset(preset)
+    command = next((owner for owner, sections in SECTIONS.items() if any(name in config for name in sections)), "sft")
+    config = load_config(path, overrides, f"{command}_qwen2_5_vl_7b")
+    return config, _sizes(config.model.directory, preset)
+
+
+def _sizes(directory: str, preset: str | None) -> Config:
+    file = as_path(directory) / "config.json"
+    if preset is not None:
+        return Config.preset(preset)
+    if file.exists():
+        return Config.from_hf(json.loads(file.read_text(encoding="utf-8")))
+    words = re.split(r"[-_/.]", str(directory).lower())
+    if named := [word for word in words if word in PRESETS]:
+        return Config.preset(named[-1])
+    raise ConfigError(
+        f"there is no {file}, and its name says no size: give one with --preset, one of {', '.join(PRESETS)}"
+    )

@@ -1,0 +1,158 @@
+"""`pixel-reasoner synthesize`: annotated images and videos to trajectories on disk."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from data_pipeline.sources import open_source
+from data_pipeline.synthesis.captioner import Captioner, TemplateCaptioner
+from data_pipeline.synthesis.endpoint import Endpoint, EndpointSettings
+from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
+from data_pipeline.synthesis.run import REJECTED, SUMMARY, Recipe, Summary, Synthesis
+from data_pipeline.synthesis.sheet import contact_sheet
+from data_pipeline.synthesis.synthesizer import BudgetMedia
+from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.files import as_path, is_remote, write_text
+from pixel_reasoner_jax.metrics import Progress
+from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.report.text import plain_table
+
+SHEET = "contact_sheet.html"
+LOCK = ".synthesis.lock"
+
+
+def run(args: argparse.Namespace) -> Summary:
+    """Synthesizes, and prints what came of it.
+
+    Raises:
+      ValueError: options that fit no synthesis, a source that cannot be read, a folder that holds another data set, an
+        endpoint that cannot be used.
+    """
+    media = BudgetMedia(Processor.from_pretrained(args.model).budgets if args.model else Budgets())
+    sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
+    captioner, decides, endpoint = _captioner(args, media)
+    recipe = Recipe(
+        sources=sources,
+        count=args.count,
+        seed=args.seed,
+        padding=args.padding,
+        image_mix=_mix(args.image_mix, IMAGE_MIX),
+        video_mix=_mix(args.video_mix, VIDEO_MIX),
+        captioner={**decides, "budgets": dataclasses.asdict(media.budgets)},
+        shard_size=args.shard_size,
+    )
+    out = as_path(args.out)
+    complete = (out / SUMMARY).exists()
+    try:
+        with _locked(out), Progress("synthesis", args.count) as progress:
+            synthesis = Synthesis(recipe, captioner, media, out, args.workers)
+            summary = synthesis.run(lambda so_far: progress.update(so_far.count, **_figures(so_far)))
+    finally:
+        if endpoint is not None:
+            endpoint.close()
+            print(_paid(endpoint), file=sys.stderr)
+    if complete:
+        print(f"{out} is complete already", file=sys.stderr)
+    sheet = write_text(out / SHEET, contact_sheet(out, media, seed=args.seed))
+    print(report(summary, recipe))
+    print(f"rejected: {out / REJECTED}\npage: {sheet}\ntrajectories: {out}")
+    print(json.dumps(summary.to_json(), allow_nan=False))
+    return summary
+
+
+def report(summary: Summary, recipe: Recipe) -> str:
+    """The tables: kinds of trajectory, sources, and what was put aside."""
+    kinds = [(kind, summary.kinds[kind], summary.impossible[kind]) for kind in TEMPLATES if kind in _drawn(recipe)]
+    rows = [["", "trajectories", "share", "impossible"]]
+    rows += [[kind, f"{n:,}", f"{n / summary.count:.1%}", f"{given_up:,}"] for kind, n, given_up in kinds]
+    tables = [plain_table([*rows, ["all", f"{summary.count:,}", "", f"{summary.impossible.total():,}"]])]
+    if len(recipe.sources) > 1:
+        tables.append(plain_table([["source", "trajectories"], *_counted(summary.sources)]))
+    if summary.rejected:
+        tables.append(plain_table([["rejected", "seeds"], *_counted(summary.rejected)]))
+    if summary.count < recipe.count:
+        tables.append(f"the sources have no more: {summary.count:,} of {recipe.count:,} trajectories wanted")
+    if summary.spend.requests:
+        tables.append(
+            f"texts: {summary.spend.requests:,} answers, {summary.spend.prompt_tokens:,} tokens read,"
+            f" {summary.spend.completion_tokens:,} written, cost {summary.spend.cost:.2f}"
+        )
+    return "\n\n".join(tables)
+
+
+def _mix(asked: Mapping[str, float] | None, default: Mapping[str, float]) -> Mapping[str, float]:
+    """The shares asked for, once it is known that there are such kinds."""
+    if unknown := sorted(set(asked or ()) - set(TEMPLATES)):
+        raise UserError(f"unknown kind {unknown[0]!r} of trajectory; there are {', '.join(TEMPLATES)}")
+    return asked or default
+
+
+def _captioner(
+    args: argparse.Namespace, media: BudgetMedia
+) -> tuple[Callable[[], Captioner], dict[str, Any], Endpoint | None]:
+    """What makes a captioner, what decides its text, and the endpoint it uses."""
+    if args.captioner == "template":
+        return TemplateCaptioner, {"kind": "template"}, None
+    names = ("temperature", "max_tokens", "timeout", "attempts", "requests_per_minute", "base_url", "budget")
+    settings = EndpointSettings(
+        model=args.caption_model,
+        prompt_price=args.prices[0],
+        completion_price=args.prices[1],
+        concurrency=args.workers,
+        **{name: getattr(args, name) for name in names},
+        **({"cache": args.cache} if args.cache else {}),
+    )
+    prompts, endpoint = load_prompts(args.prompts), Endpoint(settings)
+    digest = hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()
+    decides = {"kind": "openai", "prompts": digest}
+    decides |= {name: getattr(settings, name) for name in ("model", "temperature", "max_tokens")}
+    return functools.partial(ModelCaptioner, endpoint, prompts, media, args.padding), decides, endpoint
+
+
+@contextmanager
+def _locked(out: Any) -> Iterator[None]:
+    """Keeps a second run out of the same folder; the lock goes with the process, however it ends."""
+    if is_remote(out):
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is synthesizing into {out}") from None
+        try:
+            yield
+        finally:
+            (out / LOCK).unlink()
+
+
+def _figures(summary: Summary) -> dict[str, float]:
+    figures = {"rejected": summary.rejected.total()}
+    return figures | ({"cost": summary.spend.cost} if summary.spend.cost else {})
+
+
+def _paid(endpoint: Endpoint) -> str:
+    spend = endpoint.spend
+    return (
+        f"asked the model {spend.paid:,} times for {spend.paid_cost:.2f};"
+        f" {spend.requests - spend.paid:,} answers were remembered"
+    )
+
+
+def _drawn(recipe: Recipe) -> set[str]:
+    return {kind for mix in (recipe.image_mix, recipe.video_mix) for kind, share in mix.items() if share > 0}
+
+
+def _counted(counter: Mapping[str, int]) -> list[list[str]]:
+    return [[name, f"{count:,}"] for name, count in sorted(counter.items())]

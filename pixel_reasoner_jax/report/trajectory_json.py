@@ -1,0 +1,83 @@
+"""A trajectory as plain JSON: texts, operations, sizes and counts, without pixels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pixel_reasoner_jax.report.images import size_of
+from pixel_reasoner_jax.report.lineage import video_frames
+from pixel_reasoner_jax.trajectory import OperationRecord, Source, Trajectory
+
+
+def trajectory_dict(trajectory: Trajectory, *, correct: float | None = None) -> dict[str, Any]:
+    """What `json.dumps(..., allow_nan=False)` takes and gives back unchanged.
+
+    Images are their (width, height) in pixels, `seen` as the model saw them; numbers JSON does not know (a model may
+    write `Infinity`) become strings. `correct` is the answer's score, left out when None.
+    """
+    media = iter(trajectory.media)
+    out = {
+        "query_id": trajectory.query_id,
+        "sample": trajectory.sample,
+        "question": trajectory.question,
+        "reference": plain(trajectory.reference),
+        "response": trajectory.response,
+        "ended": trajectory.ended.value if trajectory.ended is not None else None,
+        "tokens": {
+            "total": len(trajectory.tokens),
+            **{source.name.lower(): int((trajectory.source == source).sum()) for source in Source},
+        },
+        "messages": [
+            {"role": message["role"], "content": [_item(item, media) for item in message["content"]]}
+            for message in trajectory.messages
+        ],
+        "operations": [_operation(record) for record in trajectory.operations],
+    }
+    return out if correct is None else {**out, "correct": float(correct)}
+
+
+def plain(value: Any) -> Any:
+    """`value` in the types of JSON: non-finite numbers and unknown types as strings, tuples as lists."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def _item(item: dict[str, Any], media) -> dict[str, Any]:
+    kind = item["type"]
+    if kind == "text":
+        return {"type": "text", "text": item["text"], **({"train": item["train"]} if "train" in item else {})}
+    seen = size_of(next(media, None))
+    out: dict[str, Any] = {"type": kind}
+    if kind == "video":
+        frames = video_frames(item["video"])
+        out["frames"] = len(frames)
+        size = size_of(frames[0]) if frames else None
+    else:
+        size = size_of(item["image"])
+        if "kind" in item:
+            out["kind"] = item["kind"]
+    return {**out, "size": size and list(size), "seen": seen and list(seen)}
+
+
+def _operation(record: OperationRecord) -> dict[str, Any]:
+    return {
+        "turn": record.turn,
+        "name": record.name,
+        "arguments": plain(record.arguments),
+        "succeeded": record.succeeded,
+        "error": record.error,
+        "boxes": [[plain(n) for n in box] for box in record.boxes],
+        "sizes": [list(size) for size in record.sizes],
+    }

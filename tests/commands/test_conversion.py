@@ -1,0 +1,176 @@
+"""A model through all its forms on disk: Hugging Face, converted, a run's checkpoint, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from data_pipeline.tokenizer import save_processor, train_tokenizer
+from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints
+from pixel_reasoner_jax.commands.convert import convert
+from pixel_reasoner_jax.commands.export import export
+from pixel_reasoner_jax.config import load_config, open_workdir, save_config
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
+from pixel_reasoner_jax.training.run import INITIAL
+from pixel_reasoner_jax.training.state import Trainer
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A small model in the Hugging Face form."""
+    directory = tmp_path_factory.mktemp("released")
+    save_processor(train_tokenizer(["a small text to learn from"] * 4, 400), directory, Budgets())
+    config = Config.preset("tiny")
+    vision = dataclasses.replace(config.vision, depth=1, fullatt_block_indexes=(0,))
+    config = dataclasses.replace(config, vision=vision, num_hidden_layers=1)
+    Qwen2_5_VL.create(config, seed=1).save_pretrained(directory)
+    PolicySettings(padding=0.01).save(directory)
+    return directory
+
+
+def tensors(directory):
+    return load_file(directory / "model.safetensors")
+
+
+def assert_same_tensors(got, expected):
+    assert got.keys() == expected.keys()
+    for name in got:
+        np.testing.assert_array_equal(got[name], expected[name])
+        assert got[name].dtype == expected[name].dtype
+
+
+def test_converted_and_exported_is_the_same(released, tmp_path):
+    convert(released, tmp_path / "converted")
+    assert not list((tmp_path / "converted").glob("*.safetensors"))
+    model = Qwen2_5_VL.from_pretrained(tmp_path / "converted")
+    expected = Qwen2_5_VL.from_pretrained(released)
+    assert model.config == expected.config
+    for got, want in zip(*(jax.tree.leaves(nnx.state(m, nnx.Param)) for m in (model, expected)), strict=True):
+        np.testing.assert_array_equal(got, want)
+    export(tmp_path / "converted", tmp_path / "exported")
+    assert_same_tensors(tensors(tmp_path / "exported"), tensors(released))
+    with pytest.raises(CheckpointError, match="converted holds a converted model"):
+        export(tmp_path / "converted", tmp_path / "converted")
+    assert PolicySettings.load(tmp_path / "exported").padding == 0.01
+    Processor.from_pretrained(tmp_path / "exported")
+    with pytest.raises(CheckpointError, match="already holds a converted model"):
+        convert(released, tmp_path / "converted")
+
+
+def start_run(released, tmp_path, model, **settings):
+    """A run's directory as it is before the first checkpoint, and its trainer."""
+    overrides = {"workdir": tmp_path / "run", "model.directory": "not/read/again", "model.dtype": "float32"} | settings
+    config = load_config("sft_qwen2_5_vl_7b", [(key, str(value)) for key, value in overrides.items()])
+    workdir = open_workdir(config, resume=False)
+    save_config(config, workdir)
+    for part in (Qwen2_5_VL.from_pretrained(released), Processor.from_pretrained(released, Budgets(crop=(4, 16)))):
+        part.save_pretrained(workdir / INITIAL)
+    add_adapters(model, **config.lora)
+    freeze_vision, master_weights = config.train.freeze_vision, config.optimizer.master_weights
+    loss = lambda *_: (0.0, {})  # noqa: E731
+    trainer = Trainer(model, optax.adamw(1e-3), loss, freeze_vision=freeze_vision, master_weights=master_weights)
+    return workdir, trainer
+
+
+@pytest.mark.parametrize("freeze_vision", [False, True])
+def test_a_checkpoint_of_a_run_is_exported(released, tmp_path, freeze_vision):
+    model = Qwen2_5_VL.from_pretrained(released)
+    workdir, trainer = start_run(released, tmp_path, model, **{"train.freeze_vision": freeze_vision})
+    state = trainer.init()
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(3, state, {})
+        doubled = jax.tree.map(lambda x: 2 * x, state.trainable)
+        checkpoints.save(5, dataclasses.replace(state, trainable=doubled), {})
+
+    export(workdir, tmp_path / "three", step=3)
+    assert_same_tensors(tensors(tmp_path / "three"), tensors(released))
+    export(workdir, tmp_path / "newest")
+    frozen = ("visual.",) if freeze_vision else ()
+    doubled = {name: t if name.startswith(frozen) and frozen else 2 * t for name, t in tensors(released).items()}
+    assert_same_tensors(tensors(tmp_path / "newest"), doubled)
+    assert Processor.from_pretrained(tmp_path / "newest").budgets.crop == (4, 16)
+
+    export(workdir, tmp_path / "half", dtype="bfloat16")
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    with pytest.raises(CheckpointError, match=r"no checkpoint 4 .* there are \[3, 5\]"):
+        export(workdir, tmp_path / "none", step=4)
+
+
+def test_adapters_are_merged_when_a_checkpoint_is_exported(released, tmp_path):
+    model = Qwen2_5_VL.from_pretrained(released, param_dtype="bfloat16")
+    settings = {"model.param_dtype": "bfloat16", "lora.rank": 2, "lora.targets": "query,down"}
+    workdir, trainer = start_run(released, tmp_path, model, **settings)
+    state = trainer.init()
+    state = dataclasses.replace(state, trainable=jax.tree.map(lambda x: x + 0.125, state.trainable))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+    nnx.update(model, state.params)
+    model.save_pretrained(tmp_path / "here")
+    export(workdir, tmp_path / "exported")
+    assert_same_tensors(tensors(tmp_path / "exported"), tensors(tmp_path / "here"))
+    export(workdir, tmp_path / "exact", dtype="float32")
+    down = "model.layers.0.mlp.down_proj.weight"
+    adapter = model.language.layers.mlp.down.adapter
+    delta = 32 / 2 * np.asarray(adapter.a[0] @ adapter.b[0]).T
+    before = np.asarray(model.language.layers.mlp.down.kernel[0], np.float32).T
+    np.testing.assert_allclose(tensors(tmp_path / "exact")[down], before + delta, atol=1e-6)
+    assert tensors(tmp_path / "exported").keys() == tensors(released).keys()
+
+
+def test_master_copies_are_what_is_exported(released, tmp_path):
+    model = Qwen2_5_VL.from_pretrained(released, param_dtype="bfloat16")
+    settings = {"model.param_dtype": "bfloat16", "optimizer.master_weights": True}
+    workdir, trainer = start_run(released, tmp_path, model, **settings)
+    state = trainer.init()
+    state = dataclasses.replace(state, master=jax.tree.map(lambda x: x + 2.0**-12, state.master))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(state)
+    for got, want in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+    norm = np.asarray(model.language.norm.scale[...], np.float32)
+    export(workdir, tmp_path / "exact", dtype="float32")
+    np.testing.assert_array_equal(tensors(tmp_path / "exact")["model.norm.weight"], norm + 2.0**-12)
+    export(workdir, tmp_path / "rounded")
+    np.testing.assert_array_equal(tensors(tmp_path / "rounded")["model.norm.weight"].astype(np.float32), norm)
+
+
+def test_a_directory_that_is_no_model_says_what_it_is(released, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    advice = rf"run is the directory of a run: give {run}/model, or make one with `pixel-reasoner export {run} --out"
+    for read in (
+        lambda: load_policy(run),
+        lambda: convert(run, tmp_path / "out"),
+    ):  # generate and evaluate do the first
+        with pytest.raises(CheckpointError, match=advice):
+            read()
+    (run / "checkpoints").rmdir()
+    with pytest.raises(ValueError, match=f"{run}/config.json: model_type is None; only 'qwen2_5_vl' is supported"):
+        load_policy(run)
+
+
+def test_what_cannot_be_exported_says_so(released, tmp_path):
+    with pytest.raises(CheckpointError, match="neither a run with checkpoints/ nor a converted model"):
+        export(tmp_path, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=f"{released} is in the Hugging Face form already"):
+        export(released, tmp_path / "out")
+    for write in (convert, export):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}/nowhere: no such directory"):
+            write(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="config.json"):
+        convert(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,50 @@
+"""What options repeat of the modules that run is what those say, and declaring them imports none of those."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import pathlib
+import subprocess
+import sys
+
+from data_pipeline.exchange import masks
+from data_pipeline.sources import KINDS
+from data_pipeline.synthesis.endpoint import EndpointSettings
+from pixel_reasoner_jax.commands import options
+from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.plan import chips
+
+
+def test_names_and_defaults_are_those_of_the_modules_that_run():
+    assert list(options.SOURCES) == list(KINDS)
+    assert options.MASKS == masks.MASKS
+    assert options.CHIPS == chips.EXAMPLES
+    assert all(Config.preset(name) for name in options.PRESETS)
+    settings = EndpointSettings("gpt-4o")
+    assert pathlib.Path(options.CAPTIONS).expanduser() == settings.cache
+    parser = argparse.ArgumentParser()
+    options.synthesize(parser)
+    args = parser.parse_args(["--source", "jsonl:x", "--count", "1", "--out", "y"])
+    assert args.caption_model == settings.model
+    for name in ("temperature", "max_tokens", "timeout", "attempts", "base_url", "requests_per_minute", "budget"):
+        assert getattr(args, name) == getattr(settings, name)
+    assert args.prices == (settings.prompt_price, settings.completion_price)
+
+
+def test_declaring_options_imports_nothing_heavy():
+    program = (
+        "import sys; import pixel_reasoner_jax.commands.cli;"
+        " print(*{name.partition('.')[0] for name in sys.modules} & {'jax', 'numpy', 'PIL', 'transformers', 'rich'})"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
+def test_every_function_declares_the_options_of_a_command():
+    functions = [f for name, f in inspect.getmembers(options, inspect.isfunction) if f.__module__ == options.__name__]
+    for function in functions:
+        if list(inspect.signature(function).parameters) == ["parser"]:
+            parser = argparse.ArgumentParser()
+            function(parser)
+            assert parser.format_help()

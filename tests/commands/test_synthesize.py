@@ -1,0 +1,147 @@
+"""`pixel-reasoner synthesize` as a user calls it."""
+
+import json
+import re
+
+import pytest
+
+from data_pipeline.records import RecordSource
+from data_pipeline.sources import KINDS
+from data_pipeline.synthesis.run import Synthesis
+from pixel_reasoner_jax.commands import cli
+from tests.data_pipeline.synthesis.seeds import encoded, picture
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """A JSONL of 12 queries, one of which is broken."""
+    lines = []
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(encoded(picture(number)))
+        query = {"id": f"q{number}", "image": f"{number}.png", "question": f"What <b>is</b> {number}?", "answer": "cat"}
+        lines.append(json.dumps(query | {"box": [80, 50, 110, 80]}))
+    lines[4] = "{"
+    (tmp_path / "seeds.jsonl").write_text("\n".join(lines))
+    return f"jsonl:{tmp_path / 'seeds.jsonl'}"
+
+
+def synthesize(capsys, *argv) -> tuple[int, str, str]:
+    try:
+        status = cli.main(["synthesize", *map(str, argv)])
+    except SystemExit as stop:
+        status = stop.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_trajectories_a_table_and_a_page(seeds, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ("--source", seeds, "pixel-search:sft", "--source", "pixel-search-video:sft")
+    argv += ("--count", 40, "--seed", 3, "--out", out, "--workers", 2)
+    status, text, err = synthesize(capsys, *argv)
+    assert status == 0 and "synthesis: 40/40" in err
+    summary = json.loads(text.splitlines()[-1])
+    assert summary["count"] == 40 and summary["rejected"] == {"unreadable": 1} and summary["seeds"] == 41
+    for kind, count in summary["kinds"].items():
+        assert re.search(rf"^{kind} +{count} +{count / 40:.1%} ", text, re.MULTILINE), text
+    assert re.search(r"^unreadable +1$", text, re.MULTILINE) and re.search(rf"^{seeds} +11$", text, re.MULTILINE)
+    assert "line 5: not JSON" in (out / "rejected.jsonl").read_text()
+    page = (out / "contact_sheet.html").read_text()
+    drafts = list(RecordSource(out, "trajectory"))
+    assert page.count("<article") == 24 and "<b>is</b>" not in page
+    shown = [draft for draft in drafts if f"{draft.query_id}," in page or f">{draft.query_id}<" in page]
+    assert len(shown) == 24
+    crops = sum(len(record.boxes) for draft in shown for record in draft.operations)
+    assert page.count('<rect class="box"') == crops > 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    status, again, err = synthesize(capsys, *argv)
+    assert status == 0 and again.splitlines()[-1] == text.splitlines()[-1] and "is complete already" in err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_model_writes_it(server, seeds, tmp_path, capsys):
+    argv = ("--source", seeds, "--count", 4, "--captioner", "openai", "--base-url", server.url, "--caption-model", "m")
+    argv += ("--prices", "2.5,10", "--cache", tmp_path / "cache", "--workers", 3)
+    status, text, err = synthesize(capsys, *argv, "--out", tmp_path / "a")
+    assert status == 0, err
+    spend = json.loads(text.splitlines()[-1])["spend"]
+    assert f"asked the model {len(server.requests)} times for" in err
+    assert spend["cost"] == pytest.approx(spend["requests"] * (100 * 2.5 + 10 * 10) / 1e6)
+    assert f"texts: {spend['requests']} answers" in text
+    asked = len(server.requests)
+    status, _, err = synthesize(capsys, *argv, "--out", tmp_path / "b")
+    assert status == 0 and len(server.requests) == asked and "asked the model 0 times for 0.00" in err
+    first, second = (RecordSource(tmp_path / name, "trajectory").digest for name in "ab")
+    assert first == second
+    assert "secret" not in "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
+    server.reply = lambda exchange: exchange.fail(500)
+    status, _, err = synthesize(capsys, *argv, "--out", tmp_path / "c", "--seed", 1, "--attempts", 2)
+    assert status == 2 and "did not answer in 2 attempts" in err and "start the same command again" in err
+
+
+def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
+    argv = ("--source", seeds, "--count", 2, "--out", tmp_path / "out")
+    inner = []
+
+    def run(self, on_progress):
+        inner.append(synthesize(capsys, *argv))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(Synthesis, "run", run)
+    with pytest.raises(ValueError, match="enough"):
+        synthesize(capsys, *argv)
+    ((status, _, err),) = inner
+    assert status == 2 and "another run is synthesizing into" in err
+    monkeypatch.undo()
+    assert synthesize(capsys, *argv)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "argv,message",
+    [
+        (("--source", "csv:x", "--count", "1"), "KIND:PATH with KIND one of jsonl"),
+        (("--source", "pixel-search:validation", "--count", "1"), "unknown split 'validation'"),
+        (("--source", "jsonl:nowhere.jsonl", "--count", "1"), "nowhere.jsonl: no such file"),
+        (("--source", "pixel-search:sft", "--count", "0"), "must be at least 1"),
+        (("--source", "pixel-search:sft", "--count", "1", "--workers", "0"), "workers must be at least 1"),
+        (("--source", "pixel-search:sft", "--count", "1", "--image-mix", "zoom=1"), "unknown kind 'zoom'"),
+        (("--source", "pixel-search:sft", "--count", "1", "--image-mix", "text_only"), "is not KIND=SHARE"),
+        (("--source", "pixel-search:sft", "--count", "1", "--prices", "x"), "is not PROMPT,COMPLETION"),
+        (("--source", "pixel-search:sft", "--count", "1", "--padding", "2"), "padding is a fraction"),
+        (("--source", "pixel-search:sft", "--count", "1", "--seed", "-1"), "a seed is 0 or more"),
+        (("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai"), "set OPENAI_API_KEY"),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai", "--requests-per-minute", "0"),
+            "requests per minute must be above 0",
+        ),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai", "--prices", "nan,1"),
+            "prompt price must be 0 or more",
+        ),
+        (("--source", "pixel-search:sft"), "--count"),
+    ],
+)
+def test_mistakes_are_named(argv, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    status, _, err = synthesize(capsys, *argv, "--out", tmp_path / "out")
+    assert status == 2 and message in err
+
+
+def test_help_names_the_sources(capsys):
+    status, text, _ = synthesize(capsys, "--help")
+    assert status == 0 and all(kind in text for kind in KINDS)
+
+
+def test_a_models_budgets_are_taken(world_directory, tmp_path, capsys):
+    """The world's model sees crops of 16 tokens, the released one crops as they are, down to whole tokens."""
+    argv = ("--source", "pixel-search:sft", "--count", 3, "--image-mix", "single_pass=1")
+    status, _, err = synthesize(capsys, *argv, "--model", world_directory, "--out", tmp_path / "world")
+    assert status == 0, err
+    assert synthesize(capsys, *argv, "--out", tmp_path / "released")[0] == 0
+    tokens = {"world": [], "released": []}
+    for name, counts in tokens.items():
+        for draft in RecordSource(tmp_path / name, "trajectory"):
+            ((width, height),) = draft.operations[0].sizes
+            counts.append(width * height // 28**2)
+    assert max(tokens["world"]) <= 20 < min(tokens["released"])
