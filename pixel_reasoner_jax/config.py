@@ -19,11 +19,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.config_values import RULES
 from pixel_reasoner_jax.files import as_path, write_text
 
 PACKAGE = pathlib.Path(__file__).parent
-DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
-REMAT = ("none", "vision", "dots", "full", "groups")  # what the backward pass computes again, see `models.Qwen2_5_VL`
 FILE = "config.json"  # the resolved config in a run's directory
 FIXED = (
     "seed",
@@ -141,78 +140,10 @@ def changes(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, tuple[
 
 def check_values(config: ConfigDict) -> None:
     """Raises a `ConfigError` that names the first value out of range."""
-    rules = _rules()
     for path, value in _leaves(config):
-        for key, (test, wanted) in rules.items():
+        for key, (test, wanted) in RULES.items():
             if f".{path}".endswith(f".{key}") and value is not None and not test(value):
                 raise ConfigError(f"config.{path} is {value!r}: it must be {wanted}")
-
-
-def _rules() -> dict[str, tuple[Any, str]]:
-    """What values must be, by the last parts of their keys; what a module checks when it starts is not repeated."""
-    from pixel_reasoner_jax.models.lora import TARGETS
-    from pixel_reasoner_jax.rewards.curiosity import VARIANTS
-
-    def choice(*names):
-        return (lambda value: value in names), "one of " + ", ".join(map(repr, names))
-
-    fraction = (lambda value: 0 <= value <= 1), "between 0 and 1"
-    positive = (lambda value: value > 0), "greater than 0"
-    not_negative = (lambda value: value >= 0), "0 or greater"
-    return {
-        "model.dtype": choice(*DTYPES),
-        "model.param_dtype": choice(*DTYPES),
-        "model.remat": choice(*REMAT),
-        "operations.padding": fraction,
-        "optimizer.learning_rate": positive,
-        "optimizer.warmup_fraction": fraction,
-        "optimizer.schedule": choice("cosine", "linear", "constant"),
-        "optimizer.weight_decay": not_negative,
-        "optimizer.clip_norm": not_negative,
-        "data.shards": not_negative,
-        "data.mixture": (_is_mixture, "pairs of a path and a weight greater than 0"),
-        "data.workers": not_negative,
-        "data.max_unreadable": fraction,
-        "data.pass_rates": ((lambda value: 0 <= value[0] <= value[1] <= 1), "(least, most), between 0 and 1"),
-        "lora.rank": not_negative,
-        "lora.alpha": positive,
-        "lora.targets": ((lambda value: set(value) <= set(TARGETS)), f"out of {', '.join(TARGETS)}"),
-        "train.batch_size": positive,
-        "train.micro_batch_rows": positive,
-        "train.row_length": positive,
-        "train.steps": positive,
-        "train.epochs": positive,
-        "train.checkpoint_every": positive,
-        "train.keep_checkpoints": positive,
-        "rollout.samples": ((lambda value: value >= 2), "at least 2: advantages compare the samples of a query"),
-        "rollout.slots": positive,
-        "rollout.temperature": positive,
-        "rollout.later_temperature": positive,
-        "curiosity.variant": choice(*VARIANTS),
-        "curiosity.alpha": not_negative,
-        "curiosity.beta": not_negative,
-        "curiosity.rate_floor": fraction,
-        "curiosity.max_operations": not_negative,
-        "grpo.queries_per_episode": positive,
-        "grpo.clip_low": fraction,
-        "grpo.clip_high": not_negative,
-        "pretraining.lessons": positive,
-        "warm_start.trajectories": positive,
-        "warm_start.lessons": not_negative,
-        "warm_start.misplaced": fraction,
-        "warm_start.favoured": fraction,
-        "rl.queries": positive,
-        "evaluation.queries": positive,
-        "evaluation.samples": positive,
-        "evaluation.slots": positive,
-        "evaluation.temperature": not_negative,
-    }
-
-
-def _is_mixture(value: Any) -> bool:
-    return all(
-        isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str) and pair[1] > 0 for pair in value
-    )
 
 
 def _find(path: str | pathlib.Path) -> pathlib.Path:

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from pixel_reasoner_jax.checkpoint import CheckpointError, write_arrays
-from pixel_reasoner_jax.config import DTYPES
+from pixel_reasoner_jax.config_values import DTYPES
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import CONVERTED

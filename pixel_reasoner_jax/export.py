@@ -13,7 +13,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, Checkpoints, array_shapes, read_arrays
-from pixel_reasoner_jax.config import DTYPES, load_saved
+from pixel_reasoner_jax.config import load_saved
+from pixel_reasoner_jax.config_values import DTYPES
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters

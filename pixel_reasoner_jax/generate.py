@@ -13,7 +13,7 @@ from typing import Any
 import rich.console
 import rich.text
 
-from pixel_reasoner_jax.config import DTYPES
+from pixel_reasoner_jax.config_values import DTYPES
 from pixel_reasoner_jax.evaluation.page import trajectories_page
 from pixel_reasoner_jax.evaluation.text import arguments_text, printable, sizes_text
 from pixel_reasoner_jax.evaluation.trajectory_json import trajectory_dict

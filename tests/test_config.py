@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from pixel_reasoner_jax import config_values
 from pixel_reasoner_jax.config import (
     FIXED,
-    REMAT,
     ConfigError,
     check_values,
     config_names,
@@ -15,7 +15,9 @@ from pixel_reasoner_jax.config import (
     open_workdir,
     save_config,
 )
-from pixel_reasoner_jax.models import model
+from pixel_reasoner_jax.models import lora, model
+from pixel_reasoner_jax.rewards import curiosity
+from pixel_reasoner_jax.training import optimizer
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
 
@@ -24,8 +26,8 @@ def test_paper_hyperparameters():
     config = load_config(RL)
     assert (config.optimizer.learning_rate, config.optimizer.warmup_fraction) == (1e-6, 0.03)
     assert (config.rollout.samples, config.grpo.queries_per_episode, config.train.batch_size) == (8, 512, 256)
-    curiosity = config.curiosity
-    assert (curiosity.alpha, curiosity.beta, curiosity.rate_floor, curiosity.max_operations) == (0.5, 0.05, 0.3, 1)
+    reward = config.curiosity
+    assert (reward.alpha, reward.beta, reward.rate_floor, reward.max_operations) == (0.5, 0.05, 0.3, 1)
     config = load_config("sft_qwen2_5_vl_3b")
     assert (config.optimizer.learning_rate, config.optimizer.warmup_fraction) == (1e-6, 0.1)
     assert (config.train.batch_size, config.optimizer.schedule) == (128, "cosine")
@@ -86,6 +88,10 @@ def test_overrides_take_the_type_of_the_key():
         ("train.freeze_vision", "1", "config.train.freeze_vision must be bool, got 1"),
         ("processor.image", "64", "config.processor.image must be tuple, got 64"),
         ("processor.image", "(1,2,3)", "must have 2 entries"),
+        ("data.mixture", "(('data/a', 'b'),)", "must be pairs of a path and a weight greater than 0"),
+        ("data.pass_rates", "(0.5,)", "config.data.pass_rates is (0.5,): it must be (least, most), between 0 and 1"),
+        ("data.pass_rates", "('a', 'b')", "it must be (least, most), between 0 and 1"),
+        ("lora.targets", "([1],)", "must be out of query, key, value, out, gate, up, down"),
         ("optimizer.learning_rate", "-1", "config.optimizer.learning_rate is -1.0: it must be greater than 0"),
         ("optimizer.schedule", "cosin", "config.optimizer.schedule is 'cosin': it must be one of 'cosine', "),
         ("lora.targets", "query,q_proj", "must be out of query, key, value, out, gate, up, down"),
@@ -140,8 +146,11 @@ def test_sizes_of_the_quickstart_are_checked_before_it_trains(key, value):
         load_config("quickstart", [(key, value)])
 
 
-def test_the_policies_of_recomputation_are_the_model_s():
-    assert set(REMAT) == set(model.REMAT)
+def test_names_are_those_of_the_modules_that_use_them():
+    assert set(config_values.REMAT) == set(model.REMAT)
+    assert config_values.LORA_TARGETS == lora.TARGETS
+    assert config_values.CURIOSITY_VARIANTS == curiosity.VARIANTS
+    assert config_values.SCHEDULES == optimizer.SCHEDULES
 
 
 def write(directory, body):

@@ -12,7 +12,7 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from pixel_reasoner_jax.config import DTYPES
+from pixel_reasoner_jax.config_values import DTYPES
 from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
 from pixel_reasoner_jax.evaluation.report import COLUMNS, STAGES, Example, write_report
 from pixel_reasoner_jax.evaluation.text import figures_table, printable
