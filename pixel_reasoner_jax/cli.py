@@ -146,7 +146,7 @@ def _configure(
         module = importlib.import_module(command.module)
         module.add_arguments(parser)
         return lambda args: _run(module, args, *([overrides] if command.about_config else []))
-    names = [name for name in config_names() if name.startswith(command.reference.split("_")[0])]
+    names = config_names(command.reference.split("_")[0])
     default = names[0] if len(names) == 1 else None
     parser.add_argument(
         "--config",
