@@ -14,9 +14,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # The experiment files of configs/ are installed as data of the package, so that the console command finds them.
+    # The experiment files of configs/ and its folders are installed as data of the package, so that the console command
+    # finds them by name.
     packages=[*find_packages(include=["pixel_reasoner_jax*", "data_pipeline*"]), "pixel_reasoner_jax.configs"],
-    package_data={"data_pipeline.synthesis": ["prompts/*.txt"]},
+    package_data={"data_pipeline.synthesis": ["prompts/*.txt"], "pixel_reasoner_jax.configs": ["**/*.py"]},
     package_dir={"pixel_reasoner_jax.configs": "configs"},
     install_requires=[
         "array-record>=0.8",

@@ -1,90 +1,21 @@
-"""Curiosity-driven GRPO of Qwen2.5-VL-3B with the hyperparameters of the Pixel Reasoner paper (arXiv 2505.15966)."""
+"""Phase two as in rl_qwen2_5_vl_7b, of Qwen2.5-VL-3B.
 
-from ml_collections import ConfigDict, config_dict
+Command: pixel-reasoner rl --config configs/rl_qwen2_5_vl_3b.py
+Hardware: 8 TPU chips of v5p (30.9 of 95.7 GiB a chip as compiled) or of v6e (30.9 of 31.2); 16 of v5e with
+  --config.train.freeze_vision=True (12.8 of 15.8); see docs/scaling.md.
+Time and result: never run.
+"""
+
+from ml_collections import ConfigDict
+
+from pixel_reasoner_jax.config import variant
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict()
-    config.seed = 0
-    config.workdir = "runs/rl_qwen2_5_vl_3b"
-
-    config.model = ConfigDict()
-    config.model.directory = "runs/sft_qwen2_5_vl_3b/model"  # what phase one exported
-    config.model.dtype = "bfloat16"  # of the computation
-    config.model.param_dtype = "float32"
-    config.model.remat = "full"  # "none", "vision", "dots", "full" or "groups"
-
-    # (least, most) tokens of 28x28 pixels for every kind of image.
-    config.processor = ConfigDict()
-    config.processor.image = (4, 2000)
-    config.processor.crop = (4, 1000)
-    config.processor.frame = (4, 400)
-    config.processor.video = (4, 256)
-    config.processor.video_frames = 16
-    config.processor.video_rate = 0.0  # frames in a second of a video, video_frames at most; 0: video_frames of any
-
-    config.operations = ConfigDict()
-    config.operations.padding = 0.1  # crops are widened on every side by this fraction of the image
-    config.operations.release = False  # True: the released code's operation names, numbering and leniency
-
-    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
-
-    config.data = ConfigDict()
-    config.data.path = "data/pixel_reasoner_rl"  # queries: id, question, answer, images or video
-    config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
-    config.data.pass_rates = (0.0, 1.0)  # queries whose stored pass_rate is known and not within are left out
-    config.data.max_unreadable = 0.01  # share of records that may be unreadable, and are skipped; more end the run
-    # The data are dealt out to so many shards, each packed by itself: a multiple of data x fsdp, 0 for as many as that.
-    # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
-    config.data.shards = 0
-
-    config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 1e-6
-    config.optimizer.warmup_fraction = 0.03
-    config.optimizer.schedule = "cosine"
-    config.optimizer.weight_decay = 0.0
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.95
-    config.optimizer.clip_norm = 1.0
-    config.optimizer.master_weights = False  # float32 copies of bfloat16 parameters, which take the updates
-
-    config.lora = ConfigDict()
-    config.lora.rank = 0  # of adapters, which alone are trained, and merged when exported; 0: none
-    config.lora.alpha = 32.0  # their outputs are multiplied by alpha / rank
-    config.lora.targets = ("query", "key", "value", "out", "gate", "up", "down")  # the decoder's projections
-
-    config.train = ConfigDict()
-    config.train.batch_size = 256  # query-response pairs an update
-    config.train.row_length = 16_384  # tokens of a packed row
-    config.train.micro_batch_rows = 1  # packed rows whose gradient is computed at once, for each of data x fsdp
-    config.train.epochs = 1  # passes over the queries
-    config.train.steps = config_dict.placeholder(int)  # stop after so many updates, made or left out
-    config.train.freeze_vision = False
-    config.train.checkpoint_every = 1  # episodes
-    config.train.keep_checkpoints = 3
-
-    config.rollout = ConfigDict()
-    config.rollout.samples = 8  # G, responses a query
-    config.rollout.temperature = 1.0  # of the first turn
-    config.rollout.later_temperature = 1.0
-    config.rollout.max_operations = 4
-    config.rollout.max_response_tokens = 12_288
-    config.rollout.max_images = 16
-    config.rollout.max_length = 16_384  # prompt and response
-    config.rollout.slots = 64  # responses in flight
-    # Decoding gathers the parameters over fsdp once a call, where there is memory for it; False: in every step anew.
-    config.rollout.gather_parameters = True
-
-    config.curiosity = ConfigDict()
-    config.curiosity.variant = "paper"
-    config.curiosity.alpha = 0.5
-    config.curiosity.beta = 0.05
-    config.curiosity.rate_floor = 0.3  # H
-    config.curiosity.max_operations = 1  # N
-
-    config.grpo = ConfigDict()
-    config.grpo.queries_per_episode = 512  # the behaviour policy is renewed after so many
-    config.grpo.clip_low = 0.2
-    config.grpo.clip_high = 0.35
-    config.grpo.normalize_std = False  # divide advantages by the group's standard deviation
-    return config
+    return variant(
+        "rl_qwen2_5_vl_7b",
+        {
+            "workdir": "runs/rl_qwen2_5_vl_3b",
+            "model.directory": "runs/sft_qwen2_5_vl_3b/model",
+        },
+    )

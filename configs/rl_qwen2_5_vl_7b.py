@@ -1,4 +1,12 @@
-"""Curiosity-driven GRPO of Qwen2.5-VL-7B with the hyperparameters of the Pixel Reasoner paper (arXiv 2505.15966)."""
+"""Phase two as in the Pixel Reasoner paper (arXiv 2505.15966): curiosity-driven GRPO of Qwen2.5-VL-7B.
+
+The reference of `rl`: every setting is here and documented; other configs of `rl` hold what they change.
+
+Command: pixel-reasoner rl --config configs/rl_qwen2_5_vl_7b.py
+Hardware: 16 TPU v5p chips (30.7 of 95.7 GiB a chip as compiled), 32 of v6e (26.6 of 31.2), or 32 of v5e with
+  --config.mesh.tensor=4 (12.7 of 15.8); see docs/scaling.md.
+Time and result: never run.
+"""
 
 from ml_collections import ConfigDict, config_dict
 

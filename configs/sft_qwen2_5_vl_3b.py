@@ -1,65 +1,21 @@
-"""Warm start of Qwen2.5-VL-3B-Instruct on synthesized trajectories, with the Pixel Reasoner paper's hyperparameters."""
+"""Phase one as in sft_qwen2_5_vl_7b, of Qwen2.5-VL-3B-Instruct.
 
-from ml_collections import ConfigDict, config_dict
+Command: pixel-reasoner sft --config configs/sft_qwen2_5_vl_3b.py
+Hardware: 16 TPU v5e chips (12.8 of 15.8 GiB a chip as compiled), 8 of v6e (14.8 of 31.2) or of v5p (15.6 of 95.7);
+  see docs/scaling.md.
+Time and result: never run.
+"""
+
+from ml_collections import ConfigDict
+
+from pixel_reasoner_jax.config import variant
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict()
-    config.seed = 0
-    config.workdir = "runs/sft_qwen2_5_vl_3b"
-
-    config.model = ConfigDict()
-    config.model.directory = "checkpoints/Qwen2.5-VL-3B-Instruct"
-    config.model.dtype = "bfloat16"  # of the computation
-    config.model.param_dtype = "float32"
-    config.model.remat = "full"  # "none", "vision", "dots", "full" or "groups"
-
-    # (least, most) tokens of 28x28 pixels for every kind of image.
-    config.processor = ConfigDict()
-    config.processor.image = (4, 2000)
-    config.processor.crop = (4, 1000)
-    config.processor.frame = (4, 400)
-    config.processor.video = (4, 256)
-    config.processor.video_frames = 16
-    config.processor.video_rate = 0.0  # frames in a second of a video, video_frames at most; 0: video_frames of any
-
-    config.operations = ConfigDict()
-    config.operations.padding = 0.1  # crops are widened on every side by this fraction of the image
-    config.operations.release = False  # True: the released code's operation names, numbering and leniency
-
-    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
-
-    config.data = ConfigDict()
-    config.data.path = "data/pixel_reasoner_warm_start"  # ArrayRecord trajectories, 5,500 of 7,500 with operations
-    config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
-    config.data.workers = 4  # processes that decode and resize; 0: threads
-    config.data.max_unreadable = 0.01  # share of records that may be unreadable, and are skipped; more end the run
-    # The data are dealt out to so many shards, each packed by itself: a multiple of data x fsdp, 0 for as many as that.
-    # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
-    config.data.shards = 0
-
-    config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 1e-6
-    config.optimizer.warmup_fraction = 0.1
-    config.optimizer.schedule = "cosine"
-    config.optimizer.weight_decay = 0.0
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.95
-    config.optimizer.clip_norm = 1.0
-    config.optimizer.master_weights = False  # float32 copies of bfloat16 parameters, which take the updates
-
-    config.lora = ConfigDict()
-    config.lora.rank = 0  # of adapters, which alone are trained, and merged when exported; 0: none
-    config.lora.alpha = 32.0  # their outputs are multiplied by alpha / rank
-    config.lora.targets = ("query", "key", "value", "out", "gate", "up", "down")  # the decoder's projections
-
-    config.train = ConfigDict()
-    config.train.batch_size = 128  # trajectories an update
-    config.train.row_length = 16_384  # tokens of a packed row
-    config.train.micro_batch_rows = 1  # packed rows whose gradient is computed at once, for each of data x fsdp
-    config.train.epochs = 5
-    config.train.steps = config_dict.placeholder(int)  # stop after so many updates
-    config.train.freeze_vision = True
-    config.train.checkpoint_every = 50  # updates
-    config.train.keep_checkpoints = 3
-    return config
+    return variant(
+        "sft_qwen2_5_vl_7b",
+        {
+            "workdir": "runs/sft_qwen2_5_vl_3b",
+            "model.directory": "checkpoints/Qwen2.5-VL-3B-Instruct",
+        },
+    )

@@ -1,9 +1,19 @@
 """Experiment files: loading, overriding, checking and saving.
 
-An experiment is a Python file with `get_config()`, which returns an `ml_collections.ConfigDict`. It is checked against
-the reference file of its command in `configs/`: a key that file does not have, or a value of another type, is an error;
-a key left out takes the reference's value, but the sections that make it a config of its command (`SECTIONS`) must be
-there. So every setting is documented in one place, where it is used.
+An experiment is a Python file with `get_config()`, which returns an `ml_collections.ConfigDict`. The settings of a
+command are all documented in one file, the command's reference in `configs/`, for example configs/rl_qwen2_5_vl_7b.py.
+Other experiments hold their differences only: they return a `variant` of the reference, or of another variant.
+
+    def get_config():
+        return variant("rl_qwen2_5_vl_7b", {"optimizer.learning_rate": 2e-6, "train.epochs": 2})
+
+Whatever a file returns is checked against the reference: a key the reference does not have, or a value of another type,
+is an error. A key left out takes the reference's value, but the sections that make it a config of its command
+(`SECTIONS`) must be there.
+
+The configs in `configs/` and its folders are installed with the package and found from any directory by their names.
+A config has one name, its path below `configs/` without ".py": "rl_qwen2_5_vl_7b", "recipes/rl_short". The last part of
+a name begins with the config's command.
 """
 
 from __future__ import annotations
@@ -14,17 +24,16 @@ import importlib.util
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.config_values import RULES
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 
 PACKAGE = pathlib.Path(__file__).parent
-DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
-REMAT = ("none", "vision", "dots", "full", "groups")  # what the backward pass computes again, see `models.Qwen2_5_VL`
 FILE = "config.json"  # the resolved config in a run's directory
 FIXED = (
     "seed",
@@ -43,7 +52,8 @@ FIXED = (
 )
 """Settings a run keeps to its end: the place in its data, the steps it has counted and its state are theirs."""
 SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # what the configs of one command have, and of no other
-CONFIG_DIRECTORIES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # as installed, and in a checkout
+INSTALLED = PACKAGE / "configs"
+CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"  # the latter in a checkout
 
 
 class ConfigError(UserError):
@@ -56,8 +66,8 @@ def load_config(
     """Loads an experiment file, completes and checks it, and applies overrides.
 
     Args:
-      path: a Python file with `get_config()`, or the name of one of those that come with the package
-        ("quickstart", "configs/rl_qwen2_5_vl_7b.py").
+      path: a Python file with `get_config()`. Where there is no such file, the name of a packaged config, which may
+        have "configs/" before it and ".py" behind it ("quickstart", "configs/rl_qwen2_5_vl_7b.py").
       overrides: (dotted key, value as text), in order, for example ("optimizer.learning_rate", "1e-6").
       reference: name of the packaged config that knows every key; None checks overrides against the file alone.
 
@@ -77,9 +87,30 @@ def load_config(
     return config
 
 
-def config_names() -> list[str]:
-    """Names of the configs that come with the package."""
-    return sorted({file.stem for directory in CONFIG_DIRECTORIES for file in directory.glob("*.py")})
+def variant(base: str | pathlib.Path, differences: Mapping[str, Any]) -> ConfigDict:
+    """A config that differs from another one in a few values: what the `get_config()` of a variant returns.
+
+    Args:
+      base: the other config, as `load_config` takes it. For a file in the folder of the variant itself, write
+        `pathlib.Path(__file__).with_name("base.py")`: a relative path is one from where the command is started.
+      differences: values by dotted key, for example {"optimizer.learning_rate": 2e-6}. "workdir" belongs to them, or
+        runs of both configs ask for one directory.
+
+    Raises:
+      ConfigError: no such base, a key that it does not have (the message names the nearest one), a value of another
+        type.
+    """
+    config = _read(base)
+    for path, value in differences.items():
+        section, key = _locate(config, path)
+        _assign(section, key, value, path, f"variant of {base}")
+    return config
+
+
+def config_names(command: str = "") -> list[str]:
+    """Names of the configs that come with the package; with a command, of those that are for it. Folders come last."""
+    names = [name for name in _packaged() if name.rpartition("/")[2].startswith(command)]
+    return sorted(names, key=lambda name: (name.count("/"), name))
 
 
 def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
@@ -127,7 +158,9 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
     try:
         return ConfigDict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ConfigError(f"{workdir} holds no run: there is no {file.name} in it") from None
+        raise ConfigError(
+            f"{workdir} holds no run: there is no {file.name} in it; name the config.workdir of a run"
+        ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} is not the config that a run saved ({error}): restore it, or remove it") from error
 
@@ -142,100 +175,47 @@ def changes(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, tuple[
 
 def check_values(config: ConfigDict) -> None:
     """Raises a `ConfigError` that names the first value out of range."""
-    rules = _rules()
     for path, value in _leaves(config):
-        for key, (test, wanted) in rules.items():
+        for key, (test, wanted) in RULES.items():
             if f".{path}".endswith(f".{key}") and value is not None and not test(value):
                 raise ConfigError(f"config.{path} is {value!r}: it must be {wanted}")
 
 
-def _rules() -> dict[str, tuple[Any, str]]:
-    """What values must be, by the last parts of their keys; what a module checks when it starts is not repeated."""
-    from pixel_reasoner_jax.models.lora import TARGETS
-    from pixel_reasoner_jax.rewards.curiosity import VARIANTS
-
-    def choice(*names):
-        return (lambda value: value in names), "one of " + ", ".join(map(repr, names))
-
-    fraction = (lambda value: 0 <= value <= 1), "between 0 and 1"
-    positive = (lambda value: value > 0), "greater than 0"
-    not_negative = (lambda value: value >= 0), "0 or greater"
-    return {
-        "model.dtype": choice(*DTYPES),
-        "model.param_dtype": choice(*DTYPES),
-        "model.remat": choice(*REMAT),
-        "operations.padding": fraction,
-        "optimizer.learning_rate": positive,
-        "optimizer.warmup_fraction": fraction,
-        "optimizer.schedule": choice("cosine", "linear", "constant"),
-        "optimizer.weight_decay": not_negative,
-        "optimizer.clip_norm": not_negative,
-        "data.shards": not_negative,
-        "data.mixture": (_is_mixture, "pairs of a path and a weight greater than 0"),
-        "data.workers": not_negative,
-        "data.max_unreadable": fraction,
-        "data.pass_rates": ((lambda value: 0 <= value[0] <= value[1] <= 1), "(least, most), between 0 and 1"),
-        "lora.rank": not_negative,
-        "lora.alpha": positive,
-        "lora.targets": ((lambda value: set(value) <= set(TARGETS)), f"out of {', '.join(TARGETS)}"),
-        "train.batch_size": positive,
-        "train.micro_batch_rows": positive,
-        "train.row_length": positive,
-        "train.steps": positive,
-        "train.epochs": positive,
-        "train.checkpoint_every": positive,
-        "train.keep_checkpoints": positive,
-        "rollout.samples": ((lambda value: value >= 2), "at least 2: advantages compare the samples of a query"),
-        "rollout.slots": positive,
-        "rollout.temperature": positive,
-        "rollout.later_temperature": positive,
-        "curiosity.variant": choice(*VARIANTS),
-        "curiosity.alpha": not_negative,
-        "curiosity.beta": not_negative,
-        "curiosity.rate_floor": fraction,
-        "curiosity.max_operations": not_negative,
-        "grpo.queries_per_episode": positive,
-        "grpo.clip_low": fraction,
-        "grpo.clip_high": not_negative,
-        "pretraining.lessons": positive,
-        "warm_start.trajectories": positive,
-        "warm_start.lessons": not_negative,
-        "warm_start.misplaced": fraction,
-        "warm_start.favoured": fraction,
-        "rl.queries": positive,
-        "evaluation.queries": positive,
-        "evaluation.samples": positive,
-        "evaluation.slots": positive,
-        "evaluation.temperature": not_negative,
-    }
-
-
-def _is_mixture(value: Any) -> bool:
-    return all(
-        isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str) and pair[1] > 0 for pair in value
-    )
+def _packaged() -> dict[str, pathlib.Path]:
+    """The files of the configs that come with the package, by name."""
+    return {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in CONFIGS.rglob("*.py")}
 
 
 def _find(path: str | pathlib.Path) -> pathlib.Path:
     file = pathlib.Path(path)
     if file.is_file():
         return file
-    for directory in CONFIG_DIRECTORIES:
-        packaged = directory / f"{file.stem}.py"
-        if file.suffix in ("", ".py") and packaged.is_file():
-            return packaged
-    raise ConfigError(f"there is no config {str(path)!r}{_nearest(file.stem, config_names())}")
+    packaged, name = _packaged(), file.as_posix().removeprefix("configs/").removesuffix(".py")
+    if name in packaged:
+        return packaged[name]
+    last = name.rpartition("/")[2]
+    same = [known for known in config_names() if known.rpartition("/")[2] == last]  # in another folder
+    hint = f"; did you mean {' or '.join(same)}?" if same else _nearest(name, config_names())
+    raise ConfigError(f"there is no config {str(path)!r}{hint}")
 
 
 def _read(path: str | pathlib.Path) -> ConfigDict:
     file = _find(path)
     spec = importlib.util.spec_from_file_location(f"pixel_reasoner_config_{file.stem}", file)
     if spec is None:
-        raise ConfigError(f"{file} is not a Python file")
+        raise ConfigError(f"{file} is not a Python file: name one that ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"{file} has no get_config(): define one that returns a ConfigDict")
         config = module.get_config()
+    except ConfigError as error:  # of `variant`, which does not know the file that calls it
+        if str(file) in str(error):
+            raise
+        raise ConfigError(f"{file}: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{file} calls itself without end: is it a variant of itself? Name another base") from None
     except Exception as error:
         raise ConfigError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
@@ -265,8 +245,9 @@ def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "")
             raise ConfigError(f"{where}: unknown key config.{path}{_nearest(key, list(target), f'config.{prefix}')}")
         value = source[key]
         if isinstance(target[key], ConfigDict) != isinstance(value, ConfigDict):
-            kind = "a section" if isinstance(target[key], ConfigDict) else "a single value"
-            raise ConfigError(f"{where}: config.{path} must be {kind}")
+            section = isinstance(target[key], ConfigDict)
+            wanted = f"a section with {', '.join(target[key])}" if section else f"a single value like {target[key]!r}"
+            raise ConfigError(f"{where}: config.{path} must be {wanted}")
         if isinstance(value, ConfigDict):
             _merge(target[key], value, where, f"{path}.")
         else:
@@ -274,20 +255,8 @@ def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "")
 
 
 def _override(config: ConfigDict, path: str, text: str) -> None:
-    section, parts = config, path.split(".")
-    for depth, part in enumerate(parts):
-        prefix = "".join(f"{name}." for name in parts[:depth])
-        if part not in section:
-            hint = _elsewhere(config, ".".join(parts[depth:])) or _nearest(part, list(section), f"config.{prefix}")
-            raise ConfigError(f"unknown key config.{prefix}{part}{hint}")
-        last = depth == len(parts) - 1
-        if isinstance(section[part], ConfigDict) == last:
-            name = prefix + part
-            problem = f"is a section; it has {', '.join(section[part])}" if last else "is a value and has no keys"
-            raise ConfigError(f"config.{name} {problem}")
-        if not last:
-            section = section[part]
-    key = parts[-1]
+    """Sets the value at a dotted key, given as text."""
+    section, key = _locate(config, path)
     value: Any = text
     if section.get_type(key) is not str:
         try:
@@ -298,6 +267,23 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
     elif text == "None" and section[key] is None:
         value = None
     _assign(section, key, value, path, f"--config.{path}={text}")
+
+
+def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
+    """The section that a dotted key of a value lies in, and the key's last part."""
+    section, parts = config, path.split(".")
+    for depth, part in enumerate(parts):
+        prefix = "".join(f"{name}." for name in parts[:depth])
+        if part not in section:
+            hint = _elsewhere(config, ".".join(parts[depth:])) or _nearest(part, list(section), f"config.{prefix}")
+            raise ConfigError(f"unknown key config.{prefix}{part}{hint}")
+        last = depth == len(parts) - 1
+        if isinstance(section[part], ConfigDict) == last:
+            has = f"a section; it has {', '.join(section[part])}: set one of these" if last else None
+            raise ConfigError(f"config.{prefix}{part} is {has or 'a value and has no keys: set it itself'}")
+        if not last:
+            section = section[part]
+    return section, parts[-1]
 
 
 def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) -> None:
@@ -312,8 +298,8 @@ def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) ->
         name = wanted.__name__ + (" or None" if optional else "")
         raise ConfigError(f"{where}: config.{path} must be {name}, got {value!r}")
     bounds = isinstance(section[key], tuple) and [type(entry) for entry in section[key]] == [int, int]
-    if bounds and isinstance(value, tuple) and len(value) != 2:
-        raise ConfigError(f"{where}: config.{path} must have 2 entries, like {section[key]!r}, got {value!r}")
+    if bounds and [type(entry) for entry in value] != [int, int]:
+        raise ConfigError(f"{where}: config.{path} must be two integers, like {section[key]!r}, got {value!r}")
     section[key] = value
 
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from pixel_reasoner_jax import config as configuration
+from pixel_reasoner_jax import config_values
 from pixel_reasoner_jax.config import (
     FIXED,
-    REMAT,
     ConfigError,
     check_values,
     config_names,
@@ -14,8 +15,11 @@ from pixel_reasoner_jax.config import (
     load_saved,
     open_workdir,
     save_config,
+    variant,
 )
-from pixel_reasoner_jax.models import model
+from pixel_reasoner_jax.models import lora, model
+from pixel_reasoner_jax.rewards import curiosity
+from pixel_reasoner_jax.training import optimizer
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
 
@@ -24,8 +28,8 @@ def test_paper_hyperparameters():
     config = load_config(RL)
     assert (config.optimizer.learning_rate, config.optimizer.warmup_fraction) == (1e-6, 0.03)
     assert (config.rollout.samples, config.grpo.queries_per_episode, config.train.batch_size) == (8, 512, 256)
-    curiosity = config.curiosity
-    assert (curiosity.alpha, curiosity.beta, curiosity.rate_floor, curiosity.max_operations) == (0.5, 0.05, 0.3, 1)
+    reward = config.curiosity
+    assert (reward.alpha, reward.beta, reward.rate_floor, reward.max_operations) == (0.5, 0.05, 0.3, 1)
     config = load_config("sft_qwen2_5_vl_3b")
     assert (config.optimizer.learning_rate, config.optimizer.warmup_fraction) == (1e-6, 0.1)
     assert (config.train.batch_size, config.optimizer.schedule) == (128, "cosine")
@@ -36,11 +40,48 @@ def test_paper_hyperparameters():
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_has_the_keys_of_its_reference(name):
-    kind = name.split("_")[0]
+    kind = name.rpartition("/")[2].split("_")[0]
     reference = name if kind == "quickstart" else f"{kind}_qwen2_5_vl_7b"
     keys = lambda config: sorted(json.loads(config.to_json_best_effort()))  # noqa: E731
     assert keys(load_config(name)) == keys(load_config(reference))
-    load_config(name, reference=reference)
+    assert load_config(name, reference=reference).to_json_best_effort() == load_config(name).to_json_best_effort()
+
+
+@pytest.mark.parametrize(
+    "name,differences",
+    [
+        ("rl_qwen2_5_vl_3b", {"model.directory": "runs/sft_qwen2_5_vl_3b/model"}),
+        (
+            "rl_release_7b",
+            {"operations.release": True, "rollout.later_temperature": 0.9, "curiosity.variant": "release"},
+        ),
+        ("sft_qwen2_5_vl_3b", {"model.directory": "checkpoints/Qwen2.5-VL-3B-Instruct"}),
+    ],
+)
+def test_variants_differ_from_their_reference_in_these_keys(name, differences):
+    base = load_config(f"{name.split('_')[0]}_qwen2_5_vl_7b")
+    found = differing(base, load_config(name))
+    assert found == {"workdir": f"runs/{name}", **differences}
+    assert all(type(value) is type(found[path]) for path, value in differences.items())
+
+
+def differing(before, after, prefix=""):
+    """The leaves of `after` that are not those of `before`, by dotted key; both have the same keys in one order."""
+    assert list(before) == list(after)
+    result = {}
+    for key in after:
+        if hasattr(after[key], "items"):
+            result |= differing(before[key], after[key], f"{prefix}{key}.")
+        elif (before[key], type(before[key])) != (after[key], type(after[key])):
+            result[prefix + key] = after[key]
+    return result
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_config_says_what_it_takes_and_gives(name):
+    text = (configuration.CONFIGS / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+    for word in ("Command: ", "Hardware: ", "Time", "esult: "):
+        assert word in text, word
 
 
 def test_overrides_take_the_type_of_the_key():
@@ -77,7 +118,7 @@ def test_overrides_take_the_type_of_the_key():
         ("learning_rate", "1", "unknown key config.learning_rate; did you mean config.optimizer.learning_rate?"),
         ("grpo.xyzzy", "1", "known: "),
         ("optimizer", "1", "config.optimizer is a section; it has b1, "),
-        ("seed.a", "1", "config.seed is a value and has no keys"),
+        ("seed.a", "1", "config.seed is a value and has no keys: set it itself"),
         ("", "1", "unknown key config."),
         ("seed", "1.5", "config.seed must be int, got 1.5"),
         ("seed", "one", "config.seed must be int, got 'one'"),
@@ -85,7 +126,12 @@ def test_overrides_take_the_type_of_the_key():
         ("train.steps", "many", "config.train.steps must be int or None, got 'many'"),
         ("train.freeze_vision", "1", "config.train.freeze_vision must be bool, got 1"),
         ("processor.image", "64", "config.processor.image must be tuple, got 64"),
-        ("processor.image", "(1,2,3)", "must have 2 entries"),
+        ("processor.image", "(1,2,3)", "must be two integers, like (4, 2000), got (1, 2, 3)"),
+        ("processor.image", "('a', 2)", "must be two integers, like (4, 2000), got ('a', 2)"),
+        ("data.mixture", "(('data/a', 'b'),)", "must be pairs of a path and a weight greater than 0"),
+        ("data.pass_rates", "(0.5,)", "config.data.pass_rates is (0.5,): it must be (least, most), between 0 and 1"),
+        ("data.pass_rates", "('a', 'b')", "it must be (least, most), between 0 and 1"),
+        ("lora.targets", "([1],)", "must be out of query, key, value, out, gate, up, down"),
         ("optimizer.learning_rate", "-1", "config.optimizer.learning_rate is -1.0: it must be greater than 0"),
         ("optimizer.schedule", "cosin", "config.optimizer.schedule is 'cosin': it must be one of 'cosine', "),
         ("lora.targets", "query,q_proj", "must be out of query, key, value, out, gate, up, down"),
@@ -140,13 +186,18 @@ def test_sizes_of_the_quickstart_are_checked_before_it_trains(key, value):
         load_config("quickstart", [(key, value)])
 
 
-def test_the_policies_of_recomputation_are_the_model_s():
-    assert set(REMAT) == set(model.REMAT)
+def test_names_are_those_of_the_modules_that_use_them():
+    assert set(config_values.REMAT) == set(model.REMAT)
+    assert config_values.LORA_TARGETS == lora.TARGETS
+    assert config_values.CURIOSITY_VARIANTS == curiosity.VARIANTS
+    assert config_values.SCHEDULES == optimizer.SCHEDULES
 
 
-def write(directory, body):
-    file = directory / "mine.py"
-    file.write_text(f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    {body}\n")
+def write(directory, body, name="mine.py"):
+    imports = "import pathlib\nfrom ml_collections import ConfigDict\nfrom pixel_reasoner_jax.config import variant"
+    file = directory / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{imports}\n\n\ndef get_config():\n    {body}\n")
     return file
 
 
@@ -161,12 +212,35 @@ def test_a_file_of_ones_own_is_completed_by_the_reference(tmp_path):
     "body,message",
     [
         ("return ConfigDict(dict(optimizer=dict(learnrate=1)))", "did you mean config.optimizer.learning_rate?"),
-        ("return ConfigDict(dict(optimizer=1))", "config.optimizer must be a section"),
-        ("return ConfigDict(dict(seed=dict(a=1)))", "config.seed must be a single value"),
+        ("return ConfigDict(dict(optimizer=1))", "config.optimizer must be a section with b1, b2, "),
+        ("return ConfigDict(dict(seed=dict(a=1)))", "config.seed must be a single value like 0"),
         ("return ConfigDict(dict(seed='0'))", "config.seed must be int, got '0'"),
         ("return {}", "must return a ConfigDict, not dict"),
         ("return 1 / 0", "cannot be read: ZeroDivisionError"),
         ("return ConfigDict(dict(train=dict(steps=0)))", "config.train.steps is 0"),
+        (
+            "return variant('sft_qwen2_5_vl_7b', {'optimizer.learnrate': 1.0})",
+            "mine.py: unknown key config.optimizer.learnrate; did you mean config.optimizer.learning_rate?",
+        ),
+        (
+            "c = variant('sft_qwen2_5_vl_7b', {}); c.optimizer.learnrate = 1.0; return c",
+            "mine.py: unknown key config.optimizer.learnrate; did you mean config.optimizer.learning_rate?",
+        ),
+        (
+            "return variant('sft_qwen2_5_vl_7b', {'learning_rate': 1.0})",
+            "mine.py: unknown key config.learning_rate; did you mean config.optimizer.learning_rate?",
+        ),
+        (
+            "return variant('sft_qwen2_5_vl_7b', {'seed': '1'})",
+            "mine.py: variant of sft_qwen2_5_vl_7b: config.seed must be int, got '1'",
+        ),
+        (
+            "return variant('sft_qwen2_5_vl_7b', {'optimizer': {}})",
+            "mine.py: config.optimizer is a section; it has b1,",
+        ),
+        ("return variant('sft_qwen', {})", "mine.py: there is no config 'sft_qwen'; did you mean sft_qwen2_5_vl_"),
+        ("return variant(__file__, {})", "mine.py calls itself without end: is it a variant of itself?"),
+        ("return variant('rl_release_7b', {})", "mine.py has a section rollout, which `sft` does not know"),
     ],
 )
 def test_errors_in_a_file_of_ones_own(tmp_path, body, message):
@@ -196,6 +270,88 @@ def test_a_config_of_another_command_is_refused(name, reference, message):
     with pytest.raises(ConfigError) as error:
         load_config(f"configs/{name}.py", reference=reference)
     assert f"configs/{name}.py has " in str(error.value) and message in str(error.value)
+
+
+def test_a_file_without_get_config_is_named(tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    with pytest.raises(ConfigError, match=r"mine\.py has no get_config\(\): define one"):
+        load_config(tmp_path / "mine.py")
+
+
+def test_a_variant_of_a_variant_in_any_folder(tmp_path, monkeypatch):
+    """Types are those of the reference, as in overrides: 2 stands for 2.0, a list for a tuple, 5 for None."""
+    changes = "{'optimizer.clip_norm': 2, 'processor.image': [4, 64], 'train.steps': 5, 'seed': 1}"
+    write(tmp_path / "far", f"return variant('rl_release_7b', {changes})", "base.py")
+    base = "pathlib.Path(__file__).with_name('base.py')"
+    file = write(tmp_path / "far", f"return variant({base}, {{'seed': 2, 'train.steps': 6}})")
+    monkeypatch.chdir(tmp_path)
+    found = differing(load_config("rl_release_7b"), load_config(file, reference="rl_qwen2_5_vl_7b"))
+    assert found == {"optimizer.clip_norm": 2.0, "processor.image": (4, 64), "train.steps": 6, "seed": 2}
+    assert type(found["optimizer.clip_norm"]) is float
+
+
+def test_a_variant_leaves_its_base_as_it_was():
+    variant("rl_qwen2_5_vl_7b", {"train.epochs": 9, "lora.targets": ("up",)})
+    assert load_config("rl_qwen2_5_vl_7b").train.epochs == 1
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch):
+    """Configs as they might come with the package, and another directory to start from, which is empty."""
+    configs = tmp_path / "package" / "configs"
+    for number, name in enumerate(("rl_a", "recipes/rl_a", "recipes/rl_b", "recipes/deep/sft_c")):
+        write(configs, f"return ConfigDict(dict(seed={number}))", f"{name}.py")
+    (configs / "recipes" / "notes.txt").write_text("")
+    monkeypatch.setattr(configuration, "CONFIGS", configs)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return configs
+
+
+def test_configs_in_folders_have_names(packaged):
+    assert config_names() == ["rl_a", "recipes/rl_a", "recipes/rl_b", "recipes/deep/sft_c"]
+    assert config_names("rl") == ["rl_a", "recipes/rl_a", "recipes/rl_b"]
+    assert config_names("sft") == ["recipes/deep/sft_c"]
+
+
+@pytest.mark.parametrize(
+    "path,seed",
+    [
+        ("rl_a", 0),
+        ("rl_a.py", 0),
+        ("configs/rl_a.py", 0),
+        ("recipes/rl_a", 1),
+        ("recipes/rl_a.py", 1),
+        ("configs/recipes/rl_a.py", 1),
+        ("configs/recipes/rl_b", 2),
+        ("./configs/recipes/deep/sft_c.py", 3),
+    ],
+)
+def test_configs_are_found_by_name_from_anywhere(packaged, path, seed):
+    assert load_config(path).seed == seed
+
+
+@pytest.mark.parametrize(
+    "path,hint",
+    [
+        ("rl_b", "did you mean recipes/rl_b?"),
+        ("mine/rl_a.py", "did you mean rl_a or recipes/rl_a?"),  # not the packaged one, silently
+        ("configs/sft_c.py", "did you mean recipes/deep/sft_c?"),
+        ("recipes/rl_bb", "did you mean recipes/rl_b?"),
+        ("../package/rl_a.py", "did you mean rl_a or recipes/rl_a?"),
+        ("recipes", "did you mean recipes/rl_b?"),
+        ("xyz", "known: rl_a, recipes/rl_a, recipes/rl_b, recipes/deep/sft_c"),
+    ],
+)
+def test_a_config_has_one_name(packaged, path, hint):
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert f"there is no config {path!r}; " in str(error.value) and hint in str(error.value)
+
+
+def test_a_file_goes_before_a_name(packaged, tmp_path):
+    write(tmp_path / "elsewhere", "return ConfigDict(dict(seed=7))", "configs/rl_a.py")
+    assert load_config("configs/rl_a.py").seed == 7 and load_config("rl_a").seed == 0
 
 
 def test_a_missing_file_names_the_nearest_packaged_one(tmp_path):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from pixel_reasoner_jax.config import DTYPES, config_names
+from pixel_reasoner_jax.config import config_names
+from pixel_reasoner_jax.config_values import DTYPES
 
 PRESETS = ("3b", "7b", "32b", "72b", "tiny")  # sizes of released models
 CHIPS = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
@@ -37,10 +38,10 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
 
     Args:
       parser: of the command.
-      command: packaged configs are its own if their names begin with it.
+      command: whose packaged configs are named; see `config.config_names`.
       several_processes: it can go on from a checkpoint, and run as one of several processes.
     """
-    names = [name for name in config_names() if name.startswith(command)]
+    names = config_names(command)
     default = names[0] if len(names) == 1 else None
     parser.add_argument(
         "--config",

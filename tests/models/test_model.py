@@ -11,7 +11,7 @@ import pytest
 import torch
 from flax import nnx
 
-from pixel_reasoner_jax.config import REMAT
+from pixel_reasoner_jax.config_values import REMAT
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.plan.flops import count_flops
 from tests.models.helpers import IMAGE, VIDEO, make_row, our_batch, random_oracle, small_config
