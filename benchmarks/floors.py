@@ -20,8 +20,8 @@ from flax import nnx
 
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.rollout.engine import Addition, Engine, Slots
-from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings
+from pixel_reasoner_jax.rollout.engine import Engine, ExtendBatch, Slots
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 
 STEPS = 32  # tokens of a chunk, as a policy decodes
 REPEATS = 5
@@ -72,7 +72,7 @@ def measure(preset: str, slots: int, context: int, width: int) -> dict:
 
     def decode():
         nonlocal state
-        drawing = Drawing.of([SamplingSettings()] * slots, [STEPS] * slots)
+        drawing = SlotSampling.of([SamplingSettings()] * slots, [STEPS] * slots)
         state = _filled(state, context)
         counts = (np.int32(STEPS), np.int32(slots))
         state, out = engine.decode(params, state, drawing, forbidden, *counts, steps=STEPS, filtered=False)
@@ -80,7 +80,7 @@ def measure(preset: str, slots: int, context: int, width: int) -> dict:
 
     def prefill():
         nonlocal state
-        added = Addition.blank(1, width, slots)
+        added = ExtendBatch.blank(1, width, slots)
         added.slots[0], added.starts[0], added.counts[0] = 0, context - width, width
         added.tokens[0] = np.arange(width) % config["vocab"]
         added.positions[0] = np.arange(context - width, context)

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixel_reasoner_jax.checkpoint import write_arrays
+from pixel_reasoner_jax.arrays import write_arrays
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.tensors import INDEX, write_tensors
-from pixel_reasoner_jax.models.weights import places, stream_parameters
+from pixel_reasoner_jax.models.weights import stream_parameters, tensor_targets
 
 GIB = 2**30
 SHARD = 4 * 10**9  # bytes of a file
@@ -37,7 +37,7 @@ def make_checkpoint(directory: pathlib.Path, size: str) -> int:
     block = _random_numbers()
     files: list[dict[str, tuple[tuple[int, ...], np.dtype]]] = [{}]
     held = total = 0
-    for name, place in places(config).items():
+    for name, place in tensor_targets(config).items():
         bytes_ = 2 * math.prod(place.shape)
         total += bytes_
         if held + bytes_ > SHARD:
@@ -117,7 +117,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=args.directory) as scratch:
         free = shutil.disk_usage(scratch).free
-        size = sum(2 * math.prod(place.shape) for place in places(Config.preset(args.size)).values())
+        size = sum(2 * math.prod(place.shape) for place in tensor_targets(Config.preset(args.size)).values())
         if free < 1.2 * size:
             parser.error(
                 f"{scratch} has {free / 1e9:.0f} GB free; {args.size} takes {size / 1e9:.0f}: give --directory"

@@ -12,7 +12,7 @@ import json
 
 import numpy as np
 
-from pixel_reasoner_jax.training.rows import Arrangement, arrange, cut, real_share
+from pixel_reasoner_jax.training.rows import Arrangement, arrange, real_share, split_by_tokens
 
 ROW_LENGTH = 16_384
 BATCHES = {"sft": (128, 1), "grpo": (256, 8)}  # trajectories of an update, samples of a query: the paper's
@@ -72,7 +72,7 @@ def measure_shards(phase: str, shards: int, seeds: int = 10) -> float:
     for seed in range(-(-seeds // updates)):
         lengths, queries = trajectory_lengths(phase, seed, updates)
         own = [[i for i, query in enumerate(queries) if query % shards == shard] for shard in range(shards)]
-        runs = [cut([lengths[i] for i in some], updates) for some in own]
+        runs = [split_by_tokens([lengths[i] for i in some], updates) for some in own]
         for update in range(updates):
             parts = [some[run[update]] for some, run in zip(own, runs, strict=True)]
             batches = [arrange([lengths[i] for i in p], [queries[i] for i in p], 1, ROW_LENGTH) for p in parts]

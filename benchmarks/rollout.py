@@ -21,9 +21,9 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.operations import CropImage, Registry
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
-from pixel_reasoner_jax.rollout.device import Counters, Piece
 from pixel_reasoner_jax.rollout.episode import Episode
-from pixel_reasoner_jax.rollout.scheduler import Scheduler
+from pixel_reasoner_jax.rollout.runner import Counters, Extension
+from pixel_reasoner_jax.rollout.scheduler import RolloutSettings, Scheduler
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
@@ -69,8 +69,10 @@ class Forcing(Scheduler):
     episode: type[ForcedEpisode] = ForcedEpisode
 
     def _begin(self, prompt, sample):
-        arguments = self._processor, self._registry, self._limits, self._sampling, self._on_event
-        return self.episode(prompt, sample, *arguments)
+        settings = self._settings
+        return self.episode(
+            prompt, sample, self._processor, settings.registry, settings.limits, settings.sampling, settings.on_event
+        )
 
 
 class Ragged(Forcing):
@@ -82,17 +84,17 @@ class Ragged(Forcing):
 class WithoutExtend(Forcing):
     """Puts the whole conversation through the model again in every turn; its images' embeddings are kept."""
 
-    def __init__(self, policy, *args):
-        super().__init__(policy, *args)
-        extend, processor = self._device.extend, policy.processor
+    def __init__(self, runtime, *args):
+        super().__init__(runtime, *args)
+        extend, processor = self._runner.extend, runtime.processor
 
-        def again(pieces: list[Piece]) -> None:
-            for piece in (piece for piece in pieces if not piece.prompt):
-                piece.start, piece.tokens, piece.media = 0, piece.episode.tokens(), piece.episode.media
-                piece.positions, piece.following = processor.positions(piece.tokens, piece.media)
-            extend(pieces)
+        def again(extensions: list[Extension]) -> None:
+            for one in (extension for extension in extensions if not extension.prompt):
+                one.start, one.tokens, one.media = 0, one.episode.tokens(), one.episode.media
+                one.positions, one.following = processor.positions(one.tokens, one.media)
+            extend(extensions)
 
-        self._device.extend = again
+        self._runner.extend = again
 
 
 class AtOnce(Workers):
@@ -107,8 +109,8 @@ class AtOnce(Workers):
 class WithoutOverlap(Forcing):
     """Runs every operation before anything else goes on."""
 
-    def __init__(self, policy, *args):
-        super().__init__(policy, *args)
+    def __init__(self, runtime, *args):
+        super().__init__(runtime, *args)
         self._operators = AtOnce(0)
 
 
@@ -167,7 +169,19 @@ def ours(
     if not fork:
         queries, samples = [{**q, "id": f"{q['id']}/{i}"} for q in queries for i in range(samples)], 1
     try:
-        made = engine(policy, queries, samples, 0, settings, None, policy.slots)
+        rollout = RolloutSettings(
+            samples=samples,
+            seed=0,
+            sampling=settings,
+            slots=policy.slots,
+            registry=policy.registry,
+            limits=policy.limits,
+            guidelines=policy.guidelines,
+            workers=policy.workers,
+            operation_seconds=policy.operation_seconds,
+            on_event=None,
+        )
+        made = engine(policy.runtime, queries, rollout, policy.store, policy.counters)
         finished = {(number, trajectory.sample): trajectory for number, trajectory in made}
     finally:
         jax.monitoring.clear_event_listeners()

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import SingleDeviceSharding
 
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import absolute
+from pixel_reasoner_jax.arrays import CheckpointError, array_shapes, first_difference, shapes_of
+from pixel_reasoner_jax.files import absolute, as_path
 
 STATE, META = "state", "meta"
 CHECKPOINTS = "checkpoints"  # folder in a run's directory
-PIECE = 2**26  # bytes that are read and written as one
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is missing or does not fit; the message names the file or directory, and the tensor."""
 
 
 class Checkpoints:
@@ -77,14 +70,14 @@ class Checkpoints:
         """
         step = self._step(step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        if difference := first_difference(_shapes(abstract), array_shapes(self.state_directory(step))):
+        if difference := first_difference(shapes_of(abstract), array_shapes(self.state_directory(step))):
             raise CheckpointError(f"checkpoint {step} in {self.directory} does not fit this run: {difference}")
         arguments = {STATE: ocp.args.StandardRestore(abstract), META: ocp.args.JsonRestore()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         return restored[STATE], restored[META]
 
     def state_directory(self, step: int | None = None) -> epath.Path:
-        """Where the arrays of a checkpoint are, for `read_arrays`; step None is the newest.
+        """Where the arrays of a checkpoint are, for `arrays.read_arrays`; step None is the newest.
 
         Raises:
           CheckpointError: there is no such checkpoint.
@@ -115,80 +108,15 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
 
-def write_arrays(directory: str | os.PathLike, tree: Any) -> None:
-    """Writes a pytree of arrays into a directory of its own, which must not exist yet.
-
-    They come off the devices one by one, and are stored in pieces: a device reads little but its own part, and files
-    of that size (2 GB unless told) keep what waits to be written small.
-    """
-    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PIECE), tree)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=1)) as checkpointer:
-        arguments = ocp.args.PyTreeSave(tree, save_args, ocdbt_target_data_file_size=PIECE)
-        checkpointer.save(absolute(directory), args=arguments)
-
-
-def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None) -> Any:
-    """Reads from what `write_arrays` or a run wrote the part that `target` asks for.
-
-    Args:
-      directory: of the arrays.
-      target: pytree of arrays or `jax.ShapeDtypeStruct`, whose types the arrays are cast to; the directory may hold
-        more.
-      shardings: pytree like `target` that says where each array shall lie; None puts it where the target's is, else on
-        the default device.
+def check_is_no_run(directory: str | os.PathLike) -> None:
+    """Refuses the directory of a run where a model's is wanted.
 
     Raises:
-      CheckpointError: an array is missing or of another shape.
+      CheckpointError: it is one; the message says where its model is.
     """
-    directory = absolute(directory)
-    if shardings is None:
-        here = SingleDeviceSharding(jax.devices()[0])
-        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, target)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target, shardings
-    )
-    if difference := first_difference(_shapes(abstract), array_shapes(directory), partial=True):
-        raise CheckpointError(f"{directory} does not fit: {difference}")
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-    arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
-    with _handler() as handler:
-        return handler.restore(directory, args=arguments)
-
-
-def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-    """Shape of every array in a directory, by its dotted path.
-
-    Raises:
-      CheckpointError: there are no arrays, or not all of their files.
-    """
-    directory = absolute(directory)
-    try:
-        with _handler() as handler:
-            return _shapes(handler.metadata(directory).tree)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there are no arrays in {directory}") from error
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the arrays in {directory} are incomplete or damaged: {error}") from error
-
-
-def _handler() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
-    """Reads arrays; an `ocp.Checkpointer` around it warns that those in a run's checkpoint are no checkpoint alone."""
-    return contextlib.closing(ocp.PyTreeCheckpointHandler())
-
-
-def first_difference(
-    wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]], partial: bool = False
-) -> str | None:
-    """Names the first array whose shape two trees do not share; `stored` may hold more if `partial`."""
-    for name, shape in wanted.items():
-        if name not in stored:
-            return f"{name} is not in it"
-        if stored[name] != shape:
-            return f"{name} has shape {stored[name]} in it, but {shape} here"
-    surplus = [] if partial else [name for name in stored if name not in wanted]
-    return f"{surplus[0]} is in it, but not here" if surplus else None
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+    directory = as_path(directory)
+    if (directory / CHECKPOINTS).is_dir():
+        raise CheckpointError(
+            f"{directory} is the directory of a run: give {directory / 'model'}, or make one with"
+            f" `pixel-reasoner export {directory} --out DIR`"
+        )

@@ -1,7 +1,7 @@
 """Files here and in object stores: every path setting may be gs://…, through `etils.epath`.
 
 An object store takes whole files. What a library can only read or write on a disk is made here and copied: `fetch`
-before reading, `written` after writing.
+before reading, `output_directory` for writing.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def move(source: pathlib.Path, target: pathlib.Path | epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def written(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
+def output_directory(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A local directory to write files into: `directory` itself, made if missing, or one whose files go there after.
 
     They go in the order in which they were written, and only if the body succeeds.

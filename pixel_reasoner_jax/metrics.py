@@ -14,7 +14,7 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from pixel_reasoner_jax.files import as_path, is_remote, upload, write_text, written
+from pixel_reasoner_jax.files import as_path, is_remote, output_directory, upload, write_text
 
 FILE = "metrics.jsonl"
 UPLOAD_SECONDS = 60.0
@@ -39,7 +39,7 @@ class MetricWriter:
         path = self._directory / FILE
         kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
         self._end = contextlib.ExitStack()
-        self._local = self._end.enter_context(written(directory))
+        self._local = self._end.enter_context(output_directory(directory))
         # Replaced in one move: killed here, the run still has its figures.
         path = write_text(self._local / FILE, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8", buffering=1)

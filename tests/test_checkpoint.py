@@ -11,7 +11,8 @@ import optax
 import pytest
 from flax import nnx
 
-from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, read_arrays, write_arrays
+from pixel_reasoner_jax.arrays import CheckpointError, read_arrays, write_arrays
+from pixel_reasoner_jax.checkpoint import Checkpoints
 
 
 def make_state(scale=1.0):

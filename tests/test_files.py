@@ -18,7 +18,8 @@ from PIL import Image
 
 from data_pipeline.records import RecordError, RecordShards, RecordSource, read_description, write_records
 from pixel_reasoner_jax import files
-from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints, read_arrays, write_arrays
+from pixel_reasoner_jax.arrays import CheckpointError, read_arrays, write_arrays
+from pixel_reasoner_jax.checkpoint import Checkpoints
 from pixel_reasoner_jax.commands.cli import main
 from pixel_reasoner_jax.compilation import cache_directory
 from pixel_reasoner_jax.errors import UserError
@@ -31,7 +32,7 @@ from tests.processing.avi import write_avi
 
 def test_local_paths_stay_what_they_are(tmp_path):
     assert files.as_path("runs/a") == files.fetch("runs/a") == pathlib.Path("runs/a")
-    with files.written(tmp_path / "new") as local:
+    with files.output_directory(tmp_path / "new") as local:
         assert local == tmp_path / "new" and local.is_dir()
 
 
@@ -55,10 +56,10 @@ def test_text_is_written_and_read(bucket):
 
 
 def test_what_a_body_wrote_goes_up_unless_it_failed(bucket):
-    with files.written(f"{bucket}/folder") as local:
+    with files.output_directory(f"{bucket}/folder") as local:
         (local / "file").write_bytes(b"\n\n" * 3_000_000)
     assert files.as_path(f"{bucket}/folder/file").read_bytes() == b"\n\n" * 3_000_000
-    with pytest.raises(KeyError), files.written(f"{bucket}/folder") as local:
+    with pytest.raises(KeyError), files.output_directory(f"{bucket}/folder") as local:
         (local / "other").write_text("half")
         raise KeyError
     assert not files.as_path(f"{bucket}/folder/other").exists()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pixel_reasoner_jax.errors import MissingFileError, UserError
-from pixel_reasoner_jax.files import as_path, written
+from pixel_reasoner_jax.files import as_path, output_directory
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 BATCH = 64  # rows of a parquet file in memory at once
@@ -64,7 +64,7 @@ def table_writer(path: str | os.PathLike, schema: Schema) -> Iterator[Callable[[
     if path.suffix not in (".jsonl", ".parquet"):
         raise UserError(f"{path}: rows are written to .jsonl or .parquet files")
     opened = _parquet_writer if path.suffix == ".parquet" else _line_writer
-    with written(path.parent) as folder:
+    with output_directory(path.parent) as folder:
         temporary = folder / f".{path.name}.tmp"
         try:
             with opened(temporary, schema) as add:

@@ -13,7 +13,8 @@ import os
 from flax import nnx
 from jax.typing import DTypeLike
 
-from pixel_reasoner_jax.checkpoint import CheckpointError, write_arrays
+from pixel_reasoner_jax.arrays import CheckpointError, write_arrays
+from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import CONVERTED
@@ -41,6 +42,7 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
     out = as_path(out)
     if (out / CONVERTED).exists():
         raise CheckpointError(f"{out} already holds a converted model: choose another directory")
+    check_is_no_run(directory)
     model = Qwen2_5_VL.from_pretrained(directory, dtype)
     processor = Processor.from_pretrained(directory)
     write_text(out / "config.json", json.dumps(model.config.to_hf(), indent=2) + "\n")

@@ -12,7 +12,8 @@ from etils import epath
 from flax import nnx
 from jax.typing import DTypeLike
 
-from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, Checkpoints, array_shapes, read_arrays
+from pixel_reasoner_jax.arrays import CheckpointError, array_shapes, read_arrays
+from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.config import load_saved
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -20,7 +21,7 @@ from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
-from pixel_reasoner_jax.training.run import INITIAL
+from pixel_reasoner_jax.training.training_run import INITIAL
 
 
 def run(args: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ from pixel_reasoner_jax.commands.evaluate import Queries, prior_figures
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, ConfigError, changes, save_config
 from pixel_reasoner_jax.evaluation.run import Evaluation, evaluate, side_by_side
-from pixel_reasoner_jax.files import as_path, written
+from pixel_reasoner_jax.files import as_path, output_directory
 from pixel_reasoner_jax.metrics import Progress, read_metrics
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import SINGLE as WEIGHTS
@@ -37,7 +37,7 @@ from pixel_reasoner_jax.report.text import figures_table
 from pixel_reasoner_jax.rollout.settings import FILE as SETTINGS
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.run import MODEL, rollout_limits
+from pixel_reasoner_jax.training.training_run import MODEL, rollout_limits
 
 LEAD = (
     "A digit in a colored box is drawn so finely that it vanishes at the resolution the model sees: only a crop of the"
@@ -116,7 +116,7 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
     if (directory / WEIGHTS).exists():  # written last
         return
     registry = default_registry(lessons.PADDING)
-    with written(directory) as local:
+    with output_directory(directory) as local:
         lessons.save_world_processor(local, registry)
         tokenizer = transformers.AutoTokenizer.from_pretrained(local)
     ids = {

@@ -9,7 +9,7 @@ from typing import Any
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
 from pixel_reasoner_jax.report.report import Example
-from pixel_reasoner_jax.rewards import AnswerPool, extract_answer
+from pixel_reasoner_jax.rewards import AnswerPool, extract_answer, score_trajectories
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
 
@@ -52,7 +52,7 @@ def evaluate(
       queries: a sequence; it is read a few queries ahead, so it may make them as they are asked for.
       samples: responses a query.
       seed, temperature: of sampling; temperature 0 is greedy, as published figures are.
-      scorer: None takes `score_answers`.
+      scorer: None takes `rewards.score_trajectories`.
       keep: queries whose first response is kept whole: with their images, thousands would not fit into memory.
       on_progress: called with the number of queries answered so far.
 
@@ -66,7 +66,7 @@ def evaluate(
     kept: dict[int, tuple[Trajectory, float]] = {}
     done = without_room = 0
     with AnswerPool() as pool:
-        score = scorer or (lambda trajectories: score_answers(trajectories, pool))
+        score = scorer or (lambda trajectories: score_trajectories(trajectories, pool))
         with policy.stream(queries, samples=samples, seed=seed, temperature=temperature) as stream:
             for number, trajectory in stream:
                 if not trajectory.reference:
@@ -96,12 +96,6 @@ def side_by_side(evaluations: Mapping[str, Evaluation], count: int = 20) -> list
     """At most `count` responses for a report: every stage on the first query, then on the second, and so on."""
     rows = zip(*(zip(e.trajectories, e.scores, strict=True) for e in evaluations.values()), strict=False)
     return [Example(stage, *pair) for row in rows for stage, pair in zip(evaluations, row, strict=True)][:count]
-
-
-def score_answers(trajectories: Sequence[Trajectory], pool: AnswerPool) -> list[float]:
-    """1.0 for every right answer; wrong when the last operation failed (the release's rule)."""
-    pairs = [(trajectory.response, trajectory.reference) for trajectory in trajectories]
-    return pool.score(pairs, [trajectory.recovered for trajectory in trajectories])
 
 
 def score_anls(trajectories: Sequence[Trajectory]) -> list[float]:

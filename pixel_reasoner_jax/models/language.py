@@ -23,7 +23,7 @@ from pixel_reasoner_jax.models.layers import (
     scan_layers,
     stack,
 )
-from pixel_reasoner_jax.parallel.sharding import constrain, locally
+from pixel_reasoner_jax.parallel.sharding import constrain, map_parts
 
 Cache = dict[str, Array]
 
@@ -126,7 +126,7 @@ class Decoder(nnx.Module):
         chosen = () if rows is None else (rows,)
         start = cache["length"]
         if chosen:
-            start = locally(lambda lengths, rows: lengths[rows], self.mesh, [("batch",)] * 2, like=1)(start, rows)
+            start = map_parts(lambda lengths, rows: lengths[rows], self.mesh, [("batch",)] * 2, like=1)(start, rows)
         index = start[:, None] + step
         # What is not a real token goes past the end of the cache, where a scatter drops it.
         write = jnp.where(step < counts[:, None], index, length)
@@ -157,7 +157,7 @@ class Decoder(nnx.Module):
 
         new, stored = ("batch", "kv_heads"), (None, "batch", "kv_heads")
         axes = [(), ("batch", None, "kv_heads"), new, new, stored, stored, *[("batch",)] * (2 + len(chosen))]
-        attend = locally(attend, self.mesh, axes, like=(1, 4, 5))
+        attend = map_parts(attend, self.mesh, axes, like=(1, 4, 5))
 
         def apply(carry, inputs):
             x, keys, values = carry
@@ -174,7 +174,7 @@ class Decoder(nnx.Module):
         (x, keys, values), _ = scan(apply, carry, (numbers, layers))
         lengths = cache["length"]
         if chosen:
-            put = locally(
+            put = map_parts(
                 lambda old, rows, new: old.at[rows].set(new, mode="drop"), self.mesh, [("batch",)] * 3, like=0
             )
             lengths = put(lengths, rows, start + counts)

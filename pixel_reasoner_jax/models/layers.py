@@ -24,6 +24,7 @@ POLICIES = {
     ),
 }
 UNROLLED = 4  # layers
+ADAPTER = "adapter"  # in the path of every parameter of an adapter
 
 WITHIN = ("batch", None, None)  # axes of the values in a layer
 BETWEEN = ("batch", "sequence", None)  # and between layers
@@ -81,7 +82,7 @@ class Linear(nnx.Module):
       kernel: [*inputs, *outputs], with the logical axis names `axes`; begins with standard deviation `std`, by default
         1 / sqrt(number of inputs), which for the released sizes is about their 0.02 and suits small ones too.
       bias: [*outputs], or None.
-      adapter: a `lora.Adapter` whose output is added, or None.
+      adapter: an `Adapter` whose output is added, or None; see `lora.add_adapters`.
     """
 
     adapter = None
@@ -110,6 +111,32 @@ def _product(x: Array, kernel: Array, inputs: int) -> Array:
     for which XLA on a CPU copies one operand transposed.
     """
     return jnp.tensordot(x, kernel, axes=inputs)
+
+
+class Adapter(nnx.Module):
+    """Low-rank adapters beside a stack of `Linear` layers: scale * (x @ a) @ b, in float32 whatever the layers' type.
+
+    They begin as zero.
+
+    Attributes:
+      a: [layers, *inputs, rank], uniform with variance 1 / (3 * inputs), as PEFT begins.
+      b: [layers, rank, *outputs], 0.
+      scale: alpha / rank.
+    """
+
+    def __init__(self, linear: Linear, rank: int, alpha: float, key: Array):
+        (depth, *shape), axes = linear.kernel.shape, linear.kernel.get_metadata()["axes"]
+        inputs, outputs = shape[: linear.inputs], shape[linear.inputs :]
+        bound = math.prod(inputs) ** -0.5
+        a = jax.random.uniform(key, (depth, *inputs, rank), jnp.float32, -bound, bound)
+        self.a = nnx.Param(a, axes=(*axes[: linear.inputs], "rank"))
+        self.b = nnx.Param(jnp.zeros((depth, rank, *outputs)), axes=("rank", *axes[linear.inputs :]))
+        self.scale = alpha / rank
+
+    def __call__(self, x: Array) -> Array:
+        """Of one layer, inside a scan over the stack: [*batch, *inputs] to [*batch, *outputs]."""
+        low = jnp.tensordot(x, self.a[...].astype(x.dtype), axes=self.a.ndim - 1)
+        return self.scale * jnp.tensordot(low, self.b[...].astype(x.dtype), axes=1)
 
 
 def _product_forward(x, kernel, inputs):

@@ -12,12 +12,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.models import lora, weights
+from pixel_reasoner_jax.models import weights
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.language import Cache, Decoder, token_embedding
 from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
-from pixel_reasoner_jax.parallel.sharding import check_sizes, constrain, locally, param_shardings
+from pixel_reasoner_jax.parallel.sharding import check_sizes, constrain, map_parts, param_shardings
 
 # What of the vision tower and of the decoder the backward pass computes again.
 REMAT = {
@@ -129,7 +129,7 @@ class Qwen2_5_VL(nnx.Module):
           directory: made if missing; older weights in it are replaced.
           max_shard_size: bytes of one file, or a string such as "5GB".
         """
-        weights.write_parameters(directory, self.config, lora.merged(self), max_shard_size)
+        weights.write_parameters(directory, self.config, weights.merged_parameters(self), max_shard_size)
 
     def __call__(self, batch: dict) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits of a batch: tokens, positions, segment_ids, vision_index, vision (a dict or None)."""
@@ -165,7 +165,7 @@ class Qwen2_5_VL(nnx.Module):
         if vision_embeddings.ndim == 2:
             seen = vision_embeddings[index]
         else:
-            seen = locally(_take, self.mesh, [("batch",)] * 2, like=1)(vision_embeddings, index)
+            seen = map_parts(_take, self.mesh, [("batch",)] * 2, like=1)(vision_embeddings, index)
         seen = seen.astype(x.dtype)
         return jnp.where(vision_index[..., None] >= 0, seen, x)
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pixel_reasoner_jax.checkpoint import CheckpointError
+from pixel_reasoner_jax.arrays import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

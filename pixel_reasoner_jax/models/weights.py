@@ -19,21 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Sharding
+from jaxtyping import Array
 
-from pixel_reasoner_jax.checkpoint import CHECKPOINTS, CheckpointError, read_arrays
+from pixel_reasoner_jax.arrays import CheckpointError, read_arrays
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, move
 from pixel_reasoner_jax.models.config import Config, ConfigError
+from pixel_reasoner_jax.models.layers import ADAPTER, Adapter
 from pixel_reasoner_jax.models.tensors import INDEX, SINGLE, StoredTensor, open_tensors, read_json, write_tensors
-from pixel_reasoner_jax.parallel import is_main, whole
+from pixel_reasoner_jax.parallel import is_main, to_host
 
-CONVERTED = "parameters"  # folder of the model's own arrays, in place of safetensors
+CONVERTED = "parameters"  # folder of the model's own arrays, in target of safetensors
 BUFFER = 2**28  # bytes of a stack's layers that are read before they go to the devices; one layer may be more
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a released tensor lives here.
+class TensorTarget:
+    """Which part of which parameter a released tensor is.
 
     Attributes:
       path: of the parameter in the model's state.
@@ -57,17 +59,17 @@ class Place:
         return np.ascontiguousarray(array.reshape(self.shape))
 
 
-def places(config: Config) -> dict[str, Place]:
-    """The place of every tensor of a released checkpoint, by its name."""
+def tensor_targets(config: Config) -> dict[str, TensorTarget]:
+    """The target of every tensor of a released checkpoint, by its name."""
     vision, size = config.vision, config.hidden_size
-    table: dict[str, Place] = {}
+    table: dict[str, TensorTarget] = {}
 
     def add(name: str, path: str, shape: tuple[int, ...], depth: int | None = None) -> None:
         path = tuple(path.split("."))
         for layer in range(depth or 0):
-            table[name.format(layer)] = Place(path, layer, shape)
+            table[name.format(layer)] = TensorTarget(path, layer, shape)
         if depth is None:
-            table[name] = Place(path, None, shape)
+            table[name] = TensorTarget(path, None, shape)
 
     def linear(name: str, path: str, outputs: int, inputs: int, depth: int | None = None, bias: bool = True) -> None:
         add(f"{name}.weight", f"{path}.kernel", (outputs, inputs), depth)
@@ -117,17 +119,12 @@ def read_config(directory: str | os.PathLike) -> Config:
     """The configuration in a checkpoint directory.
 
     Raises:
-      CheckpointError: there is no such directory, no config.json in it, or it is a run's.
+      CheckpointError: there is no such directory, or no config.json in it.
       ConfigError: a configuration this model does not implement.
     """
     directory = as_path(directory)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
-    if (directory / CHECKPOINTS).is_dir():
-        raise CheckpointError(
-            f"{directory} is the directory of a run: give {directory / 'model'}, or make one with"
-            f" `pixel-reasoner export {directory} --out DIR`"
-        )
     path = directory / "config.json"
     try:
         return Config.from_hf(read_json(path))
@@ -162,12 +159,12 @@ def stream_parameters(
     our order of axes, or `BUFFER` bytes of small ones. Every host reads all of them; of a converted directory, it reads
     what its devices hold.
     """
-    table = places(config)
+    table = tensor_targets(config)
     tensors = open_tensors(fetch(directory, "*.json", "*.safetensors"), released_name)
     _check(table, tensors, directory)
-    stored: dict[tuple[str, ...], list[tuple[Place, StoredTensor]]] = {}
-    for name, place in table.items():
-        stored.setdefault(place.path, []).append((place, tensors[name]))
+    stored: dict[tuple[str, ...], list[tuple[TensorTarget, StoredTensor]]] = {}
+    for name, target in table.items():
+        stored.setdefault(target.path, []).append((target, tensors[name]))
     where = dict(nnx.to_flat_state(shardings)) if shardings is not None else {}
     for path, variable in nnx.to_flat_state(abstract):
         sharding = where[path].get_value() if path in where else None
@@ -188,8 +185,8 @@ def write_parameters(
     """
     directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    table = places(config)
-    layout = {name: (place.shape, np.dtype(parameters[place.path].dtype)) for name, place in table.items()}
+    table = tensor_targets(config)
+    layout = {name: (target.shape, np.dtype(parameters[target.path].dtype)) for name, target in table.items()}
     shards = _plan({name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in layout.items()}, max_shard_size)
     if not is_main():  # what lies on several hosts they gather together; one of them writes
         for name in itertools.chain.from_iterable(shards.values()):
@@ -214,6 +211,40 @@ def write_parameters(
             (directory / file).unlink(missing_ok=True)
 
 
+def merged_parameters(model: nnx.Module) -> dict[tuple, Any]:
+    """The parameters of the model without adapters that computes the same, by path: arrays, or a `MergedKernel`.
+
+    Merging waits until a layer is taken by its index, so that the model is not in memory twice.
+    """
+    flat = {path: variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    plain = {path: array for path, array in flat.items() if ADAPTER not in path}
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, Adapter):
+            linear = path[:-1]
+            kernel = plain[*linear, "kernel"]
+            plain[*linear, "kernel"] = MergedKernel(kernel, flat[*path, "a"], flat[*path, "b"], module.scale)
+    return plain
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["kernel", "a", "b"], meta_fields=["scale"])
+@dataclasses.dataclass(frozen=True)
+class MergedKernel:
+    """A stack of kernels and the `a` and `b` of its adapter; layer i of it is kernel[i] + scale * a[i] @ b[i]."""
+
+    kernel: Array
+    a: Array
+    b: Array
+    scale: float
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.kernel.dtype
+
+    def __getitem__(self, layer: int) -> Array:
+        kernel = self.kernel[layer].astype(jnp.float32)
+        return (kernel + self.scale * jnp.tensordot(self.a[layer], self.b[layer], axes=1)).astype(self.dtype)
+
+
 def parse_size(size: int | str) -> int:
     """Bytes of 5_000_000_000, "5GB", "500MB" or "64KB"."""
     if isinstance(size, int):
@@ -223,20 +254,20 @@ def parse_size(size: int | str) -> int:
     return int(match[1]) * 1000 ** (1 + ("KB", "MB", "GB", "TB").index(match[2]))
 
 
-def _load(stored: list[tuple[Place, StoredTensor]], shape: tuple[int, ...], dtype, sharding: Sharding | None):
+def _load(stored: list[tuple[TensorTarget, StoredTensor]], shape: tuple[int, ...], dtype, sharding: Sharding | None):
     """One parameter, on its devices; a large stack of layers is filled a few at a time."""
 
     types = {tensor.dtype for _, tensor in stored}
     type_read = types.pop() if len(types) == 1 else np.dtype(dtype)
 
-    def put(part: list[tuple[Place, StoredTensor]], shape: tuple[int, ...]) -> jax.Array:
+    def put(part: list[tuple[TensorTarget, StoredTensor]], shape: tuple[int, ...]) -> jax.Array:
         if part[0][0].layer is None:
-            [(place, tensor)] = part
-            host = np.ascontiguousarray(place.to_ours(tensor.read(), shape))
+            [(target, tensor)] = part
+            host = np.ascontiguousarray(target.to_ours(tensor.read(), shape))
         else:
             host = np.empty(shape, type_read)
-            for layer, (place, tensor) in enumerate(part):
-                host[layer] = place.to_ours(tensor.read(), shape[1:])
+            for layer, (target, tensor) in enumerate(part):
+                host[layer] = target.to_ours(tensor.read(), shape[1:])
         if sharding is None:
             return jnp.asarray(host)
         return jax.make_array_from_callback(shape, sharding, lambda index: host[index])
@@ -271,10 +302,10 @@ def _layer(stack: Any, index: int) -> jax.Array:
     return stack[index]
 
 
-def _fetch(parameters: Mapping[tuple, Any], place: Place) -> np.ndarray:
+def _fetch(parameters: Mapping[tuple, Any], target: TensorTarget) -> np.ndarray:
     """A tensor from the devices, in our order of axes; of a copy there, since an array keeps what was fetched of it."""
-    parameter = parameters[place.path]
-    return whole(jnp.copy(parameter) if place.layer is None else _layer(parameter, place.layer))
+    parameter = parameters[target.path]
+    return to_host(jnp.copy(parameter) if target.layer is None else _layer(parameter, target.layer))
 
 
 def _plan(sizes: Mapping[str, int], max_shard_size: int | str) -> dict[str, list[str]]:
@@ -293,7 +324,7 @@ def _plan(sizes: Mapping[str, int], max_shard_size: int | str) -> dict[str, list
     return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups, 1)}
 
 
-def _check(table: dict[str, Place], tensors: dict[str, StoredTensor], directory) -> None:
+def _check(table: dict[str, TensorTarget], tensors: dict[str, StoredTensor], directory) -> None:
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if head not in table and head in tensors and embedding in tensors:  # a tied head some tools write out
         if not np.array_equal(tensors.pop(head).read(), tensors[embedding].read()):
@@ -302,10 +333,10 @@ def _check(table: dict[str, Place], tensors: dict[str, StoredTensor], directory)
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
             raise CheckpointError(f"{directory} {kind} tensors {', '.join(sorted(names)[:8])}{more}")
-    for name, place in table.items():
-        if tensors[name].shape != place.shape:
+    for name, target in table.items():
+        if tensors[name].shape != target.shape:
             raise CheckpointError(
-                f"{directory}: {name} has shape {list(tensors[name].shape)}, config.json makes it {list(place.shape)}"
+                f"{directory}: {name} has shape {list(tensors[name].shape)}, config.json makes it {list(target.shape)}"
             )
 
 
@@ -313,4 +344,4 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-__all__ = ["CheckpointError", "places", "read_config", "read_parameters", "released_name", "write_parameters"]
+__all__ = ["CheckpointError", "tensor_targets", "read_config", "read_parameters", "released_name", "write_parameters"]

@@ -1,38 +1,45 @@
 """Meshes of devices and what lies where on them."""
 
 from pixel_reasoner_jax.parallel.hosts import (
-    deal,
-    gather,
-    gather_json,
+    all_gather,
+    all_gather_json,
     is_main,
     is_shared,
     join,
-    own,
-    own_parts,
+    local_parts,
+    local_rows,
+    shard_rows,
+    to_host,
     wait_for_all,
-    whole,
 )
 from pixel_reasoner_jax.parallel.mesh import AXES, MeshError, make_mesh
-from pixel_reasoner_jax.parallel.sharding import constrain, gathered, locally, param_shardings, parts, sharding
+from pixel_reasoner_jax.parallel.sharding import (
+    constrain,
+    gather_over_fsdp,
+    map_parts,
+    param_shardings,
+    parts,
+    sharding,
+)
 
 __all__ = [
     "AXES",
     "MeshError",
     "constrain",
-    "deal",
-    "gather",
-    "gather_json",
-    "gathered",
+    "shard_rows",
+    "all_gather",
+    "all_gather_json",
+    "gather_over_fsdp",
     "is_main",
     "is_shared",
     "join",
-    "locally",
+    "map_parts",
     "make_mesh",
-    "own",
-    "own_parts",
+    "local_rows",
+    "local_parts",
     "param_shardings",
     "parts",
     "sharding",
     "wait_for_all",
-    "whole",
+    "to_host",
 ]

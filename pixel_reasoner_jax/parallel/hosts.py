@@ -61,7 +61,7 @@ def is_shared(mesh: Mesh | None) -> bool:
     return mesh is not None and len({device.process_index for device in mesh.devices.flat}) > 1
 
 
-def own_parts(mesh: Mesh | None) -> tuple[int, ...]:
+def local_parts(mesh: Mesh | None) -> tuple[int, ...]:
     """Numbers of the parts of the mesh (see `parts`) that this process feeds, ascending.
 
     Raises:
@@ -79,7 +79,7 @@ def own_parts(mesh: Mesh | None) -> tuple[int, ...]:
     return tuple(number for number, owner in enumerate(owners) if owner == {jax.process_index()})
 
 
-def deal(tree: Any, mesh: Mesh | None) -> Any:
+def shard_rows(tree: Any, mesh: Mesh | None) -> Any:
     """Arrays whose rows are those of this process's parts, in order, as the rows of all processes together.
 
     Rows are the first axis, or that of `sharding.batch_axis`.
@@ -97,7 +97,7 @@ def deal(tree: Any, mesh: Mesh | None) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def own(tree: Any) -> Any:
+def local_rows(tree: Any) -> Any:
     """The other way: of arrays whose rows are dealt out, this process's, as numpy arrays; waits for them."""
 
     def rows(array: jax.Array) -> np.ndarray:
@@ -113,23 +113,23 @@ def own(tree: Any) -> Any:
     return jax.tree.map(rows, tree)
 
 
-def whole(array: jax.Array) -> np.ndarray:
+def to_host(array: jax.Array) -> np.ndarray:
     """An array however it lies, as numpy; all processes ask together."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
-def gather(values: np.ndarray) -> np.ndarray:
+def all_gather(values: np.ndarray) -> np.ndarray:
     """[processes, ...]: what each process gave, of one shape and type; all must call it, in the same order."""
     if jax.process_count() == 1:
         return np.asarray(values)[None]
     return np.asarray(multihost_utils.process_allgather(np.asarray(values)))
 
 
-def gather_json(value: Any) -> list[Any]:
+def all_gather_json(value: Any) -> list[Any]:
     """What each process gave, anything that JSON holds; all must call it, in the same order."""
     text = json.dumps(value).encode()
-    lengths = gather(np.array(len(text), np.int32))
+    lengths = all_gather(np.array(len(text), np.int32))
     padded = np.frombuffer(text.ljust(int(lengths.max())), np.uint8)
-    return [json.loads(row[:length].tobytes()) for row, length in zip(gather(padded), lengths, strict=True)]
+    return [json.loads(row[:length].tobytes()) for row, length in zip(all_gather(padded), lengths, strict=True)]

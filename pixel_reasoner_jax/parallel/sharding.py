@@ -91,7 +91,7 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def gathered(params: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
+def gather_over_fsdp(params: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
     """Parameters for a function that goes through all of them many times: what is dealt out over fsdp is gathered once,
     in the type of the matrix products, where it takes its size divided by tensor on every device.
 
@@ -119,7 +119,7 @@ def parts(mesh: Mesh | None) -> int:
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
-def locally(function: Callable, mesh: Mesh | None, axes: Sequence[Axes], like: int | Sequence[int]) -> Callable:
+def map_parts(function: Callable, mesh: Mesh | None, axes: Sequence[Axes], like: int | Sequence[int]) -> Callable:
     """Has every device run a function on its own parts of the arguments, without a word to the others.
 
     For what indexes into an axis that is dealt out, with numbers that count within the part: left to itself, the

@@ -24,14 +24,14 @@ from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
 from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
-from pixel_reasoner_jax.rollout.engine import Addition, Engine, Forks
+from pixel_reasoner_jax.rollout.engine import Engine, ExtendBatch, ForkBatch
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
-from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import largest_batch
-from pixel_reasoner_jax.training.shards import Shards
 from pixel_reasoner_jax.training.state import Trainer, TrainState
+from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
 PyTree = Any
 
@@ -85,7 +85,7 @@ class Programs:
         # One device has a mesh too, unlike in a run: it tells the model what it is compiled for.
         self.mesh = make_mesh(config.mesh, devices)
         # What a run refuses is refused; but for bfloat16 on a CPU, which stands in for other chips.
-        Shards(config, self.mesh)
+        VirtualShards(config, self.mesh)
         if "rollout" in config:
             rl.check_lengths(config)
         self._geometry = Geometry.from_config(model.to_hf())
@@ -162,7 +162,7 @@ class Programs:
         rows = self.shapes.rows(width)
         return Program(
             self._engine.extend,
-            (self._params, self._slots, self._table, self._deal(Addition.blank(rows, width, self.shapes.slots))),
+            (self._params, self._slots, self._table, self._deal(ExtendBatch.blank(rows, width, self.shapes.slots))),
             rows * width * self._parts,
             loops=(self._blocks(max(filled, width)),),
             resident=self._optimizer,
@@ -172,7 +172,7 @@ class Programs:
     def _decode(self) -> list[Program]:
         """As many tokens as a call draws, for slots that are full; and the fork of a prompt to all slots."""
         shapes, slots = self.shapes, self.shapes.slots
-        drawing = self._deal(Drawing.of([SamplingSettings()] * slots, [0] * slots))
+        drawing = self._deal(SlotSampling.of([SamplingSettings()] * slots, [0] * slots))
         forbidden = jax.ShapeDtypeStruct((self._model.config.vocab_size,), bool)
         decoder = [self._params[part] for part in self._params if part != "vision"]
         decode = Program(
@@ -186,7 +186,7 @@ class Programs:
         )
         fork = Program(
             self._engine.fork,
-            (self._slots, self._deal(Forks.blank(shapes.forks[-1], slots, None))),
+            (self._slots, self._deal(ForkBatch.blank(shapes.forks[-1], slots, None))),
             loops=(self._blocks(shapes.length),),
             resident=(self._params, self._table, self._optimizer),
         )
@@ -261,7 +261,7 @@ class Programs:
 
 
 def _abstract_model(config: ConfigDict, model: Config, mesh: Mesh) -> Qwen2_5_VL:
-    """The model that `training.run.Run` makes."""
+    """The model that `training.training_run.TrainingRun` makes."""
 
     def create() -> Qwen2_5_VL:
         types = dict(dtype=config.model.dtype, param_dtype=config.model.param_dtype)

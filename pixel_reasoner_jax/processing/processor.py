@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 
 from pixel_reasoner_jax.errors import MissingFileError, UserError
-from pixel_reasoner_jax.files import as_path, fetch, written
+from pixel_reasoner_jax.files import as_path, fetch, output_directory
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
 from pixel_reasoner_jax.processing.decoding import MediaError, describe
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
@@ -95,7 +95,7 @@ class Processor:
         An existing config.json stays: it is the model's own.
         """
         directory = as_path(directory)
-        with written(directory) as local:
+        with output_directory(directory) as local:
             self.tokenizer.save_pretrained(local)
         preprocessor = {**self.preprocessor, "budgets": dataclasses.asdict(self.budgets)}
         (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")

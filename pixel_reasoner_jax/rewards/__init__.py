@@ -2,7 +2,7 @@
 
 from pixel_reasoner_jax.rewards.answers import extract_answer
 from pixel_reasoner_jax.rewards.curiosity import VARIANTS, RewardTerms, reward_terms, shaped_reward
-from pixel_reasoner_jax.rewards.pool import AnswerPool, answer_reward
+from pixel_reasoner_jax.rewards.pool import AnswerPool, answer_reward, score_trajectories
 
 __all__ = [
     "VARIANTS",
@@ -11,5 +11,6 @@ __all__ = [
     "answer_reward",
     "extract_answer",
     "reward_terms",
+    "score_trajectories",
     "shaped_reward",
 ]

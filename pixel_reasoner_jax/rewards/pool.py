@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.rewards.answers import accepted, extract_answer, judge, normalize
+from pixel_reasoner_jax.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
 
@@ -181,6 +182,17 @@ class AnswerPool:
 
 _default_pool: AnswerPool | None = None
 _default_pool_lock = threading.Lock()
+
+
+def score_trajectories(trajectories: Sequence[Trajectory], pool: AnswerPool) -> list[float]:
+    """1.0 for every response with a right answer, else 0.0; wrong where its last operation failed (the release's rule).
+
+    Args:
+      trajectories: finished, with their references.
+      pool: compares the answers.
+    """
+    pairs = [(trajectory.response, trajectory.reference) for trajectory in trajectories]
+    return pool.score(pairs, [trajectory.recovered for trajectory in trajectories])
 
 
 def answer_reward(response: str, reference: str | Sequence[str], recovered: bool = True) -> float:

@@ -1,20 +1,21 @@
 """The device side of a rollout: small jitted functions over a KV cache with one slot per response.
 
 `encode` puts images' embeddings into a table, `extend` appends tokens to some slots (a prompt is an extend of an empty
-slot), `fork` begins another response to a prompt that a slot holds, `decode` samples for all slots until one of them
-has ended its turn. Nothing here knows of text, operations or limits. The host knows what every slot holds and says so
-with every call, so taking back a few tokens is saying a smaller number. Shapes come from `shapes.Shapes` alone.
+slot), `fork` begins another response to a prompt that a slot holds, `decode` samples for all slots until some of them
+have ended their turn. They are functions of a model's graph, its mesh, and arrays; `Engine` compiles them for one
+model. Nothing here knows of text, operations or limits. The host passes how many tokens a slot holds with every call,
+so that it takes tokens back by passing a smaller number. All shapes are those that `shapes.Shapes` declares.
 
-On a mesh, slots, table and the rows of every call are dealt out to the parts that its axes `data` and `fsdp` divide the
-devices in. Numbers of slots and of rows of the table count within a part: a row is of its own part's slots and images,
-and no part ever asks another.
+On a mesh, slots, table and the rows of every call are sharded over its axes `data` and `fsdp`, which divide the devices
+into parts. Slots and rows of the table are numbered within each part: a row of a call is about slots and images of the
+part that it lies in, so that parts never communicate about them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +26,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pixel_reasoner_jax.models.attention import BLOCK
-from pixel_reasoner_jax.parallel import constrain, gathered, locally, parts
-from pixel_reasoner_jax.rollout.sampling import Drawing, draw, sample_keys, sampling_logits
+from pixel_reasoner_jax.parallel import constrain, gather_over_fsdp, map_parts, parts
+from pixel_reasoner_jax.rollout.sampling import SlotSampling, draw, sample_keys, sampling_logits
 
 PyTree = Any
 
@@ -59,19 +60,19 @@ class Slots:
     seen: Bool[Array, "slots vocab"] | None
 
 
-class Addition(NamedTuple):
-    """Tokens to append, a row for each slot concerned (numpy; the rest of the rows is padding).
+class ExtendBatch(NamedTuple):
+    """Tokens to append to slots, one row for each of these slots, in numpy; rows left over are padding.
 
     Attributes:
-      slots: int32 [rows], whose row it is; a number past the last slot for padding.
-      starts: int32 [rows], tokens of the slot that stay.
+      slots: int32 [rows], the slot that each row is for; a number past the last slot for padding.
+      starts: int32 [rows], tokens that the slot holds already and keeps.
       counts: int32 [rows], tokens to append.
       tokens: int32 [rows, width].
       positions: int32 [rows, 3, width].
       vision_index: int32 [rows, width], the row of the embedding table that stands in for the token; -1 for text.
       position: int32 [rows], that of the token after.
       token_index: int32 [rows], tokens sampled so far.
-      ends_prompt: bool [rows], the prompt is complete with this.
+      ends_prompt: bool [rows], these tokens are the last of the slot's prompt.
       seen: bool [rows, vocab], every token of the slot so far, or None; see `Slots`.
     """
 
@@ -87,8 +88,12 @@ class Addition(NamedTuple):
     seen: np.ndarray | None = None
 
     @classmethod
-    def blank(cls, rows: int, width: int, slots: int) -> Addition:
-        """Nothing but padding, for a part of so many slots; to be filled in."""
+    def blank(cls, rows: int, width: int, slots: int) -> ExtendBatch:
+        """Nothing but padding, to be filled in.
+
+        Args:
+          slots: how many slots a part of the mesh has.
+        """
         zeros = [np.zeros(rows, np.int32) for _ in range(4)]
         return cls(
             np.full(rows, slots, np.int32),
@@ -103,8 +108,10 @@ class Addition(NamedTuple):
         )
 
 
-class Forks(NamedTuple):
-    """Responses to begin (numpy): slot `source` holds the prompt of slot `target`'s; padding has targets past the end.
+class ForkBatch(NamedTuple):
+    """Responses to begin, in numpy: slot `target` gets the prompt that slot `source` holds.
+
+    Padding has targets past the last slot.
 
     Attributes:
       source, target: int32 [forks]; they may be the same.
@@ -121,8 +128,8 @@ class Forks(NamedTuple):
     seen: np.ndarray | None
 
     @classmethod
-    def blank(cls, count: int, slots: int, vocab: int | None) -> Forks:
-        """Nothing but padding, for a part of so many slots; `vocab`: with tokens seen."""
+    def blank(cls, count: int, slots: int, vocab: int | None) -> ForkBatch:
+        """Nothing but padding, for parts of `slots` slots; `vocab` is the width of `seen`, None for no `seen`."""
         zeros = [np.zeros(count, np.int32) for _ in range(3)]
         seen = None if vocab is None else np.zeros((count, vocab), bool)
         return cls(zeros[0], np.full(count, slots, np.int32), *zeros[1:], np.zeros((count, 3), np.uint32), seen)
@@ -141,15 +148,19 @@ class Decoded(NamedTuple):
     stopped: Bool[Array, " slots"]
 
 
+Carry = tuple[Int[Array, ""], Bool[Array, " slots"], Slots, Decoded]
+"""State of the decoding loop: tokens drawn so far, slots that go on, the slots, and what was sampled."""
+
+
 class Engine:
-    """Compiles the steps of a rollout for one model; parameters are passed in, so a new policy costs nothing.
+    """The steps of a rollout, compiled for one model; parameters are arguments, so a new policy compiles nothing.
 
     Args:
       graphdef: of the model.
       stop_tokens: those that end a turn.
       mesh: that of the model.
-      gather_parameters: have `decode` gather them over fsdp once (`parallel.gathered`); else in every step, layer by
-        layer.
+      gather_parameters: have `decode` gather them over fsdp once (`parallel.gather_over_fsdp`); else they are gathered
+        in every step, layer by layer.
     """
 
     def __init__(
@@ -157,167 +168,219 @@ class Engine:
     ):
         stops = np.asarray(stop_tokens, np.int32)
 
-        def dealt(tree: PyTree) -> PyTree:
-            """Holds arrays with a leading axis of slots or rows to their places."""
-            return jax.tree.map(lambda x: constrain(x, ("batch", *(None,) * (x.ndim - 1)), mesh), tree)
+        def compiled(step: Callable, *fixed: Any, **options: Any) -> Callable:
+            return jax.jit(functools.partial(step, *fixed), **options)
 
-        def put(old: PyTree, rows: Int[Array, " rows"], new: PyTree) -> PyTree:
-            """Replaces rows of arrays, those of each part by its own; numbers past the end are padding."""
+        static = ("count", "length", "dtype", "penalized")
+        self.empty = compiled(empty, graphdef, mesh, static_argnames=static)
+        self.empty_table = compiled(empty_table, graphdef, mesh, static_argnames=("size",))
+        self.encode = compiled(encode, graphdef, mesh, donate_argnames=("table",))
+        self.extend = compiled(extend, graphdef, mesh, donate_argnames=("slots",))
+        self.fork = compiled(fork, mesh, donate_argnames=("slots",))
+        self.decode = compiled(
+            decode,
+            graphdef,
+            mesh,
+            stops,
+            gather_parameters,
+            static_argnames=("steps", "filtered"),
+            donate_argnames=("slots",),
+        )
 
-            def own(old, rows, new):
-                return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), old, new)
 
-            return locally(own, mesh, [("batch",)] * 3, like=0)(old, rows, new)
+def empty(
+    graphdef: Any, mesh: Mesh | None, params: PyTree, count: int, length: int, dtype: str | None, penalized: bool
+) -> Slots:
+    """`count` empty slots of `length` tokens in all; `penalized` has them remember the tokens seen."""
+    model = nnx.merge(graphdef, params)
+    zeros = jnp.zeros(count, jnp.int32)
+    hidden = jnp.zeros((count, model.config.hidden_size), model.language.dtype)
+    seen = jnp.zeros((count, model.config.vocab_size), bool) if penalized else None
+    keys = jnp.zeros((count, 2), jnp.uint32)
+    cache = model.init_cache(count, length, dtype)
+    return Slots(cache, *_constrain_rows((hidden, jnp.copy(hidden), zeros, keys, jnp.copy(zeros), seen), mesh))
 
-        @functools.partial(jax.jit, static_argnames=("count", "length", "dtype", "penalized"))
-        def empty(params: PyTree, count: int, length: int, dtype: str | None, penalized: bool) -> Slots:
-            """`count` empty slots of `length` tokens in all; `penalized` has them remember the tokens seen."""
-            model = nnx.merge(graphdef, params)
-            zeros = jnp.zeros(count, jnp.int32)
-            hidden = jnp.zeros((count, model.config.hidden_size), model.language.dtype)
-            seen = jnp.zeros((count, model.config.vocab_size), bool) if penalized else None
-            keys = jnp.zeros((count, 2), jnp.uint32)
-            cache = model.init_cache(count, length, dtype)
-            return Slots(cache, *dealt((hidden, jnp.copy(hidden), zeros, keys, jnp.copy(zeros), seen)))
 
-        @functools.partial(jax.jit, static_argnames=("size",))
-        def empty_table(params: PyTree, size: int) -> Float[Array, "size width"]:
-            """A table of `size` embeddings in all."""
-            model = nnx.merge(graphdef, params)
-            return dealt(jnp.zeros((size, model.config.hidden_size), model.language.dtype))
+def empty_table(graphdef: Any, mesh: Mesh | None, params: PyTree, size: int) -> Float[Array, "size width"]:
+    """A table of `size` embeddings in all."""
+    model = nnx.merge(graphdef, params)
+    return _constrain_rows(jnp.zeros((size, model.config.hidden_size), model.language.dtype), mesh)
 
-        @functools.partial(jax.jit, donate_argnames=("table",))
-        def encode(
-            params: PyTree,
-            table: Float[Array, "size width"],
-            vision: dict[str, Array],
-            places: Int[Array, " merged"],
-        ) -> Float[Array, "size width"]:
-            """Writes the embedding of every merged patch to its place in the table; places past its end are padding."""
-            embeddings = nnx.merge(graphdef, params).encode_vision(vision)
-            return put(table, places, embeddings.astype(table.dtype))
 
-        @functools.partial(jax.jit, donate_argnames=("slots",))
-        def extend(params: PyTree, slots: Slots, table: Float[Array, "size width"], added: Addition) -> Slots:
-            """Appends tokens to slots; see `Addition`."""
-            model = nnx.merge(graphdef, params)
-            rows = added.slots
-            embeddings = model.embed(added.tokens, added.vision_index, table.reshape(parts(mesh), -1, table.shape[-1]))
-            cache = slots.cache | {"length": put(slots.cache["length"], rows, added.starts)}
-            hidden, cache = model.extend(embeddings, jnp.moveaxis(added.positions, 1, 0), added.counts, cache, rows)
-            last = jnp.take_along_axis(hidden, jnp.maximum(added.counts - 1, 0)[:, None, None], axis=1)[:, 0]
-            kept = (slots.hidden, slots.position, slots.token_index, slots.seen)
-            hidden, position, token_index, seen = put(kept, rows, (last, added.position, added.token_index, added.seen))
-            prompts = jnp.where(added.ends_prompt, rows, len(slots.hidden))
-            prompt_hidden = put(slots.prompt_hidden, prompts, last)
-            return Slots(cache, hidden, prompt_hidden, position, slots.keys, token_index, seen)
+def encode(
+    graphdef: Any,
+    mesh: Mesh | None,
+    params: PyTree,
+    table: Float[Array, "size width"],
+    vision: dict[str, Array],
+    rows: Int[Array, " merged"],
+) -> Float[Array, "size width"]:
+    """Writes the embedding of every merged patch to its row of the table; rows past its end are padding."""
+    embeddings = nnx.merge(graphdef, params).encode_vision(vision)
+    return _set_rows(table, rows, embeddings.astype(table.dtype), mesh)
 
-        @functools.partial(jax.jit, donate_argnames=("slots",))
-        def fork(slots: Slots, forks: Forks) -> Slots:
-            """Begins responses in slots whose prompts other slots hold; see `Forks`."""
 
-            def copy_prompts(cache, source, target, lengths):
-                layers, slots, kv_heads, length, size = cache[0].shape
-                block = min(BLOCK, length)
-                sizes = (layers, 1, kv_heads, block, size)
+def extend(
+    graphdef: Any,
+    mesh: Mesh | None,
+    params: PyTree,
+    slots: Slots,
+    table: Float[Array, "size width"],
+    batch: ExtendBatch,
+) -> Slots:
+    """Appends tokens to slots; see `ExtendBatch`."""
+    model = nnx.merge(graphdef, params)
+    rows = batch.slots
+    embeddings = model.embed(batch.tokens, batch.vision_index, table.reshape(parts(mesh), -1, table.shape[-1]))
+    cache = slots.cache | {"length": _set_rows(slots.cache["length"], rows, batch.starts, mesh)}
+    hidden, cache = model.extend(embeddings, jnp.moveaxis(batch.positions, 1, 0), batch.counts, cache, rows)
+    last = jnp.take_along_axis(hidden, jnp.maximum(batch.counts - 1, 0)[:, None, None], axis=1)[:, 0]
+    old = (slots.hidden, slots.position, slots.token_index, slots.seen)
+    new = (last, batch.position, batch.token_index, batch.seen)
+    hidden, position, token_index, seen = _set_rows(old, rows, new, mesh)
+    prompts = jnp.where(batch.ends_prompt, rows, len(slots.hidden))
+    prompt_hidden = _set_rows(slots.prompt_hidden, prompts, last, mesh)
+    return Slots(cache, hidden, prompt_hidden, position, slots.keys, token_index, seen)
 
-                def copy_block(fork, number, cache):
-                    here, there = (0, source[fork], 0, number * block, 0), (0, target[fork], 0, number * block, 0)
-                    return tuple(
-                        jax.lax.dynamic_update_slice(x, jax.lax.dynamic_slice(x, here, sizes), there) for x in cache
-                    )
 
-                def copy(fork, cache):
-                    # In place, and as far as the prompt goes: a gather would hold a second cache for a moment.
-                    blocks = jnp.where(target[fork] < slots, -(-lengths[fork] // block), 0)
-                    return jax.lax.fori_loop(0, blocks, functools.partial(copy_block, fork), cache)
+def fork(mesh: Mesh | None, slots: Slots, batch: ForkBatch) -> Slots:
+    """Begins responses in slots whose prompts other slots hold; see `ForkBatch`."""
+    rows = ("batch",)
+    copy_prompts = map_parts(_copy_prompts, mesh, [(None, "batch", "kv_heads"), rows, rows, rows], like=0)
+    cache = slots.cache["k"], slots.cache["v"]
+    keys, values = copy_prompts(cache, batch.source, batch.target, batch.lengths)
+    take = map_parts(lambda x, source: x[source], mesh, [rows, rows], like=1)
+    hidden = take(slots.prompt_hidden, batch.source)
+    old = (slots.cache["length"], slots.position, slots.keys, slots.token_index, slots.seen)
+    zeros = jnp.zeros_like(batch.lengths)
+    new = (batch.lengths, batch.position, sample_keys(batch.seeds), zeros, batch.seen)
+    lengths, position, random_keys, token_index, seen = _set_rows(old, batch.target, new, mesh)
+    cache = {"k": keys, "v": values, "length": lengths}
+    hidden, prompt_hidden = _set_rows((slots.hidden, slots.prompt_hidden), batch.target, (hidden, hidden), mesh)
+    return Slots(cache, hidden, prompt_hidden, position, random_keys, token_index, seen)
 
-                return jax.lax.fori_loop(0, len(target), copy, cache)
 
-            rows = ("batch",)
-            copy_prompts = locally(copy_prompts, mesh, [(None, "batch", "kv_heads"), rows, rows, rows], like=0)
-            cache = slots.cache["k"], slots.cache["v"]
-            keys, values = copy_prompts(cache, forks.source, forks.target, forks.lengths)
-            hidden = locally(lambda x, source: x[source], mesh, [rows, rows], like=1)(slots.prompt_hidden, forks.source)
-            old = (slots.cache["length"], slots.position, slots.keys, slots.token_index, slots.seen)
-            zeros = jnp.zeros_like(forks.lengths)
-            lengths, position, random_keys, token_index, seen = put(
-                old, forks.target, (forks.lengths, forks.position, sample_keys(forks.seeds), zeros, forks.seen)
-            )
-            cache = {"k": keys, "v": values, "length": lengths}
-            own_hidden, prompt_hidden = put((slots.hidden, slots.prompt_hidden), forks.target, (hidden, hidden))
-            return Slots(cache, own_hidden, prompt_hidden, position, random_keys, token_index, seen)
+def decode(
+    graphdef: Any,
+    mesh: Mesh | None,
+    stops: np.ndarray,
+    gather_parameters: bool,
+    params: PyTree,
+    slots: Slots,
+    sampling: SlotSampling,
+    forbidden: Bool[Array, " vocab"],
+    most: Int[Array, ""],
+    patience: Int[Array, ""],
+    steps: int,
+    filtered: bool,
+) -> tuple[Slots, Decoded]:
+    """Samples for every slot with a budget, at most `most` <= `steps` tokens, until `patience` slots have ended.
 
-        @functools.partial(jax.jit, static_argnames=("steps", "filtered"), donate_argnames=("slots",))
-        def decode(
-            params: PyTree,
-            slots: Slots,
-            drawing: Drawing,
-            forbidden: Bool[Array, " vocab"],
-            most: Int[Array, ""],
-            patience: Int[Array, ""],
-            steps: int,
-            filtered: bool,
-        ) -> tuple[Slots, Decoded]:
-            """Samples for every slot with a budget, at most `most` <= `steps` tokens, until `patience` have ended.
+    `forbidden` tokens are never drawn; `filtered` says that some slot uses top-p or top-k.
+    """
+    model = nnx.merge(graphdef, params)
+    if gather_parameters:  # a step is short: it would wait for them to arrive
+        model = nnx.merge(graphdef, gather_over_fsdp(params, mesh, model.language.dtype))
+    began = sampling.budget > 0
 
-            `forbidden` tokens are never drawn; `filtered`: some slot uses top-p or top-k.
-            """
-            model = nnx.merge(graphdef, params)
-            if gather_parameters:  # a step is short: it would wait for them to arrive
-                model = nnx.merge(graphdef, gathered(params, mesh, model.language.dtype))
-            count = drawing.budget.shape[0]
-            began = drawing.budget > 0
+    def unfinished(carry: Carry) -> Bool[Array, ""]:
+        step, active, _, _ = carry
+        return (step < most) & active.any() & ((began & ~active).sum() < patience)
 
-            def unfinished(carry):
-                step, active, _, _ = carry
-                return (step < most) & active.any() & ((began & ~active).sum() < patience)
+    def one_token(carry: Carry) -> Carry:
+        step, active, slots, out = carry
+        token, logprob, policy_logprob = _draw_next(model, slots, sampling, forbidden, filtered)
+        stop = active & (token[:, None] == stops).any(axis=1)
+        taken = active.astype(jnp.int32)
+        out = Decoded(
+            out.tokens.at[:, step].set(jnp.where(active, token, 0)),
+            out.logprobs.at[:, step].set(jnp.where(active, logprob, 0.0)),
+            out.policy_logprobs.at[:, step].set(jnp.where(active, policy_logprob, 0.0)),
+            out.counts + taken,
+            out.stopped | stop,
+        )
+        # The stop token enters the cache too: what follows it in the conversation attends to it.
+        slots = _append_sampled(model, slots, token, active, taken)
+        return step + 1, active & ~stop & (out.counts < sampling.budget), slots, out
 
-            def one_token(carry):
-                step, active, slots, out = carry
-                raw = jnp.where(forbidden, -jnp.inf, model.logits(slots.hidden))
-                logits = sampling_logits(raw, drawing, slots.seen, filtered)
-                token, logprob = draw(logits, slots.keys, slots.token_index, drawing.temperature)
-                own = jnp.take_along_axis(raw, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(raw, axis=-1)
-                stop = active & (token[:, None] == stops).any(axis=1)
-                taken = active.astype(jnp.int32)
-                out = Decoded(
-                    out.tokens.at[:, step].set(jnp.where(active, token, 0)),
-                    out.logprobs.at[:, step].set(jnp.where(active, logprob, 0.0)),
-                    out.policy_logprobs.at[:, step].set(jnp.where(active, own, 0.0)),
-                    out.counts + taken,
-                    out.stopped | stop,
-                )
-                # The stop token enters the cache too: what follows it in the conversation attends to it.
-                embeddings = model.embed(token[:, None], None, None)
-                positions = jnp.broadcast_to(slots.position[None, :, None], (3, count, 1))
-                hidden, cache = model.extend(embeddings, positions, taken, slots.cache)
-                seen = slots.seen
-                if seen is not None:
-                    seen |= (jnp.arange(seen.shape[1]) == token[:, None]) & active[:, None]
-                slots = Slots(
-                    cache,
-                    jnp.where(active[:, None], hidden[:, 0], slots.hidden),
-                    slots.prompt_hidden,
-                    slots.position + taken,
-                    slots.keys,
-                    slots.token_index + taken,
-                    seen,
-                )
-                return step + 1, active & ~stop & (out.counts < drawing.budget), slots, out
+    count = sampling.budget.shape[0]
+    blank = jnp.zeros((count, steps), jnp.float32)
+    out = Decoded(
+        jnp.zeros((count, steps), jnp.int32),
+        blank,
+        jnp.copy(blank),
+        jnp.zeros(count, jnp.int32),
+        jnp.zeros(count, bool),
+    )
+    first = (0, began, slots, _constrain_rows(out, mesh))
+    _, _, slots, out = jax.lax.while_loop(unfinished, one_token, first)
+    return slots, _constrain_rows(out, mesh)
 
-            blank = jnp.zeros((count, steps), jnp.float32)
-            out = dealt(
-                Decoded(
-                    jnp.zeros((count, steps), jnp.int32),
-                    blank,
-                    jnp.copy(blank),
-                    jnp.zeros(count, jnp.int32),
-                    jnp.zeros(count, bool),
-                )
-            )
-            _, _, slots, out = jax.lax.while_loop(unfinished, one_token, (0, began, slots, out))
-            return slots, dealt(out)
 
-        self.empty, self.empty_table, self.encode = empty, empty_table, encode
-        self.extend, self.fork, self.decode = extend, fork, decode
+def _draw_next(
+    model: Any, slots: Slots, sampling: SlotSampling, forbidden: Bool[Array, " vocab"], filtered: bool
+) -> tuple[Int[Array, " slots"], Float[Array, " slots"], Float[Array, " slots"]]:
+    """A token for every slot, its log-probability where it was drawn from, and under the model's own distribution."""
+    raw = jnp.where(forbidden, -jnp.inf, model.logits(slots.hidden))
+    logits = sampling_logits(raw, sampling, slots.seen, filtered)
+    token, logprob = draw(logits, slots.keys, slots.token_index, sampling.temperature)
+    policy_logprob = jnp.take_along_axis(raw, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(raw, axis=-1)
+    return token, logprob, policy_logprob
+
+
+def _append_sampled(
+    model: Any, slots: Slots, token: Int[Array, " slots"], active: Bool[Array, " slots"], taken: Int[Array, " slots"]
+) -> Slots:
+    """The slots after the token that each active one has drawn; `taken` is `active` as integers."""
+    embeddings = model.embed(token[:, None], None, None)
+    positions = jnp.broadcast_to(slots.position[None, :, None], (3, len(token), 1))
+    hidden, cache = model.extend(embeddings, positions, taken, slots.cache)
+    seen = slots.seen
+    if seen is not None:
+        seen |= (jnp.arange(seen.shape[1]) == token[:, None]) & active[:, None]
+    return Slots(
+        cache,
+        jnp.where(active[:, None], hidden[:, 0], slots.hidden),
+        slots.prompt_hidden,
+        slots.position + taken,
+        slots.keys,
+        slots.token_index + taken,
+        seen,
+    )
+
+
+def _copy_prompts(
+    cache: tuple[Array, Array],
+    source: Int[Array, " forks"],
+    target: Int[Array, " forks"],
+    lengths: Int[Array, " forks"],
+) -> tuple[Array, Array]:
+    """Keys and values with the first `lengths` tokens of slot `source` in slot `target`, in place."""
+    layers, slots, kv_heads, length, size = cache[0].shape
+    block = min(BLOCK, length)
+    sizes = (layers, 1, kv_heads, block, size)
+
+    def copy_block(fork, number, cache):
+        here, there = (0, source[fork], 0, number * block, 0), (0, target[fork], 0, number * block, 0)
+        return tuple(jax.lax.dynamic_update_slice(x, jax.lax.dynamic_slice(x, here, sizes), there) for x in cache)
+
+    def copy(fork, cache):
+        # Block by block, and only as far as the prompt goes: a gather would hold a second cache for a moment.
+        blocks = jnp.where(target[fork] < slots, -(-lengths[fork] // block), 0)
+        return jax.lax.fori_loop(0, blocks, functools.partial(copy_block, fork), cache)
+
+    return jax.lax.fori_loop(0, len(target), copy, cache)
+
+
+def _constrain_rows(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Holds arrays whose first axis is slots or rows to the sharding of a batch."""
+    return jax.tree.map(lambda x: constrain(x, ("batch", *(None,) * (x.ndim - 1)), mesh), tree)
+
+
+def _set_rows(old: PyTree, rows: Int[Array, " rows"], new: PyTree, mesh: Mesh | None) -> PyTree:
+    """Replaces rows of arrays, in each part of the mesh by its own; numbers past the end are padding."""
+
+    def set_in_part(old, rows, new):
+        return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), old, new)
+
+    return map_parts(set_in_part, mesh, [("batch",)] * 3, like=0)(old, rows, new)

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
-import numpy as np
-from flax import nnx
-
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.parallel import is_shared, own_parts, parts
+from pixel_reasoner_jax.parallel import is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
-from pixel_reasoner_jax.rollout.device import Counters, Device
-from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, Places
-from pixel_reasoner_jax.rollout.engine import Engine
 from pixel_reasoner_jax.rollout.episode import Event, Limits
 from pixel_reasoner_jax.rollout.prompt import Query, check_query
+from pixel_reasoner_jax.rollout.runner import Counters, ModelRunner
+from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
-from pixel_reasoner_jax.rollout.scheduler import Scheduler
-from pixel_reasoner_jax.rollout.shapes import Shapes
+from pixel_reasoner_jax.rollout.scheduler import RolloutSettings, Scheduler
 from pixel_reasoner_jax.trajectory import Trajectory
 
 DECODE_STEPS = 32  # between two looks of the host, at most, unless a policy is told otherwise
@@ -68,32 +63,31 @@ class Policy:
         image_bytes: int = 2**31,
     ):
         enable_cache()
-        self.graphdef, self._params = nnx.split(model)
-        self.mesh = model.mesh
-        self.version = 0
-        self.config = model.config
-        self.processor = processor
-        self.registry = None if text_only else (registry or default_registry())
-        self.limits, self.guidelines = limits, guidelines
         for name, value in (("slots", slots), ("decode_steps", decode_steps), ("workers", workers)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
-        self.slots, self.decode_steps, self.cache_dtype = slots, decode_steps, cache_dtype
-        self.workers, self.operation_seconds = workers, operation_seconds
+        self.runtime = Runtime(
+            model,
+            processor,
+            decode_steps=decode_steps,
+            gather_parameters=gather_parameters,
+            cache_dtype=cache_dtype,
+        )
+        self.processor = processor
+        self.registry = None if text_only else (registry or default_registry())
+        self.limits, self.guidelines = limits, guidelines
+        self.slots, self.workers, self.operation_seconds = slots, workers, operation_seconds
         self.store = PictureStore(image_bytes)
         self.counters = Counters()
-        self._shapes: Shapes | None = None
-        self._table: tuple[int, EmbeddingTable] | None = None
-        self.engine = Engine(self.graphdef, processor.stop_tokens, self.mesh, gather_parameters)
 
     @property
     def params(self) -> Any:
-        return self._params
+        """The parameters in use."""
+        return self.runtime.params
 
     @params.setter
     def params(self, params: Any) -> None:
-        self._params = params
-        self.version += 1  # what was encoded with other parameters is of no use
+        self.runtime.params = params
 
     def rollout(
         self,
@@ -146,7 +140,7 @@ class Policy:
           a query, `close()` all that are left.
 
         Raises:
-          ValueError: a setting out of range, a query that is not one (`check_query`), or one with an image that cannot
+          UserError: a setting out of range, a query that is not one (`check_query`), or one with an image that cannot
             be read (`processing.MediaError`).
         """
         if samples < 1:
@@ -156,12 +150,24 @@ class Policy:
         elif temperature is not None:
             raise UserError("give temperature or sampling, which has a temperature of its own, not both")
         slots = self.slots
-        if is_shared(self.mesh):
+        if is_shared(self.runtime.mesh):
             if self.limits.max_length is None:
                 raise UserError("rollouts of several processes need limits.max_length")
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
-        return Scheduler(self, map(check_query, queries), samples, seed, sampling, on_event, self._in_a_part(slots))
+        settings = RolloutSettings(
+            samples=samples,
+            seed=seed,
+            sampling=sampling,
+            slots=self._slots_of_a_part(slots),
+            registry=self.registry,
+            limits=self.limits,
+            guidelines=self.guidelines,
+            workers=self.workers,
+            operation_seconds=self.operation_seconds,
+            on_event=on_event,
+        )
+        return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
 
     def warmup(self, length: int | None = None, *, sampling: SamplingSettings | None = None) -> None:
         """Compiles every program that rollouts of up to `slots` responses need, with a progress bar.
@@ -171,53 +177,19 @@ class Policy:
           sampling: settings as the rollouts will have them; filters and penalties are programs of their own.
 
         Raises:
-          ValueError: neither `length` nor `limits.max_length` is given.
+          UserError: neither `length` nor `limits.max_length` is given.
         """
         length = length or self.limits.max_length
         if length is None:
             raise UserError("warmup needs a length, since limits.max_length is not set")
-        device = Device(self, sampling or SamplingSettings(), 0, Counters())  # which nobody reads
-        device.grow(self._in_a_part(self.slots), length)
+        runner = ModelRunner(self.runtime, sampling or SamplingSettings(), 0, Counters())  # which nobody reads
+        runner.grow(self._slots_of_a_part(self.slots), length)
         try:
-            device.warmup()
+            runner.warmup()
         except BaseException:
-            self.forget_table()  # it may have been interrupted between two halves of a change
+            self.runtime.forget_table()  # it may have been interrupted between two halves of a change
             raise
 
-    def forbidden(self, sampling: SamplingSettings) -> np.ndarray:
-        """bool [vocab]: what is not drawn with such settings.
-
-        Raises:
-          ValueError: `forbidden_tokens` that are not in the vocabulary.
-        """
-        mask = np.zeros(self.config.vocab_size, bool)
-        if outside := [token for token in sampling.forbidden_tokens if not 0 <= token < len(mask)]:
-            raise UserError(f"forbidden_tokens has {outside[0]}; the vocabulary is {len(mask)}")
-        mask[self.processor.forbidden_tokens] = True
-        mask[list(sampling.forbidden_tokens)] = True
-        return mask
-
-    def _in_a_part(self, slots: int) -> int:
-        return -(-slots // parts(self.mesh))
-
-    def declare(self, slots: int, length: int) -> Shapes:
-        """Shapes for so many slots a part of the mesh of so many tokens: those in use, if they have room, or larger."""
-        held = self._shapes
-        if held is None or held.slots < slots or held.length < length:
-            if held is not None:
-                slots, length = max(slots, held.slots), max(length, held.length)
-            self._shapes = Shapes.holding(slots, length, self.processor.geometry, self.processor.budgets)
-        return self._shapes
-
-    def table(self, params: Any, version: int) -> EmbeddingTable:
-        """The images encoded with a version of the parameters; a new table where there is none of the size."""
-        size = self._shapes.table
-        if self._table is None or self._table[0] != version or self._table[1].places[0].size < size:
-            self._table = None  # its memory is free before the new one's is taken
-            array = self.engine.empty_table(params, size * parts(self.mesh))
-            self._table = version, EmbeddingTable(array, [Places(size) for _ in own_parts(self.mesh)])
-        return self._table[1]
-
-    def forget_table(self) -> None:
-        """Has every image encoded anew."""
-        self._table = None
+    def _slots_of_a_part(self, slots: int) -> int:
+        """How many slots each part of the mesh has when there are so many in all."""
+        return -(-slots // parts(self.runtime.mesh))

@@ -86,10 +86,10 @@ class SamplingSettings:
 _COMMON = ("forbidden_tokens", "stop_strings", "max_turn_tokens")
 
 
-class Drawing(NamedTuple):
-    """How each slot draws: the settings of its turn, [slots] each.
+class SlotSampling(NamedTuple):
+    """How the next tokens of each slot are sampled: the settings of its turn, each an array [slots].
 
-    `budget` is how many tokens a slot may draw; 0 leaves it out. The rest: see `SamplingSettings`.
+    `budget` is how many tokens a slot may sample; 0 leaves the slot out. See `SamplingSettings` for the others.
     """
 
     budget: Int[Array, " slots"]
@@ -99,7 +99,7 @@ class Drawing(NamedTuple):
     repetition_penalty: Float[Array, " slots"]
 
     @classmethod
-    def of(cls, settings: Sequence[SamplingSettings], budget: Sequence[int]) -> Drawing:
+    def of(cls, settings: Sequence[SamplingSettings], budget: Sequence[int]) -> SlotSampling:
         """From the settings of every slot."""
         columns = [
             np.array([getattr(one, name) for one in settings], np.int32 if name == "top_k" else np.float32)
@@ -124,7 +124,7 @@ def sample_keys(seeds: UInt32[Array, "slots 3"]) -> UInt32[Array, "slots 2"]:
 
 def sampling_logits(
     logits: Float[Array, "slots vocab"],
-    drawing: Drawing,
+    sampling: SlotSampling,
     seen: Bool[Array, "slots vocab"] | None,
     filtered: bool,
 ) -> Float[Array, "slots vocab"]:
@@ -132,17 +132,17 @@ def sampling_logits(
 
     Args:
       logits: the model's, -inf for forbidden tokens.
-      drawing: the settings of every slot. A temperature of 0 tempers nothing; `draw` then takes the
+      sampling: the settings of every slot. A temperature of 0 tempers nothing; `draw` then takes the
         likeliest token.
       seen: tokens of the conversation, or None without a repetition penalty.
       filtered: some slot uses top-p or top-k.
     """
     if seen is not None:
-        penalty = drawing.repetition_penalty[:, None]
+        penalty = sampling.repetition_penalty[:, None]
         logits = jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
-    logits = logits / jnp.where(drawing.temperature > 0, drawing.temperature, 1.0)[:, None]
+    logits = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)[:, None]
     if filtered:
-        top_k, top_p = drawing.top_k[:, None], drawing.top_p[:, None]
+        top_k, top_p = sampling.top_k[:, None], sampling.top_p[:, None]
         ordered = jnp.sort(logits, axis=-1, descending=True)
         kept = jnp.arange(ordered.shape[-1]) < jnp.where(top_k > 0, top_k, ordered.shape[-1])
         probability = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf), axis=-1)

@@ -17,19 +17,16 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
-from pixel_reasoner_jax.operations import Call, OperationError
-from pixel_reasoner_jax.processing import Media
-from pixel_reasoner_jax.rollout.device import Device, Piece
-from pixel_reasoner_jax.rollout.episode import Episode, Event, Observation, Prompt
+from pixel_reasoner_jax.operations import Call, OperationError, Registry
+from pixel_reasoner_jax.processing import Media, PictureStore
+from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits, Observation, Prompt
 from pixel_reasoner_jax.rollout.prompt import Query
+from pixel_reasoner_jax.rollout.runner import Counters, Extension, ModelRunner
+from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    from pixel_reasoner_jax.rollout.policy import Policy
 
 HURRY = 8  # a chunk of decoding is so many times shorter while a worker thread has something coming
 GRACE = 0.005  # seconds that finished operations wait for others when there is nothing to decode
@@ -39,6 +36,34 @@ POLL = 0.1  # seconds between two looks for operations that take too long, with 
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class RolloutSettings:
+    """What a rollout does with its queries; see `Policy` and `Policy.stream`.
+
+    Attributes:
+      samples: responses a query.
+      seed, sampling: how tokens are drawn.
+      slots: responses in flight in each part of the mesh, at most.
+      registry: the operations that may be called; None for none.
+      limits: where a response ends.
+      guidelines: the text after the question; None for the paper's.
+      workers: threads that load queries, and as many that execute operations.
+      operation_seconds: an operation that takes longer has failed.
+      on_event: called with every event of every response.
+    """
+
+    samples: int
+    seed: int
+    sampling: SamplingSettings
+    slots: int
+    registry: Registry | None
+    limits: Limits
+    guidelines: str | None
+    workers: int
+    operation_seconds: float
+    on_event: Callable[[Event], None] | None
+
+
 @dataclasses.dataclass
 class Group:
     """The samples of one query.
@@ -46,7 +71,7 @@ class Group:
     Attributes:
       number: of the query, in the order they were given.
       begun: samples that have been given a slot.
-      home: a slot that holds the prompt: until all samples have begun, the free slots of its part of the mesh go to no
+      home: a slot that holds the prompt. Until all samples have begun, the free slots of its part of the mesh go to no
         other query.
     """
 
@@ -57,13 +82,13 @@ class Group:
 
 
 @dataclasses.dataclass
-class Row:
+class ActiveSlot:
     """A slot in use.
 
     Attributes:
       number: of its query, in the order they were given.
       position: M-RoPE position of the next text token.
-      call, task: the operation that it waits for.
+      call, task: the operation that the response waits for; None while it is being sampled.
     """
 
     number: int
@@ -83,40 +108,36 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
 
     def __init__(
         self,
-        policy: Policy,
+        runtime: Runtime,
         queries: Iterable[Query],
-        samples: int,
-        seed: int,
-        sampling: SamplingSettings,
-        on_event: Callable[[Event], None] | None,
-        slots: int,
+        settings: RolloutSettings,
+        store: PictureStore,
+        counters: Counters,
     ):
-        self._policy, self._processor, self._counters = policy, policy.processor, policy.counters
-        self._limits, self._registry, self._seconds = policy.limits, policy.registry, policy.operation_seconds
+        self._runtime, self._processor, self._settings = runtime, runtime.processor, settings
+        self._store, self._counters = store, counters
         self._queries = enumerate(queries)
-        self._samples, self._sampling, self._on_event = samples, sampling, on_event
-        self._device = Device(policy, sampling, seed, policy.counters)
-        self._slots = slots
-        self._free: list[list[int]] = [[] for _ in range(self._device.parts)]
-        self._beginning: list[Group | None] = [None] * self._device.parts
+        self._runner = ModelRunner(runtime, settings.sampling, settings.seed, counters)
+        self._free: list[list[int]] = [[] for _ in range(self._runner.parts)]
+        self._beginning: list[Group | None] = [None] * self._runner.parts
         # Apart from each other, so that no operation waits for a query to load.
-        self._loaders, self._operators = Workers(policy.workers), Workers(policy.workers)
+        self._loaders, self._operators = Workers(settings.workers), Workers(settings.workers)
         self._loading: dict[int, tuple[str, Task]] = {}
         self._groups: collections.deque[Group] = collections.deque()
-        self._rows: dict[int, Row] = {}
+        self._active: dict[int, ActiveSlot] = {}
         self._finished: collections.deque[tuple[int, Trajectory | BaseException]] = collections.deque()
         self._cancelled: set[str] = set()
         self._over = False  # all processes have agreed on it: none takes another step
 
     def __next__(self) -> tuple[int, Trajectory]:
         began = time.perf_counter()
-        self._device.check()
+        self._runner.check()
         try:
             while not (self._finished or self._over):
                 self._over = not self._step()
         except BaseException:
             self.close()
-            self._policy.forget_table()  # it may have been interrupted between two halves of a change
+            self._runtime.forget_table()  # it may have been interrupted between two halves of a change
             raise
         finally:
             self._counters.seconds += time.perf_counter() - began
@@ -139,12 +160,12 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         query_id = str(query_id)
         self._cancelled.add(query_id)
         groups = [*self._groups, *filter(None, self._beginning)]
-        for prompt in [group.prompt for group in groups] + [row.episode.prompt for row in self._rows.values()]:
+        for prompt in [group.prompt for group in groups] + [active.episode.prompt for active in self._active.values()]:
             if prompt.id == query_id:
                 self._forget(prompt)
         self._groups = collections.deque(group for group in self._groups if group.prompt.id != query_id)
         self._beginning = [group if group and group.prompt.id != query_id else None for group in self._beginning]
-        for slot in [slot for slot, row in self._rows.items() if row.episode.prompt.id == query_id]:
+        for slot in [slot for slot, active in self._active.items() if active.episode.prompt.id == query_id]:
             self._release(slot)
         self._finished = collections.deque(
             one for one in self._finished if getattr(one[1], "query_id", None) != query_id
@@ -157,24 +178,24 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             workers.close()
         self._loading.clear()
         self._groups.clear()
-        self._beginning = [None] * self._device.parts
+        self._beginning = [None] * self._runner.parts
         self._finished.clear()
-        for slot in list(self._rows):
+        for slot in list(self._active):
             self._release(slot)
-        self._device.close()
+        self._runner.close()
 
     def _step(self) -> bool:
         """Goes on a little, together with all processes; False when nothing is left to do for any."""
-        if self._device.shapes is None and self._device.joined:
-            self._grow(self._limits.max_length)  # all at once; `Policy.stream` has made sure that it is set
+        if self._runner.shapes is None and self._runner.joined:
+            self._grow(self._settings.limits.max_length)  # all at once; `Policy.stream` has made sure that it is set
         self._load()
         self._admit()
         self._observe()
         coming = self._coming()
-        busy = bool(self._rows or self._groups or self._loading or any(self._beginning))
-        drawing = sum(row.task is None for row in self._rows.values())
-        working = self._device.working()
-        told = self._device.flush(busy, drawing, bool(coming), working)
+        busy = bool(self._active or self._groups or self._loading or any(self._beginning))
+        drawing = sum(active.task is None for active in self._active.values())
+        working = self._runner.working()
+        told = self._runner.flush(busy, drawing, bool(coming), working)
         busy, drawing, someone_waits, working = told.sum(axis=0).tolist()
         if not drawing:
             self._wait(coming)
@@ -184,20 +205,20 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             concurrent.futures.wait(coming, GRACE, concurrent.futures.FIRST_COMPLETED)
             self._counters.device_seconds += time.perf_counter() - began
         else:
-            steps = self._policy.decode_steps // (HURRY if someone_waits else 1)
+            steps = self._runtime.decode_steps // (HURRY if someone_waits else 1)
             self._decode(max(1, steps), max(1, drawing // PATIENCE))
         return busy > 0
 
     def _coming(self) -> list[concurrent.futures.Future]:
         """Of what worker threads are at, that for which there is a slot."""
-        operations = [row.task.future for row in self._rows.values() if row.task is not None]
-        room = any(self._free) or not self._rows
+        operations = [active.task.future for active in self._active.values() if active.task is not None]
+        room = any(self._free) or not self._active
         return operations + [task.future for _, task in self._loading.values() if room]
 
     def _wait(self, coming: list[concurrent.futures.Future]) -> None:
         """Nothing can be decoded: waits a little for a worker thread."""
         began = time.perf_counter()
-        if self._device.joined:
+        if self._runner.joined:
             time.sleep(GRACE)  # no longer: another process may have something to decode by then
         elif concurrent.futures.wait(coming, POLL, concurrent.futures.FIRST_COMPLETED).done:
             concurrent.futures.wait(coming, GRACE)
@@ -205,21 +226,24 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
 
     def _load(self) -> None:
         """Has worker threads load and render the next queries: as many as the slots take, and one for each thread."""
-        wanted = self._policy.workers + -(-self._slots * self._device.parts // self._samples)
+        wanted = self._settings.workers + -(-self._settings.slots * self._runner.parts // self._settings.samples)
         ahead = wanted - len(self._loading) - len(self._groups)
         for number, query in itertools.islice(self._queries, max(0, ahead)):
             self._loading[number] = str(query["id"]), self._loaders.submit(self._build, query)
 
     def _build(self, query: Query) -> Prompt:
-        policy = self._policy
-        prompt = Prompt.build(query, self._processor, self._registry, policy.guidelines, policy.store)
+        settings = self._settings
+        prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
         for media in prompt.rendered.media:
-            if not self._device.holds(media):
+            if not self._runner.holds(media):
                 _ = media.pixels  # which the store has ready then
         return prompt
 
     def _begin(self, prompt: Prompt, sample: int) -> Episode:
-        return Episode(prompt, sample, self._processor, self._registry, self._limits, self._sampling, self._on_event)
+        settings = self._settings
+        return Episode(
+            prompt, sample, self._processor, settings.registry, settings.limits, settings.sampling, settings.on_event
+        )
 
     def _admit(self) -> None:
         """Gives free slots to the next samples: prefills their prompt once, and forks it."""
@@ -236,7 +260,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
                 self._give_up(number, prompt)
             else:
                 self._groups.append(Group(number, prompt))
-        pieces, forks, early = [], [], []
+        extensions, forks, early = [], [], []
         prompted = set()
         while (part := self._part_with_room()) is not None:
             group, slot = self._beginning[part], self._free[part].pop()
@@ -245,21 +269,23 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
                 group.home = slot
                 prompted.add(part)
                 rendered, following = prompt.rendered, prompt.next_position
-                pieces.append(
-                    Piece(slot, 0, episode, rendered.tokens, rendered.media, prompt.positions, following, prompt=True)
+                extensions.append(
+                    Extension(
+                        slot, 0, episode, rendered.tokens, rendered.media, prompt.positions, following, prompt=True
+                    )
                 )
             (forks if part in prompted else early).append((group.home, slot, episode))
-            self._rows[slot] = Row(group.number, episode, prompt.next_position)
+            self._active[slot] = ActiveSlot(group.number, episode, prompt.next_position)
             group.begun += 1
-            if group.begun == self._samples:
+            if group.begun == self._settings.samples:
                 self._beginning[part] = None
-        self._device.fork(early)  # before a prompt of the next group overwrites the one they come from
-        self._device.extend(pieces)
-        self._device.fork(forks)
+        self._runner.fork(early)  # before a prompt of the next group overwrites the one they come from
+        self._runner.extend(extensions)
+        self._runner.fork(forks)
 
     def _give_up(self, number: int, prompt: Prompt) -> None:
         """A prompt that leaves no room for a response is all there is."""
-        for sample in range(self._samples):
+        for sample in range(self._settings.samples):
             episode = self._begin(prompt, sample)
             episode.end_if_full()
             self._finished.append((number, episode.trajectory()))
@@ -274,9 +300,9 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             return begun[0]
         if not self._groups:
             return None
-        shapes, needed = self._device.shapes, self._begin(self._groups[0].prompt, 0).end
+        shapes, needed = self._runner.shapes, self._begin(self._groups[0].prompt, 0).end
         if shapes is None or needed > shapes.length:
-            if self._rows:
+            if self._active:
                 return None
             self._grow(needed)
             free = list(range(len(self._free)))
@@ -287,44 +313,48 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         return part
 
     def _grow(self, length: int) -> None:
-        self._device.grow(self._slots, length)
-        slots = self._device.shapes.slots
-        self._free = [list(range(part * slots, (part + 1) * slots))[::-1] for part in range(self._device.parts)]
+        self._runner.grow(self._settings.slots, length)
+        slots = self._runner.shapes.slots
+        self._free = [list(range(part * slots, (part + 1) * slots))[::-1] for part in range(self._runner.parts)]
 
     def _observe(self) -> None:
         """Appends to its slot what every operation that is done has returned."""
-        pieces, now = [], time.monotonic()
-        for slot, row in list(self._rows.items()):
-            task = row.task
-            if task is None or self._rows.get(slot) is not row:
+        extensions, now = [], time.monotonic()
+        for slot, active in list(self._active.items()):
+            task = active.task
+            if task is None or self._active.get(slot) is not active:
                 continue
             if task.future.done():
                 observation, media = task.future.result()
-            elif task.began is not None and now - task.began > self._seconds:
+            elif task.began is not None and now - task.began > self._settings.operation_seconds:
                 self._operators.give_up(task)
-                observation = row.episode.failure(row.call, f"the operation took more than {self._seconds:g} seconds")
+                observation = active.episode.failure(
+                    active.call, f"the operation took more than {self._settings.operation_seconds:g} seconds"
+                )
                 media = ()
             else:
                 continue
-            start = row.episode.length
-            rendered = row.episode.observe(row.call, observation)
-            row.call = row.task = None
-            if self._rows.get(slot) is not row:  # cancelled by what was told of it
+            start = active.episode.length
+            rendered = active.episode.observe(active.call, observation)
+            active.call = active.task = None
+            if self._active.get(slot) is not active:  # cancelled by what was told of it
                 continue
             if rendered is None:
                 self._finish(slot)
                 continue
-            positions, following = self._processor.positions(rendered.tokens, rendered.media, row.position)
-            row.position = following
-            pieces.append(Piece(slot, start, row.episode, rendered.tokens, media, positions, following, prompt=False))
-        self._device.extend(pieces)
+            positions, following = self._processor.positions(rendered.tokens, rendered.media, active.position)
+            active.position = following
+            extensions.append(
+                Extension(slot, start, active.episode, rendered.tokens, media, positions, following, prompt=False)
+            )
+        self._runner.extend(extensions)
 
     def _execute(self, episode: Episode, call: Call | OperationError) -> tuple[Observation, list[Media]]:
         """Runs a call in a worker thread: what came of it, and its images with their pixels at hand."""
         try:
             observation = episode.execute(call)
             media = [
-                one if self._device.holds(one) else dataclasses.replace(one, source=one.pixels)
+                one if self._runner.holds(one) else dataclasses.replace(one, source=one.pixels)
                 for one in observation.rendered.media
             ]
             return observation, media
@@ -334,37 +364,37 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
 
     def _decode(self, most: int, patience: int) -> None:
         """Samples a chunk for every slot that can go on; closes the turns that have ended."""
-        drawing = {slot: row for slot, row in self._rows.items() if row.task is None}
-        decoded = self._device.decode({slot: row.episode for slot, row in drawing.items()}, most, patience)
-        for slot, row in drawing.items():
-            if self._rows.get(slot) is not row:  # cancelled by what was told of another
+        drawing = {slot: active for slot, active in self._active.items() if active.task is None}
+        decoded = self._runner.decode({slot: active.episode for slot, active in drawing.items()}, most, patience)
+        for slot, active in drawing.items():
+            if self._active.get(slot) is not active:  # cancelled by what was told of another
                 continue
-            episode, count, before = row.episode, decoded.counts[slot], row.episode.sampled
+            episode, count, before = active.episode, decoded.counts[slot], active.episode.sampled
             columns = (column[slot, :count] for column in (decoded.tokens, decoded.logprobs, decoded.policy_logprobs))
             stopped = episode.add_sampled(*columns) or bool(decoded.stopped[slot])
-            row.position += episode.sampled - before
+            active.position += episode.sampled - before
             self._counters.sampled += episode.sampled - before
             if not stopped and episode.turn_room > 0:
                 continue
-            row.call = episode.end_turn(stopped)
-            if self._rows.get(slot) is not row:
+            active.call = episode.end_turn(stopped)
+            if self._active.get(slot) is not active:
                 continue
-            if row.call is None:
+            if active.call is None:
                 self._finish(slot)
             else:
-                row.task = self._operators.submit(self._execute, episode, row.call)
+                active.task = self._operators.submit(self._execute, episode, active.call)
 
     def _finish(self, slot: int) -> None:
-        row = self._rows[slot]
+        active = self._active[slot]
         self._release(slot)
-        self._finished.append((row.number, row.episode.trajectory()))
+        self._finished.append((active.number, active.episode.trajectory()))
 
     def _release(self, slot: int) -> None:
-        row = self._rows.pop(slot)
-        if row.task is not None:
-            self._operators.give_up(row.task)
-        self._free[self._device.part(slot)].append(slot)
+        active = self._active.pop(slot)
+        if active.task is not None:
+            self._operators.give_up(active.task)
+        self._free[self._runner.part(slot)].append(slot)
 
     def _forget(self, prompt: Prompt) -> None:
         for picture in prompt.pictures:
-            self._policy.store.forget(picture)
+            self._store.forget(picture)

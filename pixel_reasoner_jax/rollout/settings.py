@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -81,6 +82,7 @@ def load_policy(
     directory = as_path(directory)
     if not directory.is_dir():
         raise MissingFileError(f"{directory}: no such model directory; give a folder with config.json and safetensors")
+    check_is_no_run(directory)
     if not (directory / "config.json").exists():
         raise MissingFileError(f"{directory}: no config.json in it, so it is not a model directory")
     settings = PolicySettings.load(directory)

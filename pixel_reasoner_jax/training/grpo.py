@@ -12,16 +12,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
-from pixel_reasoner_jax.parallel import gather
-from pixel_reasoner_jax.rewards import AnswerPool, RewardTerms, reward_terms
+from pixel_reasoner_jax.parallel import all_gather
+from pixel_reasoner_jax.rewards import AnswerPool, RewardTerms, reward_terms, score_trajectories
 from pixel_reasoner_jax.training.advantages import group_advantages
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.trajectory import Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
-    """Groups of trajectories with their rewards.
+class RewardedGroups:
+    """Groups of trajectories with their rewards and advantages.
 
     Attributes:
       groups: G trajectories for every query.
@@ -37,10 +37,10 @@ class Judged:
 
     def sequences(self, queries: slice = slice(None)) -> list[Sequence]:
         """What there is to learn from queries: the responses of every group that is not uniform, group by group."""
-        judged = self.groups[queries], self.advantages[queries], self.uniform[queries]
+        chosen = self.groups[queries], self.advantages[queries], self.uniform[queries]
         return [
             Sequence.of(trajectory, float(advantage))
-            for group, advantages, uniform in zip(*judged, strict=True)
+            for group, advantages, uniform in zip(*chosen, strict=True)
             if not uniform
             for trajectory, advantage in zip(group, advantages, strict=True)
         ]
@@ -61,7 +61,7 @@ class Judged:
         }
         counts = [(outcome.calls, outcome.failed) for outcome in outcomes]
         table = np.column_stack([np.array(counts, np.float32), *columns.values()]).astype(np.float32)
-        table = gather(table).reshape(-1, table.shape[1])
+        table = all_gather(table).reshape(-1, table.shape[1])
         means = dict(zip(columns, table[:, 2:].mean(axis=0, dtype=np.float64).tolist(), strict=True))
         every = [Outcome(row[3], int(row[0]), int(row[1])) for row in table.tolist()]
         return {**means, **{name: value for name, value in figures(every).items() if value is not None}}
@@ -87,22 +87,18 @@ def collect(
             groups[number][trajectory.sample] = trajectory
             missing[number] -= 1
             if not missing[number]:
-                scores[number] = scorer.submit(score, groups[number], pool)
+                scores[number] = scorer.submit(score_trajectories, groups[number], pool)
         return groups, np.array([scores[number].result() for number in range(queries)])
 
 
-def score(group: Seq[Trajectory], pool: AnswerPool) -> list[float]:
-    """1 for every response with a correct answer, else 0; one whose last operation failed is not correct."""
-    answers = [(trajectory.response, trajectory.reference) for trajectory in group]
-    return pool.score(answers, [trajectory.recovered for trajectory in group])
-
-
-def judge(groups: Seq[Seq[Trajectory]], correct: np.ndarray, curiosity: ConfigDict, normalize_std: bool) -> Judged:
+def reward_groups(
+    groups: Seq[Seq[Trajectory]], correct: np.ndarray, curiosity: ConfigDict, normalize_std: bool
+) -> RewardedGroups:
     """Rewards every response and compares it with its group.
 
     Args:
       groups: G trajectories for every query.
-      correct: float [queries, G]; see `score`.
+      correct: float [queries, G]; see `rewards.score_trajectories`.
       curiosity: `variant`, `alpha`, `beta`, `rate_floor`, `max_operations`; see `rewards.reward_terms`.
       normalize_std: divide advantages by the group's standard deviation.
     """
@@ -124,4 +120,4 @@ def judge(groups: Seq[Seq[Trajectory]], correct: np.ndarray, curiosity: ConfigDi
         video=video,
     )
     advantages, uniform = group_advantages(terms.total, normalize_std=normalize_std)
-    return Judged(groups, terms, advantages, uniform)
+    return RewardedGroups(groups, terms, advantages, uniform)

@@ -1,10 +1,20 @@
-"""Phase two, curiosity-driven GRPO: roll out an episode of queries, judge the responses, update the policy, again."""
+"""Phase two, curiosity-driven GRPO, as in section 4 of the paper (arXiv 2505.15966).
+
+for every episode of queries:
+    the behaviour policy takes the trained parameters
+    roll out G responses to every query, and score their answers
+    reward = correctness + curiosity bonus - penalty for operations
+    advantage = reward - mean of the query's group; groups whose rewards are all alike are dropped
+    for every update: one step of the optimizer on its share of the responses
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +23,16 @@ from ml_collections import ConfigDict
 from data_pipeline.pipeline import query_batches, record_count
 from data_pipeline.stream import Reading
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.parallel import gather
+from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.rollout import Policy, SamplingSettings, check_query
-from pixel_reasoner_jax.training.grpo import collect, judge
+from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings, check_query
+from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from pixel_reasoner_jax.training.rows import cut
-from pixel_reasoner_jax.training.run import Run, data_sets
-from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.training.packing import Sequence
+from pixel_reasoner_jax.training.rows import split_by_tokens
+from pixel_reasoner_jax.training.state import Trainer, TrainState
+from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 
 
 def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
@@ -33,79 +44,161 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
 
     Returns:
       The directory of the trained model, in the Hugging Face form.
+
+    Raises:
+      ConfigError: settings that do not go together.
     """
-    train, rollout, grpo = config.train, config.rollout, config.grpo
     check_lengths(config)
     data = data_sets(config)
-    queries = record_count(data) * train.epochs
-    updates_per_episode = -(-grpo.queries_per_episode * rollout.samples // train.batch_size)
-    # Planned updates: those for which an episode leaves too little to learn from are not made, but count.
-    steps = train.steps or queries // grpo.queries_per_episode * updates_per_episode
-    episodes = -(-steps // updates_per_episode)
-    if not steps:
-        raise ConfigError(
-            f"{queries} queries of {data} in config.train.epochs do not fill an episode:"
-            f" config.grpo.queries_per_episode is {grpo.queries_per_episode}"
-        )
+    schedule = UpdateSchedule.of(config, record_count(data), data)
     with contextlib.ExitStack() as stack:
-        this, pool = stack.enter_context(Run(config, resume)), stack.enter_context(AnswerPool())
-        queries = this.shards.share
-        reading = Reading(max_unreadable=config.data.max_unreadable)
+        training = stack.enter_context(TrainingRun(config, resume))
+        pool = stack.enter_context(AnswerPool())
         batches = stack.enter_context(
-            query_batches(data, queries, order=this.order, reading=reading, pass_rates=config.data.pass_rates)
+            query_batches(
+                data,
+                training.shards.share,
+                order=training.order,
+                reading=Reading(max_unreadable=config.data.max_unreadable),
+                pass_rates=config.data.pass_rates,
+            )
         )
-        policy = Policy(
-            this.model,
-            this.processor,
-            registry=this.settings.registry(),
-            limits=this.settings.limits,
-            guidelines=this.settings.guidelines,
-            slots=rollout.slots,
-            gather_parameters=rollout.gather_parameters,
-        )
-        sampling = SamplingSettings(rollout.temperature, later=SamplingSettings(rollout.later_temperature))
-        forbidden = np.zeros(this.model.config.vocab_size, bool)
-        forbidden[this.processor.forbidden_tokens] = True
-        trainer = make_trainer(config, this.model, forbidden)
-        learning_rate = learning_rate_schedule(config.optimizer, steps)
-        state, counters = this.restore(trainer.init(), batches)
+        policy = make_policy(config, training)
+        forbidden = np.zeros(training.model.config.vocab_size, bool)
+        forbidden[training.processor.forbidden_tokens] = True
+        trainer = make_trainer(config, training.model, forbidden)
+        learner = Learner(config, training, policy, pool, trainer, schedule)
+        state, counters = training.restore(trainer.init(), batches)
         done = counters.get("episode", 0)
-        with this.progress("rl", episodes, done) as progress:
-            for episode in range(done + 1, episodes + 1):
-                policy.params = state.params
-                with this.phase("data"):
-                    some = [query for own in next(batches).values() for query in own]
-                    for query in some:
-                        check_query(query, scored=True)
-                with this.phase("rollout"):  # rewards are computed meanwhile
-                    seed = _episode_seed(config.seed, episode)
-                    with policy.stream(some, rollout.samples, seed, sampling=sampling) as stream:
-                        groups, correct = collect(stream, len(some), rollout.samples, pool)
-                judged = judge(groups, correct, config.curiosity, grpo.normalize_std)
-                metrics = []
-                groups_of = {shard: slice(i * queries, (i + 1) * queries) for i, shard in enumerate(this.shards.own)}
-                sequences = {shard: judged.sequences(groups) for shard, groups in groups_of.items()}
-                total = int(gather(np.int32(sum(map(len, sequences.values())))).sum())
-                updates = -(-total // train.batch_size)
-                planned = range((episode - 1) * updates_per_episode, steps)
-                # Each shard gives what it has evenly to all updates.
-                runs = {shard: cut([len(s.tokens) for s in own], updates) for shard, own in sequences.items()}
-                for step, update in zip(planned, range(updates), strict=False):
-                    with this.phase("pack"):
-                        parts = {shard: own[runs[shard][update]] for shard, own in sequences.items()}
-                        packed = this.agree(this.plan(parts))()
-                    with this.phase("update"):
-                        state, update_metrics = trainer.update(state, packed, learning_rate(step))
-                    metrics.append(update_metrics)
-                figures = judged.metrics()
-                this.write(
-                    episode,
-                    {**figures, "updates": len(metrics), **_summary(metrics), "skipped_records": batches.skipped},
-                )
+        with training.progress("rl", schedule.episodes, done) as progress:
+            for episode in range(done + 1, schedule.episodes + 1):
+                with training.phase("data"):
+                    queries = [check_query(query, scored=True) for some in next(batches).values() for query in some]
+                state, figures = run_episode(learner, episode, queries, state)
+                training.write(episode, {**figures, "skipped_records": batches.skipped})
                 progress.update(episode, accuracy=figures["accuracy"], rapr=figures["rapr"], reward=figures["reward"])
-                if episode % train.checkpoint_every == 0 or episode == episodes:
-                    this.save(episode, state, batches, episode=episode)
-        return this.export(state.params)
+                if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes:
+                    training.save(episode, state, batches, episode=episode)
+        return training.export(state.params)
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateSchedule:
+    """How many updates a run is planned to make.
+
+    An episode that leaves too little to learn from makes fewer of its updates; those left out count all the same, for
+    the learning rate and for the run's end.
+
+    Attributes:
+      steps: planned updates of the whole run.
+      updates_per_episode: planned updates of an episode; the last one has fewer where `steps` is no multiple.
+    """
+
+    steps: int
+    updates_per_episode: int
+
+    @classmethod
+    def of(cls, config: ConfigDict, records: int, data: Any) -> UpdateSchedule:
+        """That of an experiment whose `data` holds so many records.
+
+        Raises:
+          ConfigError: they do not fill one episode.
+        """
+        train, per_episode = config.train, config.grpo.queries_per_episode
+        queries = records * train.epochs
+        updates_per_episode = -(-per_episode * config.rollout.samples // train.batch_size)
+        steps = train.steps or queries // per_episode * updates_per_episode
+        if not steps:
+            raise ConfigError(
+                f"{queries} queries of {data} in config.train.epochs do not fill an episode:"
+                f" config.grpo.queries_per_episode is {per_episode}"
+            )
+        return cls(steps, updates_per_episode)
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of the whole run."""
+        return -(-self.steps // self.updates_per_episode)
+
+    def steps_of(self, episode: int) -> range:
+        """The numbers, from 0, of the updates planned for an episode, itself counted from 1."""
+        return range((episode - 1) * self.updates_per_episode, self.steps)[: self.updates_per_episode]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What every episode of a run uses: its settings, the policy that acts, and what scores and trains it."""
+
+    config: ConfigDict
+    training: TrainingRun
+    policy: Policy
+    pool: AnswerPool
+    trainer: Trainer
+    schedule: UpdateSchedule
+
+    @functools.cached_property
+    def learning_rate(self) -> Callable[[int], float]:
+        """Of an update, by its number from 0."""
+        return learning_rate_schedule(self.config.optimizer, self.schedule.steps)
+
+    @functools.cached_property
+    def sampling(self) -> SamplingSettings:
+        """How responses are sampled."""
+        rollout = self.config.rollout
+        return SamplingSettings(rollout.temperature, later=SamplingSettings(rollout.later_temperature))
+
+
+def run_episode(
+    learner: Learner, episode: int, queries: list[Query], state: TrainState
+) -> tuple[TrainState, dict[str, float]]:
+    """Rolls out the queries with the parameters of `state`, rewards the responses, and updates on them.
+
+    Args:
+      learner: the same for all episodes.
+      episode: its number, from 1.
+      queries: of this process, `shards.share` for each of its shards, shard by shard.
+      state: is donated to the first update.
+
+    Returns:
+      The state after the episode, and its figures, those of all processes.
+    """
+    config, training, policy = learner.config, learner.training, learner.policy
+    samples = config.rollout.samples
+
+    policy.params = state.params
+    with training.phase("rollout"):  # answers are scored meanwhile
+        seed = _episode_seed(config.seed, episode)
+        with policy.stream(queries, samples, seed, sampling=learner.sampling) as stream:
+            groups, correct = collect(stream, len(queries), samples, learner.pool)
+    rewarded = reward_groups(groups, correct, config.curiosity, config.grpo.normalize_std)
+
+    metrics = []
+    updates = _split_into_updates(rewarded, training, config.train.batch_size)
+    for step, sequences in zip(learner.schedule.steps_of(episode), updates, strict=False):
+        with training.phase("pack"):
+            batches = training.agree(training.plan(sequences))()
+        with training.phase("update"):
+            state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(step))
+        metrics.append(update_metrics)
+    return state, {**rewarded.metrics(), "updates": len(metrics), **_summary(metrics)}
+
+
+def _split_into_updates(
+    rewarded: RewardedGroups, training: TrainingRun, batch_size: int
+) -> list[Mapping[int, list[Sequence]]]:
+    """What each shard of this process trains on in every update of an episode.
+
+    There are as many updates as all processes' responses fill, and every shard spreads its own evenly over them.
+    """
+    share = training.shards.share
+    sequences = {
+        shard: rewarded.sequences(slice(number * share, (number + 1) * share))
+        for number, shard in enumerate(training.shards.local)
+    }
+    total = int(all_gather(np.int32(sum(map(len, sequences.values())))).sum())
+    updates = -(-total // batch_size)
+    slices = {shard: split_by_tokens([len(s.tokens) for s in some], updates) for shard, some in sequences.items()}
+    return [{shard: some[slices[shard][update]] for shard, some in sequences.items()} for update in range(updates)]
 
 
 def check_lengths(config: ConfigDict) -> None:
@@ -120,6 +213,19 @@ def check_lengths(config: ConfigDict) -> None:
             f"config.rollout.max_length is {longest}: such a response does not fit into a row of"
             f" config.train.row_length = {row} tokens"
         )
+
+
+def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
+    """The policy of an RL experiment, which acts with the parameters that are trained."""
+    return Policy(
+        training.model,
+        training.processor,
+        registry=training.settings.registry(),
+        limits=training.settings.limits,
+        guidelines=training.settings.guidelines,
+        slots=config.rollout.slots,
+        gather_parameters=config.rollout.gather_parameters,
+    )
 
 
 def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Trainer:
@@ -154,14 +260,14 @@ def _loss(logprobs, entropy, details, normalizer, *, clip_low: float, clip_high:
 
 
 def _episode_seed(seed: int, episode: int) -> int:
-    """A query that comes again in a later epoch is answered anew."""
+    """Differs in every episode: a query that comes again in a later epoch is answered anew."""
     return int(np.random.default_rng((seed, episode)).integers(2**31))
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
     """Means over the updates of an episode; tokens are summed.
 
-    Sampler and trainer are compared before the first update alone: after it they are two policies.
+    `logprob_difference` is that of the first update: only before it are sampler and trainer the same policy.
     """
     if not metrics:
         return {}

@@ -61,8 +61,8 @@ def arrange(lengths: Sequence[int], groups: Sequence[Hashable], rows: int, row_l
     return batches
 
 
-def cut(lengths: Sequence[int], count: int) -> list[slice]:
-    """Cuts sequences, in the order given, into `count` runs of about as many tokens each.
+def split_by_tokens(lengths: Sequence[int], count: int) -> list[slice]:
+    """Splits sequences, in the order given, into `count` runs of about as many tokens each.
 
     Where several shards update together, all go as far as the one with most tokens.
     """

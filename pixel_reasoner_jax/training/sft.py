@@ -15,8 +15,8 @@ from pixel_reasoner_jax.training.feed import Feed
 from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
-from pixel_reasoner_jax.training.run import Run, data_sets
 from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 from pixel_reasoner_jax.trajectory import Trajectory
 
 CACHE_BYTES = 2**29  # of rendered trajectories, kept so that a small data set is decoded and resized only once
@@ -42,29 +42,36 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             f" config.train.batch_size is {train.batch_size}"
         )
     with contextlib.ExitStack() as stack:
-        this = stack.enter_context(Run(config, resume))
+        training = stack.enter_context(TrainingRun(config, resume))
         reading = Reading(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
         stream = stack.enter_context(
             trajectory_batches(
-                data, this.processor, this.shards.share, order=this.order, reading=reading, cache_bytes=CACHE_BYTES
+                data,
+                training.processor,
+                training.shards.share,
+                order=training.order,
+                reading=reading,
+                cache_bytes=CACHE_BYTES,
             )
         )
-        trainer = make_trainer(config, this.model)
+        trainer = make_trainer(config, training.model)
         learning_rate = learning_rate_schedule(config.optimizer, steps)
-        state, _ = this.restore(trainer.init(), stream)
+        state, _ = training.restore(trainer.init(), stream)
         done = int(state.step)
-        batches = stack.enter_context(Feed(stream, lambda some: this.plan(_sequences(some)), this.agree, steps - done))
-        with this.progress("sft", steps, done) as progress:
+        batches = stack.enter_context(
+            Feed(stream, lambda some: training.plan(_sequences(some)), training.agree, steps - done)
+        )
+        with training.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
-                with this.phase("data"):
+                with training.phase("data"):
                     packed = next(batches)
-                with this.phase("update"):
+                with training.phase("update"):
                     state, metrics = trainer.update(state, packed, learning_rate(step - 1))
-                this.write(step, {**metrics, "skipped_records": batches.skipped})
+                training.write(step, {**metrics, "skipped_records": batches.skipped})
                 progress.update(step, loss=metrics["loss"])
                 if step % train.checkpoint_every == 0 or step == steps:
-                    this.save(step, state, batches)
-        return this.export(state.params)
+                    training.save(step, state, batches)
+        return training.export(state.params)
 
 
 def make_trainer(config: ConfigDict, model: Any) -> Trainer:

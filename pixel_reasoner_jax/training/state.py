@@ -15,8 +15,9 @@ from flax import nnx
 from jaxtyping import Array
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.models.lora import ADAPTER, has_adapters
-from pixel_reasoner_jax.parallel import deal, gather, param_shardings, parts
+from pixel_reasoner_jax.models.layers import ADAPTER
+from pixel_reasoner_jax.models.lora import has_adapters
+from pixel_reasoner_jax.parallel import all_gather, param_shardings, parts, shard_rows
 from pixel_reasoner_jax.training.losses import token_loss
 from pixel_reasoner_jax.training.packing import Batch
 
@@ -156,7 +157,7 @@ class Trainer:
 
         Args:
           state: is used up.
-          batches: see `packing.pack`; on a mesh, the rows of this process's parts (see `Shards.batches`), whose
+          batches: see `packing.pack`; on a mesh, the rows of this process's parts (see `VirtualShards.batches`), whose
             `vision_index` counts within the part's own rows of patches. All processes call this together.
           learning_rate: multiplies what the optimizer gives.
 
@@ -169,12 +170,12 @@ class Trainer:
           FloatingPointError: the gradient is not finite.
         """
         batches = list(batches)
-        normalizer = float(gather(np.float32(sum(batch["target_mask"].sum() for batch in batches))).sum())
+        normalizer = float(all_gather(np.float32(sum(batch["target_mask"].sum() for batch in batches))).sum())
         if normalizer == 0:
             raise UserError("no token of the batch is trained: check the trajectories' loss masks")
         gradients, diagnostics = None, []
         for batch in batches:
-            batch = deal(batch, self._mesh)
+            batch = shard_rows(batch, self._mesh)
             gradients, metrics = self.accumulate(
                 state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
             )

@@ -13,7 +13,8 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from data_pipeline.tokenizer import save_processor, train_tokenizer
-from pixel_reasoner_jax.checkpoint import CheckpointError, Checkpoints
+from pixel_reasoner_jax.arrays import CheckpointError
+from pixel_reasoner_jax.checkpoint import Checkpoints
 from pixel_reasoner_jax.commands.convert import convert
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import load_config, open_workdir, save_config
@@ -21,8 +22,8 @@ from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
-from pixel_reasoner_jax.training.run import INITIAL
 from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.training.training_run import INITIAL
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from flax import nnx
 from transformers.vision_utils import get_vision_window_index
 
 from pixel_reasoner_jax.models import Qwen2_5_VL
-from pixel_reasoner_jax.models.weights import places, released_name
+from pixel_reasoner_jax.models.weights import released_name, tensor_targets
 from tests.models.helpers import make_row, oracle_inputs, our_batch, random_oracle, small_config
 
 # One shape for all cases, so that everything compiles once.
@@ -129,7 +129,7 @@ def test_loss_and_gradients(fixture, remat, request):
     value, gradients = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
     gradients = {path: np.asarray(variable.get_value()) for path, variable in nnx.to_flat_state(gradients)}
-    table = places(model.config)
+    table = tensor_targets(model.config)
     errors = {}
     for name, parameter in oracle.named_parameters():
         place = table.pop(released_name(name))

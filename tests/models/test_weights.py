@@ -17,7 +17,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL, weights
 from pixel_reasoner_jax.models.tensors import write_tensors
-from pixel_reasoner_jax.models.weights import CheckpointError, parse_size, places, read_config, released_name
+from pixel_reasoner_jax.models.weights import CheckpointError, parse_size, read_config, released_name, tensor_targets
 
 TINY = Config.preset("tiny")
 
@@ -53,7 +53,7 @@ def newer_name(name):
 def test_every_real_name_has_one_place_and_every_place_a_name(qwen_dir):
     index = json.loads((qwen_dir / "model.safetensors.index.json").read_text())
     config = read_config(qwen_dir)
-    table = places(config)
+    table = tensor_targets(config)
     assert len(table) == 729
     assert table.keys() == index["weight_map"].keys()
     assert sum(2 * math.prod(place.shape) for place in table.values()) == index["metadata"]["total_size"]
@@ -84,7 +84,7 @@ def test_byte_equal_round_trip_that_transformers_loads(tied, max_shard_size, tmp
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tensors = {released_name(name): p.detach().float().numpy() for name, p in theirs.named_parameters()}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
-        for name, place in places(config).items():
+        for name, place in tensor_targets(config).items():
             if place.path == path:
                 mine = np.asarray(variable.get_value(), np.float32)
                 np.testing.assert_array_equal(
@@ -115,7 +115,7 @@ def test_reading_and_writing_hold_one_tensor_at_a_time(tmp_path, monkeypatch):
     """numpy's allocations; the arrays of the model itself are JAX's."""
     config = dataclasses.replace(TINY, num_hidden_layers=8, intermediate_size=1024)
     model = Qwen2_5_VL.create(config, param_dtype=jnp.float32)
-    largest = max(math.prod(place.shape) for place in places(config).values()) * 4
+    largest = max(math.prod(place.shape) for place in tensor_targets(config).values()) * 4
     monkeypatch.setattr(weights, "BUFFER", 1)
 
     def peak(function):

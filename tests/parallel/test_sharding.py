@@ -17,7 +17,7 @@ import dataclasses, sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL, weights
-from pixel_reasoner_jax.parallel import deal, make_mesh, param_shardings
+from pixel_reasoner_jax.parallel import shard_rows, make_mesh, param_shardings
 
 assert len(jax.devices()) == 8
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": -1})
@@ -62,7 +62,7 @@ assert jax.tree.all(params_match), params_match
 query = params["language"]["layers"]["query"]["kernel"].get_value()
 assert query.sharding.shard_shape(query.shape) == (2, 48, 2, 24), query.sharding
 assert shardings["language"]["layers"]["norm1"]["scale"].get_value().is_fully_replicated
-placed = deal(batch, mesh)
+placed = shard_rows(batch, mesh)
 assert placed["positions"].sharding.shard_shape((3, 4, 24)) == (3, 1, 24)
 assert placed["vision"]["patches"].sharding.shard_shape((4, 64, 1176)) == (1, 64, 1176)
 logits8, updated8 = jax.jit(step(graph), out_shardings=(None, shardings))(params, placed)

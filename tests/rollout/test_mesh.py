@@ -9,7 +9,7 @@ import numpy as np
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.operations import default_registry
-from pixel_reasoner_jax.parallel import make_mesh, own_parts, parts
+from pixel_reasoner_jax.parallel import make_mesh, local_parts, parts
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
 from tests.rollout.test_policy import Eager, _with
@@ -17,7 +17,7 @@ from tests.rollout.test_policy import Eager, _with
 directory = sys.argv[1]
 assert len(jax.devices()) == 8
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-assert parts(mesh) == 4 and own_parts(mesh) == (0, 1, 2, 3)
+assert parts(mesh) == 4 and local_parts(mesh) == (0, 1, 2, 3)
 processor = Processor.from_pretrained(
     directory, Budgets(image=(16, 20), crop=(4, 12), frame=(4, 12), video=(4, 8), video_frames=5)
 )
@@ -45,7 +45,7 @@ for placed in (None, mesh):
     answers.append(policy.rollout(queries, samples=4, seed=3, sampling=sampling))
     if placed is not None:
         assert not compiles, compiles
-        slots = policy._shapes.slots
+        slots = policy.runtime._shapes.slots
         assert slots == 3, slots
 for one, other in zip(*answers, strict=True):
     for a, b in zip(one, other, strict=True):

@@ -74,7 +74,7 @@ def png(image: Image.Image) -> bytes:
 def full_logprobs(policy, trajectory):
     """Log-probabilities of the sampled tokens from one forward over the whole trajectory."""
     batch = policy.processor.batch([(trajectory.tokens, trajectory.media)])
-    logits = nnx.merge(policy.graphdef, policy.params)(batch)[0]
+    logits = nnx.merge(policy.runtime.graphdef, policy.params)(batch)[0]
     forbidden = np.zeros(logits.shape[-1], bool)
     forbidden[policy.processor.forbidden_tokens] = True
     logits = jnp.where(forbidden, -jnp.inf, logits[:-1])
@@ -184,7 +184,7 @@ def test_placeholders_and_unused_ids_are_never_sampled(policy, queries):
     params = jax.tree.map(lambda leaf: leaf, policy.params)
     embedding = params["language"]["embedding"]
     forbidden = policy.processor.forbidden_tokens
-    assert {policy.processor.image_pad, policy.processor.video_pad, policy.config.vocab_size - 1} <= set(
+    assert {policy.processor.image_pad, policy.processor.video_pad, policy.runtime.config.vocab_size - 1} <= set(
         forbidden.tolist()
     )
     policy.params = params
@@ -317,7 +317,7 @@ def test_pixels_of_a_rollout_are_bounded(eager, queries):
     peaks, tokens = [], []
     for samples, bound in ((1, 2**31), (8, 2**31), (8, 100_000), (8, 0)):
         eager.store = PictureStore(bound)
-        eager.forget_table()  # or whether a query's image is prepared would depend on who is first
+        eager.runtime.forget_table()  # or whether a query's image is prepared would depend on who is first
         groups = eager.rollout(queries, samples=samples, seed=3)
         peaks.append(eager.store.peak_bytes)
         tokens.append([trajectory.tokens for group in groups for trajectory in group])

@@ -14,7 +14,7 @@ from tests.rollout.test_policy import Eager, _with
 SCRIPT = """
 import json, sys
 import jax
-from pixel_reasoner_jax.parallel import gather, gather_json, is_main, join, make_mesh, own_parts
+from pixel_reasoner_jax.parallel import all_gather, all_gather_json, is_main, join, make_mesh, local_parts
 directory, out, _, coordinator, _, processes, _, process = sys.argv[1:]
 join(coordinator, int(processes), int(process))
 import numpy as np
@@ -26,11 +26,11 @@ from pixel_reasoner_jax.rollout import Limits, Policy
 from tests.rollout.test_policy import Eager, _with
 
 me, count = jax.process_index(), jax.process_count()
-assert gather(np.array([me, 7])).tolist() == [[number, 7] for number in range(count)]
-assert gather_json({"a": "x" * me}) == [{"a": "x" * number} for number in range(count)]
+assert all_gather(np.array([me, 7])).tolist() == [[number, 7] for number in range(count)]
+assert all_gather_json({"a": "x" * me}) == [{"a": "x" * number} for number in range(count)]
 assert is_main() == (me == 0)
 mesh = make_mesh({"data": -1})
-assert own_parts(mesh) == (me,)
+assert local_parts(mesh) == (me,)
 processor = Processor.from_pretrained(
     directory, Budgets(image=(16, 20), crop=(4, 12), frame=(4, 12), video=(4, 8), video_frames=5)
 )

@@ -12,8 +12,8 @@ from transformers.generation.logits_process import (
 )
 
 from pixel_reasoner_jax.rollout.sampling import (
-    Drawing,
     SamplingSettings,
+    SlotSampling,
     draw,
     sample_keys,
     sample_seeds,
@@ -42,7 +42,7 @@ def test_distribution_equals_transformers(temperature, top_k, top_p):
         expected = TopPLogitsWarper(top_p)(None, expected)
     settings = SamplingSettings(temperature, top_p, top_k)
     masked = np.where(forbidden, -np.inf, raw)
-    actual = sampling_logits(masked, Drawing.of([settings] * len(raw), [1] * len(raw)), None, settings.filtered)
+    actual = sampling_logits(masked, SlotSampling.of([settings] * len(raw), [1] * len(raw)), None, settings.filtered)
     np.testing.assert_allclose(
         jax.nn.softmax(actual, axis=-1), torch.softmax(expected, dim=-1).numpy(), rtol=1e-5, atol=1e-7
     )
@@ -52,7 +52,7 @@ def test_draws_follow_the_distribution():
     """Frequencies of 40,000 draws lie within five standard errors of the probabilities."""
     raw = jnp.broadcast_to(jnp.asarray(logits(1)[:, :8]), (40_000, 8)).at[:, 2].set(-jnp.inf)
     temperature = np.full(len(raw), 0.8, np.float32)
-    tempered = sampling_logits(raw, Drawing.of([SamplingSettings(0.8)] * len(raw), [1] * len(raw)), None, False)
+    tempered = sampling_logits(raw, SlotSampling.of([SamplingSettings(0.8)] * len(raw), [1] * len(raw)), None, False)
     keys = sample_keys(sample_seeds(0, ["q"] * len(raw), np.arange(len(raw))))
     tokens, logprobs = draw(tempered, keys, jnp.zeros(len(raw), jnp.int32), temperature)
     probability = np.asarray(jax.nn.softmax(tempered[0]))
@@ -65,7 +65,7 @@ def test_draws_follow_the_distribution():
 def test_temperature_zero_is_greedy_among_the_allowed():
     raw = logits()
     raw[:, raw[0].argmax()] = -np.inf
-    drawing = Drawing.of([SamplingSettings(0.0)] * len(raw), [1] * len(raw))
+    drawing = SlotSampling.of([SamplingSettings(0.0)] * len(raw), [1] * len(raw))
     keys = sample_keys(sample_seeds(0, ["q"] * len(raw), np.arange(len(raw))))
     index = jnp.zeros(len(raw), jnp.int32)
     tokens, _ = draw(sampling_logits(raw, drawing, None, False), keys, index, drawing.temperature)

@@ -22,7 +22,7 @@ from pixel_reasoner_jax.operations import Call, CropImage, Registry
 from pixel_reasoner_jax.processing import Budgets, MediaError, grid_patches
 from pixel_reasoner_jax.processing.geometry import smart_resize
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
-from pixel_reasoner_jax.rollout.device import Counters
+from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.rollout.shapes import Shapes, _most_blocks, row_patches
 from pixel_reasoner_jax.trajectory import Ended, Source
 
@@ -286,14 +286,14 @@ def test_what_is_interrupted_leaves_nothing_half_done(world, queries):
     """An image whose encoding failed is not taken for one that is in the table."""
     expected = zooming(world).rollout(queries[:2], samples=2, seed=1, sampling=TURNS)
     policy = zooming(world)
-    encode, calls = policy.engine.encode, itertools.count()
+    encode, calls = policy.runtime.engine.encode, itertools.count()
 
     def interrupted(*args):
         if next(calls) == 1:
             raise KeyboardInterrupt
         return encode(*args)
 
-    policy.engine.encode = interrupted
+    policy.runtime.engine.encode = interrupted
     with pytest.raises(KeyboardInterrupt):
         policy.rollout(queries[:2], samples=2, seed=1, sampling=TURNS)
     for group, other in zip(expected, policy.rollout(queries[:2], samples=2, seed=1, sampling=TURNS), strict=True):
@@ -355,7 +355,7 @@ def test_a_long_prompt_is_prefilled_in_chunks(world, queries):
     for trajectory in group:
         assert (trajectory.source == Source.PROMPT).sum() > 512
         batch = world[1].batch([(trajectory.tokens, trajectory.media)])
-        logits = np.array(nnx.merge(policy.graphdef, policy.params)(batch)[0])
+        logits = np.array(nnx.merge(policy.runtime.graphdef, policy.params)(batch)[0])
         logits[:, world[1].forbidden_tokens] = -np.inf
         where = np.flatnonzero(trajectory.source == Source.SAMPLED)
         expected = np.asarray(jax.nn.log_softmax(logits, -1))[where - 1, trajectory.tokens[where]]
@@ -441,7 +441,7 @@ def test_a_turn_cut_by_a_stop_string_goes_on_as_if_it_had_ended_there(world, que
             observation = trajectory.tokens[trajectory.source == Source.OBSERVATION]
             assert observation[0] == processor.im_end  # the turn is closed for the model
             batch = processor.batch([(trajectory.tokens, trajectory.media)])
-            logits = np.array(nnx.merge(policy.graphdef, policy.params)(batch)[0])
+            logits = np.array(nnx.merge(policy.runtime.graphdef, policy.params)(batch)[0])
             logits[:, np.concatenate([processor.forbidden_tokens, processor.stop_tokens])] = -np.inf
             for index in np.flatnonzero(trajectory.source == Source.SAMPLED):
                 row = logits[index - 1].copy()

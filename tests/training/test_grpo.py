@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.training.grpo import collect, judge, score
+from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
+from pixel_reasoner_jax.training.grpo import collect, reward_groups
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 
 CURIOSITY = ConfigDict(dict(variant="paper", alpha=1.0, beta=0.05, rate_floor=0.5, max_operations=1))
@@ -37,11 +37,11 @@ def test_figures_of_an_episode():
         [response(4, query="other") for _ in range(4)],
     ]
     with AnswerPool() as pool:
-        correct = np.array([score(group, pool) for group in groups])
-    judged = judge(groups, correct, CURIOSITY, normalize_std=False)
-    np.testing.assert_allclose(judged.terms.total, [[1.0, 0.0, 1.0, -0.05], [0.0] * 4])  # at the floor: no bonus
-    assert judged.uniform.tolist() == [False, True] and len(judged.sequences()) == 4
-    assert judged.metrics() == pytest.approx(
+        correct = np.array([score_trajectories(group, pool) for group in groups])
+    rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
+    np.testing.assert_allclose(rewarded.terms.total, [[1.0, 0.0, 1.0, -0.05], [0.0] * 4])  # at the floor: no bonus
+    assert rewarded.uniform.tolist() == [False, True] and len(rewarded.sequences()) == 4
+    assert rewarded.metrics() == pytest.approx(
         {
             "reward": 1.95 / 8,
             "reward_correct": 2 / 8,

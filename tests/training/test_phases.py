@@ -20,7 +20,7 @@ from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.rollout.settings import load_policy
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.run import Run
+from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.conftest import REPOSITORY
 
 RL_FIGURES = {
@@ -41,16 +41,16 @@ UPDATE_FIGURES = {
 @pytest.fixture
 def luck_pays(monkeypatch):
     """A random model earns nothing, which leaves nothing to learn: here its tokens decide what a response is worth."""
-    judge = rl.judge
+    reward = rl.reward_groups
 
     def by_luck(groups, *settings):
         luck = np.array([[trajectory.tokens.sum() % 97 for trajectory in group] for group in groups], np.float32)
         advantages = luck / 97 - luck.mean(1, keepdims=True) / 97
         return dataclasses.replace(
-            judge(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1)
+            reward(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1)
         )
 
-    monkeypatch.setattr(rl, "judge", by_luck)
+    monkeypatch.setattr(rl, "reward_groups", by_luck)
 
 
 class Killed(Exception):
@@ -59,7 +59,7 @@ class Killed(Exception):
 
 def interrupted(monkeypatch, run, config, after: int) -> None:
     """Runs until the figures of step `after` are written, then dies before anything else is saved."""
-    write = Run.write
+    write = TrainingRun.write
 
     def write_then_die(self, step, metrics):
         write(self, step, metrics)
@@ -67,7 +67,7 @@ def interrupted(monkeypatch, run, config, after: int) -> None:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "write", write_then_die)
+        patch.setattr(TrainingRun, "write", write_then_die)
         with pytest.raises(Killed):
             run(config)
 
@@ -125,13 +125,13 @@ def test_rollouts_sample_from_the_adapters_that_are_trained(rl_config, luck_pays
 
 def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luck_pays, monkeypatch):
     """Two updates an episode, five in all; the second episode has none, and the last one stops halfway."""
-    judge, episodes = rl.judge, itertools.count(1)
+    reward, episodes = rl.reward_groups, itertools.count(1)
 
     def second_is_uniform(groups, *settings):
-        judged = judge(groups, *settings)
-        return dataclasses.replace(judged, uniform=np.full_like(judged.uniform, next(episodes) == 2))
+        rewarded = reward(groups, *settings)
+        return dataclasses.replace(rewarded, uniform=np.full_like(rewarded.uniform, next(episodes) == 2))
 
-    monkeypatch.setattr(rl, "judge", second_is_uniform)
+    monkeypatch.setattr(rl, "reward_groups", second_is_uniform)
     rl_config.train.update(dict(batch_size=4, steps=5))
     rl_config.optimizer.update(dict(learning_rate=1e-2, schedule="linear", warmup_fraction=0.0))
     lines = read_metrics(rl.run(rl_config).parent)
@@ -197,9 +197,9 @@ def test_a_directory_in_use_is_refused(sft_config):
 def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
     model, sft_config.model.directory = sft_config.model.directory, str(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="config.model.directory is .*nowhere, which has no config.json"):
-        Run(sft_config)
+        TrainingRun(sft_config)
     sft_config.model.directory = model
-    with Run(sft_config):
+    with TrainingRun(sft_config):
         pass
 
 

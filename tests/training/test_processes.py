@@ -28,14 +28,14 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.training import rl, sft
 
-judge = rl.judge
+reward = rl.reward_groups
 
 def by_luck(groups, *settings):
     luck = np.array([[trajectory.tokens.sum() % 97 for trajectory in group] for group in groups], np.float32)
     advantages = luck / 97 - luck.mean(1, keepdims=True) / 97
-    return dataclasses.replace(judge(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1))
+    return dataclasses.replace(reward(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1))
 
-rl.judge = by_luck
+rl.reward_groups = by_luck
 config = load_config(f"{phase}_qwen2_5_vl_7b")
 config.update(ConfigDict(json.loads(open(path).read())))
 {"sft": sft, "rl": rl}[phase].run(config, resume=resume == "resume")

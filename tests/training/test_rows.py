@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import packing
-from pixel_reasoner_jax.training.rows import _fill, arrange, cut, real_share
+from pixel_reasoner_jax.training.rows import _fill, arrange, real_share, split_by_tokens
 
 
 @given(
@@ -58,14 +58,14 @@ def test_almost_all_tokens_of_realistic_updates_are_real(phase, rows):
 
 @given(st.lists(st.integers(1, 1000), max_size=60), st.integers(1, 20))
 def test_runs_have_about_as_many_tokens_each(lengths, count):
-    runs = cut(lengths, count)
+    runs = split_by_tokens(lengths, count)
     assert len(runs) == count and [n for run in runs for n in lengths[run]] == lengths
     longest, mean = max(lengths, default=0), sum(lengths) / count
     assert all(abs(sum(lengths[run]) - mean) <= longest for run in runs)
 
 
 def test_one_run_is_everything():
-    assert cut([3, 1, 2], 1) == [slice(0, 3)] and cut([], 2) == [slice(0, 0)] * 2
+    assert split_by_tokens([3, 1, 2], 1) == [slice(0, 3)] and split_by_tokens([], 2) == [slice(0, 0)] * 2
 
 
 def test_the_share_counts_rows_without_a_sequence():

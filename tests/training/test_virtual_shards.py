@@ -6,20 +6,20 @@ import types
 import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
-from pixel_reasoner_jax.training import shards as shards_module
-from pixel_reasoner_jax.training.shards import Shards
+from pixel_reasoner_jax.training import virtual_shards as shards_module
+from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
 
 @pytest.fixture
 def deal(monkeypatch):
     """The shards of a config whose mesh has so many parts, of which the last two are this process's."""
 
-    def shards(phase: str, parts: int, **settings) -> Shards:
+    def shards(phase: str, parts: int, **settings) -> VirtualShards:
         config = copy.deepcopy(load_config(f"{phase}_qwen2_5_vl_7b"))
         config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
         monkeypatch.setattr(shards_module, "parts", lambda mesh: mesh.parts)
-        monkeypatch.setattr(shards_module, "own_parts", lambda mesh: (mesh.parts - 2, mesh.parts - 1))
-        return Shards(config, types.SimpleNamespace(parts=parts))
+        monkeypatch.setattr(shards_module, "local_parts", lambda mesh: (mesh.parts - 2, mesh.parts - 1))
+        return VirtualShards(config, types.SimpleNamespace(parts=parts))
 
     return shards
 

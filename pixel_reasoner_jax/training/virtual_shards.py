@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.parallel import gather, own_parts, parts
+from pixel_reasoner_jax.parallel import all_gather, local_parts, parts
 from pixel_reasoner_jax.parallel.sharding import batch_axis
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build, fit
@@ -23,7 +23,7 @@ from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build, fi
 NOTHING = Planned([], Shape(0, 0, 0, 0))  # in the place of a batch that another shard has and this one has not
 
 
-class Shards:
+class VirtualShards:
     """The shards of a run, and which of them are this process's.
 
     Args:
@@ -32,8 +32,8 @@ class Shards:
 
     Attributes:
       count: of all.
-      own: the numbers of this process's.
-      share: what each has of an episode's queries, or of a batch's trajectories.
+      local: the numbers of those of this process.
+      share: how many of an episode's queries, or of a batch's trajectories, each has.
 
     Raises:
       ConfigError: the parts cannot share the shards out evenly, or these what is read at a time.
@@ -58,8 +58,8 @@ class Shards:
             )
         self.share = total // self.count
         self._turns = self.count // everywhere
-        self._parts = own_parts(mesh)
-        self.own = [part * self._turns + turn for part in self._parts for turn in range(self._turns)]
+        self._parts = local_parts(mesh)
+        self.local = [part * self._turns + turn for part in self._parts for turn in range(self._turns)]
 
     def agree(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> Callable[[], list[Batch]]:
         """What builds the rows of this process's parts in all batches of an update.
@@ -71,8 +71,8 @@ class Shards:
           processor: see `packing.build`.
           rows: of a part in a batch.
         """
-        most = int(gather(np.array([len(plans[shard]) for shard in self.own], np.int32)).max())
-        padded = {shard: plans[shard] + [NOTHING] * (most - len(plans[shard])) for shard in self.own}
+        most = int(all_gather(np.array([len(plans[shard]) for shard in self.local], np.int32)).max())
+        padded = {shard: plans[shard] + [NOTHING] * (most - len(plans[shard])) for shard in self.local}
         # First how long rows are, then how many of them that takes: the largest of both would go with each other else.
         wanted = self._agree(padded, most, lambda batch, _: batch.shape)
 
@@ -89,7 +89,7 @@ class Shards:
                     if shape.row_length:
                         own = [padded[part * self._turns + turn][number].rows for part in self._parts]
                         built = [build(packed, processor, rows, shape) for packed in own]
-                        result.append(built[0] if len(built) == 1 else _together(built))
+                        result.append(built[0] if len(built) == 1 else _concatenate_rows(built))
             return result
 
         return batches
@@ -102,15 +102,15 @@ class Shards:
         given: list[list[Shape]] | None = None,
     ) -> list[list[Shape]]:
         """Of every turn and batch, the largest of the shapes that the batches of all parts ask for, size by size."""
-        asked = np.zeros((len(self.own), most, len(Shape._fields)), np.int32)
-        for row, shard in zip(asked, self.own, strict=True):
+        asked = np.zeros((len(self.local), most, len(Shape._fields)), np.int32)
+        for row, shard in zip(asked, self.local, strict=True):
             for number, batch in enumerate(plans[shard]):
                 row[number] = ask(batch, given and given[shard % self._turns][number])
-        shapes = gather(asked).reshape(-1, self._turns, *asked.shape[1:]).max(axis=0)
+        shapes = all_gather(asked).reshape(-1, self._turns, *asked.shape[1:]).max(axis=0)
         return [[Shape(*shape) for shape in batches] for batches in shapes.tolist()]
 
 
-def _together(batches: Sequence[Batch]) -> Batch:
+def _concatenate_rows(batches: Sequence[Batch]) -> Batch:
     """The rows of several batches of one shape as one; see `packing.build` for where the axis of rows is."""
 
     def join(path, *leaves):

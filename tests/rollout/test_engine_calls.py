@@ -4,7 +4,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from pixel_reasoner_jax.rollout.calls import TOGETHER, Call, common_order, exchange
+from pixel_reasoner_jax.rollout.engine_calls import MAX_WISHES, EngineCall, common_order, exchange
 
 NAMES = st.tuples(st.integers(0, 2), st.integers(1, 3))
 
@@ -34,6 +34,6 @@ def test_calls_that_meet_are_made_once():
 
 
 def test_alone_one_hears_oneself():
-    wishes = [[Call("extend", 96, None).name, Call("fork", 4, None).name], [], [(0, 5)] * TOGETHER]
+    wishes = [[EngineCall("extend", 96, None).name, EngineCall("fork", 4, None).name], [], [(0, 5)] * MAX_WISHES]
     heard, status = exchange(wishes, (1, 7), joined=False)
     assert heard == wishes and np.array_equal(status, [[1, 7]])

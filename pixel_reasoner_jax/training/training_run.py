@@ -17,26 +17,26 @@ from ml_collections import ConfigDict
 
 from data_pipeline.pipeline import Data, Order
 from data_pipeline.records import METADATA
-from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
+from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, ConfigError, load_saved, open_workdir, save_config
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
-from pixel_reasoner_jax.parallel import gather_json, is_main, make_mesh, wait_for_all
+from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.training.packing import Batch, Planned, Sequence, plan
-from pixel_reasoner_jax.training.shards import Shards
 from pixel_reasoner_jax.training.state import TrainState
+from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
 MODEL = "model"  # folder of the trained model in a run's directory
 INITIAL = "initial"  # and of what `export` needs beside a checkpoint: the first model's files, all but the weights
 
 
-class Run:
+class TrainingRun:
     """A training run in its directory; a context manager.
 
     The directory holds config.json (as resolved), initial/, checkpoints/, metrics.jsonl with TensorBoard events, and at
@@ -67,9 +67,10 @@ class Run:
             )
         if mesh.size == 1:
             mesh = None  # it would only slow compilation down
-        self.shards = Shards(config, mesh)
+        self.shards = VirtualShards(config, mesh)
         config.data.shards = self.shards.count
-        self.order = Order(config.seed, self.shards.own, self.shards.count)
+        self.order = Order(config.seed, self.shards.local, self.shards.count)
+        check_is_no_run(config.model.directory)
         if not (as_path(config.model.directory) / "config.json").exists():
             raise ConfigError(
                 f"config.model.directory is {config.model.directory}, which has no config.json: it must be a downloaded"
@@ -98,7 +99,7 @@ class Run:
         self._metrics = MetricWriter(self._workdir, step) if is_main() else None
         self._seconds: dict[str, float] = {}
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> TrainingRun:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_) -> None:
@@ -129,7 +130,7 @@ class Run:
         """Starts writing a checkpoint; `counters` are what else the loop needs, as JSON."""
         if self._metrics is not None:
             self._metrics.flush()  # a run that goes on from here has its figures up to here
-        places = {shard: place for own in gather_json(iterator.get_state()) for shard, place in own.items()}
+        places = {shard: place for own in all_gather_json(iterator.get_state()) for shard, place in own.items()}
         self._checkpoints.save(step, state, {"iterator": places, "counters": counters})
 
     @contextlib.contextmanager
@@ -158,7 +159,7 @@ class Run:
         }
 
     def agree(self, plans: Mapping[int, list[Planned]]) -> Callable[[], list[Batch]]:
-        """What builds the batches that were planned; see `Shards.agree`."""
+        """What builds the batches that were planned; see `VirtualShards.agree`."""
         return self.shards.agree(plans, self.processor, self._config.train.micro_batch_rows)
 
     def progress(self, description: str, total: int, step: int) -> Progress:

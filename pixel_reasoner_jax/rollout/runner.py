@@ -1,4 +1,4 @@
-"""Calls of the engine with declared shapes: what the scheduler wants in its slots, packed, padded and in order."""
+"""Between scheduler and engine: what the scheduler wants in its slots as calls of the engine with declared shapes."""
 
 from __future__ import annotations
 
@@ -9,35 +9,33 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from pixel_reasoner_jax.metrics import Progress
-from pixel_reasoner_jax.parallel import deal, is_shared, own, own_parts, parts
+from pixel_reasoner_jax.parallel import is_shared, local_parts, local_rows, parts, shard_rows
 from pixel_reasoner_jax.processing import Media, vision_layout
-from pixel_reasoner_jax.rollout.calls import KINDS, TOGETHER, Call, common_order, exchange
-from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, Places
-from pixel_reasoner_jax.rollout.engine import Addition, Decoded, Forks, Slots
+from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
+from pixel_reasoner_jax.rollout.engine import Decoded, ExtendBatch, ForkBatch, Slots
+from pixel_reasoner_jax.rollout.engine_calls import KINDS, MAX_WISHES, EngineCall, common_order, exchange
 from pixel_reasoner_jax.rollout.episode import Episode
-from pixel_reasoner_jax.rollout.sampling import Drawing, SamplingSettings, sample_seeds
+from pixel_reasoner_jax.rollout.runtime import Runtime
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling, sample_seeds
 from pixel_reasoner_jax.rollout.shapes import CHUNK, Shapes, row_patches
-
-if TYPE_CHECKING:
-    from pixel_reasoner_jax.rollout.policy import Policy
 
 
 @dataclasses.dataclass
-class Piece:
-    """Tokens to append to a slot that holds `start` of them.
+class Extension:
+    """Tokens to append to a slot, which holds `start` tokens already.
 
     Attributes:
-      slot: its number; see `Device`.
-      episode: whose slot it is.
-      tokens, media: int32 [tokens] and the images among them, in order.
-      positions: int32 [3, tokens]; `following` is the position after.
-      prompt: it completes a prompt, which can then be forked.
+      slot: its number; see `ModelRunner`.
+      episode: that of the slot.
+      tokens, media: int32 [tokens], and the images among them in order.
+      positions: int32 [3, tokens]; `following` is the position of the token after them.
+      prompt: whether they complete a prompt, which can be forked from then on.
     """
 
     slot: int
@@ -79,34 +77,34 @@ class Counters:
     idle_seconds: float = 0.0
 
 
-class Device:
-    """The slots of one rollout, their cache and the images' embeddings.
+class ModelRunner:
+    """Runs the model for one rollout: owns its slots with their cache, and fills the table of embeddings.
 
-    Slots are numbered through the parts of the mesh (`parallel.parts`) that are this process's: `shapes.slots` for
-    each. With one part, calls are made as they are asked for; with more, they wait for `flush`.
+    Slots are numbered through all parts of the mesh (`parallel.parts`) that this process feeds, `shapes.slots` in each.
+    With one part, calls of the engine are made as they are asked for; with more, they wait for `flush`.
 
     Args:
-      policy: whose parameters, as they are now, serve all of the rollout.
-      sampling: of all turns.
+      runtime: its parameters, as they are now, are used to the end of the rollout.
+      sampling: settings of all turns.
       seed: of the rollout.
       counters: add up what it does.
 
     Attributes:
       shapes: declared for it; None before `grow`.
-      parts: those of the mesh that are this process's.
-      joined: other processes have parts of it too.
+      parts: how many parts of the mesh this process feeds.
+      joined: whether other processes feed parts of it too.
     """
 
-    def __init__(self, policy: Policy, sampling: SamplingSettings, seed: int, counters: Counters):
-        self._policy, self._params, self._version = policy, policy.params, policy.version
-        self._engine, self._processor, self._counters = policy.engine, policy.processor, counters
+    def __init__(self, runtime: Runtime, sampling: SamplingSettings, seed: int, counters: Counters):
+        self._runtime, self._params, self._version = runtime, runtime.params, runtime.version
+        self._engine, self._processor, self._counters = runtime.engine, runtime.processor, counters
         self._sampling, self._seed = sampling, seed
-        self._mesh = policy.mesh
+        self._mesh = runtime.mesh
         self._alone = parts(self._mesh) == 1
         self.joined = is_shared(self._mesh)
-        self.parts = len(own_parts(self._mesh))
-        self._queues: list[collections.deque[Call]] = [collections.deque() for _ in range(self.parts)]
-        self._forbidden = policy.forbidden(sampling)
+        self.parts = len(local_parts(self._mesh))
+        self._queues: list[collections.deque[EngineCall]] = [collections.deque() for _ in range(self.parts)]
+        self._forbidden = runtime.forbidden(sampling)
         self.shapes: Shapes | None = None
         self._table: EmbeddingTable | None = None
         self._slots: Slots | None = None
@@ -122,9 +120,9 @@ class Device:
     def grow(self, slots: int, length: int) -> None:
         """Makes empty slots, at least so many in each part of at least so many tokens; what they held is gone."""
         self._slots = self._table = None  # before new ones are made, or both would be in memory
-        self.shapes = self._policy.declare(slots, length)
-        self._table = self._policy.table(self._params, self._version)
-        count, dtype = self.shapes.slots * parts(self._mesh), self._policy.cache_dtype
+        self.shapes = self._runtime.declare(slots, length)
+        self._table = self._runtime.table(self._params, self._version)
+        count, dtype = self.shapes.slots * parts(self._mesh), self._runtime.cache_dtype
         with self._busy():
             self._slots = self._engine.empty(self._params, count, self.shapes.length, dtype, self._sampling.penalized)
 
@@ -170,14 +168,14 @@ class Device:
             self._slots, decoded = self._engine.decode(
                 self._params,
                 self._slots,
-                deal(Drawing.of(settings, budget), self._mesh),
+                shard_rows(SlotSampling.of(settings, budget), self._mesh),
                 self._forbidden,
                 np.int32(most),
                 np.int32(patience),
-                steps=self._policy.decode_steps,
+                steps=self._runtime.decode_steps,
                 filtered=self._sampling.filtered,
             )
-            decoded = own(decoded)
+            decoded = local_rows(decoded)
         self._counters.decode_calls += bool(episodes)
         self._counters.decode_steps += int(decoded.counts.max())
         return decoded
@@ -189,9 +187,9 @@ class Device:
             while left:
                 size = next((size for size in self.shapes.forks if size >= len(left)), self.shapes.forks[-1])
                 some, left = left[:size], left[size:]
-                self._ask(part, Call("fork", size, self._forks(some, size)))
+                self._ask(part, EngineCall("fork", size, self._forks(some, size)))
 
-    def _forks(self, forks: list[tuple[int, int, Episode]], size: int) -> Forks:
+    def _forks(self, forks: list[tuple[int, int, Episode]], size: int) -> ForkBatch:
         padding = size - len(forks)
         source, target, episodes = zip(*forks, *[(0, self.shapes.slots, forks[0][2])] * padding, strict=True)
         prompts = [episode.prompt for episode in episodes]
@@ -200,7 +198,7 @@ class Device:
         source, target = np.array(source, np.int32) % self.shapes.slots, np.array(target, np.int32)
         target[: len(forks)] %= self.shapes.slots
         seen = self._seen([prompt.rendered.tokens for prompt in prompts])
-        return Forks(source, target, np.array(lengths, np.int32), np.array(positions, np.int32), seeds, seen)
+        return ForkBatch(source, target, np.array(lengths, np.int32), np.array(positions, np.int32), seeds, seen)
 
     def part(self, slot: int) -> int:
         """Which of this process's parts a slot is in."""
@@ -216,8 +214,8 @@ class Device:
           int [processes, len(status)].
         """
         while True:
-            wishes = [[call.name for call in itertools.islice(queue, TOGETHER)] for queue in self._queues]
-            more = any(len(queue) > TOGETHER for queue in self._queues)
+            wishes = [[call.name for call in itertools.islice(queue, MAX_WISHES)] for queue in self._queues]
+            more = any(len(queue) > MAX_WISHES for queue in self._queues)
             with self._busy() if self.joined else contextlib.nullcontext():  # the others may be long in coming
                 every, told = exchange(wishes, (more, *status), self.joined)
             for name in common_order(every):
@@ -225,7 +223,7 @@ class Device:
             if not told[:, 0].any():
                 return told[:, 1:]
 
-    def _ask(self, part: int, call: Call) -> None:
+    def _ask(self, part: int, call: EngineCall) -> None:
         self._queues[part].append(call)
         if self._alone:
             self.flush()
@@ -238,7 +236,7 @@ class Device:
             for queue in self._queues
         ]
         load = loads[0] if len(loads) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *loads)
-        load = deal(load, self._mesh)
+        load = shard_rows(load, self._mesh)
         with self._busy():
             if kind == "encode":
                 self._table.array = self._engine.encode(self._params, self._table.array, *load)
@@ -252,44 +250,48 @@ class Device:
         slots = self.shapes.slots
         if kind == "encode":
             return self._vision([], size)
-        vocab = self._policy.config.vocab_size if self._sampling.penalized else None
+        vocab = self._runtime.config.vocab_size if self._sampling.penalized else None
         if kind == "fork":
-            return Forks.blank(size, slots, vocab)
-        return Addition.blank(self.shapes.rows(size), size, slots)._replace(seen=self._seen([], self.shapes.rows(size)))
+            return ForkBatch.blank(size, slots, vocab)
+        return ExtendBatch.blank(self.shapes.rows(size), size, slots)._replace(
+            seen=self._seen([], self.shapes.rows(size))
+        )
 
-    def extend(self, pieces: list[Piece]) -> None:
-        """Appends pieces to their slots, `CHUNK` tokens at a time, those of about one length together."""
+    def extend(self, extensions: list[Extension]) -> None:
+        """Appends extensions to their slots, `CHUNK` tokens at a time, those of about one length together."""
         for part in range(self.parts):
-            self._extend([piece for piece in pieces if self.part(piece.slot) == part], part)
+            self._extend([extension for extension in extensions if self.part(extension.slot) == part], part)
 
-    def _extend(self, pieces: list[Piece], part: int) -> None:
-        for some in self._that_fit(pieces):
+    def _extend(self, extensions: list[Extension], part: int) -> None:
+        for some in self._that_fit(extensions):
             index = self._encode(some, part)
-            for start in range(0, max(len(piece.tokens) for piece in some), CHUNK):
+            for start in range(0, max(len(extension.tokens) for extension in some), CHUNK):
                 batches: dict[int, list[int]] = {}
-                for number, piece in enumerate(some):
-                    if (left := len(piece.tokens) - start) > 0:
+                for number, extension in enumerate(some):
+                    if (left := len(extension.tokens) - start) > 0:
                         batches.setdefault(self.shapes.width(min(left, CHUNK)), []).append(number)
                 for width, numbers in sorted(batches.items()):
                     rows = self.shapes.rows(width)
                     for first in range(0, len(numbers), rows):
                         chosen = [(some[number], index[number]) for number in numbers[first : first + rows]]
-                        self._ask(part, Call("extend", width, self._addition(chosen, start, width, rows)))
+                        self._ask(part, EngineCall("extend", width, self._extend_batch(chosen, start, width, rows)))
 
-    def _addition(self, pieces: list[tuple[Piece, np.ndarray]], start: int, width: int, rows: int) -> Addition:
-        """The load of an `extend`: the tokens from `start` on of pieces with their places in the table."""
-        added = Addition.blank(rows, width, self.shapes.slots)
+    def _extend_batch(
+        self, extensions: list[tuple[Extension, np.ndarray]], start: int, width: int, rows: int
+    ) -> ExtendBatch:
+        """The load of an `extend`: the tokens from `start` on of extensions with their places in the table."""
+        added = ExtendBatch.blank(rows, width, self.shapes.slots)
         histories = []
-        for row, (piece, index) in enumerate(pieces):
-            tokens = piece.tokens[start : start + width]
+        for row, (extension, index) in enumerate(extensions):
+            tokens = extension.tokens[start : start + width]
             count, end = len(tokens), start + len(tokens)
-            slot = piece.slot % self.shapes.slots
-            added.slots[row], added.starts[row], added.counts[row] = slot, piece.start + start, count
-            added.tokens[row, :count], added.positions[row, :, :count] = tokens, piece.positions[:, start:end]
+            slot = extension.slot % self.shapes.slots
+            added.slots[row], added.starts[row], added.counts[row] = slot, extension.start + start, count
+            added.tokens[row, :count], added.positions[row, :, :count] = tokens, extension.positions[:, start:end]
             added.vision_index[row, :count] = index[start:end]
-            added.position[row], added.token_index[row] = piece.following, piece.episode.sampled
-            added.ends_prompt[row] = piece.prompt and end == len(piece.tokens)
-            histories.append(piece.episode)
+            added.position[row], added.token_index[row] = extension.following, extension.episode.sampled
+            added.ends_prompt[row] = extension.prompt and end == len(extension.tokens)
+            histories.append(extension.episode)
             self._counters.prefilled += count
         self._counters.prefill_padding += rows * width - int(added.counts.sum())
         self._counters.extend_calls += 1
@@ -300,56 +302,60 @@ class Device:
         """bool [rows, vocab]: the tokens of each history, a row for each unless given; None without a penalty."""
         if not self._sampling.penalized:
             return None
-        seen = np.zeros((len(histories) if rows is None else rows, self._policy.config.vocab_size), bool)
+        seen = np.zeros((len(histories) if rows is None else rows, self._runtime.config.vocab_size), bool)
         for row, tokens in enumerate(histories):
             seen[row, tokens] = True
         return seen
 
-    def _that_fit(self, pieces: list[Piece]) -> Iterator[list[Piece]]:
-        """Pieces in turn, as many together as the table holds the images of."""
-        some: list[Piece] = []
+    def _that_fit(self, extensions: list[Extension]) -> Iterator[list[Extension]]:
+        """Extensions in turn, as many together as the table holds the images of."""
+        some: list[Extension] = []
         held: dict[Any, int] = {}
-        for piece in pieces:
-            more = {media.key: media.tokens for media in piece.media}
-            if some and sum((held | more).values()) > self._table.places[0].size:
+        for extension in extensions:
+            more = {media.key: media.tokens for media in extension.media}
+            if some and sum((held | more).values()) > self._table.allocators[0].size:
                 yield some
                 some, held = [], {}
-            some.append(piece)
+            some.append(extension)
             held |= more
         if some:
             yield some
 
-    def _encode(self, pieces: list[Piece], part: int) -> list[np.ndarray]:
-        """Has every image of the pieces in the table: int32 [tokens] for each, -1 for text, else the row to take."""
-        table: Places = self._table.places[part]
-        needed = {media.key: media for piece in pieces for media in piece.media}
+    def _encode(self, extensions: list[Extension], part: int) -> list[np.ndarray]:
+        """Sees that the table has every image of the extensions.
+
+        Returns:
+          int32 [tokens] for each extension: the row of the table that stands in for the token, -1 for text.
+        """
+        allocator = self._table.allocators[part]
+        needed = {media.key: media for extension in extensions for media in extension.media}
         geometry = self._processor.geometry
         batches: dict[int, list[tuple[Media, np.ndarray]]] = {}
         for key, media in needed.items():
-            if table.find(key) is not None:
+            if allocator.find(key) is not None:
                 self._counters.encode_hits += 1
                 continue
-            places = table.reserve(key, media.tokens, needed.keys())
+            places = allocator.reserve(key, media.tokens, needed.keys())
             length = row_patches(media.grid, geometry)
             batches.setdefault(length, []).append((media, places))
             self._counters.encoded += 1
         for length, images in batches.items():
             rows = self.shapes.images(length)
             for first in range(0, len(images), rows):
-                self._ask(part, Call("encode", length, self._vision(images[first : first + rows], length)))
+                self._ask(part, EngineCall("encode", length, self._vision(images[first : first + rows], length)))
         index = []
-        for piece in pieces:
-            places = np.full(len(piece.tokens), -1, np.int32)
-            if piece.media:
-                spots = np.isin(piece.tokens, self._processor.placeholder_tokens)
-                places[spots] = np.concatenate([table.find(media.key) for media in piece.media])
+        for extension in extensions:
+            places = np.full(len(extension.tokens), -1, np.int32)
+            if extension.media:
+                spots = np.isin(extension.tokens, self._processor.placeholder_tokens)
+                places[spots] = np.concatenate([allocator.find(media.key) for media in extension.media])
             index.append(places)
         return index
 
     def _vision(self, images: list[tuple[Media, np.ndarray]], length: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The load of an `encode`: images that take rows of one length, and where their embeddings go in the table."""
         geometry, rows = self._processor.geometry, self.shapes.images(length)
-        places = np.full(rows * length // geometry.merge_size**2, self._table.places[0].size, np.int32)
+        places = np.full(rows * length // geometry.merge_size**2, self._table.allocators[0].size, np.int32)
         vision, local = vision_layout([media for media, _ in images], geometry, length, rows)
         for where, (_, reserved) in zip(local, images, strict=True):
             places[where] = reserved

@@ -1,8 +1,8 @@
-"""In which order the engine is called.
+"""One order of calls of the engine for all parts of a mesh.
 
-The devices of a mesh run the same programs in the same order, whatever each of its parts has to do. So every part says
-what it wants, all agree on an order that holds each part's wishes in their own order, and a part that has no use for a
-call takes part in it with padding.
+The devices of a mesh must run the same programs in the same order, though its parts have different slots to fill. So
+every part names the calls that it wants to make, all processes merge these lists into one that keeps the order of each,
+and a part that does not need a call makes it with nothing but padding.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixel_reasoner_jax.parallel.hosts import gather
+from pixel_reasoner_jax.parallel.hosts import all_gather
 
 KINDS = ("encode", "extend", "fork")
-TOGETHER = 63  # calls of a part that are agreed on at a time
+MAX_WISHES = 63  # calls of a part that are agreed on at a time
 
-Name = tuple[int, int]
-"""Number of the kind, and the size, of a call."""
+CallName = tuple[int, int]
+"""A call without its load: the index of its kind in `KINDS`, and its size. It names a compiled program."""
 
 
-class Call(NamedTuple):
+class EngineCall(NamedTuple):
     """A call of the engine that one part of the mesh wants.
 
     Attributes:
@@ -36,12 +36,12 @@ class Call(NamedTuple):
     load: Any
 
     @property
-    def name(self) -> Name:
+    def name(self) -> CallName:
         return KINDS.index(self.kind), self.size
 
 
-def common_order(wishes: Sequence[Sequence[Name]]) -> list[Name]:
-    """Calls that hold every list of wishes in its own order, those that meet made once."""
+def common_order(wishes: Sequence[Sequence[CallName]]) -> list[CallName]:
+    """One list of calls that contains every list of wishes in order; a call that is next for several is made once."""
     left = [collections.deque(wish) for wish in wishes if wish]
     order = []
     while left:
@@ -58,23 +58,23 @@ def common_order(wishes: Sequence[Sequence[Name]]) -> list[Name]:
 
 
 def exchange(
-    wishes: Sequence[Sequence[Name]], status: Sequence[int], joined: bool
-) -> tuple[list[list[Name]], np.ndarray]:
-    """Tells all processes what the parts of this one want next, and how it is.
+    wishes: Sequence[Sequence[CallName]], status: Sequence[int], joined: bool
+) -> tuple[list[list[CallName]], np.ndarray]:
+    """All-gathers the calls that the parts of each process want next, and a status of each process.
 
     Args:
-      wishes: at most `TOGETHER` for each part.
+      wishes: a list for each part of this process, of `MAX_WISHES` calls at most.
       status: small integers, as many on all processes.
-      joined: there are others.
+      joined: whether there are other processes.
 
     Returns:
       The wishes of the parts of all processes, and int [processes, len(status)].
     """
-    message = np.full((len(wishes), TOGETHER, 2), -1, np.int32)
+    message = np.full((len(wishes), MAX_WISHES, 2), -1, np.int32)
     for row, wish in zip(message, wishes, strict=True):
         row[: len(wish)] = np.array(wish, np.int32).reshape(-1, 2)
     status = np.array(status, np.int32)
-    own = np.concatenate([status, message.reshape(-1)])
-    told = gather(own) if joined else own[None]
-    lists = told[:, len(status) :].reshape(-1, TOGETHER, 2).tolist()
+    sent = np.concatenate([status, message.reshape(-1)])
+    told = all_gather(sent) if joined else sent[None]
+    lists = told[:, len(status) :].reshape(-1, MAX_WISHES, 2).tolist()
     return [[tuple(name) for name in one if name[0] >= 0] for one in lists], told[:, : len(status)]

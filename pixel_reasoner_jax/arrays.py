@@ -1,0 +1,100 @@
+"""Pytrees of arrays in a directory, through Orbax: written in pieces, read in part and onto any devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.files import absolute
+
+CHUNK_BYTES = 2**26  # of an array, read and written as one
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing or does not fit; the message names the file or directory, and the tensor."""
+
+
+def write_arrays(directory: str | os.PathLike, tree: Any) -> None:
+    """Writes a pytree of arrays into a directory of its own, which must not exist yet.
+
+    They come off the devices one by one. They are stored in chunks, so that a device reads little but its own part, in
+    files of that size (Orbax's own are 2 GB), so that little waits in memory to be written.
+    """
+    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=1)) as checkpointer:
+        arguments = ocp.args.PyTreeSave(tree, save_args, ocdbt_target_data_file_size=CHUNK_BYTES)
+        checkpointer.save(absolute(directory), args=arguments)
+
+
+def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None) -> Any:
+    """Reads from what `write_arrays` or a run wrote the part that `target` asks for.
+
+    Args:
+      directory: of the arrays.
+      target: pytree of arrays or `jax.ShapeDtypeStruct`, whose types the arrays are cast to; the directory may hold
+        more.
+      shardings: pytree like `target` that says where each array shall lie; None puts it where the target's is, else on
+        the default device.
+
+    Raises:
+      CheckpointError: an array is missing or of another shape.
+    """
+    directory = absolute(directory)
+    if shardings is None:
+        here = SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, target)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target, shardings
+    )
+    if difference := first_difference(shapes_of(abstract), array_shapes(directory), partial=True):
+        raise CheckpointError(f"{directory} does not fit: {difference}")
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+    with _handler() as handler:
+        return handler.restore(directory, args=arguments)
+
+
+def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """Shape of every array in a directory, by its dotted path.
+
+    Raises:
+      CheckpointError: there are no arrays, or not all of their files.
+    """
+    directory = absolute(directory)
+    try:
+        with _handler() as handler:
+            return shapes_of(handler.metadata(directory).tree)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there are no arrays in {directory}") from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the arrays in {directory} are incomplete or damaged: {error}") from error
+
+
+def _handler() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
+    """Reads arrays; an `ocp.Checkpointer` around it warns that those in a run's checkpoint are no checkpoint alone."""
+    return contextlib.closing(ocp.PyTreeCheckpointHandler())
+
+
+def first_difference(
+    wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]], partial: bool = False
+) -> str | None:
+    """Names the first array whose shape two trees do not share; `stored` may hold more if `partial`."""
+    for name, shape in wanted.items():
+        if name not in stored:
+            return f"{name} is not in it"
+        if stored[name] != shape:
+            return f"{name} has shape {stored[name]} in it, but {shape} here"
+    surplus = [] if partial else [name for name in stored if name not in wanted]
+    return f"{surplus[0]} is in it, but not here" if surplus else None
+
+
+def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every array of a pytree, by its dotted path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
