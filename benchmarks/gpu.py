@@ -73,7 +73,7 @@ def last_line(output: str) -> dict:
     return json.loads(output.strip().splitlines()[-1])
 
 
-def test_counts(output: str) -> dict:
+def count_tests(output: str) -> dict:
     """How many tests passed, failed, were skipped, and those that did not pass; so far, where pytest was cut off."""
     lines = output.strip().splitlines()
     counts = {
@@ -147,7 +147,7 @@ def all_steps(tiny: bool, work: pathlib.Path, parallel_tests: bool = False) -> l
             170,
             ("-m", "pytest", *pytest, *(TESTS[-1:] if tiny else TESTS)),
             timed=False,
-            read=test_counts,
+            read=count_tests,
             environment=share | exact,
         ),
         Step(

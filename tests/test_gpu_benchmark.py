@@ -113,11 +113,11 @@ def test_what_a_step_comes_to(runner, tmp_path):
 def test_tests_are_counted():
     output = "tests/a.py::one FAILED\n=== short test summary info ===\nFAILED tests/a.py::one - assert 0\n"
     output += "==== 1 failed, 62 passed, 3 skipped, 2 errors in 7.11s ====\n"
-    counts = gpu.test_counts(output)
+    counts = gpu.count_tests(output)
     assert counts.pop("not_passed") == ["FAILED tests/a.py::one - assert 0"]
     assert counts == {"failed": 1, "passed": 62, "skipped": 3, "error": 2}
     cut = "[gw0] [  1%] PASSED tests/a.py::one\n[gw1] [  2%] SKIPPED tests/a.py::two\ntests/a.py::three"
-    assert gpu.test_counts(cut) == {"passed": 1, "skipped": 1, "not_passed": []}
+    assert gpu.count_tests(cut) == {"passed": 1, "skipped": 1, "not_passed": []}
 
 
 def test_the_table_compares_what_was_measured_on_one_card():
