@@ -25,6 +25,7 @@ from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 
 STEPS = 32  # tokens of a chunk, as a policy decodes
 REPEATS = 5
+CALLS = 8  # of a copy or a product between two looks at the clock: one takes no longer than the look
 
 
 def main() -> None:
@@ -55,8 +56,8 @@ def measure(preset: str, slots: int, context: int, width: int) -> dict:
       width: tokens of the prefill's row, which begins where they just fit.
 
     Returns:
-      `decode` (of a step) and `prefill` (of a call) with `seconds`, `floor_seconds` and `share` (floor over measured),
-      and the device's `bytes_per_second` and `flops`.
+      `decode` (of a step) and `prefill` (of a call) with `seconds`, `floor_seconds`, `share` (floor over measured) and
+      `least`, the bytes or operations that the floor is made of; and the device's `bytes_per_second` and `flops`.
     """
     model = Qwen2_5_VL.create(Config.preset(preset), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     graph, params = nnx.split(model)
@@ -91,15 +92,16 @@ def measure(preset: str, slots: int, context: int, width: int) -> dict:
     rate, flops = bandwidth(), matrix_rate()
     cache = 2 * slots * (context + STEPS / 2) * config["kv"] * 2
     # Every weight of the decoder once; of the embeddings a row a slot, unless they are the head's too.
-    decode_floor = (config["read"] * 2 + cache) / rate
+    read = config["read"] * 2 + cache
     products = 2 * config["layers"] * width + 4 * config["heads"] * width * (context - width / 2)
-    prefill_floor = products / flops
     return {
         "device": jax.devices()[0].device_kind,
         "bytes_per_second": rate,
         "flops": flops,
-        "decode": dict(seconds=decoding, floor_seconds=decode_floor, share=decode_floor / decoding),
-        "prefill": dict(seconds=prefilling, floor_seconds=prefill_floor, share=prefill_floor / prefilling),
+        "decode": dict(seconds=decoding, floor_seconds=read / rate, share=read / rate / decoding, least=read),
+        "prefill": dict(
+            seconds=prefilling, floor_seconds=products / flops, share=products / flops / prefilling, least=products
+        ),
     }
 
 
@@ -121,16 +123,30 @@ def sizes(params: nnx.State) -> dict[str, int]:
 def bandwidth() -> float:
     """Bytes a second of a large copy, read and written."""
     x = jnp.zeros(2**28 if jax.default_backend() != "cpu" else 2**25, jnp.bfloat16)
-    copy = jax.jit(lambda x: x + 1)
-    return 2 * x.nbytes / _seconds(lambda: copy(x))
+    copy = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def copies():
+        nonlocal x
+        for _ in range(CALLS):
+            x = copy(x)
+        return x
+
+    return 2 * CALLS * x.nbytes / _seconds(copies)
 
 
 def matrix_rate() -> float:
-    """Floating-point operations a second of a large bfloat16 product."""
+    """Floating-point operations a second of a large bfloat16 product of random numbers: ones take a GPU less power."""
     size = 8192 if jax.default_backend() != "cpu" else 1024
-    x = jnp.ones((size, size), jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16) * size**-0.5  # as large are the products
     product = jax.jit(jnp.matmul)
-    return 2 * size**3 / _seconds(lambda: product(x, x))
+
+    def products():
+        y = x
+        for _ in range(CALLS):
+            y = product(x, y)
+        return y
+
+    return 2 * CALLS * size**3 / _seconds(products)
 
 
 def _filled(state: Slots, context: int) -> Slots:

@@ -1,4 +1,4 @@
-"""The workload on PyTorch: transformers' Qwen2.5-VL on the CPU in float32, used in two ways.
+"""The workload on PyTorch: transformers' Qwen2.5-VL, on a GPU if PyTorch has one, used in two ways.
 
 Both take the patches and tokens of our processor, so that they are given the same arrays, and neither ever samples
 `workload.forbidden_tokens`. Loading the model and the queries is not timed; cutting the crops is.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from transformers import (
+    CompileConfig,
     DynamicCache,
     GenerationConfig,
     LogitsProcessor,
@@ -38,32 +40,42 @@ class Measurement:
       generated: tokens sampled.
       prefilled: tokens put through the model other than to draw the next, padding aside.
       tokens: int64 [turn_tokens], what was sampled, for [query][sample][turn].
+      device: the GPU's name, or "cpu".
     """
 
     seconds: float
     generated: int
     prefilled: int
     tokens: list[list[list[np.ndarray]]]
+    device: str
 
 
-def rerender(workload: work.Workload, batch_size: int | None = None, temperature: float = 1.0) -> Measurement:
+def rerender(
+    workload: work.Workload,
+    batch_size: int | None = None,
+    temperature: float = 1.0,
+    rehearse: bool = False,
+    compiled: bool = False,
+) -> Measurement:
     """The original system's way: in every turn, `generate` is given the whole conversation and all its images anew.
 
     Args:
       batch_size: responses at a time; None: all.
       temperature: 0 is greedy.
+      rehearse: do all of it once before the clock starts.
+      compiled: with a static cache, for which `generate` puts decoding through `torch.compile` if it is on a GPU.
     """
-    return _measure(_rerender, workload, batch_size, temperature)
+    return _measure(functools.partial(_rerender, compiled=compiled), workload, batch_size, temperature, rehearse)
 
 
-def kept_cache(workload: work.Workload, batch_size: int | None = None, temperature: float = 1.0) -> Measurement:
+def kept_cache(
+    workload: work.Workload, batch_size: int | None = None, temperature: float = 1.0, rehearse: bool = False
+) -> Measurement:
     """By hand: the KV cache is kept from turn to turn, and only what is new is put through the model.
 
-    Args:
-      batch_size: responses at a time; None: all.
-      temperature: 0 is greedy.
+    Args: see `rerender`.
     """
-    return _measure(_kept_cache, workload, batch_size, temperature)
+    return _measure(_kept_cache, workload, batch_size, temperature, rehearse)
 
 
 class _Piece(NamedTuple):
@@ -89,10 +101,13 @@ class _Peer:
     def __init__(self, workload: work.Workload, temperature: float):
         self.workload, self.temperature = workload, temperature
         self.processor = Processor.from_pretrained(workload.directory)
-        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(workload.directory, dtype=torch.float32).eval()
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = getattr(torch, workload.dtype)
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(workload.directory, dtype=dtype)
+        self.model = model.eval().to(self.device)
         forbidden = torch.zeros(self.model.config.text_config.vocab_size, dtype=torch.bool)
         forbidden[torch.from_numpy(work.forbidden_tokens(self.processor)).long()] = True
-        self.forbid = _Forbid(forbidden)
+        self.forbid = _Forbid(forbidden.to(self.device))
         self._prompts = work.prompts(workload, self.processor)
         self._patches: dict[Media, torch.Tensor] = {}
         for prompt in self._prompts:
@@ -118,7 +133,7 @@ class _Peer:
             start = width - len(piece.tokens)
             tokens[row, start:], mask[row, start:] = piece.tokens, 1
         media = [item for piece in pieces for item in piece.media]
-        return {
+        arrays = {
             "input_ids": torch.from_numpy(tokens),
             "attention_mask": torch.from_numpy(mask),
             # Without these, transformers 5 numbers image tokens like text.
@@ -126,6 +141,7 @@ class _Peer:
             "pixel_values": torch.cat([self._patches[item] for item in media]),
             "image_grid_thw": torch.tensor([item.grid for item in media]),
         }
+        return {name: array.to(self.device) for name, array in arrays.items()}
 
     def _keep(self, media: Sequence[Media]) -> None:
         self._patches.update({item: torch.from_numpy(item.patches) for item in media})
@@ -135,7 +151,7 @@ Turns = list[list[np.ndarray]]
 """What was sampled, for [row][turn]."""
 
 
-def _rerender(peer: _Peer, rows: list[tuple[int, int]]) -> Turns:
+def _rerender(peer: _Peer, rows: list[tuple[int, int]], compiled: bool) -> Turns:
     workload = peer.workload
     sampling = {"do_sample": False}
     if peer.temperature > 0:
@@ -143,6 +159,9 @@ def _rerender(peer: _Peer, rows: list[tuple[int, int]]) -> Turns:
     settings = GenerationConfig(
         max_new_tokens=workload.turn_tokens, pad_token_id=peer.processor.endoftext, use_cache=True, **sampling
     )
+    if compiled:
+        settings.cache_implementation = "static"
+        settings.compile_config = CompileConfig(fullgraph=False, dynamic=True)
     turns: Turns = [[] for _ in rows]
     conversations = [peer.prompt(query) for query, _ in rows]
     for turn in range(workload.turns):
@@ -156,7 +175,7 @@ def _rerender(peer: _Peer, rows: list[tuple[int, int]]) -> Turns:
         output = peer.model.generate(
             **inputs, generation_config=settings, logits_processor=LogitsProcessorList([peer.forbid])
         )
-        for row, tokens in enumerate(output[:, inputs["input_ids"].shape[1] :].numpy()):
+        for row, tokens in enumerate(output[:, inputs["input_ids"].shape[1] :].cpu().numpy()):
             turns[row].append(tokens)
     return turns
 
@@ -165,8 +184,9 @@ def _kept_cache(peer: _Peer, rows: list[tuple[int, int]]) -> Turns:
     workload = peer.workload
     turns: Turns = [[] for _ in rows]
     cache = DynamicCache()
-    mask = torch.zeros((len(rows), 0), dtype=torch.long)  # [rows, tokens in the cache and in what is added]
-    following = torch.zeros(len(rows), dtype=torch.long)  # the position of the next token of every row
+    integers = dict(dtype=torch.long, device=peer.device)
+    mask = torch.zeros((len(rows), 0), **integers)  # [rows, tokens in the cache and in what is added]
+    following = torch.zeros(len(rows), **integers)  # the position of the next token of every row
     blocks = [peer.prompt(query) for query, _ in rows]
     for turn in range(workload.turns):
         if turn:
@@ -182,10 +202,11 @@ def _kept_cache(peer: _Peer, rows: list[tuple[int, int]]) -> Turns:
         inputs = peer.batch(blocks)
         mask = torch.cat([mask, inputs.pop("attention_mask")], dim=1)
         positions = torch.zeros((3, *inputs["input_ids"].shape), dtype=torch.long)
+        starts = following.tolist()
         for row, (tokens, media) in enumerate(blocks):
-            where, after = peer.processor.positions(tokens, media, int(following[row]))
+            where, starts[row] = peer.processor.positions(tokens, media, starts[row])
             positions[:, row, -len(tokens) :] = torch.from_numpy(where)
-            following[row] = after
+        positions, following = positions.to(peer.device), torch.tensor(starts, **integers)
         drawn = []
         for step in range(workload.turn_tokens):
             if step:
@@ -202,7 +223,7 @@ def _kept_cache(peer: _Peer, rows: list[tuple[int, int]]) -> Turns:
                 logits_to_keep=1,
             )
             drawn.append(_draw(peer.forbid(inputs["input_ids"], output.logits[:, -1]), peer.temperature))
-        for row, tokens in enumerate(torch.cat(drawn, dim=1).numpy()):
+        for row, tokens in enumerate(torch.cat(drawn, dim=1).cpu().numpy()):
             turns[row].append(tokens)
     return turns
 
@@ -219,20 +240,23 @@ def _measure(
     workload: work.Workload,
     batch_size: int | None,
     temperature: float,
+    rehearse: bool,
 ) -> Measurement:
     rows = workload.rows
     batch_size = len(rows) if batch_size is None else batch_size
     torch.manual_seed(workload.seed)
     with _threads(), torch.inference_mode():
         peer = _Peer(workload, temperature)
-        start = time.perf_counter()
-        turns = []
-        for first in range(0, len(rows), batch_size):
-            turns += run(peer, rows[first : first + batch_size])
-        seconds = time.perf_counter() - start
+        for _ in range(1 + rehearse):
+            start = time.perf_counter()
+            turns, peer.prefilled = [], 0
+            for first in range(0, len(rows), batch_size):
+                turns += run(peer, rows[first : first + batch_size])
+            seconds = time.perf_counter() - start
     generated = sum(len(tokens) for sampled in turns for tokens in sampled)
     groups = [turns[first : first + workload.samples] for first in range(0, len(rows), workload.samples)]
-    return Measurement(seconds, generated, peer.prefilled, groups)
+    device = torch.cuda.get_device_name() if peer.device == "cuda" else "cpu"
+    return Measurement(seconds, generated, peer.prefilled, groups, device)
 
 
 @contextlib.contextmanager

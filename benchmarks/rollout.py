@@ -1,7 +1,8 @@
 """Rollouts against transformers on PyTorch, side by side: `python -m benchmarks.rollout [--quick] [--json]`.
 
 The same random model of about 100M parameters, the same queries, crops and numbers of tokens on all sides; see
-`workload`. The lines without fork, extend or overlap are our engine with that one thing taken away.
+`workload`. The lines without fork, extend or overlap are our engine with that one thing taken away. On a GPU,
+`benchmarks.gpu` has every side do its part in a process of its own (`--only`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import os
+import pathlib
 import tempfile
 
 import jax
@@ -26,6 +28,8 @@ from pixel_reasoner_jax.rollout.runner import Counters, Extension
 from pixel_reasoner_jax.rollout.scheduler import RolloutSettings, Scheduler
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Source, Trajectory
+
+PEERS = ("kept_cache", "rerender", "rerender_compiled")
 
 
 class Forced(Registry):
@@ -135,6 +139,7 @@ def ours(
     slots: int | None = None,
     decode_steps: int = 32,
     warmup: bool = True,
+    rehearse: bool = False,
 ) -> Measurement:
     """Compiles everything, then answers the queries.
 
@@ -144,6 +149,7 @@ def ours(
       slots: None: one for each response.
       decode_steps: see `Policy`.
       warmup: compile first; otherwise as the need arises.
+      rehearse: answer all of them once before, which compiles what they need and no more.
     """
     processor = Processor.from_pretrained(workload.directory)
     settings = SamplingSettings(
@@ -152,7 +158,7 @@ def ours(
     response = workload.turns * (workload.turn_tokens + 250)
     longest = max(len(prompt.rendered.tokens) for prompt in work.prompts(workload, processor)) + response
     policy = Policy(
-        Qwen2_5_VL.from_pretrained(workload.directory),
+        Qwen2_5_VL.from_pretrained(workload.directory, workload.dtype),
         processor,
         registry=Forced(workload),
         limits=Limits(workload.turns - 1, response, max_length=longest),
@@ -168,21 +174,31 @@ def ours(
     queries, samples = list(workload.queries), workload.samples
     if not fork:
         queries, samples = [{**q, "id": f"{q['id']}/{i}"} for q in queries for i in range(samples)], 1
-    try:
-        rollout = RolloutSettings(
-            samples=samples,
-            seed=0,
-            sampling=settings,
-            slots=policy.slots,
-            registry=policy.registry,
-            limits=policy.limits,
-            guidelines=policy.guidelines,
-            workers=policy.workers,
-            operation_seconds=policy.operation_seconds,
-            on_event=None,
-        )
+    rollout = RolloutSettings(
+        samples=samples,
+        seed=0,
+        sampling=settings,
+        slots=policy.slots,
+        registry=policy.registry,
+        limits=policy.limits,
+        guidelines=policy.guidelines,
+        workers=policy.workers,
+        operation_seconds=policy.operation_seconds,
+        on_event=None,
+    )
+
+    def answer():
+        policy.counters = Counters()
         made = engine(policy.runtime, queries, rollout, policy.store, policy.counters)
-        finished = {(number, trajectory.sample): trajectory for number, trajectory in made}
+        return {(number, trajectory.sample): trajectory for number, trajectory in made}
+
+    try:
+        if rehearse:
+            policy.runtime.declare(policy.slots, longest)  # at once, or they would grow with the prompts that come
+            answer()
+            policy.runtime.forget_table()  # the images are encoded anew
+            compiles.clear()
+        finished = answer()
     finally:
         jax.monitoring.clear_event_listeners()
     groups = [[finished[number, sample] for sample in range(samples)] for number in range(len(queries))]
@@ -212,6 +228,10 @@ def main() -> None:
         metavar="K",
         help="instead, compare chunks of so many tokens in our engine: turns of many lengths, slots for half of them",
     )
+    parser.add_argument("--only", choices=("ours", *PEERS), help="instead, this side alone, which rehearses; JSON")
+    parser.add_argument("--weights", type=pathlib.Path, help="folder of the model, in place of the 100M one's")
+    parser.add_argument("--dtype", default="float32", help="of parameters and computation (default: %(default)s)")
+    parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     enable_cache()
@@ -223,6 +243,11 @@ def main() -> None:
     if args.decode_steps:
         compare_decode_steps(sizes, args.decode_steps)
         return
+    if args.only:
+        with tempfile.TemporaryDirectory() as directory:
+            workload = work.build(directory, **sizes, weights=args.weights, dtype=args.dtype, tiny=args.tiny)
+            print(json.dumps(alone(args.only, workload)))
+        return
     from benchmarks import peers  # PyTorch, which a rollout itself does without
 
     with tempfile.TemporaryDirectory() as directory:
@@ -233,7 +258,7 @@ def main() -> None:
             rows["ours without fork"] = figures(ours(workload, fork=False))
             rows["ours without extend"] = figures(ours(workload, engine=WithoutExtend))
             rows["ours without overlap"] = figures(ours(workload, engine=WithoutOverlap))
-        for name in ("kept_cache", "rerender"):
+        for name in PEERS[:2]:
             measured = getattr(peers, name)(workload)
             rows[name] = dict(seconds=measured.seconds, generated=measured.generated, prefilled=measured.prefilled)
     with tempfile.TemporaryDirectory() as directory:
@@ -262,6 +287,20 @@ def main() -> None:
     show(result)
     if args.json:
         print(json.dumps(result))
+
+
+def alone(side: str, workload: work.Workload) -> dict:
+    """What one side does the second time that it answers the queries: what `--only` prints."""
+    if side == "ours":
+        own = ours(workload, warmup=False, rehearse=True)
+        row = figures(own) | {"device": jax.devices()[0].device_kind, "compiles": own.compiles}
+    else:
+        from benchmarks import peers
+
+        run, compiled = side.removesuffix("_compiled"), side.endswith("_compiled")
+        measured = getattr(peers, run)(workload, rehearse=True, **({"compiled": True} if compiled else {}))
+        row = {name: getattr(measured, name) for name in ("seconds", "generated", "prefilled", "device")}
+    return row | {"tokens_per_second": row["generated"] / row["seconds"]}
 
 
 def compare_decode_steps(sizes: dict[str, int], choices: list[int]) -> None:

@@ -52,6 +52,10 @@ class Own:
         """The most that was allocated on a GPU; 0 on a CPU."""
         return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
+    def device(self) -> str:
+        """As JAX names it."""
+        return jax.devices()[0].device_kind
+
 
 def experiment(phase: str) -> ConfigDict:
     """The paper's, with the vision tower trained."""

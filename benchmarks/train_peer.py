@@ -87,6 +87,10 @@ class Peer:
         """The most that was allocated on a GPU; 0 on a CPU."""
         return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
+    def device(self) -> str:
+        """The GPU's name, or "cpu"."""
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
     def _sft_loss(self) -> torch.Tensor:
         labels = self._inputs["input_ids"].where(self._train, -100)
         return self.model(**self._inputs, labels=labels, use_cache=False).loss

@@ -161,19 +161,31 @@ def alone(name: str, directory: pathlib.Path, phase: str, setting: Setting, upda
 
     Returns:
       `figures` (loss, gradient norm) and seconds (`every`) of each update; `seconds`, the median of all but the first
-      two; and `bytes`, the peak above what the process had with the model loaded, on a GPU all that was allocated.
+      two; `bytes`, the peak above what the process had with the model loaded, on a GPU all that was allocated; and the
+      `device`.
     """
     side = make_side(name, train_work.build(directory, *setting.memory), phase, setting)
     gc.collect()
-    peak(reset=True)
-    loaded = peak()
+    on_cpu = side.device() == "cpu"
+    loaded = 0
+    if on_cpu:  # elsewhere a system may not say
+        peak(reset=True)
+        loaded = peak()
     figures, every = [], []
     for _ in range(updates):
         began = time.perf_counter()
         figures.append(side.update())
         every.append(time.perf_counter() - began)
     seconds = statistics.median(every[2:] or every[-1:])
-    return {"figures": figures, "seconds": seconds, "every": every, "bytes": side.device_bytes() or peak() - loaded}
+    bytes_ = peak() - loaded if on_cpu else side.device_bytes()
+    return {"figures": figures, "seconds": seconds, "every": every, "bytes": bytes_, "device": side.device()}
+
+
+def write(directory: pathlib.Path, setting: Setting) -> dict[str, Any]:
+    """Writes the model that every side reads: what `--only model` prints."""
+    train_work.save(directory, setting.model, setting.dtype)
+    flops = model_flops(train_work.build(directory, *setting.memory), setting.model)
+    return {"model_flops": flops, "shape": setting.memory, "tolerance": setting.tolerance}
 
 
 def in_processes(
@@ -328,7 +340,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     for name, options in {
-        "only": dict(choices=SIDES),
+        "only": dict(choices=("model", *SIDES)),
         "phase": dict(choices=PHASES),
         "setting": dict(choices=SETTINGS),
         "directory": dict(type=pathlib.Path),
@@ -342,6 +354,9 @@ def main() -> None:
         return
     enable_cache()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is for one process after the other
+    if args.only == "model":
+        print(json.dumps(write(args.directory, SETTINGS[args.setting])))
+        return
     if args.only and args.updates is None:
         setting = SETTINGS[args.setting]
         on_request(make_side(args.only, train_work.build(args.directory, *setting.time), args.phase, setting))

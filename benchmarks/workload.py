@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_pipeline.lessons import save_world_processor
 from data_pipeline.tokenizer import save_processor
@@ -45,6 +46,7 @@ class Workload:
       turn_tokens: tokens sampled in every turn.
       turns: of every response; all but the last end in a forced crop.
       seed: of the boxes.
+      dtype: of parameters and computation, on all sides.
     """
 
     directory: Path
@@ -53,6 +55,7 @@ class Workload:
     turn_tokens: int = 64
     turns: int = 3
     seed: int = 0
+    dtype: str = "float32"
 
     @property
     def rows(self) -> list[tuple[int, int]]:
@@ -122,6 +125,8 @@ def build(
     seed: int = 0,
     *,
     tiny: bool = False,
+    weights: Path | None = None,
+    dtype: str = "float32",
 ) -> Workload:
     """Writes a random model, its processor and the queries' images.
 
@@ -129,11 +134,20 @@ def build(
       directory: made where it is missing.
       seed: of the parameters, the images and the boxes.
       tiny: a model and images for tests; `turn_tokens` is then at most 4.
+      weights: a folder that `save_model` filled, whose model is taken in place of a new one.
+      dtype: see `Workload`.
     """
     directory = Path(directory)
     size = _TINY if tiny else _FULL
     unused = dict(frame=(4, 4), video=(4, 4), video_frames=2)
-    save_model(directory, size.config, Budgets(image=size.image, crop=size.crop, **unused), seed)
+    budgets = Budgets(image=size.image, crop=size.crop, **unused)
+    if weights is None:
+        save_model(directory, size.config, budgets, seed)
+    else:
+        _save_processor(directory, budgets)
+        for file in weights.glob("model*.safetensors*"):
+            (directory / file.name).symlink_to(file.resolve())
+        shutil.copy(weights / "config.json", directory)
     (directory / "images").mkdir(exist_ok=True)
     random = np.random.default_rng(seed)
     asked = []
@@ -142,14 +156,13 @@ def build(
         _picture(random, size.raw).save(path)
         question = QUESTIONS[index % len(QUESTIONS)]
         asked.append({"id": f"query-{index}", "question": question, "answer": "none", "images": [str(path)]})
-    return Workload(directory, tuple(asked), samples, min(turn_tokens, 4) if tiny else turn_tokens, seed=seed)
+    turn_tokens = min(turn_tokens, 4) if tiny else turn_tokens
+    return Workload(directory, tuple(asked), samples, turn_tokens, seed=seed, dtype=dtype)
 
 
 def save_model(directory: Path, config: Config, budgets: Budgets, seed: int = 0, dtype: str = "float32") -> None:
     """Writes a model with random parameters of a type, and a processor whose special tokens it knows."""
-    save_world_processor(directory, default_registry())
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    save_processor(tokenizer, directory, budgets)
+    tokenizer = _save_processor(directory, budgets)
     names = {
         "eos_token_id": "im_end",
         "bos_token_id": "endoftext",
@@ -161,6 +174,13 @@ def save_model(directory: Path, config: Config, budgets: Budgets, seed: int = 0,
     ids = {key: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in names.items()}
     config = dataclasses.replace(config, **ids)
     Qwen2_5_VL.create(config, seed, dtype=dtype, param_dtype=dtype).save_pretrained(directory)
+
+
+def _save_processor(directory: Path, budgets: Budgets) -> PreTrainedTokenizerBase:
+    save_world_processor(directory, default_registry())
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    save_processor(tokenizer, directory, budgets)
+    return tokenizer
 
 
 def prompts(workload: Workload, processor: Processor) -> list[Prompt]:

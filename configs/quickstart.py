@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.workdir = "runs/quickstart"
-    config.model = ConfigDict(dict(preset="tiny"))
+    config.model = ConfigDict(dict(preset="tiny", dtype="float32"))  # bfloat16: of the computation, on a GPU or TPU
 
     config.pretraining = ConfigDict()  # stands in for a pretrained model
     config.pretraining.lessons = 4096  # where the box is, which digit a crop shows, which color the box has

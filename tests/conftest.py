@@ -11,7 +11,8 @@ from pixel_reasoner_jax.compilation import cache_directory
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
 # Tests compile much and compute little: let LLVM take no trouble over the code. XLA's own passes run as they always do.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch, the oracle of many tests, reads this when imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing a test needs is downloaded

@@ -189,7 +189,7 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             title=workdir.name,
             seed=config.seed,
             workdir=str(workdir),
-            model=dict(directory=model, dtype="float32", param_dtype="float32", remat="none"),
+            model=dict(directory=model, dtype=config.model.dtype, param_dtype="float32", remat="none"),
             lora=dict(rank=0, alpha=1.0, targets=()),
             processor=dataclasses.asdict(lessons.BUDGETS),
             operations=dict(padding=lessons.PADDING, release=False),
@@ -219,7 +219,7 @@ def _evaluate(config: ConfigDict, stage: str, directory: pathlib.Path, seeds: Pi
     settings = config.evaluation
     with Progress(f"evaluating {stage}", len(seeds)) as progress:
         return evaluate(
-            load_policy(directory, slots=settings.slots),
+            load_policy(directory, dtype=config.model.dtype, slots=settings.slots),
             Queries(seeds),
             samples=settings.samples,
             seed=config.seed,

@@ -151,5 +151,6 @@ def test_shellcheck():
     found = shutil.which("shellcheck", path=pathlib.Path(sys.executable).parent) or shutil.which("shellcheck")
     if found is None:
         pytest.skip("shellcheck is not installed")
-    result = subprocess.run([found, "-x", *LAUNCH.glob("*.sh")], cwd=LAUNCH.parent, capture_output=True, text=True)
+    scripts = [*LAUNCH.glob("*.sh"), LAUNCH.parent / "benchmarks" / "gpu.sh"]
+    result = subprocess.run([found, "-x", *scripts], cwd=LAUNCH.parent, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
