@@ -33,6 +33,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30,<0.13",
         "pillow>=11",
+        "pyarrow>=18",
         "rich>=13",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
@@ -41,7 +42,6 @@ setup(
     ],
     extras_require={
         "gs": ["gcsfs>=2024.6"],
-        "parquet": ["pyarrow>=18"],
         "synthesis": ["openai>=2.0"],
         "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
@@ -50,7 +50,6 @@ setup(
             "hypothesis>=6.100",
             "jinja2>=3.1",
             "openai>=2.0",
-            "pyarrow>=18",
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "pyyaml>=6.0",

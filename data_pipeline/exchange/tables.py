@@ -1,9 +1,8 @@
-"""Tables of rows on disk: JSON (a list), JSON lines, parquet (with pyarrow)."""
+"""Tables of rows on disk: JSON (a list), JSON lines, parquet."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ class Table:
       path: one of `SUFFIXES`, here or in an object store.
 
     Raises:
-      ValueError: another suffix, not such a file, or parquet without pyarrow. FileNotFoundError: there is none.
+      ValueError: another suffix, or not such a file. FileNotFoundError: there is none.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -58,7 +57,7 @@ def table_writer(path: str | os.PathLike, schema: Schema) -> Iterator[Callable[[
       schema: given pyarrow, the columns of a parquet file.
 
     Raises:
-      ValueError: another suffix, or parquet without pyarrow.
+      ValueError: another suffix.
     """
     path = as_path(path)
     if path.suffix not in (".jsonl", ".parquet"):
@@ -100,17 +99,17 @@ def _json_lines(path: Any) -> tuple[int, Any]:
 
 
 def _parquet_rows(path: Any) -> tuple[int, Any]:
-    parquet = _pyarrow().parquet
+    import pyarrow.parquet  # for tables of this kind alone
 
     def rows() -> Iterator[Row]:
         with path.open("rb") as file:
-            for batch in parquet.ParquetFile(file).iter_batches(BATCH):
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH):
                 yield from batch.to_pylist()
 
     with path.open("rb") as file:
         try:
-            return parquet.ParquetFile(file).metadata.num_rows, rows
-        except _pyarrow().ArrowException as error:
+            return pyarrow.parquet.ParquetFile(file).metadata.num_rows, rows
+        except pyarrow.ArrowException as error:
             raise UserError(f"{path} is not a parquet file: {error}") from None
 
 
@@ -122,7 +121,8 @@ def _line_writer(path: Any, schema: Schema) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _parquet_writer(path: Any, schema: Schema) -> Iterator[Any]:
-    pyarrow = _pyarrow()
+    import pyarrow.parquet
+
     columns = schema(pyarrow)
     rows: list[Row] = []
     with pyarrow.parquet.ParquetWriter(path, columns) as writer:
@@ -138,11 +138,3 @@ def _parquet_writer(path: Any, schema: Schema) -> Iterator[Any]:
 
         yield add
         flush()
-
-
-def _pyarrow() -> Any:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UserError('parquet files need pyarrow, which comes with pip install "pixel-reasoner-jax[parquet]"')
-    import pyarrow.parquet
-
-    return pyarrow

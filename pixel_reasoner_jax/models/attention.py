@@ -34,7 +34,7 @@ def attention(
     causal: bool,
     mesh: Mesh | None = None,
 ) -> Float[Array, "batch tokens heads size"]:
-    """Scaled dot-product self-attention with a float32 softmax, by the platform's kernel if it has one that fits.
+    """Scaled dot-product self-attention with a float32 softmax, on TPU by its kernel where that fits.
 
     A token sees those of its own segment, if `causal` only up to itself. Padding shares segment 0 and so sees padding
     only: no token is ever without a key.
@@ -53,7 +53,7 @@ def attention(
     if not kernels.fits(platform, *query.shape[1::2]):
         return dense_attention(query, key, value, segments, causal=causal)
     query = query * query.shape[-1] ** -0.5
-    return kernels.fused_attention(query, key, value, segments, causal=causal, platform=platform, mesh=mesh)
+    return kernels.fused_attention(query, key, value, segments, causal=causal, mesh=mesh)
 
 
 def dense_attention(

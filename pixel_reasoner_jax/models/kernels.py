@@ -1,20 +1,15 @@
-"""Fused self-attention for TPU and GPU: kernels that never hold the scores of all pairs of tokens.
+"""Fused self-attention for TPU: JAX's splash attention, which never holds the scores of all pairs of tokens.
 
-The compiler cannot divide a kernel among devices, so each runs inside `jax.shard_map`, on the rows and the heads of
-its own device. Both are JAX's own and have their own backward pass:
+It skips the blocks of keys that causality or segments hide and has its own backward pass. The compiler cannot divide a
+kernel among devices, so it runs inside `jax.shard_map`, on the rows and the heads of each device.
 
-- TPU: splash attention, which skips the blocks of keys that causality or segments hide. Compiled for v5e, v5p and v6e.
-- GPU: the Pallas-Triton kernel. Compiled for compute capabilities 8.0, 8.9, 9.0 and 10.0. cuDNN's, as
-  `jax.nn.dot_product_attention` offers it, takes segments only as a bias of tokens x tokens, and so does tokamax
-  0.0.12 outside its experimental folder.
-
-Neither has run on its hardware so far, only in the interpreter, and no block size was tuned there.
+Compiled for v5e, v5p and v6e, it has not run on its hardware so far, only in the interpreter, and no block size was
+tuned there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Mapping
 
@@ -27,9 +22,9 @@ from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.parallel.sharding import sharding
 
-LANES = 128  # both kernels want lengths in multiples of this
-BLOCK = 512  # tokens of a block of splash attention, at most
-SMALLEST_HEAD = 16  # Triton's matrix products want this many elements
+LANES = 128  # the kernel wants lengths in multiples of this
+BLOCK = 512  # tokens of a block, at most
+SMALLEST_HEAD = 16  # elements; the kernel was tried with no smaller ones
 
 # The name of what attention's backward pass needs of its forward pass, for remat policies.
 SAVED = "attention"
@@ -41,8 +36,9 @@ FLOPS = "flops_of_"
 
 
 def fits(platform: str, tokens: int, size: int) -> bool:
-    """Whether a kernel of this platform ("tpu", "gpu" or other) is of use for so many tokens and this head size."""
-    return platform in _KERNELS and tokens >= LANES and size >= SMALLEST_HEAD
+    """Whether the kernel runs on this platform ("tpu", "gpu" or other) and is of use for so many tokens and this head
+    size."""
+    return platform == "tpu" and tokens >= LANES and size >= SMALLEST_HEAD
 
 
 def fused_attention(
@@ -52,56 +48,45 @@ def fused_attention(
     segments: Int[Array, "batch tokens"],
     *,
     causal: bool,
-    platform: str,
     mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> Float[Array, "batch tokens heads size"]:
-    """Softmax attention of unscaled scores by the kernel of a platform; see `attention.attention` for the arguments.
+    """Softmax attention of unscaled scores by the kernel; see `attention.attention` for the arguments.
 
     Args:
-      platform: "tpu" or "gpu".
       mesh: rows are dealt out over data and fsdp where these divide them and else computed by all; heads over tensor.
       interpret: runs the kernel as plain operations, on any platform, slowly.
     """
-    kernel = functools.partial(_KERNELS[platform], causal=causal, interpret=interpret)
+    kernel = functools.partial(_splash, causal=causal, interpret=interpret)
     if mesh is None:
         return kernel(query, key, value, segments)
     queries = sharding(("batch", None, "heads", None), query.shape, mesh)
     keys = sharding(("batch", "kv_heads", None, None), key.shape, mesh)
     rows = sharding(("batch", None), segments.shape, mesh)
-    # The kernels do not say over which axes their results vary, which check_vma would want to know.
+    # The kernel does not say over which axes its results vary, which check_vma would want to know.
     specs = tuple(x.spec for x in (queries, keys, keys, rows))
     sharded = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=queries.spec, check_vma=False)
     return sharded(query, key, value, segments)
 
 
-def attention_flops(
-    batch: int, tokens: int, heads: int, size: int, *, causal: bool, platform: str = "tpu"
-) -> dict[str, int]:
+def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: bool) -> dict[str, int]:
     """Floating-point operations in the matrix products of a kernel, which XLA's cost analysis takes for none.
 
     What is counted is the most that can run, that of rows of one segment each: padding to whole blocks is in, blocks
-    that causality hides are not; of those that segments hide, which splash attention skips, only the data can tell. A
-    product of m x k by k x n elements is 2mkn operations.
+    that causality hides are not; of those that segments hide, which are skipped too, only the data can tell. A product
+    of m x k by k x n elements is 2mkn operations.
 
     Args:
       batch: rows a call; `batch`, `heads`: of one device for a count a device, of the program for the whole.
 
     Returns:
-      Operations by what the kernels' names begin with in a program. On TPU those of a forward pass (two products; again
-      each time that remat repeats it), and of the two kernels of a backward pass, `dkv` (four) and `dq` (three); on GPU
-      a single kernel has all seven of these.
+      Operations by what the kernels' names begin with in a program: those of a forward pass (two products; again each
+      time that remat repeats it), and of the two kernels of a backward pass, `dkv` (four) and `dq` (three).
     """
-
-    def products(number: int, block: int, blocks: int) -> int:
-        pairs = block**2 * (blocks * (blocks + 1) // 2 if causal else blocks**2)
-        return number * 2 * batch * heads * pairs * size
-
-    if platform == "gpu":
-        length = -(-tokens // LANES) * LANES
-        return {"mha_forward": products(2, LANES, length // LANES), "mha_backward": products(7, 32, length // 32)}
+    block, blocks = _blocks(tokens)
+    pairs = block**2 * (blocks * (blocks + 1) // 2 if causal else blocks**2)
     numbers = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
-    return {name: products(number, *_blocks(tokens)) for name, number in numbers.items()}
+    return {name: number * 2 * batch * heads * pairs * size for name, number in numbers.items()}
 
 
 def _saying(flops: Mapping[str, int]) -> contextlib.AbstractContextManager:
@@ -162,26 +147,6 @@ def _together(segments: Int[Array, " tokens"], block: int) -> Array:
     low = jnp.where(blocks > 0, blocks, jnp.iinfo(jnp.int32).max).min(axis=1)
     high = blocks.max(axis=1)
     return (low[:, None] <= high) & (low <= high[:, None]) | jnp.eye(len(blocks), dtype=bool)
-
-
-def _triton(query, key, value, segments, *, causal: bool, interpret: bool):
-    from jax.experimental.pallas.ops.gpu import attention  # JAX 0.11 warns on import that this will move to tokamax
-
-    tokens, heads = query.shape[1:3]
-    length = -(-tokens // LANES) * LANES
-    # The kernel knows no groups of heads: each gets a copy of its keys and values.
-    key, value = (jnp.repeat(x, heads // x.shape[1], axis=1).swapaxes(1, 2) for x in (key, value))
-    query, key, value, segments = (_pad(x, 1, length) for x in (query, key, value, segments))
-    # Two blocks of float32 keys and values would not fit an SM's shared memory (101 KB at the least, 227 KB on H100).
-    block = LANES if query.dtype.itemsize == 2 else 32
-    sizes = dataclasses.replace(attention.BlockSizes.get_default(), block_k=block)
-    flops = attention_flops(len(query), tokens, heads, query.shape[3], causal=causal, platform="gpu")
-    with _saying(flops):
-        out = attention.mha(query, key, value, segments, 1.0, causal, sizes, interpret=interpret)
-    return out[:, :tokens]
-
-
-_KERNELS = {"tpu": _splash, "gpu": _triton}
 
 
 def _pad(x: Array, axis: int, length: int) -> Array:

@@ -1,4 +1,4 @@
-"""The fused kernels, in the interpreter, against dense attention; and whether their platforms' compilers take them."""
+"""The fused kernel, in the interpreter, against dense attention; and whether its platform's compiler takes it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ def dense(query, key, value, segments, *, causal):
     return dense_attention(query * query.shape[-1] ** 0.5, key, value, segments, causal=causal)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "gpu"])
 @pytest.mark.parametrize(
     "causal, tokens, heads, kv_heads, size",
     [
@@ -59,11 +58,11 @@ def dense(query, key, value, segments, *, causal):
         (False, 300, 2, 2, 80),  # a full layer of the vision tower
     ],
 )
-def test_equals_dense_attention(platform, causal, tokens, heads, kv_heads, size):
+def test_equals_dense_attention(causal, tokens, heads, kv_heads, size):
     inputs = arrays(tokens, heads, kv_heads, size)
 
     def fused(*inputs):
-        return kernels.fused_attention(*inputs, causal=causal, platform=platform, interpret=True)
+        return kernels.fused_attention(*inputs, causal=causal, interpret=True)
 
     got = value_and_gradients(fused, *inputs)
     want = value_and_gradients(lambda *inputs: dense(*inputs, causal=causal), *inputs)
@@ -72,13 +71,12 @@ def test_equals_dense_attention(platform, causal, tokens, heads, kv_heads, size)
         np.testing.assert_allclose(a, b, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_bfloat16_is_as_close_as_dense_attention(platform):
+def test_bfloat16_is_as_close_as_dense_attention():
     exact = arrays(200, 4, 2, 64)
     rounded = arrays(200, 4, 2, 64, jnp.bfloat16)
 
     def fused(*inputs):
-        return kernels.fused_attention(*inputs, causal=True, platform=platform, interpret=True)
+        return kernels.fused_attention(*inputs, causal=True, interpret=True)
 
     def error(arrays):
         return [float(jnp.abs(a.astype(jnp.float32) - b).mean()) for a, b in zip(arrays, reference, strict=True)]
@@ -99,7 +97,7 @@ def test_splash_attention_skips_blocks_of_other_segments(monkeypatch, causal):
     poison = jnp.zeros_like(value).at[0, :, 128:256].set(jnp.nan).at[1, :, :256].set(jnp.nan)
 
     def fused(*inputs):
-        return kernels.fused_attention(*inputs, causal=causal, platform="tpu", interpret=True)
+        return kernels.fused_attention(*inputs, causal=causal, interpret=True)
 
     out, *gradients = value_and_gradients(fused, query, key, value + poison, segments)
     want, *_ = value_and_gradients(lambda *inputs: dense(*inputs, causal=causal), query, key, value, segments)
@@ -113,7 +111,6 @@ def test_splash_attention_skips_blocks_of_other_segments(monkeypatch, causal):
 
 
 SHARDED = """
-import sys
 import jax, numpy as np
 from pixel_reasoner_jax.models import kernels
 from pixel_reasoner_jax.models.attention import dense_attention
@@ -143,7 +140,7 @@ for batch, heads, kv_heads, tensor in (
     arrays = [jax.device_put(x, sharding(a, x.shape, mesh)) for x, a in zip((query, key, value), axes, strict=True)]
 
     def fused(query, *arrays, causal):
-        options = dict(causal=causal, platform=sys.argv[1], mesh=mesh, interpret=True)
+        options = dict(causal=causal, mesh=mesh, interpret=True)
         return kernels.fused_attention(query * 16**-0.5, *arrays, **options)
 
     ours = run(fused, segments, weights, arrays)
@@ -153,9 +150,8 @@ for batch, heads, kv_heads, tensor in (
 """
 
 
-@pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_eight_devices_equal_dense_attention(platform):
-    _python(SHARDED, platform, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+def test_eight_devices_equal_dense_attention():
+    _python(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=8")
 
 
 COMPILED = """
@@ -194,27 +190,18 @@ def test_the_model_compiles_for_tpu_with_its_kernels():
     assert sorted(calls) == ["dkv"] * 3 + ["dq"] * 3 + ["fwd"] * 3
 
 
-def test_lowers_to_triton():
-    def loss(*arrays):
-        return kernels.fused_attention(*arrays, causal=True, platform="gpu").astype(jnp.float32).sum()
-
-    inputs = arrays(300, 4, 2, 80, jnp.bfloat16)
-    lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*inputs).lower(lowering_platforms=("cuda",))
-    assert lowered.as_text().count("__gpu$xla.gpu.triton") == 3  # forward, and two of the backward pass
-
-
-@pytest.mark.parametrize("platform, tokens, used", [("tpu", 128, 1), ("gpu", 128, 1), ("cpu", 128, 0), ("tpu", 64, 0)])
+@pytest.mark.parametrize("platform, tokens, used", [("tpu", 128, 1), ("gpu", 128, 0), ("cpu", 128, 0), ("tpu", 64, 0)])
 def test_the_devices_of_the_mesh_decide(monkeypatch, platform, tokens, used):
     seen = []
 
-    def record(query, *_, platform, **__):
-        seen.append(platform)
+    def record(query, *_, **__):
+        seen.append(query)
         return query
 
     monkeypatch.setattr(kernels, "fused_attention", record)
     mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
     attention.attention(*arrays(tokens, 4, 2, 16), causal=True, mesh=mesh)
-    assert seen == [platform] * used
+    assert len(seen) == used
 
 
 @pytest.mark.parametrize("tokens, causal", [(1100, True), (1100, False), (300, True)])
@@ -223,7 +210,7 @@ def test_flops_are_those_of_the_kernels_products(tokens, causal):
     inputs = arrays(tokens, 4, 2, 16)
 
     def loss(*arrays):
-        return kernels.fused_attention(*arrays, inputs[3], causal=causal, platform="tpu").sum()
+        return kernels.fused_attention(*arrays, inputs[3], causal=causal).sum()
 
     block, blocks = kernels._blocks(tokens)
     computed = blocks**2
@@ -235,39 +222,16 @@ def test_flops_are_those_of_the_kernels_products(tokens, causal):
     times = computed * BATCH * inputs[0].shape[2]
     found = {
         "_".join(name.split("_")[:3]): times * sum(_product_flops(equation) for equation in _equations(body))
-        for name, body, _ in _kernel_calls(jax.grad(loss, argnums=(0, 1, 2)), *inputs[:3])
+        for name, body in _kernel_calls(jax.grad(loss, argnums=(0, 1, 2)), *inputs[:3])
     }
     assert found == kernels.attention_flops(BATCH, tokens, 4, 16, causal=causal)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_the_gpu_kernels_say_the_operations_of_their_loops(causal):
-    """Each body has its loops' products once; they run over the blocks up to the diagonal, or over all."""
-    inputs = arrays(1000, 4, 2, 16)
-
-    def loss(*arrays):
-        return kernels.fused_attention(*arrays, inputs[3], causal=causal, platform="gpu").sum()
-
-    said = {}
-    for name, body, attributes in _kernel_calls(jax.grad(loss, argnums=(0, 1, 2)), *inputs[:3]):
-        block = {"mha_forward": 128, "mha_backward": 32}.get(name)
-        if block is None:  # what is out times its gradient
-            assert kernels.said_flops(name, attributes) is None
-            continue
-        pairs = sum((row + 1) if causal else 1024 // block for row in range(1024 // block))
-        # float32 keys go through in blocks of 32, four of them for one of queries.
-        keys = 32 / block
-        once = sum(_product_flops(equation) for equation in _equations(body)) / keys
-        said[name] = kernels.said_flops(name, attributes)
-        assert said[name] == BATCH * 4 * pairs * once
-    assert said == kernels.attention_flops(BATCH, 1000, 4, 16, causal=causal, platform="gpu")
-
-
 def _kernel_calls(function, *arguments):
-    """Name, body and attributes of each kernel that a function calls."""
+    """Name and body of each kernel that a function calls."""
     for equation in _equations(jax.make_jaxpr(function)(*arguments).jaxpr):
         if equation.primitive.name == "pallas_call":
-            yield equation.params["name"], equation.params["jaxpr"], equation.ctx.xla_metadata
+            yield equation.params["name"], equation.params["jaxpr"]
 
 
 def _equations(jaxpr):

@@ -117,7 +117,7 @@ def test_splash_attention_counts_the_blocks_it_computes(causal, computed):
 
     def loss(query, key, value):
         segments = jnp.ones((rows, tokens), jnp.int32)
-        return fused_attention(query, key, value, segments, causal=causal, platform="tpu").sum()
+        return fused_attention(query, key, value, segments, causal=causal).sum()
 
     shapes = (rows, tokens, heads, size), (rows, 2, tokens, size), (rows, 2, tokens, size)
     pairs = rows * heads * computed * 512**2
