@@ -12,18 +12,18 @@ from typing import Any
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, written
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
-BATCH = 64  # rows of a parquet file in memory at once
+TABLE_SUFFIXES = (".json", ".jsonl", ".parquet")
+BATCH_ROWS = 64  # rows of a parquet file in memory at once
 
-Row = dict[str, Any]
-Schema = Callable[[Any], Any]
+TableRow = dict[str, Any]
+ParquetSchema = Callable[[Any], Any]
 
 
 class Table:
     """The rows of a file, by its suffix.
 
     Args:
-      path: one of `SUFFIXES`, here or in an object store.
+      path: one of `TABLE_SUFFIXES`, here or in an object store.
 
     Raises:
       ValueError: another suffix, not such a file, or parquet without pyarrow. FileNotFoundError: there is none.
@@ -31,8 +31,8 @@ class Table:
 
     def __init__(self, path: str | os.PathLike):
         self.path = as_path(path)
-        if self.path.suffix not in SUFFIXES:
-            raise UserError(f"{path}: rows are read from {', '.join(SUFFIXES)} files")
+        if self.path.suffix not in TABLE_SUFFIXES:
+            raise UserError(f"{path}: rows are read from {', '.join(TABLE_SUFFIXES)} files")
         if not self.path.is_file():
             raise MissingFileError(f"{path}: no such file")
         read = {".json": _json_rows, ".jsonl": _json_lines, ".parquet": _parquet_rows}[self.path.suffix]
@@ -41,7 +41,7 @@ class Table:
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[tuple[str, Row | ValueError]]:
+    def __iter__(self) -> Iterator[tuple[str, TableRow | ValueError]]:
         """Where each row is, for messages, and the row; in its place an error where it cannot be read."""
         for number, row in enumerate(self._rows()):
             if not isinstance(row, Mapping | ValueError):
@@ -50,7 +50,7 @@ class Table:
 
 
 @contextlib.contextmanager
-def table_writer(path: str | os.PathLike, schema: Schema) -> Iterator[Callable[[Row], object]]:
+def table_writer(path: str | os.PathLike, schema: ParquetSchema) -> Iterator[Callable[[TableRow], object]]:
     """A function that adds a row to a table, which is there when the body has succeeded.
 
     Args:
@@ -102,9 +102,9 @@ def _json_lines(path: Any) -> tuple[int, Any]:
 def _parquet_rows(path: Any) -> tuple[int, Any]:
     parquet = _pyarrow().parquet
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[TableRow]:
         with path.open("rb") as file:
-            for batch in parquet.ParquetFile(file).iter_batches(BATCH):
+            for batch in parquet.ParquetFile(file).iter_batches(BATCH_ROWS):
                 yield from batch.to_pylist()
 
     with path.open("rb") as file:
@@ -115,25 +115,25 @@ def _parquet_rows(path: Any) -> tuple[int, Any]:
 
 
 @contextlib.contextmanager
-def _line_writer(path: Any, schema: Schema) -> Iterator[Any]:
+def _line_writer(path: Any, schema: ParquetSchema) -> Iterator[Any]:
     with path.open("w", encoding="utf-8") as file:
         yield lambda row: file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
-def _parquet_writer(path: Any, schema: Schema) -> Iterator[Any]:
+def _parquet_writer(path: Any, schema: ParquetSchema) -> Iterator[Any]:
     pyarrow = _pyarrow()
     columns = schema(pyarrow)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     with pyarrow.parquet.ParquetWriter(path, columns) as writer:
 
         def flush() -> None:
             writer.write_table(pyarrow.Table.from_pylist(rows, columns))
             rows.clear()
 
-        def add(row: Row) -> None:
+        def add(row: TableRow) -> None:
             rows.append(row)
-            if len(rows) == BATCH:
+            if len(rows) == BATCH_ROWS:
                 flush()
 
         yield add

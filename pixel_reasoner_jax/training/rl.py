@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
-from data_pipeline.stream import Reading
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import gather
 from pixel_reasoner_jax.rewards import AnswerPool
@@ -50,9 +50,9 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
     with contextlib.ExitStack() as stack:
         this, pool = stack.enter_context(Run(config, resume)), stack.enter_context(AnswerPool())
         queries = this.shards.share
-        reading = Reading(max_unreadable=config.data.max_unreadable)
+        settings = LoaderSettings(max_unreadable=config.data.max_unreadable)
         batches = stack.enter_context(
-            query_batches(data, queries, order=this.order, reading=reading, pass_rates=config.data.pass_rates)
+            query_batches(data, queries, order=this.order, settings=settings, pass_rates=config.data.pass_rates)
         )
         policy = Policy(
             this.model,

@@ -8,8 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import record_count, trajectory_batches
-from data_pipeline.stream import Reading
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.training.feed import Feed
 from pixel_reasoner_jax.training.losses import sft_loss
@@ -43,10 +43,15 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         )
     with contextlib.ExitStack() as stack:
         this = stack.enter_context(Run(config, resume))
-        reading = Reading(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
+        settings = LoaderSettings(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
         stream = stack.enter_context(
             trajectory_batches(
-                data, this.processor, this.shards.share, order=this.order, reading=reading, cache_bytes=CACHE_BYTES
+                data,
+                this.processor,
+                this.shards.share,
+                order=this.order,
+                settings=settings,
+                cache_bytes=CACHE_BYTES,
             )
         )
         trainer = make_trainer(config, this.model)
