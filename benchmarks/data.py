@@ -22,11 +22,11 @@ from PIL import Image
 
 from benchmarks import packing
 from data_pipeline import lessons
+from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.draft import Draft
 from data_pipeline.exchange.exporting import export_table
-from data_pipeline.pipeline import Order, RenderedSource, trajectory_batches
+from data_pipeline.pipeline import RecordOrder, RenderedSource, trajectory_batches
 from data_pipeline.records import RecordSource, write_records
-from data_pipeline.stream import Reading
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import Budgets, Processor, load_image
 
@@ -59,8 +59,8 @@ def trajectories(count: int, size: tuple[int, int] = SIZE, crop: tuple[int, int]
 
 def ours(data: pathlib.Path, processor: Processor, workers: int, batches: int) -> float:
     """Trajectories a second."""
-    reading = Reading(workers=workers, threads=1, ahead=2 * BATCH * max(workers, 1))
-    with trajectory_batches(data, processor, BATCH, order=Order(0), reading=reading, cache_bytes=0) as stream:
+    settings = LoaderSettings(workers=workers, threads=1, ahead=2 * BATCH * max(workers, 1))
+    with trajectory_batches(data, processor, BATCH, order=RecordOrder(0), settings=settings, cache_bytes=0) as stream:
 
         def batch() -> None:
             for trajectory in next(stream)[0]:
@@ -114,8 +114,8 @@ def memory(folder: pathlib.Path, processor: Processor, records: int) -> dict[str
     write_records(folder / "many", "trajectory", trajectories(records, (56, 56), (56, 56)), shard_size=8192)
     peaks, peak = [], 0
     batches = records // BATCH
-    reading = Reading(workers=1, threads=1, ahead=64)
-    with trajectory_batches(folder / "many", processor, BATCH, reading=reading, cache_bytes=2**20) as stream:
+    settings = LoaderSettings(workers=1, threads=1, ahead=64)
+    with trajectory_batches(folder / "many", processor, BATCH, settings=settings, cache_bytes=2**20) as stream:
         for number in range(batches):
             next(stream)
             if number % 50 == 49:

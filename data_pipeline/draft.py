@@ -10,14 +10,16 @@ from pixel_reasoner_jax.trajectory import OperationRecord
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A written trajectory, before it is rendered: what is stored on disk.
+    """A trajectory before it is rendered to tokens: what a data set stores.
 
     Attributes:
-      query_id, question, reference: of the query.
-      kind: the template that made it.
-      messages: the whole conversation; images are PIL images, mistaken calls have `train` false.
-      operations: what was executed, in order.
-      attributes: of the seed.
+      query_id, question: of the query.
+      reference: its accepted answer or answers.
+      kind: the template that made it, as `single_pass`.
+      messages: the whole conversation. Images are PIL images or encoded files; the assistant's texts have a flag
+        `train`, which is False for deliberately mistaken calls.
+      operations: the executed calls, in order.
+      attributes: what else the seed's source knows; plain values.
     """
 
     query_id: str

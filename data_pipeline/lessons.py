@@ -18,7 +18,15 @@ from PIL import Image
 from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.sources.pixel_search import CELL_BOXES, DIGITS, LABEL, PixelSearch
-from data_pipeline.synthesis import TEMPLATES, Passage, Plan, Scene, Synthesizer, TemplateCaptioner, run_plan
+from data_pipeline.synthesis import (
+    TEMPLATES,
+    Passage,
+    Synthesizer,
+    TemplateCaptioner,
+    TemplateContext,
+    TrajectoryPlan,
+    run_plan,
+)
 from data_pipeline.tokenizer import conversation_texts, save_processor, train_tokenizer
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, error_text, tools_section
 from pixel_reasoner_jax.processing import Budgets, Processor, smart_resize
@@ -35,7 +43,7 @@ PADDING = 0.01
 
 WARM_START_MIX = {"text_only": 0.65, "single_pass": 0.25, "recrop_once": 0.1}
 
-PHRASES = {
+WORLD_PHRASES = {
     Passage.OVERVIEW: "",
     Passage.SUBJECT: f"the {LABEL}",
     Passage.MISTAKE: "It is not here.",
@@ -46,13 +54,13 @@ PHRASES = {
 
 def captioner() -> TemplateCaptioner:
     """Writes the world's few words."""
-    return TemplateCaptioner(PHRASES)
+    return TemplateCaptioner(WORLD_PHRASES)
 
 
 def place_lesson(seed: Seed, registry: Registry) -> list[dict[str, Any]]:
     """A conversation about where the coloured box is: it is asked for, so it is zoomed in on."""
-    scene = Scene(seed, captioner(), np.random.default_rng(0), padding=PADDING)
-    step = scene.step(Passage.OVERVIEW, seed.cue)
+    context = TemplateContext(seed, captioner(), np.random.default_rng(0), padding=PADDING)
+    step = context.step(Passage.OVERVIEW, seed.cue)
     return _lesson(registry, seed.images[0], f"Zoom in on the {LABEL}.", f"{step.text}\n{step.call}")
 
 
@@ -96,18 +104,18 @@ class PoorTeacher:
     misplaced: float = 1.0
     favoured: float = 0.9
 
-    def __call__(self, plan: Plan, seed: Seed, rng: np.random.Generator) -> Plan:
-        steps = list(plan.steps)
-        if steps and rng.random() < self.misplaced:
+    def __call__(self, plan: TrajectoryPlan, seed: Seed, rng: np.random.Generator) -> TrajectoryPlan:
+        turns = list(plan.turns)
+        if turns and rng.random() < self.misplaced:
             box = list(CELL_BOXES[rng.integers(len(CELL_BOXES))])
-            steps[-1] = dataclasses.replace(steps[-1], arguments={**steps[-1].arguments, "bbox_2d": box})
-        if not steps:
+            turns[-1] = dataclasses.replace(turns[-1], arguments={**turns[-1].arguments, "bbox_2d": box})
+        if not turns:
             answer = _answer(self._guess(seed, rng))
-        elif tuple(steps[-1].arguments["bbox_2d"]) == seed.cue:
+        elif tuple(turns[-1].arguments["bbox_2d"]) == seed.cue:
             answer = plan.answer
         else:
             answer = _answer(str(rng.integers(DIGITS)))
-        return dataclasses.replace(plan, steps=tuple(steps), answer=answer)
+        return dataclasses.replace(plan, turns=tuple(turns), answer=answer)
 
     def _guess(self, seed: Seed, rng: np.random.Generator) -> str:
         prior = seed.attributes["prior_answer"]
@@ -152,10 +160,10 @@ def _world_text(registry: Registry) -> Iterator[list[dict[str, Any]]]:
         yield reading_lesson(seed, registry)
         yield color_lesson(seed, registry)
         yield query_messages(seed.query(), None)
-        scene = Scene(seed, captioner(), np.random.default_rng(0), padding=PADDING)
+        context = TemplateContext(seed, captioner(), np.random.default_rng(0), padding=PADDING)
         for kind in WARM_START_MIX:
             state = MediaState.from_query(images=[seed.images[0].convert("RGB")])
-            yield run_plan(TEMPLATES[kind](scene), seed, state, registry, resized).messages
+            yield run_plan(TEMPLATES[kind](context), seed, state, registry, resized).messages
     yield from ([{"role": "user", "content": error_text(str(error))}] for error in _errors(registry))
 
 

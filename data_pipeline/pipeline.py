@@ -1,7 +1,7 @@
-"""Stored records as the batches a trainer reads: mixed, shuffled, dealt out to shards, rendered, resumable.
+"""Stored records as the batches that a trainer reads: mixed, shuffled, split into shards, rendered, resumable.
 
-`get_state()` gives what a checkpoint stores, and `set_state()` goes on from there with exactly the batches that would
-have come, whatever then reads them; see `stream`.
+`get_state()` of a loader gives what a checkpoint stores; after `set_state()` come exactly the batches that would have
+come next, however many processes then read them; see `batch_loader`.
 """
 
 from __future__ import annotations
@@ -15,95 +15,103 @@ from typing import Any
 import grain
 import numpy as np
 
+from data_pipeline.batch_loader import BatchLoader, LoaderSettings, Unreadable, Unwanted
 from data_pipeline.draft import Draft
 from data_pipeline.records import RecordError, RecordSource, read_description
-from data_pipeline.stream import Reading, Stream, Unreadable, Unwanted
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Processor, Rendered
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
-Data = str | Path | Sequence[tuple[str | Path, float]]
-"""A data set, or several with their weights: of how many records of the mixture each has one."""
+DatasetMixture = str | Path | Sequence[tuple[str | Path, float]]
+"""The folder of a data set, or several as (folder, weight): records are drawn in proportion to the weights."""
 
 PASS_RATE = "pass_rate"
-"""Key of a query: the share of right responses to it that somebody measured."""
+"""Key of a query: the share of right responses to it that was measured, from 0 to 1."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
-    """Which records come, and when.
+class RecordOrder:
+    """Which records are read, and in which order.
 
     Attributes:
-      seed: of the order, which is another in every epoch.
-      shards: the numbers of those to read, of `count`; each has its own records of the common order.
-      epochs: None for no end. An epoch of a mixture ends with that of its first data set.
+      seed: of the shuffle; every epoch has another order.
+      shards: the numbers of the shards to read, from 0 to `shard_count` - 1.
+      shard_count: into how many shards the shuffled records are split; no record is in two of them.
+      epochs: how many; None repeats without end. An epoch of a mixture ends with that of its first data set.
     """
 
     seed: int = 0
     shards: Sequence[int] = (0,)
-    count: int = 1
+    shard_count: int = 1
     epochs: int | None = None
 
 
-_ORDER, _READING = Order(), Reading()
+_DEFAULT_ORDER, _DEFAULT_LOADER = RecordOrder(), LoaderSettings()
 
 
 def trajectory_batches(
-    data: Data,
+    data: DatasetMixture,
     processor: Processor,
     batch_size: int,
     *,
-    order: Order = _ORDER,
-    reading: Reading = _READING,
+    order: RecordOrder = _DEFAULT_ORDER,
+    settings: LoaderSettings = _DEFAULT_LOADER,
     cache_bytes: int = 2**29,
-) -> Stream:
+) -> BatchLoader:
     """Batches of rendered trajectories for instruction tuning.
 
     Args:
-      data: of trajectories; see `records`.
-      processor: renders them.
-      batch_size: trajectories of a shard in a batch; the last, smaller one is dropped.
-      order: see `Order`.
-      reading: see `Reading`.
-      cache_bytes: of memory for rendered trajectories, so that a small data set is decoded and resized only once;
-        shared by the worker processes.
+      data: a data set of trajectories, or several; see `DatasetMixture`.
+      processor: renders them to tokens.
+      batch_size: trajectories of each shard in a batch; what is left at the end is dropped.
+      order: see `RecordOrder`.
+      settings: see `LoaderSettings`.
+      cache_bytes: memory for rendered trajectories, so that a small data set is decoded and resized only once; the
+        worker processes share it.
 
     Returns:
-      An iterator of dicts from the shard to a list of `Trajectory`.
+      An iterator of dicts from the number of a shard to a list of `Trajectory`.
+
+    Raises:
+      RecordError: a data set is missing or not of trajectories.
+      UserError: a data set has fewer records than there are shards.
     """
-    cache = cache_bytes // max(reading.workers, 1)
+    cache = cache_bytes // max(settings.workers, 1)
     sources = [RenderedSource(source, processor, cache) for source in _sources(data, "trajectory")]
-    return _stream(data, sources, _read, batch_size, order, reading)
+    return _loader(data, sources, _read, batch_size, order, settings)
 
 
 def query_batches(
-    data: Data,
+    data: DatasetMixture,
     batch_size: int,
     *,
-    order: Order = _ORDER,
-    reading: Reading = _READING,
+    order: RecordOrder = _DEFAULT_ORDER,
+    settings: LoaderSettings = _DEFAULT_LOADER,
     pass_rates: tuple[float, float] = (0.0, 1.0),
-) -> Stream:
-    """Batches of queries for reinforcement learning, whose media can be decoded; arguments as of `trajectory_batches`.
+) -> BatchLoader:
+    """Batches of queries for reinforcement learning; arguments and errors as of `trajectory_batches`.
+
+    Media are decoded once here: a query whose media are broken counts as unreadable instead of ending a rollout.
 
     Args:
-      pass_rates: (least, most); a query whose `pass_rate` is known and not within is left out.
+      pass_rates: (least, most); a query that has a `pass_rate` outside of them is left out.
     """
-    wanted = functools.partial(_read_query, pass_rates=pass_rates)
+    read = functools.partial(_read_query, pass_rates=pass_rates)
     sources = _sources(data, "query")
-    return _stream(data, sources, wanted, batch_size, order, reading)
+    return _loader(data, sources, read, batch_size, order, settings)
 
 
-def record_count(data: Data) -> int:
-    """Records of all data sets together."""
+def record_count(data: DatasetMixture) -> int:
+    """The number of records of all data sets together."""
     return sum(read_description(path)["count"] for path, _ in _weighted(data))
 
 
 def render_trajectory(draft: Draft, processor: Processor) -> Trajectory:
     """A stored trajectory with its tokens and masks.
 
-    Nothing in it was sampled: `logprobs` is None and `source` tells the assistant's turns from prompt and observations.
+    No token of it was sampled by a policy: `logprobs` is None. `source` still tells the assistant's turns (SAMPLED)
+    from the prompt and the observations.
     """
     messages = draft.messages
     first = next((number for number, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
@@ -131,27 +139,30 @@ def _trajectory(draft: Draft, pieces: list[Rendered], source: np.ndarray) -> Tra
 
 
 class RenderedSource:
-    """Stored trajectories as `Trajectory` objects; a record that cannot be rendered is named.
+    """Stored trajectories as rendered `Trajectory` objects.
 
-    The first ones rendered stay in memory, up to `cache_bytes`. Which ones are held changes the speed, nothing else.
+    The first ones that are rendered stay in memory, up to `cache_bytes`; this changes the speed, nothing else.
+
+    Raises:
+      RecordError: by indexing, if a record cannot be read or rendered; the message names it.
     """
 
     def __init__(self, records: RecordSource, processor: Processor, cache_bytes: int = 0):
         self._records, self._processor = records, processor
-        self._room = cache_bytes
-        self._held: dict[int, Trajectory] = {}
+        self._free_bytes = cache_bytes
+        self._cache: dict[int, Trajectory] = {}
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Trajectory:
-        trajectory = self._held.get(index)
+        trajectory = self._cache.get(index)
         if trajectory is None:
             trajectory = self._render(index)
-            size = _held_bytes(trajectory)
-            if size <= self._room:
-                self._room -= size
-                self._held[index] = trajectory
+            size = _cached_bytes(trajectory)
+            if size <= self._free_bytes:
+                self._free_bytes -= size
+                self._cache[index] = trajectory
         return trajectory
 
     def _render(self, index: int) -> Trajectory:
@@ -160,60 +171,60 @@ class RenderedSource:
             return render_trajectory(draft, self._processor)
         except (ValueError, TypeError, KeyError) as error:  # a conversation that somebody else wrote can be anything
             raise RecordError(
-                f"{self._records.place(index)}: cannot be rendered: {type(error).__name__}: {error}"
+                f"{self._records.location(index)}: cannot be rendered: {type(error).__name__}: {error}"
             ) from error
 
     def __repr__(self) -> str:
         return f"RenderedSource({self._records!r})"
 
 
-def _held_bytes(trajectory: Trajectory) -> int:
-    """Of memory: arrays, and what the messages show, which are the files as they are stored."""
+def _cached_bytes(trajectory: Trajectory) -> int:
+    """The memory that a cached trajectory takes: its arrays, and the encoded files in its messages."""
     arrays = (trajectory.tokens, trajectory.source, trajectory.train, *(media.pixels for media in trajectory.media))
     shown = [item[item["type"]] for message in trajectory.messages for item in message["content"]]
     files = [file for one in shown for file in (one if isinstance(one, list) else [one])]
     return sum(array.nbytes for array in arrays) + sum(map(len, files))
 
 
-def _weighted(data: Data) -> Sequence[tuple[str | Path, float]]:
+def _weighted(data: DatasetMixture) -> Sequence[tuple[str | Path, float]]:
     return [(data, 1.0)] if isinstance(data, str | Path) else data
 
 
-def _sources(data: Data, kind: str) -> list[RecordSource]:
+def _sources(data: DatasetMixture, kind: str) -> list[RecordSource]:
     return [RecordSource(path, kind) for path, _ in _weighted(data)]
 
 
-def _stream(
-    data: Data,
+def _loader(
+    data: DatasetMixture,
     sources: Sequence[Any],
     read: Callable[[Any, int], Any],
     batch_size: int,
-    order: Order,
-    reading: Reading,
-) -> Stream:
+    order: RecordOrder,
+    settings: LoaderSettings,
+) -> BatchLoader:
     weights = [weight for _, weight in _weighted(data)]
     orders = {}
     for shard in order.shards:
-        own = [
+        datasets = [
             _indices(source, order, number, shard).map(functools.partial(read, source))
             for number, source in enumerate(sources)
         ]
-        orders[shard] = own[0] if len(own) == 1 else grain.MapDataset.mix(own, weights)
-    return Stream(orders, batch_size, reading, sum(map(len, sources)))
+        orders[shard] = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
+    return BatchLoader(orders, batch_size, settings, sum(map(len, sources)))
 
 
-def _indices(source: Sequence[Any], order: Order, number: int, shard: int) -> grain.MapDataset:
-    """The indices of a shard's records of data set `number`, in an order that all shards share."""
-    count = order.count
+def _indices(source: Sequence[Any], order: RecordOrder, number: int, shard: int) -> grain.MapDataset:
+    """The indices of one shard's records of data set `number`: every `shard_count`-th of the shuffled records."""
+    count = order.shard_count
     if not 0 <= shard < count:
         raise ValueError(f"shard {shard} of {count} does not exist")
     if len(source) < count:
         raise UserError(f"{source!r} has {len(source)} records, too few for {count} shards")
-    # Epochs follow each other before they are dealt out, so that none loses the records that do not divide evenly.
+    # The epochs are joined before they are split, so that none loses the records that do not divide evenly.
     epochs = grain.MapDataset.range(len(source)).seed(order.seed + number).shuffle().repeat(order.epochs)
-    # Every shard takes as many records, or one would wait for the others at the very end.
-    whole = len(epochs) // count * count
-    return epochs[:whole][shard::count]
+    # Every shard takes as many records: at the very end, none has a batch that the others lack.
+    even = len(epochs) // count * count
+    return epochs[:even][shard::count]
 
 
 def _read(source: Sequence[Any], index: int) -> Any:
@@ -229,19 +240,19 @@ def _read_query(source: Sequence[Any], index: int, pass_rates: tuple[float, floa
         return query
     rate = query.pop(PASS_RATE, None)
     if not isinstance(rate, int | float | None):
-        return Unreadable(f"{source.place(index)}: its {PASS_RATE} is {rate!r:.80}, not a number")
+        return Unreadable(f"{source.location(index)}: its {PASS_RATE} is {rate!r:.80}, not a number")
     least, most = pass_rates
     if rate is not None and not least <= rate <= most:
         return Unwanted()  # before its media are decoded
     try:
         _check_media(query)
     except ValueError as error:
-        return Unreadable(f"{source.place(index)}: {error}")
+        return Unreadable(f"{source.location(index)}: {error}")
     return query
 
 
 def _check_media(query: dict[str, Any]) -> None:
-    """Decodes what a rollout will: there a broken file would end the run. Of a video file, its first frame."""
+    """Decodes the images, and of a video file the first frame: in a rollout, a broken file would end the run."""
     video = query.get("video")
     for image in (*query.get("images", ()), *(video if isinstance(video, list) else ())):
         decode_image(image)

@@ -1,4 +1,4 @@
-"""What a trajectory grows from: media, a question, its answer, and where the evidence is."""
+"""An annotated query, from which a trajectory is synthesized: media, question, answer, and where the evidence is."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.decoding import sample_indices
 from pixel_reasoner_jax.processing.loading import ImageSource
 
-MOST_FRAMES = 8
-"""In a call of `select_frames`."""
+MAX_FRAMES = 8
+"""The most frames that one call of `select_frames` takes."""
 
-Box = tuple[float, float, float, float]
+NormalizedBox = tuple[float, float, float, float]
 """Left, top, right, bottom, normalized by the image's width and height."""
 
 
@@ -41,9 +41,9 @@ class Seed:
     images: tuple[ImageSource, ...] = ()
     video: Any = None
     fps: float | None = None
-    cue: Box | tuple[int, ...] = (0.0, 0.0, 1.0, 1.0)
+    cue: NormalizedBox | tuple[int, ...] = (0.0, 0.0, 1.0, 1.0)
     window: tuple[float, float] | None = None
-    candidates: tuple[Box, ...] = ()
+    candidates: tuple[NormalizedBox, ...] = ()
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -52,14 +52,14 @@ class Seed:
         return self.answer if isinstance(self.answer, str) else self.answer[0]
 
     def with_frames(self, times: Sequence[float]) -> Seed:
-        """The seed with the frames of its window as cue, or as it is if it has none.
+        """The seed with its window turned into a cue of frame numbers; a seed without a window is returned as it is.
 
         Args:
-          times: of the sampled frames, in seconds. Between two of them, the nearest to the window's middle is taken;
-            of more than an operation selects, as many of them spread over the window.
+          times: of the sampled frames, in seconds, ascending. The cue is the frames within the window, at most
+            `MAX_FRAMES` of them, spread evenly. If no frame lies within it, the cue is the one nearest to its middle.
 
         Raises:
-          ValueError: the window is none, or begins after the video.
+          UserError: the window ends before it starts, or begins after the video.
         """
         if self.window is None:
             return self
@@ -70,7 +70,7 @@ class Seed:
         if not inside:
             middle = (start + end) / 2
             inside = [min(range(1, len(times) + 1), key=lambda number: abs(times[number - 1] - middle))]
-        chosen = tuple(inside[index] for index in sample_indices(len(inside), MOST_FRAMES))
+        chosen = tuple(inside[index] for index in sample_indices(len(inside), MAX_FRAMES))
         return dataclasses.replace(self, cue=chosen, window=None)
 
     def query(self) -> dict[str, Any]:

@@ -15,8 +15,15 @@ from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing.decoding import digest
 
-KEYS = ("type", "text", "image", "video", "train", "kind", "fps")  # of an item; unused ones are null
-SIGNATURES = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif"}
+ITEM_KEYS = ("type", "text", "image", "video", "train", "kind", "fps")  # of an item; unused ones are null
+IMAGE_SIGNATURES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8": ".jpg",
+    b"RIFF": ".webp",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II": ".tif",
+}
 
 
 def export_table(dataset: str | os.PathLike, out: str | os.PathLike) -> int:
@@ -54,7 +61,9 @@ class _MediaFolder:
         """The path of a file from the table's folder; of a path, itself."""
         if not isinstance(source, bytes):
             return source
-        name = digest(source) + (suffix or next((s for start, s in SIGNATURES.items() if source.startswith(start)), ""))
+        name = digest(source) + (
+            suffix or next((s for start, s in IMAGE_SIGNATURES.items() if source.startswith(start)), "")
+        )
         if name not in self._there:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / name).write_bytes(source)
@@ -72,7 +81,7 @@ def _trajectory(draft: Draft, media: _MediaFolder) -> dict[str, Any]:
         {
             "role": message["role"],
             "content": [
-                {key: put[key](item[key]) if key in put and key in item else item.get(key) for key in KEYS}
+                {key: put[key](item[key]) if key in put and key in item else item.get(key) for key in ITEM_KEYS}
                 for item in message["content"]
             ],
         }
@@ -110,7 +119,7 @@ def _list(answer: str | list[str]) -> list[str]:
 def _trajectory_schema(pa: Any) -> Any:
     text, texts = pa.string(), pa.list_(pa.string())
     types = {"video": texts, "train": pa.bool_(), "fps": pa.float64()}
-    item = pa.struct([(key, types.get(key, text)) for key in KEYS])
+    item = pa.struct([(key, types.get(key, text)) for key in ITEM_KEYS])
     message = pa.struct([("role", text), ("content", pa.list_(item))])
     columns = {"answer": texts, "message_list": pa.list_(message)}
     names = ("qid", "question", "answer", "type", "message_list", "operations", "attributes")

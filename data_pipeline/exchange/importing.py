@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_pipeline.exchange.files import MediaFiles
-from data_pipeline.exchange.released import MESSAGES, query_of, trajectory_of
+from data_pipeline.exchange.media_files import MediaFiles
+from data_pipeline.exchange.released import MESSAGES_COLUMN, row_to_query, row_to_trajectory
 from data_pipeline.exchange.tables import Table
 from data_pipeline.records import RecordWriter
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.metrics import Progress
 
-REPORT = "import_report.json"
+IMPORT_REPORT = "import_report.json"
 
 
 def import_tables(
@@ -35,7 +35,7 @@ def import_tables(
       out: the data set.
       media_root: of relative paths; None for the folder of each table.
       keep_paths: store paths in place of the files' bytes.
-      mask: one of `masks.MASKS`.
+      mask: one of `masks.LOSS_MASK_RULES`.
       shard_size: see `RecordWriter`.
 
     Returns:
@@ -46,7 +46,7 @@ def import_tables(
       ValueError: the tables hold rows of both kinds, or none that can be read.
     """
     opened = [Table(table) for table in tables]
-    kinds = {_kind(row) for table in opened for _, row in _first(table)}
+    kinds = {_kind(row) for table in opened for _, row in _first_mapping(table)}
     if len(kinds) > 1:
         raise UserError("the files hold trajectories and queries: import them into data sets of their own")
     kind = kinds.pop() if kinds else "query"
@@ -57,14 +57,14 @@ def import_tables(
         done = written = 0
         for table in opened:
             files = MediaFiles(table.path.parent if media_root is None else media_root, keep_paths)
-            for number, (place, row) in enumerate(table):
+            for number, (location, row) in enumerate(table):
                 done += 1
                 try:
                     record = _record(kind, row, f"{table.path.stem}-{number:06d}", files, mask)
                     writer.write(record)
                 except Exception as error:  # a stranger's row can be wrong in any way
                     name = row.get("qid") if isinstance(row, dict) else None
-                    unreadable.append({"place": place, "id": name, "problem": f"{error}" or type(error).__name__})
+                    unreadable.append({"place": location, "id": name, "problem": f"{error}" or type(error).__name__})
                 else:
                     written += 1
                     if kind == "trajectory":
@@ -75,25 +75,25 @@ def import_tables(
             raise UserError(f"none of {rows} rows can be read{problem}")
     report = {"kind": kind, "rows": rows, "written": written, "types": dict(types), "mask": mask}
     report["unreadable"] = unreadable
-    write_text(as_path(out) / REPORT, json.dumps(report, indent=1) + "\n")
+    write_text(as_path(out) / IMPORT_REPORT, json.dumps(report, indent=1) + "\n")
     return report
 
 
-def _first(table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
+def _first_mapping(table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
     """The first row of a table that is one."""
-    for place, row in table:
+    for location, row in table:
         if isinstance(row, dict):
-            yield place, row
+            yield location, row
             return
 
 
 def _kind(row: dict[str, Any]) -> str:
-    return "trajectory" if MESSAGES in row else "query"
+    return "trajectory" if MESSAGES_COLUMN in row else "query"
 
 
 def _record(kind: str, row: Any, name: str, files: MediaFiles, mask: str) -> Any:
     if isinstance(row, ValueError):
         raise row
     if _kind(row) != kind:
-        raise UserError(f"a row of another kind: {MESSAGES} is {'missing' if kind == 'trajectory' else 'there'}")
-    return trajectory_of(row, name, files, mask) if kind == "trajectory" else query_of(row, name, files)
+        raise UserError(f"a row of another kind: {MESSAGES_COLUMN} is {'missing' if kind == 'trajectory' else 'there'}")
+    return row_to_trajectory(row, name, files, mask) if kind == "trajectory" else row_to_query(row, name, files)

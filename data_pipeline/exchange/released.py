@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipeline.draft import Draft
-from data_pipeline.exchange.files import MediaFiles
-from data_pipeline.exchange.masks import with_mask
+from data_pipeline.exchange.loss_masks import with_loss_mask
+from data_pipeline.exchange.media_files import MediaFiles
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import OperationError
 from pixel_reasoner_jax.operations.calls import parse_call
@@ -22,14 +22,14 @@ from pixel_reasoner_jax.processing.chat import ROLES, content_items
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.trajectory import OperationRecord
 
-MESSAGES = "message_list"
+MESSAGES_COLUMN = "message_list"
 
 _GUIDELINES = re.compile(r"\s*\n\n(?:Guidelines:|Please think step by step).*", re.DOTALL)
 _ERROR = "Execution error:"
 _SIZE = re.compile(r"(?:Image|Frame) Size: (\d+)x(\d+)")
 
 
-def trajectory_of(row: Mapping[str, Any], name: str, files: MediaFiles, mask: str) -> Draft:
+def row_to_trajectory(row: Mapping[str, Any], name: str, files: MediaFiles, mask: str) -> Draft:
     """The trajectory of a row with `message_list`.
 
     Args:
@@ -42,7 +42,7 @@ def trajectory_of(row: Mapping[str, Any], name: str, files: MediaFiles, mask: st
     Raises:
       ValueError: it is not such a row, or its media cannot be read (MediaError).
     """
-    messages = _messages(row[MESSAGES], files)
+    messages = _messages(row[MESSAGES_COLUMN], files)
     if messages[-1]["role"] != "assistant" or not _text(messages[-1]):
         raise UserError("the conversation does not end with the assistant's answer")
     asked = next((message for message in messages if message["role"] == "user"), None)
@@ -55,15 +55,15 @@ def trajectory_of(row: Mapping[str, Any], name: str, files: MediaFiles, mask: st
         query_id=_id(row, name),
         question=row.get("question") or _GUIDELINES.sub("", _text(asked)).strip(),
         reference=extract_answer(_text(messages[-1])) or "" if answer in (None, []) else _answer(answer),
-        kind=row.get("type") or kind_of(operations),
-        messages=with_mask(messages, operations, mask),
+        kind=row.get("type") or template_of(operations),
+        messages=with_loss_mask(messages, operations, mask),
         operations=tuple(operations),
         attributes=json.loads(row.get("attributes") or "{}"),
     )
 
 
-def query_of(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[str, Any]:
-    """The query of a row; arguments and errors as of `trajectory_of`."""
+def row_to_query(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[str, Any]:
+    """The query of a row; arguments and errors as of `row_to_trajectory`."""
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"question is {question!r}; it is a text")
@@ -84,7 +84,7 @@ def query_of(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[str, 
     return query | json.loads(row.get("attributes") or "{}")
 
 
-def kind_of(operations: list[OperationRecord]) -> str:
+def template_of(operations: list[OperationRecord]) -> str:
     """The template that makes such operations; "other" if none does."""
     names = {operation.name for operation in operations}
     if len(operations) < 2:
@@ -103,14 +103,14 @@ def _messages(given: Any, files: MediaFiles) -> list[dict[str, Any]]:
     if isinstance(given, str):
         given = json.loads(given)
     if not isinstance(given, list) or not given:
-        raise UserError(f"{MESSAGES} is {type(given).__name__}; it is a list of messages")
+        raise UserError(f"{MESSAGES_COLUMN} is {type(given).__name__}; it is a list of messages")
     messages = []
     for number, message in enumerate(given):
-        place = f"message {number}"
+        location = f"message {number}"
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             role = message.get("role") if isinstance(message, Mapping) else message
-            raise UserError(f"{place}: role is {role!r:.80}; it is one of {', '.join(ROLES)}")
-        items = [_item(kind, item, files, messages) for kind, item in content_items(message, place)]
+            raise UserError(f"{location}: role is {role!r:.80}; it is one of {', '.join(ROLES)}")
+        items = [_item(kind, item, files, messages) for kind, item in content_items(message, location)]
         messages.append({"role": message["role"], "content": items})
     return messages
 

@@ -11,18 +11,18 @@ from typing import Any
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, output_directory
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
-BATCH = 64  # rows of a parquet file in memory at once
+TABLE_SUFFIXES = (".json", ".jsonl", ".parquet")
+BATCH_ROWS = 64  # rows of a parquet file in memory at once
 
-Row = dict[str, Any]
-Schema = Callable[[Any], Any]
+TableRow = dict[str, Any]
+ParquetSchema = Callable[[Any], Any]
 
 
 class Table:
     """The rows of a file, by its suffix.
 
     Args:
-      path: one of `SUFFIXES`, here or in an object store.
+      path: one of `TABLE_SUFFIXES`, here or in an object store.
 
     Raises:
       ValueError: another suffix, or not such a file. FileNotFoundError: there is none.
@@ -30,8 +30,8 @@ class Table:
 
     def __init__(self, path: str | os.PathLike):
         self.path = as_path(path)
-        if self.path.suffix not in SUFFIXES:
-            raise UserError(f"{path}: rows are read from {', '.join(SUFFIXES)} files")
+        if self.path.suffix not in TABLE_SUFFIXES:
+            raise UserError(f"{path}: rows are read from {', '.join(TABLE_SUFFIXES)} files")
         if not self.path.is_file():
             raise MissingFileError(f"{path}: no such file")
         read = {".json": _json_rows, ".jsonl": _json_lines, ".parquet": _parquet_rows}[self.path.suffix]
@@ -40,7 +40,7 @@ class Table:
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[tuple[str, Row | ValueError]]:
+    def __iter__(self) -> Iterator[tuple[str, TableRow | ValueError]]:
         """Where each row is, for messages, and the row; in its place an error where it cannot be read."""
         for number, row in enumerate(self._rows()):
             if not isinstance(row, Mapping | ValueError):
@@ -49,7 +49,7 @@ class Table:
 
 
 @contextlib.contextmanager
-def table_writer(path: str | os.PathLike, schema: Schema) -> Iterator[Callable[[Row], object]]:
+def table_writer(path: str | os.PathLike, schema: ParquetSchema) -> Iterator[Callable[[TableRow], object]]:
     """A function that adds a row to a table, which is there when the body has succeeded.
 
     Args:
@@ -101,9 +101,9 @@ def _json_lines(path: Any) -> tuple[int, Any]:
 def _parquet_rows(path: Any) -> tuple[int, Any]:
     import pyarrow.parquet  # for tables of this kind alone
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[TableRow]:
         with path.open("rb") as file:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH):
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS):
                 yield from batch.to_pylist()
 
     with path.open("rb") as file:
@@ -114,26 +114,26 @@ def _parquet_rows(path: Any) -> tuple[int, Any]:
 
 
 @contextlib.contextmanager
-def _line_writer(path: Any, schema: Schema) -> Iterator[Any]:
+def _line_writer(path: Any, schema: ParquetSchema) -> Iterator[Any]:
     with path.open("w", encoding="utf-8") as file:
         yield lambda row: file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
-def _parquet_writer(path: Any, schema: Schema) -> Iterator[Any]:
+def _parquet_writer(path: Any, schema: ParquetSchema) -> Iterator[Any]:
     import pyarrow.parquet
 
     columns = schema(pyarrow)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     with pyarrow.parquet.ParquetWriter(path, columns) as writer:
 
         def flush() -> None:
             writer.write_table(pyarrow.Table.from_pylist(rows, columns))
             rows.clear()
 
-        def add(row: Row) -> None:
+        def add(row: TableRow) -> None:
             rows.append(row)
-            if len(rows) == BATCH:
+            if len(rows) == BATCH_ROWS:
                 flush()
 
         yield add

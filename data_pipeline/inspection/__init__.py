@@ -1,1 +1,1 @@
-"""What a data set holds: figures, and some of its records with the mask in colors, in a terminal or as a page."""
+"""Looking at a data set: figures, and some records with the loss mask in colors, in a terminal or as a page."""

@@ -1,4 +1,4 @@
-"""The figures of a data set."""
+"""The figures of a data set: counts, lengths, operations, image sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.draft import Draft
-from data_pipeline.inspection.segments import Mark, segments
+from data_pipeline.inspection.loss_labels import LossLabel, labeled_items
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordError, RecordSource, read_description
 from pixel_reasoner_jax.files import as_path
@@ -19,26 +19,27 @@ from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Processor
 
 
-def summary(source: RecordSource, processor: Processor | None = None) -> dict[str, Any]:
-    """Reads all records of a data set and counts.
+def summarize(source: RecordSource, processor: Processor | None = None) -> dict[str, Any]:
+    """Reads all records of a data set and counts what they hold.
 
     Args:
       source: the data set.
-      processor: to count tokens, which decodes and resizes every image; None counts characters alone.
+      processor: counts tokens, for which it decodes and resizes every image; None counts characters only.
 
     Returns:
-      As JSON. Of both kinds `directory`, `kind`, `schema`, `digest`, `count`, `shards`, `bytes`, `images` (for each
-      kind of image how many there are, with their `width` and `height`), `videos` and `unreadable` (a list of texts).
-      Of trajectories `types`, `operations` (calls by name, and how many failed), `calls` (how many trajectories have
-      so many), `masked` (texts of the assistant without loss), `masked_trajectories` (that have one), and `lengths`
-      in turns, characters and tokens. Of queries `several_answers`. A spread is min, median, mean and max.
+      Plain JSON values. For both kinds of records: `directory`, `kind`, `schema`, `digest`, `count`, `shards`, `bytes`,
+      `images` (by kind of image: their count, and the spread of `width` and `height` in pixels), `videos` and
+      `unreadable` (a text for each record or image that cannot be read). For trajectories also: `types`, `operations`
+      (calls by name, and how many failed), `calls` (number of calls to number of trajectories), `masked` (texts of
+      the assistant without loss), `masked_trajectories` (trajectories that have one), and `lengths` (spreads in turns,
+      characters and tokens). For queries also: `several_answers`. A spread is min, median, mean and max.
     """
     description = read_description(source.directory)
     counts = _Counts(processor)
     with Progress("reading", len(source)) as progress:
         for index in range(len(source)):
             try:
-                counts.add(source[index], source.place(index))
+                counts.add(source[index], source.location(index))
             except RecordError as error:
                 counts.unreadable.append(str(error))
             progress.update(index + 1)
@@ -55,7 +56,7 @@ def summary(source: RecordSource, processor: Processor | None = None) -> dict[st
 
 
 class _Counts:
-    """What was seen so far; a number or two for each record and image."""
+    """Counters over the records so far; of each record and image a number or two is kept."""
 
     def __init__(self, processor: Processor | None):
         self.unreadable: list[str] = []
@@ -67,9 +68,9 @@ class _Counts:
         self._sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._processor = processor
 
-    def add(self, record: Draft | Mapping[str, Any], place: str) -> None:
+    def add(self, record: Draft | Mapping[str, Any], location: str) -> None:
         if isinstance(record, Draft):
-            self._add_trajectory(record, place)
+            self._add_trajectory(record, location)
             items = [item for message in record.messages for item in message["content"]]
         else:
             self.several_answers += isinstance(record.get("answer"), list)
@@ -79,27 +80,27 @@ class _Counts:
             try:
                 size = _size(source)
             except Exception as error:  # PIL's decoders fail in many ways, and object stores
-                self.unreadable.append(f"{place}: an image cannot be read: {error}")
+                self.unreadable.append(f"{location}: an image cannot be read: {error}")
             else:
                 self._sizes[kind].append(size)
 
-    def _add_trajectory(self, draft: Draft, place: str) -> None:
+    def _add_trajectory(self, draft: Draft, location: str) -> None:
         self._types[draft.kind] += 1
         self._operations.update(operation.name or "unreadable" for operation in draft.operations)
         self._failed += sum(not operation.succeeded for operation in draft.operations)
         self._calls[len(draft.operations)] += 1
-        parts = [segment for message in draft.messages for segment in segments(message) if segment.text]
-        masked = sum(segment.mark == Mark.MASKED for segment in parts)
+        parts = [item for message in draft.messages for item in labeled_items(message) if item.text]
+        masked = sum(item.label == LossLabel.MASKED for item in parts)
         self._masked += masked
         self._with_masked += masked > 0
         self._lengths["turns"].append(sum(message["role"] == "assistant" for message in draft.messages))
-        self._lengths["characters"].append(sum(len(segment.text) for segment in parts))
-        self._lengths["trained_characters"].append(sum(len(s.text) for s in parts if s.mark == Mark.TRAINED))
+        self._lengths["characters"].append(sum(len(item.text) for item in parts))
+        self._lengths["trained_characters"].append(sum(len(s.text) for s in parts if s.label == LossLabel.TRAINED))
         if self._processor is not None:
             try:
                 trajectory = render_trajectory(draft, self._processor)
             except ValueError as error:
-                self.unreadable.append(f"{place}: cannot be rendered: {error}")
+                self.unreadable.append(f"{location}: cannot be rendered: {error}")
                 return
             self._lengths["tokens"].append(len(trajectory.tokens))
             self._lengths["trained_tokens"].append(int(trajectory.train.sum()))
@@ -144,6 +145,6 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 
 
 def _size(source: bytes | str) -> tuple[int, int]:
-    """(width, height) from the beginning of a file; nothing is decoded."""
+    """(width, height) of an encoded image, from its header."""
     with Image.open(io.BytesIO(source if isinstance(source, bytes) else as_path(source).read_bytes())) as image:
         return image.size

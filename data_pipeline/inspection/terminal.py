@@ -1,4 +1,4 @@
-"""Figures and trajectories of a data set in a terminal."""
+"""A data set's figures and some of its trajectories in a terminal."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ import rich.table
 import rich.text
 
 from data_pipeline.draft import Draft
-from data_pipeline.inspection.segments import Mark, segments
-from pixel_reasoner_jax.report.images import size_of
+from data_pipeline.inspection.loss_labels import LossLabel, labeled_items
+from pixel_reasoner_jax.report.images import image_size
 from pixel_reasoner_jax.report.text import printable
 
-STYLES = {Mark.TRAINED: "green", Mark.MASKED: "red", Mark.CONTEXT: "dim"}
-LEGEND = {Mark.TRAINED: "trained", Mark.MASKED: "masked: the assistant's, without loss", Mark.CONTEXT: "context"}
+STYLES = {LossLabel.TRAINED: "green", LossLabel.MASKED: "red", LossLabel.CONTEXT: "dim"}
+LEGEND = {
+    LossLabel.TRAINED: "trained",
+    LossLabel.MASKED: "masked: the assistant's, without loss",
+    LossLabel.CONTEXT: "context",
+}
 MAX_CONTEXT = 400  # characters of a text that is not the assistant's
 
 
 def show_summary(console: rich.console.Console, figures: Mapping[str, Any]) -> None:
-    """All figures as one table."""
+    """Prints the figures of `summarize` as a table."""
     table = rich.table.Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in lines(figures):
+    for name, value in figure_lines(figures):
         table.add_row(printable(name), rich.text.Text(printable(value)))
     console.print(table)
 
 
-def lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The figures as names and texts."""
+def figure_lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The figures of `summarize` as (name, text), in the order in which they are shown."""
     for name, value in figures.items():
         if name == "lengths":
             yield from ((f"{kind} a trajectory".replace("_", " "), _spread(spread)) for kind, spread in value.items())
@@ -49,30 +53,30 @@ def lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def show_trajectory(console: rich.console.Console, draft: Draft) -> None:
-    """A conversation, its words in the color of what the loss makes of them."""
+    """Prints a conversation, each text in the color of its `LossLabel`."""
     title = f"{draft.query_id}  {draft.kind}  reference: {draft.reference}"
     console.print(rich.text.Text(printable(title), "bold"), soft_wrap=True)
     for message in draft.messages:
         text = rich.text.Text().append(f"{message['role']}: ", "bold")
-        for segment in segments(message):
-            words = segment.text or _media(segment.media)
-            if segment.mark == Mark.CONTEXT and len(words) > MAX_CONTEXT:
+        for item in labeled_items(message):
+            words = item.text or _media(item.media)
+            if item.label == LossLabel.CONTEXT and len(words) > MAX_CONTEXT:
                 words = f"{words[:MAX_CONTEXT]} … ({len(words) - MAX_CONTEXT:,} characters more)"
-            text.append(printable(words), STYLES[segment.mark] if segment.text else "cyan")
+            text.append(printable(words), STYLES[item.label] if item.text else "cyan")
         console.print(text, soft_wrap=True)
     console.print()
 
 
-def legend(console: rich.console.Console) -> None:
-    """Which color means what."""
-    console.print(rich.text.Text("  ").join(rich.text.Text(LEGEND[mark], style) for mark, style in STYLES.items()))
+def show_legend(console: rich.console.Console) -> None:
+    """Prints which color means what."""
+    console.print(rich.text.Text("  ").join(rich.text.Text(LEGEND[label], style) for label, style in STYLES.items()))
     console.print()
 
 
 def _media(media: Any) -> str:
     if isinstance(media, list):
         return f"[{len(media)} frames]"
-    size = size_of(media)
+    size = image_size(media)
     return f"[{size[0]}x{size[1]}]" if size else "[image or video]"
 
 

@@ -1,7 +1,7 @@
 """Trajectories and queries as the examples of a TFDS data set, and back.
 
-What tables ask for has columns of its own. A conversation, its operations and what else a source knows are JSON text:
-they differ from record to record. Their media are numbers into the column `media`, which holds the encoded files.
+Fields that every record has are columns. Conversations, operations and attributes differ from record to record and are
+stored as JSON text, in which a number into the column `media`, which holds the encoded files, stands for each medium.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipeline.draft import Draft
-from data_pipeline.records.media import Entry, MediaTable, StoredMedia
+from data_pipeline.records.media import MediaEntry, MediaTable, StoredMedia
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 SCHEMA = 3
-"""Of the columns; the major version of the TFDS data set."""
+"""The version of the columns, and the major version of the TFDS data set."""
 
-Find = Callable[[int, str], bytes]
-"""(record of the shard, digest) to the bytes of a file that another record holds."""
+FindFile = Callable[[int, str], bytes]
+"""(index of another record in the shard, digest) to the bytes of the file that is stored with that record."""
 
 TEXT = tfds.features.Text()
 MEDIA = tfds.features.Sequence(
@@ -38,19 +38,19 @@ MEDIA = tfds.features.Sequence(
 )
 
 
-class Form(Protocol):
-    """How one kind of record is stored."""
+class RecordCodec(Protocol):
+    """How one kind of record becomes columns and back. The docstring of an implementation is stored in data sets."""
 
     features: tfds.features.FeaturesDict
 
     def encode(self, record: Any, media: MediaTable) -> dict[str, Any]:
-        """The columns of a record, all but its media, which are added to the table."""
+        """The columns of a record, except `media`: the record's media are added to the table."""
 
     def decode(self, columns: Mapping[str, Any], media: StoredMedia) -> Any:
-        """The record of columns that were read."""
+        """The record that the columns hold."""
 
 
-class TrajectoryForm:
+class TrajectoryCodec:
     """Drafts. Columns `query_id`, `question`, `answers`, `type`, and as JSON `messages`, `operations`, `attributes`."""
 
     features = tfds.features.FeaturesDict(
@@ -72,7 +72,7 @@ class TrajectoryForm:
             "question": _text(record.question),
             "answers": _answers(record.reference),
             "type": record.kind,
-            "messages": _json([_stripped(message, media) for message in record.messages]),
+            "messages": _json([_without_media(message, media) for message in record.messages]),
             "operations": _json([dataclasses.asdict(operation) for operation in record.operations]),
             "attributes": _json(record.attributes),
         }
@@ -83,13 +83,13 @@ class TrajectoryForm:
             question=columns["question"].decode(),
             reference=_reference(columns["answers"]),
             kind=columns["type"].decode(),
-            messages=[_restored(message, media) for message in json.loads(columns["messages"])],
+            messages=[_with_media(message, media) for message in json.loads(columns["messages"])],
             operations=tuple(map(OperationRecord.from_dict, json.loads(columns["operations"]))),
             attributes=json.loads(columns["attributes"]),
         )
 
 
-class QueryForm:
+class QueryCodec:
     """Queries. Columns `query_id`, `question`, `answers`, `images`, `video`, and as JSON `attributes`: other keys."""
 
     features = tfds.features.FeaturesDict(
@@ -129,50 +129,53 @@ class QueryForm:
         return query | json.loads(columns["attributes"])
 
 
-FORMS: dict[str, Form] = {"trajectory": TrajectoryForm(), "query": QueryForm()}
-KINDS = tuple(FORMS)
+CODECS: dict[str, RecordCodec] = {"trajectory": TrajectoryCodec(), "query": QueryCodec()}
+RECORD_KINDS = tuple(CODECS)
 
 
-def encode_record(kind: str, record: Any, held: Mapping[str, int]) -> tuple[bytes, list[Entry]]:
-    """A record as the bytes of an ArrayRecord, the same in every process.
+def encode_record(kind: str, record: Any, stored_in: Mapping[str, int]) -> tuple[bytes, list[MediaEntry]]:
+    """A record as the bytes of an ArrayRecord; equal records give equal bytes.
 
     Args:
-      kind: one of `KINDS`.
+      kind: one of `RECORD_KINDS`.
       record: a `Draft` or a query.
-      held: see `MediaTable`.
+      stored_in: see `MediaTable`.
 
     Returns:
-      The bytes, and the record's media.
+      The bytes, and the entries of the record's media.
+
+    Raises:
+      UserError: a query lacks its id or question, or an answer or a medium is of a type that cannot be stored.
     """
-    media = MediaTable(held)
-    columns = FORMS[kind].encode(record, media)
+    media = MediaTable(stored_in)
+    columns = CODECS[kind].encode(record, media)
     columns["media"] = [dataclasses.asdict(entry) for entry in media.entries]
-    example = _serializer(kind).get_tf_example(FORMS[kind].features.encode_example(columns))
+    example = _serializer(kind).get_tf_example(CODECS[kind].features.encode_example(columns))
     return example.SerializeToString(deterministic=True), media.entries
 
 
-def decode_record(kind: str, columns: Mapping[str, Any], find: Find) -> Any:
-    """The record of an example, as TFDS decoded it; images are decoded when they are first used."""
-    return FORMS[kind].decode(columns, StoredMedia(entries_of(columns), find))
+def decode_record(kind: str, columns: Mapping[str, Any], find: FindFile) -> Any:
+    """The record of an example's columns, as TFDS reads them; its images remain encoded."""
+    return CODECS[kind].decode(columns, StoredMedia(media_entries(columns), find))
 
 
-def entries_of(columns: Mapping[str, Any]) -> list[Entry]:
+def media_entries(columns: Mapping[str, Any]) -> list[MediaEntry]:
     """The column `media`, row by row."""
     media = columns["media"]
     rows = zip(media["kind"], media["data"], media["path"], media["digest"], media["record"], strict=True)
     return [
-        Entry(kind.decode(), data, path.decode(), digest.decode(), int(record))
+        MediaEntry(kind.decode(), data, path.decode(), digest.decode(), int(record))
         for kind, data, path, digest, record in rows
     ]
 
 
 @functools.cache
 def _serializer(kind: str) -> tfds.core.example_serializer.ExampleSerializer:
-    return tfds.core.example_serializer.ExampleSerializer(FORMS[kind].features.get_serialized_info())
+    return tfds.core.example_serializer.ExampleSerializer(CODECS[kind].features.get_serialized_info())
 
 
 def _text(text: str) -> str:
-    """Half a surrogate pair, which cannot be encoded, becomes "?", as in tokens."""
+    """The text with "?" for each lone surrogate, which UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -193,16 +196,17 @@ def _reference(answers: list[bytes]) -> str | list[str]:
     return texts[0] if len(texts) == 1 else texts
 
 
-def _stripped(message: Mapping[str, Any], media: MediaTable) -> dict[str, Any]:
-    """A message with numbers in place of media."""
+def _without_media(message: Mapping[str, Any], media: MediaTable) -> dict[str, Any]:
+    """A message in which numbers into the media table stand for images and videos."""
     content = message["content"]
     items = [{"type": "text", "text": content}] if isinstance(content, str) else content
     add = {"image": media.image, "video": media.video}
-    stripped = [{key: add[key](value) if key in add else value for key, value in item.items()} for item in items]
-    return {**message, "content": stripped}
+    stored = [{key: add[key](value) if key in add else value for key, value in item.items()} for item in items]
+    return {**message, "content": stored}
 
 
-def _restored(message: dict[str, Any], media: StoredMedia) -> dict[str, Any]:
+def _with_media(message: dict[str, Any], media: StoredMedia) -> dict[str, Any]:
+    """The inverse of `_without_media`."""
     get = {"image": media.image, "video": media.video}
     items = [{key: get[key](value) if key in get else value for key, value in i.items()} for i in message["content"]]
     return {**message, "content": items}

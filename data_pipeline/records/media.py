@@ -1,4 +1,4 @@
-"""The media of a record: each stored once, in the record, in an earlier one of its shard, or as a path."""
+"""The media of a record: each file is stored in the record, in an earlier record of its shard, or as a path."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from pixel_reasoner_jax.processing.decoding import digest
 
 MediaSource = Image.Image | Picture | bytes | str | os.PathLike
 
-HERE = -1  # in the place of the record that holds an entry's bytes
+THIS_RECORD = -1  # `MediaEntry.record` of a file that the record itself holds
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """A file among a record's media.
+class MediaEntry:
+    """One file among a record's media: a row of the column `media`.
 
     Attributes:
       kind: "image" or "video".
-      data: its bytes; empty where it is a path, or another record holds them.
-      path: where it lies; "" unless it is stored as a path.
-      digest: of its bytes; "" for a path.
-      record: the record of the shard that holds the bytes; `HERE` if it is this one.
+      data: the file's bytes; empty if it is stored as a path, or in another record.
+      path: the file's path; empty unless it is stored as a path.
+      digest: of the bytes; empty for a path.
+      record: index in the shard of the record that holds the bytes; `THIS_RECORD` if this one does.
     """
 
     kind: str
     data: bytes = b""
     path: str = ""
     digest: str = ""
-    record: int = HERE
+    record: int = THIS_RECORD
 
 
 class MediaTable:
     """Collects the media of one record.
 
     Args:
-      held: which record of the shard holds the bytes of a digest, for all records before this one.
+      stored_in: the digest of every file in earlier records of the shard, with the index of the record that holds it.
     """
 
-    def __init__(self, held: Mapping[str, int]):
-        self.entries: list[Entry] = []
-        self._held = held
-        self._numbers: dict[Entry, int] = {}
+    def __init__(self, stored_in: Mapping[str, int]):
+        self.entries: list[MediaEntry] = []
+        self._stored_in = stored_in
+        self._numbers: dict[MediaEntry, int] = {}
 
     def image(self, source: MediaSource) -> int:
-        """The number of an image: encoded losslessly, or a file, kept as bytes or as a path."""
+        """Adds an image and returns its number: pixels are stored as PNG, files as they are, paths as paths."""
         return self._add("image", source)
 
     def video(self, source: Any) -> list[int]:
-        """The numbers of a video's frames, or the one of its file."""
+        """Adds a video and returns the numbers of its frames, or the one number of its file."""
         return [self.image(frame) for frame in source] if isinstance(source, list | tuple) else [self._file(source)]
 
     def _file(self, source: Any) -> int:
@@ -67,13 +67,13 @@ class MediaTable:
 
     def _add(self, kind: str, source: MediaSource) -> int:
         image = source.load() if isinstance(source, Picture) else source
-        data = png(image) if isinstance(image, Image.Image) else image
+        data = encode_png(image) if isinstance(image, Image.Image) else image
         if isinstance(data, bytes):
             name = digest(data)
-            earlier = self._held.get(name, HERE)
-            entry = Entry(kind, data if earlier == HERE else b"", digest=name, record=earlier)
+            earlier = self._stored_in.get(name, THIS_RECORD)
+            entry = MediaEntry(kind, data if earlier == THIS_RECORD else b"", digest=name, record=earlier)
         else:
-            entry = Entry(kind, path=os.fspath(data))
+            entry = MediaEntry(kind, path=os.fspath(data))
         if entry not in self._numbers:
             self._numbers[entry] = len(self.entries)
             self.entries.append(entry)
@@ -85,13 +85,13 @@ class StoredMedia:
 
     Args:
       entries: as they were stored.
-      find: (record of the shard, digest) to the bytes.
+      find: see `examples.FindFile`.
     """
 
-    def __init__(self, entries: list[Entry], find: Callable[[int, str], bytes]):
+    def __init__(self, entries: list[MediaEntry], find: Callable[[int, str], bytes]):
         self._kinds = [entry.kind for entry in entries]
         self._files = [
-            entry.path or (entry.data if entry.record == HERE else find(entry.record, entry.digest))
+            entry.path or (entry.data if entry.record == THIS_RECORD else find(entry.record, entry.digest))
             for entry in entries
         ]
 
@@ -99,14 +99,14 @@ class StoredMedia:
         return self._files[number]
 
     def video(self, numbers: list[int]) -> Any:
-        """What `MediaTable.video` was given: a file, or a list of frames."""
+        """A video as `MediaTable.video` was given it: one file, or a list of frames."""
         if [self._kinds[number] for number in numbers] == ["video"]:
             return self._files[numbers[0]]
         return [self._files[number] for number in numbers]
 
 
-def png(image: Image.Image) -> bytes:
-    """The file that an image is stored as."""
+def encode_png(image: Image.Image) -> bytes:
+    """An image as the PNG file that is stored."""
     buffer = io.BytesIO()
     # The fastest level that compresses: higher ones cost several times as much and save little.
     image.save(buffer, "PNG", compress_level=1)

@@ -10,9 +10,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_pipeline.records.examples import decode_record, entries_of
-from data_pipeline.records.shards import FORMAT, METADATA, SPLIT, RecordError, read_description
-from pixel_reasoner_jax.errors import UserError
+from data_pipeline.records.examples import decode_record, media_entries
+from data_pipeline.records.shards import DATASET_INFO, FILE_FORMAT, SPLIT, RecordError, read_description
 from pixel_reasoner_jax.files import as_path, fetch
 
 
@@ -20,11 +19,11 @@ class RecordSource:
     """A data set as a sequence of decoded records, for random access from any thread or process.
 
     Args:
-      directory: what a `RecordWriter` wrote.
-      kind: what it must hold, one of `KINDS`; None: either.
+      directory: a complete data set.
+      kind: the kind of records that it must hold, one of `RECORD_KINDS`; None accepts either.
 
     Attributes:
-      kind: what it holds.
+      kind: the kind of its records.
       digest: of its content.
 
     Raises:
@@ -43,10 +42,10 @@ class RecordSource:
         self._ends = list(itertools.accumulate(shard["count"] for shard in shards))
         for path in self._files:
             if not path.exists():
-                raise RecordError(f"{path} is missing, though {METADATA} lists it")
+                raise RecordError(f"{path} is missing, though {DATASET_INFO} lists it")
         self._columns = ()
         if len(self):  # TFDS cannot open a data set without records
-            local = fetch(directory, f"*.{FORMAT}", "*.json")
+            local = fetch(directory, f"*.{FILE_FORMAT}", "*.json")
             # The counts are known: no file is opened before it is read.
             self._columns = tfds.builder_from_directory(local).as_data_source(SPLIT)
 
@@ -57,31 +56,32 @@ class RecordSource:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Any:
-        """The record; a trajectory as `Draft`, a query as a mapping.
+        """Record `index`: a trajectory as `Draft`, a query as a mapping.
 
         Raises:
-          RecordError: it cannot be read; IndexError: there is no such record.
+          RecordError: it cannot be read.
+          IndexError: there is no such record.
         """
         first = int(index) - self._locate(index)[1]
 
         def find(record: int, digest: str) -> bytes:
-            for entry in entries_of(self._columns[first + record]):
+            for entry in media_entries(self._columns[first + record]):
                 if entry.digest == digest and entry.data:
                     return entry.data
-            raise UserError(f"record {record} of its shard does not hold the file {digest}")
+            raise ValueError(f"record {record} of its shard does not hold the file {digest}")
 
         try:
             return decode_record(self.kind, self._columns[index], find)
         except Exception as error:  # the readers below fail in many ways; all of them mean a broken record
-            raise RecordError(f"{self.place(index)}: cannot be read: {error}") from error
+            raise RecordError(f"{self.location(index)}: cannot be read: {error}") from error
 
-    def place(self, index: int) -> str:
-        """The file of a record and its index in it, for messages."""
+    def location(self, index: int) -> str:
+        """The file of record `index` and its index in that file, as text for messages."""
         shard, position = self._locate(index)
         return f"{self._files[shard]}, record {position}"
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """The shard of a record, and its index in it."""
+        """The number of a record's shard, and the record's index in it."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in {self.directory}")
         shard = bisect.bisect_right(self._ends, index)

@@ -1,4 +1,4 @@
-"""Records one after the other to a data set, for a process that writes all of it."""
+"""Writing a whole data set from one process."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.draft import Draft
-from data_pipeline.records.shards import RecordShards, Shard
+from data_pipeline.records.shards import RecordShards, ShardWriter
 from pixel_reasoner_jax.errors import UserError
 
 
 class RecordWriter:
-    """Writes records to a folder; a context manager that leaves no complete data set when its body fails.
+    """Writes records to a data set one by one; a context manager.
+
+    The data set is complete when the body has ended without an exception.
 
     Args:
-      directory: made where it is missing; must not hold a data set already. What an earlier writer left unfinished is
-        replaced.
-      kind: one of `KINDS`.
+      directory: created if missing. An unfinished data set in it is replaced.
+      kind: one of `RECORD_KINDS`.
       shard_size: records in a shard.
+
+    Raises:
+      UserError: the folder holds a complete data set, or an argument is out of range.
     """
 
     def __init__(self, directory: str | Path, kind: str, shard_size: int = 1024):
@@ -27,7 +31,7 @@ class RecordWriter:
         self._shards, self._shard_size = RecordShards(directory, kind), shard_size
         self._shards.clear()
         self._finished = 0
-        self._open: Shard | None = None
+        self._open: ShardWriter | None = None
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -39,7 +43,7 @@ class RecordWriter:
             self._open.abandon()
 
     def write(self, record: Draft | Mapping[str, Any]) -> None:
-        """Adds a trajectory (`Draft`) or a query (the mapping that rollouts take)."""
+        """Adds a trajectory (`Draft`) or a query (a mapping as rollouts take it)."""
         if self._open is None:
             self._open = self._shards.open(self._finished)
         self._open.write(record)
@@ -47,7 +51,7 @@ class RecordWriter:
             self._close_shard()
 
     def close(self) -> None:
-        """Finishes the last shard, then the data set."""
+        """Finishes the last shard and the data set."""
         if self._open is not None:
             self._close_shard()
         self._shards.finish(self._finished)
@@ -59,7 +63,7 @@ class RecordWriter:
 
 
 def write_records(directory: str | Path, kind: str, records: Iterable[Any], shard_size: int = 1024) -> None:
-    """Writes all of `records`; see `RecordWriter`."""
+    """Writes a data set of all `records`; arguments and errors as of `RecordWriter`."""
     with RecordWriter(directory, kind, shard_size) as writer:
         for record in records:
             writer.write(record)

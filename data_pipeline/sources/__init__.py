@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 
-from data_pipeline.sources.base import Source, SourceError
+from data_pipeline.sources.base import SeedSource, SourceError
 
-__all__ = ["KINDS", "Source", "SourceError", "open_source"]
+__all__ = ["SOURCE_KINDS", "SeedSource", "SourceError", "open_source"]
 
-KINDS = {
+SOURCE_KINDS = {
     "jsonl": ("data_pipeline.sources.jsonl", "JsonLines"),
     "masks": ("data_pipeline.sources.masks", "MaskedImages"),
     "web": ("data_pipeline.sources.web", "WebPages"),
@@ -25,14 +25,14 @@ KINDS = {
 """For every kind: its module, and what makes a source of a path there."""
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str) -> SeedSource:
     """A source by its kind and path, as "jsonl:data/seeds.jsonl".
 
     Raises:
       SourceError: no such kind, or what the path names cannot be read as one.
     """
     kind, _, path = spec.partition(":")
-    if kind not in KINDS or not path:
-        raise SourceError(f"a source is KIND:PATH with KIND one of {', '.join(KINDS)}; got {spec!r}")
-    module, name = KINDS[kind]
+    if kind not in SOURCE_KINDS or not path:
+        raise SourceError(f"a source is KIND:PATH with KIND one of {', '.join(SOURCE_KINDS)}; got {spec!r}")
+    module, name = SOURCE_KINDS[kind]
     return getattr(importlib.import_module(module), name)(path)

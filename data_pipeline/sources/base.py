@@ -11,13 +11,13 @@ from typing import Any
 
 from PIL import Image
 
-from data_pipeline.seed import Box, Seed
+from data_pipeline.seed import NormalizedBox, Seed
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 
-Source = Sequence[Seed]
+SeedSource = Sequence[Seed]
 
-_MOST = 1e12
+_MAX_NUMBER = 1e12
 """No coordinate, time or count is near it; NaN is not below it."""
 
 _ORIENTATION = 0x0112  # EXIF
@@ -27,7 +27,7 @@ class SourceError(UserError):
     """A file or an entry that cannot be read as a source's; the message names both."""
 
 
-class Entry:
+class SourceEntry:
     """One annotation, a JSON object, and where it stands.
 
     Args:
@@ -36,14 +36,14 @@ class Entry:
       folder: where relative paths start.
     """
 
-    def __init__(self, value: Any, place: str, folder: os.PathLike | str):
-        self.place, self.folder = place, as_path(folder)
+    def __init__(self, value: Any, location: str, folder: os.PathLike | str):
+        self.location, self.folder = location, as_path(folder)
         if not isinstance(value, Mapping):
             raise self.error(f"expected a JSON object, got {type(value).__name__}")
         self.value = value
 
     def error(self, problem: str) -> SourceError:
-        return SourceError(f"{self.place}: {problem}")
+        return SourceError(f"{self.location}: {problem}")
 
     def get(self, name: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
         """A field of a type; without a default it must be there. A bool is no number."""
@@ -80,7 +80,8 @@ class Entry:
 
     def _finite(self, name: str, values: Any, count: int | None) -> list[float]:
         if not isinstance(values, list | tuple) or not all(
-            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST for value in values
+            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
+            for value in values
         ):
             raise self.error(f"{name!r} is {values!r:.80}, expected a list of numbers")
         if count is not None and len(values) != count:
@@ -107,7 +108,7 @@ class Entry:
         except Exception as error:  # PIL's decoders fail in many ways, and object stores
             raise self.error(f"{path} cannot be read as an image ({error})") from error
 
-    def box(self, name: str, size: tuple[int, int], value: Any = None) -> Box:
+    def box(self, name: str, size: tuple[int, int], value: Any = None) -> NormalizedBox:
         """A box [left, top, right, bottom] as shares of the image; in pixels if any of its numbers is above 1."""
         numbers = self._finite(name, self.value.get(name) if value is None else value, 4)
         left, top, right, bottom = numbers
@@ -116,7 +117,7 @@ class Entry:
             left, top, right, bottom = left / width, top / height, right / width, bottom / height
         return self.inside(name, (left, top, right, bottom))
 
-    def inside(self, name: str, box: Box) -> Box:
+    def inside(self, name: str, box: NormalizedBox) -> NormalizedBox:
         """The part of a box, in shares of the image, that lies in it."""
         left, top, right, bottom = (min(max(value, 0.0), 1.0) for value in box)
         if left >= right or top >= bottom:
@@ -154,17 +155,17 @@ class LineReader(Sequence):
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __getitem__(self, index: int) -> Entry:
+    def __getitem__(self, index: int) -> SourceEntry:
         number, offset = self._lines[index]
-        place = f"{self.path}, line {number}"
+        location = f"{self.path}, line {number}"
         with self.path.open("rb") as file:
             file.seek(offset)
             line = file.readline()
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"{place}: not JSON ({error})") from None
-        return Entry(value, place, self.path.parent)
+            raise SourceError(f"{location}: not JSON ({error})") from None
+        return SourceEntry(value, location, self.path.parent)
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -198,5 +199,5 @@ class ListReader(Sequence):
     def __len__(self) -> int:
         return len(self._values)
 
-    def __getitem__(self, index: int) -> Entry:
-        return Entry(self._values[index], f"{self.path}, entry {index}", self.path.parent)
+    def __getitem__(self, index: int) -> SourceEntry:
+        return SourceEntry(self._values[index], f"{self.path}, entry {index}", self.path.parent)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data_pipeline.seed import Seed
-from data_pipeline.sources.base import Entry, LineReader
+from data_pipeline.sources.base import LineReader, SourceEntry
 
 
 class JsonLines(Sequence):
@@ -48,7 +48,7 @@ class JsonLines(Sequence):
         return Seed(**fields, **_images(entry))
 
 
-def _video(entry: Entry) -> dict:
+def _video(entry: SourceEntry) -> dict:
     if isinstance(entry.value["video"], list):
         frames = [entry.image(path)[0] for path in _paths(entry, "video")]
         video = {"video": frames, "fps": float(entry.get("fps", (int, float), 2.0))}
@@ -62,7 +62,7 @@ def _video(entry: Entry) -> dict:
     return video | {"cue": tuple(map(int, numbers))}
 
 
-def _images(entry: Entry) -> dict:
+def _images(entry: SourceEntry) -> dict:
     paths = _paths(entry, "images") if "images" in entry.value else [entry.path("image")]
     images = [entry.image(path) for path in paths]
     size = images[0][1]
@@ -74,8 +74,8 @@ def _images(entry: Entry) -> dict:
     }
 
 
-def _paths(entry: Entry, name: str) -> list:
+def _paths(entry: SourceEntry, name: str) -> list:
     names = entry.get(name, list)
     if not names:
         raise entry.error(f"{name!r} is empty")
-    return [Entry({name: one}, entry.place, entry.folder).path(name) for one in names]
+    return [SourceEntry({name: one}, entry.location, entry.folder).path(name) for one in names]

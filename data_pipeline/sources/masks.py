@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.seed import Box, Seed
-from data_pipeline.sources.base import Entry, SourceError, read_json
+from data_pipeline.seed import NormalizedBox, Seed
+from data_pipeline.sources.base import SourceEntry, SourceError, read_json
 from pixel_reasoner_jax.files import as_path
 
 LARGEST_SHARE = 0.05
@@ -44,14 +44,14 @@ class MaskedImages(Sequence):
 
     def __getitem__(self, index: int) -> Seed:
         file = self._files[index]
-        entry = Entry(read_json(file), str(file), file.parent)
-        about = Entry(entry.get("image", dict), f"{file}, 'image'", file.parent)
+        entry = SourceEntry(read_json(file), str(file), file.parent)
+        about = SourceEntry(entry.get("image", dict), f"{file}, 'image'", file.parent)
         data, size = about.image(about.path("file_name", f"{file.stem}.jpg"))
         told = (about.get("width", int, size[0]), about.get("height", int, size[1]))
         if told != size:
             raise about.error(f"the image has {size[0]}x{size[1]} pixels, not {told[0]}x{told[1]}")
         masks = [
-            Entry(value, f"{file}, annotation {number}", file.parent)
+            SourceEntry(value, f"{file}, annotation {number}", file.parent)
             for number, value in enumerate(entry.get("annotations", list))
         ]
         asked = [mask for mask in masks if mask.value.get("question") is not None]
@@ -65,7 +65,9 @@ class MaskedImages(Sequence):
             attributes={"mask": mask.get("id", (int, str), "")},
         )
 
-    def _choose(self, entry: Entry, masks: list[Entry], size: tuple[int, int], choosy: bool) -> tuple[Entry, Box]:
+    def _choose(
+        self, entry: SourceEntry, masks: list[SourceEntry], size: tuple[int, int], choosy: bool
+    ) -> tuple[SourceEntry, NormalizedBox]:
         """The best mask of a size worth looking at, and its box; the first one where somebody asked about it."""
         if not choosy:
             return masks[0], mask_box(masks[0], size)
@@ -85,17 +87,19 @@ class MaskedImages(Sequence):
         return mask, box
 
 
-def mask_box(mask: Entry, size: tuple[int, int]) -> Box:
+def mask_box(mask: SourceEntry, size: tuple[int, int]) -> NormalizedBox:
     """The box around a mask, normalized: `bbox` where it is given, else that of the run lengths."""
     width, height = size
     if mask.value.get("bbox") is not None:
         left, top, across, down = mask.numbers("bbox", 4)
     else:
-        left, top, across, down = run_length_box(Entry(mask.get("segmentation", dict), mask.place, mask.folder), size)
+        left, top, across, down = run_length_box(
+            SourceEntry(mask.get("segmentation", dict), mask.location, mask.folder), size
+        )
     return mask.inside("bbox", (left / width, top / height, (left + across) / width, (top + down) / height))
 
 
-def run_length_box(segmentation: Entry, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def run_length_box(segmentation: SourceEntry, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """(left, top, width, height) in pixels of a mask in COCO's run-length encoding.
 
     Runs of zeros and ones in turn, down the columns, from the left.

@@ -20,8 +20,8 @@ import collections
 import unicodedata
 from collections.abc import Sequence
 
-from data_pipeline.seed import Box, Seed
-from data_pipeline.sources.base import Entry, ListReader, read_json
+from data_pipeline.seed import NormalizedBox, Seed
+from data_pipeline.sources.base import ListReader, SourceEntry, read_json
 from pixel_reasoner_jax.files import as_path
 
 MARGIN = 0.5
@@ -30,7 +30,7 @@ MARGIN = 0.5
 VOTERS, AGREEING = 10, 3
 """People who answered a question of TextVQA, and how many of them make an answer right: its own measure."""
 
-Word = tuple[str, Box]
+Word = tuple[str, NormalizedBox]
 
 
 class ReadableImages(Sequence):
@@ -39,7 +39,7 @@ class ReadableImages(Sequence):
     def __init__(self, path: str):
         self._folder = as_path(path)
         self._questions = ListReader(self._folder / "questions.json", "data")
-        self._rosetta: dict[str, Entry] = {}
+        self._rosetta: dict[str, SourceEntry] = {}
         if (self._folder / "ocr.json").is_file():
             pages = ListReader(self._folder / "ocr.json", "data")
             self._rosetta = {
@@ -75,19 +75,19 @@ class ReadableImages(Sequence):
             attributes={"image": name, "image_size": list(size)},
         )
 
-    def _words(self, entry: Entry, stem: str) -> list[Word]:
+    def _words(self, entry: SourceEntry, stem: str) -> list[Word]:
         if self._rosetta:
             if stem not in self._rosetta:
                 raise entry.error(f"there is no OCR of image {stem} in {self._folder / 'ocr.json'}")
             page = self._rosetta[stem]
             return [
-                _word(Entry(word, f"{page.place}, word {number}", page.folder), "word", ROSETTA)
+                _word(SourceEntry(word, f"{page.location}, word {number}", page.folder), "word", ROSETTA)
                 for number, word in enumerate(page.get("ocr_info", list))
             ]
         file = self._folder / "ocr" / f"{stem}.json"
-        page = Entry(read_json(file), str(file), file.parent)
+        page = SourceEntry(read_json(file), str(file), file.parent)
         return [
-            _word(Entry(word, f"{file}, word {number}", file.parent), "Text", TEXTRACT)
+            _word(SourceEntry(word, f"{file}, word {number}", file.parent), "Text", TEXTRACT)
             for number, word in enumerate(page.get("WORD", list))
         ]
 
@@ -96,16 +96,16 @@ ROSETTA = ("bounding_box", "top_left_x", "top_left_y", "width", "height")
 TEXTRACT = ("Geometry", "Left", "Top", "Width", "Height")
 
 
-def _word(entry: Entry, text: str, names: tuple[str, ...]) -> Word:
+def _word(entry: SourceEntry, text: str, names: tuple[str, ...]) -> Word:
     outer, left, top, width, height = names
-    box = Entry(entry.get(outer, dict), entry.place, entry.folder)
+    box = SourceEntry(entry.get(outer, dict), entry.location, entry.folder)
     if outer == "Geometry":
-        box = Entry(box.get("BoundingBox", dict), entry.place, entry.folder)
+        box = SourceEntry(box.get("BoundingBox", dict), entry.location, entry.folder)
     x, y, across, down = (box.get(name, (int, float)) for name in (left, top, width, height))
     return entry.get(text, str), (x, y, x + across, y + down)
 
 
-def _accepted(entry: Entry) -> list[str]:
+def _accepted(entry: SourceEntry) -> list[str]:
     """The answers that are right, those of most people first, and of as many the one that was given first."""
     given = [str(answer).strip() for answer in entry.get("answers", list)]
     votes = collections.Counter(answer for answer in given if answer).most_common()
@@ -116,7 +116,7 @@ def _accepted(entry: Entry) -> list[str]:
     return [answer for answer, _ in votes]
 
 
-def _box_of(answer: str, words: list[Word]) -> Box | None:
+def _box_of(answer: str, words: list[Word]) -> NormalizedBox | None:
     """The box around the first run of words that reads as the answer, with a margin."""
     wanted = _plain(answer)
     texts = [_plain(text) for text, _ in words]
@@ -131,7 +131,7 @@ def _box_of(answer: str, words: list[Word]) -> Box | None:
     return None
 
 
-def _around(boxes: list[Box]) -> Box:
+def _around(boxes: list[NormalizedBox]) -> NormalizedBox:
     margin = MARGIN * max(bottom - top for _, top, _, bottom in boxes)
     left, top, right, bottom = (
         pick(column) for pick, column in zip((min, min, max, max), zip(*boxes, strict=True), strict=True)

@@ -14,7 +14,7 @@ import functools
 import numpy as np
 from PIL import Image
 
-from data_pipeline.seed import Box, Seed
+from data_pipeline.seed import NormalizedBox, Seed
 from pixel_reasoner_jax.errors import UserError
 
 CANVAS = 448  # pixels a side
@@ -55,7 +55,7 @@ _GLYPHS = (
 _DOT = (3 * TILE, 5 * TILE)
 
 
-def cell_box(cell: int) -> Box:
+def cell_box(cell: int) -> NormalizedBox:
     """The normalized box that shows one cell, one hundredth inside its borders.
 
     All coordinates stay below 1, where an operation would take them for pixels; widened by a padding of 0.01 it is the

@@ -17,9 +17,9 @@ import string
 from collections.abc import Sequence
 
 from data_pipeline.seed import Seed
-from data_pipeline.sources.base import Entry, ListReader
+from data_pipeline.sources.base import ListReader, SourceEntry
 
-SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov")
+VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov")
 
 
 class VideoWindows(Sequence):
@@ -44,22 +44,24 @@ class VideoWindows(Sequence):
             attributes={"video_id": entry.value["video_id"], "window": list(window)},
         )
 
-    def _video(self, entry: Entry) -> str:
+    def _video(self, entry: SourceEntry) -> str:
         name = entry.text("video_id")
         for folder in (entry.folder, entry.folder / "videos"):
-            for file in (folder / name, *(folder / f"{name}.{suffix}" for suffix in SUFFIXES)):
+            for file in (folder / name, *(folder / f"{name}.{suffix}" for suffix in VIDEO_SUFFIXES)):
                 if file.is_file():
                     return str(file)
         raise entry.error(f"there is no video {name} in {entry.folder} or its folder videos")
 
 
-def _with_choices(entry: Entry) -> tuple[str, str | list[str]]:
+def _with_choices(entry: SourceEntry) -> tuple[str, str | list[str]]:
     """The question with its choices below it, and the answer as it is to be written."""
     question, answer = entry.text("question"), entry.answer()
     choices = entry.get("choices", list, [])
     if not choices:
         return question, answer
-    texts = [Entry(choice, f"{entry.place}, choice", entry.folder).text("choice").strip() for choice in choices]
+    texts = [
+        SourceEntry(choice, f"{entry.location}, choice", entry.folder).text("choice").strip() for choice in choices
+    ]
     right = answer if isinstance(answer, str) else answer[0]
     if right not in texts:
         raise entry.error(f"its answer {right!r} is none of its choices")

@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.seed import Box, Seed
-from data_pipeline.sources.base import Entry, SourceError, read_json, upright_size
+from data_pipeline.seed import NormalizedBox, Seed
+from data_pipeline.sources.base import SourceEntry, SourceError, read_json, upright_size
 from pixel_reasoner_jax.files import as_path
 
 SMALLEST_SIDE = 32
 """In pixels, of a box that is chosen among several."""
 
-FIELDS = ("directory", "split", "image", "box", "box_order", "question", "question_text", "answer", "id")
+MAP_FIELDS = ("directory", "split", "image", "box", "box_order", "question", "question_text", "answer", "id")
 
 
 class BoxedDataset(Sequence):
@@ -45,9 +45,9 @@ class BoxedDataset(Sequence):
         import tensorflow_datasets as tfds  # of some size, and needed by this source alone
 
         file = as_path(path)
-        self._map = Entry(read_json(file), str(file), file.parent)
-        if unknown := sorted(set(self._map.value) - set(FIELDS)):
-            raise self._map.error(f"unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
+        self._map = SourceEntry(read_json(file), str(file), file.parent)
+        if unknown := sorted(set(self._map.value) - set(MAP_FIELDS)):
+            raise self._map.error(f"unknown field {unknown[0]!r}; known: {', '.join(MAP_FIELDS)}")
         self._image, self._box = self._map.text("image"), self._map.text("box")
         self._order = self._map.text("box_order", "yxyx")
         if self._order not in ("yxyx", "xyxy"):
@@ -69,12 +69,12 @@ class BoxedDataset(Sequence):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Seed:
-        place = f"{self._map.place}: {self._name}, entry {index}"
+        location = f"{self._map.location}: {self._name}, entry {index}"
         try:
             record = self._records[index]
         except Exception as error:  # as above
-            raise SourceError(f"{place}: cannot be read ({error})") from error
-        entry = Entry(record, place, self._map.folder)
+            raise SourceError(f"{location}: cannot be read ({error})") from error
+        entry = SourceEntry(record, location, self._map.folder)
         data = _part(record, self._image)
         try:
             size = upright_size(data)
@@ -89,7 +89,7 @@ class BoxedDataset(Sequence):
         name = self._text(record, "id") or f"{index:06d}"
         return Seed(f"{self._name}-{name}", question, answer, (data,), cue=boxes[chosen])
 
-    def _boxes(self, entry: Entry, value: Any) -> list[Box]:
+    def _boxes(self, entry: SourceEntry, value: Any) -> list[NormalizedBox]:
         rows = np.asarray(value, float).reshape(-1, 4).tolist()
         if not rows:
             raise entry.error("it has no box")
@@ -132,7 +132,7 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _smallest(boxes: list[Box], size: tuple[int, int]) -> int:
+def _smallest(boxes: list[NormalizedBox], size: tuple[int, int]) -> int:
     """The number of the smallest box that is large enough to be looked at; of the largest where none is."""
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
     fitting = [

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipeline.seed import Box, Seed
-from data_pipeline.sources.base import Entry, LineReader, SourceError
+from data_pipeline.seed import NormalizedBox, Seed
+from data_pipeline.sources.base import LineReader, SourceEntry, SourceError
 
-LEAST_SIDE = 0.02
+MIN_ELEMENT_SHARE = 0.02
 """Of the page, that an element must have to be worth a wrong look."""
 
 
@@ -29,7 +29,7 @@ class WebPages(Sequence):
 
     def __init__(self, path: str):
         self._lines = LineReader(path)
-        self._places = [place for page in range(len(self._lines)) for place in self._questions(page)]
+        self._seed_index = [location for page in range(len(self._lines)) for location in self._questions(page)]
 
     def _questions(self, page: int) -> list[tuple[int, int]]:
         """(page, question) of every seed of a page; of a line that cannot be read one, which is an error later."""
@@ -40,10 +40,10 @@ class WebPages(Sequence):
         return [(page, number) for number in range(len(questions) or 1)]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._seed_index)
 
     def __getitem__(self, index: int) -> Seed:
-        page, number = self._places[index]
+        page, number = self._seed_index[index]
         entry = self._lines[page]
         data, size = entry.image(entry.path("screenshot"))
         elements = _parts(entry, "elements", "element")
@@ -68,12 +68,14 @@ class WebPages(Sequence):
         )
 
 
-def _parts(entry: Entry, name: str, one: str) -> list[Entry]:
+def _parts(entry: SourceEntry, name: str, one: str) -> list[SourceEntry]:
     values = entry.get(name, list, [])
-    return [Entry(value, f"{entry.place}, {one} {number}", entry.folder) for number, value in enumerate(values)]
+    return [
+        SourceEntry(value, f"{entry.location}, {one} {number}", entry.folder) for number, value in enumerate(values)
+    ]
 
 
-def _cue(entry: Entry, asked: Entry, boxes: list[Box], size: tuple[int, int]) -> Box:
+def _cue(entry: SourceEntry, asked: SourceEntry, boxes: list[NormalizedBox], size: tuple[int, int]) -> NormalizedBox:
     if asked.value.get("box") is not None:
         return _page_box(asked, entry, size)
     element = asked.get("element", int)
@@ -82,7 +84,7 @@ def _cue(entry: Entry, asked: Entry, boxes: list[Box], size: tuple[int, int]) ->
     return boxes[element]
 
 
-def _page_box(part: Entry, page: Entry, size: tuple[int, int]) -> Box:
+def _page_box(part: SourceEntry, page: SourceEntry, size: tuple[int, int]) -> NormalizedBox:
     """A box in CSS pixels as shares of the screenshot."""
     scale = page.get("scale", (int, float), 1)
     if scale <= 0:
@@ -91,5 +93,5 @@ def _page_box(part: Entry, page: Entry, size: tuple[int, int]) -> Box:
     return part.inside("box", (x / size[0], y / size[1], (x + width) / size[0], (y + height) / size[1]))
 
 
-def _worth_a_look(box: Box) -> bool:
-    return min(box[2] - box[0], box[3] - box[1]) >= LEAST_SIDE
+def _worth_a_look(box: NormalizedBox) -> bool:
+    return min(box[2] - box[0], box[3] - box[1]) >= MIN_ELEMENT_SHARE

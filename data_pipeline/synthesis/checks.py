@@ -17,14 +17,21 @@ from PIL import Image
 
 from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
-from data_pipeline.synthesis.prose import flaw
-from data_pipeline.synthesis.synthesizer import Media
+from data_pipeline.synthesis.prose import find_flaw
+from data_pipeline.synthesis.synthesizer import MediaLoader
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, parse_call
 from pixel_reasoner_jax.rewards.answers import accepted, extract_answer, normalize
 from pixel_reasoner_jax.trajectory import OperationRecord
 
-OPERATIONS = {"text_only": 0, "single_pass": 1, "recrop_once": 2, "recrop_twice": 3, "further_zoom": 2, "reselect": 2}
+OPERATION_COUNTS = {
+    "text_only": 0,
+    "single_pass": 1,
+    "recrop_once": 2,
+    "recrop_twice": 3,
+    "further_zoom": 2,
+    "reselect": 2,
+}
 """Of every kind of trajectory; all but the last are mistaken."""
 
 _CALL = re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL)
@@ -43,7 +50,7 @@ class CheckError(UserError):
         self.reason = reason
 
 
-def check(draft: Draft, seed: Seed, media: Media) -> None:
+def check(draft: Draft, seed: Seed, media: MediaLoader) -> None:
     """Checks a trajectory.
 
     Args:
@@ -81,7 +88,7 @@ def _check_text(draft: Draft, turns: Sequence[str]) -> None:
     last = f"turn {len(turns)}"
     texts[last] = texts[last].replace("\\boxed", "", 1)
     for name, text in texts.items():
-        if problem := flaw(text):
+        if problem := find_flaw(text):
             raise CheckError("text", f"{name}: {problem}")
     try:
         json.dumps(draft.attributes, allow_nan=False)
@@ -115,7 +122,7 @@ def _check_no_leak(draft: Draft, turns: Sequence[str]) -> None:
 def _check_calls(draft: Draft, turns: Sequence[str]) -> list[Call]:
     """Every turn but the last makes the call that was executed, and no other."""
     calls = [parse_call(turn) for turn in turns]
-    wanted = OPERATIONS.get(draft.kind)
+    wanted = OPERATION_COUNTS.get(draft.kind)
     if wanted is None or len(turns) != wanted + 1 or len(draft.operations) != wanted:
         raise CheckError("operation", f"{len(draft.operations)} operations in {len(turns)} turns are no {draft.kind}")
     if calls[-1] is not None:
@@ -145,7 +152,7 @@ def _check_loss(draft: Draft, turns: Sequence[str]) -> None:
                 )
 
 
-def _check_observations(draft: Draft, seed: Seed, calls: Sequence[Call], media: Media) -> None:
+def _check_observations(draft: Draft, seed: Seed, calls: Sequence[Call], media: MediaLoader) -> None:
     """Every operation's user turn shows the pixels that were asked for; the last ones are the evidence."""
     if not calls:
         return

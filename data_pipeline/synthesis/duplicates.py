@@ -15,16 +15,16 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.seed import Seed
-from data_pipeline.synthesis.synthesizer import Media
+from data_pipeline.synthesis.synthesizer import MediaLoader
 from pixel_reasoner_jax.processing import MediaError
 
-SIDE = 16
+THUMBNAIL_SIDE = 16
 """Pixels of the thumbnail that stands for a picture."""
 
 TOLERANCE = 6
 """Grey levels by which thumbnails of one picture may differ anywhere: what JPEG and resizing change, and no more."""
 
-PICTURES = 3
+VIDEO_PICTURES = 3
 """That stand for a video: the first, the middle and the last of its sampled frames."""
 
 
@@ -35,7 +35,7 @@ class Fingerprint:
     Attributes:
       id: of the seed.
       text: a hash of question and answer, without regard to case, punctuation and white space.
-      pixels: uint8 [pictures * SIDE * SIDE], gray thumbnails, in hexadecimal.
+      pixels: uint8 [pictures * THUMBNAIL_SIDE * THUMBNAIL_SIDE], gray thumbnails, in hexadecimal.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Fingerprint:
     pixels: str
 
 
-def fingerprint(seed: Seed, media: Media) -> Fingerprint:
+def fingerprint(seed: Seed, media: MediaLoader) -> Fingerprint:
     """The fingerprint of a seed; reads its media.
 
     Raises:
@@ -51,7 +51,7 @@ def fingerprint(seed: Seed, media: Media) -> Fingerprint:
     """
     if seed.video is not None:
         frames = media.load_video(seed.video, seed.fps).frames
-        pictures = [frames[at] for at in sorted({0, len(frames) // 2, len(frames) - 1})[:PICTURES]]
+        pictures = [frames[at] for at in sorted({0, len(frames) // 2, len(frames) - 1})[:VIDEO_PICTURES]]
     else:
         pictures = [media.load_image(image) for image in seed.images]
     try:
@@ -65,7 +65,7 @@ def fingerprint(seed: Seed, media: Media) -> Fingerprint:
     return Fingerprint(seed.id, digest, b"".join(map(_thumbnail, pictures)).hex())
 
 
-class Seen:
+class DuplicateFilter:
     """The seeds so far; tells of a new one which it repeats."""
 
     def __init__(self):
@@ -89,7 +89,7 @@ class Seen:
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    return image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
+    return image.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes()
 
 
 def _plain(text: str) -> str:

@@ -27,13 +27,13 @@ from typing import Any
 from data_pipeline.synthesis.captioner import CaptionError, Spend
 from pixel_reasoner_jax.errors import UserError
 
-RETRIED = (408, 409, 425, 429)
+RETRIED_STATUSES = (408, 409, 425, 429)
 """Statuses below 500 that may pass."""
 
-FATAL = (401, 402, 403, 404)
+FATAL_STATUSES = (401, 402, 403, 404)
 """Statuses that no other request would fare better with."""
 
-FILTERED = ("content_filter", "content_policy_violation")
+FILTER_CODES = ("content_filter", "content_policy_violation")
 """Codes of errors that are about what was sent; others mean that nothing will be taken, unless something was before."""
 
 LONGEST_WAIT = 60.0
@@ -86,7 +86,7 @@ class EndpointSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Completion:
     """What the model said.
 
     Attributes:
@@ -132,7 +132,7 @@ class Endpoint:
         self._rate = RateLimit(settings.requests_per_minute)
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._cause = EndpointError("the run is ending")
+        self._stop_error = EndpointError("the run is ending")
         self.spend = Spend()
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Endpoint:
         self._closed.set()
         self._client.close()
 
-    def ask(self, messages: list[dict[str, Any]], attempt: int = 0) -> Answer:
+    def ask(self, messages: list[dict[str, Any]], attempt: int = 0) -> Completion:
         """The answer to a conversation in the endpoint's form.
 
         Args:
@@ -159,14 +159,14 @@ class Endpoint:
         }
         key = hashlib.sha256(json.dumps([request, attempt], sort_keys=True).encode()).hexdigest()
         file = self._cache / key[:2] / f"{key}.json"
-        reply, paid = _remembered(file), False
+        reply, paid = _read_cache(file), False
         if reply is None:
             reply, paid = self._reply(request), True
-            _remember(file, reply)
+            _write_cache(file, reply)
         spend = self._cost(reply, paid)
         with self._lock:
             self.spend += spend
-        return Answer(reply["text"].strip(), _problem(reply), spend)
+        return Completion(reply["text"].strip(), _problem(reply), spend)
 
     def _cost(self, reply: dict[str, Any], paid: bool) -> Spend:
         prompt, completion = reply["prompt_tokens"], reply["completion_tokens"]
@@ -176,18 +176,18 @@ class Endpoint:
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
         """One reply. Where it cannot be had, the run is over for all threads, and all of them say why."""
         try:
-            return self._insist(request)
+            return self._retry(request)
         except EndpointError as error:
             with self._lock:
                 if not self._closed.is_set():
-                    self._cause = error
+                    self._stop_error = error
                     self._closed.set()
-            raise self._cause from None
+            raise self._stop_error from None
 
-    def _insist(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _retry(self, request: dict[str, Any]) -> dict[str, Any]:
         """One reply, after as many attempts as it takes."""
         if self._closed.is_set():
-            raise self._cause
+            raise self._stop_error
         budget = self.settings.budget
         if budget is not None and self.spend.paid_cost >= budget:
             raise EndpointError(f"{self.spend.paid_cost:.2f} were spent, the budget of {budget:g} is used up")
@@ -197,7 +197,7 @@ class Endpoint:
                 self._rate.wait(self._pause)
                 try:
                     return self._attempt(request)
-                except _Passing as error:
+                except _TransientError as error:
                     problem, wait = str(error), error.wait
             if attempt + 1 < self.settings.attempts:
                 backoff = min(2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
@@ -208,29 +208,29 @@ class Endpoint:
         )
 
     def _attempt(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One attempt; raises `_Passing` where another may succeed."""
+        """One attempt; raises `_TransientError` where another may succeed."""
         openai = self._openai
         try:
             raw = self._client.chat.completions.with_raw_response.create(**request)
         except openai.APIStatusError as error:
             said = f"status {error.status_code}, {_clip(error.message)}"
-            if error.status_code in FATAL or getattr(error, "code", None) == "insufficient_quota":
+            if error.status_code in FATAL_STATUSES or getattr(error, "code", None) == "insufficient_quota":
                 raise EndpointError(f"{self._client.base_url} refuses: {said}") from None
-            if error.status_code in RETRIED or error.status_code >= 500:
-                raise _Passing(said, _retry_after(error.response.headers)) from None
-            if getattr(error, "code", None) not in FILTERED and not self.spend.requests:
+            if error.status_code in RETRIED_STATUSES or error.status_code >= 500:
+                raise _TransientError(said, _retry_after(error.response.headers)) from None
+            if getattr(error, "code", None) not in FILTER_CODES and not self.spend.requests:
                 raise EndpointError(f"{self._client.base_url} takes no request: {said}") from None
             raise CaptionError(f"the endpoint does not take the request: {said}") from None
         except openai.APIConnectionError as error:  # a time-out is one
-            raise _Passing(f"{type(error).__name__} ({error.__cause__ or error})") from None
+            raise _TransientError(f"{type(error).__name__} ({error.__cause__ or error})") from None
         try:
             return _read(json.loads(raw.http_response.content))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise _Passing(f"its answer is not a chat completion ({type(error).__name__}: {error})") from None
+            raise _TransientError(f"its answer is not a chat completion ({type(error).__name__}: {error})") from None
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):
-            raise self._cause
+            raise self._stop_error
 
 
 class RateLimit:
@@ -258,7 +258,7 @@ class RateLimit:
             pause(left)
 
 
-class _Passing(Exception):
+class _TransientError(Exception):
     """A failure that may pass; `wait` is what the server asks to wait for, in seconds."""
 
     def __init__(self, message: str, wait: float | None = None):
@@ -308,7 +308,7 @@ def _retry_after(headers: Any) -> float | None:
     return None
 
 
-def _remembered(file: pathlib.Path) -> dict[str, Any] | None:
+def _read_cache(file: pathlib.Path) -> dict[str, Any] | None:
     """A reply from the cache; one that cannot be read is asked for anew."""
     try:
         reply = json.loads(file.read_text(encoding="utf-8"))
@@ -318,7 +318,7 @@ def _remembered(file: pathlib.Path) -> dict[str, Any] | None:
         return None
 
 
-def _remember(file: pathlib.Path, reply: dict[str, Any]) -> None:
+def _write_cache(file: pathlib.Path, reply: dict[str, Any]) -> None:
     """Writes a reply whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.seed import Box
+from data_pipeline.seed import NormalizedBox
 
 _UNITS = 1000
 """Boxes are made of whole thousandths: counted as integers, no rounding can move an edge over another."""
@@ -20,27 +20,27 @@ LIMIT = (_UNITS - 1) / _UNITS
 """The largest coordinate written."""
 
 
-def intersects(box: Box, other: Box) -> bool:
+def intersects(box: NormalizedBox, other: NormalizedBox) -> bool:
     """Whether two boxes share an area."""
     return min(box[2], other[2]) > max(box[0], other[0]) and min(box[3], other[3]) > max(box[1], other[1])
 
 
-def contains(box: Box, other: Box) -> bool:
+def contains(box: NormalizedBox, other: NormalizedBox) -> bool:
     """Whether `other` lies within `box`."""
     return box[0] <= other[0] and box[1] <= other[1] and box[2] >= other[2] and box[3] >= other[3]
 
 
-def area(box: Box) -> float:
+def area(box: NormalizedBox) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def widened(box: Box, padding: float) -> Box:
+def widened(box: NormalizedBox, padding: float) -> NormalizedBox:
     """The box as an operation with this padding cuts it."""
     left, top, right, bottom = box
     return max(left - padding, 0.0), max(top - padding, 0.0), min(right + padding, 1.0), min(bottom + padding, 1.0)
 
 
-def outer_box(box: Box) -> Box:
+def outer_box(box: NormalizedBox) -> NormalizedBox:
     """The smallest box of whole thousandths around a box, all of them below 1."""
     left, top = (min(max(math.floor(value * _UNITS), 0), _UNITS - 2) / _UNITS for value in box[:2])
     right, bottom = (min(math.ceil(value * _UNITS), _UNITS - 1) / _UNITS for value in box[2:])
@@ -48,13 +48,13 @@ def outer_box(box: Box) -> Box:
 
 
 def disjoint_box(
-    cue: Box,
+    cue: NormalizedBox,
     rng: np.random.Generator,
     *,
     padding: float = 0.0,
     least: tuple[float, float] = (0.05, 0.05),
-    candidates: Sequence[Box] = (),
-) -> Box | None:
+    candidates: Sequence[NormalizedBox] = (),
+) -> NormalizedBox | None:
     """A box that does not show the cue: even widened by the operation's padding it does not intersect it.
 
     Args:
@@ -87,7 +87,7 @@ def disjoint_box(
     return x[0] / _UNITS, y[0] / _UNITS, x[1] / _UNITS, y[1] / _UNITS
 
 
-def larger_box(cue: Box, rng: np.random.Generator, *, factor: float = 4.0) -> Box | None:
+def larger_box(cue: NormalizedBox, rng: np.random.Generator, *, factor: float = 4.0) -> NormalizedBox | None:
     """A box that contains the cue and has at least `factor` times its area.
 
     Returns:

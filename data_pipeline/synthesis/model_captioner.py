@@ -20,23 +20,23 @@ from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import CaptionError, Passage, Spend
 from data_pipeline.synthesis.endpoint import Endpoint
 from data_pipeline.synthesis.mistakes import widened
-from data_pipeline.synthesis.prose import flaw, refusal
-from data_pipeline.synthesis.synthesizer import Media
+from data_pipeline.synthesis.prose import find_flaw, is_refusal
+from data_pipeline.synthesis.synthesizer import MediaLoader
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.report.images import data_uri
 
 PROMPTS = pathlib.Path(__file__).parent / "prompts"
-NAMES = ("system", "question", *(passage.value for passage in Passage))
-FIELDS = {"question": "", "answer": "", "media": ""}
+PROMPT_NAMES = ("system", "question", *(passage.value for passage in Passage))
+PROMPT_FIELDS = {"question": "", "answer": "", "media": ""}
 
-ATTEMPTS = 3
+ANSWER_ATTEMPTS = 3
 """Answers that a model is asked for before a seed is given up."""
 
 WHOLE_SIDE, PART_SIDE, FRAME_SIDE = 1024, 768, 384
 """Pixels of the longest side of what the model is shown: whole images, parts of them and chosen frames, all frames."""
 
-MAX_BYTES = 400_000
+PICTURE_BYTES = 400_000
 """Of an encoded picture, about."""
 
 LONGEST_SUBJECT = 200
@@ -51,19 +51,23 @@ def load_prompts(directory: str | pathlib.Path | None = None) -> dict[str, str]:
     Raises:
       ValueError: a file of another name, or one with an unknown `$field`.
     """
-    texts = {name: (PROMPTS / f"{name}.txt").read_text(encoding="utf-8") for name in NAMES}
+    texts = {name: (PROMPTS / f"{name}.txt").read_text(encoding="utf-8") for name in PROMPT_NAMES}
     if directory is not None:
         folder = as_path(directory)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of prompts")
         for file in folder.glob("*.txt"):
-            if file.stem not in NAMES:
-                raise UserError(f"{file}: there is no such prompt; they are {', '.join(f'{n}.txt' for n in NAMES)}")
+            if file.stem not in PROMPT_NAMES:
+                raise UserError(
+                    f"{file}: there is no such prompt; they are {', '.join(f'{n}.txt' for n in PROMPT_NAMES)}"
+                )
             texts[file.stem] = file.read_text(encoding="utf-8")
             try:
-                string.Template(texts[file.stem]).substitute(FIELDS)
+                string.Template(texts[file.stem]).substitute(PROMPT_FIELDS)
             except (KeyError, ValueError) as error:
-                raise UserError(f"{file}: {error} cannot be filled in; there are ${', $'.join(FIELDS)}") from None
+                raise UserError(
+                    f"{file}: {error} cannot be filled in; there are ${', $'.join(PROMPT_FIELDS)}"
+                ) from None
     return {name: text.strip() for name, text in texts.items()}
 
 
@@ -80,7 +84,7 @@ class ModelCaptioner:
       spend: of its own requests.
     """
 
-    def __init__(self, endpoint: Endpoint, prompts: Mapping[str, str], media: Media, padding: float = 0.1):
+    def __init__(self, endpoint: Endpoint, prompts: Mapping[str, str], media: MediaLoader, padding: float = 0.1):
         self._endpoint, self._prompts, self._media, self._padding = endpoint, prompts, media, padding
         self._loaded: tuple[str, list[Image.Image]] = ("", [])
         self.spend = Spend()
@@ -109,7 +113,7 @@ class ModelCaptioner:
             {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]},
         ]
         problem = ""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(ANSWER_ATTEMPTS):
             answer = self._endpoint.ask(messages, attempt)
             self.spend += answer.spend
             problem = answer.problem
@@ -118,25 +122,25 @@ class ModelCaptioner:
                     return read(answer.text)
                 except ValueError as error:
                     problem = str(error)
-        raise CaptionError(f"no usable {name} in {ATTEMPTS} answers of the model; the last one: {problem}")
+        raise CaptionError(f"no usable {name} in {ANSWER_ATTEMPTS} answers of the model; the last one: {problem}")
 
     def _pictures(self, seed: Seed, target: tuple) -> list[str]:
         """What a target looks like, as data URLs; without one the whole input."""
-        whole = self._whole(seed)
+        whole = self._full_media(seed)
         if seed.video is not None:
             side = PART_SIDE if target else FRAME_SIDE
             frames = [whole[number - 1] for number in target] if target else whole
-            return [data_uri(frame, side, MAX_BYTES) for frame in frames]
+            return [data_uri(frame, side, PICTURE_BYTES) for frame in frames]
         if not target:
-            return [data_uri(image, WHOLE_SIDE, MAX_BYTES) for image in whole]
+            return [data_uri(image, WHOLE_SIDE, PICTURE_BYTES) for image in whole]
         left, top, right, bottom = widened(target, self._padding)
         width, height = whole[0].size
         left, top = min(round(left * width), width - 1), min(round(top * height), height - 1)
         # Of a box thinner than a pixel there is one to see: whether it is too small is for the operation to say.
         box = (left, top, max(round(right * width), left + 1), max(round(bottom * height), top + 1))
-        return [data_uri(whole[0].crop(box), PART_SIDE, MAX_BYTES)]
+        return [data_uri(whole[0].crop(box), PART_SIDE, PICTURE_BYTES)]
 
-    def _whole(self, seed: Seed) -> list[Image.Image]:
+    def _full_media(self, seed: Seed) -> list[Image.Image]:
         """The images, or the sampled frames; those of the last seed are kept."""
         if self._loaded[0] != seed.id:
             if seed.video is not None:
@@ -148,9 +152,9 @@ class ModelCaptioner:
 
 
 def _passage(text: str) -> str:
-    if refusal(text):
+    if is_refusal(text):
         raise ValueError(f"the model refuses: {text[:200]}")
-    if problem := flaw(text):
+    if problem := find_flaw(text):
         raise ValueError(problem)
     return text
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-LONGEST = 4000
+MAX_CHARACTERS = 4000
 """Characters of a passage, a question or an answer."""
 
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|]{1,40}\|>|</?\s?(?:tool_call|tools|tool_response|answer|think)\s?>|\\boxed")
@@ -20,17 +20,17 @@ _REFUSAL = re.compile(
 )
 
 
-def flaw(text: str) -> str | None:
+def find_flaw(text: str) -> str | None:
     """Why a text may not stand in a trajectory; None where it may."""
     if found := _CONTROL_TOKEN.search(text):
         return f"it holds {found[0]!r}, which means something of its own"
     if found := _UNPRINTABLE.search(text):
         return f"it holds the character {found[0]!r}"
-    if len(text) > LONGEST:
-        return f"it has {len(text)} characters, more than {LONGEST}"
+    if len(text) > MAX_CHARACTERS:
+        return f"it has {len(text)} characters, more than {MAX_CHARACTERS}"
     return None
 
 
-def refusal(text: str) -> bool:
+def is_refusal(text: str) -> bool:
     """Whether a model says, in place of what was asked for, that it will not."""
     return _REFUSAL.match(text.strip()) is not None

@@ -14,7 +14,15 @@ from PIL import Image
 from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner
-from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX, Plan, Scene, Step, check_mix
+from data_pipeline.synthesis.templates import (
+    IMAGE_MIX,
+    TEMPLATES,
+    VIDEO_MIX,
+    OperationTurn,
+    TemplateContext,
+    TrajectoryPlan,
+    check_mix,
+)
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, tools_section
 from pixel_reasoner_jax.processing import Budgets, Video, load_image, load_video, smart_resize
@@ -25,10 +33,10 @@ from pixel_reasoner_jax.trajectory import OperationRecord
 SMALLEST_CROP = 30
 """Pixels a side of the smallest wrong box: a crop of 28 or less is refused."""
 
-Revision = Callable[[Plan, Seed, np.random.Generator], Plan]
+PlanRevision = Callable[[TrajectoryPlan, Seed, np.random.Generator], TrajectoryPlan]
 
 
-class Media(Protocol):
+class MediaLoader(Protocol):
     """What synthesis needs of a `Processor`: it loads images and videos, and tells sizes after resizing."""
 
     def load_image(self, source: ImageSource) -> Image.Image: ...
@@ -39,7 +47,7 @@ class Media(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class BudgetMedia:
+class BudgetMediaLoader:
     """`Media` by budgets alone, without a tokenizer.
 
     Attributes:
@@ -67,7 +75,7 @@ class Synthesizer:
 
     Args:
       registry: the operations, as rollouts use them.
-      processor: loads media and tells their sizes after resizing: a `Processor` or `BudgetMedia`.
+      processor: loads media and tells their sizes after resizing: a `Processor` or `BudgetMediaLoader`.
       captioner: writes the passages.
       padding: by which the registry's crop operation widens a box, so that a wrong crop never shows the cue.
       image_mix, video_mix: share of every kind of trajectory; normalized.
@@ -83,14 +91,14 @@ class Synthesizer:
     def __init__(
         self,
         registry: Registry,
-        processor: Media,
+        processor: MediaLoader,
         captioner: Captioner,
         *,
         padding: float = 0.1,
         image_mix: Mapping[str, float] = IMAGE_MIX,
         video_mix: Mapping[str, float] = VIDEO_MIX,
         guidelines: str | None = None,
-        revise: Revision | None = None,
+        revise: PlanRevision | None = None,
         seed: int = 0,
     ):
         for mix in (image_mix, video_mix):
@@ -124,32 +132,32 @@ class Synthesizer:
         if not seed.question:
             seed = self._captioner.ask(seed)
         state = MediaState.from_query(images=images, video_frames=frames)
-        plan = self._plan(self._scene(seed, images, len(frames or ()), rng))
+        plan = self._plan(self._context(seed, images, len(frames or ()), rng))
         if self._revise is not None:
             plan = self._revise(plan, seed, rng)
         draft = run_plan(plan, seed, state, self._registry, self._processor.resized, self._guidelines)
         self.counts[plan.kind] += 1
         return draft
 
-    def _scene(self, seed: Seed, images: list, frames: int, rng: np.random.Generator) -> Scene:
+    def _context(self, seed: Seed, images: list, frames: int, rng: np.random.Generator) -> TemplateContext:
         least = tuple(SMALLEST_CROP / size for size in images[0].size) if images else (0.0, 0.0)
-        return Scene(seed, self._captioner, rng, padding=self._padding, least=least, frames=frames)
+        return TemplateContext(seed, self._captioner, rng, padding=self._padding, least=least, frames=frames)
 
-    def _plan(self, scene: Scene) -> Plan:
+    def _plan(self, context: TemplateContext) -> TrajectoryPlan:
         """Draws a kind; where the geometry forbids it, another."""
-        mix = dict(self._video_mix if scene.frames else self._image_mix)
+        mix = dict(self._video_mix if context.frames else self._image_mix)
         while any(mix.values()):
             shares = np.array(list(mix.values()))
-            kind = list(mix)[scene.rng.choice(len(mix), p=shares / shares.sum())]
-            if (plan := TEMPLATES[kind](scene)) is not None:
+            kind = list(mix)[context.rng.choice(len(mix), p=shares / shares.sum())]
+            if (plan := TEMPLATES[kind](context)) is not None:
                 return plan
             self.impossible[kind] += 1
             del mix[kind]
-        raise SynthesisError(f"seed {scene.seed.id}: its geometry allows no kind of trajectory of this mix")
+        raise SynthesisError(f"seed {context.seed.id}: its geometry allows no kind of trajectory of this mix")
 
 
 def run_plan(
-    plan: Plan,
+    plan: TrajectoryPlan,
     seed: Seed,
     state: MediaState,
     registry: Registry,
@@ -171,7 +179,7 @@ def run_plan(
     """
     messages = query_messages(seed.query(), tools_section(registry.signatures(state)), guidelines)
     operations = []
-    for turn, step in enumerate(plan.steps):
+    for turn, step in enumerate(plan.turns):
         messages.append(_assistant(step))
         call = registry.parse(step.call)
         try:
@@ -198,7 +206,7 @@ def run_plan(
     )
 
 
-def _assistant(step: Step) -> dict[str, Any]:
+def _assistant(step: OperationTurn) -> dict[str, Any]:
     """The turn of a step; of a mistaken one the call carries no loss, nor does the end of the turn after it."""
     return {
         "role": "assistant",

@@ -37,7 +37,7 @@ VIDEO_MIX: Mapping[str, float] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class OperationTurn:
     """A turn that asks for an operation.
 
     Attributes:
@@ -58,16 +58,16 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrajectoryPlan:
     """What a trajectory will say: steps with operations, then the answer's turn."""
 
     kind: str
-    steps: tuple[Step, ...]
+    turns: tuple[OperationTurn, ...]
     answer: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class TemplateContext:
     """What a template works with.
 
     Attributes:
@@ -89,7 +89,7 @@ class Scene:
     def write(self, passage: Passage, target: tuple = ()) -> str:
         return self.captioner.write(self.seed, passage, target)
 
-    def step(self, passage: Passage, target: tuple, seen: tuple = (), mistaken: bool = False) -> Step:
+    def step(self, passage: Passage, target: tuple, seen: tuple = (), mistaken: bool = False) -> OperationTurn:
         """The turn that begins with `passage`, about what was `seen` last, and looks at `target`: boxes or frames."""
         subject = self.write(Passage.SUBJECT, self.seed.cue)
         if self.frames:
@@ -98,7 +98,7 @@ class Scene:
         else:
             lead = f"Now I will zoom in to look clearer at {subject}."
             name, arguments = "crop_image_normalized", {"bbox_2d": list(outer_box(target)), "target_image": 1}
-        return Step(_joined(self.write(passage, seen), lead), name, arguments, mistaken)
+        return OperationTurn(_joined(self.write(passage, seen), lead), name, arguments, mistaken)
 
     def wrong_box(self, previous: tuple = ()) -> tuple | None:
         """A box that misses the cue; where the seed names candidates, not the `previous` one."""
@@ -107,69 +107,69 @@ class Scene:
             return None
         return disjoint_box(self.seed.cue, self.rng, padding=self.padding, least=self.least, candidates=candidates)
 
-    def plan(self, kind: str, *steps: Step, passage: Passage = Passage.EVIDENCE) -> Plan:
-        seen = self.seed.cue if steps else ()
-        return Plan(
-            kind, steps, _joined(self.write(passage, seen), f"The answer is \\boxed{{{self.seed.text_answer}}}.")
+    def plan(self, kind: str, *turns: OperationTurn, passage: Passage = Passage.EVIDENCE) -> TrajectoryPlan:
+        seen = self.seed.cue if turns else ()
+        return TrajectoryPlan(
+            kind, turns, _joined(self.write(passage, seen), f"The answer is \\boxed{{{self.seed.text_answer}}}.")
         )
 
 
-Template = Callable[[Scene], Plan | None]
+Template = Callable[[TemplateContext], TrajectoryPlan | None]
 """A kind of trajectory; None where the seed's geometry does not allow it."""
 
 
-def text_only(scene: Scene) -> Plan:
+def text_only(context: TemplateContext) -> TrajectoryPlan:
     """An answer without operations."""
-    return scene.plan("text_only", passage=Passage.REASONING)
+    return context.plan("text_only", passage=Passage.REASONING)
 
 
-def single_pass(scene: Scene) -> Plan:
+def single_pass(context: TemplateContext) -> TrajectoryPlan:
     """The right operation at once."""
-    return scene.plan("single_pass", scene.step(Passage.OVERVIEW, scene.seed.cue))
+    return context.plan("single_pass", context.step(Passage.OVERVIEW, context.seed.cue))
 
 
-def recrop_once(scene: Scene) -> Plan | None:
+def recrop_once(context: TemplateContext) -> TrajectoryPlan | None:
     """A box that misses the cue, then the right one."""
-    if scene.frames or (wrong := scene.wrong_box()) is None:
+    if context.frames or (wrong := context.wrong_box()) is None:
         return None
-    return scene.plan(
+    return context.plan(
         "recrop_once",
-        scene.step(Passage.OVERVIEW, wrong, mistaken=True),
-        scene.step(Passage.MISTAKE, scene.seed.cue, seen=wrong),
+        context.step(Passage.OVERVIEW, wrong, mistaken=True),
+        context.step(Passage.MISTAKE, context.seed.cue, seen=wrong),
     )
 
 
-def recrop_twice(scene: Scene) -> Plan | None:
+def recrop_twice(context: TemplateContext) -> TrajectoryPlan | None:
     """Two boxes that miss the cue, then the right one."""
-    if scene.frames or (first := scene.wrong_box()) is None or (second := scene.wrong_box(first)) is None:
+    if context.frames or (first := context.wrong_box()) is None or (second := context.wrong_box(first)) is None:
         return None
-    return scene.plan(
+    return context.plan(
         "recrop_twice",
-        scene.step(Passage.OVERVIEW, first, mistaken=True),
-        scene.step(Passage.MISTAKE, second, seen=first, mistaken=True),
-        scene.step(Passage.MISTAKE, scene.seed.cue, seen=second),
+        context.step(Passage.OVERVIEW, first, mistaken=True),
+        context.step(Passage.MISTAKE, second, seen=first, mistaken=True),
+        context.step(Passage.MISTAKE, context.seed.cue, seen=second),
     )
 
 
-def further_zoom(scene: Scene) -> Plan | None:
+def further_zoom(context: TemplateContext) -> TrajectoryPlan | None:
     """A box that contains the cue and is far larger, then the right one."""
-    if scene.frames or (wide := larger_box(scene.seed.cue, scene.rng)) is None:
+    if context.frames or (wide := larger_box(context.seed.cue, context.rng)) is None:
         return None
-    return scene.plan(
+    return context.plan(
         "further_zoom",
-        scene.step(Passage.OVERVIEW, wide, mistaken=True),
-        scene.step(Passage.MISTAKE, scene.seed.cue, seen=wide),
+        context.step(Passage.OVERVIEW, wide, mistaken=True),
+        context.step(Passage.MISTAKE, context.seed.cue, seen=wide),
     )
 
 
-def reselect(scene: Scene) -> Plan | None:
+def reselect(context: TemplateContext) -> TrajectoryPlan | None:
     """Frames that miss the cue, then the right ones."""
-    if not scene.frames or (wrong := disjoint_frames(scene.seed.cue, scene.frames, scene.rng)) is None:
+    if not context.frames or (wrong := disjoint_frames(context.seed.cue, context.frames, context.rng)) is None:
         return None
-    return scene.plan(
+    return context.plan(
         "reselect",
-        scene.step(Passage.OVERVIEW, wrong, mistaken=True),
-        scene.step(Passage.MISTAKE, scene.seed.cue, seen=wrong),
+        context.step(Passage.OVERVIEW, wrong, mistaken=True),
+        context.step(Passage.MISTAKE, context.seed.cue, seen=wrong),
     )
 
 

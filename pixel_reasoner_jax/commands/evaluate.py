@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
             args.html,
             figures={"prior": table["prior"], name: table["policy"]},
             runs={},
-            examples=side_by_side({name: evaluation}),
+            responses=side_by_side({name: evaluation}),
             config={key: getattr(args, key) for key in SETTINGS},
             title=f"{name} on pixel search",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from data_pipeline.exchange.importing import REPORT, import_tables
+from data_pipeline.exchange.importing import IMPORT_REPORT, import_tables
 from pixel_reasoner_jax.files import as_path
 
 SHOWN = 10  # unreadable rows that are printed; the report has all
@@ -22,5 +22,5 @@ def run(args: argparse.Namespace) -> None:
     for line in report["unreadable"][:SHOWN]:
         print(f"not read: {line['place']}: {line['problem']}")
     left = len(report["unreadable"])
-    more = f", {left} could not be read: {as_path(args.out) / REPORT} names them" if left else ""
+    more = f", {left} could not be read: {as_path(args.out) / IMPORT_REPORT} names them" if left else ""
     print(f"{report['kind']} records in {args.out}: {report['written']} of {report['rows']} rows{more}")

@@ -10,8 +10,8 @@ import rich.console
 
 from data_pipeline.draft import Draft
 from data_pipeline.inspection.page import inspection_page
-from data_pipeline.inspection.summary import summary
-from data_pipeline.inspection.terminal import legend, show_summary, show_trajectory
+from data_pipeline.inspection.summary import summarize
+from data_pipeline.inspection.terminal import show_legend, show_summary, show_trajectory
 from data_pipeline.records import RecordError, RecordSource
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import check_output, write_text
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     if args.html:
         check_output(args.html)
     source = RecordSource(args.dataset)
-    figures = summary(source, Processor.from_pretrained(args.model) if args.model else None)
+    figures = summarize(source, Processor.from_pretrained(args.model) if args.model else None)
     samples = _samples(source, args.samples, args.seed)
     if args.json:
         print(json.dumps(figures, indent=2, allow_nan=False))
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
         show_summary(console, figures)
         console.print()
         if samples:
-            legend(console)
+            show_legend(console)
         for draft in samples:
             show_trajectory(console, draft)
     if args.html:

@@ -20,7 +20,7 @@ import transformers
 from ml_collections import ConfigDict
 
 from data_pipeline import lessons
-from data_pipeline.records import METADATA, RecordWriter
+from data_pipeline.records import DATASET_INFO, RecordWriter
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands.evaluate import Queries, prior_figures
 from pixel_reasoner_jax.compilation import enable_cache
@@ -86,7 +86,7 @@ def run(config: ConfigDict) -> dict[str, Any]:
         workdir / "report.html",
         figures=figures,
         runs={stage: read_metrics(workdir / stage) for stage in runs},
-        examples=side_by_side(evaluations),
+        responses=side_by_side(evaluations),
         config=config.to_dict(),
         lead=LEAD,
         rate_floor=config.rl.curiosity.rate_floor,
@@ -167,7 +167,7 @@ def _synthesize(config: ConfigDict, model: pathlib.Path, data: pathlib.Path) -> 
         ),
     }
     for name, (kind, records, count) in phases.items():
-        if (data / name / METADATA).exists():
+        if (data / name / DATASET_INFO).exists():
             continue
         with RecordWriter(data / name, kind) as writer, Progress(f"synthesizing {name}", count) as progress:
             for number, record in enumerate(records, start=1):

@@ -15,11 +15,17 @@ from typing import Any
 
 from data_pipeline.sources import open_source
 from data_pipeline.synthesis.captioner import Captioner, TemplateCaptioner
+from data_pipeline.synthesis.contact_sheet import contact_sheet
 from data_pipeline.synthesis.endpoint import Endpoint, EndpointSettings
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
-from data_pipeline.synthesis.run import REJECTED, SUMMARY, Recipe, Summary, Synthesis
-from data_pipeline.synthesis.sheet import contact_sheet
-from data_pipeline.synthesis.synthesizer import BudgetMedia
+from data_pipeline.synthesis.synthesis import (
+    REJECTED_FILE,
+    SUMMARY_FILE,
+    Synthesis,
+    SynthesisSettings,
+    SynthesisSummary,
+)
+from data_pipeline.synthesis.synthesizer import BudgetMediaLoader
 from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
@@ -31,17 +37,17 @@ SHEET = "contact_sheet.html"
 LOCK = ".synthesis.lock"
 
 
-def run(args: argparse.Namespace) -> Summary:
+def run(args: argparse.Namespace) -> SynthesisSummary:
     """Synthesizes, and prints what came of it.
 
     Raises:
       ValueError: options that fit no synthesis, a source that cannot be read, a folder that holds another data set, an
         endpoint that cannot be used.
     """
-    media = BudgetMedia(Processor.from_pretrained(args.model).budgets if args.model else Budgets())
+    media = BudgetMediaLoader(Processor.from_pretrained(args.model).budgets if args.model else Budgets())
     sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
     captioner, decides, endpoint = _captioner(args, media)
-    recipe = Recipe(
+    recipe = SynthesisSettings(
         sources=sources,
         count=args.count,
         seed=args.seed,
@@ -52,7 +58,7 @@ def run(args: argparse.Namespace) -> Summary:
         shard_size=args.shard_size,
     )
     out = as_path(args.out)
-    complete = (out / SUMMARY).exists()
+    complete = (out / SUMMARY_FILE).exists()
     try:
         with _locked(out), Progress("synthesis", args.count) as progress:
             synthesis = Synthesis(recipe, captioner, media, out, args.workers)
@@ -65,12 +71,12 @@ def run(args: argparse.Namespace) -> Summary:
         print(f"{out} is complete already", file=sys.stderr)
     sheet = write_text(out / SHEET, contact_sheet(out, media, seed=args.seed))
     print(report(summary, recipe))
-    print(f"rejected: {out / REJECTED}\npage: {sheet}\ntrajectories: {out}")
+    print(f"rejected: {out / REJECTED_FILE}\npage: {sheet}\ntrajectories: {out}")
     print(json.dumps(summary.to_json(), allow_nan=False))
     return summary
 
 
-def report(summary: Summary, recipe: Recipe) -> str:
+def report(summary: SynthesisSummary, recipe: SynthesisSettings) -> str:
     """The tables: kinds of trajectory, sources, and what was put aside."""
     kinds = [(kind, summary.kinds[kind], summary.impossible[kind]) for kind in TEMPLATES if kind in _drawn(recipe)]
     rows = [["", "trajectories", "share", "impossible"]]
@@ -98,7 +104,7 @@ def _mix(asked: Mapping[str, float] | None, default: Mapping[str, float]) -> Map
 
 
 def _captioner(
-    args: argparse.Namespace, media: BudgetMedia
+    args: argparse.Namespace, media: BudgetMediaLoader
 ) -> tuple[Callable[[], Captioner], dict[str, Any], Endpoint | None]:
     """What makes a captioner, what decides its text, and the endpoint it uses."""
     if args.captioner == "template":
@@ -137,7 +143,7 @@ def _locked(out: Any) -> Iterator[None]:
             (out / LOCK).unlink()
 
 
-def _figures(summary: Summary) -> dict[str, float]:
+def _figures(summary: SynthesisSummary) -> dict[str, float]:
     figures = {"rejected": summary.rejected.total()}
     return figures | ({"cost": summary.spend.cost} if summary.spend.cost else {})
 
@@ -150,7 +156,7 @@ def _paid(endpoint: Endpoint) -> str:
     )
 
 
-def _drawn(recipe: Recipe) -> set[str]:
+def _drawn(recipe: SynthesisSettings) -> set[str]:
     return {kind for mix in (recipe.image_mix, recipe.video_mix) for kind, share in mix.items() if share > 0}
 
 

@@ -1,1 +1,1 @@
-"""Evaluation: a policy answers queries, and its responses become figures."""
+"""Evaluation: a policy answers queries, and figures are computed from its responses."""

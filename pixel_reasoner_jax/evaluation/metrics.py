@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.trajectory import Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What the figures need to know of one response: its score, how many calls it made, how many of them failed."""
+    """One response as the figures count it: its score, the number of its calls, and how many of them failed."""
 
     score: float
     calls: int = 0
@@ -24,7 +23,10 @@ class Outcome:
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
-    """What an evaluation reports about its responses.
+    """The figures of an evaluation.
+
+    Args:
+      outcomes: one for each response, at least one.
 
     Returns:
       `accuracy`: mean score (1 right, 0 wrong; ANLS may lie between).
@@ -33,10 +35,10 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
       `failure_rate`: share of the calls that failed; None when no call was made.
 
     Raises:
-      ValueError: without responses.
+      ValueError: there are no outcomes.
     """
     if not outcomes:
-        raise UserError("no responses to evaluate: the list of outcomes is empty")
+        raise ValueError("no responses to evaluate: the list of outcomes is empty")
     calls = sum(outcome.calls for outcome in outcomes)
     return {
         "accuracy": sum(outcome.score for outcome in outcomes) / len(outcomes),
@@ -49,8 +51,8 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
 def anls(answer: str, references: str | Sequence[str], threshold: float = 0.5) -> float:
     """Average normalized Levenshtein similarity of one answer, the score of InfographicsVQA, in [0, 1].
 
-    The best over the references of 1 - distance / length of the longer string, and 0 where that is below
-    `threshold`. Case and runs of white space do not count. Equation 1 of Biten et al., "Scene Text Visual Question
+    The best, over the references, of 1 - edit distance / length of the longer string; a similarity below `threshold`
+    counts as 0. Case and runs of white space do not count. Equation 1 of Biten et al., "Scene Text Visual Question
     Answering" (arXiv 1905.13648), with the boundary as in the benchmark's own script: exactly `threshold` counts.
     """
     references = [references] if isinstance(references, str) else references

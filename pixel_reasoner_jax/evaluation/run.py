@@ -8,7 +8,7 @@ from typing import Any
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
-from pixel_reasoner_jax.report.report import Example
+from pixel_reasoner_jax.report.report import StageResponse
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer, score_trajectories
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
@@ -19,13 +19,13 @@ Scorer = Callable[[Sequence[Trajectory]], Sequence[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What came of an evaluation.
+    """The result of an evaluation.
 
     Attributes:
-      figures: see `metrics.figures`.
-      trajectories: the responses kept to be looked at: the first sample of each of the first queries.
-      scores: their scores.
-      without_room: queries whose prompts alone are as long as prompt and response together may be.
+      figures: of all responses; see `metrics.figures`.
+      trajectories: the responses that were kept, to be shown: the first sample of each of the first queries.
+      scores: of these trajectories.
+      without_room: the number of queries whose prompt is so long that no token of a response fits.
     """
 
     figures: dict[str, float | None]
@@ -48,16 +48,16 @@ def evaluate(
     """Answers every query `samples` times and scores the responses.
 
     Args:
-      policy: has `stream`; see `Policy.stream`.
-      queries: a sequence; it is read a few queries ahead, so it may make them as they are asked for.
-      samples: responses a query.
-      seed, temperature: of sampling; temperature 0 is greedy, as published figures are.
-      scorer: None takes `rewards.score_trajectories`.
-      keep: queries whose first response is kept whole: with their images, thousands would not fit into memory.
+      policy: answers; only its `stream` is used, see `Policy.stream`.
+      queries: a sequence that may create each query when it is asked for; it is read a few queries ahead.
+      samples: responses for each query.
+      seed, temperature: of sampling; temperature 0 is greedy, as in published figures.
+      scorer: None for `rewards.score_trajectories`.
+      keep: of how many queries the first response is kept; with their images, thousands would not fit into memory.
       on_progress: called with the number of queries answered so far.
 
     Raises:
-      ValueError: no queries, or one without an answer.
+      UserError: there are no queries, or one has no answer.
     """
     if not len(queries):
         raise UserError("no queries to evaluate")
@@ -88,16 +88,16 @@ def evaluate(
 
 
 def _without_room(trajectory: Trajectory) -> bool:
-    """Whether the prompt has ended the response before its first token."""
+    """Whether the prompt left no room for a first token of the response."""
     return trajectory.ended == Ended.LENGTH and not (trajectory.source == Source.SAMPLED).any()
 
 
-def side_by_side(evaluations: Mapping[str, Evaluation], count: int = 20) -> list[Example]:
-    """At most `count` responses for a report: every stage on the first query, then on the second, and so on."""
+def side_by_side(evaluations: Mapping[str, Evaluation], count: int = 20) -> list[StageResponse]:
+    """At most `count` responses for a report: every stage's to the first query, then to the second, and so on."""
     rows = zip(*(zip(e.trajectories, e.scores, strict=True) for e in evaluations.values()), strict=False)
-    return [Example(stage, *pair) for row in rows for stage, pair in zip(evaluations, row, strict=True)][:count]
+    return [StageResponse(stage, *pair) for row in rows for stage, pair in zip(evaluations, row, strict=True)][:count]
 
 
 def score_anls(trajectories: Sequence[Trajectory]) -> list[float]:
-    """ANLS of the final answers, 0 where there is none: InfographicsVQA."""
+    """ANLS of the final answers, 0.0 for a response without one; the score of InfographicsVQA."""
     return [anls(extract_answer(t.response) or "", t.reference) for t in trajectories]

@@ -23,16 +23,16 @@ def line_chart(
     window: int = 1,
     first_series: int = 1,
 ) -> str:
-    """An SVG line chart with axes, ticks, and a title on every point that shows on hover.
+    """An SVG line chart with axes and ticks; every point shows its values on hover.
 
     Args:
-      series: name to (x, y) points, x ascending; non-finite values are left out. Series k (from `first_series`) is
-        drawn in the CSS variable `--series-k`.
+      series: name to (x, y) points, x ascending; points with a non-finite value are left out.
       x_label: what x counts.
-      y_range: the y axis; values outside are drawn at its edge.
+      y_range: lowest and highest y of the axis; values outside are drawn at its edge.
       reference: (label, y) of a dashed horizontal line.
-      window: the bold line is the mean over this many neighbouring points, with the points themselves faint behind
-        it; 1 draws the points only.
+      window: the bold line is the mean over this many neighbouring points, with the points themselves as a faint line
+        behind it; 1 draws the points only.
+      first_series: the colour of the first series is the CSS variable `--series-{first_series}`, and so on.
     """
     points = {
         name: _thin([(x, y) for x, y in p if math.isfinite(x) and math.isfinite(y)]) for name, p in series.items()
@@ -92,7 +92,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def moving_average(points: Points, window: int) -> list[tuple[float, float]]:
-    """Mean of y over the `window` points centred on each, over those there are at the ends."""
+    """For each point, the mean of y over the `window` points around it; fewer at both ends."""
     half = window // 2
     out = []
     for i, (x, _) in enumerate(points):

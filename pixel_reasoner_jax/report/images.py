@@ -17,8 +17,8 @@ MIN_SIDE = 48  # a thumbnail is never reduced below this to fit its share of byt
 def open_image(source: Any) -> Image.Image | None:
     """An RGB image from a picture, a PIL image, a path or encoded bytes.
 
-    Returns None where there are no pixels to show: a processed image (patches only), or a file that is gone or broken.
-    A report is written after the work is done, so a missing picture must not lose it.
+    Returns None if there are no pixels to show: for a processed image (patches only), or a file that is gone or broken.
+    A report is written when all work is done; a missing picture must not make it fail.
     """
     if isinstance(source, Media):
         return None
@@ -28,8 +28,8 @@ def open_image(source: Any) -> Image.Image | None:
         return None
 
 
-def size_of(source: Any | Media) -> tuple[int, int] | None:
-    """(width, height) of an image or processed image, None where it cannot be known."""
+def image_size(source: Any | Media) -> tuple[int, int] | None:
+    """(width, height) in pixels of an image or a processed image; None if it cannot be opened."""
     if isinstance(source, Image.Image | Picture | Media):
         return source.size
     image = open_image(source)
@@ -37,9 +37,9 @@ def size_of(source: Any | Media) -> tuple[int, int] | None:
 
 
 def pixels_seen(media: Media) -> list[Image.Image]:
-    """What the model saw of a processed image or video, one image for each temporal patch.
+    """The resized pixels that the model saw of an image or a video, one image for each temporal patch.
 
-    Returns none where the file that the pixels are made from is gone; see `open_image`.
+    The list is empty if the file that the pixels are made from is gone; see `open_image`.
     """
     try:
         pixels = media.pixels
@@ -55,22 +55,22 @@ def pixels_seen(media: Media) -> list[Image.Image]:
 def data_uri(image: Image.Image, max_side: int, max_bytes: int) -> str:
     """`image` as a data URI: at most `max_side` pixels on its longer side and about `max_bytes` encoded bytes.
 
-    PNG where it is the smaller (drawings, flat colour), JPEG otherwise (photographs). What is still too large is
-    encoded again, coarser and then smaller, down to `MIN_SIDE`.
+    The smaller of PNG (drawings, flat colour) and JPEG (photographs) is taken. An image that is still too large is
+    encoded as a coarser JPEG, then with fewer pixels, down to `MIN_SIDE`.
     """
     image = image.convert("RGB")
     side = min(max_side, max(image.size))
     while True:
-        thumbnail = fit(image, side)
-        kind, data = min((("png", _encode(thumbnail, "PNG")), ("jpeg", _encode(thumbnail, "JPEG"))), key=_length)
+        small = thumbnail(image, side)
+        kind, data = min((("png", _encode(small, "PNG")), ("jpeg", _encode(small, "JPEG"))), key=_length)
         if len(data) > max_bytes:
-            kind, data = "jpeg", _encode(thumbnail, "JPEG", quality=60)
+            kind, data = "jpeg", _encode(small, "JPEG", quality=60)
         if len(data) <= max_bytes or side <= MIN_SIDE:
             return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
         side = max(MIN_SIDE, int(side * min(0.85, math.sqrt(max_bytes / len(data)))))
 
 
-def fit(image: Image.Image, side: int) -> Image.Image:
+def thumbnail(image: Image.Image, side: int) -> Image.Image:
     """`image` reduced so that its longer side is at most `side` pixels; never enlarged."""
     scale = min(1.0, side / max(image.size))
     if scale == 1.0:

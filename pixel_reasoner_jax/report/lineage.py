@@ -1,4 +1,4 @@
-"""Which picture of a conversation every operation looked at, and where on it."""
+"""Which of the query's pictures every crop was cut from, and where on it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from pixel_reasoner_jax.operations.base import Box
 from pixel_reasoner_jax.trajectory import Trajectory
 
-Box = tuple[int, int, int, int]
 Origin = tuple[int, int, int]
-"""Index of one of the query's pictures, and where in it an image begins: left and top in pixels."""
+"""Where an image was cut from: index of one of the query's pictures, left and top in its pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Mark:
-    """A box drawn on one of the query's own pictures (images, or the frames of its video).
+class CropBox:
+    """The region that a crop shows of one of the query's pictures (its images, or the frames of its video).
 
     Attributes:
-      number: which operation made it, from 1 in the order of the calls.
+      number: of the operation that made the crop, from 1 in the order of the calls.
       picture: index into the query's pictures.
       box: left, top, right, bottom in pixels of that picture.
     """
@@ -29,13 +29,13 @@ class Mark:
     box: Box
 
 
-def marks(trajectory: Trajectory) -> list[Mark]:
-    """The boxes of all successful crops, traced through crops of crops back to the query's pictures.
+def crop_boxes(trajectory: Trajectory) -> list[CropBox]:
+    """The boxes of all successful crops on the query's pictures; a crop of a crop is traced back to its picture.
 
-    A crop keeps the pixels of its source, so a box inside it lies at its own corner plus the crop's. Boxes whose source
-    cannot be told are left out.
+    A crop has the resolution of its source, so a box inside a crop is moved by the crop's own left and top. Boxes whose
+    source is unknown are left out.
     """
-    origins: list[Origin | None] = [(index, 0, 0) for index in range(sum(query_pictures(trajectory)))]
+    origins: list[Origin | None] = [(index, 0, 0) for index in range(sum(count_query_pictures(trajectory)))]
     out = []
     for number, record in enumerate(trajectory.operations, 1):
         if not record.succeeded:
@@ -46,14 +46,14 @@ def marks(trajectory: Trajectory) -> list[Mark]:
             if origin is not None and box is not None:
                 picture, x, y = origin
                 left, top, right, bottom = box
-                out.append(Mark(number, picture, (left + x, top + y, right + x, bottom + y)))
+                out.append(CropBox(number, picture, (left + x, top + y, right + x, bottom + y)))
                 origin = (picture, left + x, top + y)
             origins.append(origin)
     return out
 
 
-def query_pictures(trajectory: Trajectory) -> tuple[int, int]:
-    """How many images the query has, and how many frames its video."""
+def count_query_pictures(trajectory: Trajectory) -> tuple[int, int]:
+    """The number of the query's images, and of its video's frames."""
     images = frames = 0
     for item in prompt_items(trajectory):
         images += item.get("type") == "image"
@@ -63,7 +63,7 @@ def query_pictures(trajectory: Trajectory) -> tuple[int, int]:
 
 
 def prompt_items(trajectory: Trajectory) -> Iterator[dict[str, Any]]:
-    """Content items of the messages before the first answer."""
+    """Content items of the messages before the first turn of the assistant."""
     for message in trajectory.messages:
         if message["role"] == "assistant":
             return

@@ -123,7 +123,7 @@ footer { margin-top: 48px; font-size: 12.5px; color: var(--faint); }
 
 
 def document(title: str, body: str) -> str:
-    """A whole page around `body`, which is HTML already; `title` is text."""
+    """A whole page; `body` is HTML, `title` is text, which is escaped."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -133,7 +133,7 @@ def document(title: str, body: str) -> str:
 
 
 def trajectories_page(title: str, trajectories: Sequence[Trajectory], correct: Sequence[float] | None = None) -> str:
-    """A page of trajectories, one after another; `correct` holds their scores where somebody judged them."""
+    """A page of trajectories, one after another; `correct` holds a score for each, if they were scored."""
     scores = correct if correct is not None else [None] * len(trajectories)
     cards = [trajectory_html(t, correct=score) for t, score in zip(trajectories, scores, strict=True)]
     return document(title, f"<h1>{escape(title)}</h1>{''.join(cards)}")

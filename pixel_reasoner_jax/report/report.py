@@ -1,4 +1,4 @@
-"""The report of a quickstart: what every stage reached, how the two runs learned, and what responses look like."""
+"""The report of a quickstart or an evaluation: the stages' figures, learning curves, responses, settings."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ COLUMNS = {
     "failure_rate": ("Failed operations", False),
 }
 
-MAX_BYTES = 3_000_000  # of all pictures together, encoded
+PICTURES_BYTES = 3_000_000  # of all pictures together, encoded
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
-    """A trajectory to show: `stage` is a key of `STAGES` or any text, `correct` its score (None: not judged)."""
+class StageResponse:
+    """A response to show: `stage` is a key of `STAGES` or any text, `correct` the score (None: not scored)."""
 
     stage: str
     trajectory: Trajectory
@@ -47,28 +47,28 @@ def write_report(
     *,
     figures: Mapping[str, Mapping[str, float | None]],
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
-    examples: Sequence[Example],
+    responses: Sequence[StageResponse],
     config: Mapping[str, Any],
     title: str = "Learning to look: pixel-space reasoning with curiosity",
     lead: str = "",
     rate_floor: float | None = None,
 ) -> pathlib.Path:
-    """Writes `report.html`: one self-contained file, whole or not at all.
+    """Writes the report as one self-contained HTML file, atomically.
 
     Args:
-      path: where to.
-      figures: stage (`STAGES`, in the order of the table) to its figures (`metrics.figures`); a figure may be missing
-        or None.
-      runs: stage to the metrics of its training steps: mappings with `step`, `rapr` and `accuracy`; rows without
-        them are left out.
-      examples: trajectories to show, in the order given.
-      config: settings, nested as they come.
+      path: of the file.
+      figures: stage to its figures, as `evaluation.metrics.figures` gives them; a figure may be missing or None. Stages
+        of `STAGES` come first in the table.
+      runs: stage to the metrics of its training steps: mappings with `step`, `rapr` and `accuracy`; a curve leaves out
+        steps that lack its value.
+      responses: to show, in this order.
+      config: settings to list; mappings may be nested.
       title: text of the heading.
-      lead: a paragraph under it.
-      rate_floor: H, below which curiosity pays; drawn into the chart of RaPR.
+      lead: text of the paragraph under it.
+      rate_floor: H, the rate of pixel-space reasoning below which curiosity pays; a line in the chart of RaPR.
 
     Returns:
-      The path.
+      The path of the file.
     """
     prior = figures.get("prior", {}).get("accuracy")
     sections = [
@@ -76,7 +76,7 @@ def write_report(
         f'<p class="lead">{escape(lead)}</p>' if lead else "",
         _table(figures),
         _charts(runs, prior, rate_floor),
-        _examples(examples),
+        _responses(responses),
         _settings(config),
     ]
     return write_text(path, document(title, "".join(sections)))
@@ -141,16 +141,16 @@ def _charts(runs: Mapping[str, Sequence[Mapping[str, Any]]], prior: float | None
     )
 
 
-def _examples(examples: Sequence[Example]) -> str:
-    if not examples:
+def _responses(responses: Sequence[StageResponse]) -> str:
+    if not responses:
         return ""
-    share = MAX_BYTES // len(examples)
+    share = PICTURES_BYTES // len(responses)
     cards = [
         trajectory_html(e.trajectory, correct=e.correct, label=STAGES.get(e.stage, e.stage), max_bytes=share)
-        for e in examples
+        for e in responses
     ]
     return (
-        f'<h2>{len(examples)} responses</h2><p class="note">A box on the image and the operation that cut it share a '
+        f'<h2>{len(responses)} responses</h2><p class="note">A box on the image and the operation that cut it share a '
         f"number and a colour; crops stand where they came back to the model.</p>{''.join(cards)}"
     )
 

@@ -27,13 +27,13 @@ def escape(text: Any) -> str:
 
 
 def arguments_text(record: OperationRecord) -> str:
-    """The arguments of a call as `name = value`, "" where the call could not be read."""
+    """The arguments of a call as `name = value, …`; empty if the call could not be parsed."""
     arguments = record.arguments or {}
     return ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
 
 
 def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
-    """What came back, in words: "308 × 280 px", "3 of 560 × 308 px"; "done" without images."""
+    """The (width, height) of returned images in words: "308 × 280 px", "3 of 560 × 308 px"; "done" for none."""
     runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
     words = [f"{width} × {height} px" if n == 1 else f"{n} of {width} × {height} px" for (width, height), n in runs]
     return ", ".join(words) or "done"
@@ -49,7 +49,7 @@ def figures_table(figures: Mapping[str, Mapping[str, float | None]], columns: Ma
 
 
 def plain_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text, the first of them a heading, the first column to the left and all others to the right."""
+    """Rows of cells as aligned text: the first row is the heading, the first column is left-aligned, others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

@@ -1,4 +1,4 @@
-"""A trajectory as a readable piece of HTML: the conversation, its operations, crops in place, boxes on the image.
+"""A trajectory as a piece of HTML: the conversation, its operations with their crops, boxes on the image.
 
 Everything in a trajectory is untrusted (the model wrote it, or a data set did) and passes through `escape`. The
 fragment needs the style sheet of `page` and nothing from the network.
@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from pixel_reasoner_jax.report.images import data_uri, fit, open_image, pixels_seen, size_of
-from pixel_reasoner_jax.report.lineage import Mark, marks, video_frames
+from pixel_reasoner_jax.report.images import data_uri, image_size, open_image, pixels_seen, thumbnail
+from pixel_reasoner_jax.report.lineage import CropBox, crop_boxes, video_frames
 from pixel_reasoner_jax.report.text import arguments_text, escape, sizes_text
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
@@ -39,10 +39,10 @@ def trajectory_html(
     """One trajectory as an `<article>`.
 
     Args:
-      trajectory: its images are taken from the messages, or rebuilt from `media` where those hold no pixels.
-      correct: the answer's score, 1 right and 0 wrong; None when nobody judged it.
-      label: what to call it in its heading, for example the stage of training.
-      max_bytes: the encoded pictures together stay near this size: each gets an equal share.
+      trajectory: its images are taken from the messages, or rebuilt from `media` if those hold no pixels.
+      correct: the answer's score, 1 right and 0 wrong; None if it was not scored.
+      label: text of the heading, for example the stage of training.
+      max_bytes: the encoded pictures together take about so many bytes; each gets an equal share.
     """
     view = _View(trajectory, max_bytes)
     first = next((i for i, m in enumerate(trajectory.messages) if m["role"] == "assistant"), len(trajectory.messages))
@@ -56,7 +56,7 @@ def trajectory_html(
 
 
 class _View:
-    """Walks a conversation once, pairing its pictures with their processed form and its turns with their calls."""
+    """The parts of one trajectory's HTML; pairs pictures with their processed media, and turns with their calls."""
 
     def __init__(self, trajectory: Trajectory, max_bytes: int):
         self.trajectory = trajectory
@@ -69,35 +69,35 @@ class _View:
 
     def scenes(self) -> Iterator[str]:
         """The query's images, or its video's frames, with the boxes of the crops on them."""
-        boxes = marks(self.trajectory)
+        boxes = crop_boxes(self.trajectory)
         index = 0
         for message in self.trajectory.messages:
             if message["role"] == "assistant":
                 return
             for item in message["content"]:
                 if item.get("type") == "image":
-                    yield self._scene(item, [mark for mark in boxes if mark.picture == index])
+                    yield self._scene(item, [crop for crop in boxes if crop.picture == index])
                     index += 1
                 elif item.get("type") == "video":
                     frames = self._frames(item)
                     yield '<div class="strip">'
                     for number, frame in enumerate(frames, 1):
-                        here = [mark for mark in boxes if mark.picture == index]
-                        yield _figure(frame, FRAME_SIDE, self._share, here, f"frame {number}")
+                        here = [crop for crop in boxes if crop.picture == index]
+                        yield _picture(frame, FRAME_SIDE, self._share, here, f"frame {number}")
                         index += 1
                     yield "</div>"
 
-    def _scene(self, item: dict[str, Any], boxes: list[Mark]) -> str:
+    def _scene(self, item: dict[str, Any], boxes: list[CropBox]) -> str:
         raw = open_image(item["image"])
         seen = next(iter(self._seen(item)), None)
         image = raw or seen
         if image is None:
             return '<p class="missing">The image is not available.</p>'
         # Boxes are in pixels of the raw image, which only it can carry.
-        out = _figure(image, SCENE_SIDE, 3 * self._share, boxes if raw else [], f"{image.width} × {image.height} px")
+        out = _picture(image, SCENE_SIDE, 3 * self._share, boxes if raw else [], f"{image.width} × {image.height} px")
         if raw and seen and seen.width * 1.5 < raw.width:
             caption = f"what the model saw at first: {seen.width} × {seen.height} px"
-            out += _figure(seen, CROP_SIDE, self._share, caption=caption, kind="seen")
+            out += _picture(seen, CROP_SIDE, self._share, caption=caption, kind="seen")
         return out
 
     def _frames(self, item: dict[str, Any]) -> list[Image.Image]:
@@ -131,12 +131,12 @@ class _View:
                 calls = [(number, record) for number, record in numbered if record.turn == turn]
                 yield f'<div class="turn assistant"><span class="role">Turn {turn + 1}</span>'
                 for item in message["content"]:
-                    yield from _written(item)
-                written = _CALL.search("".join(item.get("text", "") for item in message["content"]))
-                yield from (_operation(number, record, written[0] if written else "") for number, record in calls)
+                    yield from _answer_text(item)
+                call = _CALL.search("".join(item.get("text", "") for item in message["content"]))
+                yield from (_operation(number, record, call[0] if call else "") for number, record in calls)
             else:
                 calls = [(number, record) for number, record in numbered if record.turn == turn]
-                yield f'<div class="turn observation{_mark(calls)}"><span class="role">Observation</span>'
+                yield f'<div class="turn observation{_colour_class(calls)}"><span class="role">Observation</span>'
                 yield from self._observation(message)
             yield "</div>"
 
@@ -150,7 +150,7 @@ class _View:
                 if image is None:
                     yield '<p class="missing">The image is not available.</p>'
                     continue
-                yield _figure(image, FRAME_SIDE if len(pictures) > 2 else CROP_SIDE, self._share)
+                yield _picture(image, FRAME_SIDE if len(pictures) > 2 else CROP_SIDE, self._share)
             yield "</div>"
         if pictures:
             yield f"<details><summary>text of the observation</summary>{_text(text.strip())}</details>"
@@ -194,15 +194,15 @@ def _verdict(trajectory: Trajectory, correct: float | None) -> str:
     return f'<div class="verdict{state}"><span>answer: {given}</span>{wanted}{lost}</div>'
 
 
-def _written(item: dict[str, Any]) -> Iterator[str]:
-    """A text the model wrote, without its call, which follows. A masked text of a written trajectory is marked."""
+def _answer_text(item: dict[str, Any]) -> Iterator[str]:
+    """A text of the assistant without its call, which is shown below it. Text that carries no loss is underlined."""
     text = _CALL.sub("", item.get("text", "")).strip()
     if text:
         yield _text(text, "masked" if item.get("train") is False else "")
 
 
-def _operation(number: int, record: OperationRecord, written: str) -> str:
-    """A call in one line, which opens to the call as the model wrote it."""
+def _operation(number: int, record: OperationRecord, call: str) -> str:
+    """A call in one line, which opens to the text that the model wrote."""
     name = escape(record.name) if record.name else "unreadable call"
     arguments = "" if record.arguments is None else f"<code>{escape(_clip(arguments_text(record)))}</code>"
     if record.succeeded:
@@ -210,28 +210,30 @@ def _operation(number: int, record: OperationRecord, written: str) -> str:
     else:
         outcome = f'<span class="outcome error">✗ {escape(_clip(record.error.strip()))}</span>'
     return (
-        f'<details class="operation{_mark([(number, record)])}"><summary><span class="number">{number}</span>'
-        f"<b>{name}</b> {arguments} {outcome}</summary>{_text(written.strip())}</details>"
+        f'<details class="operation{_colour_class([(number, record)])}"><summary><span class="number">{number}</span>'
+        f"<b>{name}</b> {arguments} {outcome}</summary>{_text(call.strip())}</details>"
     )
 
 
-def _mark(calls: list[tuple[int, OperationRecord]]) -> str:
-    """The class that gives an operation, its observation and its box one colour."""
+def _colour_class(calls: list[tuple[int, OperationRecord]]) -> str:
+    """The CSS class that gives an operation, its observation and its box the same colour."""
     if not calls:
         return ""
     number, record = calls[-1]
     return f" mark-{(number - 1) % COLOURS + 1}" if record.succeeded else " failed"
 
 
-def _figure(
-    image: Image.Image, side: int, max_bytes: int, boxes: Sequence[Mark] = (), caption: str = "", kind: str = ""
+def _picture(
+    image: Image.Image, side: int, max_bytes: int, boxes: Sequence[CropBox] = (), caption: str = "", kind: str = ""
 ) -> str:
-    """A picture with its boxes drawn over it; the drawing is in the picture's own pixels and scales with it."""
+    """A picture with boxes drawn over it, in coordinates of the full-size picture."""
     width, height = image.size
-    shown = fit(image, side)
+    shown = thumbnail(image, side)
     # A page shows a query's image about 290 pixels wide and a frame about 88: the tag keeps its size on both.
     tag = width * 16 / (88 if side == FRAME_SIDE else 290)
-    overlay = f'<svg viewBox="0 0 {width} {height}">{"".join(_box(mark, tag) for mark in boxes)}</svg>' if boxes else ""
+    overlay = (
+        f'<svg viewBox="0 0 {width} {height}">{"".join(_box_svg(crop, tag) for crop in boxes)}</svg>' if boxes else ""
+    )
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
         f'<figure class="{kind}" style="--w:{shown.width}px"><div class="stack">'
@@ -240,16 +242,16 @@ def _figure(
     )
 
 
-def _box(mark: Mark, tag: float) -> str:
-    left, top, right, bottom = mark.box
+def _box_svg(crop: CropBox, tag: float) -> str:
+    left, top, right, bottom = crop.box
     where = f'x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}"'
     return (
-        f'<g class="mark-{(mark.number - 1) % COLOURS + 1}">'
-        f"<title>operation {mark.number}: {left:g}, {top:g} to {right:g}, {bottom:g}</title>"
+        f'<g class="mark-{(crop.number - 1) % COLOURS + 1}">'
+        f"<title>operation {crop.number}: {left:g}, {top:g} to {right:g}, {bottom:g}</title>"
         f'<rect class="halo" {where}/><rect class="box" {where}/>'
         f'<rect class="tag" x="{left:g}" y="{top:g}" width="{tag:.1f}" height="{tag:.1f}"/>'
         f'<text x="{left + tag / 2:.1f}" y="{top + tag * 0.76:.1f}" font-size="{tag * 0.75:.1f}" '
-        f'text-anchor="middle">{mark.number}</text></g>'
+        f'text-anchor="middle">{crop.number}</text></g>'
     )
 
 
@@ -265,5 +267,5 @@ def _clip(text: str) -> str:
 def _size_note(item: dict[str, Any]) -> str:
     if item.get("type") == "video":
         return f", {len(video_frames(item['video']))} frames"
-    size = size_of(item.get("image"))
+    size = image_size(item.get("image"))
     return f", {size[0]} × {size[1]} px" if size else ""

@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from pixel_reasoner_jax.report.images import size_of
+from pixel_reasoner_jax.report.images import image_size
 from pixel_reasoner_jax.report.lineage import video_frames
 from pixel_reasoner_jax.trajectory import OperationRecord, Source, Trajectory
 
 
 def trajectory_dict(trajectory: Trajectory, *, correct: float | None = None) -> dict[str, Any]:
-    """What `json.dumps(..., allow_nan=False)` takes and gives back unchanged.
+    """A trajectory in types that `json.dumps(..., allow_nan=False)` takes.
 
-    Images are their (width, height) in pixels, `seen` as the model saw them; numbers JSON does not know (a model may
-    write `Infinity`) become strings. `correct` is the answer's score, left out when None.
+    For an image, `size` is its (width, height) in pixels and `seen` that of the resized image that the model saw.
+    Numbers that JSON lacks (a model may write `Infinity`) become strings. `correct` is the answer's score; None leaves
+    it out.
     """
     media = iter(trajectory.media)
     out = {
         "query_id": trajectory.query_id,
         "sample": trajectory.sample,
         "question": trajectory.question,
-        "reference": plain(trajectory.reference),
+        "reference": to_json_types(trajectory.reference),
         "response": trajectory.response,
         "ended": trajectory.ended.value if trajectory.ended is not None else None,
         "tokens": {
@@ -39,8 +40,8 @@ def trajectory_dict(trajectory: Trajectory, *, correct: float | None = None) -> 
     return out if correct is None else {**out, "correct": float(correct)}
 
 
-def plain(value: Any) -> Any:
-    """`value` in the types of JSON: non-finite numbers and unknown types as strings, tuples as lists."""
+def to_json_types(value: Any) -> Any:
+    """`value` in the types of JSON: non-finite numbers and unknown types become strings, tuples become lists."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):
@@ -48,9 +49,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_types(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_json_types(item) for item in value]
     return str(value)
 
 
@@ -58,14 +59,14 @@ def _item(item: dict[str, Any], media) -> dict[str, Any]:
     kind = item["type"]
     if kind == "text":
         return {"type": "text", "text": item["text"], **({"train": item["train"]} if "train" in item else {})}
-    seen = size_of(next(media, None))
+    seen = image_size(next(media, None))
     out: dict[str, Any] = {"type": kind}
     if kind == "video":
         frames = video_frames(item["video"])
         out["frames"] = len(frames)
-        size = size_of(frames[0]) if frames else None
+        size = image_size(frames[0]) if frames else None
     else:
-        size = size_of(item["image"])
+        size = image_size(item["image"])
         if "kind" in item:
             out["kind"] = item["kind"]
     return {**out, "size": size and list(size), "seen": seen and list(seen)}
@@ -75,9 +76,9 @@ def _operation(record: OperationRecord) -> dict[str, Any]:
     return {
         "turn": record.turn,
         "name": record.name,
-        "arguments": plain(record.arguments),
+        "arguments": to_json_types(record.arguments),
         "succeeded": record.succeeded,
         "error": record.error,
-        "boxes": [[plain(n) for n in box] for box in record.boxes],
+        "boxes": [[to_json_types(n) for n in box] for box in record.boxes],
         "sizes": [list(size) for size in record.sizes],
     }

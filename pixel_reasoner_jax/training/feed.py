@@ -6,7 +6,7 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import Any
 
-from data_pipeline.stream import Stream
+from data_pipeline.batch_loader import BatchLoader
 from pixel_reasoner_jax.training.packing import Batch
 
 
@@ -25,7 +25,7 @@ class Feed:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: BatchLoader,
         plan: Callable[[dict[int, list[Any]]], Any],
         agree: Callable[[Any], Callable[[], list[Batch]]],
         updates: int,

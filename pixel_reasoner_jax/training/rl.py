@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
-from data_pipeline.stream import Reading
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.rewards import AnswerPool
@@ -59,7 +59,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 data,
                 training.shards.share,
                 order=training.order,
-                reading=Reading(max_unreadable=config.data.max_unreadable),
+                settings=LoaderSettings(max_unreadable=config.data.max_unreadable),
                 pass_rates=config.data.pass_rates,
             )
         )

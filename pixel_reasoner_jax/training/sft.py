@@ -8,8 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import record_count, trajectory_batches
-from data_pipeline.stream import Reading
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.training.feed import Feed
 from pixel_reasoner_jax.training.losses import sft_loss
@@ -43,14 +43,14 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         )
     with contextlib.ExitStack() as stack:
         training = stack.enter_context(TrainingRun(config, resume))
-        reading = Reading(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
+        settings = LoaderSettings(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
         stream = stack.enter_context(
             trajectory_batches(
                 data,
                 training.processor,
                 training.shards.share,
                 order=training.order,
-                reading=reading,
+                settings=settings,
                 cache_bytes=CACHE_BYTES,
             )
         )

@@ -15,8 +15,8 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from data_pipeline.pipeline import Data, Order
-from data_pipeline.records import METADATA
+from data_pipeline.pipeline import DatasetMixture, RecordOrder
+from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, ConfigError, load_saved, open_workdir, save_config
@@ -69,7 +69,7 @@ class TrainingRun:
             mesh = None  # it would only slow compilation down
         self.shards = VirtualShards(config, mesh)
         config.data.shards = self.shards.count
-        self.order = Order(config.seed, self.shards.local, self.shards.count)
+        self.order = RecordOrder(config.seed, self.shards.local, self.shards.count)
         check_is_no_run(config.model.directory)
         if not (as_path(config.model.directory) / "config.json").exists():
             raise ConfigError(
@@ -181,7 +181,7 @@ class TrainingRun:
         self.settings.save(directory)
 
 
-def data_sets(config: ConfigDict) -> Data:
+def data_sets(config: ConfigDict) -> DatasetMixture:
     """What `config.data` names: one data set, or several with their weights.
 
     Raises:
@@ -189,7 +189,7 @@ def data_sets(config: ConfigDict) -> Data:
     """
     mixture = tuple(config.data.mixture)
     for path, key in [(path, "mixture") for path, _ in mixture] or [(config.data.path, "path")]:
-        if not (as_path(path) / METADATA).exists():
+        if not (as_path(path) / DATASET_INFO).exists():
             raise ConfigError(
                 f"config.data.{key} names {path}, where no data set is complete: `pixel-reasoner synthesize` and"
                 " `import-data` make one, and data_pipeline.records.write_records"

@@ -8,8 +8,8 @@ import pathlib
 import subprocess
 import sys
 
-from data_pipeline.exchange import masks
-from data_pipeline.sources import KINDS
+from data_pipeline.exchange import loss_masks
+from data_pipeline.sources import SOURCE_KINDS
 from data_pipeline.synthesis.endpoint import EndpointSettings
 from pixel_reasoner_jax.commands import options
 from pixel_reasoner_jax.models import Config
@@ -17,8 +17,8 @@ from pixel_reasoner_jax.plan import chips
 
 
 def test_names_and_defaults_are_those_of_the_modules_that_run():
-    assert list(options.SOURCES) == list(KINDS)
-    assert options.MASKS == masks.MASKS
+    assert list(options.SOURCES) == list(SOURCE_KINDS)
+    assert options.MASKS == loss_masks.LOSS_MASK_RULES
     assert options.CHIPS == chips.EXAMPLES
     assert all(Config.preset(name) for name in options.PRESETS)
     settings = EndpointSettings("gpt-4o")

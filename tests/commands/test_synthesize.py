@@ -6,8 +6,8 @@ import re
 import pytest
 
 from data_pipeline.records import RecordSource
-from data_pipeline.sources import KINDS
-from data_pipeline.synthesis.run import Synthesis
+from data_pipeline.sources import SOURCE_KINDS
+from data_pipeline.synthesis.synthesis import Synthesis
 from pixel_reasoner_jax.commands import cli
 from tests.data_pipeline.synthesis.seeds import encoded, picture
 
@@ -130,7 +130,7 @@ def test_mistakes_are_named(argv, message, tmp_path, capsys, monkeypatch):
 
 def test_help_names_the_sources(capsys):
     status, text, _ = synthesize(capsys, "--help")
-    assert status == 0 and all(kind in text for kind in KINDS)
+    assert status == 0 and all(kind in text for kind in SOURCE_KINDS)
 
 
 def test_a_models_budgets_are_taken(world_directory, tmp_path, capsys):

@@ -11,8 +11,8 @@ from PIL import Image
 
 from data_pipeline import lessons
 from data_pipeline.exchange.exporting import export_table
-from data_pipeline.exchange.importing import REPORT, import_tables
-from data_pipeline.exchange.masks import MASKS
+from data_pipeline.exchange.importing import IMPORT_REPORT, import_tables
+from data_pipeline.exchange.loss_masks import LOSS_MASK_RULES
 from data_pipeline.records import RecordSource, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands import cli
@@ -65,7 +65,7 @@ def folder(tmp_path):
 def imported(folder, rows, name="rows.json", **options):
     (folder / name).write_text(json.dumps(rows))
     report = import_tables([folder / name], folder / "out", **options)
-    assert json.loads((folder / "out" / REPORT).read_text()) == report
+    assert json.loads((folder / "out" / IMPORT_REPORT).read_text()) == report
     return report, list(RecordSource(folder / "out"))
 
 
@@ -115,7 +115,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", MASKS)
+@pytest.mark.parametrize("rule", LOSS_MASK_RULES)
 def test_rules_of_the_mask(rule, folder):
     report, [draft] = imported(folder, [{"message_list": conversation(OTHER, LARGE, SMALL)}], mask=rule)
     assert trained(draft) == RULES[rule] and report["mask"] == rule

@@ -10,7 +10,7 @@ import rich.console
 from PIL import Image
 
 from data_pipeline import lessons
-from data_pipeline.inspection.segments import Mark, segments
+from data_pipeline.inspection.loss_labels import LossLabel, labeled_items
 from data_pipeline.inspection.terminal import show_trajectory
 from data_pipeline.records import read_description, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
@@ -89,9 +89,9 @@ def test_the_terminal_shows_the_mask_in_colors(drafts):
         color: "".join(re.findall(rf"\x1b\[{code}m(.*?)\x1b\[0m", output.getvalue(), re.DOTALL))
         for color, code in {"trained": 32, "masked": 31}.items()
     }
-    for mark in (Mark.TRAINED, Mark.MASKED):
-        words = "".join(s.text for m in draft.messages for s in segments(m) if s.mark == mark)
-        assert "".join(colored[mark].split()) == "".join(words.split()) != ""
+    for label in (LossLabel.TRAINED, LossLabel.MASKED):
+        words = "".join(s.text for m in draft.messages for s in labeled_items(m) if s.label == label)
+        assert "".join(colored[label].split()) == "".join(words.split()) != ""
 
 
 def test_the_page_shows_the_mask(dataset, tmp_path, capsys):

@@ -10,15 +10,15 @@ import time
 
 import pytest
 
-from data_pipeline.pipeline import Order, query_batches
+from data_pipeline.pipeline import RecordOrder, query_batches
 from data_pipeline.records import write_records
 
 STEPS, SHARDS = 60, 4
 
 READER = f"""
 import json, os, pathlib, sys, time
-from data_pipeline.pipeline import Order, query_batches
-from data_pipeline.stream import Reading
+from data_pipeline.pipeline import RecordOrder, query_batches
+from data_pipeline.batch_loader import LoaderSettings
 from pixel_reasoner_jax.files import write_text
 
 data, folder, workers = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
@@ -26,8 +26,8 @@ saved = folder / "state.json"
 start = json.loads(saved.read_text()) if saved.exists() else {{"step": 0}}
 if __name__ == "__main__":
     own = [shard for shard in range({SHARDS}) if shard in map(int, sys.argv[4].split(","))]
-    reading = Reading(workers=workers)
-    with query_batches(data, 2, order=Order(5, own, {SHARDS}), reading=reading) as batches:
+    settings = LoaderSettings(workers=workers)
+    with query_batches(data, 2, order=RecordOrder(5, own, {SHARDS}), settings=settings) as batches:
         if start["step"]:
             batches.set_state(start["places"])
         for step in range(start["step"], {STEPS}):
@@ -83,7 +83,7 @@ def check(log, seen: dict) -> None:
 
 @pytest.mark.parametrize("workers", [(1, 0, 0), pytest.param((2, 1, 0), marks=pytest.mark.slow)])
 def test_a_killed_reader_goes_on_where_it_was(workers, data, tmp_path):
-    whole = query_batches(data, 2, order=Order(5, range(SHARDS), SHARDS))
+    whole = query_batches(data, 2, order=RecordOrder(5, range(SHARDS), SHARDS))
     seen = [{str(shard): [q["id"] for q in items] for shard, items in next(whole).items()} for _ in range(STEPS)]
     dealt = [items[turn] for items_of in seen for turn in range(2) for items in items_of.values()]
     for start in range(0, len(dealt) - 40, 41):  # 41 records do not divide evenly, and all come in every epoch
@@ -98,7 +98,7 @@ def test_a_killed_reader_goes_on_where_it_was(workers, data, tmp_path):
 def test_a_killed_reader_goes_on_as_several(data, tmp_path):
     """One process reads four shards; after the kill two processes read two each."""
     (tmp_path / "reader.py").write_text(READER)
-    whole = query_batches(data, 2, order=Order(5, range(SHARDS), SHARDS))
+    whole = query_batches(data, 2, order=RecordOrder(5, range(SHARDS), SHARDS))
     seen = [{str(shard): [q["id"] for q in items] for shard, items in next(whole).items()} for _ in range(STEPS)]
     read(tmp_path / "reader.py", data, tmp_path / "one", "0,1,2,3", 0, 10)
     for shards in ("0,2", "1,3"):

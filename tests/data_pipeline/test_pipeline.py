@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from data_pipeline import lessons
+from data_pipeline.batch_loader import MIN_READ, BatchLoader, LoaderSettings, Unwanted
 from data_pipeline.pipeline import (
-    Order,
+    RecordOrder,
     RenderedSource,
     query_batches,
     record_count,
@@ -21,7 +22,6 @@ from data_pipeline.pipeline import (
 )
 from data_pipeline.records import RecordError, RecordSource, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
-from data_pipeline.stream import FIRST, Reading, Stream, Unwanted
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def ids(batches):
 
 def test_every_record_comes_once_an_epoch_in_an_order_of_its_own(queries):
     def batches(size, seed=0, **order):
-        return query_batches(queries, size, order=Order(seed, **order))
+        return query_batches(queries, size, order=RecordOrder(seed, **order))
 
     taken = ids(itertools.islice(batches(5, 1), 8))
     first, second = (sum(taken[start : start + 4], []) for start in (0, 4))
@@ -60,26 +60,29 @@ def test_every_record_comes_once_an_epoch_in_an_order_of_its_own(queries):
 def test_the_order_is_that_of_grains_own_shuffle(queries):
     source = RecordSource(queries, "query")
     expected = grain.MapDataset.source(source).seed(7).shuffle().repeat(2)[1:39:3]
-    taken = ids(query_batches(queries, 13, order=Order(7, shards=(1,), count=3, epochs=2)))
+    taken = ids(query_batches(queries, 13, order=RecordOrder(7, shards=(1,), shard_count=3, epochs=2)))
     assert sum(taken, []) == [query["id"] for query in expected]
 
 
 def test_shards_share_the_records_whoever_reads_them(queries):
-    alone = [sum(ids(query_batches(queries, 2, order=Order(0, (shard,), 3, epochs=1))), []) for shard in range(3)]
+    alone = [sum(ids(query_batches(queries, 2, order=RecordOrder(0, (shard,), 3, epochs=1))), []) for shard in range(3)]
     assert [len(part) for part in alone] == [6, 6, 6] and len(set(sum(alone, []))) == 18
     together = {0: [], 2: []}
-    for batch in query_batches(queries, 2, order=Order(0, (0, 2), 3, epochs=1)):
+    for batch in query_batches(queries, 2, order=RecordOrder(0, (0, 2), 3, epochs=1)):
         assert list(batch) == [0, 2]
         for shard, items in batch.items():
             together[shard] += [item["id"] for item in items]
     assert together == {0: alone[0], 2: alone[2]}
-    for order, message in ((Order(0, (3,), 3), "shard 3 of 3"), (Order(0, (0,), 21), "too few for 21 shards")):
+    for order, message in (
+        (RecordOrder(0, (3,), 3), "shard 3 of 3"),
+        (RecordOrder(0, (0,), 21), "too few for 21 shards"),
+    ):
         with pytest.raises(ValueError, match=message):
             query_batches(queries, 2, order=order)
 
 
 def test_no_epoch_loses_the_records_that_do_not_divide_evenly(queries):
-    order = Order(5, (0, 1, 2), 3)
+    order = RecordOrder(5, (0, 1, 2), 3)
     with query_batches(queries, 1, order=order) as batches:
         taken = [items[0]["id"] for batch in itertools.islice(batches, 20) for items in batch.values()]
     for epoch in range(3):
@@ -90,7 +93,7 @@ def test_mixtures_are_dealt_out_to_shards_with_all_their_records(tmp_path):
     for name, count in (("a", 7), ("b", 5)):
         write_records(tmp_path / name, "query", ({"id": f"{name}{i}", "question": "?"} for i in range(count)))
     data = [(tmp_path / "a", 1), (tmp_path / "b", 1)]
-    with query_batches(data, 2, order=Order(5, (0, 1), 2)) as batches:
+    with query_batches(data, 2, order=RecordOrder(5, (0, 1), 2)) as batches:
         drawn = list(itertools.islice(batches, 35))
     for name, count in (("a", 7), ("b", 5)):
         shards = [[item["id"] for batch in drawn for item in batch[shard] if item["id"][0] == name] for shard in (0, 1)]
@@ -102,23 +105,23 @@ def test_mixtures_are_dealt_out_to_shards_with_all_their_records(tmp_path):
 
 @pytest.mark.parametrize("done", [0, 1, 5, 11])
 def test_a_stream_goes_on_where_its_state_says(queries, done):
-    batches = query_batches(queries, 3, order=Order(4))
+    batches = query_batches(queries, 3, order=RecordOrder(4))
     running = itertools.islice(batches, done)
     ids(running)
     state = json.loads(json.dumps(batches.get_state()))  # plain data, as a checkpoint stores it
     expected = ids(itertools.islice(batches, 9))
-    resumed = query_batches(queries, 3, order=Order(4), reading=Reading(threads=1, ahead=2))
+    resumed = query_batches(queries, 3, order=RecordOrder(4), settings=LoaderSettings(threads=1, ahead=2))
     resumed.set_state(state)
     assert ids(itertools.islice(resumed, 9)) == expected
 
 
 def test_trajectories_are_rendered_and_resumed(trajectories, processor):
     stored = {draft.query_id: draft for draft in RecordSource(trajectories, "trajectory")}
-    running = trajectory_batches(trajectories, processor, 4, order=Order(3))
+    running = trajectory_batches(trajectories, processor, 4, order=RecordOrder(3))
     next(running)
     state = running.get_state()
     expected = [next(running)[0] for _ in range(3)]
-    resumed = trajectory_batches(trajectories, processor, 4, order=Order(3), cache_bytes=0)
+    resumed = trajectory_batches(trajectories, processor, 4, order=RecordOrder(3), cache_bytes=0)
     resumed.set_state(state)
     for batch in expected:
         for trajectory, again in zip(batch, next(resumed)[0], strict=True):
@@ -131,12 +134,12 @@ def test_trajectories_are_rendered_and_resumed(trajectories, processor):
 
 
 def test_worker_processes_read_the_same(trajectories, processor):
-    order = Order(3, (0, 1), 2)
+    order = RecordOrder(3, (0, 1), 2)
     with trajectory_batches(trajectories, processor, 2, order=order) as batches:
         next(batches)
         state = batches.get_state()
         expected = [next(batches) for _ in range(3)]
-    with trajectory_batches(trajectories, processor, 2, order=order, reading=Reading(workers=2)) as workers:
+    with trajectory_batches(trajectories, processor, 2, order=order, settings=LoaderSettings(workers=2)) as workers:
         workers.set_state(state)
         for batch in expected:
             for shard, items in next(workers).items():
@@ -197,12 +200,12 @@ def damaged(tmp_path):
 
 
 def test_an_unreadable_record_is_skipped_counted_and_named(damaged, caplog):
-    batches = query_batches(damaged, 3, reading=Reading(max_unreadable=0.05))
+    batches = query_batches(damaged, 3, settings=LoaderSettings(max_unreadable=0.05))
     taken = sum(ids(itertools.islice(batches, 13)), [])
     [warning] = caplog.messages
     missing = re.search(r"00000.array_record, record (\d+): cannot be read", warning).group(1)
     assert sorted(taken) == sorted(set(map(str, range(40))) - {missing}) and batches.skipped == 1
-    resumed = query_batches(damaged, 3, reading=Reading(max_unreadable=0.05))
+    resumed = query_batches(damaged, 3, settings=LoaderSettings(max_unreadable=0.05))
     resumed.set_state(batches.get_state())
     assert ids(itertools.islice(resumed, 5)) == ids(itertools.islice(batches, 5)) and resumed.skipped >= 1
 
@@ -219,7 +222,7 @@ def test_a_query_whose_media_cannot_be_decoded_is_skipped(tmp_path, caplog):
         {"video": half},
     )
     write_records(tmp_path, "query", ({"id": str(i), "question": "?"} | item for i, item in enumerate(media)))
-    batches = query_batches(tmp_path, 2, order=Order(epochs=1), reading=Reading(max_unreadable=0.05))
+    batches = query_batches(tmp_path, 2, order=RecordOrder(epochs=1), settings=LoaderSettings(max_unreadable=0.05))
     assert sorted(sum(ids(batches), [])) == ["0", "2"]
     named = {int(re.search(r"record (\d+): <60 bytes>", message).group(1)) for message in caplog.messages}
     assert named <= {1, 3, 4} and 1 <= batches.skipped <= len(named)
@@ -228,7 +231,7 @@ def test_a_query_whose_media_cannot_be_decoded_is_skipped(tmp_path, caplog):
 def test_too_many_unreadable_records_stop_the_run(damaged):
     with pytest.raises(RecordError, match="record .*: cannot be read"):
         next(query_batches(damaged, 40))
-    batches = query_batches(damaged, 4, reading=Reading(max_unreadable=0.02))
+    batches = query_batches(damaged, 4, settings=LoaderSettings(max_unreadable=0.02))
     with pytest.raises(RecordError, match=r"3 of \d+ records could not be read, more than a share of 0.02 .*record"):
         ids(itertools.islice(batches, 40))
     assert batches.skipped == 2
@@ -238,18 +241,18 @@ def test_shards_that_skip_more_than_others_do_not_fill_the_memory():
     """Shard 1 leaves out nine of ten."""
     numbers = grain.MapDataset.range(10**6)
     orders = {0: numbers, 1: numbers.map(lambda number: Unwanted() if number % 10 else number)}
-    stream, waiting = Stream(orders, 4, Reading()), []
+    stream, waiting = BatchLoader(orders, 4, LoaderSettings()), []
     for start in range(0, 400, 4):
         assert next(stream) == {0: [*range(start, start + 4)], 1: [10 * number for number in range(start, start + 4)]}
         waiting.append(sum(map(len, stream._ready.values())))
-    assert max(waiting) <= 2 * FIRST and stream.get_state()["1"] == {"used": 3991, "skipped": 0, "unwanted": 3591}
+    assert max(waiting) <= 2 * MIN_READ and stream.get_state()["1"] == {"used": 3991, "skipped": 0, "unwanted": 3591}
 
 
 def test_a_filter_may_leave_a_shard_nothing_of_an_epoch(tmp_path):
     """4 queries of 32 are wanted, dealt out to 4 shards: in a third of the epochs a shard has none."""
     items = ({"id": str(i), "question": "?", "pass_rate": float(i < 4)} for i in range(32))
     write_records(tmp_path, "query", items)
-    order, longest = Order(3, range(4), 4), 0
+    order, longest = RecordOrder(3, range(4), 4), 0
     with query_batches(tmp_path, 1, order=order, pass_rates=(0.5, 1.0)) as batches:
         for _ in range(6):
             before = batches.get_state()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline import lessons
-from data_pipeline.records import METADATA, RecordError, RecordSource, RecordWriter, read_description, write_records
+from data_pipeline.records import DATASET_INFO, RecordError, RecordSource, RecordWriter, read_description, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import PictureStore
@@ -30,7 +30,7 @@ def test_trajectories_come_back(drafts, tmp_path):
     source = RecordSource(tmp_path, "trajectory")
     assert len(source) == 12
     shards = [f"trajectory-train-0000{number}.array_record" for number in range(3)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [METADATA, "features.json", "metadata.json", *shards]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [DATASET_INFO, "features.json", "metadata.json", *shards]
     for draft, stored in zip(drafts, source, strict=True):
         assert (stored.query_id, stored.kind, stored.reference) == (draft.query_id, draft.kind, draft.reference)
         assert stored.operations == draft.operations

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.processing.geometry import Geometry
 from pixel_reasoner_jax.processing.media import normalization_table, process_image, process_video
-from pixel_reasoner_jax.report.images import data_uri, fit, open_image, pixels_seen, size_of
+from pixel_reasoner_jax.report.images import data_uri, image_size, open_image, pixels_seen, thumbnail
 
 NORMALIZATION = normalization_table([0.5] * 3, [0.25] * 3)
 
@@ -43,8 +43,8 @@ def test_drawings_become_png_unchanged():
 
 
 def test_a_thumbnail_is_never_enlarged():
-    assert fit(noise(30, 20), 640).size == (30, 20)
-    assert fit(noise(4000, 2), 100).size == (100, 1)
+    assert thumbnail(noise(30, 20), 640).size == (30, 20)
+    assert thumbnail(noise(4000, 2), 100).size == (100, 1)
 
 
 def test_missing_pictures_are_none(tmp_path):
@@ -72,7 +72,7 @@ def test_pictures_are_shown_as_long_as_their_file_is_there(tmp_path):
         assert np.array_equal(np.asarray(shown), expected)
     path.unlink()
     assert open_image(picture) is None and pixels_seen(media) == []
-    assert size_of(picture) == size_of(media) == (56, 84)
+    assert image_size(picture) == image_size(media) == (56, 84)
 
 
 def test_pixels_seen_of_a_video_are_every_other_frame():

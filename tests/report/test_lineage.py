@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pixel_reasoner_jax.operations import Call, MediaState, default_registry
-from pixel_reasoner_jax.report.lineage import Mark, marks
+from pixel_reasoner_jax.report.lineage import CropBox, crop_boxes
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 
@@ -21,10 +21,10 @@ def crop(box, source=0):
 
 def test_a_crop_of_a_crop_is_traced_to_the_image(make_trajectory):
     operations = [crop((100, 50, 300, 250)), crop((10, 20, 60, 80), 1), crop((0, 0, 30, 30), 2)]
-    assert marks(make_trajectory(operations=operations)) == [
-        Mark(1, 0, (100, 50, 300, 250)),
-        Mark(2, 0, (110, 70, 160, 130)),
-        Mark(3, 0, (110, 70, 140, 100)),
+    assert crop_boxes(make_trajectory(operations=operations)) == [
+        CropBox(1, 0, (100, 50, 300, 250)),
+        CropBox(2, 0, (110, 70, 160, 130)),
+        CropBox(3, 0, (110, 70, 140, 100)),
     ]
 
 
@@ -32,14 +32,14 @@ def test_failed_calls_leave_no_box_and_no_number(make_trajectory):
     failed = OperationRecord(0, "zoom_in", {"target_image": 7}, error="no")
     unknown = OperationRecord(0, "invert", {}, sizes=((28, 28),))  # of an operation that does not say
     operations = [crop((10, 10, 60, 60)), failed, unknown, crop((1, 1, 40, 40), 2), crop((1, 1, 40, 40), 1)]
-    assert [m.number for m in marks(make_trajectory(operations=operations))] == [1, 5]
+    assert [m.number for m in crop_boxes(make_trajectory(operations=operations))] == [1, 5]
 
 
 def test_several_images(make_trajectory):
     images = [{"type": "image", "image": Image.new("RGB", (90, 90))} for _ in range(2)]
     operations = [crop((5, 5, 50, 50), 1), crop((1, 1, 40, 40), 2)]
-    found = marks(make_trajectory(messages=user(*images), operations=operations))
-    assert found == [Mark(1, 1, (5, 5, 50, 50)), Mark(2, 1, (6, 6, 45, 45))]
+    found = crop_boxes(make_trajectory(messages=user(*images), operations=operations))
+    assert found == [CropBox(1, 1, (5, 5, 50, 50)), CropBox(2, 1, (6, 6, 45, 45))]
 
 
 def noise(width, height, seed=0):
@@ -66,10 +66,10 @@ def test_marks_agree_with_the_operations(make_trajectory):
     image = noise(400, 300)
     calls = [zoom([0.2, 0.2, 0.8, 0.9], 1), zoom([30, 40, 200, 150], 2), zoom([0.5, 0.1, 0.9, 0.6], 3)]
     operations, crops = run(calls, MediaState.from_query(images=[image]), default_registry())
-    found = marks(make_trajectory(image, operations=operations))
+    found = crop_boxes(make_trajectory(image, operations=operations))
     assert len(found) == 3
-    for mark, returned in zip(found, crops, strict=True):
-        assert np.array_equal(np.asarray(image.crop(mark.box)), np.asarray(returned))
+    for crop, returned in zip(found, crops, strict=True):
+        assert np.array_equal(np.asarray(image.crop(crop.box)), np.asarray(returned))
 
 
 @pytest.mark.parametrize("release", [False, True])
@@ -82,8 +82,8 @@ def test_frames_of_a_video_by_either_numbering(make_trajectory, release):
     state = MediaState.from_query(video_frames=frames)
     operations, crops = run(calls, state, default_registry(release=release))
     video = {"type": "video", "video": types.SimpleNamespace(frames=frames)}
-    found = marks(make_trajectory(messages=user(video), operations=operations))
-    assert [mark.number for mark in found] == [1, 2, 4, 5]
-    assert [mark.picture for mark in found] == [2, 2 if release else 1, 1, 2]
-    for mark, returned in zip(found, crops, strict=True):
-        assert np.array_equal(np.asarray(frames[mark.picture].crop(mark.box)), np.asarray(returned))
+    found = crop_boxes(make_trajectory(messages=user(video), operations=operations))
+    assert [crop.number for crop in found] == [1, 2, 4, 5]
+    assert [crop.picture for crop in found] == [2, 2 if release else 1, 1, 2]
+    for crop, returned in zip(found, crops, strict=True):
+        assert np.array_equal(np.asarray(frames[crop.picture].crop(crop.box)), np.asarray(returned))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from pixel_reasoner_jax import files
-from pixel_reasoner_jax.report.report import Example, write_report
+from pixel_reasoner_jax.report.report import StageResponse, write_report
 from tests.trajectories import EVIL
 
 FIGURES = {
@@ -20,7 +20,7 @@ def rows(count):
 
 
 def write(path, **changes):
-    options = dict(figures=FIGURES, runs={"rl_with_curiosity": rows(30)}, examples=[], config={"seed": 0})
+    options = dict(figures=FIGURES, runs={"rl_with_curiosity": rows(30)}, responses=[], config={"seed": 0})
     return write_report(path, **{**options, **changes})
 
 
@@ -39,8 +39,8 @@ def test_twenty_large_photographs_stay_below_five_megabytes(tmp_path, make_traje
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (600, 800, 3), np.uint8)
     photo = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1)).resize((1600, 1200))
-    examples = [Example("warm_start", make_trajectory(photo), float(i % 2)) for i in range(20)]
-    path = write(tmp_path / "report.html", examples=examples)
+    responses = [StageResponse("warm_start", make_trajectory(photo), float(i % 2)) for i in range(20)]
+    path = write(tmp_path / "report.html", responses=responses)
     assert path.stat().st_size < 5_000_000
     page = path.read_text()
     assert outline(page).tags.count("article") == 20

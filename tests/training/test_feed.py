@@ -5,13 +5,13 @@ import threading
 import grain
 import pytest
 
-from data_pipeline.stream import Reading, Stream, Unreadable
+from data_pipeline.batch_loader import BatchLoader, LoaderSettings, Unreadable
 from pixel_reasoner_jax.training.feed import Feed
 
 
-def stream(bad: int | None = None) -> Stream:
+def stream(bad: int | None = None) -> BatchLoader:
     numbers = grain.MapDataset.range(10**6).map(lambda n: Unreadable(f"record {n}") if n == bad else n)
-    return Stream({0: numbers}, 2, Reading(max_unreadable=0.02))
+    return BatchLoader({0: numbers}, 2, LoaderSettings(max_unreadable=0.02))
 
 
 def test_batches_come_in_order_and_are_made_ahead():

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from data_pipeline.sources import KINDS, SourceError, open_source
+from data_pipeline.sources import SOURCE_KINDS, SourceError, open_source
 from data_pipeline.sources.jsonl import JsonLines
 
 GOOD = {"id": "a", "image": "one.png", "question": "What?", "answer": 7, "box": [20, 10, 40, 30]}
@@ -105,7 +105,7 @@ def test_sources_are_opened_by_kind(write):
     for wrong in ("jsonl", "jsonl:", "csv:file"):
         with pytest.raises(SourceError, match="KIND:PATH with KIND one of jsonl, masks"):
             open_source(wrong)
-    for kind in set(KINDS) - {"pixel-search", "pixel-search-video"}:
+    for kind in set(SOURCE_KINDS) - {"pixel-search", "pixel-search-video"}:
         with pytest.raises(SourceError, match="nowhere"):
             open_source(f"{kind}:nowhere")
 

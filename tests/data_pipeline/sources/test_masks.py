@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.sources import SourceError
-from data_pipeline.sources.base import Entry
+from data_pipeline.sources.base import SourceEntry
 from data_pipeline.sources.masks import MaskedImages, run_length_box, uncompressed
 
 # Made with pycocotools 2: (height, width) of a mask, `encode`'s counts, `toBbox`.
@@ -21,8 +21,8 @@ COCO = [
 ]
 
 
-def segmentation(size, counts) -> Entry:
-    return Entry({"size": list(size), "counts": counts}, "mask", ".")
+def segmentation(size, counts) -> SourceEntry:
+    return SourceEntry({"size": list(size), "counts": counts}, "mask", ".")
 
 
 @pytest.mark.parametrize("size,counts,box", COCO)

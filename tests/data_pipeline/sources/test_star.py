@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.sources.star import VideoWindows
-from data_pipeline.synthesis import BudgetMedia, Synthesizer, TemplateCaptioner
+from data_pipeline.synthesis import BudgetMediaLoader, Synthesizer, TemplateCaptioner
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import Budgets
 from tests.processing.avi import write_avi
@@ -36,9 +36,9 @@ def test_the_frames_of_a_window(write, video):
     assert (second.question, second.answer) == ("Which object was tidied up?", "The closet.")
     # 16 of 31 frames, every other one, 0.2 s apart: seconds 1.0 to 2.0 are the 6th to the 11th.
     mix = {"single_pass": 1.0}
-    draft = Synthesizer(default_registry(), BudgetMedia(), TemplateCaptioner(), video_mix=mix)(first)
+    draft = Synthesizer(default_registry(), BudgetMediaLoader(), TemplateCaptioner(), video_mix=mix)(first)
     assert draft.operations[0].arguments == {"target_frames": [6, 7, 8, 9, 10, 11]}
-    reader = BudgetMedia(Budgets(video_frames=6))  # 0, 0.6, 1.2, 1.8, 2.4 and 3 s
+    reader = BudgetMediaLoader(Budgets(video_frames=6))  # 0, 0.6, 1.2, 1.8, 2.4 and 3 s
     draft = Synthesizer(default_registry(), reader, TemplateCaptioner(), video_mix=mix)(first)
     assert draft.operations[0].arguments == {"target_frames": [3, 4]}
 

@@ -16,16 +16,16 @@ import sys
 import time
 
 from data_pipeline.sources import open_source
-from data_pipeline.synthesis import BudgetMedia, TemplateCaptioner
-from data_pipeline.synthesis.run import Recipe, Synthesis
+from data_pipeline.synthesis import BudgetMediaLoader, TemplateCaptioner
+from data_pipeline.synthesis.synthesis import Synthesis, SynthesisSettings
 
 
-def recipe(path: str) -> Recipe:
-    return Recipe({path: open_source(f"jsonl:{path}")}, count=12, seed=3, shard_size=8)
+def recipe(path: str) -> SynthesisSettings:
+    return SynthesisSettings({path: open_source(f"jsonl:{path}")}, count=12, seed=3, shard_size=8)
 
 
 def synthesize(path: str, out: str, workers: int) -> None:
-    Synthesis(recipe(path), TemplateCaptioner, BudgetMedia(), out, workers).run()
+    Synthesis(recipe(path), TemplateCaptioner, BudgetMediaLoader(), out, workers).run()
 
 
 def deadly(function, marks: pathlib.Path):

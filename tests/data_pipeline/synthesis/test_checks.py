@@ -6,13 +6,13 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from data_pipeline.synthesis import TEMPLATES, BudgetMedia, Synthesizer, TemplateCaptioner
+from data_pipeline.synthesis import TEMPLATES, BudgetMediaLoader, Synthesizer, TemplateCaptioner
 from data_pipeline.synthesis.captioner import PHRASES, Passage
 from data_pipeline.synthesis.checks import CheckError, check
 from pixel_reasoner_jax.operations import default_registry
 from tests.data_pipeline.synthesis.seeds import image_seed, video_seed
 
-MEDIA = BudgetMedia()
+MEDIA = BudgetMediaLoader()
 VIDEO_KINDS = ("text_only", "single_pass", "reselect")
 
 

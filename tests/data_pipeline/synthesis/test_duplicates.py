@@ -5,16 +5,16 @@ import pytest
 from PIL import Image
 
 from data_pipeline.sources.pixel_search import PixelSearch
-from data_pipeline.synthesis import BudgetMedia
-from data_pipeline.synthesis.duplicates import Seen, fingerprint
+from data_pipeline.synthesis import BudgetMediaLoader
+from data_pipeline.synthesis.duplicates import DuplicateFilter, fingerprint
 from pixel_reasoner_jax.processing import MediaError
 from tests.data_pipeline.synthesis.seeds import encoded, image_seed, picture, video_seed
 
-MEDIA = BudgetMedia()
+MEDIA = BudgetMediaLoader()
 
 
 def repeats(first, second) -> bool:
-    seen = Seen()
+    seen = DuplicateFilter()
     assert seen.add(fingerprint(first, MEDIA)) is None
     return seen.add(fingerprint(second, MEDIA)) is not None
 
@@ -65,7 +65,7 @@ def test_videos_are_told_apart_by_their_frames():
 
 
 def test_an_id_is_taken_once():
-    seen = Seen()
+    seen = DuplicateFilter()
     assert seen.add(fingerprint(ONE, MEDIA)) is None
     assert "id seed-1 is taken" in seen.add(fingerprint(image_seed(2, id="seed-1"), MEDIA))
 
@@ -80,7 +80,7 @@ def test_neighboring_buckets_are_searched():
 
 
 def test_the_procedural_world_hardly_repeats_itself():
-    world, seen = PixelSearch(400, "sft"), Seen()
+    world, seen = PixelSearch(400, "sft"), DuplicateFilter()
     found = [seen.add(fingerprint(world[index], MEDIA)) for index in range(400)]
     assert np.sum([one is not None for one in found]) <= 1
 

@@ -7,15 +7,15 @@ import json
 import pytest
 from PIL import Image
 
-from data_pipeline.synthesis import BudgetMedia, CaptionError, Passage
-from data_pipeline.synthesis.model_captioner import ATTEMPTS, NAMES, ModelCaptioner, load_prompts
+from data_pipeline.synthesis import BudgetMediaLoader, CaptionError, Passage
+from data_pipeline.synthesis.model_captioner import ANSWER_ATTEMPTS, PROMPT_NAMES, ModelCaptioner, load_prompts
 from tests.data_pipeline.synthesis.chat_server import pictures, said
 from tests.data_pipeline.synthesis.seeds import CUE, image_seed, video_seed
 
 
 @pytest.fixture
 def captioner(connect):
-    return ModelCaptioner(connect(), load_prompts(), BudgetMedia(), padding=0.1)
+    return ModelCaptioner(connect(), load_prompts(), BudgetMediaLoader(), padding=0.1)
 
 
 def sizes(request) -> list[tuple[int, int]]:
@@ -40,7 +40,7 @@ def test_the_model_sees_what_the_passage_is_about(server, captioner):
 
 @pytest.mark.parametrize("cue", [(0.5, 0.5, 0.5001, 0.5001), (0.9999, 0.9999, 1.0, 1.0)])
 def test_of_a_box_thinner_than_a_pixel_it_sees_one(cue, server, connect):
-    captioner = ModelCaptioner(connect(), load_prompts(), BudgetMedia(), padding=0.0)
+    captioner = ModelCaptioner(connect(), load_prompts(), BudgetMediaLoader(), padding=0.0)
     captioner.write(image_seed(1), Passage.EVIDENCE, cue)
     assert sizes(server.requests[0]) == [(1, 1)]
 
@@ -77,9 +77,9 @@ def test_text_that_means_something_else_is_asked_for_again_and_then_refused(serv
     assert captioner.write(image_seed(1), Passage.OVERVIEW) == "A plain text."
     assert len(server.requests) == 2
     server.reply = lambda exchange: exchange.say(text)
-    with pytest.raises(CaptionError, match=f"no usable overview in {ATTEMPTS} answers"):
+    with pytest.raises(CaptionError, match=f"no usable overview in {ANSWER_ATTEMPTS} answers"):
         captioner.write(image_seed(2), Passage.OVERVIEW)
-    assert len(server.requests) == 2 + ATTEMPTS
+    assert len(server.requests) == 2 + ANSWER_ATTEMPTS
 
 
 def test_a_subject_fits_into_a_sentence(server, captioner):
@@ -105,13 +105,15 @@ def test_questions_are_asked_where_there_are_none(server, captioner):
 
 def test_prompts_are_files_that_can_be_replaced(server, connect, tmp_path):
     ours = load_prompts()
-    assert set(ours) == set(NAMES) and all(ours.values())
+    assert set(ours) == set(PROMPT_NAMES) and all(ours.values())
     folder = tmp_path / "prompts"
     folder.mkdir()
     (folder / "overview.txt").write_text("Was zeigt $media? $question kostet $$5\n")
     theirs = load_prompts(folder)
-    assert {name for name in NAMES if ours[name] != theirs[name]} == {"overview"}
-    ModelCaptioner(connect(), theirs, BudgetMedia()).write(image_seed(1, question="Was ist $answer?"), Passage.OVERVIEW)
+    assert {name for name in PROMPT_NAMES if ours[name] != theirs[name]} == {"overview"}
+    ModelCaptioner(connect(), theirs, BudgetMediaLoader()).write(
+        image_seed(1, question="Was ist $answer?"), Passage.OVERVIEW
+    )
     assert said(server.requests[0]) == "Was zeigt an image? Was ist $answer? kostet $5"  # data fill in nothing
     (folder / "overview.txt").write_text("$anser")
     with pytest.raises(ValueError, match="overview.txt: 'anser' cannot be filled in"):

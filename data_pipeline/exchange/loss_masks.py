@@ -16,23 +16,23 @@ from pixel_reasoner_jax.trajectory import OperationRecord
 
 Message = dict[str, Any]
 
-MASKS = {
+LOSS_MASK_RULES = {
     "last-call": "all that the assistant wrote, but of its calls the last one alone, if it succeeded",
     "last-two-turns": "the last two turns of the assistant, as the released training does",
     "all": "all that the assistant wrote",
 }
 
 
-def with_mask(messages: list[Message], operations: list[OperationRecord], rule: str) -> list[Message]:
+def with_loss_mask(messages: list[Message], operations: list[OperationRecord], rule: str) -> list[Message]:
     """The messages with a `train` flag on every text of the assistant.
 
     Args:
       messages: content as lists of items. Where a text has a flag already, all flags stay as they are.
       operations: the calls that were executed, in order.
-      rule: one of `MASKS`.
+      rule: one of `LOSS_MASK_RULES`.
     """
-    if rule not in MASKS:
-        raise UserError(f"unknown rule for the mask {rule!r}, expected one of {', '.join(MASKS)}")
+    if rule not in LOSS_MASK_RULES:
+        raise UserError(f"unknown rule for the mask {rule!r}, expected one of {', '.join(LOSS_MASK_RULES)}")
     messages = copy.copy(messages)
     if any("train" in item for message in messages for item in message["content"]):
         return messages

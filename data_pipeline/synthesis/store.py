@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipeline.draft import Draft
-from data_pipeline.records import METADATA, RecordShards
+from data_pipeline.records import DATASET_INFO, RecordShards
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
 
-WORK = ".synthesis"
+WORK_FOLDER = ".synthesis"
 """Folder, in the data set's own, of what is not finished."""
 
 
-class Shards:
+class SynthesisStore:
     """The shards of a data set that is being made; the notes are kept in `WORK` until it is complete.
 
     Args:
@@ -29,16 +29,16 @@ class Shards:
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = as_path(directory)
-        self._work = self.directory / WORK
+        self._work = self.directory / WORK_FOLDER
 
     @property
     def complete(self) -> bool:
         """Whether the data set is there."""
-        return (self.directory / METADATA).exists()
+        return (self.directory / DATASET_INFO).exists()
 
     def notes(self, number: int) -> dict[str, Any] | None:
         """What was noted of a piece of the work; None while it is not done."""
-        return self.recall(f"notes-{number:05d}.json")
+        return self.load_json(f"notes-{number:05d}.json")
 
     def write(self, number: int, shard: int, drafts: Sequence[Draft], notes: dict[str, Any]) -> None:
         """Writes what came of a piece of the work.
@@ -51,18 +51,18 @@ class Shards:
         """
         if drafts:
             RecordShards(self.directory, "trajectory").write(shard, drafts)
-        self.remember(f"notes-{number:05d}.json", notes)
+        self.save_json(f"notes-{number:05d}.json", notes)
 
     def finish(self, count: int) -> None:
         """Makes the data set of the first `count` shards, in their order, unless it is there already."""
         if not self.complete:
             RecordShards(self.directory, "trajectory").finish(count)
 
-    def remember(self, name: str, value: dict[str, Any]) -> None:
+    def save_json(self, name: str, value: dict[str, Any]) -> None:
         """Keeps a JSON object until the data set is complete."""
         write_text(self._work / name, json.dumps(value) + "\n")
 
-    def recall(self, name: str) -> dict[str, Any] | None:
+    def load_json(self, name: str) -> dict[str, Any] | None:
         """What was remembered under a name, if anything was."""
         path = self._work / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

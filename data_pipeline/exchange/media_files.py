@@ -13,7 +13,7 @@ from pixel_reasoner_jax.files import as_path, is_remote
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
 
-VIDEOS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v")
 
 
 class MediaFiles:
@@ -34,9 +34,9 @@ class MediaFiles:
         Raises:
           MediaError: it cannot, or is not there.
         """
-        found = self._find(source)
+        found = self._resolve(source)
         decode_image(found)
-        return self._taken(found)
+        return self._stored_form(found)
 
     def video(self, source: Any) -> bytes | str | list[bytes | str]:
         """A video: one file (a list of one is one too), or a list of frames.
@@ -50,11 +50,11 @@ class MediaFiles:
             if len(source) > 1 or not _is_video(source[0]):
                 return [self.image(frame) for frame in source]
             source = source[0]
-        found = self._find(source)
+        found = self._resolve(source)
         VideoFile(found)
-        return self._taken(found)
+        return self._stored_form(found)
 
-    def _find(self, source: Any) -> bytes | str:
+    def _resolve(self, source: Any) -> bytes | str:
         if isinstance(source, Mapping):
             source = source.get("bytes") or source.get("path")
         if isinstance(source, bytes):
@@ -73,10 +73,10 @@ class MediaFiles:
             return source
         return os.fspath(self._root / source)
 
-    def _taken(self, found: bytes | str) -> bytes | str:
+    def _stored_form(self, found: bytes | str) -> bytes | str:
         return found if isinstance(found, bytes) or self._keep_paths else as_path(found).read_bytes()
 
 
 def _is_video(source: Any) -> bool:
     path = source.get("path") if isinstance(source, Mapping) else source
-    return isinstance(path, str) and path.lower().endswith(VIDEOS)
+    return isinstance(path, str) and path.lower().endswith(VIDEO_SUFFIXES)

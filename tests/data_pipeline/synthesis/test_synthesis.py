@@ -10,21 +10,28 @@ import sys
 
 import pytest
 
-from data_pipeline.records import METADATA, RecordSource, read_description, write_records
+from data_pipeline.records import DATASET_INFO, RecordSource, read_description, write_records
 from data_pipeline.seed import Seed
 from data_pipeline.sources import SourceError, open_source
-from data_pipeline.synthesis import BudgetMedia, CaptionError, Spend, TemplateCaptioner
+from data_pipeline.synthesis import BudgetMediaLoader, CaptionError, Spend, TemplateCaptioner
 from data_pipeline.synthesis.checks import check
+from data_pipeline.synthesis.contact_sheet import contact_sheet
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
-from data_pipeline.synthesis.run import REJECTED, SUMMARY, OtherRunError, Recipe, Synthesis, in_turn
-from data_pipeline.synthesis.shards import WORK
-from data_pipeline.synthesis.sheet import contact_sheet
+from data_pipeline.synthesis.store import WORK_FOLDER
+from data_pipeline.synthesis.synthesis import (
+    REJECTED_FILE,
+    SUMMARY_FILE,
+    OtherSynthesisError,
+    Synthesis,
+    SynthesisSettings,
+    round_robin,
+)
 from pixel_reasoner_jax.files import as_path
 from tests.data_pipeline.synthesis import killed
 from tests.data_pipeline.synthesis.seeds import CUE, encoded, image_seed, picture, video_seed
 from tests.processing.avi import write_avi
 
-MEDIA = BudgetMedia()
+MEDIA = BudgetMediaLoader()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,9 @@ def whole(seeds_file, tmp_path_factory):
 
 
 def test_what_is_written(seeds_file, whole):
-    assert {METADATA, SUMMARY, REJECTED} < set(files(whole)) and not any(name.startswith(".") for name in files(whole))
+    assert {DATASET_INFO, SUMMARY_FILE, REJECTED_FILE} < set(files(whole)) and not any(
+        name.startswith(".") for name in files(whole)
+    )
     drafts = list(RecordSource(whole, "trajectory"))
     assert len(drafts) == 12 and len({draft.query_id for draft in drafts}) == 12
     source = open_source(f"jsonl:{seeds_file}")
@@ -67,10 +76,10 @@ def test_what_is_written(seeds_file, whole):
         seed = source[int(draft.query_id.removeprefix("q"))]
         assert (draft.question, draft.reference) == (seed.question, seed.answer)
         assert draft.messages[1]["content"][0]["image"] == seed.images[0]  # the very file
-    summary = json.loads((whole / SUMMARY).read_text())
+    summary = json.loads((whole / SUMMARY_FILE).read_text())
     assert summary["count"] == 12 and sum(summary["kinds"].values()) == 12
     assert summary["kinds"] == collections.Counter(draft.kind for draft in drafts)
-    rejected = [json.loads(line) for line in (whole / REJECTED).read_text().splitlines()]
+    rejected = [json.loads(line) for line in (whole / REJECTED_FILE).read_text().splitlines()]
     assert summary["rejected"] == collections.Counter(one["reason"] for one in rejected)
     assert summary["seeds"] == 12 + len(rejected)
     assert summary["rejected"].keys() <= {"unreadable", "duplicate"} and len(rejected) >= 2
@@ -105,11 +114,11 @@ def test_however_often_it_is_killed_it_makes_the_same(seeds_file, whole, tmp_pat
 
 def test_a_finished_one_is_not_made_again_and_another_is_refused(seeds_file, whole, monkeypatch):
     before = files(whole)
-    monkeypatch.setattr(Synthesis, "_make_shard", None)
+    monkeypatch.setattr(Synthesis, "_make_batch", None)
     killed.synthesize(str(seeds_file), str(whole), workers=2)
     assert files(whole) == before
-    other = Recipe(killed.recipe(str(seeds_file)).sources, count=12, seed=4, shard_size=8)
-    with pytest.raises(OtherRunError, match="its seed is 3, now 4"):
+    other = SynthesisSettings(killed.recipe(str(seeds_file)).sources, count=12, seed=4, shard_size=8)
+    with pytest.raises(OtherSynthesisError, match="its seed is 3, now 4"):
         Synthesis(other, TemplateCaptioner, MEDIA, whole).run()
 
 
@@ -123,21 +132,21 @@ def test_an_unfinished_one_goes_on_with_its_own_settings_only(tmp_path):
             return super().write(seed, passage, target)
 
     with pytest.raises(RuntimeError, match="tired"):
-        Synthesis(Recipe(sources, 10, shard_size=2), Tired, MEDIA, tmp_path).run()
-    assert not (tmp_path / METADATA).exists() and (tmp_path / WORK).exists()
-    with pytest.raises(OtherRunError, match="its padding is 0.1, now 0.2"):
-        Synthesis(Recipe(sources, 10, padding=0.2, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
-    summary = Synthesis(Recipe(sources, 10, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+        Synthesis(SynthesisSettings(sources, 10, shard_size=2), Tired, MEDIA, tmp_path).run()
+    assert not (tmp_path / DATASET_INFO).exists() and (tmp_path / WORK_FOLDER).exists()
+    with pytest.raises(OtherSynthesisError, match="its padding is 0.1, now 0.2"):
+        Synthesis(SynthesisSettings(sources, 10, padding=0.2, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+    summary = Synthesis(SynthesisSettings(sources, 10, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
     assert summary.count == read_description(tmp_path)["count"] == 10
 
 
 def test_sources_take_turns():
     for seed, sizes in itertools.product(range(3), [(1,), (5, 1, 3), (100, 40)]):
-        places = list(in_turn(sizes, seed))
+        places = list(round_robin(sizes, seed))
         assert sorted(places) == [(number, entry) for number, size in enumerate(sizes) for entry in range(size)]
         shortest = min(sizes)
         assert [number for number, _ in places[: shortest * len(sizes)]] == list(range(len(sizes))) * shortest
-    first, second = (list(in_turn((100, 100), seed)) for seed in (0, 1))
+    first, second = (list(round_robin((100, 100), seed)) for seed in (0, 1))
     assert first != second and [e for n, e in first if n == 0] != [e for n, e in first if n == 1] != list(range(100))
 
 
@@ -147,7 +156,7 @@ def test_images_and_videos_from_several_sources(tmp_path):
         "videos": [video_seed(number) for number in range(6)],
         "world": open_source("pixel-search:sft"),
     }
-    summary = Synthesis(Recipe(sources, 30, seed=1), TemplateCaptioner, MEDIA, tmp_path, workers=2).run()
+    summary = Synthesis(SynthesisSettings(sources, 30, seed=1), TemplateCaptioner, MEDIA, tmp_path, workers=2).run()
     assert summary.count == 30 and summary.sources == {"images": 12, "videos": 6, "world": 12}
     by_id = {seed.id: seed for name in ("images", "videos") for seed in sources[name]}
     for draft in RecordSource(tmp_path, "trajectory"):
@@ -171,7 +180,7 @@ def test_video_files_and_masks_from_their_sources_to_a_page(server, connect, tmp
     mix = {"single_pass": 1.0}
     endpoint, out = connect(), tmp_path / "out"
     summary = Synthesis(
-        Recipe(sources, 3, image_mix=mix, video_mix=mix),
+        SynthesisSettings(sources, 3, image_mix=mix, video_mix=mix),
         lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA),
         MEDIA,
         out,
@@ -193,17 +202,19 @@ def test_video_files_and_masks_from_their_sources_to_a_page(server, connect, tmp
 def test_when_the_sources_run_out_it_says_so(tmp_path):
     sources = {"few": [image_seed(number) for number in range(3)]}
     seen = []
-    summary = Synthesis(Recipe(sources, 10), TemplateCaptioner, MEDIA, tmp_path).run(lambda s: seen.append(s.count))
+    summary = Synthesis(SynthesisSettings(sources, 10), TemplateCaptioner, MEDIA, tmp_path).run(
+        lambda s: seen.append(s.count)
+    )
     assert summary.count == 3 and seen[-1] == 3 and sorted(seen) == seen
     nothing = {"none": [image_seed(1, question="", answer="")]}
     with pytest.raises(ValueError, match="none of 1 seeds gave a trajectory; the first: it has no question"):
-        Synthesis(Recipe(nothing, 10), TemplateCaptioner, MEDIA, tmp_path / "none").run()
-    mended = Recipe({"none": [image_seed(1)]}, 10)  # in the same folder
+        Synthesis(SynthesisSettings(nothing, 10), TemplateCaptioner, MEDIA, tmp_path / "none").run()
+    mended = SynthesisSettings({"none": [image_seed(1)]}, 10)  # in the same folder
     assert Synthesis(mended, TemplateCaptioner, MEDIA, tmp_path / "none").run().count == 1
     with pytest.raises(ValueError, match="at least one source"):
-        Recipe({}, 10)
+        SynthesisSettings({}, 10)
     with pytest.raises(ValueError, match="must be at least 1"):
-        Recipe(sources, 0)
+        SynthesisSettings(sources, 0)
 
 
 @pytest.mark.parametrize(
@@ -211,14 +222,14 @@ def test_when_the_sources_run_out_it_says_so(tmp_path):
 )
 def test_a_mix_that_nothing_can_be_drawn_from_is_refused_at_once(mix):
     with pytest.raises(ValueError, match="shares of trajectories|unknown kinds"):
-        Recipe({"list": [image_seed(0)]}, 1, image_mix=mix)
+        SynthesisSettings({"list": [image_seed(0)]}, 1, image_mix=mix)
 
 
 def test_a_data_set_of_somebody_else_is_left_as_it_is(tmp_path):
     write_records(tmp_path, "query", [{"id": "a", "question": "?"}])
     before = files(tmp_path)
-    with pytest.raises(OtherRunError, match="no synthesis made"):
-        Synthesis(Recipe({"list": [image_seed(0)]}, 1), TemplateCaptioner, MEDIA, tmp_path).run()
+    with pytest.raises(OtherSynthesisError, match="no synthesis made"):
+        Synthesis(SynthesisSettings({"list": [image_seed(0)]}, 1), TemplateCaptioner, MEDIA, tmp_path).run()
     assert files(tmp_path) == before
 
 
@@ -257,11 +268,11 @@ def test_rejections_say_why(tmp_path):
         ]
     )
     mix = {"recrop_once": 1.0}
-    recipe = Recipe({"list": seeds}, 14, image_mix=mix, shard_size=5)
+    recipe = SynthesisSettings({"list": seeds}, 14, image_mix=mix, shard_size=5)
     summary = Synthesis(recipe, Careless, MEDIA, tmp_path, workers=2).run()
     reasons = {"unreadable": 3, "caption": 2, "leak": 1, "impossible": 1, "text": 3, "duplicate": 1}
     assert summary.rejected == reasons and summary.count == 3 and summary.kinds == {"recrop_once": 3}
-    lines = [json.loads(line) for line in (tmp_path / REJECTED).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / REJECTED_FILE).read_text().splitlines()]
     by_entry = {line["entry"]: line for line in lines}
     assert by_entry[4]["message"] == "file.jsonl, line 7: broken" and by_entry[4]["id"] is None
     assert by_entry[6] == {
@@ -277,7 +288,7 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     sources = {
         "mixed": [*(image_seed(number) for number in range(5)), video_seed(1), image_seed(9, question="", answer="")]
     }
-    recipe = Recipe(sources, 7, captioner={"model": "m"}, shard_size=3)
+    recipe = SynthesisSettings(sources, 7, captioner={"model": "m"}, shard_size=3)
     results = {}
     for workers in (1, 4):
         endpoint = connect(cache=tmp_path / f"cache{workers}", prompt_price=10.0)
@@ -307,16 +318,16 @@ def test_frames_that_were_not_sampled_are_rejected_before_the_model_is_asked(ser
     """The video has 8 frames."""
     sources = {"list": [video_seed(1), video_seed(2, cue=(8, 9)), video_seed(3, cue=(9,), question="", answer="")]}
     summary = Synthesis(
-        Recipe(sources, 3), lambda: ModelCaptioner(connect(), load_prompts(), MEDIA), MEDIA, tmp_path / "out"
+        SynthesisSettings(sources, 3), lambda: ModelCaptioner(connect(), load_prompts(), MEDIA), MEDIA, tmp_path / "out"
     ).run()
     assert summary.rejected == {"impossible": 2} and summary.count == 1
-    lines = [json.loads(line)["message"] for line in (tmp_path / "out" / REJECTED).read_text().splitlines()]
+    lines = [json.loads(line)["message"] for line in (tmp_path / "out" / REJECTED_FILE).read_text().splitlines()]
     assert all(message.endswith("its evidence is frame 9 of 8") for message in lines)
 
 
 def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
     sources = {"images": [image_seed(number) for number in range(8)]}
-    recipe = Recipe(sources, 8, captioner={"model": "m"}, shard_size=3)
+    recipe = SynthesisSettings(sources, 8, captioner={"model": "m"}, shard_size=3)
     good = server.reply
 
     def fails_from(number):
@@ -337,7 +348,7 @@ def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
 
 
 def test_recipes_are_told_apart_by_plain_values():
-    assert json.loads(json.dumps(Recipe({"a": [Seed("s", "?", "x")]}, 1).settings()))["sources"] == {"a": 1}
+    assert json.loads(json.dumps(SynthesisSettings({"a": [Seed("s", "?", "x")]}, 1).settings()))["sources"] == {"a": 1}
     assert Spend(1, 1, 2, 3, 4.0, 5.0) + Spend(1, 0, 1, 1, 1.0, 0.0) == Spend(2, 1, 3, 4, 5.0, 5.0)
     assert CUE
 

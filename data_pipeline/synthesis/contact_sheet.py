@@ -8,17 +8,17 @@ import numpy as np
 
 from data_pipeline.draft import Draft
 from data_pipeline.records import RecordSource
-from data_pipeline.synthesis.synthesizer import Media
+from data_pipeline.synthesis.synthesizer import MediaLoader
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.report.page import document
 from pixel_reasoner_jax.report.text import escape
 from pixel_reasoner_jax.report.trajectory_html import trajectory_html
 from pixel_reasoner_jax.trajectory import Trajectory
 
-SHOWN = 24
+SHEET_SIZE = 24
 
 
-def contact_sheet(directory: str | os.PathLike, media: Media, *, seed: int = 0, shown: int = SHOWN) -> str:
+def contact_sheet(directory: str | os.PathLike, media: MediaLoader, *, seed: int = 0, shown: int = SHEET_SIZE) -> str:
     """The page, as HTML.
 
     Args:
@@ -36,7 +36,7 @@ def contact_sheet(directory: str | os.PathLike, media: Media, *, seed: int = 0, 
     return document(title, f'<h1>{escape(title)}</h1><p class="lead">{escape(note)}</p>{"".join(cards)}')
 
 
-def _trajectory(draft: Draft, media: Media) -> Trajectory:
+def _trajectory(draft: Draft, media: MediaLoader) -> Trajectory:
     """What the page needs of a trajectory: nothing of it is rendered to tokens."""
     messages = [{**m, "content": [_with_frames(item, media) for item in m["content"]]} for m in draft.messages]
     none = np.zeros(0, np.int32)
@@ -53,7 +53,7 @@ def _trajectory(draft: Draft, media: Media) -> Trajectory:
     )
 
 
-def _with_frames(item: dict, media: Media) -> dict:
+def _with_frames(item: dict, media: MediaLoader) -> dict:
     """A video file's item with the frames that are sampled from it; one that is gone stays as it is."""
     if item["type"] != "video":
         return item

@@ -59,8 +59,8 @@ def test_wrong_crops_miss_the_cue_or_contain_it_and_the_last_is_right(synthesize
     for number in range(60):
         seed = image_seed(number)
         draft = synthesizer(seed)
-        steps = [(call, content) for call, content in calls(draft) if call is not None]
-        wrong, right = steps[:-1], steps[-1:]
+        turns = [(call, content) for call, content in calls(draft) if call is not None]
+        wrong, right = turns[:-1], turns[-1:]
         for call, content in wrong:
             box = call.arguments["bbox_2d"]
             assert [item["train"] for item in content] == [True, False]
@@ -71,9 +71,9 @@ def test_wrong_crops_miss_the_cue_or_contain_it_and_the_last_is_right(synthesize
         for call, content in right:
             assert call.arguments["bbox_2d"] == list(seed.cue)
             assert all(item["train"] for item in content)
-        assert len(draft.operations) == len(steps)
+        assert len(draft.operations) == len(turns)
         expected = {"text_only": 0, "single_pass": 1, "recrop_twice": 3}.get(draft.kind, 2)
-        assert len(steps) == expected and all(operation.succeeded for operation in draft.operations)
+        assert len(turns) == expected and all(operation.succeeded for operation in draft.operations)
         assert draft.messages[-1]["content"][-1]["text"].endswith("\\boxed{a cat}.")
 
 

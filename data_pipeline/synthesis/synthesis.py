@@ -21,13 +21,13 @@ from grain.experimental import index_shuffle
 from PIL import Image
 
 from data_pipeline.draft import Draft
-from data_pipeline.records.media import png
-from data_pipeline.sources import Source, SourceError
+from data_pipeline.records.media import encode_png
+from data_pipeline.sources import SeedSource, SourceError
 from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
 from data_pipeline.synthesis.checks import CheckError, check
-from data_pipeline.synthesis.duplicates import Fingerprint, Seen, fingerprint
-from data_pipeline.synthesis.shards import Shards
-from data_pipeline.synthesis.synthesizer import Media, SynthesisError, Synthesizer
+from data_pipeline.synthesis.duplicates import DuplicateFilter, Fingerprint, fingerprint
+from data_pipeline.synthesis.store import SynthesisStore
+from data_pipeline.synthesis.synthesizer import MediaLoader, SynthesisError, Synthesizer
 from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX, check_mix
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
@@ -35,16 +35,16 @@ from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.rollout.workers import Workers
 
-SETTINGS = "settings.json"
-SUMMARY = "synthesis.json"
-REJECTED = "rejected.jsonl"
+SETTINGS_FILE = "settings.json"
+SUMMARY_FILE = "synthesis.json"
+REJECTED_FILE = "rejected.jsonl"
 
-Place = tuple[int, int]
+SeedIndex = tuple[int, int]
 """Which source, and which of its entries."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class SynthesisSettings:
     """What is to be made; the same recipe makes the same bytes.
 
     Attributes:
@@ -57,7 +57,7 @@ class Recipe:
       shard_size: seeds in a shard, which is written whole.
     """
 
-    sources: Mapping[str, Source]
+    sources: Mapping[str, SeedSource]
     count: int
     seed: int = 0
     padding: float = 0.1
@@ -84,7 +84,7 @@ class Recipe:
 
 
 @dataclasses.dataclass
-class Summary:
+class SynthesisSummary:
     """What came of a synthesis.
 
     Attributes:
@@ -125,7 +125,7 @@ class Summary:
         return fields | {"spend": {name: value for name, value in spend.items() if not name.startswith("paid")}}
 
 
-class OtherRunError(UserError):
+class OtherSynthesisError(UserError):
     """The folder holds another synthesis; the message names a setting that differs."""
 
 
@@ -142,9 +142,9 @@ class Synthesis:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: SynthesisSettings,
         captioner: Callable[[], Captioner],
-        media: Media,
+        media: MediaLoader,
         directory: str | os.PathLike,
         workers: int = 1,
     ):
@@ -156,29 +156,31 @@ class Synthesis:
         self._directory = as_path(directory)
         self._registry = default_registry(recipe.padding)
 
-    def run(self, on_progress: Callable[[Summary], None] = lambda summary: None) -> Summary:
+    def run(self, on_progress: Callable[[SynthesisSummary], None] = lambda summary: None) -> SynthesisSummary:
         """Makes the data set, or what is missing of it.
 
         Args:
           on_progress: called with what there is so far, seed by seed.
 
         Raises:
-          OtherRunError: see the class; EndpointError: the captioner's model cannot be asked.
+          OtherSynthesisError: see the class; EndpointError: the captioner's model cannot be asked.
         """
-        finished, shards = self._directory / SUMMARY, Shards(self._directory)
+        finished, shards = self._directory / SUMMARY_FILE, SynthesisStore(self._directory)
         if finished.exists():
             _same_settings(json.loads(finished.read_text(encoding="utf-8"))["settings"], self._recipe, self._directory)
             shards.clear()
             return _read_summary(finished)
-        before = shards.recall(SETTINGS)
+        before = shards.load_json(SETTINGS_FILE)
         if before is not None:
             _same_settings(before, self._recipe, self._directory)
         elif shards.complete:
-            raise OtherRunError(f"{self._directory} holds a data set that no synthesis made; choose another folder")
+            raise OtherSynthesisError(
+                f"{self._directory} holds a data set that no synthesis made; choose another folder"
+            )
         else:
-            shards.remember(SETTINGS, self._recipe.settings())
-        summary, seen, rejected = Summary(), Seen(), []
-        places = in_turn([len(source) for source in self._sources], self._recipe.seed)
+            shards.save_json(SETTINGS_FILE, self._recipe.settings())
+        summary, seen, rejected = SynthesisSummary(), DuplicateFilter(), []
+        places = round_robin([len(source) for source in self._sources], self._recipe.seed)
         pool = Workers(self._workers)
         try:
             for number in itertools.count():
@@ -192,7 +194,7 @@ class Synthesis:
                     for fields in notes["kept"]:
                         seen.add(Fingerprint(*fields))
                 else:
-                    notes = self._make_shard(shards, number, chosen, seen, pool, summary, on_progress)
+                    notes = self._make_batch(shards, number, chosen, seen, pool, summary, on_progress)
                 summary.add(notes)
                 rejected += notes["rejected"]
                 if made_before:
@@ -203,27 +205,27 @@ class Synthesis:
             shards.clear()  # with other sources, the same folder may be tried again
             raise UserError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
-        write_text(self._directory / REJECTED, "".join(lines))
+        write_text(self._directory / REJECTED_FILE, "".join(lines))
         shards.finish(summary.shards)
         content = {"settings": self._recipe.settings(), **summary.to_json()}
         write_text(finished, json.dumps(content, indent=1) + "\n")
         shards.clear()
         return summary
 
-    def _make_shard(
+    def _make_batch(
         self,
-        shards: Shards,
+        shards: SynthesisStore,
         number: int,
-        places: Sequence[Place],
-        seen: Seen,
+        places: Sequence[SeedIndex],
+        seen: DuplicateFilter,
         pool: Workers,
-        before: Summary,
-        on_progress: Callable[[Summary], None],
+        before: SynthesisSummary,
+        on_progress: Callable[[SynthesisSummary], None],
     ) -> dict[str, Any]:
         """Works on the seeds of a shard and writes it; returns what is noted with it."""
         rejected, drafts, kept, kinds, impossible, sources = [], [], [], [], collections.Counter(), []
         spend, chosen = Spend(), []
-        for place, found in zip(places, _each(pool, self._look, places), strict=True):
+        for place, found in zip(places, _map_in_order(pool, self._fingerprint, places), strict=True):
             if isinstance(found, Fingerprint):
                 repeats = seen.add(found)
                 if repeats is None:
@@ -233,7 +235,7 @@ class Synthesis:
                 found = self._rejection(place, "duplicate", repeats, found.id)
             rejected.append(found)
         shown = dataclasses.replace(before)
-        for place, made in zip(chosen, _each(pool, self._make, chosen), strict=True):
+        for place, made in zip(chosen, _map_in_order(pool, self._synthesize, chosen), strict=True):
             spend += made.spend
             impossible.update(made.impossible)
             if made.rejection is not None:
@@ -256,14 +258,14 @@ class Synthesis:
         shards.write(number, before.shards, drafts, notes)
         return notes
 
-    def _look(self, place: Place) -> Fingerprint | dict[str, Any]:
+    def _fingerprint(self, place: SeedIndex) -> Fingerprint | dict[str, Any]:
         """The fingerprint of a seed, or why it cannot be read."""
         try:
             return fingerprint(self._sources[place[0]][place[1]], self._media)
         except (SourceError, MediaError) as error:
             return self._rejection(place, "unreadable", error)
 
-    def _make(self, place: Place) -> _Made:
+    def _synthesize(self, place: SeedIndex) -> _SeedResult:
         """The trajectory of a seed, or why there is none."""
         captioner = self._captioner()
         synthesizer = Synthesizer(
@@ -290,10 +292,10 @@ class Synthesis:
             reason, fault = error.reason, error
         if fault is not None:
             rejection = self._rejection(place, reason, fault, seed and seed.id)
-            return _Made(captioner.spend, synthesizer.impossible, rejection=rejection)
-        return _Made(captioner.spend, synthesizer.impossible, _encoded(draft))
+            return _SeedResult(captioner.spend, synthesizer.impossible, rejection=rejection)
+        return _SeedResult(captioner.spend, synthesizer.impossible, _encoded(draft))
 
-    def _rejection(self, place: Place, reason: str, message: object, seed: str | None = None) -> dict[str, Any]:
+    def _rejection(self, place: SeedIndex, reason: str, message: object, seed: str | None = None) -> dict[str, Any]:
         return {
             "source": self._names[place[0]],
             "entry": place[1],
@@ -304,7 +306,7 @@ class Synthesis:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Made:
+class _SeedResult:
     """What came of a seed: a trajectory, or a rejection."""
 
     spend: Spend
@@ -313,7 +315,7 @@ class _Made:
     rejection: dict[str, Any] | None = None
 
 
-def in_turn(sizes: Sequence[int], seed: int) -> Iterator[Place]:
+def round_robin(sizes: Sequence[int], seed: int) -> Iterator[SeedIndex]:
     """Every entry of every source once: one of each source in turn, each source in a shuffled order of its own."""
     for turn in range(max(sizes)):
         for number, size in enumerate(sizes):
@@ -321,7 +323,7 @@ def in_turn(sizes: Sequence[int], seed: int) -> Iterator[Place]:
                 yield number, index_shuffle(turn, max_index=size - 1, seed=(seed + number) % 2**32, rounds=4)
 
 
-def _each(pool: Workers, function: Callable[[Place], Any], places: Sequence[Place]) -> Iterator[Any]:
+def _map_in_order(pool: Workers, function: Callable[[SeedIndex], Any], places: Sequence[SeedIndex]) -> Iterator[Any]:
     """What the function makes of every place, in their order."""
     tasks = [pool.submit(function, place) for place in places]
     for number, task in enumerate(tasks):
@@ -335,7 +337,7 @@ def _encoded(draft: Draft) -> Draft:
     def file(source: Any) -> Any:
         if isinstance(source, list):
             return [file(frame) for frame in source]
-        return png(source) if isinstance(source, Image.Image) else source
+        return encode_png(source) if isinstance(source, Image.Image) else source
 
     def item(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {key: file(value) if key in ("image", "video") else value for key, value in fields.items()}
@@ -344,17 +346,17 @@ def _encoded(draft: Draft) -> Draft:
     return dataclasses.replace(draft, messages=messages)
 
 
-def _same_settings(before: Mapping[str, Any], recipe: Recipe, directory: object) -> None:
+def _same_settings(before: Mapping[str, Any], recipe: SynthesisSettings, directory: object) -> None:
     for name, value in recipe.settings().items():
         if before.get(name) != value:
-            raise OtherRunError(
+            raise OtherSynthesisError(
                 f"{directory} holds a synthesis with other settings: its {name} is {before.get(name)!r}, now {value!r};"
                 " choose another folder, or remove it"
             )
 
 
-def _read_summary(path: Any) -> Summary:
+def _read_summary(path: Any) -> SynthesisSummary:
     fields = json.loads(path.read_text(encoding="utf-8"))
     del fields["settings"]
     counters = {name: collections.Counter(value) for name, value in fields.items() if isinstance(value, dict)}
-    return Summary(**{**fields, **counters, "spend": Spend(**fields["spend"])})
+    return SynthesisSummary(**{**fields, **counters, "spend": Spend(**fields["spend"])})
