@@ -158,15 +158,15 @@ def _scores(query, query_segments, order, key, segments):
 def _sum_by_head(equation, x, y):
     """One matrix product for all heads of a group, so that keys and values are never repeated: x [batch, kv_heads,
     group, queries, ...], y [batch, kv_heads, keys, size]."""
-    return jnp.einsum(equation, _together(x), y, preferred_element_type=jnp.float32).reshape(*x.shape[:4], -1)
+    return jnp.einsum(equation, _flatten_heads(x), y, preferred_element_type=jnp.float32).reshape(*x.shape[:4], -1)
 
 
 def _over_queries(x, y):
     """Summed over the group and its queries: float32 [batch, kv_heads, keys, size]."""
-    return jnp.einsum("bhqk,bhqd->bhkd", _together(x), _together(y), preferred_element_type=jnp.float32)
+    return jnp.einsum("bhqk,bhqd->bhkd", _flatten_heads(x), _flatten_heads(y), preferred_element_type=jnp.float32)
 
 
-def _together(x):
+def _flatten_heads(x):
     return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
@@ -193,14 +193,14 @@ def cached_attention(
     """
     batch, queries, heads, size = query.shape
     kv_heads = jax.eval_shape(read, jnp.int32(0))[0].shape[1]
-    together = (query * size**-0.5).reshape(batch, queries, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
-    together = together.reshape(batch, kv_heads, -1, size)
+    grouped = (query * size**-0.5).reshape(batch, queries, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(batch, kv_heads, -1, size)
     last = jnp.tile(last_key, (1, heads // kv_heads))[:, None, :, None]
 
     def add(number, sums):
         highest, total, out = sums
         key, value = read(number)
-        scores = jnp.einsum("bhqd,bhkd->bhqk", together, key.astype(query.dtype), preferred_element_type=jnp.float32)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", grouped, key.astype(query.dtype), preferred_element_type=jnp.float32)
         seen = number * block + jnp.arange(block) <= last
         scores = jnp.where(seen, scores, -jnp.inf)
         new = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
@@ -214,7 +214,7 @@ def cached_attention(
         )
         return new, total * scale + weights.sum(axis=-1, keepdims=True), out * scale + added
 
-    rows = together.shape[:3]
+    rows = grouped.shape[:3]
     empty = (
         jnp.full((*rows, 1), jnp.finfo(jnp.float32).min),
         jnp.zeros((*rows, 1), jnp.float32),

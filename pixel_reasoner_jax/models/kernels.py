@@ -125,9 +125,9 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
 
     def attend(row):
         query, key, value, segments = row
-        together = _together(segments, block)
+        may_share = _may_share_segment(segments, block)
         infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
-        infos = (info._replace(block_mask=jnp.where(together, info.block_mask, 0)) for info in infos)
+        infos = (info._replace(block_mask=jnp.where(may_share, info.block_mask, 0)) for info in infos)
         attend_row = splash_attention_kernel.SplashAttentionKernel(*infos, **kernel.kwargs)
         with _saying(flops):
             return attend_row(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
@@ -137,7 +137,7 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
     return out[:, :, :tokens].swapaxes(1, 2)
 
 
-def _together(segments: Int[Array, " tokens"], block: int) -> Array:
+def _may_share_segment(segments: Int[Array, " tokens"], block: int) -> Array:
     """Whether a block of queries [blocks, 1] and one of keys [1, blocks] may share a segment: if not, none is computed.
 
     Ranges of ids are compared, which tells neighbors apart in a packed row. Padding belongs to no range: it need only

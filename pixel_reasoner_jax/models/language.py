@@ -152,8 +152,8 @@ class Decoder(nnx.Module):
                     return slices(keys, 0, slots), slices(values, 0, slots)
                 return tuple(jax.vmap(lambda row, of=of: slices(of, row, 1)[0])(rows) for of in (keys, values))
 
-            together = query.reshape(*query.shape[:2], -1, query.shape[-1])
-            return cached_attention(together, read, last_key, block).reshape(query.shape), keys, values
+            flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
+            return cached_attention(flat, read, last_key, block).reshape(query.shape), keys, values
 
         new, stored = ("batch", "kv_heads"), (None, "batch", "kv_heads")
         axes = [(), ("batch", None, "kv_heads"), new, new, stored, stored, *[("batch",)] * (2 + len(chosen))]
