@@ -1,8 +1,8 @@
 """What the quickstart's small model is taught in the pixel-search world, before reinforcement learning.
 
-A pretraining that stands in for a pretrained model: where the coloured box is, which colour it has, and which digit a
-crop shows. Then a warm start that is poor on purpose: the form of an answer and of an operation, but mostly guesses and
-misplaced boxes, so that an answer after zooming is at first no better than one without.
+First a pretraining, in place of a pretrained model: where the coloured box is, which colour it has, and which digit a
+crop shows. Then a warm start that is poor on purpose. It teaches the form of answers and operations, but mostly with
+guesses and misplaced boxes, so that at first an answer after zooming is no better than one without.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from pixel_reasoner_jax.processing import Budgets, Processor, smart_resize
 from pixel_reasoner_jax.rollout.prompt import query_messages
 
 BUDGETS = Budgets(image=(16, 20), crop=(16, 20), frame=(16, 20), video=(4, 8), video_frames=8)
-"""112x112 pixels, 16 tokens, for the canvas and for a crop alike; 20 lets a crop that is not quite square have them.
+"""112x112 pixels, or 16 tokens, for the canvas and for a crop; crops that are not quite square need up to 20.
 
-The world has no videos. One that the model is asked about all the same is of the length that it knows.
+The world has no videos; the budget for them keeps a video that a user asks about to the lengths that the model knows.
 """
 
 PADDING = 0.01
-"""Of the crop operation: `CELL_BOXES` widened by it are the cells, so that every crop has the same scale."""
+"""Of the crop operation: `CELL_BOXES` widened by it are exactly the cells, so that all crops have the same scale."""
 
 WARM_START_MIX = {"text_only": 0.65, "single_pass": 0.25, "recrop_once": 0.1}
 
@@ -53,19 +53,19 @@ WORLD_PHRASES = {
 
 
 def captioner() -> TemplateCaptioner:
-    """Writes the world's few words."""
+    """A captioner with the few phrases of this world."""
     return TemplateCaptioner(WORLD_PHRASES)
 
 
 def place_lesson(seed: Seed, registry: Registry) -> list[dict[str, Any]]:
-    """A conversation about where the coloured box is: it is asked for, so it is zoomed in on."""
+    """A conversation about where the coloured box is: the answer is a call that zooms in on it."""
     context = TemplateContext(seed, captioner(), np.random.default_rng(0), padding=PADDING)
-    step = context.step(Passage.OVERVIEW, seed.cue)
-    return _lesson(registry, seed.images[0], f"Zoom in on the {LABEL}.", f"{step.text}\n{step.call}")
+    turn = context.turn(Passage.OVERVIEW, seed.cue)
+    return _lesson(registry, seed.images[0], f"Zoom in on the {LABEL}.", f"{turn.text}\n{turn.call}")
 
 
 def reading_lesson(seed: Seed, registry: Registry) -> list[dict[str, Any]]:
-    """A conversation about the digit on a crop of the coloured box, which comes last, as an observation does."""
+    """A conversation about the digit in a crop of the coloured box; the crop is the last picture, as in rollouts."""
     state = MediaState.from_query(images=[seed.images[0].convert("RGB")])
     call = Call("crop_image_normalized", {"bbox_2d": list(seed.cue), "target_image": 1})
     (crop,) = registry.execute(call, state).images
@@ -83,7 +83,7 @@ LESSONS = ("place", "reading", "place", "color", "place")  # places are the hard
 
 
 def pretraining(count: int, registry: Registry, seed: int = 0) -> Iterator[Draft]:
-    """`LESSONS` in turn, each about a canvas of its own, all answers equally likely."""
+    """`count` lessons of the kinds `LESSONS` in turn, each about another canvas; all answers are equally likely."""
     world = PixelSearch(count, split="pretrain", seed=seed, favoured=None)
     for index in range(count):
         lesson, kind = world[index], LESSONS[index % len(LESSONS)]
@@ -93,12 +93,12 @@ def pretraining(count: int, registry: Registry, seed: int = 0) -> Iterator[Draft
 
 @dataclasses.dataclass(frozen=True)
 class PoorTeacher:
-    """Spoils plans: boxes are somewhere else, and what was not seen is guessed.
+    """A revision of plans that moves boxes elsewhere and replaces unseen answers by guesses.
 
     Attributes:
-      misplaced: probability that a box that is trained is replaced by that of a random cell.
-      favoured: probability that an answer without operations is the colour's favoured digit; else it is any other.
-        After a crop that misses, it is any digit.
+      misplaced: probability that a trained box is replaced by that of a random cell.
+      favoured: probability that an answer without operations is the colour's favoured digit; otherwise it is a random
+        other digit. An answer after a crop that misses the cue is a random digit.
     """
 
     misplaced: float = 1.0
@@ -125,7 +125,7 @@ class PoorTeacher:
 
 
 def warm_start(registry: Registry, processor: Processor, *, seed: int = 0, **teacher: float) -> Synthesizer:
-    """The synthesizer of the quickstart's warm start; `teacher` goes to `PoorTeacher`."""
+    """The synthesizer of the quickstart's warm start; `teacher` holds the arguments of `PoorTeacher`."""
     return Synthesizer(
         registry,
         processor,
@@ -141,16 +141,16 @@ def save_world_processor(directory: str | Path, registry: Registry, vocabulary: 
     """Trains a tokenizer on the world's own text and writes the files of a processor, all but the model's config.json.
 
     Args:
-      directory: a checkpoint directory, made where it is missing.
-      registry: whose tool descriptions, observations and errors are part of the text.
-      vocabulary: at most this many tokens.
+      directory: a checkpoint directory, created if missing.
+      registry: its tool descriptions, observations and errors are part of the text.
+      vocabulary: the most tokens of the tokenizer.
     """
     texts = [text for messages in _world_text(registry) for text in conversation_texts(messages)]
     save_processor(train_tokenizer(texts, vocabulary), directory, BUDGETS)
 
 
 def _world_text(registry: Registry) -> Iterator[list[dict[str, Any]]]:
-    """Conversations that between them hold all that is usually said in the world."""
+    """Conversations that together contain all text that is usual in this world."""
 
     def resized(size: tuple[int, int], kind: str) -> tuple[int, int]:
         return smart_resize(size, BUDGETS.of(kind))
@@ -168,7 +168,7 @@ def _world_text(registry: Registry) -> Iterator[list[dict[str, Any]]]:
 
 
 def _errors(registry: Registry) -> Iterator[OperationError]:
-    """What is said of calls that fail in the ways a small model finds first."""
+    """The errors of the invalid calls that a small model typically makes."""
     image = PixelSearch(count=1)[0].images[0].convert("RGB")
     right = {"bbox_2d": list(CELL_BOXES[0]), "target_image": 1}
     wrong = (
@@ -204,10 +204,10 @@ def _picture(image: Any, kind: str = "image") -> dict[str, Any]:
 
 
 def _lesson(registry: Registry, image: Image.Image, question: str, answer: str) -> list[dict[str, Any]]:
-    """A question under the task's own instructions.
+    """A question with the instructions of a real query.
 
-    A model of this size tells places by the number of tokens between them, so what it learns carries over only to
-    prompts of the same form.
+    A model of this size finds positions by the number of tokens between them, so lessons carry over only to prompts of
+    the same form.
     """
     tools = tools_section(registry.signatures(MediaState.from_query(images=[image.convert("RGB")])))
     messages = query_messages({"question": question, "images": [image]}, tools)

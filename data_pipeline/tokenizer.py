@@ -1,9 +1,9 @@
-"""Trains a small byte-level BPE with Qwen2.5-VL's special tokens, saved in the Hugging Face form.
+"""Trains a small byte-level BPE tokenizer with Qwen2.5-VL's special tokens, saved in the Hugging Face form.
 
-It is for models too small for the real vocabulary. Any text can be encoded; the text it was trained on becomes very
-short, because merges may run over words and lines: a sentence that never changes ends as one token, which is what
-keeps a long tool description affordable for a small model on a CPU. Only what varies stands alone: numbers (with the
-comma before them, so that the four coordinates of a box are four tokens) and the start of a box.
+It is for models too small for the real vocabulary. Any text can be encoded. The training text becomes very short,
+because merges may cross words and lines: a sentence that never varies becomes one token, which keeps a long tool
+description affordable for a small model on a CPU. Only numbers (with the comma before them, so that the four
+coordinates of a box are four tokens) and the start of a box never merge with their neighbours.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen2.5-VL's own."""
+"""The chat template of Qwen2.5-VL."""
 
 # What never merges with its neighbours: the header of a message, the start of a box, a number with its separator.
 _PIECES = r'\A(?:system|user|assistant)\n|"bbox_2d": \[|(?:, )?\d+(?:\.\d+)?'
@@ -75,7 +75,7 @@ _ADDED = re.compile("|".join(map(re.escape, SPECIAL_TOKENS + PLAIN_TOKENS)))
 
 
 def conversation_texts(messages: list[dict[str, Any]]) -> list[str]:
-    """The texts of a conversation as the tokenizer meets them: one for each stretch between special tokens."""
+    """The texts of a conversation as the tokenizer is given them: the stretches between special tokens."""
     texts = ["\n"]
     for message in messages:
         content = message["content"]
@@ -86,11 +86,14 @@ def conversation_texts(messages: list[dict[str, Any]]) -> list[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Learns merges until nothing in `texts` is left to merge, or until the vocabulary is full.
+    """Learns merges until nothing in `texts` is left to merge, or the vocabulary is full.
 
     Args:
-      texts: as `conversation_texts` gives them; what occurs more often is merged first.
-      vocabulary: at most this many tokens, added ones included; at least 256 bytes and the added ones.
+      texts: as `conversation_texts` gives them; more frequent pairs are merged first.
+      vocabulary: the most tokens, added ones included.
+
+    Raises:
+      UserError: the vocabulary is too small for 256 bytes and the added tokens.
     """
     added = len(SPECIAL_TOKENS) + len(PLAIN_TOKENS)
     if vocabulary < 256 + added:
@@ -129,7 +132,7 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, directory: str | Path, bu
 
     Args:
       tokenizer: from `train_tokenizer`.
-      directory: made where it is missing.
+      directory: created if missing.
       budgets: tokens for every kind of image.
     """
     directory = Path(directory)

@@ -1,1 +1,1 @@
-"""From and to the tables that others use: JSON, JSON lines and parquet, in the form of the released data."""
+"""Import from and export to tables (JSON, JSON lines, parquet) in the form of Pixel Reasoner's released data."""

@@ -1,4 +1,4 @@
-"""A data set to JSON lines or parquet in the released form, for use without JAX."""
+"""Exports a data set to JSON lines or parquet in the released form, for use without JAX."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ IMAGE_SIGNATURES = {
 
 
 def export_table(dataset: str | os.PathLike, out: str | os.PathLike) -> int:
-    """Writes a data set as a table, and beside it a folder of the media that it holds, each once.
+    """Writes a data set as a table, and its media as files in a folder beside the table, each file once.
 
-    A trajectory is a row of `qid`, `question`, `answer` (a list), `type`, `message_list`, and as JSON text `operations`
-    and `attributes`. A text of the assistant has its `train` flag, and an image its `kind`: which pixel budget is its.
-    A query is a row of `qid`, `question`, `answer`, `image` (a list), `is_video`, `fps` and `attributes`. Paths of
-    media in the folder are relative to the table's.
+    A trajectory becomes a row of `qid`, `question`, `answer` (a list), `type`, `message_list`, and as JSON text
+    `operations` and `attributes`. Texts of the assistant keep their `train` flag, and images their `kind`, which names
+    their pixel budget. A query becomes a row of `qid`, `question`, `answer`, `image` (a list), `is_video`, `fps` and
+    `attributes`. The paths of exported media are relative to the folder of the table.
 
     Returns:
       The number of rows.
 
     Raises:
-      RecordError: a record cannot be read. ValueError: see `table_writer`.
+      RecordError: a record cannot be read.
+      UserError: the table cannot be written; see `table_writer`.
     """
     source, out = RecordSource(dataset), as_path(out)
     media = _MediaFolder(out.parent, f"{out.stem}_media")
@@ -51,14 +52,14 @@ def export_table(dataset: str | os.PathLike, out: str | os.PathLike) -> int:
 
 
 class _MediaFolder:
-    """Files named by what they hold."""
+    """A folder of media files that are named by a digest of their content."""
 
     def __init__(self, parent: Any, name: str):
         self._folder, self._name = parent / name, name
         self._there: set[str] = set()
 
     def __call__(self, source: bytes | str, suffix: str | None = None) -> str:
-        """The path of a file from the table's folder; of a path, itself."""
+        """Stores the bytes of a file and returns its path from the table's folder; a path is returned as it is."""
         if not isinstance(source, bytes):
             return source
         name = digest(source) + (
@@ -71,7 +72,7 @@ class _MediaFolder:
         return f"{self._name}/{name}"
 
     def video(self, source: Any) -> list[str]:
-        """A list of frames, or of one file."""
+        """Stores a video and returns the paths of its frames, or of its one file, as a list."""
         return [self(frame) for frame in source] if isinstance(source, list) else [self(source, ".mp4")]
 
 

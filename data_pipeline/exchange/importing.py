@@ -1,4 +1,4 @@
-"""Tables in the released form to a data set, with a report of what could not be read."""
+"""Imports tables in the released form into a data set, and reports the rows that could not be read."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def import_tables(
     """Reads rows with `message_list` as trajectories, others as queries, and writes those that can be read.
 
     Args:
-      tables: files with rows of one of both kinds; see `tables` and `released`.
-      out: the data set.
-      media_root: of relative paths; None for the folder of each table.
-      keep_paths: store paths in place of the files' bytes.
-      mask: one of `masks.LOSS_MASK_RULES`.
+      tables: files whose rows are all trajectories or all queries; see `tables` and `released`.
+      out: the folder of the data set.
+      media_root: the folder that relative paths of media start from; None for the folder of each table.
+      keep_paths: store the paths of media instead of their bytes.
+      mask: the rule for conversations without `train` flags, one of `loss_masks.LOSS_MASK_RULES`.
       shard_size: see `RecordWriter`.
 
     Returns:
-      The report, which lies in `out` too: `kind`, `rows`, `written`, `types` (of trajectories, with their numbers),
-      `mask`, and `unreadable`, a list of `place`, `id` and `problem`.
+      The report, which is also written to `out`: `kind`, `rows`, `written`, `types` (trajectories by type), `mask`, and
+      `unreadable`, a list of `place`, `id` and `problem`.
 
     Raises:
-      ValueError: the tables hold rows of both kinds, or none that can be read.
+      UserError: a table cannot be opened, the tables hold rows of both kinds, or no row can be read.
     """
     opened = [Table(table) for table in tables]
     kinds = {_kind(row) for table in opened for _, row in _first_mapping(table)}
@@ -80,7 +80,7 @@ def import_tables(
 
 
 def _first_mapping(table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The first row of a table that is one."""
+    """The first row of a table that is a mapping, if there is one."""
     for location, row in table:
         if isinstance(row, dict):
             yield location, row

@@ -1,8 +1,8 @@
-"""Which words of a conversation that carries no flags the loss covers.
+"""Which texts of an imported conversation the loss covers, when the conversation has no `train` flags.
 
-Rows of the released data do not say which operations are mistakes. Their templates put every mistake before the right
-operation, so that of several calls all but the last one are mistaken; this is what `last-call` goes by. A call that
-failed is mistaken too. As in our own synthesis, the words around a mistaken call are trained, the call is not.
+The released data do not mark deliberate mistakes. Their templates put all mistaken calls before the right one, so the
+rule `last-call` takes every call but the last for mistaken, and the last if it failed. As in our own synthesis, the
+words around a mistaken call are trained and the call itself is not.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.calls import OPENING
 from pixel_reasoner_jax.trajectory import OperationRecord
 
-Message = dict[str, Any]
-
 LOSS_MASK_RULES = {
     "last-call": "all that the assistant wrote, but of its calls the last one alone, if it succeeded",
     "last-two-turns": "the last two turns of the assistant, as the released training does",
@@ -23,13 +21,18 @@ LOSS_MASK_RULES = {
 }
 
 
-def with_loss_mask(messages: list[Message], operations: list[OperationRecord], rule: str) -> list[Message]:
+def with_loss_mask(
+    messages: list[dict[str, Any]], operations: list[OperationRecord], rule: str
+) -> list[dict[str, Any]]:
     """The messages with a `train` flag on every text of the assistant.
 
     Args:
-      messages: content as lists of items. Where a text has a flag already, all flags stay as they are.
-      operations: the calls that were executed, in order.
+      messages: content as lists of items. If any text has a flag already, the messages are returned as they are.
+      operations: the executed calls, in order.
       rule: one of `LOSS_MASK_RULES`.
+
+    Raises:
+      UserError: there is no such rule.
     """
     if rule not in LOSS_MASK_RULES:
         raise UserError(f"unknown rule for the mask {rule!r}, expected one of {', '.join(LOSS_MASK_RULES)}")
@@ -48,7 +51,7 @@ def with_loss_mask(messages: list[Message], operations: list[OperationRecord], r
 
 
 def _flagged(item: dict[str, Any], text: bool, call: bool) -> list[dict[str, Any]]:
-    """An item, in two where its call is not trained as its words are."""
+    """The item with flags; split in two if its words and its call have different ones."""
     if item["type"] != "text":
         return [item]
     start = item["text"].find(OPENING)

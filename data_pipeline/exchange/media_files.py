@@ -1,4 +1,4 @@
-"""The media that rows of a table name: found, looked at once, and taken as bytes or as paths."""
+"""Reads the media that rows of a table name, checks that they can be decoded, and gives their bytes or paths."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v")
 
 
 class MediaFiles:
-    """Reads media as rows name them: paths, file:// and data: URLs, bytes, or mappings with `bytes` or `path`.
+    """Reads media in the forms that rows have: paths, file:// and data: URLs, bytes, mappings with `bytes` or `path`.
 
     Args:
-      root: of relative paths; None leaves them as they are.
-      keep_paths: give paths instead of the bytes of files.
+      root: the folder that relative paths start from; None leaves them as they are.
+      keep_paths: return the paths of files instead of their bytes.
     """
 
     def __init__(self, root: str | os.PathLike | None = None, keep_paths: bool = False):
@@ -29,20 +29,20 @@ class MediaFiles:
         self._keep_paths = keep_paths
 
     def image(self, source: Any) -> bytes | str:
-        """An image, of which it is certain that it can be decoded.
+        """The bytes or the path of an image, which is decoded once as a check.
 
         Raises:
-          MediaError: it cannot, or is not there.
+          MediaError: the image is missing or cannot be decoded.
         """
         found = self._resolve(source)
         decode_image(found)
         return self._stored_form(found)
 
     def video(self, source: Any) -> bytes | str | list[bytes | str]:
-        """A video: one file (a list of one is one too), or a list of frames.
+        """A video as one file (`source` may be a list of one), of which one frame is decoded, or as a list of images.
 
         Raises:
-          MediaError: it cannot be decoded, or is not there.
+          MediaError: the video is missing or cannot be decoded.
         """
         if isinstance(source, list | tuple):
             if not source:

@@ -1,8 +1,8 @@
-"""Rows in the form of Pixel Reasoner's released data, as trajectories and queries.
+"""Rows in the form of Pixel Reasoner's released data to trajectories and queries.
 
 A trajectory is a row with `message_list`: messages with `role` and `content`, a list of items of `text`, `image` or
 `video`. A query is a row with `question`, `answer`, `image` (a list; the frames of a video), `is_video` and `qid`.
-Rows that this project exported have more columns, which are read too.
+Rows that `exporting` wrote have more columns, which are read too.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ def row_to_trajectory(row: Mapping[str, Any], name: str, files: MediaFiles, mask
     """The trajectory of a row with `message_list`.
 
     Args:
-      row: its `qid`, `question`, `answer`, `type`, `operations` and `attributes` are taken where there are any;
-        otherwise they are read off the conversation.
-      name: the id of a row without `qid`.
-      files: reads its media.
-      mask: the rule for conversations without flags; see `masks`.
+      row: `qid`, `question`, `answer`, `type`, `operations` and `attributes` are taken if present, and otherwise
+        derived from the conversation.
+      name: the id for a row without `qid`.
+      files: reads the row's media.
+      mask: the rule for conversations without `train` flags; see `loss_masks`.
 
     Raises:
-      ValueError: it is not such a row, or its media cannot be read (MediaError).
+      ValueError: the row is not such a conversation (UserError), or its media cannot be read (MediaError). A row of
+        unexpected structure may raise anything; `importing` catches all.
     """
     messages = _messages(row[MESSAGES_COLUMN], files)
     if messages[-1]["role"] != "assistant" or not _text(messages[-1]):
@@ -63,7 +64,7 @@ def row_to_trajectory(row: Mapping[str, Any], name: str, files: MediaFiles, mask
 
 
 def row_to_query(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[str, Any]:
-    """The query of a row; arguments and errors as of `row_to_trajectory`."""
+    """The query of a row without `message_list`; arguments and errors as of `row_to_trajectory`."""
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"question is {question!r}; it is a text")
@@ -85,7 +86,7 @@ def row_to_query(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[s
 
 
 def template_of(operations: list[OperationRecord]) -> str:
-    """The template that makes such operations; "other" if none does."""
+    """The kind of trajectory whose template makes such operations; "other" if there is none."""
     names = {operation.name for operation in operations}
     if len(operations) < 2:
         return "single_pass" if operations else "text_only"
@@ -116,7 +117,7 @@ def _messages(given: Any, files: MediaFiles) -> list[dict[str, Any]]:
 
 
 def _item(kind: str, item: Mapping[str, Any], files: MediaFiles, before: list[dict[str, Any]]) -> dict[str, Any]:
-    """An item with its own keys alone; an image after the first answer is what an operation returned."""
+    """An item without unused keys. An image after the assistant's first turn was returned by an operation."""
     if kind == "text":
         flag = item.get("train")
         return {"type": "text", "text": item["text"]} | ({} if flag is None else {"train": bool(flag)})
@@ -133,7 +134,7 @@ def _item(kind: str, item: Mapping[str, Any], files: MediaFiles, before: list[di
 
 
 def _operations(messages: list[dict[str, Any]]) -> list[OperationRecord]:
-    """The calls that were answered, with what the answers tell."""
+    """The calls that got an observation, with what the observation says of their outcome."""
     operations, turn = [], -1
     for message, after in zip(messages, messages[1:], strict=False):
         turn += message["role"] == "assistant"
@@ -167,7 +168,7 @@ def _id(row: Mapping[str, Any], name: str) -> str:
 
 
 def _answer(given: Any) -> str | list[str]:
-    """Texts; numbers are written out."""
+    """The answer, or several, as text."""
     answers = [str(answer) for answer in (given if isinstance(given, list | tuple) else [given])]
     return answers[0] if len(answers) == 1 else answers
 

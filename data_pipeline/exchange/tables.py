@@ -1,4 +1,4 @@
-"""Tables of rows on disk: JSON (a list), JSON lines, parquet."""
+"""Tables of rows in files: JSON (one list), JSON lines, parquet."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ ParquetSchema = Callable[[Any], Any]
 
 
 class Table:
-    """The rows of a file, by its suffix.
+    """The rows of a file, in the format that its suffix says.
 
     Args:
-      path: one of `TABLE_SUFFIXES`, here or in an object store.
+      path: a file with one of `TABLE_SUFFIXES`, local or in an object store.
 
     Raises:
-      ValueError: another suffix, or not such a file. FileNotFoundError: there is none.
+      MissingFileError: there is no such file.
+      UserError: another suffix, or a file of another format.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -41,7 +42,7 @@ class Table:
         return self._count
 
     def __iter__(self) -> Iterator[tuple[str, TableRow | ValueError]]:
-        """Where each row is, for messages, and the row; in its place an error where it cannot be read."""
+        """(location, row) of every row; the location is text for messages, an unreadable row is given as an error."""
         for number, row in enumerate(self._rows()):
             if not isinstance(row, Mapping | ValueError):
                 row = ValueError(f"a row is a mapping, not {type(row).__name__}")
@@ -50,14 +51,14 @@ class Table:
 
 @contextlib.contextmanager
 def table_writer(path: str | os.PathLike, schema: ParquetSchema) -> Iterator[Callable[[TableRow], object]]:
-    """A function that adds a row to a table, which is there when the body has succeeded.
+    """A context manager that gives a function to add rows; the table appears when the body has succeeded.
 
     Args:
       path: ends in .jsonl or .parquet.
-      schema: given pyarrow, the columns of a parquet file.
+      schema: a function from the module pyarrow to the schema of a parquet file.
 
     Raises:
-      ValueError: another suffix.
+      UserError: another suffix, or parquet without pyarrow.
     """
     path = as_path(path)
     if path.suffix not in (".jsonl", ".parquet"):

@@ -1,7 +1,7 @@
 """Where seeds come from. A source is a sequence: `len(source)` and `source[index]`, which gives a `Seed`.
 
-An entry from which no seed can be made raises a `SourceError` that names the file and the entry; the others are not
-harmed by it. A source is read from any thread.
+An entry that gives no seed raises a `SourceError` that names the file and the entry; the other entries are not
+affected. A source may be read from any thread.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SOURCE_KINDS = {
     "pixel-search": ("data_pipeline.sources.pixel_search", "endless"),
     "pixel-search-video": ("data_pipeline.sources.pixel_search_video", "endless"),
 }
-"""For every kind: its module, and what makes a source of a path there."""
+"""For every kind of source: its module, and the class or function there that opens a path."""
 
 
 def open_source(spec: str) -> SeedSource:
-    """A source by its kind and path, as "jsonl:data/seeds.jsonl".
+    """Opens a source by its kind and path, as "jsonl:data/seeds.jsonl".
 
     Raises:
-      SourceError: no such kind, or what the path names cannot be read as one.
+      SourceError: there is no such kind, or the path cannot be read as that kind.
     """
     kind, _, path = spec.partition(":")
     if kind not in SOURCE_KINDS or not path:

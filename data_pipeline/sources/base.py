@@ -1,4 +1,4 @@
-"""What adapters share: reading annotations so that an error names the file and the entry, and boxes in pixels."""
+"""What all sources share: reading entries so that errors name the file and the entry, and normalizing boxes."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from pixel_reasoner_jax.files import as_path
 SeedSource = Sequence[Seed]
 
 _MAX_NUMBER = 1e12
-"""No coordinate, time or count is near it; NaN is not below it."""
+"""Numbers must be below it: coordinates, times and counts are, infinity and NaN are not."""
 
 _ORIENTATION = 0x0112  # EXIF
 
 
 class SourceError(UserError):
-    """A file or an entry that cannot be read as a source's; the message names both."""
+    """A file or an entry of a source that cannot be read; the message names it."""
 
 
 class SourceEntry:
-    """One annotation, a JSON object, and where it stands.
+    """One entry of a source: a JSON object and its location. All methods raise `SourceError` for a wrong field.
 
     Args:
-      value: what was read.
-      place: file and line or number, for messages.
-      folder: where relative paths start.
+      value: the object.
+      location: the file, and the line or number in it, for messages.
+      folder: the start of relative paths.
     """
 
     def __init__(self, value: Any, location: str, folder: os.PathLike | str):
@@ -42,11 +42,16 @@ class SourceEntry:
             raise self.error(f"expected a JSON object, got {type(value).__name__}")
         self.value = value
 
+    def part(self, value: Any, name: str = "") -> SourceEntry:
+        """An object within this entry, as an entry; `name`, if given, is added to its location."""
+        return SourceEntry(value, f"{self.location}, {name}" if name else self.location, self.folder)
+
     def error(self, problem: str) -> SourceError:
+        """An error that names this entry."""
         return SourceError(f"{self.location}: {problem}")
 
     def get(self, name: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-        """A field of a type; without a default it must be there. A bool is no number."""
+        """The field `name`, of type `kind` (a bool is no number); it must be present unless there is a default."""
         value = self.value.get(name)
         if value is None:
             if default is ...:
@@ -59,14 +64,14 @@ class SourceEntry:
         return value
 
     def text(self, name: str, default: Any = ...) -> str:
-        """A field that says something."""
+        """A text field, which must not be blank."""
         text = self.get(name, str, default)
         if isinstance(text, str) and not text.strip():
             raise self.error(f"{name!r} is empty")
         return text
 
     def answer(self, name: str = "answer") -> str | list[str]:
-        """An answer, or several that are accepted: texts or numbers."""
+        """The accepted answer as text, or a list of several; the field may hold texts or numbers."""
         value = self.get(name, (str, int, float, list))
         answers = [str(item).strip() for item in value] if isinstance(value, list) else [str(value).strip()]
         if not answers or not all(answers):
@@ -75,7 +80,7 @@ class SourceEntry:
         return answers[0] if len(answers) == 1 else answers
 
     def numbers(self, name: str, count: int | None = None) -> list[float]:
-        """A list of finite numbers."""
+        """A list of finite numbers, of length `count` if that is given."""
         return self._finite(name, self.get(name, list), count)
 
     def _finite(self, name: str, values: Any, count: int | None) -> list[float]:
@@ -89,7 +94,7 @@ class SourceEntry:
         return list(values)
 
     def path(self, name: str, default: Any = ...) -> pathlib.Path:
-        """A file that is there; a relative path starts in the annotation's folder."""
+        """The path of an existing file; relative paths start in the entry's folder."""
         relative = self.text(name, default)
         try:
             path = as_path(relative) if "://" in relative else self.folder / relative
@@ -101,7 +106,7 @@ class SourceEntry:
         return path
 
     def image(self, path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
-        """An image file's bytes, kept as they are, and its (width, height) when it is upright."""
+        """The bytes of an image file, and the (width, height) of the upright image in pixels."""
         try:
             data = path.read_bytes()
             return data, upright_size(data)
@@ -109,7 +114,13 @@ class SourceEntry:
             raise self.error(f"{path} cannot be read as an image ({error})") from error
 
     def box(self, name: str, size: tuple[int, int], value: Any = None) -> NormalizedBox:
-        """A box [left, top, right, bottom] as shares of the image; in pixels if any of its numbers is above 1."""
+        """A box [left, top, right, bottom], normalized; if any number is above 1, the field is in pixels.
+
+        Args:
+          name: of the field.
+          size: (width, height) of the image in pixels.
+          value: the box; None takes the field.
+        """
         numbers = self._finite(name, self.value.get(name) if value is None else value, 4)
         left, top, right, bottom = numbers
         if max(numbers) > 1:
@@ -118,7 +129,7 @@ class SourceEntry:
         return self.inside(name, (left, top, right, bottom))
 
     def inside(self, name: str, box: NormalizedBox) -> NormalizedBox:
-        """The part of a box, in shares of the image, that lies in it."""
+        """The part of a normalized box that lies inside the image."""
         left, top, right, bottom = (min(max(value, 0.0), 1.0) for value in box)
         if left >= right or top >= bottom:
             raise self.error(f"{name!r} is empty, inverted or outside the image")
@@ -126,16 +137,16 @@ class SourceEntry:
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of an encoded image as it is meant to be seen; only its header is read."""
+    """(width, height) in pixels of an encoded image, turned upright as its EXIF data say; reads only the header."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
         return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
 class LineReader(Sequence):
-    """The objects of a file of JSON lines, found by offset and read one at a time.
+    """The entries of a file of JSON lines; only offsets are kept, and each line is read when it is asked for.
 
-    Blank lines are passed over; a line that is not JSON is an error when it is asked for.
+    Blank lines are skipped. A line that is not JSON raises `SourceError` when it is asked for.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -169,10 +180,10 @@ class LineReader(Sequence):
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """A whole JSON file.
+    """The value in a JSON file.
 
     Raises:
-      SourceError: it is not there or not JSON; the message names it.
+      SourceError: the file is missing or not JSON.
     """
     path = as_path(path)
     try:
@@ -184,7 +195,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 class ListReader(Sequence):
-    """The objects of a JSON file that holds a list of them, itself or under `name` of its object."""
+    """The entries of a JSON file that holds a list of objects, or an object with such a list under `name`."""
 
     def __init__(self, path: str | os.PathLike, name: str | None = None):
         self.path = as_path(path)

@@ -1,4 +1,4 @@
-"""Annotated queries, one JSON object a line: the plain form that anything can be brought into.
+"""Annotated queries as JSON lines, one query a line: the plain form, to which other data can be converted.
 
     {"id": "cat-1", "image": "photos/1.jpg", "question": "What is on the sign?", "answer": "STOP",
      "box": [412, 80, 470, 131]}
@@ -26,7 +26,7 @@ from data_pipeline.sources.base import LineReader, SourceEntry
 
 
 class JsonLines(Sequence):
-    """See the module; `path` is a file of JSON lines."""
+    """The seeds of a file of JSON lines, `path`, in the form that the module documents."""
 
     def __init__(self, path: str):
         self._lines = LineReader(path)
@@ -78,4 +78,4 @@ def _paths(entry: SourceEntry, name: str) -> list:
     names = entry.get(name, list)
     if not names:
         raise entry.error(f"{name!r} is empty")
-    return [SourceEntry({name: one}, entry.location, entry.folder).path(name) for one in names]
+    return [entry.part({name: one}).path(name) for one in names]

@@ -5,12 +5,12 @@
                       "predicted_iou": 0.97, "stability_score": 0.98}]}
 
 `segmentation` is COCO's run-length encoding, compressed or not; `bbox` may be left out. An image gives one seed, so
-that no picture is in two trajectories. Its cue is the box of the mask of the best quality among those that are fine
-enough to be worth a closer look (at most 5% of the image) and large enough to be looked at (32 pixels a side).
+that no picture is in two trajectories. Its cue is the box of the best mask (by `predicted_iou * stability_score`) that
+is small enough to need zooming (at most 5% of the image) and large enough to be seen (32 pixels a side).
 
-SA-1B has masks and nothing else. Where an annotation has a `question` and an `answer` of its own, the seed is made of
-the first such; otherwise the seed has none, and the captioner asks one about the masked part. The template captioner
-cannot: it names such seeds as rejected.
+SA-1B has no questions. If annotations have a `question` and an `answer`, the first of them gives the seed and its cue.
+Otherwise the seed has no question, and the captioner asks one about the masked part. The template captioner cannot, so
+it rejects such seeds.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from data_pipeline.sources.base import SourceEntry, SourceError, read_json
 from pixel_reasoner_jax.files import as_path
 
 LARGEST_SHARE = 0.05
-"""Of the image, that the box of a mask may have: what is larger can be seen without zooming."""
+"""The largest share of the image that a box may cover: what is larger can be seen without zooming."""
 
 SMALLEST_SIDE = 32
-"""In pixels, of the box of a mask."""
+"""The smallest side of a box in pixels."""
 
 
 class MaskedImages(Sequence):
-    """See the module; `path` is a folder, searched through all folders in it."""
+    """The seeds of all images with masks in the folder `path` and the folders within it."""
 
     def __init__(self, path: str):
         folder = as_path(path)
@@ -45,15 +45,12 @@ class MaskedImages(Sequence):
     def __getitem__(self, index: int) -> Seed:
         file = self._files[index]
         entry = SourceEntry(read_json(file), str(file), file.parent)
-        about = SourceEntry(entry.get("image", dict), f"{file}, 'image'", file.parent)
+        about = entry.part(entry.get("image", dict), "'image'")
         data, size = about.image(about.path("file_name", f"{file.stem}.jpg"))
         told = (about.get("width", int, size[0]), about.get("height", int, size[1]))
         if told != size:
             raise about.error(f"the image has {size[0]}x{size[1]} pixels, not {told[0]}x{told[1]}")
-        masks = [
-            SourceEntry(value, f"{file}, annotation {number}", file.parent)
-            for number, value in enumerate(entry.get("annotations", list))
-        ]
+        masks = [entry.part(mask, f"annotation {n}") for n, mask in enumerate(entry.get("annotations", list))]
         asked = [mask for mask in masks if mask.value.get("question") is not None]
         mask, cue = self._choose(entry, asked or masks, size, choosy=not asked)
         return Seed(
@@ -68,7 +65,7 @@ class MaskedImages(Sequence):
     def _choose(
         self, entry: SourceEntry, masks: list[SourceEntry], size: tuple[int, int], choosy: bool
     ) -> tuple[SourceEntry, NormalizedBox]:
-        """The best mask of a size worth looking at, and its box; the first one where somebody asked about it."""
+        """The best mask of a suitable size, and its box; the first mask if not `choosy`."""
         if not choosy:
             return masks[0], mask_box(masks[0], size)
         fitting = []
@@ -88,21 +85,19 @@ class MaskedImages(Sequence):
 
 
 def mask_box(mask: SourceEntry, size: tuple[int, int]) -> NormalizedBox:
-    """The box around a mask, normalized: `bbox` where it is given, else that of the run lengths."""
+    """The normalized box around a mask: its `bbox`, or if that is missing, the box of its run lengths."""
     width, height = size
     if mask.value.get("bbox") is not None:
         left, top, across, down = mask.numbers("bbox", 4)
     else:
-        left, top, across, down = run_length_box(
-            SourceEntry(mask.get("segmentation", dict), mask.location, mask.folder), size
-        )
+        left, top, across, down = run_length_box(mask.part(mask.get("segmentation", dict)), size)
     return mask.inside("bbox", (left / width, top / height, (left + across) / width, (top + down) / height))
 
 
 def run_length_box(segmentation: SourceEntry, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """(left, top, width, height) in pixels of a mask in COCO's run-length encoding.
 
-    Runs of zeros and ones in turn, down the columns, from the left.
+    The runs are of zeros and ones alternately, down the columns, from the left column to the right.
     """
     height, width = (int(number) for number in segmentation.numbers("size", 2))
     if (width, height) != size:
@@ -120,8 +115,8 @@ def run_length_box(segmentation: SourceEntry, size: tuple[int, int]) -> tuple[in
     if not len(starts):
         raise segmentation.error("its mask is empty")
     left, right = starts[0] // height, stops[-1] // height
-    whole = (starts // height != stops // height).any()  # a run over the end of a column touches bottom and top
-    top, bottom = (0, height - 1) if whole else ((starts % height).min(), (stops % height).max())
+    wraps = (starts // height != stops // height).any()  # a run over the end of a column touches bottom and top
+    top, bottom = (0, height - 1) if wraps else ((starts % height).min(), (stops % height).max())
     return int(left), int(top), int(right - left + 1), int(bottom - top + 1)
 
 

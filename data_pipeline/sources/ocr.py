@@ -5,13 +5,14 @@ A folder with `questions.json`, the data set's own file of questions, and the wo
 - TextVQA: `ocr.json`, its file of Rosetta's OCR: {"data": [{"image_id": "0054", "ocr_info": [{"word": "STOP",
   "bounding_box": {"top_left_x": 0.4, "top_left_y": 0.1, "width": 0.1, "height": 0.05}}]}]}, in shares of the image.
   Questions: {"data": [{"question_id": 1, "image_id": "0054", "question": "...", "answers": ["stop", ...]}]}; the images
-  are `images/0054.jpg`. The answers are ten people's; right is what three of them said, or else what most did.
+  are `images/0054.jpg`. Ten people answered each question; answers that at least three of them gave are accepted, or
+  if there are none, the most frequent one.
 - InfographicsVQA: `ocr/20471.json`, Textract's: {"WORD": [{"Text": "87%", "Geometry": {"BoundingBox": {"Left": 0.4,
   "Top": 0.1, "Width": 0.1, "Height": 0.05}}}]}. Questions: {"data": [{"questionId": 1, "image_local_name":
   "20471.jpeg", "question": "...", "answers": ["87%"]}]}; the images are `images/20471.jpeg`.
 
-The evidence is the box around the words, one after another, that are an answer. A question whose answer is not written
-on the image has none: it is an error that says so, and the others go on.
+The evidence is the box around consecutive words that read as an accepted answer. A question whose answers are not
+written on the image gives no seed, but a `SourceError`.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from data_pipeline.sources.base import ListReader, SourceEntry, read_json
 from pixel_reasoner_jax.files import as_path
 
 MARGIN = 0.5
-"""Of a word's height, added around the words: a box that touches the letters is hard to read."""
+"""Share of a word's height that is added around the words: a box that touches the letters is hard to read."""
 
 VOTERS, AGREEING = 10, 3
-"""People who answered a question of TextVQA, and how many of them make an answer right: its own measure."""
+"""People who answered each question of TextVQA, and how many of them must agree on an accepted answer."""
 
 Word = tuple[str, NormalizedBox]
 
 
 class ReadableImages(Sequence):
-    """See the module; `path` is the folder."""
+    """The seeds of a folder, `path`, in one of the two forms that the module documents."""
 
     def __init__(self, path: str):
         self._folder = as_path(path)
@@ -63,8 +64,8 @@ class ReadableImages(Sequence):
             raise entry.error(
                 f"none of its answers ({', '.join(answers[:3])}) is written on {path}, as far as OCR says"
             )
-        written, cue = next(iter(found.items()))
-        answers = [written, *(answer for answer in answers if answer != written)]
+        legible, cue = next(iter(found.items()))
+        answers = [legible, *(answer for answer in answers if answer != legible)]
         number = entry.value.get("question_id", entry.value.get("questionId", f"{index:06d}"))
         return Seed(
             id=f"ocr-{number}",
@@ -81,13 +82,13 @@ class ReadableImages(Sequence):
                 raise entry.error(f"there is no OCR of image {stem} in {self._folder / 'ocr.json'}")
             page = self._rosetta[stem]
             return [
-                _word(SourceEntry(word, f"{page.location}, word {number}", page.folder), "word", ROSETTA)
+                _word(page.part(word, f"word {number}"), "word", ROSETTA)
                 for number, word in enumerate(page.get("ocr_info", list))
             ]
         file = self._folder / "ocr" / f"{stem}.json"
         page = SourceEntry(read_json(file), str(file), file.parent)
         return [
-            _word(SourceEntry(word, f"{file}, word {number}", file.parent), "Text", TEXTRACT)
+            _word(page.part(word, f"word {number}"), "Text", TEXTRACT)
             for number, word in enumerate(page.get("WORD", list))
         ]
 
@@ -98,15 +99,15 @@ TEXTRACT = ("Geometry", "Left", "Top", "Width", "Height")
 
 def _word(entry: SourceEntry, text: str, names: tuple[str, ...]) -> Word:
     outer, left, top, width, height = names
-    box = SourceEntry(entry.get(outer, dict), entry.location, entry.folder)
+    box = entry.part(entry.get(outer, dict))
     if outer == "Geometry":
-        box = SourceEntry(box.get("BoundingBox", dict), entry.location, entry.folder)
+        box = box.part(box.get("BoundingBox", dict))
     x, y, across, down = (box.get(name, (int, float)) for name in (left, top, width, height))
     return entry.get(text, str), (x, y, x + across, y + down)
 
 
 def _accepted(entry: SourceEntry) -> list[str]:
-    """The answers that are right, those of most people first, and of as many the one that was given first."""
+    """The accepted answers, the most frequent first; among equals, the one that was given first."""
     given = [str(answer).strip() for answer in entry.get("answers", list)]
     votes = collections.Counter(answer for answer in given if answer).most_common()
     if not votes:
@@ -117,7 +118,7 @@ def _accepted(entry: SourceEntry) -> list[str]:
 
 
 def _box_of(answer: str, words: list[Word]) -> NormalizedBox | None:
-    """The box around the first run of words that reads as the answer, with a margin."""
+    """The box, with a margin, around the first consecutive words that read as the answer; None if there are none."""
     wanted = _plain(answer)
     texts = [_plain(text) for text, _ in words]
     for first in range(len(words)):
@@ -140,6 +141,6 @@ def _around(boxes: list[NormalizedBox]) -> NormalizedBox:
 
 
 def _plain(text: str) -> str:
-    """Letters and digits alone, and signs that numbers have: how OCR and people write words differs in the rest."""
+    """Letters, digits and the signs of numbers, case-folded: in all else OCR and people write words differently."""
     text = unicodedata.normalize("NFKC", text).casefold()
     return "".join(character for character in text if character.isalnum() or character in "%$€£+.-").strip(".-")

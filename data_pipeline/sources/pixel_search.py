@@ -1,4 +1,4 @@
-"""A procedural world in which one has to zoom, and in which not zooming is tempting.
+"""A procedural world of images whose question can be answered only by zooming, and guessed fairly well without.
 
 A canvas of 4x4 cells shows three boxes, one coloured and two grey, each with a digit 0 to 5; the question asks for the
 digit in the coloured box. The model sees the canvas reduced 4 times, one visual token a cell. A digit is drawn as a
@@ -26,7 +26,7 @@ TILE = 4  # period of the checker, in pixels; also the reduction from the canvas
 CONTRAST = 68  # of the checker, around the colour, in grey levels
 VIEW = CANVAS // TILE  # pixels a side of what the model sees, of the canvas and of a crop alike
 
-ENDLESS = 1_000_000  # seeds of a split, where nobody says how many
+ENDLESS = 1_000_000  # seeds of a split that is opened without a count
 
 QUESTION = "Which digit is in the colored box?"
 LABEL = "colored box"
@@ -56,10 +56,10 @@ _DOT = (3 * TILE, 5 * TILE)
 
 
 def cell_box(cell: int) -> NormalizedBox:
-    """The normalized box that shows one cell, one hundredth inside its borders.
+    """The normalized box of a cell, one hundredth of the image inside its borders.
 
-    All coordinates stay below 1, where an operation would take them for pixels; widened by a padding of 0.01 it is the
-    cell itself.
+    All coordinates are below 1: an operation takes coordinates from 1 on for pixels. Widened by a padding of 0.01, the
+    box is the cell itself.
     """
     row, column = divmod(cell, GRID)
     left, top = column / GRID + 0.01, row / GRID + 0.01
@@ -84,14 +84,14 @@ def _box_pixels(digit: int) -> np.ndarray:
 
 
 def draw(boxes: list[tuple[int, int, tuple[int, int, int], int]], background: int) -> Image.Image:
-    """Draws a canvas.
+    """Draws a canvas of CANVAS x CANVAS pixels.
 
     Args:
       boxes: (left, top, colour, digit) of each box, in pixels.
       background: its grey level.
 
     Returns:
-      A palette image: a few colours, a third of the memory and small as PNG.
+      A palette image, which takes a third of the memory of RGB and is small as PNG.
     """
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     palette = [(background,) * 3]
@@ -105,13 +105,16 @@ def draw(boxes: list[tuple[int, int, tuple[int, int, int], int]], background: in
 
 @dataclasses.dataclass(frozen=True)
 class PixelSearch:
-    """The world as a source of seeds: seed `i` depends on (seed, split, i) alone.
+    """The world as a source of seeds; seed `i` is determined by (seed, split, i, favoured).
 
     Attributes:
       count: number of seeds.
-      split: one of `SPLITS`; no split shares a random stream with another.
+      split: one of `SPLITS`; no two splits share random numbers.
       seed: of the world.
       favoured: probability of a colour's favoured digit; the other five share the rest. None for uniform digits.
+
+    Raises:
+      UserError: an unknown split, or `favoured` is no probability.
     """
 
     count: int
@@ -169,5 +172,5 @@ class PixelSearch:
 
 
 def endless(split: str) -> PixelSearch:
-    """A split as a source that does not run out."""
+    """A split as a source of `ENDLESS` seeds."""
     return PixelSearch(ENDLESS, split)

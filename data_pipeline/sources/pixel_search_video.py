@@ -1,4 +1,4 @@
-"""The pixel-search world in time: one has to select frames, and not to is tempting.
+"""The pixel-search world as videos: a question can be answered only by selecting frames, and guessed without.
 
 A video of 8 frames of 112x112 pixels, each with one box as `pixel_search` draws it. The box is colored in one frame or
 in two that follow each other, and gray in the others; the question asks for the digit in the colored box. At one
@@ -69,5 +69,5 @@ def frame(box: tuple[int, int, tuple[int, int, int], int], background: int) -> I
 
 
 def endless(split: str) -> PixelSearchVideo:
-    """A split as a source that does not run out."""
+    """A split as a source of `ENDLESS` seeds."""
     return PixelSearchVideo(ENDLESS, split)

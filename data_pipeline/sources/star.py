@@ -6,9 +6,9 @@ A JSON file with a list, as the benchmark is published, and the videos beside it
       "video_id": "6H78U", "start": 11.1, "end": 19.6, "answer": "The closet/cabinet.",
       "choices": [{"choice_id": 0, "choice": "The closet/cabinet."}, {"choice_id": 1, "choice": "The blanket."}]}]
 
-`start` and `end` are seconds. The evidence is the sampled frames in between; where there are more than an operation
-selects, as many of them as it does. `choices` are put below the question with letters, since such questions cannot be
-answered without; the answer is then the letter and its text.
+`start` and `end` are seconds. The evidence is the sampled frames between them, at most as many as one operation
+selects. `choices` are written below the question with letters, since such questions cannot be answered without them;
+the answer is then the letter with its text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov")
 
 
 class VideoWindows(Sequence):
-    """See the module; `path` is the JSON file."""
+    """The seeds of the JSON file `path`, in the form that the module documents."""
 
     def __init__(self, path: str):
         self._entries = ListReader(path)
@@ -54,14 +54,12 @@ class VideoWindows(Sequence):
 
 
 def _with_choices(entry: SourceEntry) -> tuple[str, str | list[str]]:
-    """The question with its choices below it, and the answer as it is to be written."""
+    """The question with its choices below it, and the answer in the form of a choice."""
     question, answer = entry.text("question"), entry.answer()
     choices = entry.get("choices", list, [])
     if not choices:
         return question, answer
-    texts = [
-        SourceEntry(choice, f"{entry.location}, choice", entry.folder).text("choice").strip() for choice in choices
-    ]
+    texts = [entry.part(choice, "choice").text("choice").strip() for choice in choices]
     right = answer if isinstance(answer, str) else answer[0]
     if right not in texts:
         raise entry.error(f"its answer {right!r} is none of its choices")

@@ -1,7 +1,7 @@
-"""Any TFDS data set with images and boxes, by a map of its fields.
+"""Any TFDS data set with images and boxes, described by a map of its fields.
 
-A JSON file names the data set, which is in the ArrayRecord format, and says what is what; parts of nested features are
-written with slashes:
+A JSON file names the data set, which must be in the ArrayRecord format, and maps our fields to its features; features
+within features are written with slashes:
 
     {"directory": "tensorflow_datasets/coco/2017/1.1.0", "split": "train",
      "image": "image", "id": "image/filename", "box": "objects/bbox", "answer": "objects/label",
@@ -17,8 +17,8 @@ written with slashes:
 | `question_text` | one question for all entries, in place of `question` |
 | `id` | the number of the entry unless given |
 
-Of several boxes the smallest one of at least 32 pixels a side is the evidence, and an `answer` of which there are as
-many is the one of this box.
+Of several boxes, the smallest one of at least 32 pixels a side is the evidence. If there is one `answer` for each box,
+the answer of that box is taken.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from data_pipeline.sources.base import SourceEntry, SourceError, read_json, upri
 from pixel_reasoner_jax.files import as_path
 
 SMALLEST_SIDE = 32
-"""In pixels, of a box that is chosen among several."""
+"""The smallest side, in pixels, of a box that is chosen among several."""
 
 MAP_FIELDS = ("directory", "split", "image", "box", "box_order", "question", "question_text", "answer", "id")
 
 
 class BoxedDataset(Sequence):
-    """See the module; `path` is the JSON file with the map of fields."""
+    """The seeds of a data set; `path` is the JSON file with the map of its fields."""
 
     def __init__(self, path: str):
         import tensorflow_datasets as tfds  # of some size, and needed by this source alone
@@ -97,7 +97,7 @@ class BoxedDataset(Sequence):
         return [entry.inside(self._box, tuple(row[at] for at in order)) for row in rows]
 
     def _text(self, record: Any, field: str, chosen: int = 0, boxes: int = 1) -> str:
-        """A field as text; of a list with an item for each box, the item of the chosen one; "" without such a field."""
+        """A field as text; of a list with an item for each box, that of the chosen box; "" if the map lacks it."""
         path = self._map.text(field, None)
         if path is None:
             return ""
@@ -133,7 +133,7 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def _smallest(boxes: list[NormalizedBox], size: tuple[int, int]) -> int:
-    """The number of the smallest box that is large enough to be looked at; of the largest where none is."""
+    """The index of the smallest box of at least `SMALLEST_SIDE` a side; if there is none, of the largest box."""
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
     fitting = [
         number

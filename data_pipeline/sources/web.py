@@ -1,4 +1,4 @@
-"""Screenshots of web pages with the boxes of their elements: what a headless browser says of a page it has drawn.
+"""Screenshots of web pages with the boxes of their elements, as a headless browser gives them.
 
 A file of JSON lines, one page a line; boxes are [x, y, width, height] in CSS pixels, as `getBoundingClientRect` gives:
 
@@ -8,9 +8,9 @@ A file of JSON lines, one page a line; boxes are [x, y, width, height] in CSS pi
      "questions": [{"question": "When does it open on Monday?", "answer": "9", "element": 1},
                    {"question": "Who wrote it?", "answer": "Ada", "box": [24, 96, 60, 18]}]}
 
-`scale` is the number of the screenshot's pixels in a CSS pixel, 1 unless given. Every question is a seed; its evidence
-is its own `box` or that of an `element`, counted from 0. The other elements are what a wrong crop may show. A page
-without `questions` gives one seed for the captioner to ask about: its element with the longest text.
+`scale` is the number of the screenshot's pixels to a CSS pixel, 1 unless given. Every question is a seed; its evidence
+is its own `box`, or that of the `element` with this index. Wrong crops show other elements. A page without `questions`
+gives one seed, for which the captioner asks about the element with the longest text.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from data_pipeline.seed import NormalizedBox, Seed
 from data_pipeline.sources.base import LineReader, SourceEntry, SourceError
 
 MIN_ELEMENT_SHARE = 0.02
-"""Of the page, that an element must have to be worth a wrong look."""
+"""The smallest side, as a share of the page, of an element that a wrong crop may show."""
 
 
 class WebPages(Sequence):
-    """See the module; `path` is a file of JSON lines."""
+    """The seeds of a file of JSON lines, `path`, in the form that the module documents."""
 
     def __init__(self, path: str):
         self._lines = LineReader(path)
-        self._seed_index = [location for page in range(len(self._lines)) for location in self._questions(page)]
+        self._pairs = [pair for page in range(len(self._lines)) for pair in self._questions(page)]
 
     def _questions(self, page: int) -> list[tuple[int, int]]:
-        """(page, question) of every seed of a page; of a line that cannot be read one, which is an error later."""
+        """(page, question) of every seed of a page; an unreadable line is one seed, which raises when asked for."""
         try:
             questions = self._lines[page].get("questions", list, [])
         except SourceError:
@@ -40,10 +40,10 @@ class WebPages(Sequence):
         return [(page, number) for number in range(len(questions) or 1)]
 
     def __len__(self) -> int:
-        return len(self._seed_index)
+        return len(self._pairs)
 
     def __getitem__(self, index: int) -> Seed:
-        page, number = self._seed_index[index]
+        page, number = self._pairs[index]
         entry = self._lines[page]
         data, size = entry.image(entry.path("screenshot"))
         elements = _parts(entry, "elements", "element")
@@ -70,9 +70,7 @@ class WebPages(Sequence):
 
 def _parts(entry: SourceEntry, name: str, one: str) -> list[SourceEntry]:
     values = entry.get(name, list, [])
-    return [
-        SourceEntry(value, f"{entry.location}, {one} {number}", entry.folder) for number, value in enumerate(values)
-    ]
+    return [entry.part(value, f"{one} {number}") for number, value in enumerate(values)]
 
 
 def _cue(entry: SourceEntry, asked: SourceEntry, boxes: list[NormalizedBox], size: tuple[int, int]) -> NormalizedBox:
@@ -85,7 +83,7 @@ def _cue(entry: SourceEntry, asked: SourceEntry, boxes: list[NormalizedBox], siz
 
 
 def _page_box(part: SourceEntry, page: SourceEntry, size: tuple[int, int]) -> NormalizedBox:
-    """A box in CSS pixels as shares of the screenshot."""
+    """A box in CSS pixels, normalized by the screenshot's size."""
     scale = page.get("scale", (int, float), 1)
     if scale <= 0:
         raise page.error(f"'scale' is {scale}")

@@ -1,4 +1,4 @@
-"""Who writes the text between the operations of a trajectory."""
+"""Captioners, which write the text between the operations of a trajectory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pixel_reasoner_jax.errors import UserError
 
 
 class CaptionError(UserError):
-    """A text for a seed that cannot be had, or not such that it may be used; the message says why."""
+    """A text for a seed cannot be written, or must not be used; the message says why."""
 
 
 class Passage(enum.StrEnum):
@@ -27,14 +27,14 @@ class Passage(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Spend:
-    """What writing has cost.
+    """The cost of a model's answers.
 
     Attributes:
-      requests: answers of a model that were used, remembered ones included.
-      paid: of these, how many were asked for now.
-      prompt_tokens, completion_tokens: of all of them.
-      cost: of all of them, in the currency of the prices.
-      paid_cost: of those asked for now.
+      requests: answers that were used, those from the cache included.
+      paid: how many of them were requested by this run, and so paid for.
+      prompt_tokens, completion_tokens: of all answers.
+      cost: of all answers, in the currency of the prices.
+      paid_cost: of the paid ones.
     """
 
     requests: int = 0
@@ -49,29 +49,29 @@ class Spend:
 
 
 class Captioner(Protocol):
-    """Writes passages: from templates, or with a model that sees the media.
+    """Writes passages: fixed phrases, or with a model that sees the media.
 
     Attributes:
-      spend: what its writing has cost so far.
+      spend: the cost of what it has written so far.
     """
 
     spend: Spend
 
-    def ask(self, seed: Seed) -> Seed:
-        """The seed with a question and an answer, for one that has none.
+    def add_question(self, seed: Seed) -> Seed:
+        """A seed without a question, with a question and an answer added.
 
         Raises:
-          CaptionError: it cannot ask.
+          CaptionError: it cannot ask one.
         """
         ...
 
     def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
-        """The passage, without surrounding white space; empty where there is nothing to say.
+        """A passage, without surrounding white space; empty if there is nothing to say.
 
         Args:
           seed: the query.
-          passage: which one.
-          target: what it is about: a normalized box or frame numbers; empty for the whole input.
+          passage: which passage.
+          target: what it is about, a normalized box or frame numbers; empty for the whole input.
 
         Raises:
           CaptionError: it cannot be written.
@@ -90,17 +90,17 @@ PHRASES: Mapping[Passage, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class TemplateCaptioner:
-    """Fixed phrases, with `{name}` taken from the seed's attributes; deterministic, and it needs no network.
+    """Writes fixed phrases, with `{name}` filled in from the seed's attributes; deterministic, without a network.
 
     Attributes:
       phrases: for every passage, `str.format` text.
-      spend: nothing.
+      spend: always nothing.
     """
 
     phrases: Mapping[Passage, str] = dataclasses.field(default_factory=lambda: PHRASES)
     spend: Spend = Spend()
 
-    def ask(self, seed: Seed) -> Seed:
+    def add_question(self, seed: Seed) -> Seed:
         raise CaptionError("it has no question, and only a captioner that sees can ask one")
 
     def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:

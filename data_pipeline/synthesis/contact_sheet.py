@@ -1,4 +1,4 @@
-"""A page with some trajectories of a data set, as they are on disk: crops in place, boxes on the image."""
+"""A page of some stored trajectories of a data set, with their crops, and boxes on the images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def contact_sheet(directory: str | os.PathLike, media: MediaLoader, *, seed: int
     Args:
       directory: a data set of trajectories.
       media: loads videos.
-      seed: of the choice among the trajectories.
-      shown: how many, at most.
+      seed: of the random choice among the trajectories.
+      shown: the most trajectories on the page.
     """
     records = RecordSource(directory, "trajectory")
     chosen = np.random.default_rng(seed).permutation(len(records))[:shown]
@@ -37,7 +37,7 @@ def contact_sheet(directory: str | os.PathLike, media: MediaLoader, *, seed: int
 
 
 def _trajectory(draft: Draft, media: MediaLoader) -> Trajectory:
-    """What the page needs of a trajectory: nothing of it is rendered to tokens."""
+    """The trajectory without tokens, which the page does not need."""
     messages = [{**m, "content": [_with_frames(item, media) for item in m["content"]]} for m in draft.messages]
     none = np.zeros(0, np.int32)
     return Trajectory(
@@ -54,7 +54,7 @@ def _trajectory(draft: Draft, media: MediaLoader) -> Trajectory:
 
 
 def _with_frames(item: dict, media: MediaLoader) -> dict:
-    """A video file's item with the frames that are sampled from it; one that is gone stays as it is."""
+    """The item of a video file with its sampled frames in place of the file, unless the file cannot be read."""
     if item["type"] != "video":
         return item
     try:

@@ -1,7 +1,7 @@
-"""Near-duplicates: seeds that ask the same about pictures that only encoding or resizing tells apart.
+"""Near-duplicates: seeds with the same question and answer about pictures that differ only by encoding or resizing.
 
-Seeds are judged before anything is written about them, so that no captioner is paid for one that is dropped, and in
-their order, so that which of two is kept does not depend on who worked on them.
+Seeds are compared before anything is written about them, so that no captioner is paid for a duplicate, and in their
+order, so that of two duplicates the first is kept whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from data_pipeline.synthesis.synthesizer import MediaLoader
 from pixel_reasoner_jax.processing import MediaError
 
 THUMBNAIL_SIDE = 16
-"""Pixels of the thumbnail that stands for a picture."""
+"""Side, in pixels, of the thumbnails by which pictures are compared."""
 
 TOLERANCE = 6
-"""Grey levels by which thumbnails of one picture may differ anywhere: what JPEG and resizing change, and no more."""
+"""The most grey levels by which a pixel of two thumbnails of one picture may differ: what JPEG and resizing change."""
 
 VIDEO_PICTURES = 3
-"""That stand for a video: the first, the middle and the last of its sampled frames."""
+"""Pictures by which videos are compared: the first, the middle and the last of the sampled frames."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What a seed is known by.
+    """What seeds are compared by.
 
     Attributes:
       id: of the seed.
-      text: a hash of question and answer, without regard to case, punctuation and white space.
+      text: a hash of question and answer that ignores case, punctuation and white space.
       pixels: uint8 [pictures * THUMBNAIL_SIDE * THUMBNAIL_SIDE], gray thumbnails, in hexadecimal.
     """
 
@@ -44,10 +44,10 @@ class Fingerprint:
 
 
 def fingerprint(seed: Seed, media: MediaLoader) -> Fingerprint:
-    """The fingerprint of a seed; reads its media.
+    """The fingerprint of a seed; loads its media.
 
     Raises:
-      MediaError: they cannot be read, or are too long for the model.
+      MediaError: they cannot be read, or their sides are of a ratio that the model does not take.
     """
     if seed.video is not None:
         frames = media.load_video(seed.video, seed.fps).frames
@@ -66,18 +66,18 @@ def fingerprint(seed: Seed, media: MediaLoader) -> Fingerprint:
 
 
 class DuplicateFilter:
-    """The seeds so far; tells of a new one which it repeats."""
+    """Remembers fingerprints and finds the seeds that repeat an earlier one."""
 
     def __init__(self):
         self._ids: set[str] = set()
         self._by_text: dict[tuple[str, int, int], list[tuple[str, np.ndarray]]] = {}
 
     def add(self, one: Fingerprint) -> str | None:
-        """Adds a seed that repeats none; else says what it repeats."""
+        """Adds a new seed and returns None; of a repeated one, only returns what it repeats, in words."""
         if one.id in self._ids:
             return f"the id {one.id} is taken by an earlier seed"
         pixels = np.frombuffer(bytes.fromhex(one.pixels), np.uint8).astype(np.int16)
-        # Where no pixel differs by more than the tolerance, nor do the means: neighboring buckets hold all that count.
+        # If no pixel differs by more than the tolerance, neither do the means: duplicates are in neighboring buckets.
         bucket = int(pixels.mean() // (TOLERANCE + 1)) if len(pixels) else 0
         for near in (bucket - 1, bucket, bucket + 1):
             for other, known in self._by_text.get((one.text, len(pixels), near), ()):

@@ -1,9 +1,9 @@
-"""A model behind an OpenAI-compatible endpoint: patient, within limits, and never asked the same thing twice.
+"""A client for a model behind an OpenAI-compatible endpoint, with retries, limits and a cache on disk.
 
-What goes wrong on the way (429, 5xx, time-outs, lost connections, answers that are not of the protocol) is tried again,
-after what `Retry-After` says or a time that doubles, with jitter. What stays wrong stops the run, which can be started
-again later: what was answered is remembered on disk, by a hash of the request, and costs nothing then. What the model
-itself does wrong (it refuses, is cut short, says nothing) is an answer, which is remembered too.
+Transient failures (429, 5xx, time-outs, lost connections, malformed answers) are retried after the time that
+`Retry-After` says, or after a doubling time with jitter. A failure that persists stops the run, which can be started
+again later: answers are cached by a hash of the request and cost nothing then. Refusals, truncated and empty answers
+are answers too, and are cached.
 """
 
 from __future__ import annotations
@@ -28,37 +28,40 @@ from data_pipeline.synthesis.captioner import CaptionError, Spend
 from pixel_reasoner_jax.errors import UserError
 
 RETRIED_STATUSES = (408, 409, 425, 429)
-"""Statuses below 500 that may pass."""
+"""HTTP statuses below 500 that are retried."""
 
 FATAL_STATUSES = (401, 402, 403, 404)
-"""Statuses that no other request would fare better with."""
+"""HTTP statuses that any other request would get too: they stop the run."""
 
 FILTER_CODES = ("content_filter", "content_policy_violation")
-"""Codes of errors that are about what was sent; others mean that nothing will be taken, unless something was before."""
+"""Error codes about the content of one request. Other errors stop the run, if no request has succeeded before."""
 
 LONGEST_WAIT = 60.0
-"""Seconds between two attempts, unless the server asks for more."""
+"""The most seconds between two attempts, unless the server asks for more."""
 
 
 class EndpointError(UserError):
-    """The endpoint cannot be used, now or at all: the run stops, and goes on where it was when it is started again."""
+    """The endpoint cannot be used, now or at all. The run stops; started again, it goes on where it was."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EndpointSettings:
-    """How a model is asked.
+    """The settings of an `Endpoint`.
 
     Attributes:
       model: its name.
-      base_url: of the server; None for OpenAI's own, or what OPENAI_BASE_URL says. The key is OPENAI_API_KEY's.
+      base_url: of the server; None for OPENAI_BASE_URL, or if that is not set, OpenAI's own. The key is OPENAI_API_KEY.
       temperature, max_tokens: of an answer.
-      timeout: seconds an attempt may take.
-      attempts: before the run stops.
-      requests_per_minute: at most; None for no limit.
-      concurrency: requests under way at once, at most.
+      timeout: seconds that an attempt may take.
+      attempts: for one request, before the run stops.
+      requests_per_minute: the most that are sent; None for no limit.
+      concurrency: the most requests under way at once.
       prompt_price, completion_price: of a million tokens.
-      budget: what this run may cost; None for no limit.
-      cache: folder of remembered answers.
+      budget: the most that this run may cost; None for no limit.
+      cache: the folder of cached answers.
+
+    Raises:
+      UserError: a value is out of range.
     """
 
     model: str
@@ -87,12 +90,12 @@ class EndpointSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What the model said.
+    """An answer of the model.
 
     Attributes:
       text: without surrounding white space.
-      problem: why it cannot be used; None where it can.
-      spend: what it cost.
+      problem: why the text cannot be used; None if it can.
+      spend: its cost.
     """
 
     text: str
@@ -101,13 +104,13 @@ class Completion:
 
 
 class Endpoint:
-    """Asks; used by many threads at once.
+    """The client; many threads may use it at once.
 
     Args:
       settings: see `EndpointSettings`.
 
     Attributes:
-      spend: of this run so far.
+      spend: the cost of this run so far.
 
     Raises:
       EndpointError: the client is not installed, or there is no key where one is needed.
@@ -136,20 +139,20 @@ class Endpoint:
         self.spend = Spend()
 
     def close(self) -> None:
-        """Lets no request begin and no wait go on."""
+        """Ends all waiting, and refuses new requests."""
         self._closed.set()
         self._client.close()
 
-    def ask(self, messages: list[dict[str, Any]], attempt: int = 0) -> Completion:
-        """The answer to a conversation in the endpoint's form.
+    def complete(self, messages: list[dict[str, Any]], attempt: int = 0) -> Completion:
+        """The answer to a conversation, from the cache or the endpoint.
 
         Args:
-          messages: of roles and content; images as data URLs.
-          attempt: asks for another answer to the same messages.
+          messages: in the endpoint's form, with images as data URLs.
+          attempt: another number asks for another answer to the same messages.
 
         Raises:
-          EndpointError: see the class.
-          CaptionError: this request, unlike others, is not accepted.
+          EndpointError: the endpoint cannot be used.
+          CaptionError: the endpoint refuses this request, but not others.
         """
         request = {
             "model": self.settings.model,
@@ -174,7 +177,7 @@ class Endpoint:
         return Spend(1, int(paid), prompt, completion, cost, cost if paid else 0.0)
 
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One reply. Where it cannot be had, the run is over for all threads, and all of them say why."""
+        """A reply to one request. If it fails, the run ends: all threads raise the same error."""
         try:
             return self._retry(request)
         except EndpointError as error:
@@ -185,7 +188,7 @@ class Endpoint:
             raise self._stop_error from None
 
     def _retry(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One reply, after as many attempts as it takes."""
+        """A reply to one request, after at most `attempts` attempts."""
         if self._closed.is_set():
             raise self._stop_error
         budget = self.settings.budget
@@ -208,7 +211,7 @@ class Endpoint:
         )
 
     def _attempt(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One attempt; raises `_TransientError` where another may succeed."""
+        """One attempt; raises `_TransientError` if another one may succeed."""
         openai = self._openai
         try:
             raw = self._client.chat.completions.with_raw_response.create(**request)
@@ -234,7 +237,7 @@ class Endpoint:
 
 
 class RateLimit:
-    """At most so many starts in any minute; the first of a run need not wait."""
+    """Lets at most `per_minute` requests start in any minute; None for no limit. The first ones do not wait."""
 
     def __init__(self, per_minute: float | None):
         self._most = None if per_minute is None else max(int(per_minute), 1)
@@ -243,7 +246,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def wait(self, pause: Callable[[float], object] = time.sleep) -> None:
-        """Returns when one more may start."""
+        """Returns when one more request may start; `pause` waits for a number of seconds."""
         if self._most is None:
             return
         while True:
@@ -259,7 +262,7 @@ class RateLimit:
 
 
 class _TransientError(Exception):
-    """A failure that may pass; `wait` is what the server asks to wait for, in seconds."""
+    """A failure that is worth another attempt; `wait` is the seconds that the server asks to wait, if it does."""
 
     def __init__(self, message: str, wait: float | None = None):
         super().__init__(message)
@@ -267,7 +270,7 @@ class _TransientError(Exception):
 
 
 def _read(body: dict[str, Any]) -> dict[str, Any]:
-    """What matters of a chat completion; another kind of object fails in the way it first does."""
+    """The parts of a chat completion that are used; any exception means that the object is none."""
     choice = body["choices"][0]
     message = choice["message"]
     text = message.get("content")
@@ -296,7 +299,7 @@ def _problem(reply: dict[str, Any]) -> str | None:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds to wait, from a number of them or a date."""
+    """The seconds to wait that the header says, as a number or a date; None without a valid header."""
     value = headers.get("retry-after")
     if value is None:
         return None
@@ -309,7 +312,7 @@ def _retry_after(headers: Any) -> float | None:
 
 
 def _read_cache(file: pathlib.Path) -> dict[str, Any] | None:
-    """A reply from the cache; one that cannot be read is asked for anew."""
+    """A reply from the cache; None if it is not there or cannot be read."""
     try:
         reply = json.loads(file.read_text(encoding="utf-8"))
         names = {"text": str, "refusal": str, "finish": str, "prompt_tokens": int, "completion_tokens": int}
@@ -319,7 +322,7 @@ def _read_cache(file: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _write_cache(file: pathlib.Path, reply: dict[str, Any]) -> None:
-    """Writes a reply whole or not at all."""
+    """Writes a reply to the cache, atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".")
     with os.fdopen(handle, "w", encoding="utf-8") as out:

@@ -1,7 +1,7 @@
-"""Boxes and frames that are wrong on purpose, by construction rather than by trial (method: paper, appendix C.2).
+"""Boxes and frames that are wrong on purpose, constructed without trial and error (paper, appendix C.2).
 
-Boxes are normalized (left, top, right, bottom). All coordinates that come back are below 1: a crop whose coordinates
-are not is read in pixels.
+Boxes are normalized (left, top, right, bottom). All returned coordinates are below 1: the crop operation takes
+coordinates from 1 on for pixels.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from data_pipeline.seed import NormalizedBox
 
 _UNITS = 1000
-"""Boxes are made of whole thousandths: counted as integers, no rounding can move an edge over another."""
+"""Boxes are computed in integer thousandths, so that rounding cannot move one edge across another."""
 
 LIMIT = (_UNITS - 1) / _UNITS
-"""The largest coordinate written."""
+"""The largest coordinate of a box."""
 
 
 def intersects(box: NormalizedBox, other: NormalizedBox) -> bool:
@@ -35,13 +35,13 @@ def area(box: NormalizedBox) -> float:
 
 
 def widened(box: NormalizedBox, padding: float) -> NormalizedBox:
-    """The box as an operation with this padding cuts it."""
+    """The box that the crop operation shows with this padding: wider on every side, clamped to the image."""
     left, top, right, bottom = box
     return max(left - padding, 0.0), max(top - padding, 0.0), min(right + padding, 1.0), min(bottom + padding, 1.0)
 
 
 def outer_box(box: NormalizedBox) -> NormalizedBox:
-    """The smallest box of whole thousandths around a box, all of them below 1."""
+    """The smallest box around a box whose coordinates are whole thousandths below 1."""
     left, top = (min(max(math.floor(value * _UNITS), 0), _UNITS - 2) / _UNITS for value in box[:2])
     right, bottom = (min(math.ceil(value * _UNITS), _UNITS - 1) / _UNITS for value in box[2:])
     return left, top, right, bottom
@@ -55,22 +55,22 @@ def disjoint_box(
     least: tuple[float, float] = (0.05, 0.05),
     candidates: Sequence[NormalizedBox] = (),
 ) -> NormalizedBox | None:
-    """A box that does not show the cue: even widened by the operation's padding it does not intersect it.
+    """A random box that does not show the cue: even with the operation's padding it does not intersect the cue.
 
     Args:
       cue: the box to miss.
-      rng: where the choice comes from.
+      rng: of the choice.
       padding: of the operation, as a share of the image's width and height.
-      least: smallest (width, height).
-      candidates: where there are any, one of these is chosen.
+      least: smallest (width, height) of the box.
+      candidates: if there are any, one of these is chosen.
 
     Returns:
-      The box, about the size of the cue where there is room for that; None when the image has no such box.
+      The box, of about the size of the cue if there is room; None if the image has no such box.
     """
     if candidates:
         misses = [box for box in candidates if not intersects(widened(outer_box(box), padding), cue)]
         return misses[rng.integers(len(misses))] if misses else None
-    # A box beside the cue lies in one of the four strips around it, a thousandth further than the padding reaches.
+    # The box lies in one of four strips beside the cue, a thousandth further away than the padding.
     low = [math.floor(_UNITS * (edge - padding)) - 1 for edge in cue[:2]]
     high = [math.ceil(_UNITS * (edge + padding)) + 1 for edge in cue[2:]]
     last = _UNITS - 1
@@ -88,19 +88,19 @@ def disjoint_box(
 
 
 def larger_box(cue: NormalizedBox, rng: np.random.Generator, *, factor: float = 4.0) -> NormalizedBox | None:
-    """A box that contains the cue and has at least `factor` times its area.
+    """A random box that contains the cue and has at least `factor` times its area.
 
     Returns:
-      The box; None when that is more than the image.
+      The box; None if the image is too small for it.
     """
-    # A cue that reaches the image's edge ends at the limit; one that is all edge keeps a thousandth.
+    # A cue that reaches the image's edge is cut off at the limit, but at least a thousandth of it is kept.
     right, bottom = (min(value, LIMIT) for value in cue[2:])
     left, top = (min(value, end - 1 / _UNITS) for value, end in zip(cue[:2], (right, bottom), strict=True))
     size = np.array([right - left, bottom - top])
     needed = factor * size.prod()
     if needed > LIMIT**2 * 0.98:  # what rounding may take away
         return None
-    # Scale both sides alike; where one meets the image's, the other makes up for it.
+    # Both sides are scaled alike; if one is limited by the image, the other grows to make up for it.
     scale = np.sqrt(factor) * rng.uniform(1.02, 1.3)
     width, height = np.minimum(size * scale, LIMIT)
     height = min(max(height, 1.02 * needed / width), LIMIT)
@@ -112,10 +112,10 @@ def larger_box(cue: NormalizedBox, rng: np.random.Generator, *, factor: float = 
 
 
 def disjoint_frames(cue: Sequence[int], total: int, rng: np.random.Generator) -> tuple[int, ...] | None:
-    """As many frames (1-based, ascending) as the cue has, none of them in it; fewer where there are not as many.
+    """Random frames (1-based, ascending) that are not in the cue, as many as it has if there are enough.
 
     Returns:
-      The frames; None when the cue has all of them.
+      The frames; None if the cue has all of them.
     """
     others = sorted(set(range(1, total + 1)) - set(cue))
     if not others:
@@ -125,7 +125,7 @@ def disjoint_frames(cue: Sequence[int], total: int, rng: np.random.Generator) ->
 
 
 def _interval(low: int, high: int, size: int, rng: np.random.Generator) -> tuple[int, int]:
-    """A stretch of `size`, or of all there is, within [low, high]."""
+    """A random interval of length `size` within [low, high]; all of [low, high] if that is shorter."""
     size = min(size, high - low)
     start = int(rng.integers(low, high - size, endpoint=True))
     return start, start + size

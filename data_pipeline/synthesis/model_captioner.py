@@ -1,7 +1,7 @@
-"""A captioner that has a model look at the media: it writes the passages, and asks questions where there are none.
+"""A captioner that shows the media to a model, which writes the passages, and questions for seeds without one.
 
-Its prompts are files, one for every passage, `question.txt` and `system.txt`, in which `$question`, `$answer` and
-`$media` are filled in. What it writes is not trusted: see `prose`.
+Its prompts are files: one for every passage, `question.txt` and `system.txt`, in which `$question`, `$answer` and
+`$media` are filled in. What the model writes is not trusted, but checked by `prose`.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ PROMPT_NAMES = ("system", "question", *(passage.value for passage in Passage))
 PROMPT_FIELDS = {"question": "", "answer": "", "media": ""}
 
 ANSWER_ATTEMPTS = 3
-"""Answers that a model is asked for before a seed is given up."""
+"""Answers that are requested before a seed is given up, if none is usable."""
 
 WHOLE_SIDE, PART_SIDE, FRAME_SIDE = 1024, 768, 384
-"""Pixels of the longest side of what the model is shown: whole images, parts of them and chosen frames, all frames."""
+"""Longest side, in pixels, of what the model is shown: whole images; crops and selected frames; all frames."""
 
 PICTURE_BYTES = 400_000
-"""Of an encoded picture, about."""
+"""About the most bytes of an encoded picture."""
 
 LONGEST_SUBJECT = 200
-"""Characters: it stands within a sentence."""
+"""The most characters of a subject, which is part of a sentence."""
 
 _FENCE = re.compile(r"\A```(?:json)?\s*|\s*```\Z")
 
 
 def load_prompts(directory: str | pathlib.Path | None = None) -> dict[str, str]:
-    """The prompts by name; those in `directory` in place of ours.
+    """The prompts by name; files in `directory` replace ours.
 
     Raises:
-      ValueError: a file of another name, or one with an unknown `$field`.
+      UserError: the folder is missing, a file has another name, or a prompt has an unknown `$field`.
     """
     texts = {name: (PROMPTS / f"{name}.txt").read_text(encoding="utf-8") for name in PROMPT_NAMES}
     if directory is not None:
@@ -72,16 +72,16 @@ def load_prompts(directory: str | pathlib.Path | None = None) -> dict[str, str]:
 
 
 class ModelCaptioner:
-    """Writes for one seed at a time; make one for each seed that is written in a thread of its own.
+    """Writes for one seed at a time, in one thread; create one for each seed.
 
     Args:
       endpoint: the model.
       prompts: from `load_prompts`.
-      media: loads images and videos, as the synthesizer's.
-      padding: of the crop operation, so that the model is shown what the operation will return.
+      media: loads images and videos, as for the synthesizer.
+      padding: of the crop operation: the model is shown what the operation will return.
 
     Attributes:
-      spend: of its own requests.
+      spend: the cost of its requests.
     """
 
     def __init__(self, endpoint: Endpoint, prompts: Mapping[str, str], media: MediaLoader, padding: float = 0.1):
@@ -89,8 +89,8 @@ class ModelCaptioner:
         self._loaded: tuple[str, list[Image.Image]] = ("", [])
         self.spend = Spend()
 
-    def ask(self, seed: Seed) -> Seed:
-        """The seed with a question about its cue that the model asks and answers."""
+    def add_question(self, seed: Seed) -> Seed:
+        """The seed with a question about its cue, and its answer, both written by the model."""
         pictures = [*self._pictures(seed, ()), *self._pictures(seed, seed.cue)]
         asked = self._answer("question", seed, pictures, _question)
         return dataclasses.replace(seed, question=asked["question"].strip(), answer=asked["answer"].strip())
@@ -100,7 +100,7 @@ class ModelCaptioner:
         return self._answer(passage.value, seed, self._pictures(seed, target), read)
 
     def _answer(self, name: str, seed: Seed, pictures: list[str], read: Any) -> Any:
-        """The first answer that can be used, among a few."""
+        """The first usable answer of at most `ANSWER_ATTEMPTS`, as `read` returns it."""
         fields = {
             "question": seed.question,
             "answer": seed.text_answer,
@@ -114,7 +114,7 @@ class ModelCaptioner:
         ]
         problem = ""
         for attempt in range(ANSWER_ATTEMPTS):
-            answer = self._endpoint.ask(messages, attempt)
+            answer = self._endpoint.complete(messages, attempt)
             self.spend += answer.spend
             problem = answer.problem
             if problem is None:
@@ -125,23 +125,23 @@ class ModelCaptioner:
         raise CaptionError(f"no usable {name} in {ANSWER_ATTEMPTS} answers of the model; the last one: {problem}")
 
     def _pictures(self, seed: Seed, target: tuple) -> list[str]:
-        """What a target looks like, as data URLs; without one the whole input."""
-        whole = self._full_media(seed)
+        """What an operation on `target` shows, as data URLs; for an empty target, the whole input."""
+        media = self._full_media(seed)
         if seed.video is not None:
             side = PART_SIDE if target else FRAME_SIDE
-            frames = [whole[number - 1] for number in target] if target else whole
+            frames = [media[number - 1] for number in target] if target else media
             return [data_uri(frame, side, PICTURE_BYTES) for frame in frames]
         if not target:
-            return [data_uri(image, WHOLE_SIDE, PICTURE_BYTES) for image in whole]
+            return [data_uri(image, WHOLE_SIDE, PICTURE_BYTES) for image in media]
         left, top, right, bottom = widened(target, self._padding)
-        width, height = whole[0].size
+        width, height = media[0].size
         left, top = min(round(left * width), width - 1), min(round(top * height), height - 1)
-        # Of a box thinner than a pixel there is one to see: whether it is too small is for the operation to say.
+        # A box thinner than a pixel is shown one pixel wide; the operation itself refuses boxes that are too small.
         box = (left, top, max(round(right * width), left + 1), max(round(bottom * height), top + 1))
-        return [data_uri(whole[0].crop(box), PART_SIDE, PICTURE_BYTES)]
+        return [data_uri(media[0].crop(box), PART_SIDE, PICTURE_BYTES)]
 
     def _full_media(self, seed: Seed) -> list[Image.Image]:
-        """The images, or the sampled frames; those of the last seed are kept."""
+        """The images of a seed, or its video's sampled frames; those of the last seed are cached."""
         if self._loaded[0] != seed.id:
             if seed.video is not None:
                 loaded = list(self._media.load_video(seed.video, seed.fps).frames)

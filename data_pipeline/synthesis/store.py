@@ -1,7 +1,7 @@
-"""What a synthesis has written so far: shards of trajectories, and notes of how each came about.
+"""The folder of a synthesis: finished shards of trajectories, and notes about every finished batch of seeds.
 
-The seam between synthesis and storage: a shard is there whole or not at all, one whose notes are there is never made
-again, and the data set appears when all are.
+A shard is written atomically, and then the notes of its batch: a batch with notes is never made again. When all batches
+are finished, the shards become a data set and the notes are removed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from data_pipeline.records import DATASET_INFO, RecordShards
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
 
 WORK_FOLDER = ".synthesis"
-"""Folder, in the data set's own, of what is not finished."""
+"""The folder, within that of the data set, for notes and settings of an unfinished synthesis."""
 
 
 class SynthesisStore:
-    """The shards of a data set that is being made; the notes are kept in `WORK` until it is complete.
+    """Shards and notes of a synthesis; see the module.
 
     Args:
-      directory: of the data set; made where it is missing.
+      directory: of the data set; created if missing.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -32,20 +32,20 @@ class SynthesisStore:
         self._work = self.directory / WORK_FOLDER
 
     @property
-    def complete(self) -> bool:
-        """Whether the data set is there."""
+    def is_complete(self) -> bool:
+        """Whether the data set is complete."""
         return (self.directory / DATASET_INFO).exists()
 
     def notes(self, number: int) -> dict[str, Any] | None:
-        """What was noted of a piece of the work; None while it is not done."""
+        """The notes of batch `number`, None if it is not finished."""
         return self.load_json(f"notes-{number:05d}.json")
 
     def write(self, number: int, shard: int, drafts: Sequence[Draft], notes: dict[str, Any]) -> None:
-        """Writes what came of a piece of the work.
+        """Writes the results of a batch.
 
         Args:
-          number: of the piece.
-          shard: the number of the shard for its trajectories; a piece without any has none.
+          number: of the batch.
+          shard: the number of the shard for its trajectories; a batch without trajectories has no shard.
           drafts: the trajectories, their media as files.
           notes: plain values, written last.
         """
@@ -54,21 +54,21 @@ class SynthesisStore:
         self.save_json(f"notes-{number:05d}.json", notes)
 
     def finish(self, count: int) -> None:
-        """Makes the data set of the first `count` shards, in their order, unless it is there already."""
-        if not self.complete:
+        """Completes the data set of the first `count` shards, unless it is complete already."""
+        if not self.is_complete:
             RecordShards(self.directory, "trajectory").finish(count)
 
     def save_json(self, name: str, value: dict[str, Any]) -> None:
-        """Keeps a JSON object until the data set is complete."""
+        """Saves a JSON object until the synthesis is finished."""
         write_text(self._work / name, json.dumps(value) + "\n")
 
     def load_json(self, name: str) -> dict[str, Any] | None:
-        """What was remembered under a name, if anything was."""
+        """The JSON object saved under a name, None if there is none."""
         path = self._work / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def clear(self) -> None:
-        """Removes what only an unfinished synthesis needs, and what a kill left of files that were being written."""
+        """Removes what only an unfinished synthesis needs, and temporary files that a killed run left."""
         if is_remote(self._work):
             if self._work.exists():
                 self._work.rmtree()

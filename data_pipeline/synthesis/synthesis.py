@@ -1,10 +1,10 @@
-"""A whole synthesis: seeds in a fixed order to checked trajectories on disk, resumable, the same for any workers.
+"""A whole synthesis: from sources of seeds to a data set of checked trajectories; resumable and reproducible.
 
-Seeds are taken from all sources in turn, each source shuffled by the run's seed, and worked on in shards of consecutive
-ones. All seeds of a shard are looked at first: those that cannot be read and near-duplicates are put aside before
-anything is written about them. The others are written and checked in their order, and the shard is put on disk whole.
-Shards follow until as many trajectories as wanted are there or no seeds are left. Which seeds a shard has depends on
-what the earlier ones came to alone, so a run that was killed finds its place from what is on disk.
+Seeds are taken from all sources in turn, each source shuffled, and worked on in batches. Of each batch, seeds that
+cannot be read and near-duplicates are rejected before anything is written about them. From the others trajectories are
+made and checked, and those of one batch become one shard of the data set. Batches follow until enough trajectories are
+made or no seeds are left. Which seeds a batch has depends only on the results of the batches before it, which are on
+disk: a killed run goes on where it was, and the data set is the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from data_pipeline.draft import Draft
 from data_pipeline.records.media import encode_png
 from data_pipeline.sources import SeedSource, SourceError
 from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
-from data_pipeline.synthesis.checks import CheckError, check
+from data_pipeline.synthesis.checks import CheckError, check_trajectory
 from data_pipeline.synthesis.duplicates import DuplicateFilter, Fingerprint, fingerprint
 from data_pipeline.synthesis.store import SynthesisStore
 from data_pipeline.synthesis.synthesizer import MediaLoader, SynthesisError, Synthesizer
@@ -40,21 +40,24 @@ SUMMARY_FILE = "synthesis.json"
 REJECTED_FILE = "rejected.jsonl"
 
 SeedIndex = tuple[int, int]
-"""Which source, and which of its entries."""
+"""(number of the source, index of the entry in it)"""
 
 
 @dataclasses.dataclass(frozen=True)
 class SynthesisSettings:
-    """What is to be made; the same recipe makes the same bytes.
+    """What is to be made; equal settings make equal bytes.
 
     Attributes:
-      sources: what the seeds come from, by name.
-      count: trajectories wanted.
-      seed: of all choices.
-      padding: of the crop operation.
-      image_mix, video_mix: share of every kind of trajectory.
-      captioner: what decides the text that is written: plain values.
-      shard_size: seeds in a shard, which is written whole.
+      sources: of seeds, by name.
+      count: trajectories to make.
+      seed: of all random choices.
+      padding: of the crop operation, as a share of the image.
+      image_mix, video_mix: the share of every kind of trajectory; normalized.
+      captioner: plain values that determine what the captioner writes.
+      shard_size: seeds in a batch, whose trajectories become one shard.
+
+    Raises:
+      UserError: a value is out of range, or a mix has unknown kinds.
     """
 
     sources: Mapping[str, SeedSource]
@@ -76,8 +79,8 @@ class SynthesisSettings:
         for mix in (self.image_mix, self.video_mix):
             check_mix(mix)
 
-    def settings(self) -> dict[str, Any]:
-        """The recipe as plain values, to tell it from another one."""
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values, in which a source is its number of entries."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["sources"] = {name: len(source) for name, source in self.sources.items()}
         return json.loads(json.dumps(fields, default=dict))
@@ -85,17 +88,17 @@ class SynthesisSettings:
 
 @dataclasses.dataclass
 class SynthesisSummary:
-    """What came of a synthesis.
+    """The counts of a synthesis.
 
     Attributes:
       count: trajectories written.
       seeds: seeds used.
-      shards: shards with trajectories.
+      shards: shards written.
       kinds: trajectories by kind.
-      impossible: kinds drawn and given up because a seed's geometry does not allow them.
-      rejected: seeds put aside, by reason.
+      impossible: by kind, how often it was drawn for a seed whose geometry does not allow it.
+      rejected: rejected seeds by reason.
       sources: trajectories by source.
-      spend: of everything written, rejected and remembered text included.
+      spend: cost of all texts, those of rejected seeds and those from the cache included.
     """
 
     count: int = 0
@@ -108,7 +111,7 @@ class SynthesisSummary:
     spend: Spend = Spend()
 
     def add(self, notes: Mapping[str, Any]) -> None:
-        """Counts a shard."""
+        """Adds the notes of a batch."""
         self.seeds += notes["seeds"]
         self.count += sum(notes["kinds"].values())
         self.shards += bool(notes["kinds"])
@@ -118,7 +121,7 @@ class SynthesisSummary:
             getattr(self, name).update(notes[name])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without what depends on how often the run was interrupted."""
+        """The counts as plain JSON values, without those that depend on interruptions of the run."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         spend = dataclasses.asdict(fields.pop("spend"))
         fields = {name: dict(sorted(v.items())) if isinstance(v, dict) else v for name, v in fields.items()}
@@ -126,23 +129,23 @@ class SynthesisSummary:
 
 
 class OtherSynthesisError(UserError):
-    """The folder holds another synthesis; the message names a setting that differs."""
+    """The folder holds a data set of other settings or of another origin; the message says which."""
 
 
 class Synthesis:
-    """Makes what a recipe says.
+    """Makes the data set that its settings describe.
 
     Args:
-      recipe: what to make.
-      captioner: makes the writer of one seed's text; called from any thread.
+      settings: what to make.
+      captioner: creates the captioner of one seed; called from any thread.
       media: loads media and tells sizes.
-      directory: of the data set; an unfinished synthesis of the same recipe in it goes on.
+      directory: of the data set; an unfinished synthesis with the same settings is continued.
       workers: threads that read, write and check.
     """
 
     def __init__(
         self,
-        recipe: SynthesisSettings,
+        settings: SynthesisSettings,
         captioner: Callable[[], Captioner],
         media: MediaLoader,
         directory: str | os.PathLike,
@@ -150,51 +153,55 @@ class Synthesis:
     ):
         if workers < 1:
             raise UserError(f"workers must be at least 1, got {workers}")
-        self._recipe, self._captioner, self._media, self._workers = recipe, captioner, media, workers
-        self._names = list(recipe.sources)
-        self._sources = [recipe.sources[name] for name in self._names]
+        self._settings, self._captioner, self._media, self._workers = settings, captioner, media, workers
+        self._names = list(settings.sources)
+        self._sources = [settings.sources[name] for name in self._names]
         self._directory = as_path(directory)
-        self._registry = default_registry(recipe.padding)
+        self._registry = default_registry(settings.padding)
 
     def run(self, on_progress: Callable[[SynthesisSummary], None] = lambda summary: None) -> SynthesisSummary:
         """Makes the data set, or what is missing of it.
 
         Args:
-          on_progress: called with what there is so far, seed by seed.
+          on_progress: called after every seed with the counts so far.
 
         Raises:
-          OtherSynthesisError: see the class; EndpointError: the captioner's model cannot be asked.
+          OtherSynthesisError: the folder holds something else.
+          EndpointError: the captioner's model cannot be used.
+          UserError: no seed gave a trajectory.
         """
-        finished, shards = self._directory / SUMMARY_FILE, SynthesisStore(self._directory)
+        finished, store = self._directory / SUMMARY_FILE, SynthesisStore(self._directory)
         if finished.exists():
-            _same_settings(json.loads(finished.read_text(encoding="utf-8"))["settings"], self._recipe, self._directory)
-            shards.clear()
+            _same_settings(
+                json.loads(finished.read_text(encoding="utf-8"))["settings"], self._settings, self._directory
+            )
+            store.clear()
             return _read_summary(finished)
-        before = shards.load_json(SETTINGS_FILE)
+        before = store.load_json(SETTINGS_FILE)
         if before is not None:
-            _same_settings(before, self._recipe, self._directory)
-        elif shards.complete:
+            _same_settings(before, self._settings, self._directory)
+        elif store.is_complete:
             raise OtherSynthesisError(
                 f"{self._directory} holds a data set that no synthesis made; choose another folder"
             )
         else:
-            shards.save_json(SETTINGS_FILE, self._recipe.settings())
+            store.save_json(SETTINGS_FILE, self._settings.to_json())
         summary, seen, rejected = SynthesisSummary(), DuplicateFilter(), []
-        places = round_robin([len(source) for source in self._sources], self._recipe.seed)
+        indices = round_robin([len(source) for source in self._sources], self._settings.seed)
         pool = Workers(self._workers)
         try:
             for number in itertools.count():
-                wanted = min(self._recipe.shard_size, self._recipe.count - summary.count)
-                chosen = list(itertools.islice(places, wanted))
+                wanted = min(self._settings.shard_size, self._settings.count - summary.count)
+                chosen = list(itertools.islice(indices, wanted))
                 if not chosen:
                     break
-                notes = shards.notes(number)
+                notes = store.notes(number)
                 made_before = notes is not None
                 if made_before:
                     for fields in notes["kept"]:
                         seen.add(Fingerprint(*fields))
                 else:
-                    notes = self._make_batch(shards, number, chosen, seen, pool, summary, on_progress)
+                    notes = self._make_batch(store, number, chosen, seen, pool, summary, on_progress)
                 summary.add(notes)
                 rejected += notes["rejected"]
                 if made_before:
@@ -202,40 +209,40 @@ class Synthesis:
         finally:
             pool.close()  # a thread that waits for a model is not waited for
         if not summary.count:
-            shards.clear()  # with other sources, the same folder may be tried again
+            store.clear()  # with other sources, the same folder may be tried again
             raise UserError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED_FILE, "".join(lines))
-        shards.finish(summary.shards)
-        content = {"settings": self._recipe.settings(), **summary.to_json()}
+        store.finish(summary.shards)
+        content = {"settings": self._settings.to_json(), **summary.to_json()}
         write_text(finished, json.dumps(content, indent=1) + "\n")
-        shards.clear()
+        store.clear()
         return summary
 
     def _make_batch(
         self,
-        shards: SynthesisStore,
+        store: SynthesisStore,
         number: int,
-        places: Sequence[SeedIndex],
+        indices: Sequence[SeedIndex],
         seen: DuplicateFilter,
         pool: Workers,
         before: SynthesisSummary,
         on_progress: Callable[[SynthesisSummary], None],
     ) -> dict[str, Any]:
-        """Works on the seeds of a shard and writes it; returns what is noted with it."""
+        """Makes the trajectories of a batch of seeds and writes their shard; returns the notes of the batch."""
         rejected, drafts, kept, kinds, impossible, sources = [], [], [], [], collections.Counter(), []
         spend, chosen = Spend(), []
-        for place, found in zip(places, _map_in_order(pool, self._fingerprint, places), strict=True):
+        for index, found in zip(indices, _map_in_order(pool, self._fingerprint, indices), strict=True):
             if isinstance(found, Fingerprint):
                 repeats = seen.add(found)
                 if repeats is None:
-                    chosen.append(place)
+                    chosen.append(index)
                     kept.append(dataclasses.astuple(found))
                     continue
-                found = self._rejection(place, "duplicate", repeats, found.id)
+                found = self._rejection(index, "duplicate", repeats, found.id)
             rejected.append(found)
         shown = dataclasses.replace(before)
-        for place, made in zip(chosen, _map_in_order(pool, self._synthesize, chosen), strict=True):
+        for index, made in zip(chosen, _map_in_order(pool, self._synthesize, chosen), strict=True):
             spend += made.spend
             impossible.update(made.impossible)
             if made.rejection is not None:
@@ -243,11 +250,11 @@ class Synthesis:
             else:
                 drafts.append(made.draft)
                 kinds.append(made.draft.kind)
-                sources.append(self._names[place[0]])
+                sources.append(self._names[index[0]])
             shown.count, shown.spend = before.count + len(drafts), before.spend + spend
             on_progress(shown)
         notes = {
-            "seeds": len(places),
+            "seeds": len(indices),
             "kept": kept,
             "kinds": collections.Counter(kinds),
             "impossible": impossible,
@@ -255,33 +262,33 @@ class Synthesis:
             "rejected": rejected,
             "spend": dataclasses.asdict(spend),
         }
-        shards.write(number, before.shards, drafts, notes)
+        store.write(number, before.shards, drafts, notes)
         return notes
 
-    def _fingerprint(self, place: SeedIndex) -> Fingerprint | dict[str, Any]:
-        """The fingerprint of a seed, or why it cannot be read."""
+    def _fingerprint(self, index: SeedIndex) -> Fingerprint | dict[str, Any]:
+        """The fingerprint of a seed, or its rejection."""
         try:
-            return fingerprint(self._sources[place[0]][place[1]], self._media)
+            return fingerprint(self._sources[index[0]][index[1]], self._media)
         except (SourceError, MediaError) as error:
-            return self._rejection(place, "unreadable", error)
+            return self._rejection(index, "unreadable", error)
 
-    def _synthesize(self, place: SeedIndex) -> _SeedResult:
-        """The trajectory of a seed, or why there is none."""
+    def _synthesize(self, index: SeedIndex) -> _SeedResult:
+        """The trajectory of a seed, or its rejection."""
         captioner = self._captioner()
         synthesizer = Synthesizer(
             self._registry,
             self._media,
             captioner,
-            padding=self._recipe.padding,
-            image_mix=self._recipe.image_mix,
-            video_mix=self._recipe.video_mix,
-            seed=self._recipe.seed,
+            padding=self._settings.padding,
+            image_mix=self._settings.image_mix,
+            video_mix=self._settings.video_mix,
+            seed=self._settings.seed,
         )
         seed = reason = fault = None
         try:
-            seed = self._sources[place[0]][place[1]]
+            seed = self._sources[index[0]][index[1]]
             draft = synthesizer(seed)
-            check(draft, seed, self._media)
+            check_trajectory(draft, seed, self._media)
         except (SourceError, MediaError) as error:  # it was there a moment ago
             reason, fault = "unreadable", error
         except SynthesisError as error:
@@ -291,14 +298,14 @@ class Synthesis:
         except CheckError as error:
             reason, fault = error.reason, error
         if fault is not None:
-            rejection = self._rejection(place, reason, fault, seed and seed.id)
+            rejection = self._rejection(index, reason, fault, seed and seed.id)
             return _SeedResult(captioner.spend, synthesizer.impossible, rejection=rejection)
         return _SeedResult(captioner.spend, synthesizer.impossible, _encoded(draft))
 
-    def _rejection(self, place: SeedIndex, reason: str, message: object, seed: str | None = None) -> dict[str, Any]:
+    def _rejection(self, index: SeedIndex, reason: str, message: object, seed: str | None = None) -> dict[str, Any]:
         return {
-            "source": self._names[place[0]],
-            "entry": place[1],
+            "source": self._names[index[0]],
+            "entry": index[1],
             "id": seed,
             "reason": reason,
             "message": str(message),
@@ -307,7 +314,7 @@ class Synthesis:
 
 @dataclasses.dataclass(frozen=True)
 class _SeedResult:
-    """What came of a seed: a trajectory, or a rejection."""
+    """What a seed gave: a trajectory, or a rejection."""
 
     spend: Spend
     impossible: Mapping[str, int]
@@ -316,23 +323,23 @@ class _SeedResult:
 
 
 def round_robin(sizes: Sequence[int], seed: int) -> Iterator[SeedIndex]:
-    """Every entry of every source once: one of each source in turn, each source in a shuffled order of its own."""
+    """Every entry of every source once: one entry of each source in turn, each source in its own shuffled order."""
     for turn in range(max(sizes)):
         for number, size in enumerate(sizes):
             if turn < size:
                 yield number, index_shuffle(turn, max_index=size - 1, seed=(seed + number) % 2**32, rounds=4)
 
 
-def _map_in_order(pool: Workers, function: Callable[[SeedIndex], Any], places: Sequence[SeedIndex]) -> Iterator[Any]:
-    """What the function makes of every place, in their order."""
-    tasks = [pool.submit(function, place) for place in places]
+def _map_in_order(pool: Workers, function: Callable[[SeedIndex], Any], indices: Sequence[SeedIndex]) -> Iterator[Any]:
+    """The results of `function` for all `indices`, in their order; computed by the pool."""
+    tasks = [pool.submit(function, index) for index in indices]
     for number, task in enumerate(tasks):
         yield task.future.result()
         tasks[number] = None  # or all results would be kept until the last one is used
 
 
 def _encoded(draft: Draft) -> Draft:
-    """The trajectory with its media as files: what takes time is done here, by a worker."""
+    """The trajectory with its images as PNG files; encoding takes time, so that the workers do it."""
 
     def file(source: Any) -> Any:
         if isinstance(source, list):
@@ -346,8 +353,8 @@ def _encoded(draft: Draft) -> Draft:
     return dataclasses.replace(draft, messages=messages)
 
 
-def _same_settings(before: Mapping[str, Any], recipe: SynthesisSettings, directory: object) -> None:
-    for name, value in recipe.settings().items():
+def _same_settings(before: Mapping[str, Any], settings: SynthesisSettings, directory: object) -> None:
+    for name, value in settings.to_json().items():
         if before.get(name) != value:
             raise OtherSynthesisError(
                 f"{directory} holds a synthesis with other settings: its {name} is {before.get(name)!r}, now {value!r};"

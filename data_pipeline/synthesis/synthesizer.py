@@ -1,4 +1,4 @@
-"""Turns plans into trajectories by really running their operations."""
+"""Makes a trajectory from a seed: draws its kind, plans it, and executes its operations."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from pixel_reasoner_jax.rollout.prompt import query_messages
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 SMALLEST_CROP = 30
-"""Pixels a side of the smallest wrong box: a crop of 28 or less is refused."""
+"""Smallest side, in pixels, of a wrong box: the operation refuses crops of 28 or less."""
 
 PlanRevision = Callable[[TrajectoryPlan, Seed, np.random.Generator], TrajectoryPlan]
 
 
 class MediaLoader(Protocol):
-    """What synthesis needs of a `Processor`: it loads images and videos, and tells sizes after resizing."""
+    """The part of a `Processor` that synthesis needs: it loads images and videos, and tells sizes after resizing."""
 
     def load_image(self, source: ImageSource) -> Image.Image: ...
 
@@ -48,10 +48,10 @@ class MediaLoader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class BudgetMediaLoader:
-    """`Media` by budgets alone, without a tokenizer.
+    """A `MediaLoader` that needs no tokenizer, only budgets.
 
     Attributes:
-      budgets: tokens for every kind of image, and frames of a video.
+      budgets: tokens for every kind of image, and the number of frames of a video.
     """
 
     budgets: Budgets = Budgets()
@@ -67,25 +67,28 @@ class BudgetMediaLoader:
 
 
 class SynthesisError(UserError):
-    """A seed from which no trajectory can be made; the message names it."""
+    """No trajectory can be made from a seed; the message names it."""
 
 
 class Synthesizer:
-    """Writes one trajectory for a seed; which one depends on the seed's id and `seed` alone.
+    """Makes one trajectory from a seed of data; random choices depend on its id and on `seed` only.
 
     Args:
       registry: the operations, as rollouts use them.
       processor: loads media and tells their sizes after resizing: a `Processor` or `BudgetMediaLoader`.
       captioner: writes the passages.
-      padding: by which the registry's crop operation widens a box, so that a wrong crop never shows the cue.
-      image_mix, video_mix: share of every kind of trajectory; normalized.
+      padding: by which the registry's crop operation widens boxes; wrong crops miss the cue even so.
+      image_mix, video_mix: the share of every kind of trajectory; normalized.
       guidelines: the text after the question; None for the paper's.
       revise: changes a plan before it is run; None for no change.
-      seed: of all choices.
+      seed: of all random choices.
 
     Attributes:
-      counts: trajectories written, by kind.
-      impossible: kinds drawn and given up, because the seed's geometry does not allow them.
+      counts: trajectories made, by kind.
+      impossible: by kind, how often it was drawn for a seed whose geometry does not allow it.
+
+    Raises:
+      UserError: a mix has unknown kinds or invalid shares.
     """
 
     def __init__(
@@ -110,11 +113,12 @@ class Synthesizer:
         self.impossible: collections.Counter[str] = collections.Counter()
 
     def __call__(self, seed: Seed) -> Draft:
-        """Writes the trajectory of a seed.
+        """Makes the trajectory of a seed.
 
         Raises:
-          SynthesisError: no kind of trajectory fits, or an operation fails.
-          CaptionError: a text cannot be had.
+          SynthesisError: no kind of trajectory is possible, or an operation fails.
+          CaptionError: a text cannot be written.
+          MediaError: an image or a video cannot be loaded.
         """
         digest = hashlib.blake2b(seed.id.encode("utf-8", "replace"), digest_size=8).digest()
         rng = np.random.default_rng((self._seed, int.from_bytes(digest, "little")))
@@ -125,12 +129,12 @@ class Synthesizer:
             frames = video.frames
             try:
                 seed = seed.with_frames(video.times)
-            except ValueError as error:
+            except UserError as error:
                 raise SynthesisError(str(error)) from None
             if max(seed.cue) > len(frames):  # before a captioner is asked about it
                 raise SynthesisError(f"seed {seed.id}: its evidence is frame {max(seed.cue)} of {len(frames)}")
         if not seed.question:
-            seed = self._captioner.ask(seed)
+            seed = self._captioner.add_question(seed)
         state = MediaState.from_query(images=images, video_frames=frames)
         plan = self._plan(self._context(seed, images, len(frames or ()), rng))
         if self._revise is not None:
@@ -144,7 +148,7 @@ class Synthesizer:
         return TemplateContext(seed, self._captioner, rng, padding=self._padding, least=least, frames=frames)
 
     def _plan(self, context: TemplateContext) -> TrajectoryPlan:
-        """Draws a kind; where the geometry forbids it, another."""
+        """Plans a trajectory of a random kind; if the seed's geometry does not allow the kind, draws another."""
         mix = dict(self._video_mix if context.frames else self._image_mix)
         while any(mix.values()):
             shares = np.array(list(mix.values()))
@@ -164,12 +168,12 @@ def run_plan(
     resized: Callable[[tuple[int, int], str], tuple[int, int]],
     guidelines: str | None = None,
 ) -> Draft:
-    """Writes a plan out, executing its operations as a rollout would.
+    """Turns a plan into a trajectory, executing its operations as a rollout would.
 
     Args:
       plan: what to say and do.
       seed: the query.
-      state: its media, unresized; grows by what operations return.
+      state: the query's media, unresized; what operations return is added to it.
       registry: the operations.
       resized: (size, kind) to the size the model sees, as `Processor.resized`.
       guidelines: the text after the question; None for the paper's.
@@ -179,21 +183,21 @@ def run_plan(
     """
     messages = query_messages(seed.query(), tools_section(registry.signatures(state)), guidelines)
     operations = []
-    for turn, step in enumerate(plan.turns):
-        messages.append(_assistant(step))
-        call = registry.parse(step.call)
+    for number, turn in enumerate(plan.turns):
+        messages.append(_assistant(turn))
+        call = registry.parse(turn.call)
         try:
             if not isinstance(call, Call):
                 raise OperationError(f"the call cannot be read: {call}")
             result = registry.execute(call, state)
         except OperationError as error:
-            raise SynthesisError(f"seed {seed.id}: {step.name} {step.arguments} failed: {error}") from error
+            raise SynthesisError(f"seed {seed.id}: {turn.name} {turn.arguments} failed: {error}") from error
         sizes = tuple(resized(image.size, result.kind) for image in result.images)
         content = [{"type": "text", "text": registry.observation_text(call, result, sizes)}]
         content += [{"type": "image", "image": image, "kind": result.kind} for image in result.images]
         messages.append({"role": "user", "content": content})
         outcome = {"boxes": tuple(result.boxes), "sizes": sizes, "sources": tuple(result.sources)}
-        operations.append(OperationRecord(turn, call.name, call.arguments, **outcome))
+        operations.append(OperationRecord(number, call.name, call.arguments, **outcome))
     messages.append({"role": "assistant", "content": [{"type": "text", "text": plan.answer, "train": True}]})
     return Draft(
         query_id=seed.id,
@@ -206,12 +210,12 @@ def run_plan(
     )
 
 
-def _assistant(step: OperationTurn) -> dict[str, Any]:
-    """The turn of a step; of a mistaken one the call carries no loss, nor does the end of the turn after it."""
+def _assistant(turn: OperationTurn) -> dict[str, Any]:
+    """The message of a turn. A mistaken call carries no loss, nor does the end of the turn that follows it."""
     return {
         "role": "assistant",
         "content": [
-            {"type": "text", "text": f"{step.text}\n", "train": True},
-            {"type": "text", "text": step.call, "train": not step.mistaken},
+            {"type": "text", "text": f"{turn.text}\n", "train": True},
+            {"type": "text", "text": turn.call, "train": not turn.mistaken},
         ],
     }

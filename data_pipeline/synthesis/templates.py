@@ -1,7 +1,7 @@
-"""The kinds of trajectory (paper, section 4.1 and appendix C.2), each a pure function from a seed to a plan.
+"""The kinds of trajectory (paper, section 4.1 and appendix C.2), each a function from a seed to a plan.
 
-A plan says what is written and which operations are asked for, in order. Mistaken operations are marked: they are run
-and shown like any other, and the loss does not cover them.
+A plan says what is written and which operations are called, in order. Calls that are mistaken on purpose are flagged:
+they are executed and shown like any other, but carry no loss.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ VIDEO_MIX: Mapping[str, float] = {
 
 @dataclasses.dataclass(frozen=True)
 class OperationTurn:
-    """A turn that asks for an operation.
+    """A turn of the assistant that ends in a call.
 
     Attributes:
       text: what is written before the call.
-      name: of the operation; arguments: its arguments.
-      mistaken: whether it is wrong on purpose.
+      name, arguments: of the operation.
+      mistaken: whether the call is wrong on purpose.
     """
 
     text: str
@@ -53,13 +53,13 @@ class OperationTurn:
 
     @property
     def call(self) -> str:
-        """The call as the assistant writes it."""
+        """The text of the call."""
         return f"<tool_call>\n{json.dumps({'name': self.name, 'arguments': self.arguments})}\n</tool_call>"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrajectoryPlan:
-    """What a trajectory will say: steps with operations, then the answer's turn."""
+    """What a trajectory will say: `turns` with operations, then the last turn with the answer."""
 
     kind: str
     turns: tuple[OperationTurn, ...]
@@ -68,15 +68,15 @@ class TrajectoryPlan:
 
 @dataclasses.dataclass(frozen=True)
 class TemplateContext:
-    """What a template works with.
+    """What a template is given to plan with.
 
     Attributes:
       seed: the annotated query.
       captioner: writes the passages.
-      rng: random choices come from here alone.
+      rng: of all random choices.
       padding: by which the crop operation widens boxes.
       least: smallest (width, height) of a wrong box, as a share of the image.
-      frames: frames that a video query shows; 0 for images.
+      frames: the number of sampled frames of a video; 0 for images.
     """
 
     seed: Seed
@@ -89,8 +89,8 @@ class TemplateContext:
     def write(self, passage: Passage, target: tuple = ()) -> str:
         return self.captioner.write(self.seed, passage, target)
 
-    def step(self, passage: Passage, target: tuple, seen: tuple = (), mistaken: bool = False) -> OperationTurn:
-        """The turn that begins with `passage`, about what was `seen` last, and looks at `target`: boxes or frames."""
+    def turn(self, passage: Passage, target: tuple, seen: tuple = (), mistaken: bool = False) -> OperationTurn:
+        """A turn that begins with `passage`, about what was `seen` last, and calls for `target`, a box or frames."""
         subject = self.write(Passage.SUBJECT, self.seed.cue)
         if self.frames:
             lead = f"Now I will select some frames to look clearer at {subject}."
@@ -101,7 +101,7 @@ class TemplateContext:
         return OperationTurn(_joined(self.write(passage, seen), lead), name, arguments, mistaken)
 
     def wrong_box(self, previous: tuple = ()) -> tuple | None:
-        """A box that misses the cue; where the seed names candidates, not the `previous` one."""
+        """A box that misses the cue. If the seed has candidates, it is one of them, but not `previous`."""
         candidates = [box for box in self.seed.candidates if box != previous]
         if self.seed.candidates and not candidates:
             return None
@@ -115,7 +115,7 @@ class TemplateContext:
 
 
 Template = Callable[[TemplateContext], TrajectoryPlan | None]
-"""A kind of trajectory; None where the seed's geometry does not allow it."""
+"""Plans one kind of trajectory; returns None if the seed's geometry does not allow it."""
 
 
 def text_only(context: TemplateContext) -> TrajectoryPlan:
@@ -125,7 +125,7 @@ def text_only(context: TemplateContext) -> TrajectoryPlan:
 
 def single_pass(context: TemplateContext) -> TrajectoryPlan:
     """The right operation at once."""
-    return context.plan("single_pass", context.step(Passage.OVERVIEW, context.seed.cue))
+    return context.plan("single_pass", context.turn(Passage.OVERVIEW, context.seed.cue))
 
 
 def recrop_once(context: TemplateContext) -> TrajectoryPlan | None:
@@ -134,8 +134,8 @@ def recrop_once(context: TemplateContext) -> TrajectoryPlan | None:
         return None
     return context.plan(
         "recrop_once",
-        context.step(Passage.OVERVIEW, wrong, mistaken=True),
-        context.step(Passage.MISTAKE, context.seed.cue, seen=wrong),
+        context.turn(Passage.OVERVIEW, wrong, mistaken=True),
+        context.turn(Passage.MISTAKE, context.seed.cue, seen=wrong),
     )
 
 
@@ -145,9 +145,9 @@ def recrop_twice(context: TemplateContext) -> TrajectoryPlan | None:
         return None
     return context.plan(
         "recrop_twice",
-        context.step(Passage.OVERVIEW, first, mistaken=True),
-        context.step(Passage.MISTAKE, second, seen=first, mistaken=True),
-        context.step(Passage.MISTAKE, context.seed.cue, seen=second),
+        context.turn(Passage.OVERVIEW, first, mistaken=True),
+        context.turn(Passage.MISTAKE, second, seen=first, mistaken=True),
+        context.turn(Passage.MISTAKE, context.seed.cue, seen=second),
     )
 
 
@@ -157,8 +157,8 @@ def further_zoom(context: TemplateContext) -> TrajectoryPlan | None:
         return None
     return context.plan(
         "further_zoom",
-        context.step(Passage.OVERVIEW, wide, mistaken=True),
-        context.step(Passage.MISTAKE, context.seed.cue, seen=wide),
+        context.turn(Passage.OVERVIEW, wide, mistaken=True),
+        context.turn(Passage.MISTAKE, context.seed.cue, seen=wide),
     )
 
 
@@ -168,8 +168,8 @@ def reselect(context: TemplateContext) -> TrajectoryPlan | None:
         return None
     return context.plan(
         "reselect",
-        context.step(Passage.OVERVIEW, wrong, mistaken=True),
-        context.step(Passage.MISTAKE, context.seed.cue, seen=wrong),
+        context.turn(Passage.OVERVIEW, wrong, mistaken=True),
+        context.turn(Passage.MISTAKE, context.seed.cue, seen=wrong),
     )
 
 
@@ -184,10 +184,10 @@ def _joined(*texts: str) -> str:
 
 
 def check_mix(mix: Mapping[str, float]) -> None:
-    """Makes sure that kinds can be drawn from their shares.
+    """Checks that kinds can be drawn by their shares.
 
     Raises:
-      ValueError: a kind is unknown, a share is negative or not finite, or all are 0.
+      UserError: a kind is unknown, a share is negative or not finite, or all are 0.
     """
     if unknown := sorted(set(mix) - set(TEMPLATES)):
         raise UserError(f"unknown kinds of trajectory {unknown}, expected some of {sorted(TEMPLATES)}")

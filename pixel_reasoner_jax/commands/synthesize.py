@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
     """Synthesizes, and prints what came of it.
 
     Raises:
-      ValueError: options that fit no synthesis, a source that cannot be read, a folder that holds another data set, an
+      UserError: options that fit no synthesis, a source that cannot be read, a folder that holds another data set, an
         endpoint that cannot be used.
     """
     media = BudgetMediaLoader(Processor.from_pretrained(args.model).budgets if args.model else Budgets())
     sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
     captioner, decides, endpoint = _captioner(args, media)
-    recipe = SynthesisSettings(
+    settings = SynthesisSettings(
         sources=sources,
         count=args.count,
         seed=args.seed,
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
     complete = (out / SUMMARY_FILE).exists()
     try:
         with _locked(out), Progress("synthesis", args.count) as progress:
-            synthesis = Synthesis(recipe, captioner, media, out, args.workers)
+            synthesis = Synthesis(settings, captioner, media, out, args.workers)
             summary = synthesis.run(lambda so_far: progress.update(so_far.count, **_figures(so_far)))
     finally:
         if endpoint is not None:
@@ -70,24 +70,24 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
     if complete:
         print(f"{out} is complete already", file=sys.stderr)
     sheet = write_text(out / SHEET, contact_sheet(out, media, seed=args.seed))
-    print(report(summary, recipe))
+    print(report(summary, settings))
     print(f"rejected: {out / REJECTED_FILE}\npage: {sheet}\ntrajectories: {out}")
     print(json.dumps(summary.to_json(), allow_nan=False))
     return summary
 
 
-def report(summary: SynthesisSummary, recipe: SynthesisSettings) -> str:
+def report(summary: SynthesisSummary, settings: SynthesisSettings) -> str:
     """The tables: kinds of trajectory, sources, and what was put aside."""
-    kinds = [(kind, summary.kinds[kind], summary.impossible[kind]) for kind in TEMPLATES if kind in _drawn(recipe)]
+    kinds = [(kind, summary.kinds[kind], summary.impossible[kind]) for kind in TEMPLATES if kind in _drawn(settings)]
     rows = [["", "trajectories", "share", "impossible"]]
     rows += [[kind, f"{n:,}", f"{n / summary.count:.1%}", f"{given_up:,}"] for kind, n, given_up in kinds]
     tables = [plain_table([*rows, ["all", f"{summary.count:,}", "", f"{summary.impossible.total():,}"]])]
-    if len(recipe.sources) > 1:
+    if len(settings.sources) > 1:
         tables.append(plain_table([["source", "trajectories"], *_counted(summary.sources)]))
     if summary.rejected:
         tables.append(plain_table([["rejected", "seeds"], *_counted(summary.rejected)]))
-    if summary.count < recipe.count:
-        tables.append(f"the sources have no more: {summary.count:,} of {recipe.count:,} trajectories wanted")
+    if summary.count < settings.count:
+        tables.append(f"the sources have no more: {summary.count:,} of {settings.count:,} trajectories wanted")
     if summary.spend.requests:
         tables.append(
             f"texts: {summary.spend.requests:,} answers, {summary.spend.prompt_tokens:,} tokens read,"
@@ -156,8 +156,8 @@ def _paid(endpoint: Endpoint) -> str:
     )
 
 
-def _drawn(recipe: SynthesisSettings) -> set[str]:
-    return {kind for mix in (recipe.image_mix, recipe.video_mix) for kind, share in mix.items() if share > 0}
+def _drawn(settings: SynthesisSettings) -> set[str]:
+    return {kind for mix in (settings.image_mix, settings.video_mix) for kind, share in mix.items() if share > 0}
 
 
 def _counted(counter: Mapping[str, int]) -> list[list[str]]:

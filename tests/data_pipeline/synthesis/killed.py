@@ -20,12 +20,12 @@ from data_pipeline.synthesis import BudgetMediaLoader, TemplateCaptioner
 from data_pipeline.synthesis.synthesis import Synthesis, SynthesisSettings
 
 
-def recipe(path: str) -> SynthesisSettings:
+def settings(path: str) -> SynthesisSettings:
     return SynthesisSettings({path: open_source(f"jsonl:{path}")}, count=12, seed=3, shard_size=8)
 
 
 def synthesize(path: str, out: str, workers: int) -> None:
-    Synthesis(recipe(path), TemplateCaptioner, BudgetMediaLoader(), out, workers).run()
+    Synthesis(settings(path), TemplateCaptioner, BudgetMediaLoader(), out, workers).run()
 
 
 def deadly(function, marks: pathlib.Path):

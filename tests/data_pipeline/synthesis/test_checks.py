@@ -8,7 +8,7 @@ from PIL import Image
 
 from data_pipeline.synthesis import TEMPLATES, BudgetMediaLoader, Synthesizer, TemplateCaptioner
 from data_pipeline.synthesis.captioner import PHRASES, Passage
-from data_pipeline.synthesis.checks import CheckError, check
+from data_pipeline.synthesis.checks import CheckError, check_trajectory
 from pixel_reasoner_jax.operations import default_registry
 from tests.data_pipeline.synthesis.seeds import image_seed, video_seed
 
@@ -24,7 +24,7 @@ def make(kind, seed, **phrases):
 
 def fault(draft, seed) -> str | None:
     try:
-        check(draft, seed, MEDIA)
+        check_trajectory(draft, seed, MEDIA)
     except CheckError as error:
         return error.reason
     return None
@@ -35,7 +35,7 @@ def test_good_trajectories_pass(kind):
     seeds = [video_seed(1), video_seed(2, cue=(8,))] if kind in VIDEO_KINDS else []
     seeds += [image_seed(number, cue=cue) for number, cue in enumerate(EDGES)] if kind != "reselect" else []
     for seed in seeds:
-        check(make(kind, seed), seed, MEDIA)
+        check_trajectory(make(kind, seed), seed, MEDIA)
 
 
 EDGES = [

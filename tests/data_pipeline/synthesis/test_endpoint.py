@@ -14,7 +14,7 @@ from tests.data_pipeline.synthesis.chat_server import said
 
 
 def ask(endpoint, text="hello", attempt=0):
-    return endpoint.ask([{"role": "user", "content": [{"type": "text", "text": text}]}], attempt)
+    return endpoint.complete([{"role": "user", "content": [{"type": "text", "text": text}]}], attempt)
 
 
 def failing_first(times, fail):

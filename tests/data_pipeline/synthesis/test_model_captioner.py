@@ -93,14 +93,14 @@ def test_questions_are_asked_where_there_are_none(server, captioner):
     good = '```json\n{"question": "Which letter?", "answer": "Q"}\n```'
     replies = iter(["Which letter? Q", '{"question": "Which?"}', good])
     server.reply = lambda exchange: exchange.say(next(replies))
-    asked = captioner.ask(seed)
+    asked = captioner.add_question(seed)
     assert (asked.question, asked.answer, asked.cue) == ("Which letter?", "Q", seed.cue)
     assert sizes(server.requests[0]) == [(200, 160), (70, 64)]
     wrongs = ('{"question": "<tool_call>", "answer": "x"}', '{"question": "?", "answer": 7}', "[]", "{}")
     for number, wrong in enumerate(wrongs, start=2):
         server.reply = lambda exchange, wrong=wrong: exchange.say(wrong)
         with pytest.raises(CaptionError, match="no usable question"):
-            captioner.ask(image_seed(number, question="", answer=""))
+            captioner.add_question(image_seed(number, question="", answer=""))
 
 
 def test_prompts_are_files_that_can_be_replaced(server, connect, tmp_path):

@@ -14,7 +14,7 @@ from data_pipeline.records import DATASET_INFO, RecordSource, read_description, 
 from data_pipeline.seed import Seed
 from data_pipeline.sources import SourceError, open_source
 from data_pipeline.synthesis import BudgetMediaLoader, CaptionError, Spend, TemplateCaptioner
-from data_pipeline.synthesis.checks import check
+from data_pipeline.synthesis.checks import check_trajectory
 from data_pipeline.synthesis.contact_sheet import contact_sheet
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
 from data_pipeline.synthesis.store import WORK_FOLDER
@@ -117,7 +117,7 @@ def test_a_finished_one_is_not_made_again_and_another_is_refused(seeds_file, who
     monkeypatch.setattr(Synthesis, "_make_batch", None)
     killed.synthesize(str(seeds_file), str(whole), workers=2)
     assert files(whole) == before
-    other = SynthesisSettings(killed.recipe(str(seeds_file)).sources, count=12, seed=4, shard_size=8)
+    other = SynthesisSettings(killed.settings(str(seeds_file)).sources, count=12, seed=4, shard_size=8)
     with pytest.raises(OtherSynthesisError, match="its seed is 3, now 4"):
         Synthesis(other, TemplateCaptioner, MEDIA, whole).run()
 
@@ -142,10 +142,10 @@ def test_an_unfinished_one_goes_on_with_its_own_settings_only(tmp_path):
 
 def test_sources_take_turns():
     for seed, sizes in itertools.product(range(3), [(1,), (5, 1, 3), (100, 40)]):
-        places = list(round_robin(sizes, seed))
-        assert sorted(places) == [(number, entry) for number, size in enumerate(sizes) for entry in range(size)]
+        indices = list(round_robin(sizes, seed))
+        assert sorted(indices) == [(number, entry) for number, size in enumerate(sizes) for entry in range(size)]
         shortest = min(sizes)
-        assert [number for number, _ in places[: shortest * len(sizes)]] == list(range(len(sizes))) * shortest
+        assert [number for number, _ in indices[: shortest * len(sizes)]] == list(range(len(sizes))) * shortest
     first, second = (list(round_robin((100, 100), seed)) for seed in (0, 1))
     assert first != second and [e for n, e in first if n == 0] != [e for n, e in first if n == 1] != list(range(100))
 
@@ -161,7 +161,7 @@ def test_images_and_videos_from_several_sources(tmp_path):
     by_id = {seed.id: seed for name in ("images", "videos") for seed in sources[name]}
     for draft in RecordSource(tmp_path, "trajectory"):
         if draft.query_id in by_id:
-            check(draft, by_id[draft.query_id], MEDIA)
+            check_trajectory(draft, by_id[draft.query_id], MEDIA)
 
 
 def test_video_files_and_masks_from_their_sources_to_a_page(server, connect, tmp_path):
@@ -268,8 +268,8 @@ def test_rejections_say_why(tmp_path):
         ]
     )
     mix = {"recrop_once": 1.0}
-    recipe = SynthesisSettings({"list": seeds}, 14, image_mix=mix, shard_size=5)
-    summary = Synthesis(recipe, Careless, MEDIA, tmp_path, workers=2).run()
+    settings = SynthesisSettings({"list": seeds}, 14, image_mix=mix, shard_size=5)
+    summary = Synthesis(settings, Careless, MEDIA, tmp_path, workers=2).run()
     reasons = {"unreadable": 3, "caption": 2, "leak": 1, "impossible": 1, "text": 3, "duplicate": 1}
     assert summary.rejected == reasons and summary.count == 3 and summary.kinds == {"recrop_once": 3}
     lines = [json.loads(line) for line in (tmp_path / REJECTED_FILE).read_text().splitlines()]
@@ -288,13 +288,13 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     sources = {
         "mixed": [*(image_seed(number) for number in range(5)), video_seed(1), image_seed(9, question="", answer="")]
     }
-    recipe = SynthesisSettings(sources, 7, captioner={"model": "m"}, shard_size=3)
+    settings = SynthesisSettings(sources, 7, captioner={"model": "m"}, shard_size=3)
     results = {}
     for workers in (1, 4):
         endpoint = connect(cache=tmp_path / f"cache{workers}", prompt_price=10.0)
         out = tmp_path / f"out{workers}"
         summary = Synthesis(
-            recipe, lambda e=endpoint: ModelCaptioner(e, load_prompts(), MEDIA), MEDIA, out, workers
+            settings, lambda e=endpoint: ModelCaptioner(e, load_prompts(), MEDIA), MEDIA, out, workers
         ).run()
         assert summary.count == 7 and summary.spend.requests == endpoint.spend.requests
         assert summary.spend.cost == pytest.approx(endpoint.spend.cost) == summary.spend.prompt_tokens * 1e-5
@@ -304,7 +304,7 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     asked = len(server.requests)
     endpoint = connect(cache=tmp_path / "cache4", prompt_price=10.0)
     again = Synthesis(
-        recipe, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, tmp_path / "again", 2
+        settings, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, tmp_path / "again", 2
     ).run()
     assert len(server.requests) == asked and files(tmp_path / "again") == results[1]
     assert again.spend.paid == 0 and again.spend.cost == summary.spend.cost
@@ -327,7 +327,7 @@ def test_frames_that_were_not_sampled_are_rejected_before_the_model_is_asked(ser
 
 def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
     sources = {"images": [image_seed(number) for number in range(8)]}
-    recipe = SynthesisSettings(sources, 8, captioner={"model": "m"}, shard_size=3)
+    settings = SynthesisSettings(sources, 8, captioner={"model": "m"}, shard_size=3)
     good = server.reply
 
     def fails_from(number):
@@ -335,7 +335,7 @@ def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
 
     def run(out, workers):
         endpoint = connect()
-        return Synthesis(recipe, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, out, workers).run()
+        return Synthesis(settings, lambda: ModelCaptioner(endpoint, load_prompts(), MEDIA), MEDIA, out, workers).run()
 
     fails_from(12)
     with pytest.raises(ValueError, match="did not answer"):
@@ -348,14 +348,14 @@ def test_a_run_that_an_outage_stopped_goes_on(server, connect, tmp_path):
 
 
 def test_recipes_are_told_apart_by_plain_values():
-    assert json.loads(json.dumps(SynthesisSettings({"a": [Seed("s", "?", "x")]}, 1).settings()))["sources"] == {"a": 1}
+    assert json.loads(json.dumps(SynthesisSettings({"a": [Seed("s", "?", "x")]}, 1).to_json()))["sources"] == {"a": 1}
     assert Spend(1, 1, 2, 3, 4.0, 5.0) + Spend(1, 0, 1, 1, 1.0, 0.0) == Spend(2, 1, 3, 4, 5.0, 5.0)
     assert CUE
 
 
 def test_a_synthesis_may_lie_in_an_object_store(bucket, seeds_file, whole):
-    recipe = killed.recipe(str(seeds_file))
-    Synthesis(recipe, TemplateCaptioner, MEDIA, f"{bucket}/data", workers=2).run()
+    settings = killed.settings(str(seeds_file))
+    Synthesis(settings, TemplateCaptioner, MEDIA, f"{bucket}/data", workers=2).run()
     assert len(RecordSource(f"{bucket}/data", "trajectory")) == 12
     stored = {path.name: path.read_bytes() for path in as_path(f"{bucket}/data").iterdir() if path.is_file()}
     assert stored == files(whole)
