@@ -58,7 +58,7 @@ def table_writer(path: str | os.PathLike, schema: ParquetSchema) -> Iterator[Cal
       schema: a function from the module pyarrow to the schema of a parquet file.
 
     Raises:
-      UserError: another suffix, or parquet without pyarrow.
+      UserError: another suffix.
     """
     path = as_path(path)
     if path.suffix not in (".jsonl", ".parquet"):
