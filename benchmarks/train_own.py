@@ -15,7 +15,7 @@ from pixel_reasoner_jax.plan.flops import count_flops
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.losses import token_loss
-from pixel_reasoner_jax.training.packing import Batch, build, fit
+from pixel_reasoner_jax.training.packing import Batch, build, smallest_shape
 
 
 class Own:
@@ -69,7 +69,8 @@ def batch(work: Work) -> Batch:
     processor = Processor.from_pretrained(work.directory)
     rows = [[sequence] for sequence in work.sequences]
     media = [item for sequence in work.sequences for item in sequence.media]
-    shape = fit(rows, processor, len(rows), len(work.sequences[0].tokens), vision_row(media, processor.geometry))
+    row_length, patches = len(work.sequences[0].tokens), vision_row(media, processor.geometry)
+    shape = smallest_shape(rows, processor, len(rows), row_length, patches)
     return build(rows, processor, len(rows), shape)
 
 

@@ -1,4 +1,4 @@
-"""Meshes of devices and what lies where on them."""
+"""Meshes of devices, the shardings of arrays on them, and the processes that share them."""
 
 from pixel_reasoner_jax.parallel.hosts import (
     all_gather,

@@ -1,4 +1,4 @@
-"""Processes that run one program in step: which parts of the mesh are whose, and what all must agree on."""
+"""Processes that run one program in step: which parts of the mesh each feeds, and how they exchange values."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.parallel.mesh import MeshError
 from pixel_reasoner_jax.parallel.sharding import RULES, batch_axis, parts
 
-HEARTBEAT_SECONDS = 30  # a process that is not heard of for so long is given up, and with it the run
-SHUTDOWN_SECONDS = 30
+HEARTBEAT_SECONDS = 30  # the run ends when a process has sent no heartbeat for this long
+SHUTDOWN_SECONDS = 30  # how long a process that has ended waits for the others
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Joins this process with the others of its run; before anything else is asked of JAX.
+    """Joins this process with the others of its run. To be called before any other use of JAX.
+
+    Arguments that are None are read from the environment of a TPU slice, Slurm, Kubernetes or Open MPI.
 
     Args:
       coordinator: host:port of process 0.
-      processes: how many there are.
-      process: number of this one. What is None is read from the environment of a TPU slice, Slurm, Kubernetes or
-        Open MPI.
+      processes: number of processes.
+      process: number of this process, from 0.
 
     Raises:
-      ValueError: the environment does not say it either.
+      UserError: an argument is None and the environment does not tell it.
     """
     try:
         jax.distributed.initialize(
@@ -46,26 +47,26 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes what all would write the same."""
+    """Whether this process writes the files that are the same for all processes: process 0 does."""
     return jax.process_index() == 0
 
 
-def wait_for_all(what: str) -> None:
-    """Returns when every process has come here, where it says the same."""
+def wait_for_all(name: str) -> None:
+    """Returns when every process has called this; `name` must be the same in all of them."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
 def is_shared(mesh: Mesh | None) -> bool:
-    """Whether several processes have devices of a mesh."""
+    """Whether the devices of a mesh belong to several processes."""
     return mesh is not None and len({device.process_index for device in mesh.devices.flat}) > 1
 
 
 def local_parts(mesh: Mesh | None) -> tuple[int, ...]:
-    """Numbers of the parts of the mesh (see `parts`) that this process feeds, ascending.
+    """Numbers of the parts of the mesh (see `parts`) whose devices belong to this process, ascending.
 
     Raises:
-      MeshError: the devices of a part belong to several processes, which could not feed it the same.
+      MeshError: the devices of a part belong to several processes, which feed different rows.
     """
     if mesh is None:
         return (0,)
@@ -80,25 +81,28 @@ def local_parts(mesh: Mesh | None) -> tuple[int, ...]:
 
 
 def shard_rows(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays whose rows are those of this process's parts, in order, as the rows of all processes together.
+    """Makes global arrays, sharded over the mesh, of the rows that each process holds.
 
-    Rows are the first axis, or that of `sharding.batch_axis`.
-
-    Returns:
-      The tree with global arrays, dealt out over the mesh; as it is without a mesh.
+    Args:
+      tree: numpy arrays with the rows of this process's parts of the mesh, in order. `sharding.batch_axis` tells which
+        axis is that of rows.
+      mesh: None leaves the tree as it is.
     """
     if mesh is None:
         return tree
 
-    def place(path, rows):
+    def shard(path, rows):
         spec = PartitionSpec(*(None,) * batch_axis(path), RULES["batch"])
         return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), rows)
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    return jax.tree_util.tree_map_with_path(shard, tree)
 
 
 def local_rows(tree: Any) -> Any:
-    """The other way: of arrays whose rows are dealt out, this process's, as numpy arrays; waits for them."""
+    """The rows of this process's parts, as numpy arrays, of arrays that are sharded over their first axis.
+
+    Waits until the arrays are computed.
+    """
 
     def rows(array: jax.Array) -> np.ndarray:
         if array.is_fully_addressable:
@@ -114,21 +118,27 @@ def local_rows(tree: Any) -> Any:
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-    """An array however it lies, as numpy; all processes ask together."""
+    """The global array as a numpy array, whatever its sharding; all processes call this together."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def all_gather(values: np.ndarray) -> np.ndarray:
-    """[processes, ...]: what each process gave, of one shape and type; all must call it, in the same order."""
+    """The values of all processes, [processes, ...].
+
+    All processes must call this in the same order, with values of the same shape and type.
+    """
     if jax.process_count() == 1:
         return np.asarray(values)[None]
     return np.asarray(multihost_utils.process_allgather(np.asarray(values)))
 
 
 def all_gather_json(value: Any) -> list[Any]:
-    """What each process gave, anything that JSON holds; all must call it, in the same order."""
+    """The values of all processes, by process number; any value that JSON can hold.
+
+    All processes must call this in the same order.
+    """
     text = json.dumps(value).encode()
     lengths = all_gather(np.array(len(text), np.int32))
     padded = np.frombuffer(text.ljust(int(lengths.max())), np.uint8)

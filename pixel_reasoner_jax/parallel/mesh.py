@@ -1,4 +1,4 @@
-"""The mesh of devices: copies (data), copies that share parameters (fsdp), and parts of a layer (tensor)."""
+"""The mesh of devices. Its axes: `data` (replicas), `fsdp` (shards of parameters), `tensor` (splits of each layer)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ AXES = ("data", "fsdp", "tensor")
 
 
 class MeshError(UserError):
-    """A mesh that devices cannot form or a model cannot use; the message says which number is wrong and what fits."""
+    """A mesh that devices cannot form or a model cannot use; the message names the wrong size and what would fit."""
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges devices in a mesh with the axes `data`, `fsdp` and `tensor`.
 
     Args:
-      shape: size of each axis; one may be -1 and takes the devices that are left, a missing one is 1.
-      devices: all of them are used; every device of the program if None.
+      shape: size of each axis. An axis left out has size 1; one axis may be -1, for all remaining devices.
+      devices: the devices of the mesh, all of which are used; None: all devices of the program.
 
     Raises:
       MeshError: the sizes do not multiply to the number of devices.
@@ -46,32 +46,32 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         takes = f"a multiple of {fixed}" if filled else fixed
         advice = _advice(sizes, len(devices))
         raise MeshError(f"mesh {asked} takes {takes} devices, but there are {len(devices)}: {advice}")
-    return _arranged(sizes, devices)
+    return _arrange(sizes, devices)
 
 
-def _arranged(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
-    """Axes along the wires between devices; but the devices of a tensor axis are one host's wherever that can be.
+def _arrange(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
+    """Lays the mesh's axes along the links between devices, but keeps each tensor axis on one host if it fits there.
 
-    The wires of a torus run through hosts of 2 x 2 chips: a line of four would be half of one and half of another.
+    The hosts of a torus have 2 x 2 chips: a line of four chips along a link would take two of each of two hosts.
     """
     shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
     processes = {device.process_index for device in devices}
-    together = len(processes) > 1 and len(devices) // len(processes) % sizes["tensor"] == 0
+    tensor_on_one_host = len(processes) > 1 and len(devices) // len(processes) % sizes["tensor"] == 0
     try:
         mesh = jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
-    except NotImplementedError:  # no way to lay these axes along the torus
-        if not together:
+    except NotImplementedError:  # JAX cannot lay these axes along the torus
+        if not tensor_on_one_host:
             raise
     else:
         rows = mesh.devices.reshape(-1, sizes["tensor"])
-        if not together or all(len({device.process_index for device in row}) == 1 for row in rows):
+        if not tensor_on_one_host or all(len({device.process_index for device in row}) == 1 for row in rows):
             return mesh
     in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(in_order).reshape(shape), AXES, axis_types=types)
 
 
 def _advice(sizes: dict[str, int], count: int) -> str:
-    """What to change one number to, for the axes where that is enough."""
+    """Names the axes whose size alone can be changed so that the mesh fits `count` devices, and to which sizes."""
     changes = []
     for axis, size in sizes.items():
         others = math.prod(s for a, s in sizes.items() if a != axis and s != -1)

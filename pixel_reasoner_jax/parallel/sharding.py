@@ -1,4 +1,4 @@
-"""What lies where: one table from the logical names of axes to the mesh."""
+"""How arrays are sharded: one table maps the logical names of their axes to the axes of the mesh."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pixel_reasoner_jax.parallel.mesh import MeshError
 Axes = tuple[str | None, ...]
 Rules = Mapping[str, tuple[str, ...]]
 
-# Of parameters: `embed` is the width that every matrix has once, so that fsdp splits them all; tensor splits heads,
-# the MLP's inner width and the vocabulary (Megatron's columns and rows). `sequence` are the tokens of what lies between
-# layers. Axes not named here are whole everywhere.
+# The axes of parameters: `embed` is the model's width, which every matrix has once, so that fsdp shards all of them;
+# tensor splits heads, the MLP's inner width and the vocabulary (columns and rows of Shoeybi et al. 2019, Megatron-LM).
+# `sequence` is the token axis of the activations between layers. An axis not named here is not sharded.
 RULES: Rules = {
     "batch": ("data", "fsdp"),
     "embed": ("fsdp",),
@@ -30,20 +30,23 @@ RULES: Rules = {
     "sequence": ("tensor",),
 }
 
-# The same for parameters that have been gathered over fsdp.
+# The same for parameters that have been all-gathered over fsdp.
 GATHERED = RULES | {"embed": ()}
 
-# Batches: the axis over which each array's rows are dealt out; see the packages that make them.
+# The axis of rows in arrays of a batch where it is not the first, by the array's name: positions are [3, rows, ...].
 BATCH_AXIS = {"positions": 1}
 
 
 def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
-    """Where an array lies.
+    """The sharding of an array.
 
     Args:
-      axes: logical name of each axis; if there is one fewer than dimensions, the first is a stack of layers.
-      shape: of the array. A mesh axis that does not divide the array's is left out, so that the array is whole along
-        it: a batch of three on two devices, or an odd vocabulary. No other axis of parameters: see `check_sizes`.
+      axes: logical name of each axis. If they are fewer than the array's axes, these begin with stacks of layers.
+      shape: shape of the array. A mesh axis that does not divide the array's axis is left out, so that the array is
+        replicated along it: a batch of three on two devices, or an odd vocabulary. `check_sizes` refuses this for all
+        other axes of parameters.
+      mesh: the mesh to shard over.
+      rules: the mesh axes for each logical name.
     """
     axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
     spec = []
@@ -56,17 +59,17 @@ def sharding(axes: Axes, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULE
 
 
 def check_sizes(sizes: Mapping[str, Mapping[str, int]], shape: Mapping[str, int]) -> None:
-    """Refuses a mesh that does not divide a model's parameters: they would be whole on devices that should share them.
+    """Checks that a mesh divides a model's parameters; those that it does not divide would be replicated.
 
     Args:
-      sizes: for logical names of axes, the sizes of axes that have them, each by the name its user knows.
-      shape: of the mesh, by axis.
+      sizes: for each logical name, the sizes of the model's axes that have it, by their key in config.json.
+      shape: sizes of the mesh's axes, by name.
 
     Raises:
-      MeshError: an axis of the mesh does not divide one of them; the message says which, and what would fit.
+      MeshError: an axis of the mesh does not divide one of the sizes; the message names both, and what would fit.
     """
     for axis, count in shape.items():
-        divided = {key: size for name, by in sizes.items() if axis in RULES[name] for key, size in by.items()}
+        divided = {key: size for name, named in sizes.items() if axis in RULES[name] for key, size in named.items()}
         if wrong := [f"{key} {size}" for key, size in divided.items() if size % count]:
             most = math.gcd(*divided.values())
             fitting = " or ".join(str(n) for n in range(1, most + 1) if most % n == 0)
@@ -82,54 +85,55 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     carries the logical names of its axes as metadata `axes`; any other leaf is replicated.
     """
 
-    def place(leaf):
+    def sharding_of(leaf):
         if isinstance(leaf, nnx.Variable):
             axes = leaf.get_metadata().get("axes", ())
             return leaf.replace(sharding(axes, leaf.shape, mesh, rules))
         return NamedSharding(mesh, PartitionSpec())
 
-    return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return jax.tree.map(sharding_of, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def gather_over_fsdp(params: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
-    """Parameters for a function that goes through all of them many times: what is dealt out over fsdp is gathered once,
-    in the type of the matrix products, where it takes its size divided by tensor on every device.
+    """All-gathers the parameters that are sharded over fsdp, for a function that uses all of them many times.
+
+    They are gathered in the type of the matrix products. On every device they then take their size divided by tensor.
 
     Args:
-      params: see `param_shardings`; those that fsdp does not divide stay as they are.
-      mesh: None, or one whose fsdp is 1: all stay as they are.
-      dtype: of matrix products.
+      params: see `param_shardings`; parameters that fsdp does not divide stay as they are.
+      mesh: if it is None or its fsdp is 1, all parameters stay as they are.
+      dtype: type of the matrix products.
     """
     if mesh is None or mesh.shape["fsdp"] == 1:
         return params
 
-    def gather(leaf, here, there):
-        return leaf if here == there else jax.lax.with_sharding_constraint(leaf.astype(dtype), there)
+    def gather(leaf, sharded, gathered):
+        return leaf if sharded == gathered else jax.lax.with_sharding_constraint(leaf.astype(dtype), gathered)
 
     return jax.tree.map(gather, params, param_shardings(params, mesh), param_shardings(params, mesh, GATHERED))
 
 
 def batch_axis(path: tuple) -> int:
-    """The axis over which an array of a batch is dealt out, by its path in the batch's tree."""
+    """The axis of rows, over which an array of a batch is sharded; `path` is the array's path in the batch's tree."""
     return BATCH_AXIS.get(getattr(path[-1], "key", None), 0) if path else 0
 
 
 def parts(mesh: Mesh | None) -> int:
-    """How many parts batches are dealt out in: the devices of a part hold the same rows."""
+    """The number of parts that batches are sharded into: all devices of a part hold the same rows."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
 def map_parts(function: Callable, mesh: Mesh | None, axes: Sequence[Axes], like: int | Sequence[int]) -> Callable:
-    """Has every device run a function on its own parts of the arguments, without a word to the others.
+    """Wraps a function so that every device applies it to its shards of the arguments, without communication.
 
-    For what indexes into an axis that is dealt out, with numbers that count within the part: left to itself, the
-    compiler would gather the whole of it everywhere.
+    This is for functions that index into a sharded axis with numbers that count within the part. Without it, the
+    compiler would all-gather the axis on every device.
 
     Args:
-      function: of arrays or trees of arrays.
-      mesh: None: the function as it is.
+      function: takes and returns arrays or trees of arrays.
+      mesh: None returns the function as it is.
       axes: logical names of the leading axes of each argument, the same for all arrays of a tree.
-      like: the arguments that the results lie like: the number of one, or of one for each result.
+      like: the index of an argument that all results are sharded like, or such an index for each result.
     """
     if mesh is None:
         return function
@@ -149,5 +153,5 @@ def map_parts(function: Callable, mesh: Mesh | None, axes: Sequence[Axes], like:
 
 
 def constrain(x: Array, axes: Axes, mesh: Mesh | None) -> Array:
-    """Holds an intermediate value to its place, so that the compiler does not trade batch for width; see `sharding`."""
+    """Constrains an intermediate value to a `sharding`: the compiler may not shard its width in place of its batch."""
     return x if mesh is None else jax.lax.with_sharding_constraint(x, sharding(axes, x.shape, mesh))

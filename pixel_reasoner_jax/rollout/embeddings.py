@@ -1,4 +1,4 @@
-"""The table of image embeddings on the devices, and which of its rows hold which image: each is encoded once."""
+"""The table of image embeddings on the devices: an image whose rows are still in the table is not encoded again."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ class EmbeddingTable:
     """A table of image embeddings on the devices.
 
     Attributes:
-      array: [rows of all parts, width]; to be replaced by what `Engine.encode` returns for it.
-      allocators: of the rows in each part of the mesh that this process feeds.
+      array: [rows of all parts, width]. `Engine.encode` donates it: assign what that returns.
+      allocators: for each part of the mesh that this process feeds, which of the part's rows hold which image.
     """
 
     array: Array
     allocators: list[RowAllocator]
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether an image need not be encoded, wherever its query goes."""
+        """Whether all parts that this process feeds hold an image: then it is not encoded, whichever part is next."""
         return all(key in allocator for allocator in self.allocators)
 
 
 class RowAllocator:
-    """Which rows of a part of the table hold which image; the least recently used images give up theirs.
+    """Allocates the table's rows in one part of the mesh to images; evicts the least recently used images.
 
     Attributes:
-      size: rows of the part.
+      size: rows of the table in the part.
     """
 
     def __init__(self, size: int):
@@ -43,19 +43,21 @@ class RowAllocator:
         return key in self._rows
 
     def find(self, key: Hashable) -> np.ndarray | None:
-        """int32 [tokens], the rows that hold an image's embeddings; None if none do."""
+        """The rows that hold an image's embeddings, int32 [its tokens]; None if the table does not hold it."""
         if key in self._rows:
             self._rows.move_to_end(key)
         return self._rows.get(key)
 
     def reserve(self, key: Hashable, count: int, keep: Container[Hashable]) -> np.ndarray:
-        """Rows for an image of `count` tokens, int32 [count]; images not used for longest give up theirs.
+        """Allocates rows to an image, int32 [count]; evicts the least recently used images until enough rows are free.
 
         Args:
-          keep: images whose rows are not given up.
+          key: of the image.
+          count: its tokens.
+          keep: keys of images that are not evicted.
 
         Raises:
-          ValueError: no room beside the images to keep.
+          ValueError: there are too few rows beside those of the images in `keep`.
         """
         for old in [old for old in self._rows if old not in keep]:
             if len(self._free) >= count:

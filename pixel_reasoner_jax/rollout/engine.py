@@ -1,14 +1,14 @@
 """The device side of a rollout: small jitted functions over a KV cache with one slot per response.
 
-`encode` puts images' embeddings into a table, `extend` appends tokens to some slots (a prompt is an extend of an empty
-slot), `fork` begins another response to a prompt that a slot holds, `decode` samples for all slots until some of them
-have ended their turn. They are functions of a model's graph, its mesh, and arrays; `Engine` compiles them for one
-model. Nothing here knows of text, operations or limits. The host passes how many tokens a slot holds with every call,
-so that it takes tokens back by passing a smaller number. All shapes are those that `shapes.Shapes` declares.
+`encode` writes images' embeddings into a table, `extend` appends tokens to some slots (a prompt is an extend of an
+empty slot), `fork` begins another response to a prompt that a slot holds, and `decode` samples for all slots until some
+of them have ended their turn. Each is a function of a model's graph, its mesh, and arrays; `Engine` compiles them for
+one model. Nothing here knows of text, operations or limits. The host passes how many tokens a slot holds with every
+`extend`; it takes tokens back by passing a smaller number. All shapes are those that `shapes.Shapes` declares.
 
 On a mesh, slots, table and the rows of every call are sharded over its axes `data` and `fsdp`, which divide the devices
-into parts. Slots and rows of the table are numbered within each part: a row of a call is about slots and images of the
-part that it lies in, so that parts never communicate about them.
+into parts. Slots and rows of the table are numbered within each part: a row of a call refers to slots and images of the
+part that holds the row, so that parts need not communicate about them.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ PyTree = Any
 )
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """What the device remembers of every response.
+    """The state of every response on the devices; [slots] counts the slots of all parts.
 
     Attributes:
-      cache: the model's KV cache, `length` [slots] tokens of every slot filled. Slots are those of all parts.
+      cache: the model's KV cache, of which `length` [slots] tokens are filled in each slot.
       hidden: [slots, width], final hidden state of each slot's last token: the next token is drawn from it.
-      prompt_hidden: [slots, width], that of the last token of the slot's prompt; a fork begins with it.
+      prompt_hidden: [slots, width], final hidden state of the last token of the slot's prompt; a fork begins with it.
       position: int32 [slots], M-RoPE position of the next text token.
       keys: uint32 [slots, 2], the data of every slot's random key; see `sampling.sample_keys`.
       token_index: int32 [slots], tokens sampled so far.
@@ -61,7 +61,7 @@ class Slots:
 
 
 class ExtendBatch(NamedTuple):
-    """Tokens to append to slots, one row for each of these slots, in numpy; rows left over are padding.
+    """Numpy arrays of tokens to append to slots, one row for each of these slots; the other rows are padding.
 
     Attributes:
       slots: int32 [rows], the slot that each row is for; a number past the last slot for padding.
@@ -69,10 +69,10 @@ class ExtendBatch(NamedTuple):
       counts: int32 [rows], tokens to append.
       tokens: int32 [rows, width].
       positions: int32 [rows, 3, width].
-      vision_index: int32 [rows, width], the row of the embedding table that stands in for the token; -1 for text.
-      position: int32 [rows], that of the token after.
+      vision_index: int32 [rows, width], the row of the table that replaces the token's embedding; -1 for text.
+      position: int32 [rows], the M-RoPE position of the text token that follows.
       token_index: int32 [rows], tokens sampled so far.
-      ends_prompt: bool [rows], these tokens are the last of the slot's prompt.
+      ends_prompt: bool [rows], whether these tokens are the last of the slot's prompt.
       seen: bool [rows, vocab], every token of the slot so far, or None; see `Slots`.
     """
 
@@ -89,7 +89,7 @@ class ExtendBatch(NamedTuple):
 
     @classmethod
     def blank(cls, rows: int, width: int, slots: int) -> ExtendBatch:
-        """Nothing but padding, to be filled in.
+        """A batch of padding, which the caller fills in.
 
         Args:
           slots: how many slots a part of the mesh has.
@@ -109,14 +109,13 @@ class ExtendBatch(NamedTuple):
 
 
 class ForkBatch(NamedTuple):
-    """Responses to begin, in numpy: slot `target` gets the prompt that slot `source` holds.
-
-    Padding has targets past the last slot.
+    """Numpy arrays of responses to begin: slot `target` gets the prompt that slot `source` holds.
 
     Attributes:
-      source, target: int32 [forks]; they may be the same.
-      lengths, position: int32 [forks], the prompt's tokens, and the position after them.
-      seeds: uint32 [forks, 3], of the new responses' random keys; see `sampling.sample_seeds`.
+      source, target: int32 [forks]; both may be the same slot. A target past the last slot is padding.
+      lengths: int32 [forks], tokens of the prompt.
+      position: int32 [forks], the M-RoPE position after the prompt.
+      seeds: uint32 [forks, 3], seeds of the new responses' random keys; see `sampling.sample_seeds`.
       seen: bool [forks, vocab], the tokens of the prompt, or None; see `Slots`.
     """
 
@@ -129,7 +128,7 @@ class ForkBatch(NamedTuple):
 
     @classmethod
     def blank(cls, count: int, slots: int, vocab: int | None) -> ForkBatch:
-        """Nothing but padding, for parts of `slots` slots; `vocab` is the width of `seen`, None for no `seen`."""
+        """A batch of padding, for parts of `slots` slots; `vocab` is the width of `seen`, None for no `seen`."""
         zeros = [np.zeros(count, np.int32) for _ in range(3)]
         seen = None if vocab is None else np.zeros((count, vocab), bool)
         return cls(zeros[0], np.full(count, slots, np.int32), *zeros[1:], np.zeros((count, 3), np.uint32), seen)
@@ -138,7 +137,8 @@ class ForkBatch(NamedTuple):
 class Decoded(NamedTuple):
     """What `decode` sampled: slot i has counts[i] tokens, the last of them a stop token if stopped[i].
 
-    `logprobs` are of the distribution sampled from, `policy_logprobs` of the model's own.
+    `logprobs` are log-probabilities under the distribution sampled from, `policy_logprobs` under the model's own
+    distribution: not tempered, filtered or penalized.
     """
 
     tokens: Int[Array, "slots steps"]
@@ -149,18 +149,18 @@ class Decoded(NamedTuple):
 
 
 Carry = tuple[Int[Array, ""], Bool[Array, " slots"], Slots, Decoded]
-"""State of the decoding loop: tokens drawn so far, slots that go on, the slots, and what was sampled."""
+"""State of the decoding loop: steps taken, which slots are still active, the slots, and the tokens sampled."""
 
 
 class Engine:
     """The steps of a rollout, compiled for one model; parameters are arguments, so a new policy compiles nothing.
 
     Args:
-      graphdef: of the model.
-      stop_tokens: those that end a turn.
-      mesh: that of the model.
-      gather_parameters: have `decode` gather them over fsdp once (`parallel.gather_over_fsdp`); else they are gathered
-        in every step, layer by layer.
+      graphdef: the model's graph definition.
+      stop_tokens: ids of the tokens that end a turn.
+      mesh: the model's mesh.
+      gather_parameters: whether `decode` all-gathers the parameters over fsdp once a call
+        (`parallel.gather_over_fsdp`); else each step gathers them, layer by layer.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Engine:
 def empty(
     graphdef: Any, mesh: Mesh | None, params: PyTree, count: int, length: int, dtype: str | None, penalized: bool
 ) -> Slots:
-    """`count` empty slots of `length` tokens in all; `penalized` has them remember the tokens seen."""
+    """Makes `count` empty slots, those of all parts, of `length` tokens each; `penalized` gives them `Slots.seen`."""
     model = nnx.merge(graphdef, params)
     zeros = jnp.zeros(count, jnp.int32)
     hidden = jnp.zeros((count, model.config.hidden_size), model.language.dtype)
@@ -202,7 +202,7 @@ def empty(
 
 
 def empty_table(graphdef: Any, mesh: Mesh | None, params: PyTree, size: int) -> Float[Array, "size width"]:
-    """A table of `size` embeddings in all."""
+    """Makes a table of `size` rows, those of all parts."""
     model = nnx.merge(graphdef, params)
     return _constrain_rows(jnp.zeros((size, model.config.hidden_size), model.language.dtype), mesh)
 
@@ -215,7 +215,7 @@ def encode(
     vision: dict[str, Array],
     rows: Int[Array, " merged"],
 ) -> Float[Array, "size width"]:
-    """Writes the embedding of every merged patch to its row of the table; rows past its end are padding."""
+    """Writes the embedding of every merged token to its row of the table; a row past the table's end is padding."""
     embeddings = nnx.merge(graphdef, params).encode_vision(vision)
     return _set_rows(table, rows, embeddings.astype(table.dtype), mesh)
 
@@ -274,12 +274,21 @@ def decode(
     steps: int,
     filtered: bool,
 ) -> tuple[Slots, Decoded]:
-    """Samples for every slot with a budget, at most `most` <= `steps` tokens, until `patience` slots have ended.
+    """Samples for every slot with a budget until `patience` of these slots have ended.
 
-    `forbidden` tokens are never drawn; `filtered` says that some slot uses top-p or top-k.
+    Args:
+      graphdef, mesh, stops, gather_parameters: see `Engine`.
+      params: the model's parameters.
+      slots: the state of all responses; donated.
+      sampling: how each slot is sampled; slots with a budget of 0 are left out.
+      forbidden: tokens that are never drawn.
+      most: tokens for each slot at most; not more than `steps`.
+      patience: the number of ended slots at which the loop ends. A slot ends with a stop token or its budget.
+      steps: width of the arrays that are returned.
+      filtered: whether some slot uses top-p or top-k.
     """
     model = nnx.merge(graphdef, params)
-    if gather_parameters:  # a step is short: it would wait for them to arrive
+    if gather_parameters:  # a step is short: it would wait for the parameters to arrive
         model = nnx.merge(graphdef, gather_over_fsdp(params, mesh, model.language.dtype))
     began = sampling.budget > 0
 
@@ -320,7 +329,11 @@ def decode(
 def _draw_next(
     model: Any, slots: Slots, sampling: SlotSampling, forbidden: Bool[Array, " vocab"], filtered: bool
 ) -> tuple[Int[Array, " slots"], Float[Array, " slots"], Float[Array, " slots"]]:
-    """A token for every slot, its log-probability where it was drawn from, and under the model's own distribution."""
+    """Draws a token for every slot.
+
+    Returns:
+      The tokens, their log-probabilities under the distribution sampled from, and under the model's own distribution.
+    """
     raw = jnp.where(forbidden, -jnp.inf, model.logits(slots.hidden))
     logits = sampling_logits(raw, sampling, slots.seen, filtered)
     token, logprob = draw(logits, slots.keys, slots.token_index, sampling.temperature)
@@ -331,7 +344,7 @@ def _draw_next(
 def _append_sampled(
     model: Any, slots: Slots, token: Int[Array, " slots"], active: Bool[Array, " slots"], taken: Int[Array, " slots"]
 ) -> Slots:
-    """The slots after the token that each active one has drawn; `taken` is `active` as integers."""
+    """Appends to every active slot the token drawn for it; `taken` is `active` as integers."""
     embeddings = model.embed(token[:, None], None, None)
     positions = jnp.broadcast_to(slots.position[None, :, None], (3, len(token), 1))
     hidden, cache = model.extend(embeddings, positions, taken, slots.cache)
@@ -355,7 +368,7 @@ def _copy_prompts(
     target: Int[Array, " forks"],
     lengths: Int[Array, " forks"],
 ) -> tuple[Array, Array]:
-    """Keys and values with the first `lengths` tokens of slot `source` in slot `target`, in place."""
+    """Copies the keys and values of the first `lengths` tokens of slot `source` to slot `target`, in place."""
     layers, slots, kv_heads, length, size = cache[0].shape
     block = min(BLOCK, length)
     sizes = (layers, 1, kv_heads, block, size)
@@ -373,12 +386,12 @@ def _copy_prompts(
 
 
 def _constrain_rows(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Holds arrays whose first axis is slots or rows to the sharding of a batch."""
+    """Constrains arrays whose first axis is slots or rows to the sharding of a batch."""
     return jax.tree.map(lambda x: constrain(x, ("batch", *(None,) * (x.ndim - 1)), mesh), tree)
 
 
 def _set_rows(old: PyTree, rows: Int[Array, " rows"], new: PyTree, mesh: Mesh | None) -> PyTree:
-    """Replaces rows of arrays, in each part of the mesh by its own; numbers past the end are padding."""
+    """Replaces rows of arrays. Rows are numbered within each part of the mesh; numbers past its end are padding."""
 
     def set_in_part(old, rows, new):
         return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), old, new)

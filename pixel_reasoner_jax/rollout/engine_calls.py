@@ -1,8 +1,8 @@
-"""One order of calls of the engine for all parts of a mesh.
+"""One order of engine calls for all parts of a mesh.
 
-The devices of a mesh must run the same programs in the same order, though its parts have different slots to fill. So
-every part names the calls that it wants to make, all processes merge these lists into one that keeps the order of each,
-and a part that does not need a call makes it with nothing but padding.
+All devices of a mesh must run the same programs in the same order, though its parts have different slots to fill. So
+each part queues the calls that it needs, all processes merge the queues into one order that keeps the order of every
+queue, and a part that does not need a call takes part in it with padding alone.
 """
 
 from __future__ import annotations
@@ -16,65 +16,68 @@ import numpy as np
 from pixel_reasoner_jax.parallel.hosts import all_gather
 
 KINDS = ("encode", "extend", "fork")
-MAX_WISHES = 63  # calls of a part that are agreed on at a time
+MAX_CALLS = 63  # calls of one part that the processes exchange at a time
 
-CallName = tuple[int, int]
-"""A call without its load: the index of its kind in `KINDS`, and its size. It names a compiled program."""
+ProgramKey = tuple[int, int]
+"""Names the compiled program of a call: the index of the call's kind in `KINDS`, and the call's size."""
 
 
 class EngineCall(NamedTuple):
-    """A call of the engine that one part of the mesh wants.
+    """A call of the engine that one part of the mesh needs.
 
     Attributes:
       kind: one of `KINDS`.
-      size: of its program: patches in a row of an encode, tokens in a row of an extend, or number of forks.
-      load: the arguments, arrays with a leading axis of rows.
+      size: of the compiled program: patches in a row of an encode, tokens in a row of an extend, or number of forks.
+      arguments: pytree of numpy arrays, whose first axis is the part's rows of the call.
     """
 
     kind: str
     size: int
-    load: Any
+    arguments: Any
 
     @property
-    def name(self) -> CallName:
+    def program(self) -> ProgramKey:
         return KINDS.index(self.kind), self.size
 
 
-def common_order(wishes: Sequence[Sequence[CallName]]) -> list[CallName]:
-    """One list of calls that contains every list of wishes in order; a call that is next for several is made once."""
-    left = [collections.deque(wish) for wish in wishes if wish]
+def common_order(queues: Sequence[Sequence[ProgramKey]]) -> list[ProgramKey]:
+    """Merges the parts' queues into one list of calls that contains each queue in its order.
+
+    A call that is at the head of several queues is made once for all of them.
+    """
+    pending = [collections.deque(queue) for queue in queues if queue]
     order = []
-    while left:
-        heads = collections.Counter(wish[0] for wish in left)
-        later = collections.Counter(name for wish in left for name in heads.keys() & set(wish) - {wish[0]})
-        # What others want later waits for them; else what most want now.
-        chosen = min(heads, key=lambda name: (later[name], -heads[name], name))
-        for wish in left:
-            if wish[0] == chosen:
-                wish.popleft()
-        left = [wish for wish in left if wish]
+    while pending:
+        heads = collections.Counter(queue[0] for queue in pending)
+        later = collections.Counter(program for queue in pending for program in heads.keys() & set(queue) - {queue[0]})
+        # A program that is further back in other queues waits for these; of the rest, the one at most heads is next.
+        chosen = min(heads, key=lambda program: (later[program], -heads[program], program))
+        for queue in pending:
+            if queue[0] == chosen:
+                queue.popleft()
+        pending = [queue for queue in pending if queue]
         order.append(chosen)
     return order
 
 
 def exchange(
-    wishes: Sequence[Sequence[CallName]], status: Sequence[int], joined: bool
-) -> tuple[list[list[CallName]], np.ndarray]:
-    """All-gathers the calls that the parts of each process want next, and a status of each process.
+    queues: Sequence[Sequence[ProgramKey]], status: Sequence[int], shared: bool
+) -> tuple[list[list[ProgramKey]], np.ndarray]:
+    """All-gathers the next calls of the parts of each process, and a status of each process.
 
     Args:
-      wishes: a list for each part of this process, of `MAX_WISHES` calls at most.
+      queues: for each part of this process its next calls, `MAX_CALLS` of them at most.
       status: small integers, as many on all processes.
-      joined: whether there are other processes.
+      shared: whether other processes have parts of the mesh too.
 
     Returns:
-      The wishes of the parts of all processes, and int [processes, len(status)].
+      The queues of the parts of all processes, and the statuses, int32 [processes, len(status)].
     """
-    message = np.full((len(wishes), MAX_WISHES, 2), -1, np.int32)
-    for row, wish in zip(message, wishes, strict=True):
-        row[: len(wish)] = np.array(wish, np.int32).reshape(-1, 2)
+    message = np.full((len(queues), MAX_CALLS, 2), -1, np.int32)
+    for row, queue in zip(message, queues, strict=True):
+        row[: len(queue)] = np.array(queue, np.int32).reshape(-1, 2)
     status = np.array(status, np.int32)
     sent = np.concatenate([status, message.reshape(-1)])
-    told = all_gather(sent) if joined else sent[None]
-    lists = told[:, len(status) :].reshape(-1, MAX_WISHES, 2).tolist()
-    return [[tuple(name) for name in one if name[0] >= 0] for one in lists], told[:, : len(status)]
+    received = all_gather(sent) if shared else sent[None]
+    padded = received[:, len(status) :].reshape(-1, MAX_CALLS, 2).tolist()
+    return [[tuple(key) for key in queue if key[0] >= 0] for queue in padded], received[:, : len(status)]

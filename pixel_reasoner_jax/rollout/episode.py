@@ -1,4 +1,4 @@
-"""The host side of one episode: what was sampled, the operations it asked for, and when it is over."""
+"""The host side of one episode: its sampled tokens, the operations that it calls, and when it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajec
 
 @dataclasses.dataclass(frozen=True)
 class TurnText:
-    """Text the model has just written."""
+    """Text of a turn, as the tokens that were just sampled continue it."""
 
     query_id: str
     sample: int
@@ -30,7 +30,7 @@ class TurnText:
 
 @dataclasses.dataclass(frozen=True)
 class OperationRun:
-    """An operation was executed, or refused; `images` are what it returned, before resizing."""
+    """An operation was executed, or refused by a limit; `images` are those that it returned, before resizing."""
 
     query_id: str
     sample: int
@@ -41,6 +41,8 @@ class OperationRun:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeEnd:
+    """A response has ended."""
+
     query_id: str
     sample: int
     trajectory: Trajectory
@@ -54,8 +56,8 @@ class Limits:
     """Where a response ends.
 
     Attributes:
-      max_operations: calls executed, failed ones included; asking for one more ends the response. What a limit
-        refuses is recorded as a call that failed.
+      max_operations: calls executed, failed ones included. One more call ends the response. A call that this or
+        another limit refuses is recorded as one that failed.
       max_response_tokens: tokens after the prompt, observations included.
       max_images: images that operations may add.
       max_length: tokens of prompt and response together; None for no such limit.
@@ -70,14 +72,21 @@ class Limits:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and value < (0 if field.name in ("max_operations", "max_images") else 1):
-                raise UserError(f"limit {field.name} cannot be {value}")
+                least = 0 if field.name in ("max_operations", "max_images") else 1
+                raise UserError(f"limit {field.name} cannot be {value}: it must be at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A query, opened and rendered once, whatever the number of its samples.
+    """A query whose media are opened and whose prompt is rendered, once for all of its samples.
 
-    `positions` is int32 [3, tokens]; `next_position` is where the response goes on; `store` keeps the pixels.
+    Attributes:
+      messages: the conversation before the first response.
+      state: the query's images and frames, as operations see them.
+      rendered: the prompt's tokens and media.
+      positions: int32 [3, tokens], M-RoPE positions of the prompt.
+      next_position: M-RoPE position of the response's first token.
+      store: keeps the pixels.
     """
 
     query: Query
@@ -90,7 +99,7 @@ class Prompt:
 
     @property
     def id(self) -> str:
-        """The query's."""
+        """The query's id."""
         return str(self.query["id"])
 
     @property
@@ -130,14 +139,14 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """What came of a call, before it is part of the episode.
+    """The outcome of a call, not yet appended to the episode.
 
     Attributes:
       record: the call and its outcome.
-      message: the turn that shows it to the model.
-      rendered: its tokens and images.
-      images: what the operation returned.
-      state: the images of the episode after it.
+      message: the user message that shows the outcome to the model.
+      rendered: tokens and images of this message, and the opening of the next assistant turn.
+      images: the images that the operation returned.
+      state: the episode's images and frames after the call.
     """
 
     record: OperationRecord
@@ -148,11 +157,11 @@ class Observation:
 
 
 class Episode:
-    """One sample of one query, growing.
+    """One sample of one query, while it is rolled out.
 
-    A turn goes: `add_sampled` as often as there are tokens, `end_turn`, which may return a call, `execute` it (in any
-    thread: it changes nothing), and `observe` what came of it, which returns the tokens to go on with. `ended` tells
-    when it is over.
+    For each turn, the scheduler calls `add_sampled` once or several times and then `end_turn`. If this returns a call,
+    it calls `execute` (in any thread, since that does not change the episode) and then `observe` with the outcome,
+    which returns the tokens to append before the next turn. The episode is over when `ended` is set.
     """
 
     def __init__(
@@ -184,7 +193,7 @@ class Episode:
 
     @property
     def room(self) -> int:
-        """Tokens that may still be added."""
+        """Tokens that may still be added to the response."""
         return self.end - self.length
 
     @property
@@ -195,25 +204,28 @@ class Episode:
 
     @property
     def settings(self) -> SamplingSettings:
-        """How this turn is sampled."""
+        """The sampling settings of this turn."""
         return self.sampling.turn(self.turn)
 
     @property
     def end(self) -> int:
-        """Tokens of prompt and response at which the response ends."""
+        """The number of tokens, of prompt and response together, at which the response ends."""
         end = len(self.prompt.rendered.tokens) + self._limits.max_response_tokens
         return end if self._limits.max_length is None else min(end, self._limits.max_length)
 
     def end_if_full(self) -> None:
         """Ends the episode if its prompt leaves no room for a response."""
         if self.room < 1:
-            self._finish(self._full)
+            self._finish(self._token_limit)
 
     def add_sampled(self, tokens: np.ndarray, logprobs: np.ndarray, policy_logprobs: np.ndarray) -> bool:
-        """Appends what was sampled, exactly as sampled, up to the end of a stop string.
+        """Appends sampled tokens unchanged, up to the one that completes a stop string.
+
+        Args:
+          tokens, logprobs, policy_logprobs: [tokens] each; see `engine.Decoded`.
 
         Returns:
-          Whether a stop string has ended the turn; `length` tells how many tokens were kept.
+          Whether a stop string has ended the turn. `sampled` grows by the number of tokens kept.
         """
         kept, stopped = len(tokens), False
         if self._text is not None:
@@ -236,10 +248,10 @@ class Episode:
         """Closes the turn.
 
         Args:
-          stopped: the turn ended by itself, or at a stop string; otherwise it met a limit on tokens.
+          stopped: True if the turn ended with a stop token or a stop string, False if it met a limit on tokens.
 
         Returns:
-          The call to execute, or None when the episode is over.
+          The call to execute, or None if the episode is over.
         """
         tokens = self._turn_tokens
         self._closed = bool(tokens) and tokens[-1] in self._processor.stop_tokens
@@ -249,7 +261,7 @@ class Episode:
             self._emit(TurnText, text=text[len(self._text.text) :])
         self._turn_tokens, self._text = [], self._new_text()
         if self.room < 1 and not stopped:
-            return self._finish(self._full)
+            return self._finish(self._token_limit)
         call = self._registry.parse(text) if self._registry is not None else None
         if call is None:
             return self._finish(Ended.ANSWER if stopped else Ended.TOKENS)
@@ -258,14 +270,14 @@ class Episode:
         return call
 
     def execute(self, call: Call | OperationError) -> Observation:
-        """Runs a call. Whatever goes wrong is an observation too."""
+        """Runs a call. An `OperationError` becomes an observation too, which shows the error to the model."""
         name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
         state = self._state.fork()
         try:
             if isinstance(call, OperationError):
                 raise call
             result = self._registry.execute(call, state)
-            images, sizes = self._opened(result)
+            images, sizes = self._open_images(result)
         except OperationError as error:
             return self.failure(call, str(error))
         state.images[len(state.images) - len(images) :] = images
@@ -276,22 +288,22 @@ class Episode:
         return self._observation(record, content, images, state)
 
     def failure(self, call: Call | OperationError, error: str) -> Observation:
-        """What the model is shown when its call has failed."""
+        """The observation of a call that has failed: the model is shown the error."""
         name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
         record = OperationRecord(self.turn, name, arguments, error=error)
         return self._observation(record, [{"type": "text", "text": error_text(error)}], [], self._state)
 
     def observe(self, call: Call | OperationError, observation: Observation) -> Rendered | None:
-        """Appends what came of a call, whole or not at all.
+        """Appends the outcome of a call; none of it if it would exceed a limit.
 
         Returns:
-          The tokens to go on with, or None when a limit refuses them and the episode is over.
+          The tokens and images appended, or None if a limit refuses them, which ends the episode.
         """
         if self._images + len(observation.images) > self._limits.max_images:
             return self._refuse(call, Ended.IMAGES)
         rendered = observation.rendered
         if len(rendered.tokens) >= self.room:  # the answer needs at least one token more
-            return self._refuse(call, self._full)
+            return self._refuse(call, self._token_limit)
         self._state = observation.state
         self._images += len(observation.images)
         self.operations.append(observation.record)
@@ -305,7 +317,7 @@ class Episode:
         return rendered
 
     def tokens(self) -> np.ndarray:
-        """int32 [length], everything so far."""
+        """All tokens so far, int32 [length]."""
         return np.concatenate([piece[0] for piece in self._pieces])
 
     def trajectory(self) -> Trajectory:
@@ -330,13 +342,13 @@ class Episode:
         )
 
     @property
-    def _full(self) -> Ended:
-        """Which of the two limits on tokens is the one that binds."""
+    def _token_limit(self) -> Ended:
+        """Which of the two limits on tokens is met first."""
         response_end = len(self.prompt.rendered.tokens) + self._limits.max_response_tokens
         return Ended.TOKENS if response_end == self.end else Ended.LENGTH
 
     def _new_text(self) -> TextStream | None:
-        """Text is followed token by token only for those who ask."""
+        """Follows a turn's text token by token, if events or stop strings need it; otherwise None."""
         if not self._on_event and not self.sampling.stop_strings:
             return None
         return TextStream(self._processor.tokenizer, self.sampling.stop_strings)
@@ -345,8 +357,12 @@ class Episode:
         message = {"role": "user", "content": content}
         return Observation(record, message, self._processor.render_continuation(message, self._closed), images, state)
 
-    def _opened(self, result: Result) -> tuple[list[Picture], tuple[tuple[int, int], ...]]:
-        """Pictures of a result and their sizes after resizing; a refused image is the operation's error."""
+    def _open_images(self, result: Result) -> tuple[list[Picture], tuple[tuple[int, int], ...]]:
+        """The pictures of a result and their (width, height) after resizing.
+
+        Raises:
+          OperationError: an image cannot be opened, or its shape is refused.
+        """
         try:
             images = [self.prompt.store.open(image) for image in result.images]
             return images, tuple(self._processor.resized(image.size, result.kind) for image in images)
@@ -354,7 +370,7 @@ class Episode:
             raise OperationError(str(error)) from error
 
     def _refuse(self, call: Call | OperationError, reason: Ended) -> None:
-        """Ends the response at a call that a limit does not allow; it was made, so it counts, as one that failed."""
+        """Ends the response at a call that a limit refuses. The call is recorded, as one that failed."""
         name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
         record = OperationRecord(self.turn, name, arguments, error=f"refused: {reason}")
         self.operations.append(record)
@@ -373,7 +389,7 @@ class Episode:
 
 
 class TextStream:
-    """The text of a turn, token by token, and whether it holds a stop string."""
+    """Decodes the text of a turn token by token, and tells whether it contains a stop string."""
 
     def __init__(self, tokenizer: Any, stop_strings: tuple[str, ...]):
         self._tokenizer, self._stop_strings = tokenizer, stop_strings
@@ -382,9 +398,9 @@ class TextStream:
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """The text that the token completes; half a character waits for its other tokens."""
-        written = self._tokenizer.convert_ids_to_tokens(token)
-        new = self._decoder.decode(b"".join(_BYTES.get(char) or char.encode() for char in written))
+        """The text that the token completes; the bytes of an incomplete character wait for the tokens that follow."""
+        characters = self._tokenizer.convert_ids_to_tokens(token)
+        new = self._decoder.decode(b"".join(_BYTES.get(char) or char.encode() for char in characters))
         for stop in self._stop_strings:
             self.stopped |= stop in self.text[-len(stop) :] + new
         self.text += new
@@ -392,7 +408,7 @@ class TextStream:
 
 
 _BYTES = {char: bytes([byte]) for byte, char in bytes_to_unicode().items()}
-"""How byte-level tokenizers write bytes as characters."""
+"""The byte of each character that byte-level tokenizers write it as."""
 
 
 def _columns(piece: tuple[np.ndarray, Source, np.ndarray | None, np.ndarray | None, float]) -> tuple[np.ndarray, ...]:

@@ -18,7 +18,7 @@ from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutSettings, Scheduler
 from pixel_reasoner_jax.trajectory import Trajectory
 
-DECODE_STEPS = 32  # between two looks of the host, at most, unless a policy is told otherwise
+DECODE_STEPS = 32  # default of `Policy.decode_steps`
 
 
 class Policy:
@@ -29,20 +29,21 @@ class Policy:
     Args:
       model: a `models.Qwen2_5_VL`.
       processor: its `processing.Processor`.
-      registry: the operations it may call; None takes the default ones.
+      registry: the operations that the policy may call; None takes the default ones.
       limits: where a response ends.
       guidelines: the text after the question; None takes the paper's.
       text_only: offer no operations.
-      slots: responses in flight at a time, in all processes together; the next ones enter as others finish.
-      decode_steps: the most tokens sampled before the host looks again.
-      gather_parameters: have decoding gather them over fsdp once a call, which takes memory; else in every step.
-      cache_dtype: of the KV cache, "float32" or "bfloat16"; None: as the model computes.
-      workers: threads that load queries, and as many that execute operations.
-      operation_seconds: an operation that takes longer has failed.
-      image_bytes: the most that decoded images take in the host's memory; what does not fit is decoded again.
+      slots: the most responses in flight, in all processes together; the next one begins when another has ended.
+      decode_steps: the most tokens of a slot that one call of the device samples.
+      gather_parameters: all-gather the parameters over fsdp once a decoding call, which takes memory; otherwise in
+        every step.
+      cache_dtype: type of the KV cache, "float32" or "bfloat16"; None takes the type that the model computes in.
+      workers: threads that load queries, and as many again that execute operations.
+      operation_seconds: an operation that takes longer counts as failed.
+      image_bytes: the most memory of the host that decoded images take; an image that was evicted is decoded again.
 
     `params` holds the parameters in use: assign a trained tree and the next rollout uses it, nothing is copied.
-    `counters` adds up what rollouts have done.
+    `counters` are sums over all rollouts of the policy.
     """
 
     def __init__(
@@ -104,8 +105,8 @@ class Policy:
         Args, Raises: see `stream`.
 
         Returns:
-          One group of `samples` trajectories for every query, in order. Where a prompt leaves no room for a response,
-          they are the prompt alone, ended by `Ended.LENGTH`: one long query does not stop a run.
+          One group of `samples` trajectories for every query, in order. If a prompt leaves no room for a response, its
+          trajectories are the prompt alone, ended by `Ended.LENGTH`, so that one long query does not stop a run.
         """
         queries = list(queries)
         groups: list[list[Any]] = [[None] * samples for _ in queries]
@@ -124,24 +125,24 @@ class Policy:
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> Scheduler:
-        """Answers every query `samples` times, and gives each response as soon as it is over.
+        """Answers every query `samples` times, and yields each response as soon as it has ended.
 
         Args:
           queries: mappings with `id`, `question`, `answer` and `images` (a list) or `video`, which may have an `fps`
             (see `Query`). An iterator is read a few queries ahead.
-          samples: responses a query (the group size G).
-          seed: with it, a response depends on its query, its sample index and the parameters alone.
+          samples: responses to each query (the group size G).
+          seed: a response is a function of the seed, its query, its sample index and the parameters.
           temperature: of all turns, 0 for greedy; 1 unless given.
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
 
         Returns:
-          An iterator of (number of the query, trajectory) in the order in which they finish. `cancel(query_id)` drops
-          a query, `close()` all that are left.
+          An iterator of (index of the query, trajectory) in the order in which they end. `cancel(query_id)` drops
+          a query, `close()` all that have not ended.
 
         Raises:
-          UserError: a setting out of range, a query that is not one (`check_query`), or one with an image that cannot
-            be read (`processing.MediaError`).
+          UserError: a setting out of range, a mapping that is not a query (`check_query`), or a query with an image
+            that cannot be read (`processing.MediaError`).
         """
         if samples < 1:
             raise UserError(f"samples must be at least 1, got {samples}")
@@ -159,7 +160,7 @@ class Policy:
             samples=samples,
             seed=seed,
             sampling=sampling,
-            slots=self._slots_of_a_part(slots),
+            slots=self._slots_per_part(slots),
             registry=self.registry,
             limits=self.limits,
             guidelines=self.guidelines,
@@ -174,7 +175,7 @@ class Policy:
 
         Args:
           length: tokens of the longest prompt and response together; None: `limits.max_length`.
-          sampling: settings as the rollouts will have them; filters and penalties are programs of their own.
+          sampling: the settings of the later rollouts, since filters and penalties compile to other programs.
 
         Raises:
           UserError: neither `length` nor `limits.max_length` is given.
@@ -182,14 +183,14 @@ class Policy:
         length = length or self.limits.max_length
         if length is None:
             raise UserError("warmup needs a length, since limits.max_length is not set")
-        runner = ModelRunner(self.runtime, sampling or SamplingSettings(), 0, Counters())  # which nobody reads
-        runner.grow(self._slots_of_a_part(self.slots), length)
+        runner = ModelRunner(self.runtime, sampling or SamplingSettings(), 0, Counters())  # these are not read
+        runner.grow(self._slots_per_part(self.slots), length)
         try:
             runner.warmup()
         except BaseException:
-            self.runtime.forget_table()  # it may have been interrupted between two halves of a change
+            self.runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
             raise
 
-    def _slots_of_a_part(self, slots: int) -> int:
-        """How many slots each part of the mesh has when there are so many in all."""
+    def _slots_per_part(self, slots: int) -> int:
+        """How many slots each part of the mesh has, for `slots` slots in all."""
         return -(-slots // parts(self.runtime.mesh))

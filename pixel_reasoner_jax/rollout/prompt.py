@@ -1,4 +1,4 @@
-"""What the model is told before it answers: tools, media, question, guidelines (paper, appendix E.1)."""
+"""The prompt of a query: tools, media, question, guidelines (paper, appendix E.1)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ TEXT_ONLY_GUIDELINES = "Please think step by step, and put your final answer wit
 Query = Mapping[str, Any]
 """A mapping with `id`, `question`, `answer` (str or list of str) and `images` (a list) or `video`.
 
-A rollout needs no answer, only what scores it does. A video given as a list of frames has `fps` beside it: how many of
-its frames make a second, 2 unless given.
+Rollouts do not need `answer`; it is needed where responses are scored. For a video given as a list of frames, `fps` is
+the number of these frames in a second, 2 unless given.
 """
 
 KEYS = ("id", "question", "answer", "images", "video", "fps")
 
 
 def check_query(query: Query, scored: bool = False) -> Query:
-    """Returns a query as it is.
+    """Checks that a mapping is a query, and returns it unchanged.
 
     Args:
       query: see `Query`.
-      scored: its responses will be compared with its answer, so it must have one.
+      scored: whether responses will be compared with the query's answer, so that it must have one.
 
     Raises:
-      ValueError: it is not one; says what is wrong and how to mend it.
+      UserError: it is not a query; the message says which key is wrong and what it must be.
     """
     if not isinstance(query, Mapping):
         raise UserError(f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r}")
@@ -59,12 +59,13 @@ def check_query(query: Query, scored: bool = False) -> Query:
 
 
 def query_messages(query: Query, tools: str | None, guidelines: str | None = None) -> list[dict[str, Any]]:
-    """Opens the conversation about a query.
+    """Writes the messages that begin the conversation about a query.
 
     Args:
       query: see `Query`; its media may already be processed (`processing.Media`).
       tools: the `# Tools` section of the system message (`operations.tools_section`); None for the text-only baseline.
-      guidelines: the text after the question; None takes the paper's, with or without tools.
+      guidelines: the text after the question; None takes the paper's: `GUIDELINES` with tools, else
+        `TEXT_ONLY_GUIDELINES`.
 
     Returns:
       The system and the user message in the Hugging Face form. Nothing in them is trained.

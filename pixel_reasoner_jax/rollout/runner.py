@@ -1,4 +1,4 @@
-"""Between scheduler and engine: what the scheduler wants in its slots as calls of the engine with declared shapes."""
+"""Between scheduler and engine: turns what the scheduler wants in its slots into engine calls of declared shapes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pixel_reasoner_jax.parallel import is_shared, local_parts, local_rows, part
 from pixel_reasoner_jax.processing import Media, vision_layout
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
 from pixel_reasoner_jax.rollout.engine import Decoded, ExtendBatch, ForkBatch, Slots
-from pixel_reasoner_jax.rollout.engine_calls import KINDS, MAX_WISHES, EngineCall, common_order, exchange
+from pixel_reasoner_jax.rollout.engine_calls import KINDS, MAX_CALLS, EngineCall, ProgramKey, common_order, exchange
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling, sample_seeds
@@ -32,10 +32,12 @@ class Extension:
 
     Attributes:
       slot: its number; see `ModelRunner`.
-      episode: that of the slot.
-      tokens, media: int32 [tokens], and the images among them in order.
-      positions: int32 [3, tokens]; `following` is the position of the token after them.
-      prompt: whether they complete a prompt, which can be forked from then on.
+      episode: the episode that the slot is sampled for.
+      tokens: int32 [tokens].
+      media: the images and videos whose placeholders are in `tokens`, in order.
+      positions: int32 [3, tokens], the M-RoPE positions of the tokens.
+      following: the position of the token after them.
+      prompt: whether the tokens complete a prompt, which can be forked from then on.
     """
 
     slot: int
@@ -50,17 +52,21 @@ class Extension:
 
 @dataclasses.dataclass
 class Counters:
-    """What rollouts have done; sums.
+    """Sums over the rollouts of a policy, of what this process did.
 
     Attributes:
       sampled: tokens drawn and kept.
-      prefilled: tokens of prompts and observations put through the model; `prefill_padding` is what went with them.
-      decode_steps, decode_calls: tokens drawn one after the other, and calls of the device for them.
-      extend_calls: calls of the device to append tokens.
-      encoded: images encoded; `encode_hits` were in the table already.
-      encode_padding: patches that went with those of images encoded.
-      seconds: of the loop; `device_seconds` of them within calls of the device, waiting for it included, and
-        `idle_seconds` waiting for worker threads with nothing to decode.
+      prefilled: tokens of prompts and observations that the model has processed.
+      prefill_padding: padding tokens that were processed with them.
+      decode_steps: steps of the decoding loop, each of which draws one token for every active slot.
+      decode_calls: calls of `Engine.decode`.
+      extend_calls: batches of tokens appended by `Engine.extend`.
+      encoded: images encoded.
+      encode_hits: images that were in the embedding table already.
+      encode_padding: padding patches that were processed with encoded images.
+      seconds: seconds that the scheduler's loop took.
+      device_seconds: those of them spent in engine calls, waiting for the device included.
+      idle_seconds: those of them spent waiting for worker threads, with nothing to decode.
     """
 
     sampled: int = 0
@@ -78,21 +84,22 @@ class Counters:
 
 
 class ModelRunner:
-    """Runs the model for one rollout: owns its slots with their cache, and fills the table of embeddings.
+    """Runs the model for one rollout: keeps its slots with their KV cache, and fills the embedding table.
 
-    Slots are numbered through all parts of the mesh (`parallel.parts`) that this process feeds, `shapes.slots` in each.
-    With one part, calls of the engine are made as they are asked for; with more, they wait for `flush`.
+    Slots are numbered through all parts of the mesh (`parallel.parts`) that this process feeds: `shapes.slots` for the
+    first part, then those of the next. On a mesh of one part, engine calls are made at once; with more parts they wait
+    in one queue for each part until `flush`.
 
     Args:
-      runtime: its parameters, as they are now, are used to the end of the rollout.
+      runtime: the rollout uses its present parameters to the end, whatever is assigned to it later.
       sampling: settings of all turns.
       seed: of the rollout.
-      counters: add up what it does.
+      counters: what the runner does is added to them.
 
     Attributes:
-      shapes: declared for it; None before `grow`.
+      shapes: the declared shapes of its engine calls; None before `grow`.
       parts: how many parts of the mesh this process feeds.
-      joined: whether other processes feed parts of it too.
+      shared: whether other processes feed parts of the mesh too.
     """
 
     def __init__(self, runtime: Runtime, sampling: SamplingSettings, seed: int, counters: Counters):
@@ -101,7 +108,7 @@ class ModelRunner:
         self._sampling, self._seed = sampling, seed
         self._mesh = runtime.mesh
         self._alone = parts(self._mesh) == 1
-        self.joined = is_shared(self._mesh)
+        self.shared = is_shared(self._mesh)
         self.parts = len(local_parts(self._mesh))
         self._queues: list[collections.deque[EngineCall]] = [collections.deque() for _ in range(self.parts)]
         self._forbidden = runtime.forbidden(sampling)
@@ -110,7 +117,7 @@ class ModelRunner:
         self._slots: Slots | None = None
 
     def check(self) -> None:
-        """Raises a RuntimeError where the parameters are gone."""
+        """Raises a RuntimeError if the parameters' buffers have been donated to an update."""
         if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._params)):
             raise RuntimeError(
                 "an update took the memory of the parameters that this rollout uses: read it to its end or close it"
@@ -118,7 +125,7 @@ class ModelRunner:
             )
 
     def grow(self, slots: int, length: int) -> None:
-        """Makes empty slots, at least so many in each part of at least so many tokens; what they held is gone."""
+        """Replaces all slots by empty ones: at least `slots` in each part of the mesh, of at least `length` tokens."""
         self._slots = self._table = None  # before new ones are made, or both would be in memory
         self.shapes = self._runtime.declare(slots, length)
         self._table = self._runtime.table(self._params, self._version)
@@ -127,7 +134,7 @@ class ModelRunner:
             self._slots = self._engine.empty(self._params, count, self.shapes.length, dtype, self._sampling.penalized)
 
     def warmup(self) -> None:
-        """Has every program run once, on nothing."""
+        """Runs every program once, on padding alone, so that it is compiled."""
         shapes = self.shapes
         sizes = [(0, size) for size in shapes.patches] + [(1, size) for size in shapes.widths]
         sizes += [(2, size) for size in shapes.forks]
@@ -140,25 +147,29 @@ class ModelRunner:
             progress.update(len(sizes) + 1)
 
     def close(self) -> None:
-        """Lets go of all memory on the device, but for the table, which is the policy's."""
+        """Releases the device memory of the slots and the parameters; the embedding table stays with the runtime."""
         self._slots = self._table = self._params = None
 
     def working(self) -> bool:
-        """Whether something that was asked for is not done yet."""
+        """Whether the device has not finished the calls made so far, or calls are still queued."""
         return self._slots is not None and not self._slots.hidden.is_ready() or any(self._queues)
 
     def holds(self, media: Media) -> bool:
-        """Whether an image need not be encoded any more."""
+        """Whether the embedding table holds an image, so that it need not be encoded."""
         table = self._table
         return table is not None and media.key in table
 
     def decode(self, episodes: Mapping[int, Episode], most: int, patience: int) -> Decoded:
-        """Samples for the episodes, by slot, and waits for it.
+        """Samples a chunk of tokens and waits for the result. All processes call this together.
 
         Args:
-          most: tokens, at most, for each of them.
-          patience: ends the chunk when so many slots of all processes have ended their turn. All processes call this
-            together, with the same numbers.
+          episodes: the episodes to sample for, by slot.
+          most: tokens for each of them at most; the same number on all processes.
+          patience: the chunk ends when this many slots, of all processes, have ended their turn; the same number on
+            all processes.
+
+        Returns:
+          Numpy arrays, whose rows are the slots of this process.
         """
         count = self.shapes.slots * self.parts
         settings, budget = [self._sampling] * count, [0] * count
@@ -181,15 +192,16 @@ class ModelRunner:
         return decoded
 
     def fork(self, forks: list[tuple[int, int, Episode]]) -> None:
-        """Begins responses: (slot that holds the prompt, slot of the response, its episode) each."""
+        """Begins responses, each given as (slot that holds the prompt, slot of the response, its episode)."""
         for part in range(self.parts):
-            left = [fork for fork in forks if self.part(fork[1]) == part]
-            while left:
-                size = next((size for size in self.shapes.forks if size >= len(left)), self.shapes.forks[-1])
-                some, left = left[:size], left[size:]
-                self._ask(part, EngineCall("fork", size, self._forks(some, size)))
+            remaining = [fork for fork in forks if self.part(fork[1]) == part]
+            while remaining:
+                size = next((size for size in self.shapes.forks if size >= len(remaining)), self.shapes.forks[-1])
+                batch, remaining = remaining[:size], remaining[size:]
+                self._enqueue(part, EngineCall("fork", size, self._fork_batch(batch, size)))
 
-    def _forks(self, forks: list[tuple[int, int, Episode]], size: int) -> ForkBatch:
+    def _fork_batch(self, forks: list[tuple[int, int, Episode]], size: int) -> ForkBatch:
+        """The arguments of a `fork` of `size` responses: `forks`, and padding."""
         padding = size - len(forks)
         source, target, episodes = zip(*forks, *[(0, self.shapes.slots, forks[0][2])] * padding, strict=True)
         prompts = [episode.prompt for episode in episodes]
@@ -201,55 +213,55 @@ class ModelRunner:
         return ForkBatch(source, target, np.array(lengths, np.int32), np.array(positions, np.int32), seeds, seen)
 
     def part(self, slot: int) -> int:
-        """Which of this process's parts a slot is in."""
+        """The index of the part that a slot is in, among the parts of this process."""
         return slot // self.shapes.slots
 
     def flush(self, *status: int) -> np.ndarray:
-        """Makes the calls that wait, together with all processes, which call this together.
+        """Makes all queued calls and gathers the statuses of all processes, which call this together.
 
         Args:
-          status: small integers for all processes to know.
+          status: small integers that the other processes receive.
 
         Returns:
-          int [processes, len(status)].
+          int32 [processes, len(status)].
         """
         while True:
-            wishes = [[call.name for call in itertools.islice(queue, MAX_WISHES)] for queue in self._queues]
-            more = any(len(queue) > MAX_WISHES for queue in self._queues)
-            with self._busy() if self.joined else contextlib.nullcontext():  # the others may be long in coming
-                every, told = exchange(wishes, (more, *status), self.joined)
-            for name in common_order(every):
-                self._run(name)
-            if not told[:, 0].any():
-                return told[:, 1:]
+            queues = [[call.program for call in itertools.islice(queue, MAX_CALLS)] for queue in self._queues]
+            more = any(len(queue) > MAX_CALLS for queue in self._queues)
+            with self._busy() if self.shared else contextlib.nullcontext():  # the others may be long in coming
+                all_queues, statuses = exchange(queues, (more, *status), self.shared)
+            for program in common_order(all_queues):
+                self._run(program)
+            if not statuses[:, 0].any():
+                return statuses[:, 1:]
 
-    def _ask(self, part: int, call: EngineCall) -> None:
+    def _enqueue(self, part: int, call: EngineCall) -> None:
         self._queues[part].append(call)
         if self._alone:
             self.flush()
 
-    def _run(self, name: tuple[int, int]) -> None:
-        """One call, of every part that has it at the head of its queue; the others take part with padding."""
-        kind, size = KINDS[name[0]], name[1]
-        loads = [
-            queue.popleft().load if queue and queue[0].name == name else self._blank(kind, size)
+    def _run(self, program: ProgramKey) -> None:
+        """Makes one call for every part that has it at the head of its queue; the other parts get padding."""
+        kind, size = KINDS[program[0]], program[1]
+        by_part = [
+            queue.popleft().arguments if queue and queue[0].program == program else self._padding(kind, size)
             for queue in self._queues
         ]
-        load = loads[0] if len(loads) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *loads)
-        load = shard_rows(load, self._mesh)
+        arguments = by_part[0] if len(by_part) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *by_part)
+        arguments = shard_rows(arguments, self._mesh)
         with self._busy():
             if kind == "encode":
-                self._table.array = self._engine.encode(self._params, self._table.array, *load)
+                self._table.array = self._engine.encode(self._params, self._table.array, *arguments)
             elif kind == "extend":
-                self._slots = self._engine.extend(self._params, self._slots, self._table.array, load)
+                self._slots = self._engine.extend(self._params, self._slots, self._table.array, arguments)
             else:
-                self._slots = self._engine.fork(self._slots, load)
+                self._slots = self._engine.fork(self._slots, arguments)
 
-    def _blank(self, kind: str, size: int) -> Any:
-        """The load of a call that does nothing."""
+    def _padding(self, kind: str, size: int) -> Any:
+        """The arguments of a call that changes nothing."""
         slots = self.shapes.slots
         if kind == "encode":
-            return self._vision([], size)
+            return self._encode_batch([], size)
         vocab = self._runtime.config.vocab_size if self._sampling.penalized else None
         if kind == "fork":
             return ForkBatch.blank(size, slots, vocab)
@@ -258,37 +270,42 @@ class ModelRunner:
         )
 
     def extend(self, extensions: list[Extension]) -> None:
-        """Appends extensions to their slots, `CHUNK` tokens at a time, those of about one length together."""
+        """Appends extensions to their slots: `CHUNK` tokens at a time, chunks of one bucket of lengths in one call."""
         for part in range(self.parts):
             self._extend([extension for extension in extensions if self.part(extension.slot) == part], part)
 
     def _extend(self, extensions: list[Extension], part: int) -> None:
-        for some in self._that_fit(extensions):
-            index = self._encode(some, part)
-            for start in range(0, max(len(extension.tokens) for extension in some), CHUNK):
+        for group in self._split_by_images(extensions):
+            vision_index = self._encode(group, part)
+            for start in range(0, max(len(extension.tokens) for extension in group), CHUNK):
                 batches: dict[int, list[int]] = {}
-                for number, extension in enumerate(some):
-                    if (left := len(extension.tokens) - start) > 0:
-                        batches.setdefault(self.shapes.width(min(left, CHUNK)), []).append(number)
+                for number, extension in enumerate(group):
+                    if (remaining := len(extension.tokens) - start) > 0:
+                        batches.setdefault(self.shapes.width(min(remaining, CHUNK)), []).append(number)
                 for width, numbers in sorted(batches.items()):
                     rows = self.shapes.rows(width)
                     for first in range(0, len(numbers), rows):
-                        chosen = [(some[number], index[number]) for number in numbers[first : first + rows]]
-                        self._ask(part, EngineCall("extend", width, self._extend_batch(chosen, start, width, rows)))
+                        chosen = [(group[number], vision_index[number]) for number in numbers[first : first + rows]]
+                        batch = self._extend_batch(chosen, start, width, rows)
+                        self._enqueue(part, EngineCall("extend", width, batch))
 
     def _extend_batch(
         self, extensions: list[tuple[Extension, np.ndarray]], start: int, width: int, rows: int
     ) -> ExtendBatch:
-        """The load of an `extend`: the tokens from `start` on of extensions with their places in the table."""
+        """The arguments of an `extend`: tokens `start` to `start + width` of each extension.
+
+        Args:
+          extensions: at most `rows` extensions, each with its `vision_index`, see `_encode`.
+        """
         added = ExtendBatch.blank(rows, width, self.shapes.slots)
         histories = []
-        for row, (extension, index) in enumerate(extensions):
+        for row, (extension, vision_index) in enumerate(extensions):
             tokens = extension.tokens[start : start + width]
             count, end = len(tokens), start + len(tokens)
             slot = extension.slot % self.shapes.slots
             added.slots[row], added.starts[row], added.counts[row] = slot, extension.start + start, count
             added.tokens[row, :count], added.positions[row, :, :count] = tokens, extension.positions[:, start:end]
-            added.vision_index[row, :count] = index[start:end]
+            added.vision_index[row, :count] = vision_index[start:end]
             added.position[row], added.token_index[row] = extension.following, extension.episode.sampled
             added.ends_prompt[row] = extension.prompt and end == len(extension.tokens)
             histories.append(extension.episode)
@@ -299,7 +316,12 @@ class ModelRunner:
         return added._replace(seen=self._seen(histories, rows))
 
     def _seen(self, histories: Sequence[np.ndarray], rows: int | None = None) -> np.ndarray | None:
-        """bool [rows, vocab]: the tokens of each history, a row for each unless given; None without a penalty."""
+        """Which tokens each history holds, bool [rows, vocab]; None without a repetition penalty.
+
+        Args:
+          histories: int32 [tokens] each.
+          rows: at least as many as there are histories; None: one row for each.
+        """
         if not self._sampling.penalized:
             return None
         seen = np.zeros((len(histories) if rows is None else rows, self._runtime.config.vocab_size), bool)
@@ -307,25 +329,26 @@ class ModelRunner:
             seen[row, tokens] = True
         return seen
 
-    def _that_fit(self, extensions: list[Extension]) -> Iterator[list[Extension]]:
-        """Extensions in turn, as many together as the table holds the images of."""
-        some: list[Extension] = []
-        held: dict[Any, int] = {}
+    def _split_by_images(self, extensions: list[Extension]) -> Iterator[list[Extension]]:
+        """Splits extensions, in order, into groups whose images fit into the embedding table at the same time."""
+        group: list[Extension] = []
+        tokens: dict[Any, int] = {}  # of each image of the group, by its key
         for extension in extensions:
-            more = {media.key: media.tokens for media in extension.media}
-            if some and sum((held | more).values()) > self._table.allocators[0].size:
-                yield some
-                some, held = [], {}
-            some.append(extension)
-            held |= more
-        if some:
-            yield some
+            added = {media.key: media.tokens for media in extension.media}
+            if group and sum((tokens | added).values()) > self._table.allocators[0].size:
+                yield group
+                group, tokens = [], {}
+            group.append(extension)
+            tokens |= added
+        if group:
+            yield group
 
     def _encode(self, extensions: list[Extension], part: int) -> list[np.ndarray]:
-        """Sees that the table has every image of the extensions.
+        """Encodes the images of the extensions that are not in the part's embedding table yet.
 
         Returns:
-          int32 [tokens] for each extension: the row of the table that stands in for the token, -1 for text.
+          The `vision_index` of each extension, int32 [tokens]: the row of the table that replaces the token's
+          embedding, -1 for text.
         """
         allocator = self._table.allocators[part]
         needed = {media.key: media for extension in extensions for media in extension.media}
@@ -335,36 +358,49 @@ class ModelRunner:
             if allocator.find(key) is not None:
                 self._counters.encode_hits += 1
                 continue
-            places = allocator.reserve(key, media.tokens, needed.keys())
+            table_rows = allocator.reserve(key, media.tokens, needed.keys())
             length = row_patches(media.grid, geometry)
-            batches.setdefault(length, []).append((media, places))
+            batches.setdefault(length, []).append((media, table_rows))
             self._counters.encoded += 1
         for length, images in batches.items():
             rows = self.shapes.images(length)
             for first in range(0, len(images), rows):
-                self._ask(part, EngineCall("encode", length, self._vision(images[first : first + rows], length)))
-        index = []
+                batch = self._encode_batch(images[first : first + rows], length)
+                self._enqueue(part, EngineCall("encode", length, batch))
+        indices = []
         for extension in extensions:
-            places = np.full(len(extension.tokens), -1, np.int32)
+            vision_index = np.full(len(extension.tokens), -1, np.int32)
             if extension.media:
-                spots = np.isin(extension.tokens, self._processor.placeholder_tokens)
-                places[spots] = np.concatenate([allocator.find(media.key) for media in extension.media])
-            index.append(places)
-        return index
+                is_placeholder = np.isin(extension.tokens, self._processor.placeholder_tokens)
+                vision_index[is_placeholder] = np.concatenate([allocator.find(media.key) for media in extension.media])
+            indices.append(vision_index)
+        return indices
 
-    def _vision(self, images: list[tuple[Media, np.ndarray]], length: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The load of an `encode`: images that take rows of one length, and where their embeddings go in the table."""
+    def _encode_batch(
+        self, images: list[tuple[Media, np.ndarray]], length: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The arguments of an `encode`.
+
+        Args:
+          images: each with the rows reserved for it in the embedding table, int32 [its tokens].
+          length: patches in a row of the call; each image takes one row.
+
+        Returns:
+          The vision tower's input (see `vision_layout`), and for every merged token the row of the table that its
+          embedding goes to, int32 [merged tokens]; a number past the table's end for padding.
+        """
         geometry, rows = self._processor.geometry, self.shapes.images(length)
-        places = np.full(rows * length // geometry.merge_size**2, self._table.allocators[0].size, np.int32)
-        vision, local = vision_layout([media for media, _ in images], geometry, length, rows)
-        for where, (_, reserved) in zip(local, images, strict=True):
-            places[where] = reserved
+        table_rows = np.full(rows * length // geometry.merge_size**2, self._table.allocators[0].size, np.int32)
+        vision, merged_tokens = vision_layout([media for media, _ in images], geometry, length, rows)
+        for tokens, (_, reserved) in zip(merged_tokens, images, strict=True):
+            table_rows[tokens] = reserved
         if images:
             self._counters.encode_padding += rows * length - sum(math.prod(media.grid) for media, _ in images)
-        return vision, places
+        return vision, table_rows
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
+        """Counts the time of the body towards `Counters.device_seconds`."""
         began = time.perf_counter()
         yield
         self._counters.device_seconds += time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What all rollouts of a policy share on the devices: programs, parameters, declared shapes, embeddings of images."""
+"""What all rollouts of a policy share: compiled programs, parameters, declared shapes, and the embedding table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pixel_reasoner_jax.rollout.shapes import Shapes
 
 
 class Runtime:
-    """A model on its mesh, ready to roll out.
+    """A model on its mesh, with all that its rollouts share.
 
     Args:
       model: a `models.Qwen2_5_VL`.
@@ -28,8 +28,8 @@ class Runtime:
 
     Attributes:
       engine: the compiled steps.
-      graphdef, config, mesh: of the model.
-      version: counts the parameters that have been assigned to `params`.
+      graphdef, config, mesh: the model's.
+      version: how often `params` has been assigned.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Runtime:
     @params.setter
     def params(self, params: Any) -> None:
         self._params = params
-        self.version += 1  # what was encoded with other parameters is of no use
+        self.version += 1  # the table of an older version holds embeddings of other parameters
 
     def forbidden(self, sampling: SamplingSettings) -> np.ndarray:
-        """bool [vocab]: the tokens that are never drawn with such settings.
+        """Which tokens are never drawn with these settings, bool [vocab].
 
         Raises:
-          UserError: `forbidden_tokens` that are not in the vocabulary.
+          UserError: a token of `sampling.forbidden_tokens` is not in the vocabulary.
         """
         mask = np.zeros(self.config.vocab_size, bool)
         if outside := [token for token in sampling.forbidden_tokens if not 0 <= token < len(mask)]:
@@ -73,7 +73,10 @@ class Runtime:
         return mask
 
     def declare(self, slots: int, length: int) -> Shapes:
-        """Shapes with `slots` slots of `length` tokens in each part of the mesh: those in use if they have room."""
+        """Declares shapes with at least `slots` slots of `length` tokens in each part of the mesh.
+
+        The shapes declared before are kept if they have room, so that nothing is compiled again.
+        """
         held = self._shapes
         if held is None or held.slots < slots or held.length < length:
             if held is not None:
@@ -82,7 +85,7 @@ class Runtime:
         return self._shapes
 
     def table(self, params: Any, version: int) -> EmbeddingTable:
-        """The images encoded with a version of the parameters; an empty table where there is none of that version."""
+        """The table of images encoded with `params`, which have this version; an empty one if it has to be made."""
         size = self._shapes.table
         if self._table is None or self._table[0] != version or self._table[1].allocators[0].size < size:
             self._table = None  # its memory is free before the new one's is taken
@@ -91,5 +94,5 @@ class Runtime:
         return self._table[1]
 
     def forget_table(self) -> None:
-        """Has every image encoded anew."""
+        """Drops the embedding table, so that every image is encoded again."""
         self._table = None

@@ -1,6 +1,6 @@
 """Choosing the next token.
 
-A response never depends on what shares its batch: the key of every token comes from
+A response never depends on the other responses of its batch: the random key of every token comes from
 (seed, query id, sample index, index of the token in the response) alone.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pixel_reasoner_jax.errors import UserError
 
-GROUP = 128  # tokens drawn from together
+GROUP = 128  # tokens of a group; `draw` chooses a group first, and then a token within it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +27,16 @@ class SamplingSettings:
 
     Attributes:
       temperature: 0 is greedy.
-      top_p: smallest set of tokens whose probability reaches this; 1 keeps all.
+      top_p: the likeliest tokens are kept until their probabilities add up to this; 1 keeps all.
       top_k: number of likeliest tokens kept; 0 keeps all.
-      repetition_penalty: what the logits of tokens that the conversation holds already are divided by, or multiplied
-        by where negative (Keskar et al., 2019, CTRL); 1 leaves them.
+      repetition_penalty: the logits of tokens that the conversation holds already are divided by this, negative ones
+        multiplied (Keskar et al., 2019, CTRL); 1 leaves them.
       forbidden_tokens: ids that are not drawn, beside those that no policy may draw; for all turns.
-      stop_strings: texts at the end of which a turn ends, wherever their tokens begin; for all turns.
-      max_turn_tokens: a turn ends after so many tokens, if not before; None for no such limit; for all turns.
-      later: of every turn after the first; None: as the first. The release: temperature 1.0, later 0.9.
+      stop_strings: a turn ends with the token that completes one of these texts, wherever its tokens begin; for all
+        turns.
+      max_turn_tokens: a turn ends after this many tokens at the latest; None for no such limit; for all turns.
+      later: the settings of every turn after the first; None for those of the first. The released code samples the
+        first turn at temperature 1.0 and later turns at 0.9.
     """
 
     temperature: float = 1.0
@@ -69,7 +71,7 @@ class SamplingSettings:
                     raise UserError(f"{name} is set once for all turns, not in later")
 
     def turn(self, turn: int) -> SamplingSettings:
-        """Those of a turn, from 0."""
+        """The settings of a turn, whose number counts from 0."""
         return self if turn == 0 or self.later is None else self.later
 
     @property
@@ -87,7 +89,7 @@ _COMMON = ("forbidden_tokens", "stop_strings", "max_turn_tokens")
 
 
 class SlotSampling(NamedTuple):
-    """How the next tokens of each slot are sampled: the settings of its turn, each an array [slots].
+    """The sampling settings of each slot's present turn, each an array [slots].
 
     `budget` is how many tokens a slot may sample; 0 leaves the slot out. See `SamplingSettings` for the others.
     """
@@ -100,7 +102,7 @@ class SlotSampling(NamedTuple):
 
     @classmethod
     def of(cls, settings: Sequence[SamplingSettings], budget: Sequence[int]) -> SlotSampling:
-        """From the settings of every slot."""
+        """Makes the arrays from the settings and the budget of every slot."""
         columns = [
             np.array([getattr(one, name) for one in settings], np.int32 if name == "top_k" else np.float32)
             for name in cls._fields[1:]
@@ -109,7 +111,12 @@ class SlotSampling(NamedTuple):
 
 
 def sample_seeds(seed: int, query_ids: Sequence[str], samples: Sequence[int]) -> np.ndarray:
-    """What makes the random key of each (query id, sample index), uint32 [slots, 3], for `sample_keys`."""
+    """The seeds that `sample_keys` makes random keys of, uint32 [slots, 3].
+
+    Args:
+      seed: of the rollout.
+      query_ids, samples: query id and sample index of each slot.
+    """
     digests = (hashlib.blake2s(str(query_id).encode(), digest_size=4).digest() for query_id in query_ids)
     hashes = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint32)
     return np.stack([np.full(len(hashes), seed % 2**32, np.uint32), hashes, np.asarray(samples, np.uint32)], axis=1)
@@ -117,7 +124,7 @@ def sample_seeds(seed: int, query_ids: Sequence[str], samples: Sequence[int]) ->
 
 @jax.vmap
 def sample_keys(seeds: UInt32[Array, "slots 3"]) -> UInt32[Array, "slots 2"]:
-    """Data of the keys; fold a token's index in to draw that token."""
+    """Key data of each slot's random key; the key of a token is this one with the token's index folded in."""
     seed, query, sample = seeds
     return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), query), sample))
 
@@ -128,14 +135,14 @@ def sampling_logits(
     seen: Bool[Array, "slots vocab"] | None,
     filtered: bool,
 ) -> Float[Array, "slots vocab"]:
-    """The logits of the distribution tokens are drawn from: penalized, tempered, then top-k, then top-p.
+    """The logits of the distribution that tokens are drawn from: penalized, tempered, then top-k, then top-p.
 
     Args:
-      logits: the model's, -inf for forbidden tokens.
-      sampling: the settings of every slot. A temperature of 0 tempers nothing; `draw` then takes the
+      logits: the model's logits, -inf for forbidden tokens.
+      sampling: the settings of every slot. A temperature of 0 leaves the logits as they are; `draw` then takes the
         likeliest token.
-      seen: tokens of the conversation, or None without a repetition penalty.
-      filtered: some slot uses top-p or top-k.
+      seen: which tokens the conversation holds; None without a repetition penalty.
+      filtered: whether some slot uses top-p or top-k.
     """
     if seen is not None:
         penalty = sampling.repetition_penalty[:, None]
@@ -146,7 +153,7 @@ def sampling_logits(
         ordered = jnp.sort(logits, axis=-1, descending=True)
         kept = jnp.arange(ordered.shape[-1]) < jnp.where(top_k > 0, top_k, ordered.shape[-1])
         probability = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf), axis=-1)
-        # A token stays while the likelier ones together have not reached top_p, so the first always stays.
+        # A token is kept while the sum of the likelier ones is below top_p, so the first one is always kept.
         kept &= (jnp.cumsum(probability, axis=-1) - probability < top_p) | (top_p == 1)
         least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -161,8 +168,9 @@ def draw(
 ) -> tuple[Int[Array, " slots"], Float[Array, " slots"]]:
     """Draws a token for every slot from `sampling_logits` and returns it with its log-probability.
 
-    First a group of tokens, then one of the group, each where its cumulative weight passes a uniform number: two such
-    numbers, not one for each word of the vocabulary, and yet fine enough for the rarest.
+    Inverse transform sampling in two steps: the first group of `GROUP` tokens, and then the first token of this group,
+    whose cumulative weight exceeds a uniform number. Two numbers are enough, where the Gumbel trick takes one for each
+    token of the vocabulary; and in two steps float32 resolves even the rarest token.
     """
     highest = logits.max(axis=-1, keepdims=True)
     weights = jnp.exp(logits - highest)
@@ -170,18 +178,18 @@ def draw(
     totals = groups.sum(axis=-1)
     keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(keys), token_index)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
-    group = _pass(totals, uniform[:, 0])
-    within = _pass(jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0], uniform[:, 1])
-    # As argmax, which takes far longer where it must carry the indices along.
+    group = _invert_cumulative(totals, uniform[:, 0])
+    within = _invert_cumulative(jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0], uniform[:, 1])
+    # This is argmax, which takes far longer since it carries the indices along.
     likeliest = jnp.where(logits == highest, jnp.arange(logits.shape[-1]), logits.shape[-1]).min(axis=-1)
     tokens = jnp.where(temperature > 0, group * GROUP + within, likeliest).astype(jnp.int32)
     logprobs = jnp.take_along_axis(logits - highest, tokens[:, None], axis=-1)[:, 0] - jnp.log(totals.sum(axis=-1))
     return tokens, logprobs
 
 
-def _pass(weights: Float[Array, "slots choices"], uniform: Float[Array, " slots"]) -> Int[Array, " slots"]:
-    """The first choice at which the cumulative weight passes `uniform` times the whole; never one without weight."""
-    reached = jnp.cumsum(weights, axis=-1)
-    whole = reached[:, -1]
-    target = jnp.minimum(uniform * whole, jnp.nextafter(whole, 0.0))  # rounding may not reach the end
-    return (reached <= target[:, None]).sum(axis=-1)
+def _invert_cumulative(weights: Float[Array, "slots choices"], uniform: Float[Array, " slots"]) -> Int[Array, " slots"]:
+    """The first choice whose cumulative weight exceeds `uniform` times the total; never one of weight 0."""
+    cumulative = jnp.cumsum(weights, axis=-1)
+    total = cumulative[:, -1]
+    target = jnp.minimum(uniform * total, jnp.nextafter(total, 0.0))  # rounding must not make it the total
+    return (cumulative <= target[:, None]).sum(axis=-1)

@@ -1,11 +1,12 @@
 """The host loop of a rollout: continuous batching of responses over slots.
 
-A query's prompt is prefilled once and forked to its samples. A sample takes a free slot, leaves it when it is over, and
-the next one takes it. Between two chunks of decoding, what the worker threads have ready (loaded queries, executed
-operations) is appended to its slots; slots whose operation is still running are left out and hold up nobody.
+A query's prompt is prefilled once and forked to its samples. A sample takes a free slot and frees it when it has ended,
+for the next sample. Between two chunks of decoding, the results of the worker threads (loaded queries, executed
+operations) are appended to their slots. A slot whose operation is still running is left out of decoding, so that the
+other slots do not wait for it.
 
-Several processes run it in step, each with queries of its own: whatever the devices do, they do together, and a process
-whose queries are done takes part until all are.
+Several processes run this loop in step, each with other queries: they make the same engine calls in the same order, and
+a process whose queries are done takes part until all processes are done.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Trajectory
 
-HURRY = 8  # a chunk of decoding is so many times shorter while a worker thread has something coming
-GRACE = 0.005  # seconds that finished operations wait for others when there is nothing to decode
-PATIENCE = 16  # a chunk of decoding ends early when one in so many of its slots has ended its turn
-POLL = 0.1  # seconds between two looks for operations that take too long, with nothing to decode
+HURRY = 8  # a chunk of decoding has this many times fewer steps while a slot waits for a worker thread's result
+PATIENCE = 16  # a chunk of decoding ends early when 1/PATIENCE of its slots have ended their turn
+GRACE_SECONDS = 0.005  # how long to wait for further results of worker threads, so that one call appends them together
+POLL_SECONDS = 0.1  # how often to look for operations that take too long, when there is nothing to decode
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutSettings:
-    """What a rollout does with its queries; see `Policy` and `Policy.stream`.
+    """The settings of one rollout; see `Policy` and `Policy.stream`.
 
     Attributes:
-      samples: responses a query.
+      samples: responses to each query.
       seed, sampling: how tokens are drawn.
       slots: responses in flight in each part of the mesh, at most.
       registry: the operations that may be called; None for none.
       limits: where a response ends.
       guidelines: the text after the question; None for the paper's.
-      workers: threads that load queries, and as many that execute operations.
-      operation_seconds: an operation that takes longer has failed.
+      workers: threads that load queries, and as many again that execute operations.
+      operation_seconds: an operation that takes longer counts as failed.
       on_event: called with every event of every response.
     """
 
@@ -69,16 +70,17 @@ class Group:
     """The samples of one query.
 
     Attributes:
-      number: of the query, in the order they were given.
-      begun: samples that have been given a slot.
-      home: a slot that holds the prompt. Until all samples have begun, the free slots of its part of the mesh go to no
-        other query.
+      number: index of the query, in the order in which queries were given.
+      prompt: the rendered query.
+      begun: how many samples have been given a slot.
+      prompt_slot: a slot that holds the prompt; None until it is prefilled. Until all samples have begun, the free
+        slots of this slot's part of the mesh are given to no other query.
     """
 
     number: int
     prompt: Prompt
     begun: int = 0
-    home: int | None = None
+    prompt_slot: int | None = None
 
 
 @dataclasses.dataclass
@@ -86,7 +88,8 @@ class ActiveSlot:
     """A slot in use.
 
     Attributes:
-      number: of its query, in the order they were given.
+      number: index of its query, in the order in which queries were given.
+      episode: the response in the slot.
       position: M-RoPE position of the next text token.
       call, task: the operation that the response waits for; None while it is being sampled.
     """
@@ -99,11 +102,11 @@ class ActiveSlot:
 
 
 class Scheduler(Iterator[tuple[int, Trajectory]]):
-    """Pairs (number of the query, trajectory) of a rollout, as they finish; see `Policy.stream`, which makes it.
+    """Iterates over pairs (index of the query, trajectory) in the order in which they end; made by `Policy.stream`.
 
-    Use it as a context manager, or `close` it, where it is not read to its end; on a mesh that several processes share
-    all of them read to the end, or the others would wait for ever. What the policy is set to when it begins holds to
-    its end.
+    Use it as a context manager, or `close` it, if it is not read to its end. If several processes share the mesh, each
+    of them must read to the end, or the others would wait for ever. Settings and parameters are those that the policy
+    had when the rollout began.
     """
 
     def __init__(
@@ -120,14 +123,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._runner = ModelRunner(runtime, settings.sampling, settings.seed, counters)
         self._free: list[list[int]] = [[] for _ in range(self._runner.parts)]
         self._beginning: list[Group | None] = [None] * self._runner.parts
-        # Apart from each other, so that no operation waits for a query to load.
+        # Two pools, so that no operation waits for a query to load.
         self._loaders, self._operators = Workers(settings.workers), Workers(settings.workers)
         self._loading: dict[int, tuple[str, Task]] = {}
         self._groups: collections.deque[Group] = collections.deque()
         self._active: dict[int, ActiveSlot] = {}
         self._finished: collections.deque[tuple[int, Trajectory | BaseException]] = collections.deque()
         self._cancelled: set[str] = set()
-        self._over = False  # all processes have agreed on it: none takes another step
+        self._over = False  # True once no process has anything left to do, which all of them know
 
     def __next__(self) -> tuple[int, Trajectory]:
         began = time.perf_counter()
@@ -137,7 +140,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
                 self._over = not self._step()
         except BaseException:
             self.close()
-            self._runtime.forget_table()  # it may have been interrupted between two halves of a change
+            self._runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
             raise
         finally:
             self._counters.seconds += time.perf_counter() - began
@@ -156,7 +159,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self.close()
 
     def cancel(self, query_id: str) -> None:
-        """Drops a query wherever it is: its slots are free at once, and none of its trajectories comes any more."""
+        """Drops a query, whatever state it is in: its slots are freed and none of its trajectories is yielded."""
         query_id = str(query_id)
         self._cancelled.add(query_id)
         groups = [*self._groups, *filter(None, self._beginning)]
@@ -172,7 +175,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         )
 
     def close(self) -> None:
-        """Drops all that is under way, and the cache."""
+        """Drops all queries that have not ended, and releases the slots' memory."""
         self._queries = iter(())
         for workers in (self._loaders, self._operators):
             workers.close()
@@ -185,9 +188,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._runner.close()
 
     def _step(self) -> bool:
-        """Goes on a little, together with all processes; False when nothing is left to do for any."""
-        if self._runner.shapes is None and self._runner.joined:
-            self._grow(self._settings.limits.max_length)  # all at once; `Policy.stream` has made sure that it is set
+        """Admits, observes and decodes one chunk, together with all processes.
+
+        Returns:
+          False if no process has anything left to do.
+        """
+        if self._runner.shapes is None and self._runner.shared:
+            # The same on all processes; `Policy.stream` has made sure that it is set.
+            self._grow(self._settings.limits.max_length)
         self._load()
         self._admit()
         self._observe()
@@ -195,14 +203,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         busy = bool(self._active or self._groups or self._loading or any(self._beginning))
         drawing = sum(active.task is None for active in self._active.values())
         working = self._runner.working()
-        told = self._runner.flush(busy, drawing, bool(coming), working)
-        busy, drawing, someone_waits, working = told.sum(axis=0).tolist()
+        statuses = self._runner.flush(busy, drawing, bool(coming), working)
+        busy, drawing, someone_waits, working = statuses.sum(axis=0).tolist()
         if not drawing:
             self._wait(coming)
         elif someone_waits and working:
-            # A chunk would only queue up: what comes until the device gets there can still be part of it.
+            # The device is still busy, so a chunk could not start: results that arrive meanwhile can be part of it.
             began = time.perf_counter()
-            concurrent.futures.wait(coming, GRACE, concurrent.futures.FIRST_COMPLETED)
+            concurrent.futures.wait(coming, GRACE_SECONDS, concurrent.futures.FIRST_COMPLETED)
             self._counters.device_seconds += time.perf_counter() - began
         else:
             steps = self._runtime.decode_steps // (HURRY if someone_waits else 1)
@@ -210,43 +218,44 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         return busy > 0
 
     def _coming(self) -> list[concurrent.futures.Future]:
-        """Of what worker threads are at, that for which there is a slot."""
+        """Futures of the tasks of worker threads whose results could be appended to a slot at once."""
         operations = [active.task.future for active in self._active.values() if active.task is not None]
         room = any(self._free) or not self._active
         return operations + [task.future for _, task in self._loading.values() if room]
 
     def _wait(self, coming: list[concurrent.futures.Future]) -> None:
-        """Nothing can be decoded: waits a little for a worker thread."""
+        """Waits for a worker thread's result, at most `POLL_SECONDS`, when there is nothing to decode."""
         began = time.perf_counter()
-        if self._runner.joined:
-            time.sleep(GRACE)  # no longer: another process may have something to decode by then
-        elif concurrent.futures.wait(coming, POLL, concurrent.futures.FIRST_COMPLETED).done:
-            concurrent.futures.wait(coming, GRACE)
+        if self._runner.shared:
+            time.sleep(GRACE_SECONDS)  # no longer: another process may have something to decode by then
+        elif concurrent.futures.wait(coming, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED).done:
+            concurrent.futures.wait(coming, GRACE_SECONDS)
         self._counters.idle_seconds += time.perf_counter() - began
 
     def _load(self) -> None:
-        """Has worker threads load and render the next queries: as many as the slots take, and one for each thread."""
+        """Has worker threads load and render the next queries: as many as fill all slots, and one more a thread."""
         wanted = self._settings.workers + -(-self._settings.slots * self._runner.parts // self._settings.samples)
         ahead = wanted - len(self._loading) - len(self._groups)
         for number, query in itertools.islice(self._queries, max(0, ahead)):
             self._loading[number] = str(query["id"]), self._loaders.submit(self._build, query)
 
     def _build(self, query: Query) -> Prompt:
+        """Opens and renders a query in a worker thread, and prepares the pixels of images that must be encoded."""
         settings = self._settings
         prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
         for media in prompt.rendered.media:
             if not self._runner.holds(media):
-                _ = media.pixels  # which the store has ready then
+                _ = media.pixels  # the store keeps them until they are encoded
         return prompt
 
-    def _begin(self, prompt: Prompt, sample: int) -> Episode:
+    def _new_episode(self, prompt: Prompt, sample: int) -> Episode:
         settings = self._settings
         return Episode(
             prompt, sample, self._processor, settings.registry, settings.limits, settings.sampling, settings.on_event
         )
 
     def _admit(self) -> None:
-        """Gives free slots to the next samples: prefills their prompt once, and forks it."""
+        """Gives free slots to the next samples: prefills each prompt once, and forks it to the samples' slots."""
         for number in [number for number, (_, task) in self._loading.items() if task.future.done()]:
             query_id, task = self._loading.pop(number)
             if error := task.future.exception():
@@ -256,51 +265,52 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             prompt = task.future.result()
             if query_id in self._cancelled:
                 self._forget(prompt)
-            elif self._begin(prompt, 0).room < 1:
-                self._give_up(number, prompt)
+            elif self._new_episode(prompt, 0).room < 1:
+                self._finish_without_response(number, prompt)
             else:
                 self._groups.append(Group(number, prompt))
         extensions, forks, early = [], [], []
-        prompted = set()
+        prefilled_parts = set()
         while (part := self._part_with_room()) is not None:
             group, slot = self._beginning[part], self._free[part].pop()
-            prompt, episode = group.prompt, self._begin(group.prompt, group.begun)
-            if group.home is None:
-                group.home = slot
-                prompted.add(part)
+            prompt, episode = group.prompt, self._new_episode(group.prompt, group.begun)
+            if group.prompt_slot is None:
+                group.prompt_slot = slot
+                prefilled_parts.add(part)
                 rendered, following = prompt.rendered, prompt.next_position
                 extensions.append(
                     Extension(
                         slot, 0, episode, rendered.tokens, rendered.media, prompt.positions, following, prompt=True
                     )
                 )
-            (forks if part in prompted else early).append((group.home, slot, episode))
+            (forks if part in prefilled_parts else early).append((group.prompt_slot, slot, episode))
             self._active[slot] = ActiveSlot(group.number, episode, prompt.next_position)
             group.begun += 1
             if group.begun == self._settings.samples:
                 self._beginning[part] = None
-        self._runner.fork(early)  # before a prompt of the next group overwrites the one they come from
+        self._runner.fork(early)  # before the next group's prompt can overwrite the prompt that these are forked from
         self._runner.extend(extensions)
         self._runner.fork(forks)
 
-    def _give_up(self, number: int, prompt: Prompt) -> None:
-        """A prompt that leaves no room for a response is all there is."""
+    def _finish_without_response(self, number: int, prompt: Prompt) -> None:
+        """Ends the samples of a prompt that leaves no room for a response: their trajectories are the prompt alone."""
         for sample in range(self._settings.samples):
-            episode = self._begin(prompt, sample)
+            episode = self._new_episode(prompt, sample)
             episode.end_if_full()
             self._finished.append((number, episode.trajectory()))
 
     def _part_with_room(self) -> int | None:
-        """The part of the mesh where the next sample begins: of a query that it has begun, else of the next query.
+        """The part of the mesh where the next sample begins; None if none can begin now.
 
-        Slots that are too short for it grow when all are empty; until then it waits.
+        A query whose first samples have begun goes first, then the next query. If the slots are too short for the next
+        query, it waits until all of them are empty, and longer ones are made.
         """
         free = [part for part, slots in enumerate(self._free) if slots]
         if begun := [part for part in free if self._beginning[part] is not None]:
             return begun[0]
         if not self._groups:
             return None
-        shapes, needed = self._runner.shapes, self._begin(self._groups[0].prompt, 0).end
+        shapes, needed = self._runner.shapes, self._new_episode(self._groups[0].prompt, 0).end
         if shapes is None or needed > shapes.length:
             if self._active:
                 return None
@@ -318,7 +328,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._free = [list(range(part * slots, (part + 1) * slots))[::-1] for part in range(self._runner.parts)]
 
     def _observe(self) -> None:
-        """Appends to its slot what every operation that is done has returned."""
+        """Appends the observation of every operation that is done, or has taken too long, to its slot."""
         extensions, now = [], time.monotonic()
         for slot, active in list(self._active.items()):
             task = active.task
@@ -337,7 +347,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             start = active.episode.length
             rendered = active.episode.observe(active.call, observation)
             active.call = active.task = None
-            if self._active.get(slot) is not active:  # cancelled by what was told of it
+            if self._active.get(slot) is not active:  # `on_event` has cancelled its query
                 continue
             if rendered is None:
                 self._finish(slot)
@@ -350,7 +360,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._runner.extend(extensions)
 
     def _execute(self, episode: Episode, call: Call | OperationError) -> tuple[Observation, list[Media]]:
-        """Runs a call in a worker thread: what came of it, and its images with their pixels at hand."""
+        """Runs a call in a worker thread.
+
+        Returns:
+          The observation, and its images with the pixels of those that must be encoded.
+        """
         try:
             observation = episode.execute(call)
             media = [
@@ -363,11 +377,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             return episode.failure(call, f"{getattr(call, 'name', 'it')} failed ({type(error).__name__})"), []
 
     def _decode(self, most: int, patience: int) -> None:
-        """Samples a chunk for every slot that can go on; closes the turns that have ended."""
+        """Samples a chunk for every slot that waits for no operation, and ends the turns that are complete."""
         drawing = {slot: active for slot, active in self._active.items() if active.task is None}
         decoded = self._runner.decode({slot: active.episode for slot, active in drawing.items()}, most, patience)
         for slot, active in drawing.items():
-            if self._active.get(slot) is not active:  # cancelled by what was told of another
+            if self._active.get(slot) is not active:  # `on_event` has cancelled its query, called for another slot
                 continue
             episode, count, before = active.episode, decoded.counts[slot], active.episode.sampled
             columns = (column[slot, :count] for column in (decoded.tokens, decoded.logprobs, decoded.policy_logprobs))

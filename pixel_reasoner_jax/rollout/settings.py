@@ -1,4 +1,4 @@
-"""How a checkpoint wants to be asked: guidelines, operations and limits, kept beside its weights."""
+"""How to prompt a checkpoint: its guidelines, operations and limits, saved beside its weights."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FILE = "pixel_reasoner.json"
 
 @dataclasses.dataclass(frozen=True)
 class PolicySettings:
-    """What a policy is, beyond its weights and its processor.
+    """What defines a policy beside its weights and its processor.
 
     Attributes:
       guidelines: the text after the question; None for the paper's.
-      padding: how far a crop's box is widened on every side, as a share of the image.
-      release: its operations are the released code's (`operations.default_registry`).
+      padding: how far a crop's box is widened on every side, as a fraction of the image's side.
+      release: whether the operations are those of the released code (`operations.default_registry`).
       limits: where a response ends.
     """
 
@@ -36,15 +36,15 @@ class PolicySettings:
     limits: Limits = Limits()
 
     def registry(self) -> Registry:
-        """The operations it may call."""
+        """The operations that the policy may call."""
         return default_registry(self.padding, self.release)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> PolicySettings:
-        """Those saved in a checkpoint directory; the defaults where none are, as in a Hugging Face checkpoint.
+        """Reads the settings saved in a checkpoint directory; a Hugging Face checkpoint has none and gets the defaults.
 
         Raises:
-          ValueError: the file is not JSON, or holds something unknown; names it.
+          UserError: the file is not JSON, or has an unknown key or a value out of range; the message names the file.
         """
         path = as_path(directory) / FILE
         if not path.exists():
@@ -53,10 +53,12 @@ class PolicySettings:
             settings = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{**settings, "limits": Limits(**settings.get("limits", {}))})
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not the settings of a policy ({error})") from error
+            raise UserError(
+                f"{path}: not the settings of a policy ({error}); restore it, or remove it to take the defaults"
+            ) from error
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes them into a checkpoint directory."""
+        """Writes the settings into a checkpoint directory."""
         write_text(as_path(directory) / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
@@ -67,17 +69,17 @@ def load_policy(
     text_only: bool = False,
     **options: Any,
 ) -> Policy:
-    """A policy from a checkpoint directory, ours or Hugging Face's; nothing is downloaded.
+    """Loads a policy from a checkpoint directory, ours or Hugging Face's; nothing is downloaded.
 
     Args:
-      directory: config.json, safetensors, tokenizer and preprocessor_config.json.
-      dtype: of the parameters.
+      directory: holds config.json, safetensors, tokenizer and preprocessor_config.json.
+      dtype: type of the parameters.
       text_only: offer no operations.
-      options: of `Policy`, such as `decode_steps`.
+      options: further arguments of `Policy`, such as `decode_steps`.
 
     Raises:
-      FileNotFoundError: no such directory, or a file is missing from it.
-      ValueError: a file does not fit; names it.
+      MissingFileError: there is no such directory, or a file is missing from it.
+      UserError: a file does not fit the model; the message names the file.
     """
     directory = as_path(directory)
     if not directory.is_dir():

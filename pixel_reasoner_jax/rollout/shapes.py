@@ -1,8 +1,7 @@
-"""The shapes a rollout's compiled programs have: few, declared, and for every image and text the same in any company.
+"""The declared shapes of a rollout's compiled programs. They are few, so that few programs are compiled.
 
-What shares a call with a sequence never changes the shape of its own part, so it cannot change its numbers either:
-an image has a row to itself in a call whose rows are as long, and as many, as its own size asks for, and so has an
-addition to a slot.
+The shape of the call that processes an image or a text depends on the size of this image or text alone, and each has a
+row of the call to itself. So the other images and texts of a call cannot change its numbers.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from pixel_reasoner_jax.models.attention import BLOCK
 from pixel_reasoner_jax.processing import Budgets, Geometry, grid_patches
 from pixel_reasoner_jax.processing.geometry import MAX_ASPECT_RATIO
 
-TOKENS = 32  # widths of an extend come in multiples of this
-CHUNK = 512  # tokens of a row of an extend: longer additions are cut
-CALL = 256  # tokens of an extend of several rows
-PATCHES = 1024  # of images encoded together; larger ones go alone
-TABLE = 16_384  # embeddings of images that the device keeps, at least
-FORKS = 4  # numbers of forks in a call grow by this factor
+WIDTH_MULTIPLE = 32  # widths of an extend, in tokens, are multiples of this
+CHUNK = 512  # the most tokens in a row of an extend: more are appended in several calls
+EXTEND_TOKENS = 256  # the most tokens in all rows of an extend, unless one row alone has more
+ENCODE_PATCHES = 1024  # the most patches in all rows of an encode, unless one row alone has more
+TABLE_ROWS = 16_384  # the least rows of the table of image embeddings in a part of the mesh
+FORK_FACTOR = 4  # the declared numbers of forks in a call grow by this factor
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Declared sizes.
+    """The declared sizes, all of them in one part of the mesh.
 
     Attributes:
       slots: responses in flight.
-      length: tokens a slot holds, prompt included.
-      geometry: of the vision tower.
-      budgets: tokens of images; they say how large the largest can be.
+      length: tokens that a slot holds, prompt included.
+      geometry: sizes of the vision tower.
+      budgets: tokens of images, from which the size of the largest image follows.
     """
 
     slots: int
@@ -42,31 +41,31 @@ class Shapes:
 
     @classmethod
     def holding(cls, slots: int, length: int, geometry: Geometry, budgets: Budgets) -> Shapes:
-        """The smallest declared ones with room for so many responses of so many tokens."""
-        length = bucket(length, TOKENS if length < BLOCK else BLOCK)
+        """The smallest declared shapes with room for `slots` responses of `length` tokens, prompt included."""
+        length = bucket(length, WIDTH_MULTIPLE if length < BLOCK else BLOCK)
         return cls(bucket(slots), length, geometry, budgets)
 
     @property
     def table(self) -> int:
-        """Embeddings in the table: no prompt's images need more than its tokens."""
-        return max(TABLE, self.length)
+        """Rows of the embedding table: the images of one prompt fit, since they need no more than its tokens."""
+        return max(TABLE_ROWS, self.length)
 
     @functools.cached_property
     def widths(self) -> tuple[int, ...]:
-        """Tokens in a row of an extend."""
-        return _buckets(min(CHUNK, bucket(self.length, TOKENS)), TOKENS)
+        """The declared widths of an extend: tokens in a row, ascending."""
+        return _buckets(min(CHUNK, bucket(self.length, WIDTH_MULTIPLE)), WIDTH_MULTIPLE)
 
     def width(self, tokens: int) -> int:
-        """That of an addition of at most `CHUNK` tokens."""
+        """The smallest declared width with room for `tokens`, which are `CHUNK` at most."""
         return next(width for width in self.widths if width >= tokens)
 
     def rows(self, width: int) -> int:
         """Rows of an extend of this width."""
-        return max(1, min(self.slots, CALL // width))
+        return max(1, min(self.slots, EXTEND_TOKENS // width))
 
     @functools.cached_property
     def patches(self) -> tuple[int, ...]:
-        """Patches in a row of an encode, one row for an image."""
+        """The declared row lengths of an encode, in patches, ascending; an image takes one row."""
         sides = self.geometry.window_tokens
         most = max(_most_blocks(self.budgets.of(kind)[1], sides) for kind in ("image", "crop", "frame"))
         pairs = -(-self.budgets.video_frames // self.geometry.temporal_patch_size)
@@ -74,25 +73,25 @@ class Shapes:
         return _buckets(bucket(most) * self.geometry.window_patches, self.geometry.window_patches)
 
     def images(self, length: int) -> int:
-        """Rows, and so images, of an encode whose rows have this length."""
-        return max(1, PATCHES // length)
+        """Rows of an encode whose rows have `length` patches; each row holds one image."""
+        return max(1, ENCODE_PATCHES // length)
 
     @functools.cached_property
     def forks(self) -> tuple[int, ...]:
-        """Numbers of forks in a call."""
+        """The declared numbers of forks in a call, ascending."""
         counts = [1]
         while counts[-1] < self.slots:
-            counts.append(min(FORKS * counts[-1], self.slots))
+            counts.append(min(FORK_FACTOR * counts[-1], self.slots))
         return tuple(counts)
 
 
 def row_patches(grid: tuple[int, int, int], geometry: Geometry) -> int:
-    """Length of the row that an image or video of this grid is encoded in."""
+    """Patches in the row that an image or video of this grid, (frames, rows, columns) of patches, is encoded in."""
     return bucket(grid_patches(grid, geometry), geometry.window_patches)
 
 
 def _buckets(last: int, unit: int) -> tuple[int, ...]:
-    """Every bucket up to the one that holds `last`."""
+    """The buckets of `unit`, from the smallest to the first that is at least `last`."""
     sizes = [unit]
     while sizes[-1] < last:
         sizes.append(bucket(sizes[-1] + 1, unit))
@@ -100,15 +99,15 @@ def _buckets(last: int, unit: int) -> tuple[int, ...]:
 
 
 def _most_blocks(tokens: int, side: int) -> int:
-    """The most blocks of `side` x `side` tokens that a frame of so many tokens can need; see `vision_layout`."""
+    """The most blocks of `side` x `side` tokens that `vision_layout` can need for a frame of `tokens` tokens."""
 
     def blocks(rows: int, columns: int) -> int:
-        """At most: as if windows at one border, which are `side` long, shared blocks with nothing else."""
+        """An upper bound: the partial windows of a border share blocks with windows of the same border alone."""
         (down, low), (across, narrow) = divmod(rows, side), divmod(columns, side)
         bottom = -(-across // (side // low)) if low else 0
         right = -(-down // (side // narrow)) if narrow else 0
         return down * across + bottom + right + bool(low and narrow)
 
-    # Sides are rounded: an image of the longest shape allowed may be almost a token lower than its length says.
+    # Sides are rounded to tokens: an image of the largest aspect ratio may be almost one token higher than its rows.
     shapes = ((rows, min(tokens // rows, MAX_ASPECT_RATIO * (rows + 1))) for rows in range(1, math.isqrt(tokens) + 1))
     return max(blocks(*shape) for shape in shapes)

@@ -1,4 +1,4 @@
-"""Threads for the host's part of a rollout, which a task that never ends cannot hold up."""
+"""Threads for the host's part of a rollout; a task that never ends does not block the tasks after it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Task:
     """A call of a function in a worker thread.
 
     Attributes:
-      future: of its result.
-      began: `time.monotonic()` when a thread took it up; None before.
-      given_up: nobody waits for it any more.
+      future: holds the result of the call.
+      began: `time.monotonic()` when a thread began the call; None before.
+      given_up: whether nobody waits for it any more.
     """
 
     def __init__(self, function: Callable, args: tuple[Any, ...]):
@@ -27,7 +27,7 @@ class Task:
         self.given_up = False
 
     def run(self) -> None:
-        """Sets the future, unless it was cancelled before."""
+        """Calls the function and sets the future to its result, unless the future was cancelled before."""
         if not self.future.set_running_or_notify_cancel():
             return
         self.began = time.monotonic()
@@ -38,7 +38,7 @@ class Task:
 
 
 class Workers:
-    """A pool of `count` threads. They are daemons: unlike an executor's, they do not keep the process from ending."""
+    """A pool of `count` daemon threads: unlike those of an executor, they do not keep the process from ending."""
 
     def __init__(self, count: int):
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
@@ -47,7 +47,7 @@ class Workers:
         self._lock = threading.Lock()
 
     def submit(self, function: Callable, *args: Any) -> Task:
-        """Has a thread call the function, after what was submitted before."""
+        """Queues a call of the function; the threads take calls in the order in which they were submitted."""
         task = Task(function, args)
         self._tasks.put(task)
         if self._started < self._count:
@@ -56,14 +56,14 @@ class Workers:
         return task
 
     def give_up(self, task: Task) -> None:
-        """Waits no longer for a task; if a thread is stuck in it, another one takes the thread's place."""
+        """Abandons a task: cancels it if it has not begun, else starts a thread to replace the one that runs it."""
         with self._lock:
             if not task.future.cancel() and not task.future.done():
                 task.given_up = True
                 self._start()
 
     def close(self) -> None:
-        """Ends every thread after the task it is at; tasks that have not begun are cancelled."""
+        """Cancels the tasks that have not begun; every thread ends after its present task."""
         while not self._tasks.empty():
             with contextlib.suppress(queue.Empty):
                 if (task := self._tasks.get_nowait()) is not None:
@@ -78,6 +78,6 @@ class Workers:
         while (task := self._tasks.get()) is not None:
             task.run()
             with self._lock:
-                if task.given_up:  # another thread has this one's place
+                if task.given_up:  # another thread has replaced this one
                     return
-            del task  # or its arguments would be kept until the next one comes
+            del task  # or its arguments would stay in memory until the next task

@@ -12,15 +12,15 @@ def group_advantages(rewards: np.ndarray, *, normalize_std: bool = False) -> tup
 
     Args:
       rewards: [queries, samples].
-      normalize_std: divide by the group's (population) standard deviation as well. Off in Pixel Reasoner: it would
-        blow a small curiosity bonus up to the size of a correct answer.
+      normalize_std: divide by the group's (population) standard deviation as well. Pixel Reasoner does not: that would
+        scale a small curiosity bonus up to the size of a correct answer.
 
     Returns:
-      float32 advantages [queries, samples], exactly 0 in uniform groups; and bool [queries], True for groups whose
-      rewards are all alike, which have nothing to learn from.
+      Advantages, float32 [queries, samples], exactly 0 in uniform groups; and whether each group is uniform, bool
+      [queries]. All rewards of a uniform group are equal, so nothing can be learned from it.
 
     Raises:
-      ValueError: the rewards are not a matrix or not finite.
+      ValueError: the rewards are not a matrix with at least one column, or not finite.
     """
     rewards = np.asarray(rewards, np.float64)
     if rewards.ndim != 2 or rewards.shape[1] == 0:

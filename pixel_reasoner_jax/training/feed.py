@@ -1,4 +1,4 @@
-"""The batches of every update, made on the host while the devices are busy with the one before."""
+"""Prepares the batches of the next updates on the host while the devices run the present one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from pixel_reasoner_jax.training.packing import Batch
 
 
 class Feed:
-    """An iterator of the batches of an update; a context manager that ends its threads.
+    """Iterates over updates, yielding the list of batches of each; a context manager that ends its threads.
 
-    One thread reads and plans the update after the next, another builds the next. What all processes have to agree on
-    in between is asked for by the caller's thread, as all that processes do together must come in one order.
+    One thread reads and plans the update after the next, another builds the batches of the next. In between, all
+    processes agree on the batches' shapes. The caller's thread does that, because all processes must issue their
+    collective operations in one order.
 
     Args:
-      stream: of the records of this process's shards, set to where they begin.
-      plan: from what the stream gives to what is agreed on; must not talk to other processes.
-      agree: from plans to a function that builds the batches, which must not talk to them either.
-      updates: how many will be asked for; no more is read.
+      stream: reads the records of this process's shards; its state is set to where the run begins or goes on.
+      plan: turns what the stream yields for an update into a plan; must not communicate with other processes.
+      agree: turns a plan into a function that builds the batches, communicating with all processes. That function
+        itself must not communicate.
+      updates: how many updates the caller takes; the stream is read no further.
     """
 
     def __init__(
@@ -30,7 +32,7 @@ class Feed:
         agree: Callable[[Any], Callable[[], list[Batch]]],
         updates: int,
     ):
-        self._stream, self._plan, self._agree, self._left = stream, plan, agree, updates
+        self._stream, self._plan, self._agree, self._remaining = stream, plan, agree, updates
         self._state = stream.get_state()
         self._reader, self._builder = (concurrent.futures.ThreadPoolExecutor(1) for _ in range(2))
         self._read: concurrent.futures.Future | None = None
@@ -38,8 +40,8 @@ class Feed:
 
     @property
     def skipped(self) -> int:
-        """Records that could not be read, up to the update that was last given."""
-        return sum(place["skipped"] for place in self._state.values())
+        """Records that could not be read, up to the update that was yielded last."""
+        return sum(shard["skipped"] for shard in self._state.values())
 
     def __iter__(self) -> Feed:
         return self
@@ -56,7 +58,7 @@ class Feed:
         return batches
 
     def _prepare(self) -> None:
-        """Starts to build what was read, and to read on."""
+        """Starts to build the update that was read, and to read the one after it."""
         self._read_on()
         if self._read is None:
             return
@@ -66,8 +68,8 @@ class Feed:
         self._read_on()
 
     def _read_on(self) -> None:
-        if self._left and self._read is None:
-            self._left -= 1
+        if self._remaining and self._read is None:
+            self._remaining -= 1
             self._read = self._reader.submit(self._read_one)
 
     def _read_one(self) -> tuple[Any, Any]:
@@ -75,7 +77,7 @@ class Feed:
         return planned, self._stream.get_state()
 
     def get_state(self) -> dict[str, Any]:
-        """The stream's places after the update that was last given, whatever was read since."""
+        """The stream's state after the update that was yielded last, however far it has been read since."""
         return self._state
 
     def __enter__(self) -> Feed:

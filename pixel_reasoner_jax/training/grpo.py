@@ -1,4 +1,4 @@
-"""From groups of finished trajectories to what the update trains on: rewards, advantages, figures (no device here)."""
+"""Turns groups of finished trajectories into rewards, advantages, training sequences and metrics, on the host."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RewardedGroups:
       groups: G trajectories for every query.
       terms: the reward's terms, [queries, G].
       advantages: float32 [queries, G].
-      uniform: bool [queries], groups whose rewards are all alike.
+      uniform: bool [queries], whether all rewards of a group are equal.
     """
 
     groups: list[list[Trajectory]]
@@ -36,7 +36,7 @@ class RewardedGroups:
     uniform: np.ndarray
 
     def sequences(self, queries: slice = slice(None)) -> list[Sequence]:
-        """What there is to learn from queries: the responses of every group that is not uniform, group by group."""
+        """The sequences to train on: the responses of every group of `queries` that is not uniform, group by group."""
         chosen = self.groups[queries], self.advantages[queries], self.uniform[queries]
         return [
             Sequence.of(trajectory, float(advantage))
@@ -46,7 +46,7 @@ class RewardedGroups:
         ]
 
     def metrics(self) -> dict[str, float]:
-        """Figures of the episode, means over its responses: those of all processes, which ask together."""
+        """Metrics of the episode, means over the responses of all processes, which call this together."""
         trajectories = [trajectory for group in self.groups for trajectory in group]
         terms, samples = self.terms, len(self.groups[0])
         outcomes = [*map(Outcome.of, trajectories, terms.correct.ravel())]
@@ -63,17 +63,17 @@ class RewardedGroups:
         table = np.column_stack([np.array(counts, np.float32), *columns.values()]).astype(np.float32)
         table = all_gather(table).reshape(-1, table.shape[1])
         means = dict(zip(columns, table[:, 2:].mean(axis=0, dtype=np.float64).tolist(), strict=True))
-        every = [Outcome(row[3], int(row[0]), int(row[1])) for row in table.tolist()]
-        return {**means, **{name: value for name, value in figures(every).items() if value is not None}}
+        all_outcomes = [Outcome(row[3], int(row[0]), int(row[1])) for row in table.tolist()]
+        return {**means, **{name: value for name, value in figures(all_outcomes).items() if value is not None}}
 
 
 def collect(
     stream: Iterable[tuple[int, Trajectory]], queries: int, samples: int, pool: AnswerPool
 ) -> tuple[list[list[Trajectory]], np.ndarray]:
-    """Reads a rollout to its end; the answers of a query are scored as soon as all are there, while the rest goes on.
+    """Reads a rollout to its end. A query's answers are scored once its last response has ended, during the rollout.
 
     Args:
-      stream: of `Policy.stream`, for so many queries with so many samples each.
+      stream: what `Policy.stream` returned, for `queries` queries with `samples` samples each.
       pool: scores answers.
 
     Returns:
@@ -94,11 +94,11 @@ def collect(
 def reward_groups(
     groups: Seq[Seq[Trajectory]], correct: np.ndarray, curiosity: ConfigDict, normalize_std: bool
 ) -> RewardedGroups:
-    """Rewards every response and compares it with its group.
+    """Computes the reward and the advantage of every response.
 
     Args:
       groups: G trajectories for every query.
-      correct: float [queries, G]; see `rewards.score_trajectories`.
+      correct: float [queries, G], 1 for a correct answer; see `rewards.score_trajectories`.
       curiosity: `variant`, `alpha`, `beta`, `rate_floor`, `max_operations`; see `rewards.reward_terms`.
       normalize_std: divide advantages by the group's standard deviation.
     """

@@ -1,8 +1,8 @@
-"""The losses of both phases, and how they are computed without the logits of all tokens.
+"""The losses of both phases, computed without ever holding the logits of all tokens.
 
-The hidden state that predicts token t is that of token t - 1: callers pick the pairs. Losses and diagnostics are sums
-divided by a given normalizer (the trained tokens of the whole batch), so that adding them up over chunks and
-micro-batches gives exactly the batch's token means.
+The hidden state of token t - 1 predicts token t: callers pick the pairs. Losses and diagnostics are sums divided by a
+given normalizer (the number of trained tokens of all micro-batches of an update), so that adding them up over chunks
+and micro-batches gives exactly the update's token means.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pixel_reasoner_jax.parallel.sharding import RULES
 Diagnostics = dict[str, Array]
 
 FORBIDDEN_LOGIT = -1e30  # finite, so that probability times logit is 0 and not NaN
-MAX_LOG_RATIO = 20.0  # a ratio beyond e**20 would overflow into NaN gradients; it is clipped by any useful bound
+MAX_LOG_RATIO = 20.0  # much larger ratios would overflow into NaN gradients; every useful clip bound is below e**20
 
 
 def token_loss(
@@ -38,37 +38,37 @@ def token_loss(
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], Diagnostics]:
-    """A loss of the targets' log-probabilities, whose logits are computed once and never all at the same time.
+    """Applies a loss to the targets' log-probabilities; each logit is computed once, and never are all in memory.
 
     The distribution is softmax(hidden @ embedding.T / temperature) over the tokens that are not forbidden. About
-    `chunk` positions are worked on at a time: their part of the loss gives its own derivative, so that the gradients of
-    hidden states and embedding are summed up while the logits are there (as in Hsu et al. 2024, Liger Kernel), and the
-    backward pass only scales them. Chunks are cut along the last token axis only, which leaves a sharded batch axis
-    sharded. On a mesh, its parts work through their own rows: the embedding is gathered and its gradient summed over
-    them once, where the compiler by itself would do both for every chunk.
+    `chunk` positions are processed at a time. Each chunk's loss is differentiated in the forward pass, while its logits
+    are in memory, and its gradients by hidden states and embedding are accumulated (as in Hsu et al. 2024, Liger
+    Kernel); the backward pass only scales them. Tokens are split into chunks along the last token axis only, which
+    leaves a sharded batch axis sharded. On a mesh, each part processes its rows of the batch: the embedding is
+    all-gathered and its gradient summed over the parts once, where the compiler alone would do both for every chunk.
 
     Args:
-      loss: takes (logprobs, entropy, details, normalizer) of some positions, arrays [rows, positions], log-probability
-        of the target and entropy float32 in nats, and returns (loss, diagnostics): scalars that are added up over all
-        positions. Chunks are filled up with details of 0, where it must add nothing, by `jnp.where`: log-probabilities
-        may be about -1e30 there. No gradient flows through entropy and diagnostics.
-      hidden: final hidden states that predict the targets; their type is the type of the matrix products.
-      embedding: of the output. Its gradient is summed up in float32.
+      loss: a function of (logprobs, entropy, details, normalizer) of a chunk. `logprobs` (of the targets) and `entropy`
+        are float32 [rows, positions], in nats; `details` has arrays of this shape. It returns (loss, diagnostics):
+        scalars that are added up over all chunks. Chunks are padded with details of 0. There the loss must add nothing,
+        by `jnp.where`, since log-probabilities may be about -1e30. No gradient flows through entropy and diagnostics.
+      hidden: final hidden states that predict the targets; matrix products are computed in their type.
+      embedding: the output embedding. Its gradient is accumulated in float32.
       targets: token ids. A forbidden target gets about -1e30 and a meaningless gradient: mask it.
       details: arrays shaped like targets, for the loss.
       normalizer: for the loss.
-      temperature: sampling temperature, one for all or one a position; positive.
+      temperature: sampling temperature, one for all positions or one for each; positive.
       forbidden: tokens that cannot be sampled.
-      chunk: positions at a time, on each device. None: half as many as the model is wide, so that their logits and
-        the gradient of these take no more room than the embedding's, which every chunk reads and writes; 384 at least,
-        1,024 at most.
-      mesh: that the batch is dealt out on.
+      chunk: positions that each device processes at a time. None: half the model's width, so that their logits and the
+        gradient of these take no more memory than the embedding's gradient, which every chunk reads and writes; 384 at
+        least, 1,024 at most.
+      mesh: the mesh that the batch is sharded over; None for one device.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     batch, tokens = targets.shape[:-1], targets.shape[-1]
     rows = targets.size // max(tokens, 1)
     parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
-    if rows % parts:  # such a batch is whole on every device
+    if rows % parts:  # such a batch is replicated on every device
         mesh, parts = None, 1
     if chunk is None:
         chunk = min(max(hidden.shape[-1] // 2, 384), 1024)
@@ -118,10 +118,11 @@ def grpo_loss(
     (Schulman et al. 2017, eq. 7; token mean as in Yu et al. 2025, eq. 8).
 
     Args:
-      logprobs: under the policy being trained.
-      sampled_logprobs: as sampled, with the same temperature and forbidden tokens; a constant.
-      advantages: of each token's response.
-      train: tokens the policy sampled; prompts and observations are False.
+      logprobs: of the tokens under the policy being trained.
+      sampled_logprobs: of the tokens when they were sampled, with the same temperature and forbidden tokens; no
+        gradient flows through them.
+      advantages: the advantage of each token's response.
+      train: True for tokens that the policy sampled, False for those of prompts and observations.
       normalizer: trained tokens of the whole batch.
       clip_low, clip_high: how far the ratio may fall below and rise above 1.
       entropy: of the policy being trained, for the diagnostics.
@@ -131,7 +132,7 @@ def grpo_loss(
       the clip removes; "logprob_difference", |logprobs - sampled_logprobs|; "kl", ratio - 1 - log ratio (Schulman's
       k3 estimate of KL(sampled || policy)); "entropy" if given.
     """
-    # Masked before anything is computed from it: padding may hold -1e30, whose ratio would poison the gradient.
+    # Masked first: padding may hold -1e30, and the gradient of its ratio would be NaN even if masked later.
     difference = jnp.where(train, logprobs - lax.stop_gradient(sampled_logprobs), 0.0)
     log_ratio = jnp.clip(difference, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = jnp.exp(log_ratio)
@@ -174,15 +175,15 @@ _token_loss.defvjp(_token_loss_forward, _token_loss_backward)
 
 
 def _by_parts(loss, mesh, platform, differentiate, hidden, embedding, chunks, normalizer, forbidden):
-    """The loss over all chunks; every part of the mesh works through its own rows, which are their second axis.
+    """Computes the loss over all chunks; every part of the mesh processes its rows, the second axis of the chunks.
 
     Returns:
-      (loss, diagnostics), and the loss's gradients by hidden states and embedding, the second in float32; None unless
-      asked for.
+      (loss, diagnostics); and the loss's gradients by hidden states and by embedding, the second in float32, or None
+      for each unless `differentiate`.
     """
-    # XLA on a CPU would copy every chunk's gradient transposed, and does not if it is summed up as [width, vocab]. On
-    # a TPU it is that sum which would be copied.
-    turned = platform == "cpu"
+    # XLA on a CPU would transpose a copy of every chunk's gradient, unless the sum has the shape [width, vocab]. On a
+    # TPU it would copy a sum of that shape.
+    transposed = platform == "cpu"
 
     def of_part(hidden, weights, chunks, normalizer, forbidden):
         def step(total, chunk):
@@ -201,25 +202,25 @@ def _by_parts(loss, mesh, platform, differentiate, hidden, embedding, chunks, no
             is_target = lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
             gradient = (is_target - jnp.exp(-below)) * (slope / temperature)[..., None]
             gradient = gradient.astype(hidden.dtype)
-            operands = (hidden, gradient) if turned else (gradient, hidden)
+            operands = (hidden, gradient) if transposed else (gradient, hidden)
             total += jnp.einsum("rsx,rsy->xy", *operands, preferred_element_type=jnp.float32)
             return total, (sums, jnp.einsum("rsv,vh->rsh", gradient, weights))
 
-        shape = weights.shape[::-1] if turned else weights.shape
+        shape = weights.shape[::-1] if transposed else weights.shape
         total = jnp.zeros(shape, jnp.float32) if differentiate else None
         total, (sums, hidden_gradient) = lax.scan(step, total, (hidden, chunks))
-        total = total.T if differentiate and turned else total
-        # What parts add up to has an axis for them.
+        total = total.T if differentiate and transposed else total
+        # The sums of each part get a leading axis of size 1; sharded over the parts, it stacks them.
         return *jax.tree.map(lambda x: x[None], (jax.tree.map(lambda x: x.sum(0), sums), total)), hidden_gradient
 
     if mesh is not None:
         batch = RULES["batch"]
-        rows, whole, stacked = PartitionSpec(None, batch), PartitionSpec(), PartitionSpec(batch)
-        # The vocabulary stays the compiler's to divide, over the axis that is left.
+        rows, replicated, stacked = PartitionSpec(None, batch), PartitionSpec(), PartitionSpec(batch)
+        # The compiler still shards the vocabulary over the mesh axis that is not named here, tensor.
         of_part = jax.shard_map(
             of_part,
             mesh=mesh,
-            in_specs=(rows, whole, rows, whole, whole),
+            in_specs=(rows, replicated, rows, replicated, replicated),
             out_specs=(stacked, stacked, rows),
             axis_names=set(batch),
             check_vma=False,

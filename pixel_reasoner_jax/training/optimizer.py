@@ -1,7 +1,7 @@
 """AdamW with gradient clipping, and a learning-rate schedule, from the `optimizer` section of a config.
 
-They are apart because a schedule follows a run's progress and not the optimizer's own count: an episode that leaves
-nothing to learn has no update, but the run is further all the same.
+The schedule is not part of the optax transformation, because it follows the run's planned updates and not those that
+the optimizer counts: an episode with nothing to learn makes no update, but the learning rate moves on all the same.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SCHEDULES = ("cosine", "linear", "constant")
 def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate of every planned update: warm-up over `warmup_fraction` of them, then `schedule` down towards 0.
 
-    Update 0 already moves (its rate is one warm-up step's), and the last one still does.
+    The rate is positive from update 0, which gets that of one warm-up step, to the last update.
 
     Args:
       config: `learning_rate`, `warmup_fraction` in [0, 1], `schedule` ("cosine", "linear" or "constant").
       steps: planned updates of the whole run.
 
     Raises:
-      ValueError: an unknown schedule.
+      UserError: an unknown schedule.
     """
     if config.schedule not in SCHEDULES:
         raise UserError(f"optimizer.schedule is {config.schedule!r}; known schedules: {', '.join(SCHEDULES)}")
@@ -51,7 +51,7 @@ def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 def decay_mask(parameters: Any) -> Any:
     """Which parameters weight decay applies to: all but biases and norm scales, recognised by their names.
 
-    Names, because layers are stacked: a norm's scale has two axes, as a matrix does.
+    The number of axes cannot tell them, because layers are stacked: a norm's scale has two axes, as a matrix has.
     """
 
     def decays(path, _) -> bool:
@@ -72,10 +72,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _clip(largest: float) -> optax.GradientTransformation:
-    """Scales gradients whose global norm is larger down to it.
+    """Scales the gradients down to a global norm of `largest` if theirs is larger.
 
-    As `optax.clip_by_global_norm`, but as a product, which the compiler fuses into what reads it: optax's quotient is
-    a copy of all gradients.
+    This is `optax.clip_by_global_norm` written as a product, which the compiler fuses into the operations that read it;
+    optax's quotient makes a copy of all gradients.
     """
 
     def update(gradients, _):

@@ -1,7 +1,7 @@
-"""Trajectories of different lengths to batches of one shape.
+"""Packs trajectories of different lengths into batches of a few declared shapes.
 
-Whole sequences are laid side by side in rows (see `rows`); segment ids keep them from attending to one another. An
-image that samples of one query share is encoded once in a batch.
+Each row of a batch holds several complete sequences side by side (see `rows`); segment ids keep them from attending to
+one another. An image that samples of one query share is encoded once in a batch.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pixel_reasoner_jax.training.rows import arrange
 from pixel_reasoner_jax.trajectory import Trajectory
 
 Batch = dict[str, Any]
-"""What the model takes, and what its loss asks for; see `pack`."""
+"""The arrays that the model and its loss take; see `build`."""
 
-SHAPES = 4  # a batch's trained tokens a row, and its rows of patches, are at least 1/SHAPES of what it can hold
+SHAPES = 4  # declared targets of a row, and rows of patches, are at least 1/SHAPES of the most that a batch can have
 
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """A trajectory as the update sees it; arrays are [tokens] long.
+    """A trajectory as the update takes it; arrays are [tokens] long.
 
-    `advantage`, `logprobs` (of the distribution sampled from) and `temperatures` matter to GRPO alone.
+    GRPO alone uses `advantage`, `logprobs` (under the distribution sampled from) and `temperatures`.
     """
 
     tokens: np.ndarray
@@ -54,8 +54,14 @@ class Sequence:
 
 
 class Shape(NamedTuple):
-    """What of a batch's shape depends on its sequences: tokens of a row, targets of a row, patches of a row of patches,
-    and the number of these rows; all of them declared sizes."""
+    """The sizes of a batch that depend on its sequences, all of them declared sizes.
+
+    Attributes:
+      row_length: tokens in a row.
+      targets: trained tokens in a row.
+      patches: patches in a row of the vision tower's input.
+      images: rows of the vision tower's input.
+    """
 
     row_length: int
     targets: int
@@ -64,8 +70,8 @@ class Shape(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
-    """The rows of a batch, and the smallest shape that holds them."""
+class PlannedBatch:
+    """The sequences in each row of a batch, and the smallest shape that holds them."""
 
     rows: list[list[Sequence]]
     shape: Shape
@@ -77,13 +83,13 @@ def pack(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_lengt
     return [build(batch.rows, processor, rows, batch.shape) for batch in planned]
 
 
-def plan(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_length: int) -> list[Planned]:
-    """Lays the sequences of an update, in an order of its own, in batches of `rows` rows of `row_length` tokens.
+def plan(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_length: int) -> list[PlannedBatch]:
+    """Assigns the sequences of an update to batches of `rows` rows of `row_length` tokens; see `rows.arrange`.
 
     The rows of the last batch may be shorter.
 
     Raises:
-      ValueError: a sequence longer than a row.
+      UserError: a sequence is longer than a row.
     """
     lengths = [len(sequence.tokens) for sequence in sequences]
     for sequence, length in zip(sequences, lengths, strict=True):
@@ -96,7 +102,8 @@ def plan(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_lengt
     for batch in arrange(lengths, [sequence.query_id for sequence in sequences], rows, row_length):
         packed = [[sequences[index] for index in row] for row in batch.rows]
         patches = vision_row(_media(packed), processor.geometry)
-        planned.append(Planned(packed, fit(packed, processor, rows, batch.row_length, patches)))
+        shape = smallest_shape(packed, processor, rows, batch.row_length, patches)
+        planned.append(PlannedBatch(packed, shape))
     return planned
 
 
@@ -104,8 +111,8 @@ def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length
     """Shapes and types of the largest batch that `build` makes: full of images, and all of its tokens trained.
 
     Args:
-      geometry: of the vision tower.
-      row_patches: patches of a row of images, as the largest of them needs.
+      geometry: sizes of the vision tower.
+      row_patches: patches in a row of the vision tower's input, as many as the largest image needs.
       rows, row_length: see `plan`.
 
     Returns:
@@ -133,28 +140,36 @@ def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length
     }
 
 
-def fit(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, row_length: int, patches: int) -> Shape:
-    """The smallest shape for a batch of `rows` rows whose rows of tokens and of patches have these lengths."""
+def smallest_shape(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, row_length: int, patches: int) -> Shape:
+    """The smallest declared shape that holds a batch, for given lengths of its rows.
+
+    Args:
+      packed: the sequences of each row.
+      rows: rows of the batch.
+      row_length: tokens in a row.
+      patches: patches in a row of the vision tower's input.
+    """
     trained = max((sum(int(s.train[1:].sum()) for s in row) for row in packed), default=0)
     images = vision_rows(_media(packed), processor.geometry, patches, rows * row_length, SHAPES)
     return Shape(row_length, bucket(trained, -(-row_length // SHAPES)), patches, images)
 
 
 def build(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, shape: Shape) -> Batch:
-    """Makes a batch of its sequences' rows.
+    """Makes the arrays of a batch.
 
     Args:
-      packed: at most `rows` rows; the others are padding.
-      processor: places its sequences' media and text.
-      rows: of the batch.
-      shape: that of its plan, or a larger one.
+      packed: the sequences of each row, at most `rows` of them; the other rows are padding.
+      processor: computes M-RoPE positions and the vision tower's input.
+      rows: rows of the batch.
+      shape: the shape of its plan, or a larger one.
 
     Returns:
-      A batch as the model takes it (tokens, positions, segment_ids, vision_index, vision), and for the loss
+      The arrays that the model takes (tokens, positions, segment_ids, vision_index, vision; see `Processor.batch`), and
+      for the loss
         targets       int32 [rows, K]    index in its row of every trained token, always > 0
         target_mask   float32 [rows, K]  1 for a real target, 0 for padding
         advantages, logprobs, temperatures  float32 [rows, K]
-      where K is `shape.targets`. Only these positions meet the vocabulary.
+      where K is `shape.targets`. Logits are computed for these tokens alone.
     """
     row_length = shape.row_length
     tokens = np.zeros((rows, row_length), np.int32)
@@ -169,10 +184,10 @@ def build(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, shape: Sh
         np.ones(loss, np.float32),
     )
 
-    media, vision, places = _media(packed), None, []
+    media, vision, merged_tokens = _media(packed), None, []
     if shape.images:
-        vision, places = vision_layout(media, processor.geometry, shape.patches, shape.images)
-    place_of = dict(zip(map(id, media), places, strict=True))
+        vision, merged_tokens = vision_layout(media, processor.geometry, shape.patches, shape.images)
+    merged_tokens_of = dict(zip(map(id, media), merged_tokens, strict=True))
     for row, sequences in enumerate(packed):
         start = filled = 0
         for segment, sequence in enumerate(sequences, start=1):
@@ -181,9 +196,10 @@ def build(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, shape: Sh
             positions[:, row, start:end], _ = processor.positions(sequence.tokens, sequence.media)
             segments[row, start:end] = segment
             if sequence.media:
-                placeholder = np.isin(sequence.tokens, processor.placeholder_tokens)
-                index[row, start:end][placeholder] = np.concatenate([place_of[id(item)] for item in sequence.media])
-            # The first token of a sequence follows nothing that could predict it.
+                is_placeholder = np.isin(sequence.tokens, processor.placeholder_tokens)
+                merged = np.concatenate([merged_tokens_of[id(item)] for item in sequence.media])
+                index[row, start:end][is_placeholder] = merged
+            # The first token of a sequence is no target: no token before it predicts it.
             where = np.flatnonzero(sequence.train[1:]) + 1
             span = slice(filled, filled + len(where))
             targets[row, span], mask[row, span] = start + where, 1.0
@@ -207,5 +223,5 @@ def build(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, shape: Sh
 
 
 def _media(packed: Seq[Seq[Sequence]]) -> list[Media]:
-    """Those of a batch, each once."""
+    """The images and videos of a batch, each once."""
     return list({id(item): item for row in packed for sequence in row for item in sequence.media}.values())

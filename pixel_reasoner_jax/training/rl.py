@@ -73,7 +73,8 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         with training.progress("rl", schedule.episodes, done) as progress:
             for episode in range(done + 1, schedule.episodes + 1):
                 with training.phase("data"):
-                    queries = [check_query(query, scored=True) for some in next(batches).values() for query in some]
+                    by_shard = next(batches).values()
+                    queries = [check_query(query, scored=True) for records in by_shard for query in records]
                 state, figures = run_episode(learner, episode, queries, state)
                 training.write(episode, {**figures, "skipped_records": batches.skipped})
                 progress.update(episode, accuracy=figures["accuracy"], rapr=figures["rapr"], reward=figures["reward"])
@@ -86,8 +87,8 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
 class UpdateSchedule:
     """How many updates a run is planned to make.
 
-    An episode that leaves too little to learn from makes fewer of its updates; those left out count all the same, for
-    the learning rate and for the run's end.
+    An episode in which groups are dropped may make fewer updates than planned. Those that it does not make count as
+    made, for the learning rate and for the run's end.
 
     Attributes:
       steps: planned updates of the whole run.
@@ -99,10 +100,15 @@ class UpdateSchedule:
 
     @classmethod
     def of(cls, config: ConfigDict, records: int, data: Any) -> UpdateSchedule:
-        """That of an experiment whose `data` holds so many records.
+        """Makes the schedule of an experiment.
+
+        Args:
+          config: see `run`.
+          records: how many records the data set holds.
+          data: names the data set in the error message.
 
         Raises:
-          ConfigError: they do not fill one episode.
+          ConfigError: the records do not fill one episode.
         """
         train, per_episode = config.train, config.grpo.queries_per_episode
         queries = records * train.epochs
@@ -121,13 +127,13 @@ class UpdateSchedule:
         return -(-self.steps // self.updates_per_episode)
 
     def steps_of(self, episode: int) -> range:
-        """The numbers, from 0, of the updates planned for an episode, itself counted from 1."""
+        """The numbers, from 0, of the updates planned for an episode; episodes are numbered from 1."""
         return range((episode - 1) * self.updates_per_episode, self.steps)[: self.updates_per_episode]
 
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """What every episode of a run uses: its settings, the policy that acts, and what scores and trains it."""
+    """What all episodes of a run use: its settings, the policy that acts, the answer pool, and the trainer."""
 
     config: ConfigDict
     training: TrainingRun
@@ -138,7 +144,7 @@ class Learner:
 
     @functools.cached_property
     def learning_rate(self) -> Callable[[int], float]:
-        """Of an update, by its number from 0."""
+        """The learning rate of an update, by the update's number from 0."""
         return learning_rate_schedule(self.config.optimizer, self.schedule.steps)
 
     @functools.cached_property
@@ -156,17 +162,17 @@ def run_episode(
     Args:
       learner: the same for all episodes.
       episode: its number, from 1.
-      queries: of this process, `shards.share` for each of its shards, shard by shard.
+      queries: the queries of this process: `shards.share` for each of its shards, shard by shard.
       state: is donated to the first update.
 
     Returns:
-      The state after the episode, and its figures, those of all processes.
+      The state after the episode, and the episode's metrics over all processes.
     """
     config, training, policy = learner.config, learner.training, learner.policy
     samples = config.rollout.samples
 
     policy.params = state.params
-    with training.phase("rollout"):  # answers are scored meanwhile
+    with training.phase("rollout"):  # answers are scored at the same time
         seed = _episode_seed(config.seed, episode)
         with policy.stream(queries, samples, seed, sampling=learner.sampling) as stream:
             groups, correct = collect(stream, len(queries), samples, learner.pool)
@@ -176,7 +182,7 @@ def run_episode(
     updates = _split_into_updates(rewarded, training, config.train.batch_size)
     for step, sequences in zip(learner.schedule.steps_of(episode), updates, strict=False):
         with training.phase("pack"):
-            batches = training.agree(training.plan(sequences))()
+            batches = training.agree_on_shapes(training.plan(sequences))()
         with training.phase("update"):
             state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(step))
         metrics.append(update_metrics)
@@ -186,9 +192,10 @@ def run_episode(
 def _split_into_updates(
     rewarded: RewardedGroups, training: TrainingRun, batch_size: int
 ) -> list[Mapping[int, list[Sequence]]]:
-    """What each shard of this process trains on in every update of an episode.
+    """Splits the episode's responses into updates: for each update, the sequences of each shard of this process.
 
-    There are as many updates as all processes' responses fill, and every shard spreads its own evenly over them.
+    There are as many updates as the responses of all processes fill batches, and every shard spreads its responses
+    evenly over them.
     """
     share = training.shards.share
     sequences = {
@@ -197,15 +204,20 @@ def _split_into_updates(
     }
     total = int(all_gather(np.int32(sum(map(len, sequences.values())))).sum())
     updates = -(-total // batch_size)
-    slices = {shard: split_by_tokens([len(s.tokens) for s in some], updates) for shard, some in sequences.items()}
-    return [{shard: some[slices[shard][update]] for shard, some in sequences.items()} for update in range(updates)]
+    slices = {
+        shard: split_by_tokens([len(sequence.tokens) for sequence in responses], updates)
+        for shard, responses in sequences.items()
+    }
+    return [
+        {shard: responses[slices[shard][update]] for shard, responses in sequences.items()} for update in range(updates)
+    ]
 
 
 def check_lengths(config: ConfigDict) -> None:
-    """Refuses responses that no packed row has room for.
+    """Checks that a packed row has room for the longest response.
 
     Raises:
-      ConfigError: names both settings.
+      ConfigError: responses may be longer than a row; the message names both settings.
     """
     longest, row = config.rollout.max_length, config.train.row_length
     if longest > row:
@@ -216,7 +228,7 @@ def check_lengths(config: ConfigDict) -> None:
 
 
 def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
-    """The policy of an RL experiment, which acts with the parameters that are trained."""
+    """The policy of an RL experiment; it shares the model that is trained."""
     return Policy(
         training.model,
         training.processor,
@@ -234,7 +246,7 @@ def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Train
     Args:
       config: see `run`.
       model: see `Trainer`.
-      forbidden: bool [vocab], tokens that the rollouts did not draw from.
+      forbidden: bool [vocab], tokens that the rollouts never draw.
     """
     return Trainer(
         model,
@@ -260,14 +272,14 @@ def _loss(logprobs, entropy, details, normalizer, *, clip_low: float, clip_high:
 
 
 def _episode_seed(seed: int, episode: int) -> int:
-    """Differs in every episode: a query that comes again in a later epoch is answered anew."""
+    """The seed of an episode's rollout. Seeds differ, so that a query's responses differ from one epoch to the next."""
     return int(np.random.default_rng((seed, episode)).integers(2**31))
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
     """Means over the updates of an episode; tokens are summed.
 
-    `logprob_difference` is that of the first update: only before it are sampler and trainer the same policy.
+    `logprob_difference` is the first update's: only there are the sampling and the trained policy the same.
     """
     if not metrics:
         return {}

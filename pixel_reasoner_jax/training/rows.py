@@ -1,7 +1,8 @@
-"""Which sequence goes into which row of which batch: few padding tokens, and neighbours where they can share an image.
+"""Assigns sequences to the rows of batches, with few padding tokens, and sequences of one query in one batch.
 
-A batch has a fixed number of rows, and its cost is that of its shape, real tokens or not. So every row is filled as
-exactly as its sequences allow, and the last batch of an update, which the rest would not fill, has shorter rows.
+A batch has a fixed number of rows, and its cost depends on its shape alone, however much of it is padding. So every row
+is filled as exactly as the sequences allow, and the last batch of an update, for which too few sequences remain, has
+shorter rows.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import dataclasses
 import itertools
 from collections.abc import Hashable, Sequence
 
-LENGTHS = 8  # a row is one of so many lengths, of which all batches but the last have the longest
-LANES = 128  # of the hardware: lengths of rows are multiples, as attention kernels want them
-ENOUGH = 1 / 128  # of a row that may stay empty before sequences of queries further away are taken to fill it
+ROW_LENGTHS = 8  # number of declared row lengths; the longest is for all batches of an update but the last
+LANES = 128  # row lengths are multiples of the hardware's lanes, as attention kernels need
+ACCEPTED_PADDING = 1 / 128  # of a row; to pad less, sequences of queries that are further away are not looked at
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-    """One batch.
+    """The arrangement of one batch.
 
     Attributes:
-      row_length: tokens of a row.
-      rows: the sequences of every row, as indices; rows that nothing was left for are not among them.
+      row_length: tokens in a row.
+      rows: for each row that is not empty, the indices of its sequences.
     """
 
     row_length: int
@@ -29,48 +30,48 @@ class Arrangement:
 
 
 def arrange(lengths: Sequence[int], groups: Sequence[Hashable], rows: int, row_length: int) -> list[Arrangement]:
-    """Lays sequences side by side in rows, and rows in batches; depends on the arguments alone.
+    """Assigns sequences to rows, and rows to batches; the result depends on the arguments alone.
 
-    Queries with long sequences come first, so that short ones are left to fill the rows of the last batch. Each row
-    takes the first sequence left and, of those after it, the ones that fill it: as near in the order as possible, so
-    that the samples of a query stay together.
+    Queries with long sequences come first, so that short ones remain for the rows of the last batch. Each row takes the
+    first sequence that has no row yet, and later sequences that fill it: as near in this order as possible, so that the
+    samples of a query stay together.
 
     Args:
-      lengths: tokens of each sequence, none longer than `row_length`.
+      lengths: tokens of each sequence, at most `row_length`.
       groups: the query of each sequence.
-      rows: of a batch.
-      row_length: the longest row, in tokens.
+      rows: rows of a batch.
+      row_length: tokens in the longest row.
     """
     longest: dict[Hashable, int] = {}
     for length, group in zip(lengths, groups, strict=True):
         longest[group] = max(length, longest.get(group, 0))
     rank = {group: number for number, group in enumerate(sorted(longest, key=lambda group: -longest[group]))}
-    left = sorted(range(len(lengths)), key=lambda index: (rank[groups[index]], -lengths[index]))
-    steps = range(1, LENGTHS + 1)
-    sizes = sorted({min(-(-row_length * step // (LENGTHS * LANES)) * LANES, row_length) for step in steps})
+    pending = sorted(range(len(lengths)), key=lambda index: (rank[groups[index]], -lengths[index]))
+    steps = range(1, ROW_LENGTHS + 1)
+    sizes = sorted({min(-(-row_length * step // (ROW_LENGTHS * LANES)) * LANES, row_length) for step in steps})
     batches = []
-    while left:
-        most, total = max(lengths[index] for index in left), sum(lengths[index] for index in left)
-        for size in sizes:  # the shortest rows that hold all that is left, or else the longest ones
-            if size == row_length or (size >= most and size * rows >= total):
-                filled, rest = _fill_rows(left, lengths, rows, size)
-                if not rest:
+    while pending:
+        longest_pending, total = max(lengths[index] for index in pending), sum(lengths[index] for index in pending)
+        for size in sizes:  # the shortest rows that hold all pending sequences, or else the longest rows
+            if size == row_length or (size >= longest_pending and size * rows >= total):
+                filled, remaining = _fill_rows(pending, lengths, rows, size)
+                if not remaining:
                     break
         batches.append(Arrangement(size, filled))
-        left = rest
+        pending = remaining
     return batches
 
 
 def split_by_tokens(lengths: Sequence[int], count: int) -> list[slice]:
-    """Splits sequences, in the order given, into `count` runs of about as many tokens each.
+    """Splits sequences, in the order given, into `count` slices of about as many tokens each.
 
-    Where several shards update together, all go as far as the one with most tokens.
+    Equal numbers of tokens save time, because all shards of an update wait for the one with the most tokens.
     """
-    total, before, runs = sum(lengths), 0, [0] * count
+    total, before, counts = sum(lengths), 0, [0] * count
     for length in lengths:
-        runs[int((before + length / 2) * count / total)] += 1
+        counts[int((before + length / 2) * count / total)] += 1
         before += length
-    ends = list(itertools.accumulate(runs, initial=0))
+    ends = list(itertools.accumulate(counts, initial=0))
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
@@ -79,23 +80,28 @@ def real_share(lengths: Sequence[int], batches: Sequence[Arrangement], rows: int
     return sum(lengths) / sum(rows * batch.row_length for batch in batches)
 
 
-def _fill_rows(left: list[int], lengths: Sequence[int], rows: int, size: int) -> tuple[list[list[int]], list[int]]:
-    """Fills up to `rows` rows in turn; returns them, and what is left."""
+def _fill_rows(pending: list[int], lengths: Sequence[int], rows: int, size: int) -> tuple[list[list[int]], list[int]]:
+    """Fills up to `rows` rows of `size` tokens, one after the other.
+
+    Returns:
+      The sequences of each row, and the sequences that remain.
+    """
     filled = []
-    while left and len(filled) < rows:
-        first, *others = left
+    while pending and len(filled) < rows:
+        first, *others = pending
         room = size - lengths[first]
-        chosen = _fill([lengths[index] for index in others], room, room - int(size * ENOUGH))
-        filled.append([first, *(others[place] for place in chosen)])
+        chosen = _fill([lengths[index] for index in others], room, room - int(size * ACCEPTED_PADDING))
+        filled.append([first, *(others[position] for position in chosen)])
         taken = set(chosen)
-        left = [index for place, index in enumerate(others) if place not in taken]
-    return filled, left
+        pending = [index for position, index in enumerate(others) if position not in taken]
+    return filled, pending
 
 
 def _fill(lengths: Sequence[int], room: int, enough: int) -> list[int]:
-    """Places of lengths that add up to at least `enough` and at most `room`, as near to the front as possible.
+    """Indices of lengths whose sum is at least `enough` and at most `room`, as near to the front as possible.
 
-    If there are none, those that add up to most. A subset sum: bit n of a number tells whether n tokens can be reached.
+    If no sum is large enough, the indices of the largest sum up to `room`. This is the subset-sum problem, solved by
+    dynamic programming over bit sets: bit n of `reachable[i]` tells whether some of the first i lengths add up to n.
     """
     reachable = [1]
     for length in lengths:
@@ -104,8 +110,8 @@ def _fill(lengths: Sequence[int], room: int, enough: int) -> list[int]:
         reachable.append((reachable[-1] | reachable[-1] << length) & ((2 << room) - 1))
     total = reachable[-1].bit_length() - 1
     chosen = []
-    for place in reversed(range(len(reachable) - 1)):
-        if not reachable[place] >> total & 1:  # not to be reached with those before it alone
-            chosen.append(place)
-            total -= lengths[place]
+    for index in reversed(range(len(reachable) - 1)):
+        if not reachable[index] >> total & 1:  # the lengths before this one do not add up to `total`
+            chosen.append(index)
+            total -= lengths[index]
     return chosen[::-1]

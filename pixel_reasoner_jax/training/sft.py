@@ -19,7 +19,7 @@ from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 from pixel_reasoner_jax.trajectory import Trajectory
 
-CACHE_BYTES = 2**29  # of rendered trajectories, kept so that a small data set is decoded and resized only once
+CACHE_BYTES = 2**29  # memory for rendered trajectories, so that a small data set is decoded and resized only once
 
 
 def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
@@ -59,7 +59,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         state, _ = training.restore(trainer.init(), stream)
         done = int(state.step)
         batches = stack.enter_context(
-            Feed(stream, lambda some: training.plan(_sequences(some)), training.agree, steps - done)
+            Feed(stream, lambda records: training.plan(_sequences(records)), training.agree_on_shapes, steps - done)
         )
         with training.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
@@ -86,7 +86,7 @@ def make_trainer(config: ConfigDict, model: Any) -> Trainer:
 
 
 def _sequences(trajectories: dict[int, list[Trajectory]]) -> dict[int, list[Sequence]]:
-    return {shard: [*map(Sequence.of, some)] for shard, some in trajectories.items()}
+    return {shard: [*map(Sequence.of, records)] for shard, records in trajectories.items()}
 
 
 def _loss(logprobs, entropy, details, normalizer):

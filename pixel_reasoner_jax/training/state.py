@@ -1,4 +1,4 @@
-"""The jitted update that instruction tuning and GRPO share: gradients accumulate over micro-batches, then one step."""
+"""The update that instruction tuning and GRPO share: gradients accumulate over micro-batches, then one step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pixel_reasoner_jax.training.packing import Batch
 
 Metrics = dict[str, Array]
 
-DETAILS = ("target_mask", "advantages", "logprobs")  # what the losses ask of a batch
+DETAILS = ("target_mask", "advantages", "logprobs")  # arrays of a batch that the losses take
 
 
 @functools.partial(
@@ -33,13 +33,15 @@ DETAILS = ("target_mask", "advantages", "logprobs")  # what the losses ask of a 
 )
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything an update changes; `frozen` parameters have no gradient and no optimizer state.
+    """The parameters, and the state that an update changes with them.
 
     Attributes:
-      trainable, frozen: disjoint parts of the model's parameters.
-      master: float32 values of the trainable ones, which are these rounded to their type; None: there are no others.
-      optimizer: optax state of the trainable ones, in float32.
-      step: int32, updates done.
+      trainable, frozen: disjoint parts of the model's parameters; the frozen ones have no gradient and no optimizer
+        state.
+      master: float32 copies of the trainable parameters, of which these are roundings to their type; None: there are
+        no copies, and updates are added to the trainable parameters.
+      optimizer: optax state for the trainable parameters, in float32.
+      step: int32, number of updates made.
     """
 
     trainable: Any
@@ -58,17 +60,17 @@ class Trainer:
     """Compiles the update for one model and one loss.
 
     Args:
-      model: a `models.Qwen2_5_VL`; its parameters start the state, and its mesh takes the batches.
+      model: a `models.Qwen2_5_VL`; `init` starts from its parameters, and batches are sharded over its mesh.
       optimizer: an optax transformation.
       loss: see `losses.token_loss`; its details are the batch's `target_mask`, `advantages` and `logprobs`.
       forbidden: bool [vocab], tokens left out of the distribution, or None.
-      freeze_vision: train the decoder alone. Of a model with adapters (`models.lora`) they alone are trained.
-      master_weights: add updates up in float32 copies of parameters of another type, of which a small update would
-        change nothing.
+      freeze_vision: train the decoder alone. In a model with adapters (`models.lora`), the adapters alone are trained.
+      master_weights: add updates to float32 copies of parameters of another type, which a small update would otherwise
+        leave unchanged by rounding.
 
     The updated state replaces the old one, whose buffers are donated: do not use it again. `accumulate` and `apply` are
-    the compiled functions of which `update` is made. The model may be abstract (`nnx.eval_shape`) where only they, and
-    the shapes of `init`, are wanted.
+    the compiled functions of which `update` is made. The model may be abstract (`nnx.eval_shape`) if these are only
+    compiled, and `init` is only evaluated for its shapes.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Trainer:
                 embeddings = embeddings.reshape(parts(mesh), -1, embeddings.shape[-1])
             embedded = model.embed(batch["tokens"], batch["vision_index"], embeddings)
             hidden = model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
-            # Only trained tokens meet the vocabulary; token t is predicted by the hidden state of t - 1.
+            # Logits are computed for trained tokens alone; the hidden state of token t - 1 predicts token t.
             targets = batch["targets"]
             hidden = jnp.take_along_axis(hidden, targets[..., None] - 1, axis=1)
             return token_loss(
@@ -114,9 +116,9 @@ class Trainer:
         @functools.partial(jax.jit, donate_argnums=(2,))
         def accumulate(trainable, frozen, gradients, batch, normalizer):
             (_, metrics), new = jax.value_and_grad(micro_loss, has_aux=True)(trainable, frozen, batch, normalizer)
-            # Accumulated in float32 whatever the parameters' type: many small summands.
+            # Accumulated in float32 whatever the parameters' type, since the summands are many and small.
             new = jax.tree.map(lambda g: g.astype(jnp.float32), new)
-            if mesh is not None:  # each device adds up its own part alone
+            if mesh is not None:  # each device accumulates the shard that it has of the parameters
                 new = jax.lax.with_sharding_constraint(new, param_shardings(new, mesh))
             return new if gradients is None else jax.tree.map(jnp.add, gradients, new), metrics
 
@@ -134,7 +136,7 @@ class Trainer:
         self.accumulate, self.apply = accumulate, apply
 
     def init(self, params: nnx.State | None = None) -> TrainState:
-        """The state before the first update, with `params`, or the model's present parameters."""
+        """The state before the first update, with `params`; None takes the model's present parameters."""
         params = nnx.state(self._model) if params is None else params
         frozen, trainable = nnx.split_state(params, self._is_frozen, ...)
 
@@ -145,7 +147,7 @@ class Trainer:
             master = weights if self._master_weights and rounded else None
             return master, self._optimizer.init(weights), jnp.zeros((), jnp.int32)
 
-        # Moments do not depend on the parameters' values, so without being told they would all lie on one device.
+        # Moments do not depend on the parameters' values, so without these shardings they would all be on one device.
         shardings = None if self._mesh is None else param_shardings(jax.eval_shape(start, trainable), self._mesh)
         master, optimizer, step = jax.jit(start, out_shardings=shardings)(trainable)
         return TrainState(trainable, master, frozen, optimizer, step)
@@ -153,20 +155,20 @@ class Trainer:
     def update(
         self, state: TrainState, batches: Iterable[Batch], learning_rate: float = 1.0
     ) -> tuple[TrainState, dict[str, float]]:
-        """One optimizer step, times the learning rate, on the union of `batches`.
+        """Makes one optimizer step on all of `batches` together. All processes call this together.
 
         Args:
-          state: is used up.
-          batches: see `packing.pack`; on a mesh, the rows of this process's parts (see `VirtualShards.batches`), whose
-            `vision_index` counts within the part's own rows of patches. All processes call this together.
-          learning_rate: multiplies what the optimizer gives.
+          state: its buffers are donated.
+          batches: see `packing.pack`; on a mesh, those rows that this process's parts hold (see
+            `VirtualShards.agree_on_shapes`). Their `vision_index` counts merged tokens within the part of the row.
+          learning_rate: multiplies the optimizer's update.
 
         Returns:
           The new state and the loss's diagnostics as token means over all batches, with `gradient_norm` (before
-          clipping), `learning_rate` and `tokens` (trained ones).
+          clipping), `learning_rate` and `tokens` (trained tokens of all processes).
 
         Raises:
-          ValueError: no token is trained.
+          UserError: no token is trained.
           FloatingPointError: the gradient is not finite.
         """
         batches = list(batches)

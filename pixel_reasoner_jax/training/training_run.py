@@ -1,4 +1,4 @@
-"""What both phases of training need around their loop: model and data in, checkpoints, figures and the model out."""
+"""What the loops of both training phases share: loading model and data, checkpoints, metrics, saving the model."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wai
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
-from pixel_reasoner_jax.training.packing import Batch, Planned, Sequence, plan
+from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan
 from pixel_reasoner_jax.training.state import TrainState
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
 MODEL = "model"  # folder of the trained model in a run's directory
-INITIAL = "initial"  # and of what `export` needs beside a checkpoint: the first model's files, all but the weights
+INITIAL = "initial"  # folder of the first model's files without its weights, which `export` needs beside a checkpoint
 
 
 class TrainingRun:
@@ -49,8 +49,8 @@ class TrainingRun:
     Attributes:
       model, processor: as `config.model`, `config.lora` and `config.processor` say, on `config.mesh`.
       settings: of the policy, saved beside the trained model.
-      shards: those that the data are dealt out to.
-      order: of the records that this process's shards read.
+      shards: the virtual shards that the run's records are assigned to.
+      order: which records this process's shards read, and in which order.
     """
 
     def __init__(self, config: ConfigDict, resume: bool = False):
@@ -66,7 +66,7 @@ class TrainingRun:
                 " CPU in every shape. If the CPU is what is meant: --config.model.dtype=float32"
             )
         if mesh.size == 1:
-            mesh = None  # it would only slow compilation down
+            mesh = None  # a mesh of one device would only slow compilation down
         self.shards = VirtualShards(config, mesh)
         config.data.shards = self.shards.count
         self.order = RecordOrder(config.seed, self.shards.local, self.shards.count)
@@ -76,7 +76,7 @@ class TrainingRun:
                 f"config.model.directory is {config.model.directory}, which has no config.json: it must be a downloaded"
                 " checkpoint's, or what phase one left in the folder `model` of its working directory"
             )
-        # What is quickly read is read first: a mistake in it shows before a large model is loaded.
+        # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
         self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
         self.settings = policy_settings(config)
         self.model = Qwen2_5_VL.from_pretrained(
@@ -88,9 +88,9 @@ class TrainingRun:
         )
         add_adapters(self.model, **config.lora, seed=config.seed)
         self._save_beside_weights(self._workdir / INITIAL)
-        wait_for_all("start")  # nobody still needs to see that there is no run yet
+        wait_for_all("start")  # `open_workdir` of every process has seen a directory without a run
         if is_main():
-            save_config(config, self._workdir)  # not before: a start that failed is no run, and may be tried again
+            save_config(config, self._workdir)  # last: a start that failed leaves no run behind and may be tried again
         self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
         step = (resume and self._checkpoints.latest_step) or 0
         if resume and is_main():
@@ -105,21 +105,22 @@ class TrainingRun:
     def __exit__(self, error: type[BaseException] | None, *_) -> None:
         if self._metrics is not None:
             self._metrics.close()
-        if error is None or jax.process_count() == 1:  # else the others would wait until a checkpoint is written
+        if error is None or jax.process_count() == 1:  # after an error, the others would not come to write a checkpoint
             self._checkpoints.close()
 
     def restore(self, state: TrainState, iterator: Any) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint's state, with the data iterator set to where it was; the state given if there is none.
+        """Restores the newest checkpoint, if there is one.
 
-        Otherwise the state given is deleted, and the model has the checkpoint's parameters.
+        Then the arrays of `state` are deleted, the model gets the checkpoint's parameters, and the data iterator is set
+        to the checkpoint's position.
 
         Returns:
-          The state, and the counters saved with it.
+          The checkpoint's state and the counters saved with it; without a checkpoint, `state` and no counters.
         """
         if self._checkpoints.latest_step is None:
             return state, {}
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-        for leaf in jax.tree.leaves(state):  # with the model's parameters: there is no room for two states
+        for leaf in jax.tree.leaves(state):  # the model's parameters too: there is no room for two states
             leaf.delete()
         state, meta = self._checkpoints.restore(target)
         nnx.update(self.model, state.params)
@@ -127,21 +128,22 @@ class TrainingRun:
         return state, meta["counters"]
 
     def save(self, step: int, state: TrainState, iterator: Any, **counters: Any) -> None:
-        """Starts writing a checkpoint; `counters` are what else the loop needs, as JSON."""
+        """Starts writing a checkpoint; `counters` are saved with it as JSON, for `restore` to return."""
         if self._metrics is not None:
-            self._metrics.flush()  # a run that goes on from here has its figures up to here
-        places = {shard: place for own in all_gather_json(iterator.get_state()) for shard, place in own.items()}
-        self._checkpoints.save(step, state, {"iterator": places, "counters": counters})
+            self._metrics.flush()  # a run that goes on from this checkpoint has the metrics up to it
+        by_process = all_gather_json(iterator.get_state())
+        iterator_state = {shard: position for positions in by_process for shard, position in positions.items()}
+        self._checkpoints.save(step, state, {"iterator": iterator_state, "counters": counters})
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the time of the body towards `seconds_{name}` of the next figures."""
+        """Counts the time of the body towards the metric `seconds_{name}` of the next `write`."""
         start = time.perf_counter()
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes the figures of a step, with the time of every phase since the last and trained tokens a second."""
+        """Writes the metrics of a step, with the seconds of every phase since the last `write`, and tokens a second."""
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
         total = sum(seconds.values())
         if self._metrics is not None:
@@ -150,17 +152,17 @@ class TrainingRun:
             )
         self._seconds = {}
 
-    def plan(self, sequences: Mapping[int, Seq[Sequence]]) -> dict[int, list[Planned]]:
-        """Lays what each of this process's shards trains on in an update in rows; see `packing.plan`."""
+    def plan(self, sequences: Mapping[int, Seq[Sequence]]) -> dict[int, list[PlannedBatch]]:
+        """Plans the batches of an update for each of this process's shards; see `packing.plan`."""
         train = self._config.train
         return {
-            shard: plan(own, self.processor, rows=train.micro_batch_rows, row_length=train.row_length)
-            for shard, own in sequences.items()
+            shard: plan(of_shard, self.processor, rows=train.micro_batch_rows, row_length=train.row_length)
+            for shard, of_shard in sequences.items()
         }
 
-    def agree(self, plans: Mapping[int, list[Planned]]) -> Callable[[], list[Batch]]:
-        """What builds the batches that were planned; see `VirtualShards.agree`."""
-        return self.shards.agree(plans, self.processor, self._config.train.micro_batch_rows)
+    def agree_on_shapes(self, plans: Mapping[int, list[PlannedBatch]]) -> Callable[[], list[Batch]]:
+        """Returns a function that builds the planned batches; see `VirtualShards.agree_on_shapes`."""
+        return self.shards.agree_on_shapes(plans, self.processor, self._config.train.micro_batch_rows)
 
     def progress(self, description: str, total: int, step: int) -> Progress:
         return Progress(self._config.get("title", description), total, step, quiet=not is_main())
@@ -182,10 +184,10 @@ class TrainingRun:
 
 
 def data_sets(config: ConfigDict) -> DatasetMixture:
-    """What `config.data` names: one data set, or several with their weights.
+    """The data that `config.data` names: the path of one data set, or the paths of several with their weights.
 
     Raises:
-      ConfigError: one of them is not there.
+      ConfigError: a path holds no complete data set.
     """
     mixture = tuple(config.data.mixture)
     for path, key in [(path, "mixture") for path, _ in mixture] or [(config.data.path, "path")]:
@@ -198,12 +200,12 @@ def data_sets(config: ConfigDict) -> DatasetMixture:
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:
-    """How the trained policy will be asked: what the config says, else what its first model says."""
+    """The settings of the trained policy: those of the config, and for the others those of the first model."""
     settings = PolicySettings.load(config.model.directory)
     settings = dataclasses.replace(settings, **config.operations)
     return dataclasses.replace(settings, limits=rollout_limits(config.rollout)) if "rollout" in config else settings
 
 
 def rollout_limits(rollout: ConfigDict) -> Limits:
-    """The limits among the settings of a `rollout` section."""
+    """The limits that a `rollout` section sets."""
     return Limits(**{field.name: rollout[field.name] for field in dataclasses.fields(Limits)})

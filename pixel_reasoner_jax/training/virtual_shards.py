@@ -1,8 +1,8 @@
 """Virtual shards: what a step trains on depends on neither devices nor processes.
 
-A run's records are dealt out to a fixed number of shards; each reads, rolls out and packs its own. Every part of the
-mesh (`parallel.parts`) serves as many shards, one after the other, and adds up their gradients; the shards of all parts
-that have the same turn make one batch, padded to one shape.
+A run's records are assigned to a fixed number of shards; each reads, rolls out and packs its records. Every part of the
+mesh (`parallel.parts`) serves the same number of shards, one after the other, and adds up their gradients. The first
+shards of all parts make one batch, padded to one shape, then the second shards of all parts, and so on.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import all_gather, local_parts, parts
 from pixel_reasoner_jax.parallel.sharding import batch_axis
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.training.packing import Batch, Planned, Shape, build, fit
+from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Shape, build, smallest_shape
 
-NOTHING = Planned([], Shape(0, 0, 0, 0))  # in the place of a batch that another shard has and this one has not
+NO_BATCH = PlannedBatch([], Shape(0, 0, 0, 0))  # for a shard that has fewer batches than another shard
 
 
 class VirtualShards:
-    """The shards of a run, and which of them are this process's.
+    """The shards of a run, and which of them this process serves.
 
     Args:
-      config: an experiment of either phase: `data.shards` of them, 0 for one for each part of the mesh.
-      mesh: None: one part.
+      config: an experiment of either phase. `data.shards` is the number of shards; 0: one for each part of the mesh.
+      mesh: the mesh of the run; None: it has one part.
 
     Attributes:
-      count: of all.
-      local: the numbers of those of this process.
-      share: how many of an episode's queries, or of a batch's trajectories, each has.
+      count: number of shards in all processes.
+      local: the numbers of the shards that this process serves.
+      share: how many of an episode's queries, or of a batch's trajectories, each shard reads.
 
     Raises:
-      ConfigError: the parts cannot share the shards out evenly, or these what is read at a time.
+      ConfigError: the number of shards is no multiple of the mesh's parts, or an episode's queries, or a batch's
+        trajectories, are no multiple of the number of shards.
     """
 
     def __init__(self, config: ConfigDict, mesh: Mesh | None):
-        everywhere = parts(mesh)
-        self.count = config.data.shards or everywhere
-        if self.count % everywhere:
+        mesh_parts = parts(mesh)
+        self.count = config.data.shards or mesh_parts
+        if self.count % mesh_parts:
             raise ConfigError(
-                f"config.data.shards is {self.count}, but data x fsdp of the mesh is {everywhere}: shards must be a"
+                f"config.data.shards is {self.count}, but data x fsdp of the mesh is {mesh_parts}: shards must be a"
                 " multiple of it"
             )
         if "grpo" in config:
@@ -57,61 +58,79 @@ class VirtualShards:
                 f"config.{name} is {total}; with {self.count} shards ({each}) it must be a multiple of that"
             )
         self.share = total // self.count
-        self._turns = self.count // everywhere
+        self._shards_per_part = self.count // mesh_parts
         self._parts = local_parts(mesh)
-        self.local = [part * self._turns + turn for part in self._parts for turn in range(self._turns)]
+        self.local = [
+            part * self._shards_per_part + index for part in self._parts for index in range(self._shards_per_part)
+        ]
 
-    def agree(self, plans: Mapping[int, list[Planned]], processor: Processor, rows: int) -> Callable[[], list[Batch]]:
-        """What builds the rows of this process's parts in all batches of an update.
-
-        All processes ask for it together; then each builds for itself, in any thread.
+    def agree_on_shapes(
+        self, plans: Mapping[int, list[PlannedBatch]], processor: Processor, rows: int
+    ) -> Callable[[], list[Batch]]:
+        """Agrees with all processes, which call this together, on the shapes of an update's batches.
 
         Args:
-          plans: of each of this process's shards; see `packing.plan`.
+          plans: for each of this process's shards; see `packing.plan`.
           processor: see `packing.build`.
-          rows: of a part in a batch.
+          rows: rows of a batch in one part of the mesh.
+
+        Returns:
+          A function that builds the rows of this process's parts in all batches of the update. It does not communicate
+          with other processes and may run in any thread.
         """
         most = int(all_gather(np.array([len(plans[shard]) for shard in self.local], np.int32)).max())
-        padded = {shard: plans[shard] + [NOTHING] * (most - len(plans[shard])) for shard in self.local}
-        # First how long rows are, then how many of them that takes: the largest of both would go with each other else.
-        wanted = self._agree(padded, most, lambda batch, _: batch.shape)
+        padded = {shard: plans[shard] + [NO_BATCH] * (most - len(plans[shard])) for shard in self.local}
+        # Row lengths come first, and then the number of rows of patches that each part needs with these lengths. Taken
+        # in one step, the longest rows of one part would be combined with the most rows of another.
+        first = self._largest_shapes(padded, most, lambda batch, _: batch.shape)
 
-        def fitting(batch: Planned, shape: Shape) -> Shape:
-            return fit(batch.rows, processor, rows, shape.row_length, shape.patches) if shape.row_length else shape
+        def with_row_lengths(batch: PlannedBatch, shape: Shape) -> Shape:
+            if not shape.row_length:
+                return shape
+            return smallest_shape(batch.rows, processor, rows, shape.row_length, shape.patches)
 
-        agreed = self._agree(padded, most, fitting, wanted)
+        agreed = self._largest_shapes(padded, most, with_row_lengths, first)
 
-        def batches() -> list[Batch]:
+        def build_batches() -> list[Batch]:
             result = []
-            for turn in range(self._turns):
+            for index in range(self._shards_per_part):
                 for number in range(most):
-                    shape = agreed[turn][number]
+                    shape = agreed[index][number]
                     if shape.row_length:
-                        own = [padded[part * self._turns + turn][number].rows for part in self._parts]
-                        built = [build(packed, processor, rows, shape) for packed in own]
+                        planned = [padded[part * self._shards_per_part + index][number] for part in self._parts]
+                        built = [build(batch.rows, processor, rows, shape) for batch in planned]
                         result.append(built[0] if len(built) == 1 else _concatenate_rows(built))
             return result
 
-        return batches
+        return build_batches
 
-    def _agree(
+    def _largest_shapes(
         self,
-        plans: Mapping[int, list[Planned]],
+        plans: Mapping[int, list[PlannedBatch]],
         most: int,
-        ask: Callable[[Planned, Shape | None], Shape],
+        shape_of: Callable[[PlannedBatch, Shape | None], Shape],
         given: list[list[Shape]] | None = None,
     ) -> list[list[Shape]]:
-        """Of every turn and batch, the largest of the shapes that the batches of all parts ask for, size by size."""
-        asked = np.zeros((len(self.local), most, len(Shape._fields)), np.int32)
-        for row, shard in zip(asked, self.local, strict=True):
+        """The shapes that all parts of the mesh use, gathered from all processes.
+
+        Args:
+          plans: `most` batches for each of this process's shards.
+          shape_of: the shape that a batch needs; its second argument is the batch's shape in `given`.
+          given: shapes indexed as the result, or None.
+
+        Returns:
+          For each shard of a part, and each of its batches, the elementwise largest of the shapes that the parts need.
+        """
+        needed = np.zeros((len(self.local), most, len(Shape._fields)), np.int32)
+        for row, shard in zip(needed, self.local, strict=True):
             for number, batch in enumerate(plans[shard]):
-                row[number] = ask(batch, given and given[shard % self._turns][number])
-        shapes = all_gather(asked).reshape(-1, self._turns, *asked.shape[1:]).max(axis=0)
+                row[number] = shape_of(batch, given and given[shard % self._shards_per_part][number])
+        shapes = all_gather(needed).reshape(-1, self._shards_per_part, *needed.shape[1:]).max(axis=0)
         return [[Shape(*shape) for shape in batches] for batches in shapes.tolist()]
 
 
 def _concatenate_rows(batches: Sequence[Batch]) -> Batch:
-    """The rows of several batches of one shape as one; see `packing.build` for where the axis of rows is."""
+    """Concatenates the rows of several batches of one shape; `batch_axis` is the axis of rows of each array."""
 
     def join(path, *leaves):
         return np.concatenate(leaves, axis=batch_axis(path))

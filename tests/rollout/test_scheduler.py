@@ -173,7 +173,7 @@ def test_cancelled_queries_free_their_slots(world, queries):
 
     with policy.stream(queries, samples=4, sampling=TURNS) as stream:
         next(stream)
-    assert list(stream) == [] and not stream._rows and stream._device._slots is None
+    assert list(stream) == [] and not stream._active and stream._runner._slots is None
 
 
 def test_an_unreadable_image_is_raised_in_its_turn(world, queries, tmp_path):

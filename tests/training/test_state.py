@@ -20,7 +20,7 @@ from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.losses import token_loss
-from pixel_reasoner_jax.training.packing import Sequence, build, fit, pack
+from pixel_reasoner_jax.training.packing import Sequence, build, pack, smallest_shape
 from pixel_reasoner_jax.training.state import DETAILS, Trainer
 
 
@@ -69,7 +69,7 @@ def test_packed_and_accumulated_is_what_every_sequence_alone_adds_up_to(start, p
     load = functools.partial(Qwen2_5_VL.from_pretrained, start / "model")
     rows = [[sequence] for sequence in sequences]
     patches = vision_row([media for sequence in sequences for media in sequence.media], processor.geometry)
-    alone = [build(rows, processor, len(rows), fit(rows, processor, len(rows), 160, patches))]
+    alone = [build(rows, processor, len(rows), smallest_shape(rows, processor, len(rows), 160, patches))]
     assert alone[0]["vision"] is not None and alone[0]["segment_ids"].max() == 1
     packed = pack(sequences, processor, rows=2, row_length=300)
     assert len(packed) > 1 and packed[0]["segment_ids"].max() > 1

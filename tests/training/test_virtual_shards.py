@@ -1,4 +1,4 @@
-"""How shards and what they read are dealt out: evenly, or not at all."""
+"""How shards are assigned to parts of the mesh, and records to shards: evenly, or not at all."""
 
 import copy
 import types
@@ -11,8 +11,8 @@ from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
 
 @pytest.fixture
-def deal(monkeypatch):
-    """The shards of a config whose mesh has so many parts, of which the last two are this process's."""
+def virtual_shards(monkeypatch):
+    """Makes the shards of a config on a mesh of `parts` parts, of which this process feeds the last two."""
 
     def shards(phase: str, parts: int, **settings) -> VirtualShards:
         config = copy.deepcopy(load_config(f"{phase}_qwen2_5_vl_7b"))
@@ -24,11 +24,11 @@ def deal(monkeypatch):
     return shards
 
 
-def test_parts_serve_shards_and_shards_read_evenly(deal):
-    shards = deal("sft", 4, train__batch_size=128)
-    assert (shards.count, shards.own, shards.share) == (4, [2, 3], 32)
-    shards = deal("rl", 4, data__shards=8, grpo__queries_per_episode=512)
-    assert (shards.count, shards.own, shards.share) == (8, [4, 5, 6, 7], 64)
+def test_parts_serve_shards_and_shards_read_evenly(virtual_shards):
+    shards = virtual_shards("sft", 4, train__batch_size=128)
+    assert (shards.count, shards.local, shards.share) == (4, [2, 3], 32)
+    shards = virtual_shards("rl", 4, data__shards=8, grpo__queries_per_episode=512)
+    assert (shards.count, shards.local, shards.share) == (8, [4, 5, 6, 7], 64)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_parts_serve_shards_and_shards_read_evenly(deal):
         ("rl", 2, dict(data__shards=6), r"queries_per_episode is 512; with 6 shards \(config.data.shards\)"),
     ],
 )
-def test_what_cannot_be_dealt_out_evenly_is_refused(deal, phase, parts, settings, says):
+def test_shards_that_cannot_be_even_are_refused(virtual_shards, phase, parts, settings, says):
     with pytest.raises(ConfigError, match=says):
-        deal(phase, parts, **settings)
+        virtual_shards(phase, parts, **settings)
