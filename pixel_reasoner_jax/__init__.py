@@ -1,7 +1,7 @@
 """Pixel Reasoner in JAX: Qwen2.5-VL with visual operations and curiosity-driven reinforcement learning.
 
-The names below are the public interface. They are imported when first used, so that `import pixel_reasoner_jax`
-costs nothing and spawned worker processes stay light.
+The names below are the public interface. They are imported when first used, so that `import pixel_reasoner_jax` takes
+no time and spawned worker processes take little memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pytrees of arrays in a directory, through Orbax: written in pieces, read in part and onto any devices."""
+"""Pytrees of arrays in a directory, with Orbax: written in chunks, and read in part and onto any devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import absolute
 
-CHUNK_BYTES = 2**26  # of an array, read and written as one
+CHUNK_BYTES = 2**26  # size of the chunks in which an array is read and written
 
 
 class CheckpointError(UserError):
@@ -21,10 +21,10 @@ class CheckpointError(UserError):
 
 
 def write_arrays(directory: str | os.PathLike, tree: Any) -> None:
-    """Writes a pytree of arrays into a directory of its own, which must not exist yet.
+    """Writes a pytree of arrays into a directory, which must not exist yet.
 
-    They come off the devices one by one. They are stored in chunks, so that a device reads little but its own part, in
-    files of that size (Orbax's own are 2 GB), so that little waits in memory to be written.
+    Arrays are copied from the devices one by one. They are stored in chunks, so that a device reads little more than
+    its shard, in files of the same size (Orbax's default is 2 GB), so that little memory waits to be written.
     """
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=1)) as checkpointer:
@@ -33,22 +33,22 @@ def write_arrays(directory: str | os.PathLike, tree: Any) -> None:
 
 
 def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None) -> Any:
-    """Reads from what `write_arrays` or a run wrote the part that `target` asks for.
+    """Reads the arrays that `target` names from a directory that `write_arrays` or a run has written.
 
     Args:
-      directory: of the arrays.
-      target: pytree of arrays or `jax.ShapeDtypeStruct`, whose types the arrays are cast to; the directory may hold
-        more.
-      shardings: pytree like `target` that says where each array shall lie; None puts it where the target's is, else on
-        the default device.
+      directory: holds the arrays.
+      target: pytree of arrays or `jax.ShapeDtypeStruct`, to whose types the arrays are cast; the directory may hold
+        further arrays.
+      shardings: pytree like `target` with the sharding of each array; None takes the sharding of the target's array, or
+        the default device if it has none.
 
     Raises:
-      CheckpointError: an array is missing or of another shape.
+      CheckpointError: an array is missing or has another shape.
     """
     directory = absolute(directory)
     if shardings is None:
-        here = SingleDeviceSharding(jax.devices()[0])
-        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, target)
+        default = SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or default, target)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target, shardings
     )
@@ -61,10 +61,10 @@ def read_arrays(directory: str | os.PathLike, target: Any, shardings: Any = None
 
 
 def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-    """Shape of every array in a directory, by its dotted path.
+    """The shape of every array in a directory, by the array's dotted path.
 
     Raises:
-      CheckpointError: there are no arrays, or not all of their files.
+      CheckpointError: the directory holds no arrays, or some of their files are missing.
     """
     directory = absolute(directory)
     try:
@@ -77,14 +77,19 @@ def array_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 
 
 def _handler() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
-    """Reads arrays; an `ocp.Checkpointer` around it warns that those in a run's checkpoint are no checkpoint alone."""
+    """A handler that reads arrays. An `ocp.Checkpointer` would warn that a run's arrays alone are no checkpoint."""
     return contextlib.closing(ocp.PyTreeCheckpointHandler())
 
 
 def first_difference(
     wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]], partial: bool = False
 ) -> str | None:
-    """Names the first array whose shape two trees do not share; `stored` may hold more if `partial`."""
+    """Describes the first array that one tree lacks or has in another shape; None if there is none.
+
+    Args:
+      wanted, stored: shapes by dotted path.
+      partial: `stored` may hold further arrays.
+    """
     for name, shape in wanted.items():
         if name not in stored:
             return f"{name} is not in it"
@@ -95,6 +100,6 @@ def first_difference(
 
 
 def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every array of a pytree, by its dotted path."""
+    """The shape of every array of a pytree, by the array's dotted path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,4 +1,4 @@
-"""Sizes that compiled programs are allowed to have: few, so that few programs are compiled."""
+"""Buckets: the few declared sizes that arrays are padded to, so that few programs are compiled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pixel_reasoner_jax.processing import Geometry, Media, grid_patches, layout_
 
 
 def bucket(size: int, unit: int = 1) -> int:
-    """The smallest of unit * (1, 2, 3, 4, 6, 8, 12, 16, 24, ...) that holds `size`; padding is a third at most."""
+    """The smallest of unit * (1, 2, 3, 4, 6, 8, 12, ...) that is at least `size`; a third of it is padding at most."""
     if size < 0 or unit < 1:
         raise ValueError(f"bucket needs size >= 0 and unit >= 1, got size {size}, unit {unit}")
     blocks = max(1, -(-size // unit))
@@ -18,17 +18,18 @@ def bucket(size: int, unit: int = 1) -> int:
 
 
 def vision_row(media: Sequence[Media], geometry: Geometry) -> int:
-    """The shortest bucket of a row of patches for `vision_layout` that holds the largest of media; 0 without any."""
+    """The bucket, in patches, for rows of `vision_layout` that hold the largest of `media`; 0 if there are no media."""
     return bucket(max(grid_patches(item.grid, geometry) for item in media), geometry.window_patches) if media else 0
 
 
 def vision_rows(media: Sequence[Media], geometry: Geometry, row_patches: int, tokens: int, shapes: int) -> int:
-    """How many rows of so many patches `vision_layout` takes for media, a bucket; 0 without media.
+    """The bucket for the number of rows of `row_patches` patches that `vision_layout` needs; 0 if there are no media.
 
     Args:
       media, geometry, row_patches: see `vision_layout`.
-      tokens: the most visual tokens that `media` may have in such a batch.
-      shapes: at least 1/shapes of the rows that `tokens` fill are given; all of them at most, unless media need more.
+      tokens: the most visual tokens that a batch of this kind may have.
+      shapes: the result is at least 1/shapes of the rows that `tokens` fill, and at most all of these rows, unless
+        `media` need more.
     """
     if not media:
         return 0

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the training state as arrays and everything else it needs to go on, written as one."""
+"""Checkpoints of a run: the training state as arrays, and as JSON all else that the run needs to go on."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CHECKPOINTS = "checkpoints"  # folder in a run's directory
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `keep` of them.
+    """The newest `keep` checkpoints of one run.
 
-    Saving copies the arrays off the devices and writes them in the background; the training loop may donate its state
-    to the next update at once. A checkpoint appears under its step only when it is whole: one whose writing was
-    interrupted is never found again, and its remains are removed when the run goes on.
+    Saving copies the arrays from the devices and writes them in the background; the training loop may donate its state
+    to the next update at once. A checkpoint appears under its step only when it is complete: one whose writing was
+    interrupted is never found, and its remains are removed when the run goes on.
 
     Args:
       directory: made if missing.
-      keep: older checkpoints are deleted.
-      read_only: leave everything as it is, such as what a run is writing at the moment.
+      keep: how many checkpoints are kept; older ones are deleted.
+      read_only: change nothing, for example while a run is writing a checkpoint.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False):
@@ -37,12 +37,12 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Starts writing a checkpoint; one of the same step is left as it is.
+        """Starts writing a checkpoint. An existing one of the same step is left as it is.
 
         Args:
-          step: counts up.
+          step: larger than those saved before.
           state: pytree of arrays.
-          meta: what else the run needs, as JSON: counters, the state of the data iterator.
+          meta: all else that the run needs, as JSON: counters, the state of the data iterator.
         """
         if step in self._manager.all_steps():
             return
@@ -51,19 +51,19 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest whole checkpoint; None if there is none."""
+        """The step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def restore(self, target: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Reads a checkpoint.
 
         Args:
-          target: pytree like the one saved, of arrays or `jax.ShapeDtypeStruct`: gives structure, types and where each
-            array shall lie (its sharding), which need not be where it lay when saved.
-          step: None for the newest.
+          target: pytree like the one saved, of arrays or `jax.ShapeDtypeStruct`, with the types and the shardings that
+            the arrays get; these need not be those that the arrays were saved with.
+          step: of the checkpoint; None for the newest.
 
         Returns:
-          The state and the meta saved with it.
+          The state, and the `meta` saved with it.
 
         Raises:
           CheckpointError: there is no such checkpoint, or it does not fit the target.
@@ -77,7 +77,7 @@ class Checkpoints:
         return restored[STATE], restored[META]
 
     def state_directory(self, step: int | None = None) -> epath.Path:
-        """Where the arrays of a checkpoint are, for `arrays.read_arrays`; step None is the newest.
+        """The directory of a checkpoint's arrays, for `arrays.read_arrays`; step None is the newest.
 
         Raises:
           CheckpointError: there is no such checkpoint.
@@ -85,11 +85,11 @@ class Checkpoints:
         return self.directory / str(self._step(step)) / STATE
 
     def wait(self) -> None:
-        """Returns when everything started is on disk; raises what went wrong in the background."""
+        """Waits until all checkpoints are on disk; raises the exception of a background write that has failed."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the background threads."""
+        """Waits until all checkpoints are on disk, and ends the background threads."""
         self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -99,7 +99,11 @@ class Checkpoints:
         self.close()
 
     def _step(self, step: int | None) -> int:
-        """The step itself if there is such a checkpoint."""
+        """The step, if it has a checkpoint; for None, the newest step.
+
+        Raises:
+          CheckpointError: there is no such checkpoint.
+        """
         steps = sorted(self._manager.all_steps())
         if not steps:
             raise CheckpointError(f"there is no checkpoint in {self.directory}")
@@ -109,10 +113,10 @@ class Checkpoints:
 
 
 def check_is_no_run(directory: str | os.PathLike) -> None:
-    """Refuses the directory of a run where a model's is wanted.
+    """Checks that a directory, where a model's is needed, is not the directory of a run.
 
     Raises:
-      CheckpointError: it is one; the message says where its model is.
+      CheckpointError: it is the directory of a run; the message says where the run's model is.
     """
     directory = as_path(directory)
     if (directory / CHECKPOINTS).is_dir():

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept between runs."""
+"""The persistent compilation cache, which keeps compiled programs between runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pixel_reasoner_jax.files import as_path
 
 
 def cache_directory() -> pathlib.Path | epath.Path:
-    """The persistent compilation cache: `JAX_COMPILATION_CACHE_DIR`, else `~/.cache/pixel_reasoner_jax/jax`."""
+    """The cache's directory: `JAX_COMPILATION_CACHE_DIR`, else `~/.cache/pixel_reasoner_jax/jax`."""
     default = pathlib.Path.home() / ".cache" / "pixel_reasoner_jax" / "jax"
     return as_path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
 

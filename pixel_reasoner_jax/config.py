@@ -2,7 +2,7 @@
 
 An experiment is a Python file with `get_config()`, which returns an `ml_collections.ConfigDict`. The settings of a
 command are all documented in one file, the command's reference in `configs/`, for example configs/rl_qwen2_5_vl_7b.py.
-Other experiments hold their differences only: they return a `variant` of the reference, or of another variant.
+Other experiments state only what they change: they return a `variant` of the reference, or of another variant.
 
     def get_config():
         return variant("rl_qwen2_5_vl_7b", {"optimizer.learning_rate": 2e-6, "train.epochs": 2})
@@ -50,14 +50,14 @@ FIXED = (
     "rollout.samples",
     "grpo.queries_per_episode",
 )
-"""Settings a run keeps to its end: the place in its data, the steps it has counted and its state are theirs."""
-SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # what the configs of one command have, and of no other
+"""Settings that a resumed run may not change: its position in the data, its steps and its state depend on them."""
+SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have
 INSTALLED = PACKAGE / "configs"
 CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"  # the latter in a checkout
 
 
 class ConfigError(UserError):
-    """A config or override the user has to mend; the message says which and how."""
+    """A config or override that the user has to correct; the message says which and how."""
 
 
 def load_config(
@@ -66,14 +66,14 @@ def load_config(
     """Loads an experiment file, completes and checks it, and applies overrides.
 
     Args:
-      path: a Python file with `get_config()`. Where there is no such file, the name of a packaged config, which may
-        have "configs/" before it and ".py" behind it ("quickstart", "configs/rl_qwen2_5_vl_7b.py").
+      path: a Python file with `get_config()`; or the name of a packaged config, if there is no such file, which may
+        begin with "configs/" and end in ".py" ("quickstart", "configs/rl_qwen2_5_vl_7b.py").
       overrides: (dotted key, value as text), in order, for example ("optimizer.learning_rate", "1e-6").
-      reference: name of the packaged config that knows every key; None checks overrides against the file alone.
+      reference: name of the packaged config that has every key; None checks overrides against the file alone.
 
     Raises:
-      ConfigError: no such file, one of another command, an unknown key (the message names the nearest known one), a
-        value of the wrong type or out of range.
+      ConfigError: no such file, a config of another command, an unknown key (the message names the nearest known one),
+        a value of the wrong type or out of range.
     """
     config = _read(path)
     if reference is not None:
@@ -88,17 +88,17 @@ def load_config(
 
 
 def variant(base: str | pathlib.Path, differences: Mapping[str, Any]) -> ConfigDict:
-    """A config that differs from another one in a few values: what the `get_config()` of a variant returns.
+    """A config that differs from another one in a few values; the `get_config()` of a variant returns it.
 
     Args:
       base: the other config, as `load_config` takes it. For a file in the folder of the variant itself, write
-        `pathlib.Path(__file__).with_name("base.py")`: a relative path is one from where the command is started.
-      differences: values by dotted key, for example {"optimizer.learning_rate": 2e-6}. "workdir" belongs to them, or
-        runs of both configs ask for one directory.
+        `pathlib.Path(__file__).with_name("base.py")`: relative paths begin where the command is started.
+      differences: values by dotted key, for example {"optimizer.learning_rate": 2e-6}. Include "workdir", or runs of
+        both configs use the same directory.
 
     Raises:
-      ConfigError: no such base, a key that it does not have (the message names the nearest one), a value of another
-        type.
+      ConfigError: no such base, a key that the base does not have (the message names the nearest one), a value of
+        another type.
     """
     config = _read(base)
     for path, value in differences.items():
@@ -108,19 +108,19 @@ def variant(base: str | pathlib.Path, differences: Mapping[str, Any]) -> ConfigD
 
 
 def config_names(command: str = "") -> list[str]:
-    """Names of the configs that come with the package; with a command, of those that are for it. Folders come last."""
+    """Names of the packaged configs, those in folders last; `command` selects the configs of one command."""
     names = [name for name in _packaged() if name.rpartition("/")[2].startswith(command)]
     return sorted(names, key=lambda name: (name.count("/"), name))
 
 
 def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
-    """`config.workdir`, once it is known that a run with this config may use it; writes nothing.
+    """Checks that a run with this config may use `config.workdir`, and returns its path; writes nothing.
 
-    A run that goes on with other settings than it had says so on standard error, one line for each.
+    For a resumed run, each setting that has changed is printed on standard error, one line for each.
 
     Raises:
-      ConfigError: the directory holds another run and `resume` is not asked for, or that run's checkpoints mean nothing
-        with these settings (`FIXED`).
+      ConfigError: the directory holds a run and `resume` is False, or a setting has changed that a resumed run may not
+        change (`FIXED`).
     """
     workdir = as_path(config.workdir)
     if not (workdir / FILE).exists():
@@ -144,15 +144,15 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
 
 
 def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes the resolved config: from now on the directory holds a run."""
+    """Writes the resolved config into a directory, which from then on holds a run."""
     write_text(workdir / FILE, config.to_json_best_effort(indent=2) + "\n")
 
 
 def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
-    """The resolved config of an earlier run, with lists where it had tuples.
+    """Reads the resolved config of an earlier run, with lists in place of tuples.
 
     Raises:
-      ConfigError: there is none, or it is damaged.
+      ConfigError: the directory holds no run, or its config is damaged.
     """
     file = as_path(workdir) / FILE
     try:
@@ -166,7 +166,11 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def changes(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ from those of the run in a directory: (before, now), None where there is none."""
+    """The settings that differ from those of the run in a directory.
+
+    Returns:
+      (value before, value now) by dotted key; None stands for a key that one of the configs does not have.
+    """
     before = dict(_leaves(load_saved(workdir)))
     now = dict(_leaves(ConfigDict(json.loads(config.to_json_best_effort()))))
     pairs = {path: (before.get(path), now.get(path)) for path in now | before}
@@ -182,7 +186,7 @@ def check_values(config: ConfigDict) -> None:
 
 
 def _packaged() -> dict[str, pathlib.Path]:
-    """The files of the configs that come with the package, by name."""
+    """The files of the packaged configs, by name."""
     return {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in CONFIGS.rglob("*.py")}
 
 
@@ -238,7 +242,7 @@ def _check_command(config: ConfigDict, command: str, where: str) -> None:
 
 
 def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "") -> None:
-    """Writes the values of `source` over those of `target`, which knows all keys and types."""
+    """Sets the values of `source` in `target`, which has all keys and types."""
     for key in source:
         path = f"{prefix}{key}"
         if key not in target:
@@ -262,7 +266,7 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
         try:
             value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            # Left as text, which the type check then refuses by name; but a plain list of names is a tuple.
+            # It stays text, which the type check refuses; but names with commas between them are a tuple.
             value = tuple(text.split(",")) if section.get_type(key) is tuple else text
     elif text == "None" and section[key] is None:
         value = None
@@ -270,7 +274,7 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
 
 
 def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
-    """The section that a dotted key of a value lies in, and the key's last part."""
+    """The section that holds the value of a dotted key, and the last part of the key."""
     section, parts = config, path.split(".")
     for depth, part in enumerate(parts):
         prefix = "".join(f"{name}." for name in parts[:depth])
@@ -287,7 +291,10 @@ def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
 
 
 def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) -> None:
-    """Sets a value of the type the key has; integers may stand for floats, lists for tuples, None where None was."""
+    """Sets a value, whose type must be that of the key's present value.
+
+    An integer may be given for a float, a list for a tuple, and None if the present value is None.
+    """
     wanted = section.get_type(key)
     if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
         value = float(value)
@@ -312,7 +319,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _elsewhere(config: ConfigDict, rest: str) -> str:
-    """Names the keys whose paths end as the unknown one does: its section was left out, or is another one."""
+    """A hint that names the keys that end in `rest`, for a user who left out the section or named another one."""
     same = [f"config.{path}" for path, _ in _leaves(config) if f".{path}".endswith(f".{rest}")]
     return f"; did you mean {' or '.join(same)}?" if same else ""
 

@@ -1,7 +1,6 @@
-"""What the values of settings may be, for `config.check_values`.
+"""The allowed values of settings, for `config.check_values`.
 
-Names that a module of a higher floor knows as well stand here once more, since this one imports none; tests hold them
-equal.
+This module imports no higher module, so it repeats the names that these define; tests check that they are equal.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
-REMAT = ("none", "vision", "dots", "full", "groups")  # what the backward pass computes again, see `models.Qwen2_5_VL`
+REMAT = ("none", "vision", "dots", "full", "groups")  # rematerialization policies, see `models.Qwen2_5_VL`
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # see `models.lora.TARGETS`
 CURIOSITY_VARIANTS = ("paper", "release")  # see `rewards.curiosity.VARIANTS`
 SCHEDULES = ("cosine", "linear", "constant")  # see `training.optimizer.SCHEDULES`
@@ -95,5 +94,5 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.slots": _POSITIVE,
     "evaluation.temperature": _NOT_NEGATIVE,
 }
-"""A test of a value and, in words, what passes it, by the last parts of the setting's key. What a module checks when it
-starts is not repeated."""
+"""For the last parts of a setting's key: a test of the value, and the allowed values in words. Settings that a module
+checks when it starts are not listed here."""

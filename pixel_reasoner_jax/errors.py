@@ -1,14 +1,14 @@
-"""What a user can mend, as a class of its own: the command line shows its message and keeps every other traceback."""
+"""The exception class of users' mistakes. The command line prints its message alone, and other errors' tracebacks."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake in what was given: an option, a setting, a file, a call; the message says what, where and what to do.
+    """A mistake in an option, a setting, a file or a call; the message says what, where and what to do.
 
-    Every other exception that ends a run, a ValueError from inside a library among them, is a bug here.
+    Every other exception that ends a run is a bug of this package, even a ValueError that a library raises.
     """
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file or folder that was named is not there."""
+    """A file or folder that the user has named does not exist."""

@@ -1,7 +1,7 @@
-"""Files here and in object stores: every path setting may be gs://…, through `etils.epath`.
+"""Local files and files in object stores: every path setting may be gs://…, through `etils.epath`.
 
-An object store takes whole files. What a library can only read or write on a disk is made here and copied: `fetch`
-before reading, `output_directory` for writing.
+An object store stores complete files only. For libraries that can only read or write local files, `fetch` copies files
+to this machine before they are read, and `output_directory` copies written files to the store.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pixel_reasoner_jax.errors import UserError
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is one of an object store, such as gs://bucket/folder."""
+    """Whether a path is in an object store, such as gs://bucket/folder."""
     return "://" in os.fspath(path)
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path | epath.Path:
-    """A path object; of an object store, `epath`'s, which has the same methods.
+    """A path object; for a path in an object store an `epath.Path`, which has the same methods.
 
     Raises:
-      ValueError: it is of a kind that is not known, or whose client is not installed.
+      UserError: the store is not supported, or its client is not installed.
     """
     if not is_remote(path):
         return pathlib.Path(path)
@@ -43,13 +43,13 @@ def as_path(path: str | os.PathLike) -> pathlib.Path | epath.Path:
 
 
 def absolute(path: str | os.PathLike) -> pathlib.Path | epath.Path:
-    """`as_path`, from the root."""
+    """Like `as_path`, but the path is absolute."""
     path = as_path(path)
     return path if is_remote(path) else path.absolute()
 
 
 def write_text(path: str | os.PathLike, text: str) -> pathlib.Path | epath.Path:
-    """Writes a file whole or not at all: into a neighbour first, which then takes its name."""
+    """Writes a file atomically: into a temporary file in the same folder, which is then renamed."""
     path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_remote(path):
@@ -68,10 +68,10 @@ def write_text(path: str | os.PathLike, text: str) -> pathlib.Path | epath.Path:
 
 
 def check_output(path: str | os.PathLike) -> None:
-    """Makes sure, as far as can be told without writing, that `write_text` can write a file.
+    """Checks, as far as that is possible without writing, that `write_text` can write a file.
 
     Raises:
-      ValueError: the path is a directory, or its own directory can neither be written to nor be made.
+      UserError: the path is a directory, or the file's directory can neither be written to nor be made.
     """
     path = as_path(path)
     if path.is_dir():
@@ -86,7 +86,7 @@ def check_output(path: str | os.PathLike) -> None:
 
 
 def move(source: pathlib.Path, target: pathlib.Path | epath.Path) -> None:
-    """Puts a finished local file in its place; what was there is replaced."""
+    """Moves a finished local file to `target`, replacing a file that is there."""
     if is_remote(target):
         _copy(source, target)
         source.unlink()
@@ -96,9 +96,10 @@ def move(source: pathlib.Path, target: pathlib.Path | epath.Path) -> None:
 
 @contextlib.contextmanager
 def output_directory(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A local directory to write files into: `directory` itself, made if missing, or one whose files go there after.
+    """A local directory to write files into: `directory` itself, or for an object store a temporary one.
 
-    They go in the order in which they were written, and only if the body succeeds.
+    A missing `directory` is made. The temporary directory's files are uploaded to `directory` after the body, unless
+    that raises an exception, in the order in which they were written.
     """
     directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -111,15 +112,19 @@ def output_directory(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def upload(folder: pathlib.Path, directory: pathlib.Path | epath.Path) -> None:
-    """Copies the files of a local folder in the order in which they were written."""
+    """Copies the files of a local folder to a directory, in the order in which they were written."""
     for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
         _copy(file, directory / file.name)
 
 
 def fetch(directory: str | os.PathLike, *patterns: str) -> pathlib.Path:
-    """A local directory with the files of another whose names match, all unless given: itself, or copies in the cache.
+    """A local directory with the files of `directory`: itself, or for an object store a folder of copies in the cache.
 
-    The cache is `~/.cache/pixel_reasoner_jax/files`; what has not changed since is not copied again.
+    The cache is `~/.cache/pixel_reasoner_jax/files`; files that have not changed are not copied again.
+
+    Args:
+      directory: local, or in an object store.
+      patterns: only files whose names match one of them are copied; all files unless given.
     """
     source = as_path(directory)
     if not is_remote(source):
@@ -133,10 +138,10 @@ def fetch(directory: str | os.PathLike, *patterns: str) -> pathlib.Path:
         wanted = {name for pattern in patterns or ("*",) for name in fnmatch.filter(files, pattern)}
         return {name: files[name] for name in wanted if files[name].is_file()}
 
-    there = matching(source) if source.is_dir() else {}
-    for name in matching(target).keys() - there.keys():
+    remote = matching(source) if source.is_dir() else {}
+    for name in matching(target).keys() - remote.keys():
         (target / name).unlink()
-    for name, file in there.items():
+    for name, file in remote.items():
         stamp = target / f".{name}.stamp"
         information = file.stat()
         version = f"{information.length} {information.mtime}"
@@ -147,7 +152,7 @@ def fetch(directory: str | os.PathLike, *patterns: str) -> pathlib.Path:
 
 
 def _copy(source: pathlib.Path | epath.Path, target: pathlib.Path | epath.Path) -> None:
-    """Copies between this machine and an object store; a local file is there whole or not at all."""
+    """Copies a file between this machine and an object store; a local file is written atomically."""
     if is_remote(target):
         with source.open("rb") as reader, target.open("wb") as writer:
             shutil.copyfileobj(reader, writer, 2**24)

@@ -1,4 +1,4 @@
-"""Figures of a run: one JSON line a step, TensorBoard, and a progress bar in a terminal."""
+"""Metrics of a run: one JSON line a step, TensorBoard events, and a progress bar in a terminal."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ UPLOAD_SECONDS = 60.0
 
 
 class MetricWriter:
-    """Appends the figures of every step to `metrics.jsonl` and to TensorBoard events beside it.
+    """Appends the metrics of every step to `metrics.jsonl` and to TensorBoard events in the same directory.
 
-    Lines are flushed as they are written. To an object store, where nothing can be appended, the files are copied once
-    a minute, and by `flush`. A run that goes on from a checkpoint drops what it had written after that checkpoint's
-    step, so that every step stands there once.
+    Lines are flushed as they are written. In an object store nothing can be appended to a file, so the files are copied
+    there once a minute, and by `flush`. A run that goes on from a checkpoint drops the lines after that checkpoint's
+    step, so that every step has one line.
 
     Args:
       directory: made if missing.
-      step: the last step that stays; 0 starts anew.
+      step: the last step whose line is kept; 0 keeps none.
     """
 
     def __init__(self, directory: str | os.PathLike, step: int = 0):
@@ -40,14 +40,14 @@ class MetricWriter:
         kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
         self._end = contextlib.ExitStack()
         self._local = self._end.enter_context(output_directory(directory))
-        # Replaced in one move: killed here, the run still has its figures.
+        # Replaced atomically: a run that is killed here still has its metrics.
         path = write_text(self._local / FILE, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8", buffering=1)
         self._events = SummaryWriter(str(self._local), purge_step=step + 1 if step else None, write_to_disk=True)
         self._uploaded = time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes the figures of one step, Python or array scalars; what is not finite becomes null."""
+        """Writes the metrics of one step, Python or array scalars; a number that is not finite becomes null."""
         values = {name: float(value) for name, value in metrics.items() if value is not None}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
@@ -57,7 +57,7 @@ class MetricWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when what was written is where it belongs."""
+        """Copies all lines and events written so far to the object store, if the directory is in one."""
         if is_remote(self._directory):
             self._events.flush()
             upload(self._local, self._directory)
@@ -76,23 +76,23 @@ class MetricWriter:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, or of the one in a directory; a last line cut short by a kill is left out."""
+    """Reads a `metrics.jsonl`, or the one in a directory. An incomplete last line, of a killed run, is left out."""
     path = as_path(path)
     text = (path / FILE if path.is_dir() else path).read_text(encoding="utf-8")
-    whole, _, _ = text.rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    complete, _, _ = text.rpartition("\n")
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 class Progress:
-    """Shows how far a run is: a bar in a terminal, elsewhere a line at the start and then every `interval` seconds.
+    """Shows how far a run is: a bar in a terminal; otherwise a line at the start and every `interval` seconds.
 
     Args:
-      description: what is being done.
+      description: names the work.
       total: steps in all.
       step: steps already done.
-      interval: seconds between lines where there is no terminal.
-      file: standard error by default, so that output stays clean.
-      quiet: shows nothing.
+      interval: seconds between lines, if there is no terminal.
+      file: where it is shown; standard error by default, so that standard output holds results alone.
+      quiet: show nothing.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Progress:
             self._line(step)
 
     def update(self, step: int, **figures: float) -> None:
-        """Says that `step` steps are done, with a few figures to show."""
+        """Shows that `step` steps are done, with a few figures."""
         text = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=text)

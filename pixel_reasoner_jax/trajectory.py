@@ -1,7 +1,7 @@
-"""The one record of an episode: what was said, the exact tokens, and what may be trained.
+"""The record of an episode: its messages, its exact tokens, and which of them are trained.
 
-Instruction tuning, reinforcement learning, evaluation, reports and storage all pass this type around.
-It is append-only: a token that was sampled is a token that is trained; nothing is decoded and encoded again.
+Instruction tuning, reinforcement learning, evaluation, reports and storage all use this type. It is append-only: the
+tokens that were sampled are the tokens that are trained; nothing is decoded and encoded again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Source(enum.IntEnum):
-    """Who wrote a token."""
+    """The origin of a token."""
 
     PROMPT = 0
     SAMPLED = 1
@@ -25,26 +25,26 @@ class Source(enum.IntEnum):
 class Ended(enum.StrEnum):
     """Why an episode ended."""
 
-    ANSWER = "answer"  # a turn ended without asking for an operation
-    OPERATIONS = "max_operations"  # the limit on executed operations was met
-    TOKENS = "max_tokens"  # the limit on response tokens was met
+    ANSWER = "answer"  # a turn ended without calling an operation
+    OPERATIONS = "max_operations"  # a call exceeded the limit on executed operations
+    TOKENS = "max_tokens"  # the limit on response tokens was met, or an observation would have exceeded it
     IMAGES = "max_images"  # an observation would have exceeded the limit on images
-    LENGTH = "max_length"  # the cache has no room for what comes next
+    LENGTH = "max_length"  # as for TOKENS, with the limit on tokens of prompt and response together
 
 
 @dataclasses.dataclass(frozen=True)
 class OperationRecord:
-    """One call the model made and what came of it.
+    """One call that the model made, and its outcome.
 
     Attributes:
       turn: index of the assistant turn that made the call, from 0.
       name: the operation's name; None when the call could not be read.
       arguments: its arguments as parsed; None when the call could not be read.
       error: None when the operation succeeded, else the message shown to the model.
-      boxes: for crops, the clamped pixel box (left, top, right, bottom) that was cut from the raw target image.
-      sizes: (width, height) after resizing of every image that came back.
-      sources: for each of these, the picture it is or is a crop of: its index among the query's images, or its video's
-        frames, and then all that operations returned; empty where none can be told.
+      boxes: for crops, the clamped pixel box (left, top, right, bottom) in the target image before resizing.
+      sizes: (width, height) after resizing of every image that the operation returned.
+      sources: for each of these images, the picture that it is, or is a crop of: an index that counts the query's
+        images, or its video's frames, and then all images that operations returned; empty if that is unknown.
     """
 
     turn: int
@@ -57,7 +57,7 @@ class OperationRecord:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> OperationRecord:
-        """What `dataclasses.asdict` gave, after a way through JSON."""
+        """Makes a record of the fields that `dataclasses.asdict` returned, after they were stored as JSON."""
         boxes, sizes = (tuple(tuple(row) for row in fields[name]) for name in ("boxes", "sizes"))
         return cls(**{**fields, "boxes": boxes, "sizes": sizes, "sources": tuple(fields["sources"])})
 
@@ -73,7 +73,8 @@ class Trajectory:
     Attributes:
       query_id: the query it answers; the samples of one query form a group.
       sample: index within the group.
-      question: the question as asked; reference: the accepted answer or answers.
+      question: the question as asked.
+      reference: the accepted answer or answers.
       messages: the conversation in the Hugging Face message form; its images are pictures (`processing.Picture`) or
         PIL images.
       tokens: int32 [tokens], ids exactly as rendered or sampled.
@@ -81,11 +82,11 @@ class Trajectory:
       train: bool [tokens], whether the loss covers the token.
       logprobs: float32 [tokens], log-probability under the distribution sampled from; 0 where not sampled.
       policy_logprobs: float32 [tokens], log-probability under the model's own distribution over the tokens that may be
-        sampled: untempered, nothing filtered, nothing penalized; 0 where not sampled.
+        sampled: not tempered, filtered or penalized; 0 where not sampled.
       temperatures: float32 [tokens], sampling temperature of each sampled token; 1 elsewhere.
       media: processed images and videos (`processing.Media`), in the order of their tokens.
-      operations: calls in order.
-      ended: why the episode ended; None for a trajectory that was written, not sampled.
+      operations: the calls, in order.
+      ended: why the episode ended; None for a trajectory that was synthesized or imported, and not sampled.
     """
 
     query_id: str
@@ -105,7 +106,7 @@ class Trajectory:
 
     @property
     def response(self) -> str:
-        """The text of the last assistant turn, where the answer is expected."""
+        """The text of the last assistant turn, which should contain the answer."""
         for message in reversed(self.messages):
             if message["role"] == "assistant":
                 return "".join(item.get("text", "") for item in message["content"])
@@ -113,5 +114,5 @@ class Trajectory:
 
     @property
     def recovered(self) -> bool:
-        """False when the last operation failed: such an answer counts as wrong (the release's rule)."""
+        """False if the last operation failed: the answer then counts as wrong (the rule of the released code)."""
         return not self.operations or self.operations[-1].succeeded

@@ -1,4 +1,4 @@
-"""Visual operations: what the model can ask for, how it is told so, and how its calls are read and run."""
+"""Visual operations: those that the model can call, their signatures in the prompt, and how calls are read and run."""
 
 from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
 from pixel_reasoner_jax.operations.calls import Call, OperationError, error_text, parse_call, tools_section

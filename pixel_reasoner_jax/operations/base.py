@@ -1,4 +1,4 @@
-"""What an operation is, what it may look at, and checks of arguments that every operation shares."""
+"""The interface of an operation, the images that it may look at, and checks of arguments that operations share."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pixel_reasoner_jax.processing import Picture
 Box = tuple[int, int, int, int]
 
 AnyImage = Picture | Image.Image
-"""What operations see and return. Rollouts show them a `Picture`: it has `size`, `width`, `height` and `crop(box)`, as
-a PIL image has, all of which cost no memory, and `load()`, which gives its pixels as a PIL image to be changed at will.
-A PIL image may be returned too; unlike a `Picture` it stays in memory for as long as its trajectory does."""
+"""The images that operations get and return. In rollouts they get a `Picture`: like a PIL image it has `size`, `width`,
+`height` and `crop(box)`, none of which takes memory, and `load()` returns its pixels as a PIL image that the caller may
+change. An operation may return a PIL image too; unlike a `Picture`, it stays in memory as long as its trajectory."""
 
 
 @dataclasses.dataclass
@@ -27,11 +27,11 @@ class MediaState:
     """The images of an episode so far.
 
     Attributes:
-      images: what numbers refer to: the query's images, raw, then whatever operations returned, in order. The first
-        has number 1. Empty at first for a video.
-      frames: the frames of the query's video, raw; empty for an image query.
+      images: the numbered images: the query's images, before resizing, then all that operations returned, in order. The
+        first one has number 1. Empty at first for a video.
+      frames: the frames of the query's video, before resizing; empty for an image query.
       query_images: how many of `images` are the query's.
-      selected: frames of the video have been selected.
+      selected: whether frames of the video have been selected.
     """
 
     images: list[AnyImage]
@@ -41,37 +41,41 @@ class MediaState:
 
     @classmethod
     def from_query(cls, images: Sequence[AnyImage] = (), video_frames: Sequence[AnyImage] | None = None) -> MediaState:
-        """The state before the first turn; a query has images, or a video, or neither."""
+        """The state before the first turn; a query has images, or a video, or neither.
+
+        Raises:
+          UserError: it has both.
+        """
         if images and video_frames:
             raise UserError("a query has either images or a video, not both")
         return cls(list(images), list(video_frames or ()), len(images))
 
     @property
     def pictures(self) -> list[AnyImage]:
-        """All there are, however they are numbered: the video's frames, the query's images, what was returned."""
+        """All images: the video's frames, the query's images, and those that operations returned."""
         return [*self.frames, *self.images]
 
     def fork(self) -> MediaState:
-        """A state that grows on its own; images are shared."""
+        """A copy to which images can be appended; the images themselves are shared."""
         return dataclasses.replace(self, images=list(self.images))
 
     def append(self, result: Result) -> None:
-        """Numbers the images of a result."""
+        """Appends the images of a result, which numbers them."""
         self.images.extend(result.images)
         self.selected |= result.kind == "frame"
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What an operation returns.
+    """The result of an operation.
 
     Attributes:
       images: RGB, before resizing; pictures or PIL images.
-      kind: "crop" or "frame", which names their budget of tokens.
-      first_number: the number of the first of them.
-      boxes: for crops, the pixel box (left, top, right, bottom) cut from the target image.
-      sources: which of `MediaState.pictures` each image is, or is a crop of; empty where none can be told. Reports
-        draw the boxes there.
+      kind: "crop" or "frame", which tells their budget of tokens (`processing.Budgets`).
+      first_number: the number of the first of `images`.
+      boxes: for crops, the pixel box (left, top, right, bottom) in the target image.
+      sources: for each image, the index in `MediaState.pictures` of the picture that it is, or is a crop of; empty if
+        that is unknown. Reports draw the boxes there.
     """
 
     images: list[AnyImage]
@@ -82,10 +86,10 @@ class Result:
 
 
 class Operation(abc.ABC):
-    """A visual operation: give one of these to a `Registry` and models are told of it and can call it.
+    """A visual operation. Those in a policy's `Registry` are described to the model, which can call them.
 
     Attributes:
-      name: what it is called in the system message and in calls.
+      name: its name in the system message and in calls.
       aliases: other names under which a call is accepted.
     """
 
@@ -93,19 +97,19 @@ class Operation(abc.ABC):
     aliases: tuple[str, ...] = ()
 
     def offered(self, state: MediaState) -> bool:
-        """Whether the system message of such a query describes it."""
+        """Whether the system message of a query with this state describes the operation."""
         return True
 
     @abc.abstractmethod
     def describe(self, state: MediaState) -> dict[str, Any]:
-        """The JSON function signature for this query (its real number of images and frames)."""
+        """The JSON function signature for this query, with its number of images and frames."""
 
     @abc.abstractmethod
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         """Executes a call; `state` is read, not changed.
 
         Args:
-          arguments: straight from the model's JSON: anything at all.
+          arguments: parsed from the model's JSON and not checked: they may be anything.
 
         Raises:
           OperationError: the call cannot be executed; the message tells the model why and what would be right.
@@ -117,13 +121,13 @@ class Operation(abc.ABC):
 
 
 def signature(name: str, description: str, properties: dict[str, Any]) -> dict[str, Any]:
-    """A JSON function signature all of whose arguments are required."""
+    """A JSON function signature with `properties` as arguments, all of them required."""
     parameters = {"type": "object", "properties": properties, "required": list(properties)}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
 def check_names(arguments: dict[str, Any], names: Sequence[str]) -> None:
-    """All of `names` and nothing else must be given."""
+    """Checks that exactly the arguments `names` are given."""
     if set(arguments) != set(names):
         missing = [name for name in names if name not in arguments]
         problem = f"missing {', '.join(missing)}" if missing else "unknown arguments were given"
@@ -131,13 +135,14 @@ def check_names(arguments: dict[str, Any], names: Sequence[str]) -> None:
 
 
 def check_list(name: str, value: Any) -> list[Any]:
+    """Checks that a value is a list, and returns it."""
     if not isinstance(value, list):
         raise OperationError(f"{name} must be an array, not a JSON {json_type(value)}")
     return value
 
 
 def check_number(name: str, value: Any) -> float:
-    """A finite number."""
+    """Checks that a value is a finite number, and returns it as a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise OperationError(f"{name} must be numbers, not a JSON {json_type(value)}")
     try:
@@ -150,7 +155,7 @@ def check_number(name: str, value: Any) -> float:
 
 
 def check_index(name: str, value: Any, first: int, last: int, what: str) -> int:
-    """An integer (2.0 is one) from `first` to `last`; `what` says what these numbers are."""
+    """Checks that a value is an integer (2.0 is one) from `first` to `last`; `what` says what these numbers count."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise OperationError(f"{name} must be whole numbers; {what} are numbered {first} to {last}")
     if not first <= value <= last:

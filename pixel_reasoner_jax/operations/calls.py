@@ -1,4 +1,4 @@
-"""The text form of operations: signatures in the system message, calls in the assistant's turns, errors in answer."""
+"""The text form of operations: signatures in the system message, calls in assistant turns, errors in observations."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class OperationError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """An operation asked for: its name and arguments, as parsed from JSON and not checked further."""
+    """A call of an operation: its name and arguments, as parsed from JSON and not checked further."""
 
     name: str
     arguments: dict[str, Any]
 
 
 def parse_call(text: str, *, last_wins: bool = False) -> Call | None | OperationError:
-    """Reads the operation that an assistant's turn asks for.
+    """Reads the call of an operation in an assistant's turn.
 
-    A turn asks by ending in `<tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>`, white space after it
-    aside. A turn that goes on after the closing tag does not ask. An opening tag that is never closed, two calls in a
-    turn, and a call that is not such a JSON object are errors. Of the JSON, all that Python accepts beyond the standard
-    is refused: NaN and Infinity, repeated keys, half surrogates; also numbers too large for a float, integers of more
-    than 20 digits, more than 8 levels, and more than 8192 characters.
+    A turn calls an operation if it ends in `<tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>`, apart from
+    white space. A turn that goes on after the closing tag calls nothing. An opening tag that is never closed, two calls
+    in a turn, and a call that is not such a JSON object are errors. The JSON must be standard, where Python accepts NaN
+    and Infinity, repeated keys and half surrogates. Numbers too large for a float, integers of more than 20 digits,
+    more than 8 levels, and more than 8192 characters are errors too.
 
     Args:
-      text: the turn, without `<|im_end|>`; any string whatever.
+      text: the turn, without `<|im_end|>`; it may be any string.
       last_wins: take the last of several calls, as the released code does.
 
     Returns:
-      The call; None if the turn asks for nothing; or an `OperationError` to show to the model. Nothing is raised.
+      The call; None if the turn calls nothing; or an `OperationError` to show to the model. Nothing is raised.
     """
     text = text.rstrip()
     opening, closing = text.rfind(OPENING), text.rfind(CLOSING)
@@ -64,7 +64,7 @@ def parse_call(text: str, *, last_wins: bool = False) -> Call | None | Operation
 
 
 def tools_section(signatures: Sequence[dict[str, Any]]) -> str:
-    """What follows "You are a helpful assistant." in the system message: the Qwen (Hermes) function-calling form."""
+    """The tools section, after "You are a helpful assistant." in the system message: Qwen's (Hermes) form."""
     lines = "\n".join(json.dumps(signature, ensure_ascii=False) for signature in signatures)
     return (
         "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -104,7 +104,7 @@ def _read(body: str) -> Call:
 
 
 def json_type(value: Any) -> str:
-    """What JSON calls the type of a parsed value."""
+    """JSON's name for the type of a parsed value."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")
 
@@ -134,7 +134,7 @@ def _finite_number(digits: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
-    """Level by level, not by recursion: whoever handles the arguments later may recurse."""
+    """Checks the depth level by level, without recursion; code that handles the arguments later may then recurse."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         containers = [item for item in level if isinstance(item, dict | list)]
@@ -145,7 +145,7 @@ def _check_depth(value: Any) -> None:
 
 
 def _check_text(value: Any) -> None:
-    """A half surrogate cannot be written to any file nor be tokenized."""
+    """Refuses strings with half a surrogate pair, which can be neither written to a file nor tokenized."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

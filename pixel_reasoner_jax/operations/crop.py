@@ -22,7 +22,7 @@ from pixel_reasoner_jax.operations.base import (
 from pixel_reasoner_jax.operations.calls import OperationError
 
 SMALLEST_SIDE = 28
-"""A crop of so many pixels or fewer on a side is refused."""
+"""A crop is refused unless both sides are longer than this many pixels."""
 
 LARGEST_ASPECT_RATIO = 200
 """A crop longer than this many times its width is refused: the model's image processor would refuse it."""
@@ -35,26 +35,26 @@ _DESCRIPTION = (
 
 @dataclasses.dataclass(frozen=True)
 class CropImage(Operation):
-    """Cuts a box out of an image at full resolution; the processor then resizes it to the budget of crops.
+    """Crops a box out of an image at full resolution; the processor then resizes it to the budget of crops.
 
     `bbox_2d` is [x1, y1, x2, y2]. If all four are below 1 they are fractions of the image's width and height, otherwise
-    pixels of the raw image. So [0, 0, 1, 1] is the first pixel, not the whole image (which is [0, 0, 0.999, 0.999]; the
-    signature says so), [0.5, 0.5, 1, 1] is pixels too, and a box within the first pixel cannot be asked for: its
-    coordinates are read as fractions. The box is widened by `padding` of the image's width to the left and right and of
-    its height above and below, then clamped to the image; the corner [0, 0, 1, 1] thus shows about a tenth of each
-    side. Numbers that are not finite, x2 <= x1 or y2 <= y1 (before widening), crops of 28 pixels or less on a side, and
-    crops longer than 200 times their width are errors.
+    pixels of the image before resizing. So [0, 0, 1, 1] is the first pixel and not the entire image (which is
+    [0, 0, 0.999, 0.999]; the signature says so), [0.5, 0.5, 1, 1] is in pixels too, and no box can lie within the first
+    pixel: its coordinates would be read as fractions. The box is widened by `padding` of the image's width to the left
+    and right and of its height above and below, then clamped to the image; the corner [0, 0, 1, 1] thus shows about a
+    tenth of each side. Numbers that are not finite, x2 <= x1 or y2 <= y1 (before widening), crops of 28 pixels or less
+    on a side, and crops longer than 200 times their width are errors.
 
-    `target_image` counts from 1: the query's images, then whatever operations returned, in order. For a video it picks
-    a frame of the video until frames were selected, and a number printed with the selected frames from then on.
+    `target_image` counts from 1: the query's images, then all that operations returned, in order. For a video it is the
+    number of a frame of the video until frames were selected, and then a number printed with the selected frames.
 
     Attributes:
-      padding: as a fraction of the image.
-      padding_limit: the most pixels it widens a side by; None for no limit.
-      name, aliases: what it is called.
-      listed: the system message describes it.
-      release: the released code's signature, and its numbering for videos: as soon as operations have returned
-        something, that is meant, and what was printed as number n must be asked for as n + 1.
+      padding: how far each side of the box is moved outwards, as a fraction of the image's width or height.
+      padding_limit: the most pixels that a side is moved by; None for no limit.
+      name, aliases: see `Operation`.
+      listed: whether the system message describes it.
+      release: use the released code's signature, and its numbering for videos: as soon as operations have returned
+        images, numbers refer to these, and the image that was printed as number n must be called as n + 1.
     """
 
     padding: float = 0.1
@@ -119,7 +119,7 @@ class CropImage(Operation):
         )
 
     def _target(self, number: Any, state: MediaState) -> int:
-        """Index among the state's pictures of the one that a number means."""
+        """The index in `MediaState.pictures` of the picture that `target_image` refers to."""
         numbered = state.images if self.release else state.selected
         if state.frames and not numbered:
             return check_index("target_image", number, 1, len(state.frames), "frames of the video") - 1
@@ -130,7 +130,7 @@ class CropImage(Operation):
         return len(state.frames) + check_index("target_image", number, first, last, "images") - first
 
     def _box(self, corners: list[float], image: AnyImage) -> Box:
-        """The widened box, in whole pixels of the image."""
+        """The widened box, rounded to pixels of the image."""
         x1, y1, x2, y2 = corners
         if x1 >= x2 or y1 >= y2:
             raise OperationError("bbox_2d is [x1, y1, x2, y2] with x1 < x2 and y1 < y2; this box is empty or inverted")
@@ -142,7 +142,7 @@ class CropImage(Operation):
             if self.padding_limit is not None:
                 margin = min(margin, self.padding_limit)
             ends = (low * scale - margin, high * scale + margin)
-            # Clamped before rounding, which fails on the infinity that a huge number has become.
+            # Clamped before rounding, which would fail where a huge number has become infinite.
             ranges.append([round(min(max(0, end), side)) for end in ends])
         (left, right), (top, bottom) = ranges
         width, height = right - left, bottom - top

@@ -20,13 +20,13 @@ from pixel_reasoner_jax.operations.calls import OperationError
 
 @dataclasses.dataclass(frozen=True)
 class SelectFrames(Operation):
-    """Shows chosen frames of the query's video one by one, at the budget of selected frames.
+    """Returns chosen frames of the query's video as images, which are resized to the budget of selected frames.
 
-    `target_frames` is a list of frame numbers from 1, at most `limit` of them, in the order wanted.
+    `target_frames` is a list of frame numbers from 1, at most `limit` of them; frames are returned in this order.
 
     Attributes:
       limit: the most frames in a call.
-      release: the released code's signature, which is given for images too and always promises 16 frames.
+      release: use the released code's signature, which is given for images too and always promises 16 frames.
     """
 
     limit: int = 8

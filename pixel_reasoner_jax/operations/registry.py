@@ -1,4 +1,4 @@
-"""The operations on offer."""
+"""The operations that a model can call, by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Registry:
 
     Args:
       operations: in the order in which the system message describes them.
-      last_wins: of several calls in a turn take the last, as the released code does; otherwise they are an error.
+      last_wins: if a turn has several calls, take the last, as the released code does; otherwise that is an error.
     """
 
     def __init__(self, operations: Iterable[Operation] = (), last_wins: bool = False):
@@ -32,11 +32,15 @@ class Registry:
             self.register(operation)
 
     def register(self, operation: Operation) -> None:
-        """Adds an operation; a name in use is an error."""
+        """Adds an operation.
+
+        Raises:
+          UserError: another operation has its name or one of its aliases.
+        """
         names = (operation.name, *operation.aliases)
         taken = [name for name in names if name in self._by_name]
         if taken:
-            raise UserError(f"an operation named {taken[0]!r} is registered already")
+            raise UserError(f"an operation named {taken[0]!r} is registered already: give one of them another name")
         self._operations.append(operation)
         self._by_name.update(dict.fromkeys(names, operation))
 
@@ -45,14 +49,14 @@ class Registry:
         return [operation.describe(state) for operation in self._operations if operation.offered(state)]
 
     def parse(self, text: str) -> Call | None | OperationError:
-        """`parse_call`, by this registry's rule for several calls in a turn."""
+        """Reads the call in a turn; see `parse_call`."""
         return parse_call(text, last_wins=self.last_wins)
 
     def execute(self, call: Call, state: MediaState) -> Result:
         """Runs a call and numbers the images it returns.
 
         Raises:
-          OperationError: whatever goes wrong; `state` is then unchanged.
+          OperationError: the call cannot be executed, or the operation has raised an exception; `state` is unchanged.
         """
         operation = self._find(call)
         try:
@@ -72,18 +76,18 @@ class Registry:
     def _find(self, call: Call) -> Operation:
         if call.name not in self._by_name:
             names = ", ".join(operation.name for operation in self._operations)
-            name = json.dumps(call.name[:40])  # in ASCII, whatever the model wrote
+            name = json.dumps(call.name[:40])  # in ASCII, whatever characters the model wrote
             raise OperationError(f"there is no function named {name}; the functions are {names}")
         return self._by_name[call.name]
 
 
 def default_registry(padding: float = 0.1, release: bool = False) -> Registry:
-    """`crop_image_normalized` (alias `zoom_in`) and `select_frames`.
+    """The registry with `crop_image_normalized` (alias `zoom_in`) and `select_frames`.
 
     Args:
-      padding: how far crops are widened on every side, as a fraction of the image.
-      release: as in the released code: its signatures and its numbering for videos, padding of at most 600 pixels
-        where the call is named `zoom_in`, and the last of several calls in a turn.
+      padding: how far crops are widened on every side, as a fraction of the image's side.
+      release: do as the released code: its signatures and its numbering for videos, at most 600 pixels of padding if
+        the call is named `zoom_in`, and the last of several calls in a turn counts.
     """
     if not release:
         return Registry([CropImage(padding), SelectFrames()])

@@ -1,1 +1,1 @@
-"""What a configured run takes on given chips, found by compiling it: memory, arithmetic, traffic, time at least."""
+"""Finds what a configured run takes on given chips by compiling it: memory, arithmetic, traffic, and the least time."""

@@ -1,4 +1,4 @@
-"""Chips and how many of them: their published rates, and devices to compile for that need not be here."""
+"""Published rates of chips, and topologies: devices to compile for, which this machine need not have."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip can do at most.
+    """The peak rates of one chip.
 
     Attributes:
-      flops: a second, matrix products of bfloat16.
+      flops: floating-point operations a second in bfloat16 matrix products.
       memory: bytes that programs can have, as the compiler says.
-      memory_rate: bytes a second from and to it.
+      memory_rate: bytes a second that it reads from and writes to its memory.
       link_rate: bytes a second that it receives from its neighbours over all of its links.
-      dimensions: of the torus; 0: there is none.
+      dimensions: axes of the torus that the chips form; 0 if they form none.
     """
 
     flops: float
@@ -54,12 +54,12 @@ EXAMPLES = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
 
 
 class TopologyError(UserError):
-    """Chips that cannot be compiled for; the message says what to write or to install."""
+    """A topology that cannot be compiled for; the message says what to write or to install."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Devices to compile for, and what each of them can do."""
+    """Devices to compile for, and the peak rates of each of them."""
 
     name: str
     devices: list[jax.Device]
@@ -67,14 +67,14 @@ class Topology:
 
 
 def topology(name: str) -> Topology:
-    """Makes the devices that `name` says; to be called before anything else has made JAX start its backends.
+    """Makes the devices of a topology. To be called before JAX has started its backends.
 
     Args:
-      name: "v5p:2x2x4", kind and shape of a TPU slice, or "v5p-32", its accelerator type, for which libtpu is needed
-        but no TPU; or "cpu:8", that many devices of this machine.
+      name: "v5p:2x2x4", kind and shape of a TPU slice, or "v5p-32", its accelerator type; both need libtpu, but no TPU.
+        Or "cpu:8", for 8 devices of this machine's CPU.
 
     Raises:
-      TopologyError: no such chips, a shape that is no slice of them, or no libtpu.
+      TopologyError: unknown chips, a shape that no slice of them has, or libtpu is not installed.
     """
     if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
         devices = _cpu(int(match[1]))
@@ -92,8 +92,10 @@ def topology(name: str) -> Topology:
 
 
 def _with_shape(name: str) -> str:
-    """The topology that an accelerator type stands for: as near a square or a cube as its chips can form. Other names
-    as they are, and those of numbers that are no slice."""
+    """The topology of an accelerator type: as near a square or a cube as its chips can form.
+
+    A name that is no accelerator type, or whose number of chips forms no slice, is returned as it is.
+    """
     match = re.fullmatch(r"(\w+)-([1-9]\d*)", name)
     if not match or match[1] not in ACCELERATOR_TYPES:
         return name
@@ -123,7 +125,7 @@ def _cpu(count: int) -> list[jax.Device]:
 
 
 def _cpu_chip(count: int) -> Chip:
-    """A share of this machine: nobody publishes its rates, so a matrix product and a copy are timed."""
+    """The rates of 1/`count` of this machine. They are not published, so a matrix product and a copy are timed."""
     square = np.ones((1024, 1024), np.float32)
     flops = 2 * 1024**3 / _seconds(lambda: square @ square)
     rate = 2 * square.nbytes / _seconds(square.copy)
@@ -132,12 +134,12 @@ def _cpu_chip(count: int) -> Chip:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Of the fastest of a few calls."""
+    """The seconds that the fastest of five calls takes."""
     return min(timeit.repeat(call, number=1, repeat=5))
 
 
 def _tpu(name: str, kind: str, shape: list[int]) -> list[jax.Device]:
-    # Neither asks Google's metadata server what this machine is, nor minds another process that has loaded it.
+    # With these, libtpu does not query Google's metadata server, and may be loaded by several processes.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced program, loop bodies counted as often as they run."""
+"""Counts the floating-point operations of a traced program; a loop's body counts as often as it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from pixel_reasoner_jax.models import kernels
 
-# What moves, selects or names numbers and computes none; all else costs one operation for each number it makes.
+# Primitives that move, select or generate numbers without arithmetic; any other one is counted as one operation for
+# each number that it returns.
 MOVES = frozenset(
     "broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice dynamic_update_slice gather scatter"
     " concatenate pad rev split select_n convert_element_type reduce_precision bitcast_convert_type iota copy copy_p"
@@ -21,7 +22,7 @@ MOVES = frozenset(
 
 
 class Flops(NamedTuple):
-    """Operations in matrix products, and all others."""
+    """Numbers of operations: those of matrix products (and convolutions), and all others."""
 
     products: float = 0.0
     others: float = 0.0
@@ -32,22 +33,23 @@ class Flops(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Of matrix products in all."""
+        """The fraction of all operations that matrix products have."""
         return self.products / self.total if self.total else 0.0
 
     def plus(self, more: Flops, times: float = 1.0) -> Flops:
-        return Flops(*(mine + times * theirs for mine, theirs in zip(self, more, strict=True)))
+        return Flops(*(count + times * added for count, added in zip(self, more, strict=True)))
 
 
 def count_flops(jaxpr: Any, loops: Sequence[int] = ()) -> Flops:
-    """Counts the operations of all devices together, as the program is written, less what no result needs: what it
-    computes on several devices alike is counted once.
+    """Counts the operations of a program as it is written, for all devices together.
 
-    A multiply and an add are two; every elementwise function is one for each number; comparisons and integers are none.
+    Operations that no result needs are left out, and those that several devices repeat are counted once. A multiply and
+    an add are two operations; an elementwise function is one for each number; comparisons and integer operations are
+    none.
 
     Args:
       jaxpr: of `jax.jit(f).trace(...)`.
-      loops: how often the loops run whose length is not in the program, the outer before the inner; once if not given.
+      loops: how often each loop runs whose length is not in the program, the outer before the inner; 1 if not given.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -84,7 +86,7 @@ def _equation(equation: Any, loops: Sequence[int]) -> Flops:
         flops = Flops()
         for jaxpr in inner:
             flops = flops.plus(_count(jaxpr, loops))
-        # In a `shard_map` shapes are those of one part.
+        # Inside a `shard_map`, shapes are those of one shard.
         parts = (
             math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"]) if name == "shard_map" else 1
         )
@@ -97,19 +99,19 @@ def _equation(equation: Any, loops: Sequence[int]) -> Flops:
 
 
 def _kernel(equation: Any, loops: Sequence[int]) -> Flops:
-    """A Pallas kernel: what it says of itself, else its body for every cell of its grid."""
+    """The operations of a Pallas kernel: its cost estimate, or else its body's for every cell of its grid."""
     params = equation.params
     if (estimate := params.get("cost_estimate")) is not None:
         return Flops(float(estimate.flops), float(estimate.transcendentals))
     grid = math.prod(size for size in params["grid_mapping"].grid if isinstance(size, int))
-    every = Flops().plus(_count(params["jaxpr"], loops), grid)
-    said = kernels.said_flops(params["name"] or "", dict(equation.ctx.xla_metadata or {}))
-    # Of the cells that it leaves out it does not compute the rest either.
-    return every if said is None else Flops().plus(every, said / every.products)
+    all_cells = Flops().plus(_count(params["jaxpr"], loops), grid)
+    products = kernels.said_flops(params["name"] or "", dict(equation.ctx.xla_metadata or {}))
+    # The kernel skips cells of the grid: their other operations are left out in the same proportion.
+    return all_cells if products is None else Flops().plus(all_cells, products / all_cells.products)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    """The program an equation calls; functions with derivatives of their own have more, which are not run here."""
+    """The jaxpr that an equation calls. Functions with custom derivatives have further ones, which do not run here."""
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         if hasattr(jaxpr := params.get(key), "eqns") or hasattr(jaxpr, "jaxpr"):
             yield jaxpr

@@ -1,4 +1,4 @@
-"""What a compiled program says of itself in its text: matrix products and collectives, and how often they run."""
+"""Reads the text of a compiled program: its matrix products and collectives, and how often they run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from pixel_reasoner_jax.models.kernels import said_flops
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
-# What these call is applied to single numbers.
+# The computations that these operations call are applied to single numbers, and not counted.
 APPLIED = ("all-reduce", "all-reduce-start", "reduce-scatter", "reduce", "scatter", "sort", "map", "reduce-window")
 
 _WIDTH = {"pred": 1, "c64": 8, "c128": 16}  # bytes of types whose name does not tell their bits
@@ -23,7 +23,7 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 
 
 class Instruction(NamedTuple):
-    """One line: its name, the text of its type, its operation, and all that follows."""
+    """One line of the program: its name, the text of its type, its operation, and the text after that."""
 
     name: str
     type: str
@@ -37,9 +37,9 @@ class Collective(NamedTuple):
     Attributes:
       operation: one of `COLLECTIVES`.
       shapes: (element type, dimensions) of its results, on one device.
-      group: devices that take part together.
-      times: it runs so often.
-      source: the operation of the model it was made for, as the compiler remembers.
+      group: number of devices that communicate with each other.
+      times: how often it runs.
+      source: the operation of the model that it was made for, by the compiler's metadata.
     """
 
     operation: str
@@ -54,7 +54,7 @@ class Collective(NamedTuple):
 
     @property
     def received_bytes(self) -> float:
-        """What a device receives in all runs, if rings do it (Chan et al., 2007, Collective communication)."""
+        """Bytes a device receives in all runs, with ring algorithms (Chan et al., 2007, Collective communication)."""
         others = (self.group - 1) / self.group
         share = {
             "all-gather": others,
@@ -68,11 +68,11 @@ class Collective(NamedTuple):
 
 
 class Program:
-    """The text of a compiled program, read.
+    """The instructions of a compiled program.
 
     Args:
       text: `compiled.as_text()`.
-      devices: it runs on.
+      devices: number of devices that it runs on.
     """
 
     def __init__(self, text: str, devices: int):
@@ -91,15 +91,16 @@ class Program:
         """Every collective operation.
 
         Args:
-          loops: how often the loops run whose length is not in the program; see `flops.count_flops`.
+          loops: how often each loop runs whose length is not in the program; see `flops.count_flops`.
         """
         found = [
             (computation, instruction, times)
             for computation, instruction, times in self._walk(self._entry, 1.0, tuple(loops))
             if instruction.operation.removesuffix("-start") in COLLECTIVES
         ]
-        # The TPU's compiler may split one up: the fusion that starts it, those that advance it, whose loops may run
-        # more often, and the one that ends it each write it down, with the channel they share. It runs when it starts.
+        # The TPU's compiler may split up a collective: it is then written in the fusion that starts it, in those that
+        # advance it, whose loops may run more often, and in the one that ends it. These share its channel. It is
+        # counted where it starts.
         started = {_channel(one) for computation, one, _ in found if _starts(computation, one)} - {None}
         return [
             self._collective(computation, instruction, times)
@@ -108,8 +109,10 @@ class Program:
         ]
 
     def products(self, loops: Sequence[int] = ()) -> float:
-        """Floating-point operations of one device's matrix products: `dot`, `convolution`, which the TPU's compiler
-        makes of it, and what kernels say of themselves; `loops` as in `collectives`."""
+        """Floating-point operations of one device's matrix products; `loops` as in `collectives`.
+
+        These are `dot`, `convolution` (which the TPU's compiler makes of it), and the operations that kernels declare.
+        """
         total = 0.0
         for computation, instruction, times in self._walk(self._entry, 1.0, tuple(loops)):
             if instruction.operation in ("dot", "convolution"):
@@ -143,10 +146,11 @@ class Program:
         root, *taken = _operands(computation)
         fused = computation is not self._computations[self._entry]
         if fused and operation == "all-reduce" and root.operation == "dynamic-slice" and taken[0] == instruction:
-            # The TPU's compiler writes a reduce-scatter so: a fusion of the sum of all and the part that is kept.
+            # The TPU's compiler writes a reduce-scatter as a fusion: an all-reduce, and a slice of its result.
             operation, shapes = "reduce-scatter", _shapes(root.type)
         if instruction.operation.endswith("-start") and instruction.type.startswith("("):
-            # An asynchronous one gives (operands, results, contexts): the results are the larger or the second half.
+            # An asynchronous collective returns (operands, results, contexts): the second half of the arrays are the
+            # results. An asynchronous all-reduce returns nothing but results.
             arrays = [shape for shape in shapes if shape[1] or len(shapes) == 2]
             shapes = arrays[len(arrays) // 2 :] if operation != "all-reduce" else arrays
         source = re.search(r'op_name="([^"]*)"', instruction.rest)
@@ -167,7 +171,7 @@ class Program:
         return self._devices
 
     def _trips(self, loop: Instruction) -> int | None:
-        """How often a loop runs, if the program says."""
+        """How often a loop runs; None if the program does not tell."""
         if match := re.search(r'known_trip_count":?\{"?n"?:"?(\d+)', loop.rest):
             return int(match[1])
         condition, body = (
@@ -178,7 +182,7 @@ class Program:
             return None
         left, right = compared
         index = re.search(r"index=(\d+)", left.rest)
-        # The compiler may have unrolled the loop: its counter then goes up by more than one.
+        # The compiler may have unrolled the loop: its counter then increases by more than 1.
         step, following = 1, _operands(body)[1 + int(index[1])] if index else None
         if following is not None and following.operation == "add":
             constants = [one for one in _operands(body, following)[1:] if one.operation == "constant"]
@@ -187,7 +191,7 @@ class Program:
 
 
 def _operands(computation: dict[str, Instruction], instruction: Instruction | None = None) -> list[Instruction]:
-    """An instruction, by default the computation's result, and its operands."""
+    """An instruction and its operands; by default the instruction that is the computation's result."""
     instruction = instruction or list(computation.values())[-1]
     names = re.findall(r"%([\w.\-]+)", re.split(r"\)(?:, |$)", instruction.rest)[0])
     return [instruction, *(computation[name] for name in names if name in computation)]
@@ -199,7 +203,7 @@ def _channel(instruction: Instruction) -> str | None:
 
 
 def _starts(computation: dict[str, Instruction], instruction: Instruction) -> bool:
-    """Whether its computation is the first part of a collective that is split up."""
+    """Whether an instruction's computation is the first part of a collective that is split up."""
     root, *taken = _operands(computation)
     return 'custom_call_target="AsyncCollectiveStart"' in root.rest and instruction in taken
 
@@ -215,10 +219,10 @@ def _dot(instruction: Instruction, lhs: tuple[int, ...], rhs: tuple[int, ...]) -
 
 
 def _convolution(instruction: Instruction, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> float:
-    """Operations on numbers that are there: a window over padding, as batched products are written, has none."""
+    """Operations of a convolution. Those on padding, which batched products are written with, are not counted."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
     out = _shapes(instruction.type)[0][1]
-    size = {letter: out[place] for place, letter in enumerate(labels[3])}
+    size = {letter: out[axis] for axis, letter in enumerate(labels[3])}
     total = 2.0 * size["b"] * size["f"] * rhs[labels[2].index("i")]
     window = re.search(r"window=\{([^}]*)\}", instruction.rest)
     options = dict(part.split("=") for part in window[1].split()) if window else {}
@@ -237,7 +241,7 @@ def _convolution(instruction: Instruction, lhs: tuple[int, ...], rhs: tuple[int,
 
 
 def _kernel(instruction: Instruction) -> float:
-    """Operations that a kernel says its products have; 0 for any other call."""
+    """Operations of the matrix products of a kernel, as it declares them; 0 for any other call."""
     if estimate := re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.rest.replace(" ", "")):
         return float(estimate[1])
     return float(said_flops(instruction.name, dict(re.findall(r'(\w+)="(\d+)"', instruction.rest))) or 0)
@@ -253,7 +257,7 @@ def _called(instruction: Instruction) -> list[str]:
 
 
 def _shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    # Layouts stand in braces and have no brackets.
+    # Layouts are in braces, without brackets, so that they do not match.
     return [(kind, tuple(int(n) for n in sizes.split(",") if n)) for kind, sizes in _ARRAY.findall(text)]
 
 

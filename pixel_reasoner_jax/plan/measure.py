@@ -1,4 +1,4 @@
-"""Compiles the programs of a phase and reads off what they take."""
+"""Compiles the programs of a phase and measures their memory, operations and traffic."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """What a phase takes.
+    """What a phase takes. All figures but memory are of one call of the phase's main program.
 
     Attributes:
       phase: its name.
-      tokens: put through the model, or sampled, in one call of its main program; the rest is of one call too.
-      fits: whether the memory of a chip holds it.
-      bytes_per_chip: at its peak, with what else lies there meanwhile; None where the compiler gave up without saying.
-      bytes_available: of a chip's memory.
-      flops: on all chips together, as the program is written.
-      matmul_share: of matrix products in them.
-      flops_per_chip: of matrix products, as compiled: more than a chip's share where chips do the same work.
-      interconnect_bytes: received by a chip from others.
-      seconds_floor: it cannot be faster by the chip's rates for arithmetic, memory and interconnect, ...
-      bound: ... of which this is the slowest.
-      compile_seconds: tracing included.
-      reason: why it does not fit, in the compiler's words; "" where it does or the sum alone says so.
+      tokens: tokens that the call processes or samples.
+      fits: whether a chip's memory holds it.
+      bytes_per_chip: peak memory, with all else that is resident during the phase; None if the compiler ran out of
+        memory without telling how much it needs.
+      bytes_available: memory of a chip.
+      flops: operations on all chips together, as the program is written.
+      matmul_share: fraction of these that matrix products have.
+      flops_per_chip: operations of a chip's matrix products, as compiled: more than 1/chips of all where chips repeat
+        the same work.
+      interconnect_bytes: bytes that a chip receives from others.
+      seconds_floor: the least time by the chip's peak rates of arithmetic, memory and interconnect.
+      bound: which of these three rates sets that time.
+      compile_seconds: compilation time, tracing included.
+      reason: why it does not fit, in the compiler's words; "" if it fits, or if only the sum of all that is resident
+        does not.
     """
 
     phase: str
@@ -57,7 +60,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One program's part of that; `text` is None where it could not be compiled."""
+    """Operations, memory and text of one compiled program; `text` is None if it could not be compiled."""
 
     flops: Flops
     bytes: int | None
@@ -66,7 +69,7 @@ class Compiled:
 
 
 def measure(programs: Programs, phase: str, topology: Topology) -> Phase:
-    """Compiles a phase."""
+    """Compiles the programs of a phase and measures what they take."""
     began = time.perf_counter()
     available = topology.chip.memory
     try:
@@ -106,30 +109,30 @@ def measure(programs: Programs, phase: str, topology: Topology) -> Phase:
 
 
 def _compile(program: Program, devices: int) -> Compiled:
-    beside = bytes_per_device(program.resident)
+    resident_bytes = bytes_per_device(program.resident)
     traced = program.function.trace(*program.arguments, **program.static)
     flops = count_flops(traced.jaxpr, program.loops)
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         needed, reason = out_of_memory(error)
-        return Compiled(flops, None if needed is None else needed + beside, reason=reason)
+        return Compiled(flops, None if needed is None else needed + resident_bytes, reason=reason)
     memory = compiled.memory_analysis()
-    own = (
+    program_bytes = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
-    return Compiled(flops, own + beside, CompiledText(compiled.as_text(), devices))
+    return Compiled(flops, program_bytes + resident_bytes, CompiledText(compiled.as_text(), devices))
 
 
 def out_of_memory(error: Exception) -> tuple[int | None, str]:
-    """How many bytes a program would need by the compiler's complaint, if it says, and its first line.
+    """Reads the compiler's error: how many bytes the program needs (None if it does not tell), and the first line.
 
     Raises:
-      Exception: `error`, if it complains of something else.
+      Exception: `error` itself, if it is not about memory.
     """
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:

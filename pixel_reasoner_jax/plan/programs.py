@@ -1,8 +1,8 @@
-"""The compiled functions of a configured run, with arguments that have shapes and places but no contents.
+"""The compiled functions of a configured run, with abstract arguments: shapes, types and shardings without values.
 
-They are the functions that run, `rollout.engine.Engine`'s and `training.state.Trainer`'s, with the largest of their
-declared shapes. What else lies on the devices while one of them runs is said beside it: a rollout goes on with the
-optimizer's state in memory, and an update begins when the rollout's slots are gone.
+These are the functions that runs call, `rollout.engine.Engine`'s and `training.state.Trainer`'s, with the largest of
+their declared shapes. Each `Program` also names the arrays that are resident while it runs: the optimizer's state stays
+in memory during a rollout, and the rollout's slots are released before an update.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ UPDATES = ("sft_update", "grpo_update")
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function and what it is compiled for.
+    """A function and the arguments that it is compiled for.
 
     Attributes:
-      function: of `jax.jit`.
-      arguments: positional ones: `jax.ShapeDtypeStruct` with a sharding, or small numpy arrays.
-      static: arguments that are compiled in.
-      tokens: put through the model, or sampled, in a call.
-      loops: how often the loops run that end by themselves, at most; see `flops.count_flops`.
-      resident: what else lies on the devices meanwhile.
-      read: parts of the arguments, and how often at least a call reads each of them from memory.
+      function: what `jax.jit` returned.
+      arguments: positional arguments: `jax.ShapeDtypeStruct` with a sharding, or small numpy arrays.
+      static: static arguments, by name.
+      tokens: tokens that a call processes or samples.
+      loops: how often each loop whose length is not in the program runs at most; see `flops.count_flops`.
+      resident: pytree of further arrays that are on the devices during the call.
+      read: pytrees of arguments, each with how often a call reads it from memory at least.
     """
 
     function: Any
@@ -68,23 +68,23 @@ class Programs:
     Args:
       config: an experiment of `pixel-reasoner rl`, or of `sft`.
       model: sizes of the model.
-      devices: to compile for; they need not exist.
+      devices: devices to compile for; they need not exist.
 
     Attributes:
-      phases: names of what the run does; `build` has the programs of each.
-      mesh: of the devices.
+      phases: names of the run's phases; `build` makes the programs of each.
+      mesh: the mesh of the devices.
 
     Raises:
-      MeshError: a mesh that these devices cannot form, or whose hosts could not feed it.
-      ConfigError: shards that the mesh cannot serve, or that cannot share what is read at a time, or
-        responses longer than rows.
+      MeshError: a mesh that these devices cannot form, or one of whose parts spans several hosts.
+      ConfigError: a number of shards that does not fit the mesh or the batch size (see `VirtualShards`), or responses
+        that may be longer than packed rows.
     """
 
     def __init__(self, config: ConfigDict, model: Config, devices: list[jax.Device]):
         self._config = config
-        # One device has a mesh too, unlike in a run: it tells the model what it is compiled for.
+        # Unlike in a run, a single device has a mesh too: it tells the model which platform it is compiled for.
         self.mesh = make_mesh(config.mesh, devices)
-        # What a run refuses is refused; but for bfloat16 on a CPU, which stands in for other chips.
+        # A run's checks; but bfloat16 is allowed on a CPU, which stands in for other chips.
         VirtualShards(config, self.mesh)
         if "rollout" in config:
             rl.check_lengths(config)
@@ -92,23 +92,23 @@ class Programs:
         self._budgets = Budgets(**config.processor)
         self._model = _abstract_model(config, model, self.mesh)
         graph, params = nnx.split(self._model)
-        self._params = self._place(params)
+        self._params = self._with_shardings(params)
         self._parts = parts(self.mesh)
         self.phases = (*ROLLOUT, *UPDATES) if "rollout" in config else UPDATES[:1]
         gather = "rollout" in config and config.rollout.gather_parameters
-        self._engine = Engine(graph, [model.vocab_size - 1], self.mesh, gather)  # which token stops does not matter
+        self._engine = Engine(graph, [model.vocab_size - 1], self.mesh, gather)  # any token may be the stop token
 
     def build(self, phase: str) -> list[Program]:
-        """The programs of one of `phases`: first the one it spends its time with, then others that must fit too.
+        """The programs of one of `phases`: first the main one, which takes most of the time, then others that must fit.
 
         Raises:
-          jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, if not even empty slots fit.
+          jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, if not even the empty slots fit.
         """
         return getattr(self, f"_{phase}")()
 
     @functools.cached_property
     def shapes(self) -> Shapes:
-        """Of the rollouts, in a part of the mesh."""
+        """The declared shapes of the rollouts, in a part of the mesh."""
         rollout = self._config.rollout
         slots = -(-rollout.slots // self._parts)
         return Shapes.holding(slots, rollout.max_length, self._geometry, self._budgets)
@@ -120,7 +120,7 @@ class Programs:
 
     @property
     def row_patches(self) -> int:
-        """Patches in a row of images: as many as the largest square image or frames of a video need."""
+        """Patches in a row of the vision tower's input: as many as the largest square image, or video, needs."""
 
         def needed(kind: str, frames: int = 1) -> int:
             side = math.isqrt(self._budgets.of(kind)[1]) * self._geometry.merge_size
@@ -130,7 +130,7 @@ class Programs:
         return max(needed("video", pairs), *map(needed, ("image", "crop", "frame")))
 
     def _vision_encode(self) -> list[Program]:
-        """The largest square image; and the longest row there can be, which only a very long image needs."""
+        """Encodes the largest square image; and the longest declared row, which only a very long image needs."""
         return [self._encode(self.row_patches), self._encode(self.shapes.patches[-1])]
 
     def _encode(self, patches: int) -> Program:
@@ -141,28 +141,29 @@ class Programs:
             "patch_positions": jax.ShapeDtypeStruct((rows, patches, 2), np.int32),
             "patch_segments": jax.ShapeDtypeStruct((rows, patches), np.int32),
         }
-        places = jax.ShapeDtypeStruct((tokens,), np.int32)
+        table_rows = jax.ShapeDtypeStruct((tokens,), np.int32)
         return Program(
             self._engine.encode,
-            (self._params, self._table, *self._deal((vision, places))),
+            (self._params, self._table, *self._of_all_parts((vision, table_rows))),
             tokens * self._parts,
             resident=(self._slots, self._optimizer),
             read=((self._read(self._params["vision"]), 1),),
         )
 
     def _prefill(self) -> list[Program]:
-        """The widest piece of a prompt, into an empty slot."""
+        """Appends the widest chunk of a prompt to an empty slot."""
         return [self._extend_by(self.shapes.widths[-1], filled=0)]
 
     def _extend(self) -> list[Program]:
-        """A short observation for every row there can be, into slots that are full but for it."""
+        """Appends short observations, in as many rows as there can be, to slots that are full with them."""
         return [self._extend_by(self.shapes.widths[0], filled=self.shapes.length)]
 
     def _extend_by(self, width: int, filled: int) -> Program:
         rows = self.shapes.rows(width)
+        batch = self._of_all_parts(ExtendBatch.blank(rows, width, self.shapes.slots))
         return Program(
             self._engine.extend,
-            (self._params, self._slots, self._table, self._deal(ExtendBatch.blank(rows, width, self.shapes.slots))),
+            (self._params, self._slots, self._table, batch),
             rows * width * self._parts,
             loops=(self._blocks(max(filled, width)),),
             resident=self._optimizer,
@@ -170,14 +171,14 @@ class Programs:
         )
 
     def _decode(self) -> list[Program]:
-        """As many tokens as a call draws, for slots that are full; and the fork of a prompt to all slots."""
+        """Samples the most tokens of a call, for slots that are full; and forks prompts to all slots."""
         shapes, slots = self.shapes, self.shapes.slots
-        drawing = self._deal(SlotSampling.of([SamplingSettings()] * slots, [0] * slots))
+        sampling = self._of_all_parts(SlotSampling.of([SamplingSettings()] * slots, [0] * slots))
         forbidden = jax.ShapeDtypeStruct((self._model.config.vocab_size,), bool)
         decoder = [self._params[part] for part in self._params if part != "vision"]
         decode = Program(
             self._engine.decode,
-            (self._params, self._slots, drawing, forbidden, np.int32(0), np.int32(0)),
+            (self._params, self._slots, sampling, forbidden, np.int32(0), np.int32(0)),
             slots * self._parts * DECODE_STEPS,
             static=dict(steps=DECODE_STEPS, filtered=False),
             loops=(DECODE_STEPS, self._blocks(shapes.length)),
@@ -186,7 +187,7 @@ class Programs:
         )
         fork = Program(
             self._engine.fork,
-            (self._slots, self._deal(ForkBatch.blank(shapes.forks[-1], slots, None))),
+            (self._slots, self._of_all_parts(ForkBatch.blank(shapes.forks[-1], slots, None))),
             loops=(self._blocks(shapes.length),),
             resident=(self._params, self._table, self._optimizer),
         )
@@ -197,16 +198,17 @@ class Programs:
 
     def _grpo_update(self) -> list[Program]:
         forbidden = np.zeros(self._model.config.vocab_size, bool)
-        # The images encoded last stay until the next rollout.
+        # The embedding table stays in memory until the next rollout.
         return self._update(rl.make_trainer(self._config, self._model, forbidden), self._table)
 
     def _update(self, trainer: Trainer, resident: PyTree = ()) -> list[Program]:
-        """The gradient of a micro-batch added to those before, and the optimizer's step."""
+        """Accumulates the gradient of a micro-batch; and applies the optimizer's step."""
         length = self._config.train.row_length
         rows = self._config.train.micro_batch_rows
-        batch = self._deal(largest_batch(self._geometry, self.row_patches, rows=rows, row_length=length))
+        batch = self._of_all_parts(largest_batch(self._geometry, self.row_patches, rows=rows, row_length=length))
         state = self._state(trainer)
-        gradients = self._place(jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, np.float32), state.trainable))
+        gradients = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, np.float32), state.trainable)
+        gradients = self._with_shardings(gradients)
         accumulate = Program(
             trainer.accumulate,
             (state.trainable, state.frozen, gradients, batch, np.float32(1)),
@@ -218,46 +220,46 @@ class Programs:
         return [accumulate, apply]
 
     def _state(self, trainer: Trainer) -> TrainState:
-        return self._place(jax.eval_shape(trainer.init, nnx.state(self._model)))
+        return self._with_shardings(jax.eval_shape(trainer.init, nnx.state(self._model)))
 
     @functools.cached_property
     def _optimizer(self) -> PyTree:
-        """The optimizer's state, which stays where it is during rollouts."""
+        """The optimizer's state, which stays on the devices during rollouts."""
         return _beside_parameters(self._state(sft.make_trainer(self._config, self._model)))
 
     @functools.cached_property
     def _slots(self) -> PyTree:
         shapes = self.shapes
-        return _made(self._engine.empty, self._params, shapes.slots * self._parts, shapes.length, None, False)
+        return _output_of(self._engine.empty, self._params, shapes.slots * self._parts, shapes.length, None, False)
 
     @functools.cached_property
     def _table(self) -> PyTree:
-        return _made(self._engine.empty_table, self._params, self.shapes.table * self._parts)
+        return _output_of(self._engine.empty_table, self._params, self.shapes.table * self._parts)
 
     def _blocks(self, tokens: int) -> int:
-        """Blocks of the cache that so many tokens take."""
+        """Blocks of the KV cache that `tokens` tokens of a slot take."""
         return -(-tokens // BLOCK)
 
-    def _deal(self, tree: PyTree) -> PyTree:
-        """What all parts of the mesh have together, where each has such arrays."""
+    def _of_all_parts(self, tree: PyTree) -> PyTree:
+        """The global arrays, sharded over the mesh, of which every part holds arrays like those of `tree`."""
 
-        def together(path, leaf) -> jax.ShapeDtypeStruct:
+        def global_array(path, leaf) -> jax.ShapeDtypeStruct:
             axis = batch_axis(path)
             shape = tuple(size * self._parts if i == axis else size for i, size in enumerate(leaf.shape))
             names = tuple("batch" if i == axis else None for i in range(len(shape)))
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(names, shape, self.mesh))
 
-        return jax.tree_util.tree_map_with_path(together, tree)
+        return jax.tree_util.tree_map_with_path(global_array, tree)
 
     def _read(self, params: PyTree) -> PyTree:
-        """Parameters as matrix products take them, gathered and in the type of the computation."""
+        """Parameters as matrix products read them: gathered over fsdp, and in the type of the computation."""
         dtype = np.dtype(self._config.model.dtype)
         rounded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
-        return _placed(rounded, param_shardings(params, self.mesh, GATHERED))
+        return _abstract(rounded, param_shardings(params, self.mesh, GATHERED))
 
-    def _place(self, tree: PyTree) -> PyTree:
-        """The same tree with its place for each array."""
-        return _placed(tree, param_shardings(tree, self.mesh))
+    def _with_shardings(self, tree: PyTree) -> PyTree:
+        """Abstract arrays like those of `tree`, with the shardings of parameters."""
+        return _abstract(tree, param_shardings(tree, self.mesh))
 
 
 def _abstract_model(config: ConfigDict, model: Config, mesh: Mesh) -> Qwen2_5_VL:
@@ -272,25 +274,28 @@ def _abstract_model(config: ConfigDict, model: Config, mesh: Mesh) -> Qwen2_5_VL
 
 
 def _beside_parameters(state: TrainState) -> TrainState:
+    """The state without the parameters."""
     return dataclasses.replace(state, trainable=(), frozen=())
 
 
-def _made(function: Any, *arguments: Any) -> PyTree:
-    """What a compiled function returns, where it puts it; where it leaves that open, so does the next one."""
+def _output_of(function: Any, *arguments: Any) -> PyTree:
+    """The abstract output of a compiled function, with its shardings."""
     lowered = function.lower(*arguments)
-    return _placed(lowered.out_info, lowered.compile().output_shardings)
+    return _abstract(lowered.out_info, lowered.compile().output_shardings)
 
 
-def _placed(tree: PyTree, shardings: PyTree) -> PyTree:
-    def place(leaf, sharding) -> jax.ShapeDtypeStruct:
-        where = sharding if isinstance(sharding, NamedSharding) else None
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+def _abstract(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Abstract arrays with these shardings; one that is no `NamedSharding` is left open."""
 
-    return jax.tree.map(place, tree, shardings)
+    def abstract(leaf, sharding) -> jax.ShapeDtypeStruct:
+        named = sharding if isinstance(sharding, NamedSharding) else None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=named)
+
+    return jax.tree.map(abstract, tree, shardings)
 
 
 def bytes_per_device(tree: PyTree) -> int:
-    """Of arrays with a place, on each of the devices they lie on; numpy arrays lie on all."""
+    """Bytes of a tree's arrays on each device; arrays without a sharding are on all devices."""
 
     def size(leaf) -> int:
         sharding = getattr(leaf, "sharding", None)

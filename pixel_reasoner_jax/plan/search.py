@@ -1,4 +1,4 @@
-"""How far a run could go on given chips: the most that fits of what takes memory, and the mesh that wastes least."""
+"""Searches the limits of a run on given chips: the largest sizes that fit into memory, and the fastest mesh."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pixel_reasoner_jax.plan.programs import Programs
 
 
 class Largest(NamedTuple):
-    """A size that fits, 0 if none does, and, unless memory is what ends it, what does."""
+    """The largest size that fits, 0 if none does; and what limits it, "" if it is memory."""
 
     size: int
     end: str
@@ -30,14 +30,15 @@ class Largest(NamedTuple):
 
 
 def largest(measured: Callable[[int], Phase], present: Phase, size: int, limit: int) -> int:
-    """The largest size, of those that batches and slots come in (`buckets.bucket`), that fits; 0 if none does.
+    """The largest size that fits, of the declared sizes of batches and slots (`buckets.bucket`); 0 if none fits.
 
-    Memory grows by the same amount with each, about: two sizes tell where it ends, and what they tell is compiled.
+    Memory grows about linearly with the size: two measured sizes predict the largest, which is then compiled.
 
     Args:
       measured: compiles a size.
-      present: what `size`, one of those sizes, takes.
-      limit: more would be of no use.
+      present: the measurement of `size`.
+      size: a declared size.
+      limit: larger sizes would be of no use.
     """
     known = {size: present}
     if not present.fits:
@@ -59,7 +60,7 @@ def largest(measured: Callable[[int], Phase], present: Phase, size: int, limit: 
 
 
 def sizes(limit: int) -> list[int]:
-    """Those up to a limit."""
+    """The declared sizes up to a limit, ascending."""
     found = [1]
     while (following := bucket(found[-1] + 1)) <= limit:
         found.append(following)
@@ -67,7 +68,7 @@ def sizes(limit: int) -> list[int]:
 
 
 def largest_micro_batch(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> Largest:
-    """Of `config.train.micro_batch_rows`, for the update that was measured."""
+    """The largest `config.train.micro_batch_rows` for the update that was measured as `present`."""
     rows = config.train.micro_batch_rows
     parts = Programs(config, model, topology.devices).rows // rows
 
@@ -80,7 +81,7 @@ def largest_micro_batch(config: ConfigDict, model: Config, topology: Topology, p
 
 
 def largest_slots(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> Largest:
-    """Of `config.rollout.slots`, as decoding needs."""
+    """The largest `config.rollout.slots` for the phase that was measured as `present`, decoding."""
 
     def measured(slots: int) -> Phase:
         return _measure(config, model, topology, present.phase, "rollout.slots", slots)
@@ -92,8 +93,10 @@ def largest_slots(config: ConfigDict, model: Config, topology: Topology, present
 
 
 def meshes(devices: Sequence[jax.Device], model: Config) -> Iterator[dict[str, int]]:
-    """Meshes of these devices that divide the model and split no layer among hosts, few: parameters are dealt out to
-    all devices, or to those of a copy where there are copies."""
+    """Meshes of these devices to choose from: those that divide the model and keep each tensor axis on one host.
+
+    Parameters are sharded over all devices (fsdp and tensor), or replicated on all of them (data).
+    """
     count = len(devices)
     local = count // len({device.process_index for device in devices})
     found = [
@@ -112,11 +115,12 @@ def meshes(devices: Sequence[jax.Device], model: Config) -> Iterator[dict[str, i
 def best_mesh(
     config: ConfigDict, model: Config, topology: Topology, progress: Callable[[dict[str, int], list[Phase], str], None]
 ) -> dict[str, int] | None:
-    """The mesh on which the phases that take the longest, decoding and the update, fit and can be fastest by the rates
-    of the chips, for a token of each; None if none fits.
+    """The fastest mesh: the phases that take longest, decoding and the update, fit and have the least time in total.
+
+    The time of a phase is its `seconds_floor` for one token. Returns None if these phases fit on no mesh.
 
     Args:
-      progress: is told what each mesh takes, or why the run refuses it.
+      progress: is called with each mesh, its measured phases, and the reason why the run refuses it, or "".
     """
     times = {}
     for mesh in meshes(topology.devices, model):

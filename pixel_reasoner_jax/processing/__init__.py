@@ -1,4 +1,4 @@
-"""Text and media to arrays, in numpy and PIL: loading, patches, window layout, M-RoPE positions, chat, batches."""
+"""Turns text and media into arrays with numpy and PIL: loading, patches, window layout, positions, chat, batches."""
 
 from pixel_reasoner_jax.processing.chat import Rendered, SpecialTokens
 from pixel_reasoner_jax.processing.decoding import MediaError

@@ -1,12 +1,12 @@
-"""Conversations as tokens: one append-only renderer for training, rollouts, evaluation and reports.
+"""Renders conversations as tokens: one append-only renderer for training, rollouts, evaluation and reports.
 
-It writes what Qwen2.5-VL's chat template writes, `<|im_start|>role\\n...<|im_end|>\\n` for every message, and encodes
-it so that no text can forge structure. The template's special tokens are written by id. All text, whoever wrote it, is
-encoded with special tokens split: a question, a data set or an error message that contains `<|image_pad|>` or
+It renders what Qwen2.5-VL's chat template renders, `<|im_start|>role\\n...<|im_end|>\\n` for every message, and encodes
+it so that no text can forge structure. The template's special tokens are inserted by id. All text, whatever its origin,
+is encoded with special tokens split: a question, a data set or an error message that contains `<|image_pad|>` or
 `<|im_end|>` gives the ordinary tokens of those characters, never the placeholder or the end of a turn. Added tokens
-that are not special, `<tool_call>` and `</tool_call>` in Qwen's tokenizer, keep their own id wherever they are written,
-as in the template: the system message describes them, the assistant writes them, and elsewhere they mean nothing,
-because operations are read from assistant turns alone.
+that are not special, `<tool_call>` and `</tool_call>` in Qwen's tokenizer, are encoded by their id wherever they
+occur, as in the template: the system message describes them, the assistant writes them, and elsewhere they have no
+effect, because operations are read from assistant turns alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ class SpecialTokens(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: tokenizers.Tokenizer) -> SpecialTokens:
-        """Looks them up; a tokenizer without one of them is an error that names it."""
+        """Looks up the ids in a tokenizer.
+
+        Raises:
+          UserError: the tokenizer lacks one of the tokens; the message names it.
+        """
         ids = {name: tokenizer.token_to_id(f"<|{name}|>") for name in cls._fields}
         missing = [f"<|{name}|>" for name, token in ids.items() if token is None]
         if missing:
@@ -55,7 +59,7 @@ class SpecialTokens(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rendered:
-    """A piece of a conversation.
+    """A rendered piece of a conversation.
 
     Attributes:
       tokens: int32 [n].
@@ -71,14 +75,14 @@ class Rendered:
 class ChatRenderer:
     """Turns messages into tokens.
 
-    A message is a mapping of `role` and `content`: a string, or a list of items of `text` (with an optional `train`,
-    by default true for the assistant and false for others), `image` or `video`.
+    A message is a mapping of `role` and `content`. The content is a string or a list of items, each with `text` (and an
+    optional `train`, by default true for the assistant and false for others), `image` or `video`.
 
     Args:
       tokenizer: a `tokenizers.Tokenizer` with Qwen's special tokens; it is copied.
 
     Raises:
-      ValueError: a special token is missing, or plain text can produce it.
+      UserError: a special token is missing, or plain text can produce it.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):
@@ -86,7 +90,7 @@ class ChatRenderer:
         self._tokenizer = copy.deepcopy(tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        # Offsets must cover every character: with trimmed ones a leading space would belong to no token.
+        # Offsets must cover every character: if they were trimmed, a leading space would belong to no token.
         self._tokenizer.post_processor = tokenizers.processors.ByteLevel(trim_offsets=False)
         self.ids = SpecialTokens.of(self._tokenizer)
         self._encode = functools.lru_cache(maxsize=4096)(self._encode_uncached)
@@ -109,7 +113,10 @@ class ChatRenderer:
         Args:
           message: see the class.
           media: its processed images and videos, in order.
-          place: what to call it in errors.
+          place: names the message in errors.
+
+        Raises:
+          UserError: an unknown role, or content of another form.
         """
         role = message.get("role")
         if role not in ROLES:
@@ -135,25 +142,25 @@ class ChatRenderer:
         return Rendered(tokens, mask, list(media))
 
     def text(self, text: str) -> np.ndarray:
-        """int32 [n]: the tokens of a text by itself, none of them special."""
+        """The tokens of a text alone, int32 [n], none of them special."""
         return self._encode(text)[0]
 
     def generation_prompt(self) -> np.ndarray:
-        """int32 [n]: what opens an assistant turn that is to be sampled."""
+        """The tokens that open an assistant turn, int32 [n]; sampling continues them."""
         return np.concatenate([np.array([self.ids.im_start], np.int32), self.text("assistant\n")])
 
     def _encode_uncached(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 [n] and character ranges int64 [n, 2] of a text."""
         self._tokenizer.encode_special_tokens = True
-        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, which cannot be encoded, becomes "?"
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be encoded and becomes "?"
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids, offsets = np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        ids.flags.writeable = offsets.flags.writeable = False  # they are handed out again from the cache
+        ids.flags.writeable = offsets.flags.writeable = False  # the cache returns the same arrays again
         return ids, offsets
 
 
 class _Writer:
-    """Collects tokens; adjacent texts are joined before they are encoded, since apart they would give other ids."""
+    """Collects tokens. Adjacent texts are joined before they are encoded: one by one, they would have other tokens."""
 
     def __init__(self, encode):
         self._encode = encode
@@ -183,7 +190,7 @@ class _Writer:
             flags = np.repeat([train for _, train in self._texts], [len(text) for text, _ in self._texts])
             trained = np.concatenate([[0], np.cumsum(flags)])
             first, last = offsets.T
-            # A token over a boundary trains only if every character of it does.
+            # A token that spans two texts is trained only if all of its characters are.
             self._train.append((last > first) & (trained[last] - trained[first] == last - first))
         else:
             self._train.append(np.zeros(len(ids), bool))
@@ -191,10 +198,10 @@ class _Writer:
 
 
 def content_items(message: Message, place: str = "message") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The content of a message as (kind, item), kind "text", "image" or "video"; a string is one text.
+    """Iterates over the content of a message as (kind, item); the kind is "text", "image" or "video".
 
     Raises:
-      ValueError: content of another form; it names the item.
+      UserError: content of another form; the message names the item.
     """
     content = message.get("content")
     if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""Files to pixels: RGB images and the frames of videos; whatever cannot be read is a `MediaError` that names it."""
+"""Decodes files: RGB images and the frames of videos. A file that cannot be read is a `MediaError` that names it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_PIXELS = 80_000_000
 """An image with more pixels is refused before it is decoded: a small file can hold gigabytes of them."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
-"""What is decoded; formats that run programs of their own, such as EPS, are not among them."""
+"""The formats that are decoded. Formats that contain programs, such as EPS, are not among them."""
 
 _ORIENTATION = 0x0112  # EXIF
 
@@ -44,7 +44,7 @@ def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: in
         raise MediaError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from None
     except MediaError:
         raise
-    except Exception as error:  # decoders meet broken files with errors of many kinds; none of them names the file
+    except Exception as error:  # decoders raise errors of many classes for broken files; none of them names the file
         raise MediaError(f"{name}: the image cannot be decoded ({type(error).__name__}: {error})") from error
 
 
@@ -55,12 +55,12 @@ class VideoFile:
       source: a path, or the bytes of a file.
 
     Attributes:
-      name: for error messages.
-      total: frames in it.
+      name: names the video in error messages.
+      total: number of frames.
       fps: frames in a second.
 
     Raises:
-      MediaError: not readable, without frames, or its frames are too large.
+      MediaError: the file cannot be read, has no frames, or its frames are larger than `MAX_PIXELS`.
     """
 
     def __init__(self, source: str | os.PathLike | bytes):
@@ -84,12 +84,12 @@ class VideoFile:
             raise MediaError(f"{self.name}: the video's frame rate is {self.fps}")
 
     def frame(self, index: int) -> Image.Image:
-        """The RGB frame of a number, from 0."""
+        """The RGB frame with this index, from 0."""
         with self._errors_named():
             return Image.fromarray(self._reader[index].asnumpy())
 
     def times(self, indices: list[int]) -> tuple[float, ...]:
-        """When frames are shown, in seconds from the start."""
+        """The times of frames, in seconds from the start of the video."""
         with self._errors_named():
             return tuple(map(float, self._reader.get_frame_timestamp(indices)[:, 0]))
 
@@ -105,7 +105,11 @@ class VideoFile:
 
 
 def file_digest(source: str | os.PathLike | bytes) -> str:
-    """A hash, in hexadecimal, of the bytes of a file; a file that cannot be read is a `MediaError`."""
+    """A hash of the bytes of a file, in hexadecimal.
+
+    Raises:
+      MediaError: the file cannot be read.
+    """
     if isinstance(source, bytes):
         return digest(source)
     try:
@@ -118,7 +122,7 @@ def file_digest(source: str | os.PathLike | bytes) -> str:
 
 
 def _file(source: str | os.PathLike | bytes) -> str | io.BytesIO:
-    """What decoders open: a local path, or what is not one as a file in memory."""
+    """The source as decoders open it: a local path, or a file in memory for bytes and object stores."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     return io.BytesIO(as_path(source).read_bytes()) if is_remote(source) else os.fspath(source)
@@ -130,16 +134,16 @@ def digest(data: bytes) -> str:
 
 
 def sample_indices(total: int, count: int) -> list[int]:
-    """`count` indices spread evenly over range(total), first and last included; all of them if total is not larger."""
+    """`count` indices spread evenly over range(total), the first and the last included; all if `count` is not less."""
     if total <= count:
         return list(range(total))
     return np.linspace(0, total - 1, count).round().astype(int).tolist()
 
 
 def sample_video(total: int, fps: float, count: int, rate: float) -> list[int]:
-    """`sample_indices` of a video of `total` frames, `fps` in a second: `count`, or `rate` in a second if that is less.
+    """The `sample_indices` of a video of `total` frames at `fps` frames in a second.
 
-    A rate of 0 is none.
+    It takes `count` frames, or `rate` frames in a second of video if these are fewer. A rate of 0 takes `count`.
     """
     return sample_indices(total, min(count, max(1, round(total / fps * rate))) if rate else count)
 
@@ -165,7 +169,7 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise MediaError(f"{name}: grey values beyond 16 bits are not supported")
-        # Mode "I" does not tell how many bits the values had, as "I;16" does: small ones are those of 8 bits.
+        # Mode "I", unlike "I;16", does not tell the number of bits: if all values fit into 8 bits, these are assumed.
         unit = 1 if image.mode == "I" and values.max() <= 0xFF else 257
         image = Image.fromarray((values.astype(np.uint32) // unit).astype(np.uint8))
     if image.mode == "F":

@@ -69,18 +69,20 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True)
 class Budgets:
-    """How many tokens (28x28 pixels each in Qwen2.5-VL) an image may have: (least, most) for every kind.
+    """How many tokens (28x28 pixels each in Qwen2.5-VL) an image may have: (least, most) for every kind of image.
 
     The defaults of image, crop and frame are those the released model was trained with; its evaluation used
-    (256, 8000), (256, 5120) and (256, 5120). Leave some slack between least and most: sides are whole tokens.
+    (256, 8000), (256, 5120) and (256, 5120). Leave some slack between least and most, since sides are rounded to
+    tokens.
 
     Attributes:
       image: a query image.
-      crop: what a crop operation returns.
+      crop: an image that a crop operation returns.
       frame: each frame that was selected from a video.
       video: each frame of a query video (a pair of frames has this many tokens).
       video_frames: frames taken from a query video, spread evenly over it.
-      video_rate: frames taken in a second of it, `video_frames` at most; 0: `video_frames`, however long it is.
+      video_rate: frames taken in a second of a query video, `video_frames` at most; 0: `video_frames`, however long
+        the video is.
     """
 
     image: tuple[int, int] = (4, 2000)
@@ -114,10 +116,10 @@ class Budgets:
 
 
 def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int = 28) -> tuple[int, int]:
-    """The size an image is resized to: sides in whole tokens, about its own aspect ratio, within a budget.
+    """The size that an image is resized to: multiples of a token's side, about its aspect ratio, within a budget.
 
-    Equal to `smart_resize` of transformers' Qwen2-VL, except that `budget` is kept where that one exceeds it
-    (very long images, and least and most close to each other): there the longer side is cut.
+    Equal to `smart_resize` of transformers' Qwen2-VL, except where that exceeds the budget (very long images, and
+    budgets whose least and most are close to each other): there this function shortens the longer side.
 
     Args:
       size: (width, height) in pixels.
@@ -128,14 +130,14 @@ def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int
       (width, height) in pixels.
 
     Raises:
-      ValueError: an aspect ratio above 200.
+      UserError: an aspect ratio above 200.
     """
     width, height = size
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise UserError(f"an image of {width}x{height} pixels is more than {MAX_ASPECT_RATIO} times as long as wide")
     least, most = budget
     columns, rows = round(width / token_size), round(height / token_size)
-    # In the order of transformers' own arithmetic: floor and ceil tell apart what rounding would not.
+    # Operations are in transformers' order: another order rounds otherwise, and floor and ceil could then differ by 1.
     if columns * rows > most:
         shrink = math.sqrt((height * width) / (most * token_size**2))
         columns, rows = (max(1, math.floor(side / shrink / token_size)) for side in size)

@@ -1,9 +1,9 @@
-"""The vision tower's input: patches in window order, placed so that no gather is left to the device.
+"""The vision tower's input: patches in window order, placed on the host so that the device needs no gather.
 
-A row is made of blocks as large as a full attention window (64 patches in Qwen2.5-VL: 112 pixels a side). No window
-spans blocks; the smaller ones at a frame's borders share them, so that little is padding. Within a block, patches stay
-in merge groups of 4. So window attention is dense over blocks, full attention stays within a row (an image never spans
-rows), and the merger turns [rows, patches] into [rows, patches / 4].
+A row consists of blocks as large as a full attention window (64 patches in Qwen2.5-VL: 112 pixels a side). No window
+spans several blocks; several smaller windows, from a frame's borders, share one, so that little is padding. Within a
+block, patches stay in merge groups of 4. So window attention is dense over blocks, full attention stays within a row
+(an image never spans rows), and the merger turns [rows, patches] into [rows, patches / 4].
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ def vision_layout(
     Args:
       media: in any order.
       geometry: the vision tower's sizes.
-      row_patches: P, patches in a row, a multiple of a window's; None: as many as the largest of `media` needs.
-      rows: R, rows; None: as many as are needed.
+      row_patches: P, patches in a row, a multiple of a window's patches; None: as many as the largest of `media` needs.
+      rows: R, number of rows; None: as many as are needed.
 
     Returns:
-      (vision, places).
+      (vision, merged_tokens).
       vision: the dict of `patches` float32 [R, P, values], `patch_positions` int32 [R, P, 2] (row and column of the
         patch in its frame) and `patch_segments` int32 [R, P] (one number for each frame in a row, 0 for padding).
-        None where there is no media and no size was asked for.
-      places: for each of `media`, int32 [its tokens]: where its tokens stand in the flattened [R * P/4] merged tokens.
+        None if there are no media and no size is given.
+      merged_tokens: for each of `media`, int32 [its tokens]: the indices of its tokens in the flattened [R * P/4]
+        merged tokens.
 
     Raises:
-      ValueError: it does not fit in the sizes asked for.
+      ValueError: the media do not fit into the given sizes.
     """
     block = geometry.window_patches
     distinct = list({id(item): item for item in media}.values())
@@ -58,39 +59,46 @@ def vision_layout(
     positions = np.zeros((rows, row_patches // merged, merged, 2), np.int32)
     segments = np.zeros((rows, row_patches // merged, merged), np.int32)
     frames = [0] * rows
-    places = {}
+    merged_tokens = {}
     for item, (row, start) in zip(distinct, assigned, strict=True):
-        slots, blocks, coordinates = _frame_layout(item.grid[1:], geometry)
+        offsets, blocks, coordinates = _frame_layout(item.grid[1:], geometry)
         count = item.grid[0]
         frame = np.arange(count, dtype=np.int32)[:, None]
-        place = ((start + frame * blocks) * (block // merged) + slots).reshape(-1)
-        patches[row, place] = item.patches.reshape(len(place), merged, -1)
-        positions[row, place] = np.tile(coordinates, (count, 1, 1)) if count > 1 else coordinates
-        segments[row, place] = np.repeat(frames[row] + 1 + frame, len(slots), axis=0)
+        indices = ((start + frame * blocks) * (block // merged) + offsets).reshape(-1)
+        patches[row, indices] = item.patches.reshape(len(indices), merged, -1)
+        positions[row, indices] = np.tile(coordinates, (count, 1, 1)) if count > 1 else coordinates
+        segments[row, indices] = np.repeat(frames[row] + 1 + frame, len(offsets), axis=0)
         frames[row] += count
-        places[id(item)] = place + np.int32(row * (row_patches // merged))
+        merged_tokens[id(item)] = indices + np.int32(row * (row_patches // merged))
     vision = {
         "patches": patches.reshape(rows, row_patches, -1),
         "patch_positions": positions.reshape(rows, row_patches, 2),
         "patch_segments": segments.reshape(rows, row_patches),
     }
-    return vision, [places[id(item)] for item in media]
+    return vision, [merged_tokens[id(item)] for item in media]
 
 
 def layout_rows(media: Sequence[Media], geometry: Geometry, row_patches: int) -> int:
-    """Rows of so many patches that `vision_layout` needs."""
+    """How many rows of `row_patches` patches `vision_layout` needs for media."""
     distinct = {id(item): item for item in media}.values()
     needs = [grid_patches(item.grid, geometry) // geometry.window_patches for item in distinct]
     return len(_first_fit(needs, row_patches // geometry.window_patches, None)[1])
 
 
 def grid_patches(grid: tuple[int, int, int], geometry: Geometry) -> int:
-    """Patches of a row that a grid (frames, rows and columns of patches) takes, what its last blocks leave included."""
+    """Patches of a row that a grid (frames, rows and columns of patches) takes, with the padding in its last blocks."""
     return grid[0] * _frame_layout(grid[1:], geometry)[1] * geometry.window_patches
 
 
 def _first_fit(needs: list[int], capacity: int, rows: int | None) -> tuple[list[tuple[int, int]], list[int]]:
-    """Places `needs` in rows of `capacity`, largest first: (row, where it begins) of each, and what each row holds."""
+    """Packs items of these sizes into rows of `capacity`, largest first, each into the first row with room.
+
+    Returns:
+      (row, start in the row) of each item, and the sum of the sizes in each row.
+
+    Raises:
+      ValueError: an item is larger than a row, or more than `rows` rows are needed.
+    """
     assigned: list[tuple[int, int]] = [(0, 0)] * len(needs)
     used: list[int] = []
     first = 0  # rows before it are full
@@ -112,23 +120,24 @@ def _first_fit(needs: list[int], capacity: int, rows: int | None) -> tuple[list[
 
 @functools.lru_cache(maxsize=4096)
 def _frame_layout(grid: tuple[int, int], geometry: Geometry) -> tuple[np.ndarray, int, np.ndarray]:
-    """Where one frame's tokens go.
+    """The layout of one frame's tokens in blocks.
 
     Args:
       grid: (h, w) in patches.
+      geometry: the vision tower's sizes.
 
     Returns:
-      slots int32 [tokens], token by token in raster order; the number of blocks; and the (row, column) of every
-      patch, int32 [tokens, merge*merge, 2].
+      For each token, in raster order, its offset in the frame's blocks, int32 [tokens]; the number of blocks; and the
+      (row, column) of every patch, int32 [tokens, merge*merge, 2].
     """
     merge, side = geometry.merge_size, geometry.window_tokens
     rows, columns = grid[0] // merge, grid[1] // merge
     row, column = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
     window = row // side * -(-columns // side) + column // side
     width = np.minimum(side, columns - column // side * side)  # a window at the right border is narrower
-    placed, used = _first_fit(np.bincount(window).tolist(), side**2, None)
-    begins = np.array([block * side**2 + start for block, start in placed], np.int32)
-    slots = begins[window] + row % side * width + column % side
+    assigned, used = _first_fit(np.bincount(window).tolist(), side**2, None)
+    starts = np.array([block * side**2 + start for block, start in assigned], np.int32)
+    offsets = starts[window] + row % side * width + column % side
     within = np.stack(np.divmod(np.arange(merge**2, dtype=np.int32), merge), axis=-1)
     coordinates = np.stack([row, column], axis=-1)[:, None] * merge + within
-    return slots.astype(np.int32), len(used), coordinates.astype(np.int32)
+    return offsets.astype(np.int32), len(used), coordinates.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Images and videos from whatever holds them, decoded at once: files, bytes, lists, PIL images, pictures."""
+"""Loads images and videos, decoding them at once: from files, bytes, lists, PIL images and pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
       max_pixels: the largest width times height that is decoded.
 
     Raises:
-      MediaError: not readable, truncated, too large, or of an unknown pixel format.
+      MediaError: the image cannot be read, is truncated, too large, or of an unknown pixel format.
     """
     return source.load() if isinstance(source, Picture) else decode_image(source, max_pixels)
 
@@ -32,16 +32,17 @@ def load_video(
     fps: float | None = None,
     rate: float = 0.0,
 ) -> Video:
-    """Samples frames evenly over a video, or all of them if it has fewer.
+    """Samples frames evenly over a video; takes all frames if it has fewer than asked for.
 
     Args:
-      source: a file (read with decord), its bytes, or a list of frames (what `load_image` takes).
+      source: a file (read with decord), its bytes, or a list of frames, each as `load_image` takes it; a `Video` is
+        returned as it is.
       count: frames to take.
-      fps: for a list, how many of its frames make a second; 2 unless given. A file knows its own.
-      rate: frames to take in a second, `count` at most; 0: `count`, however long the video is.
+      fps: for a list, the number of its frames in a second; 2 unless given. A file tells its frame rate itself.
+      rate: frames to take in a second of video, `count` at most; 0: `count`, however long the video is.
 
     Raises:
-      MediaError: not readable, without frames, frames of different sizes, or too large.
+      MediaError: the video cannot be read, has no frames, frames of different sizes, or frames that are too large.
     """
     if isinstance(source, Video):
         return source

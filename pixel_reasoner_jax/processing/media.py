@@ -1,4 +1,4 @@
-"""Images and videos as the vision tower's patches."""
+"""Processes images and videos into the vision tower's patches."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pixel_reasoner_jax.processing.pictures import Picture
 class Media:
     """A processed image or video.
 
-    Pixels stay 8-bit until they are used, at an eighth of the size of the patches. Those of a `Picture` are made anew,
-    or found in its store, whenever they are asked for: a `Media` of pictures holds none.
+    Pixels stay 8-bit until they are used, at an eighth of the size of the patches. A `Media` of a `Picture` holds no
+    pixels: each time they are used, they come from the picture's store or are made again.
 
     Attributes:
       kind: "image" or "video".
@@ -30,7 +30,7 @@ class Media:
       merge_size: side of a merge group, in patches.
       temporal_patch_size: frames in a patch.
       second_per_grid: seconds between temporal grid frames of a video; 0 for an image.
-      key: the same for the same pixels from one processor; None where they did not come from pictures.
+      key: equal for equal pixels from one processor; None if they were not made of pictures.
     """
 
     kind: str
@@ -45,9 +45,9 @@ class Media:
 
     @property
     def pixels(self) -> np.ndarray:
-        """uint8 [t*h*w, channels, frames, patch*patch]; not to be changed.
+        """Pixels of every patch, uint8 [t*h*w, channels, frames, patch*patch]; not to be changed.
 
-        Frames is 1 for an image (its patch repeats it) and the temporal patch size for a video. Patches are in
+        `frames` is 1 for an image (its patches repeat it) and the temporal patch size for a video. Patches are in
         transformers' order: by frame, then by merge group.
 
         Raises:
@@ -57,7 +57,7 @@ class Media:
 
     @property
     def tokens(self) -> int:
-        """Tokens it takes in a sequence."""
+        """Number of tokens that it takes in a sequence."""
         return math.prod(self.grid) // self.merge_size**2
 
     @property
@@ -80,7 +80,7 @@ def normalization_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarr
 def process_image(
     image: Image.Image | Picture, size: tuple[int, int], geometry: Geometry, normalization: np.ndarray
 ) -> Media:
-    """Resizes (bicubic) and cuts an image into patches; a picture only when its pixels are asked for.
+    """Resizes an image (bicubic) and splits it into patches; for a picture, that is done when its pixels are used.
 
     Args:
       image: RGB, or a picture.
@@ -100,10 +100,10 @@ def process_video(
     geometry: Geometry,
     normalization: np.ndarray,
 ) -> Media:
-    """Resizes and cuts frames into patches, as `process_image` does; the last one is repeated to fill the last patch.
+    """Resizes frames and splits them into patches, as `process_image` does; repeats the last to fill the last patch.
 
     Args:
-      frames: RGB, at least one; or pictures.
+      frames: RGB images or pictures, at least one.
       fps: sampled frames in a second of video.
       size: (width, height) to resize to, multiples of a token's side.
     """
@@ -122,7 +122,7 @@ def _media(kind, images, pixels, count, size, geometry, normalization, second_pe
     key = None
     if isinstance(images[0], Picture):
         key = f"{kind} {width}x{height} {' '.join(image.key for image in images)}"
-        if all(image.whole for image in images):  # a query's own are used again for every update; crops seldom are
+        if all(image.is_original for image in images):  # every update uses a query's images again, but crops seldom
             store = images[0].original.store
             pixels = functools.partial(store.remember, (key, geometry), images, pixels)
     else:

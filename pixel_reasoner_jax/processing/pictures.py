@@ -1,7 +1,7 @@
-"""Images that cost no memory until they are looked at, and the bounded store their pixels are kept in.
+"""Images that take no memory until their pixels are used, and the bounded store that keeps these pixels.
 
-A `Picture` knows its content and its size; its pixels come from a `PictureStore`, which decodes an image once and
-keeps it while there is room. A crop is a box on its original: however many there are, none holds pixels of its own.
+A `Picture` holds a hash of its content and its size; its pixels come from a `PictureStore`, which decodes an image once
+and keeps it while there is room. A crop is a box on its original and holds no pixels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Video:
     """Frames sampled from a video.
 
     Attributes:
-      frames: of one size; RGB images, or pictures where a store opened it.
+      frames: RGB images of one size, or pictures if a store opened the video.
       times: the time of each frame, in seconds from the start.
       fps: sampled frames in a second of video.
     """
@@ -52,7 +52,7 @@ class Video:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Picture:
-    """An image, or a part of one, whose pixels are fetched when they are asked for.
+    """An image, or a part of one, whose pixels are fetched when they are used.
 
     Attributes:
       original: the image as a store opened it.
@@ -64,8 +64,8 @@ class Picture:
 
     @property
     def key(self) -> str:
-        """The same for the same part of the same content, wherever it was opened from."""
-        return self.original.key if self.whole else f"{self.original.key}[{','.join(map(str, self.box))}]"
+        """Equal for the same part of the same content, whatever file it was opened from."""
+        return self.original.key if self.is_original else f"{self.original.key}[{','.join(map(str, self.box))}]"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,15 +82,15 @@ class Picture:
         return self.size[1]
 
     @property
-    def whole(self) -> bool:
-        """It is not a part."""
+    def is_original(self) -> bool:
+        """Whether this is all of the original and not a part."""
         return self.size == self.original.size
 
     def crop(self, box: Sequence[float]) -> Picture:
         """The part within (left, top, right, bottom), rounded as PIL rounds; no pixels are touched.
 
         Raises:
-          ValueError: the box is empty, or not within the picture.
+          ValueError: the box is empty, or not within the picture. Operations check boxes before they crop.
         """
         left, top, right, bottom = map(round, box)
         if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
@@ -99,16 +99,16 @@ class Picture:
         return Picture(self.original, (x + left, y + top, x + right, y + bottom))
 
     def load(self) -> Image.Image:
-        """Its pixels as an RGB image that is the caller's own.
+        """A copy of its pixels as an RGB image, which the caller may change.
 
         Raises:
           MediaError: they had to be decoded again, and the file has changed or is gone.
         """
         image = self.original.load()
-        return image.copy() if self.whole else image.crop(self.box)
+        return image.copy() if self.is_original else image.crop(self.box)
 
     def __str__(self) -> str:
-        """What it is called in error messages."""
+        """Its name in error messages."""
         return self.original.name
 
     def __repr__(self) -> str:
@@ -117,14 +117,14 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Original:
-    """What a store has opened: an image, or a frame of a video.
+    """An image, or a frame of a video, that a store has opened.
 
     Attributes:
-      store: where its pixels are kept.
-      key: of its content.
-      name: for error messages.
+      store: keeps its pixels.
+      key: hash of its content.
+      name: names it in error messages.
       size: (width, height) in pixels.
-      load: gives its pixels, which nobody may change.
+      load: returns its pixels, which callers must not change.
     """
 
     store: PictureStore
@@ -134,7 +134,7 @@ class Original:
     load: Callable[[], Image.Image]
 
     def picture(self) -> Picture:
-        """All of it."""
+        """The picture of the entire image."""
         return Picture(self, (0, 0, *self.size))
 
 
@@ -146,18 +146,18 @@ class _Held:
 
 
 class PictureStore:
-    """Keeps decoded pixels, the least recently used the shortest; safe to use from many threads.
+    """A bounded cache of decoded pixels, which evicts the least recently used ones; thread-safe.
 
-    An image is decoded once while it is kept, and again after that; what is larger than the bound is never kept.
+    An evicted image is decoded again when it is used; one that is larger than the bound is never kept.
 
     Args:
-      max_bytes: of pixels held at any time. Not counted are what a caller holds: PIL images that were opened, the
-        bytes of files, and pixels that are in use.
+      max_bytes: the most bytes of pixels that are kept. What callers hold does not count: PIL images that were opened,
+        the bytes of files, and pixels in use.
 
     Attributes:
       max_bytes: as given.
-      bytes: held now.
-      peak_bytes: the most that were ever held.
+      bytes: bytes kept now.
+      peak_bytes: the most bytes that were kept at a time.
     """
 
     def __init__(self, max_bytes: int = 2**31):
@@ -170,11 +170,11 @@ class PictureStore:
         self._making: dict[Hashable, Future] = {}
 
     def open(self, source: str | os.PathLike | bytes | Image.Image | Picture) -> Picture:
-        """Reads an image as `loading.load_image` does; equal files give equal keys and are kept once.
+        """Reads an image as `loading.load_image` does; equal files have equal keys and are kept once.
 
         Args:
-          source: a path, which is read again when its pixels have left the store; the bytes of a file; a PIL image,
-            which is held for as long as the picture is and must not be changed; or a picture, returned as it is.
+          source: a path, which is read again when its pixels were evicted; the bytes of a file; a PIL image, which the
+            picture holds and nobody may change; or a picture, which is returned as it is.
 
         Raises:
           MediaError: it cannot be read.
@@ -197,10 +197,10 @@ class PictureStore:
         """Samples a video as `loading.load_video` does; the frames are pictures.
 
         Args:
-          source: a file, its bytes, a list of frames (what `open` takes) or a loaded `Video`.
+          source: a file, its bytes, a list of frames, each as `open` takes it, or a loaded `Video`.
           count: frames to take.
-          fps: for a list, how many of its frames make a second.
-          rate: frames to take in a second, `count` at most; 0: `count`.
+          fps: for a list, the number of its frames in a second.
+          rate: frames to take in a second of video, `count` at most; 0: `count`.
 
         Raises:
           MediaError: it cannot be read.
@@ -215,12 +215,12 @@ class PictureStore:
         return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
 
     def remember(self, key: Hashable, pictures: Sequence[Picture], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """An array made of pictures, kept like decoded pixels are.
+        """Computes an array from pictures, and keeps it as decoded pixels are kept.
 
         Args:
-          key: of the array; the same one gives the same array.
-          pictures: what it is made of: forgotten with any of them.
-          make: computes it.
+          key: names the array: while it is kept, the same key returns the same array.
+          pictures: the pictures it is made of. To `forget` one of them drops the array too.
+          make: computes the array.
 
         Returns:
           The array, read-only.
@@ -234,7 +234,7 @@ class PictureStore:
         return self._get(key, {picture.original.key for picture in pictures}, frozen)
 
     def forget(self, picture: Picture) -> None:
-        """Lets go of a picture's original and of all that was made of it; a later use decodes it again."""
+        """Drops the pixels of a picture's original and the arrays made of them; a later use decodes it again."""
         with self._lock:
             for key in [key for key, held in self._held.items() if picture.original.key in held.made_of]:
                 self.bytes -= self._held.pop(key).bytes
@@ -242,7 +242,7 @@ class PictureStore:
     def _open_image(self, source: Image.Image) -> Picture:
         image = decode_image(source)
         key = f"{digest(image.tobytes())}-{image.width}x{image.height}"
-        if image is source:  # its owner keeps it: there is nothing to gain from keeping it here too
+        if image is source:  # the picture holds the PIL image itself, so the store need not keep a copy
             return Original(self, key, describe(source), image.size, lambda: source).picture()
         self._get(key, {key}, lambda: image)
         return self._original(key, describe(source), image.size, lambda: decode_image(source))
@@ -250,7 +250,7 @@ class PictureStore:
     def _open_frame(self, source: str | os.PathLike | bytes, content: str, file: VideoFile, index: int) -> Picture:
         key = f"{content}#{index}"
         image = self._get(key, {key}, lambda: file.frame(index))
-        # A later reading opens the file anew: one that stays open holds buffers of its own.
+        # A later reading opens the file again: one that stayed open would hold buffers.
         read = functools.partial(_unchanged, source, content, lambda source: VideoFile(source).frame(index))
         return self._original(key, f"{file.name}, frame {index + 1}", image.size, read)
 
@@ -258,15 +258,15 @@ class PictureStore:
         return Original(self, key, name, size, lambda: self._get(key, {key}, read)).picture()
 
     def _get(self, key: Hashable, made_of: set[str], make: Callable[[], Any]) -> Any:
-        """What is kept under a key, or else what `make` gives; threads that ask for it meanwhile wait for that."""
+        """The value kept under a key, or else the one that `make` returns; other threads that want it wait for that."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key].value
             making = self._making.get(key)
-            if mine := making is None:
+            if makes_it := making is None:
                 making = self._making[key] = Future()
-        if not mine:
+        if not makes_it:
             return making.result()
         try:
             value = make()
@@ -294,7 +294,16 @@ class PictureStore:
 def sample_frames(
     source: Sequence[Any], count: int, fps: float | None, load: Callable[[Any], Any], rate: float
 ) -> Video:
-    """Samples a video given as a list; `load` makes a frame (with a `size`) of each of those taken."""
+    """Samples a video given as a list of frames.
+
+    Args:
+      source: the frames.
+      count, fps, rate: see `loading.load_video`.
+      load: turns each frame that is taken into an image with a `size`.
+
+    Raises:
+      MediaError: there are no frames, frames of different sizes, or `fps` is not positive.
+    """
     if not len(source):
         raise MediaError("video given as a list: it has no frames")
     fps = LIST_FPS if fps is None else float(fps)
@@ -312,12 +321,16 @@ def sample_frames(
 
 
 def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:
-    """Reads a file again, if it still is what was opened."""
+    """Reads a file again.
+
+    Raises:
+      MediaError: its content is no longer the one with the hash `content`.
+    """
     if file_digest(source) != content:
         raise MediaError(f"{describe(source)}: the file has changed since it was opened")
     return read(source)
 
 
 def _bytes(value: Image.Image | np.ndarray) -> int:
-    # PIL takes 4 bytes for an RGB pixel.
+    # PIL stores an RGB pixel in 4 bytes.
     return value.nbytes if isinstance(value, np.ndarray) else 4 * value.width * value.height

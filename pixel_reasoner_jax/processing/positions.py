@@ -14,24 +14,25 @@ from pixel_reasoner_jax.processing.media import Media
 def mrope_positions(
     tokens: np.ndarray, media: Sequence[Media], placeholders: Sequence[int], geometry: Geometry, start: int = 0
 ) -> tuple[np.ndarray, int]:
-    """Positions of a piece of a conversation, equal to the `get_rope_index` of transformers 5.
+    """M-RoPE positions of a piece of a conversation, equal to those of `get_rope_index` in transformers 5.
 
-    Text advances all three axes by one a token. An image's tokens hold the axes (time, height, width) of their place
-    in it, and what follows goes on after the longer of its sides. The time axis of a video counts
-    `tokens_per_second` a second; it may run past what follows (transformers 4 let the text go on after it).
+    A text token advances all three axes (time, height, width) by 1. A token of an image has its time, row and column in
+    the image, added to the image's start; the token after the image follows the longer of the image's sides. The time
+    axis of a video advances by `tokens_per_second` each second; for a long video it exceeds the positions of the text
+    that follows (in transformers 4, that text continued after the video's time).
 
     Args:
       tokens: int32 [n].
       media: the images and videos whose placeholders are in `tokens`, in order.
       placeholders: the ids of image and video placeholder tokens.
       geometry: the vision tower's sizes.
-      start: where the piece begins: 0, or what the call for the piece before returned.
+      start: the position at which the piece begins: 0, or the one returned for the piece before.
 
     Returns:
-      (int32 [3, n], the position of the token that comes next).
+      The positions, int32 [3, n], and the position of the token that comes next.
 
     Raises:
-      ValueError: the placeholders in `tokens` are not those of `media`.
+      UserError: the placeholders in `tokens` do not match `media`.
     """
     tokens = np.asarray(tokens)
     spots = np.flatnonzero(np.isin(tokens, placeholders)) if len(tokens) else np.empty(0, np.int64)
@@ -39,13 +40,13 @@ def mrope_positions(
     if len(spots) != expected:
         raise UserError(f"{len(spots)} placeholder tokens for {len(media)} images and videos of {expected} tokens")
     positions = np.empty((3, len(tokens)), np.int32)
-    written = taken = 0
+    filled = taken = 0
     for item in media:
         first, last = int(spots[taken]), int(spots[taken + item.tokens - 1])
         if last - first + 1 != item.tokens:
             raise UserError(f"the {item.tokens} placeholder tokens of an {item.kind} at token {first} are interrupted")
-        positions[:, written:first] = np.arange(start, start + first - written)
-        start += first - written
+        positions[:, filled:first] = np.arange(start, start + first - filled)
+        start += first - filled
         t, rows, columns = item.grid[0], item.grid[1] // geometry.merge_size, item.grid[2] // geometry.merge_size
         cube = np.empty((3, t, rows, columns), np.int32)
         cube[0] = _times(item, geometry)[:, None, None]
@@ -53,13 +54,13 @@ def mrope_positions(
         cube[2] = np.arange(columns, dtype=np.int32)
         positions[:, first : last + 1] = cube.reshape(3, -1) + start
         start += max(rows, columns)
-        written, taken = last + 1, taken + item.tokens
-    positions[:, written:] = np.arange(start, start + len(tokens) - written)
-    return positions, start + len(tokens) - written
+        filled, taken = last + 1, taken + item.tokens
+    positions[:, filled:] = np.arange(start, start + len(tokens) - filled)
+    return positions, start + len(tokens) - filled
 
 
 def _times(item: Media, geometry: Geometry) -> np.ndarray:
-    """int32 [t], in float32 before truncation, as transformers computes it."""
+    """The time axis of a medium's frames, int32 [t]; computed in float32 and truncated, as transformers does."""
     interval = np.float32(1)
     if item.kind == "video":
         interval = np.float32(geometry.tokens_per_second) * np.float32(item.second_per_grid)

@@ -1,4 +1,4 @@
-"""The processor: conversations with images and videos to the arrays the model takes."""
+"""The processor: turns conversations with images and videos into the arrays that the model takes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENIZER_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
 
 
 class Processor:
-    """Everything between a conversation and the model's arrays.
+    """Turns conversations into the model's arrays: loads media, renders tokens, computes positions, makes batches.
 
     Args:
       tokenizer: a fast transformers tokenizer with Qwen's special tokens.
@@ -77,7 +77,8 @@ class Processor:
           frames: frames taken from a query video, in place of what the budgets say.
 
         Raises:
-          FileNotFoundError: a file is missing; ValueError: a file does not fit; both name it.
+          MissingFileError: a file is missing; the message names it.
+          UserError: a file does not fit the others; the message says which entry.
         """
         directory = as_path(directory)
         config, preprocessor = (_read_json(directory / name) for name in ("config.json", "preprocessor_config.json"))
@@ -90,9 +91,9 @@ class Processor:
         return cls(tokenizer, config, preprocessor, budgets)
 
     def save_pretrained(self, directory: str | pathlib.Path) -> None:
-        """Writes what `from_pretrained` and transformers' AutoTokenizer and AutoConfig read.
+        """Writes the files that `from_pretrained` and transformers' AutoTokenizer and AutoConfig read.
 
-        An existing config.json stays: it is the model's own.
+        An existing config.json is left as it is: the model has written it.
         """
         directory = as_path(directory)
         with output_directory(directory) as local:
@@ -104,7 +105,7 @@ class Processor:
 
     @functools.cached_property
     def forbidden_tokens(self) -> np.ndarray:
-        """int32 [n], ascending: ids never to be sampled: image and video placeholders, ids that no token has."""
+        """Ids that are never sampled, int32 [n], ascending: vision tokens, and ids that no token has."""
         size = self._vocabulary_size
         unused = np.ones(size, bool)
         unused[list(self.tokenizer.get_vocab().values())] = False
@@ -113,10 +114,10 @@ class Processor:
         return np.flatnonzero(unused).astype(np.int32)
 
     def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]:
-        """The (width, height) an image of `size` (width, height) is resized to; kind: see `Budgets`.
+        """The (width, height) that an image of `size` (width, height) is resized to; kind: see `Budgets`.
 
         Raises:
-          ValueError: longer than 200 times its width.
+          UserError: the image is longer than 200 times its width.
         """
         return smart_resize(size, self.budgets.of(kind), self.geometry.token_size)
 
@@ -129,11 +130,11 @@ class Processor:
         return load_video(source, self.budgets.video_frames, fps, self.budgets.video_rate)
 
     def image(self, source: ImageSource | Media, kind: str = "image") -> Media:
-        """Loads, resizes and cuts an image; a processed one is returned as it is.
+        """Loads and resizes an image and splits it into patches; a `Media` is returned as it is.
 
         Args:
           source: a path, bytes, a PIL image, a `Media`, or a `Picture`, which is processed only when its pixels are
-            asked for.
+            used.
           kind: "image", "crop" or "frame": which budget of tokens.
 
         Raises:
@@ -146,12 +147,12 @@ class Processor:
         return process_image(image, size, self.geometry, self._normalization)
 
     def video(self, source: Any, fps: float | None = None) -> Media:
-        """Samples, resizes and cuts a video; a processed one is returned as it is.
+        """Samples and resizes a video and splits it into patches; a `Media` is returned as it is.
 
         Args:
           source: a file, its bytes, a list of frames, a loaded `Video` (one of pictures is processed only when its
-            pixels are asked for) or a `Media`.
-          fps: for a list, how many of its frames make a second.
+            pixels are used) or a `Media`.
+          fps: for a list, the number of its frames in a second.
         """
         if isinstance(source, Media):
             return source
@@ -160,14 +161,14 @@ class Processor:
         return process_video(video.frames, video.fps, size, self.geometry, self._normalization)
 
     def render(self, messages: Conversation, *, start: int = 0, generation_prompt: bool = False) -> Rendered:
-        """Tokens of a conversation, or of the part of one that begins at message `start`.
+        """Renders a conversation, or the part of one that begins at message `start`.
 
-        Append-only: what `messages[:k]` gives is a prefix of what `messages` gives. A conversation that begins without
-        a system message gets the template's own.
+        Append-only: the tokens of `messages[:k]` are a prefix of those of `messages`. A conversation that begins
+        without a system message gets that of the template.
 
         Args:
-          messages: see `ChatRenderer`; images and videos in any form that `image` and `video` take, a list of frames
-            with an optional `fps` beside it.
+          messages: see `ChatRenderer`; images and videos in any form that `image` and `video` take. An item with a list
+            of frames may have an `fps`.
           start: index of the first of `messages` in its conversation.
           generation_prompt: open an assistant turn at the end.
         """
@@ -180,7 +181,7 @@ class Processor:
         return _join(pieces)
 
     def render_message(self, message: Message, number: int = 0) -> Rendered:
-        """Tokens of one message, its closing newline included; `number` names it in errors."""
+        """Renders one message, its closing newline included; `number` names it in errors."""
         place = f"message {number}"
         media = [
             self._media(kind, item, f"{place}, item {index}")
@@ -190,15 +191,15 @@ class Processor:
         return self._renderer.message(message, media, place)
 
     def generation_prompt(self) -> Rendered:
-        """Tokens that open an assistant turn to be sampled."""
+        """Renders the opening of an assistant turn, which sampling continues."""
         return _untrained(self._renderer.generation_prompt())
 
     def render_continuation(self, message: Message, closed: bool = True) -> Rendered:
-        """What follows a sampled turn: "\\n", a message, the next opening.
+        """Renders what follows a sampled turn: "\\n", a message, and the opening of the next assistant turn.
 
         Args:
           message: see `ChatRenderer`.
-          closed: the turn ended with a sampled `<|im_end|>`; one that was cut is closed with it here.
+          closed: whether the sampled turn ended with `<|im_end|>`; otherwise this token is added first.
         """
         between = self._renderer.text("\n")
         if not closed:
@@ -206,7 +207,7 @@ class Processor:
         return _join([_untrained(between), self.render_message(message), self.generation_prompt()])
 
     def positions(self, tokens: np.ndarray, media: Sequence[Media], start: int = 0) -> tuple[np.ndarray, int]:
-        """M-RoPE positions int32 [3, n] of a piece of a conversation, and where the next piece starts."""
+        """M-RoPE positions of a piece of a conversation, int32 [3, n], and the position at which the next starts."""
         return mrope_positions(tokens, media, self.placeholder_tokens, self.geometry, start)
 
     def batch(
@@ -216,28 +217,30 @@ class Processor:
         row_patches: int | None = None,
         rows: int | None = None,
     ) -> dict[str, Any]:
-        """A batch of the model's arrays, one sequence a row, padded on the right.
+        """Makes a batch of the model's arrays: one sequence a row, padded on the right.
 
         Args:
           sequences: rendered conversations, or (tokens, media) pairs.
-          length: L; None: the longest.
+          length: L, tokens of a row; None: those of the longest sequence.
           row_patches, rows: sizes of the vision input; see `vision_layout`.
 
         Returns:
           `tokens` int32 [B, L], `positions` int32 [3, B, L], `segment_ids` int32 [B, L] (1, and 0 for padding),
-          `vision_index` int32 [B, L] (which merged vision token stands here, -1 for text) and `vision`, the dict of
-          `vision_layout` or None.
+          `vision_index` int32 [B, L] (the merged vision token that replaces the token's embedding, -1 for text) and
+          `vision`, the dict of `vision_layout` or None.
 
         Raises:
-          ValueError: a sequence is longer than `length`, or its placeholders do not match its media.
+          UserError: a sequence is longer than `length`, or its placeholders do not match its media.
+          ValueError: the media do not fit into `rows` rows of `row_patches`.
         """
         pairs = [(item.tokens, item.media) if isinstance(item, Rendered) else item for item in sequences]
         longest = max((len(tokens) for tokens, _ in pairs), default=0)
         length = longest if length is None else length
         if longest > length:
             raise UserError(f"a sequence of {longest} tokens does not fit in the batch's length of {length}")
-        vision, places = vision_layout([item for _, media in pairs for item in media], self.geometry, row_patches, rows)
-        remaining = iter(places)
+        all_media = [item for _, media in pairs for item in media]
+        vision, merged_tokens = vision_layout(all_media, self.geometry, row_patches, rows)
+        remaining = iter(merged_tokens)
         shape = (len(pairs), length)
         batch = {
             "tokens": np.full(shape, self.endoftext, np.int32),
@@ -252,15 +255,15 @@ class Processor:
             batch["positions"][:, row, :count] = self.positions(tokens, media)[0]
             batch["segment_ids"][row, :count] = 1
             if media:
-                spots = np.isin(tokens, self.placeholder_tokens)
-                batch["vision_index"][row, :count][spots] = np.concatenate([next(remaining) for _ in media])
+                is_placeholder = np.isin(tokens, self.placeholder_tokens)
+                batch["vision_index"][row, :count][is_placeholder] = np.concatenate([next(remaining) for _ in media])
         return batch
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
         """Renders conversations and makes a batch of them.
 
         Raises:
-          ValueError: one of them is not a list of messages, as when a single conversation is given.
+          UserError: one of them is not a list of messages, as when a single conversation is given.
         """
         for number, messages in enumerate(conversations):
             if isinstance(messages, Mapping | str):
@@ -289,7 +292,7 @@ class Processor:
 
     @property
     def _vocabulary_size(self) -> int:
-        """Rows of the model's embedding, often more than the tokenizer has tokens."""
+        """Rows of the model's embedding; often there are more than the tokenizer has tokens."""
         used = max(self.tokenizer.get_vocab().values()) + 1
         size = self.config.get("vocab_size") or (self.config.get("text_config") or {}).get("vocab_size") or used
         if size < used:
@@ -297,11 +300,11 @@ class Processor:
         return size
 
     def _check_preprocessor(self) -> None:
-        """The preprocessor's sizes are copies of the model's; a difference would go unnoticed until results are bad."""
+        """Checks that the preprocessor's sizes equal the model's: otherwise results would be bad without an error."""
         for name in ("patch_size", "temporal_patch_size", "merge_size"):
-            told, needed = self.preprocessor.get(name), getattr(self.geometry, name)
-            if told is not None and told != needed:
-                raise UserError(f"preprocessor_config.json has {name} {told}; the model's config.json has {needed}")
+            given, needed = self.preprocessor.get(name), getattr(self.geometry, name)
+            if given is not None and given != needed:
+                raise UserError(f"preprocessor_config.json has {name} {given}; the model's config.json has {needed}")
         for name in ("image_mean", "image_std"):
             if len(self.preprocessor.get(name) or ()) != 3:
                 raise UserError(f"preprocessor_config.json needs {name}, three numbers")

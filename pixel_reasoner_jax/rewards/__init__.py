@@ -1,4 +1,4 @@
-"""What a response is worth: is the answer right, and the curiosity terms that keep operations alive."""
+"""The reward of a response: whether its answer is right, and the curiosity terms that keep operations in use."""
 
 from pixel_reasoner_jax.rewards.answers import extract_answer
 from pixel_reasoner_jax.rewards.curiosity import VARIANTS, RewardTerms, reward_terms, shaped_reward

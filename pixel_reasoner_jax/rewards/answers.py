@@ -1,6 +1,6 @@
-"""Reading the final answer out of a response, and the comparisons that need no computer algebra.
+"""Extracts the final answer of a response, and compares answers as far as that needs no computer algebra.
 
-Everything here takes time linear in the text: responses are untrusted.
+Everything here takes time linear in the text, since responses are untrusted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ANSWER_LINE = re.compile(r"answer\s{0,8}:\**", re.IGNORECASE)
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 _LETTER_REFERENCE = re.compile(r"\(?([a-z])[).:]?", re.IGNORECASE)
 _LETTER_ANSWER = re.compile(r"[\s(\[{\"'*]*([a-z])\s*((?:[)\]}.:\"'*,].*)?)", re.IGNORECASE | re.DOTALL)
-# Another letter that stands as a choice does: next, or after a comma or the like, and with no word of its own.
+# Another letter that is written like a choice: at the start or after a comma or the like, and not part of a word.
 _OTHER_LETTER = re.compile(r"(?:^\W*|[,;/|&(]\s*)([A-Za-z])(?=\s*(?:[)\]}.:,;/|&]|$|(?:and|or)\b))")
 _LABELLED_REFERENCE = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])\s+(\S.*)", re.DOTALL)
 _NUMBER = re.compile(r"([-+]?)\s*\$?((?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?)\s*(%?)", re.ASCII)
@@ -26,8 +26,8 @@ _WORDS = re.compile(r"(?=.*[^\W\d_]{2})[^\W\d_]+(?:[\s'’.,;:!?&-]+[^\W\d_]+)*[
 
 
 def extract_answer(response: str) -> str | None:
-    r"""The final answer of a response: the last `\boxed{...}` that closes, else the last `<answer>...</answer>`, else
-    what follows the last "Answer:" on its line; None if there is none of them."""
+    r"""The final answer of a response: the last `\boxed{...}` that is closed, else the last `<answer>...</answer>`,
+    else the rest of the line after the last "Answer:". None if the response has none of these."""
     for find in (_boxed, _tagged, _announced):
         answer = find(response)
         if answer is not None:
@@ -36,7 +36,7 @@ def extract_answer(response: str) -> str | None:
 
 
 def accepted(reference: str) -> list[str]:
-    """What a reference accepts: itself, and of a choice with its text, "A. cat", the letter and the text alone too."""
+    """The answers that a reference accepts: itself; and for a choice with its text, "A. cat", also "A" and "cat"."""
     labelled = _LABELLED_REFERENCE.fullmatch(reference.strip())
     return [reference] if labelled is None else [reference, *filter(None, labelled.groups())]
 
@@ -45,11 +45,11 @@ def judge(answer: str, reference: str) -> bool | None:
     """Compares two answers without computer algebra.
 
     Args:
-      answer: what the response says; untrusted.
+      answer: the answer extracted from a response; untrusted.
       reference: one accepted answer.
 
     Returns:
-      True or False where text, letters, numbers or parts decide; None where only algebra can tell.
+      True or False if texts, letters, numbers or parts decide; None if only algebra can tell.
     """
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         return answer == reference
@@ -78,7 +78,7 @@ def judge(answer: str, reference: str) -> bool | None:
 
 
 def normalize(text: str) -> str:
-    """Compatibility characters unified, dollar signs, text commands, quotes and a final full stop taken off."""
+    """Unifies compatibility characters (NFKC); removes dollar signs, text commands, quotes and a final full stop."""
     text = unicodedata.normalize("NFKC", text).replace("\\%", "%").replace("\\$", "$").replace("\\,", "")
     text = _TEXT_COMMAND.sub(r"\1", text)
     text = " ".join(text.split())
@@ -134,14 +134,14 @@ def _equal_numbers(first: tuple[Fraction, bool], second: tuple[Fraction, bool]) 
 
 
 def _occurs(part: str, answer: str) -> bool:
-    """Whether a part stands in the answer, not inside a longer word or number."""
+    """Whether the answer contains a part, and not just inside a longer word or number."""
     pattern = rf"(?<![\w.]){re.escape(part)}(?!\w|\.\d)"
     return re.search(pattern, answer, re.IGNORECASE) is not None
 
 
 def _names_another(letter: str, rest: str) -> bool:
-    """Whether an answer goes on to another choice: "A, B, C, D" is right about nothing. Letters of the other case are
-    not choices but what one says, as in "B. x"."""
+    """Whether an answer names another choice after `letter`: "A, B, C, D" is never right. Letters of the other case are
+    the text of a choice, as in "B. x", and no choices."""
     others = [match[1] for match in _OTHER_LETTER.finditer(rest)]
     return any(other != letter and other.isupper() == letter.isupper() for other in others)
 

@@ -17,7 +17,7 @@ VARIANTS = ("paper", "release")
 
 
 class RewardTerms(NamedTuple):
-    """The terms of the shaped reward, float64 [queries, samples], and the rate that the bonus depends on.
+    """The terms of the shaped reward, float64 [queries, samples], and the rate that determines the bonus.
 
     Attributes:
       correct: r(x, y), 1 for a right answer.
@@ -57,15 +57,16 @@ def reward_terms(
       succeeded: calls of each response that succeeded (or whether one did), [queries, samples]; `operations` if None.
         A response reasons in pixel space when it has at least one.
       alpha, beta: weights of the bonus and of the penalty.
-      rate_floor: H, the RaPR from which on curiosity pays nothing.
-      max_operations: N, the calls that cost nothing.
+      rate_floor: H; the bonus is 0 for queries whose RaPR is at least this.
+      max_operations: N, the number of calls without a penalty.
       variant: "paper" is the equation above. "release" is the published code's: the bonus is
         alpha / 2 * max(H - RaPR, 0) / RaPR, divided by 2 for images and by 1.5 for videos, and calls that failed
-        count towards RaPR (`succeeded` is not looked at).
-      video: whether each query is a video, bool [queries]; all are images if None. Only the release's bonus asks.
+        count towards RaPR (`succeeded` is not used).
+      video: whether each query is a video, bool [queries]; None: all are images. Only the release's bonus uses it.
 
     Raises:
-      ValueError: shapes that do not match, or an unknown variant.
+      UserError: an unknown variant.
+      ValueError: shapes that do not match.
     """
     correct = np.asarray(correct, np.float64)
     operations = np.asarray(operations)
@@ -87,7 +88,7 @@ def reward_terms(
     rate = in_pixel_space.mean(axis=1)
     coefficient = alpha * np.maximum(rate_floor - rate, 0.0)
     if variant == "release":
-        # Where the rate is 0 no response earns the bonus, whatever its size.
+        # Where the rate is 0, no response gets the bonus, so any divisor will do.
         coefficient = coefficient / 2 / np.where(rate > 0, rate, 1.0) / np.where(video, 1.5, 2.0)
     bonus = coefficient[:, None] * in_pixel_space
     penalty = beta * np.minimum(max_operations - operations, 0)
@@ -106,7 +107,7 @@ def shaped_reward(
     variant: str = "paper",
     video: np.ndarray | None = None,
 ) -> np.ndarray:
-    """r'(x, y), float64 [queries, samples]: correctness, curiosity bonus and penalty together.
+    """r'(x, y), float64 [queries, samples]: the sum of correctness, curiosity bonus and penalty.
 
     Arguments and errors are those of `reward_terms`.
     """

@@ -24,7 +24,7 @@ START_LIMIT = 120.0  # seconds a worker may take to import sympy on a busy machi
 
 
 class _Worker:
-    """One process running `rewards.worker`, started afresh whenever it had to be killed."""
+    """One process that runs `rewards.worker`; a worker that was killed is replaced by a new one."""
 
     def __init__(self, limit: float, deadline: float):
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -43,12 +43,12 @@ class _Worker:
         self.expires = time.monotonic() + START_LIMIT
 
     def send(self, task: tuple[str, str]) -> None:
-        """Hands over one (answer, reference); both are short, so the pipe takes them whole."""
+        """Sends one (answer, reference); both are short, so that the pipe's buffer takes them at once."""
         self.expires = time.monotonic() + self.deadline
         try:
             print(json.dumps(task), file=self.process.stdin, flush=True)
         except OSError:
-            pass  # it died while idle: its end of file is what `receive` will see
+            pass  # the process died while idle: `receive` will read an end of file
 
     def receive(self) -> str:
         """One line, "ready" or a verdict; "" when the process is gone."""
@@ -61,18 +61,18 @@ class _Worker:
         try:
             self.process.stdin.close()
         except OSError:
-            pass  # what was still to be written has no reader
+            pass  # buffered output that no process will read
 
 
 class AnswerPool:
     """Scores responses against references, math-verify in parallel worker processes.
 
-    Plain numbers, letters and words are compared in this process; workers start when algebra is first needed.
-    A comparison over the limit counts as wrong; a worker that does not end it, or dies, is killed and replaced.
-    Thread-safe; a context manager; workers end with this process.
+    Plain numbers, letters and words are compared in this process; workers start when algebra is first needed. An
+    answer whose comparison exceeds the limit counts as wrong; a worker that does not end it, or dies, is killed and
+    replaced. The pool is thread-safe and a context manager; its workers end with this process.
 
     Args:
-      workers: processes at most.
+      workers: the most worker processes.
       limit: seconds of computation for one comparison.
       deadline: seconds by the clock after which a worker is killed, whatever it is doing.
     """
@@ -88,13 +88,13 @@ class AnswerPool:
     def score(
         self, pairs: Sequence[tuple[str, str | Sequence[str]]], recovered: Sequence[bool] | None = None
     ) -> list[float]:
-        """1.0 for every response whose final answer equals (one of) its reference answers, else 0.0.
+        """1.0 for every response whose final answer equals one of its reference answers, else 0.0.
+
+        If no worker process can be started, answers that need one score 0 and an error is logged.
 
         Args:
           pairs: (response text, reference or list of references).
           recovered: False for responses whose last operation failed; these score 0 whatever they answer.
-
-        Where no worker process can be started, answers that need one score 0 and an error is logged.
         """
         scores = [0.0] * len(pairs)
         undecided: dict[tuple[str, str], list[int]] = {}
@@ -131,18 +131,18 @@ class AnswerPool:
         self.close()
 
     def _verify(self, tasks: list[tuple[str, str]]) -> dict[tuple[str, str], bool]:
-        """The verdicts that can be had."""
+        """Compares (answer, reference) pairs; those that could not be compared are missing from the result."""
         verdicts: dict[tuple[str, str], bool] = {}
         try:
-            self._deal(tasks, verdicts)
+            self._run_tasks(tasks, verdicts)
         except (OSError, RuntimeError) as error:
             _log.error(
                 "answers that need math-verify count as wrong (%d of them): %s", len(tasks) - len(verdicts), error
             )
         return verdicts
 
-    def _deal(self, tasks: list[tuple[str, str]], verdicts: dict[tuple[str, str], bool]) -> None:
-        """Deals the tasks out to the workers as these become free; adds to the verdicts."""
+    def _run_tasks(self, tasks: list[tuple[str, str]], verdicts: dict[tuple[str, str], bool]) -> None:
+        """Sends each task to a worker that is free, and adds the workers' answers to `verdicts`."""
         waiting = collections.deque(tasks)
         running: dict[_Worker, tuple[str, str] | None] = {}  # None while it starts
         try:
@@ -155,7 +155,7 @@ class AnswerPool:
                         if worker.ready:
                             worker.send(running[worker])
                         elif sum(task is None for task in running.values()) >= len(waiting):
-                            break  # enough are starting for what is left
+                            break  # a starting worker for each waiting task is enough
                     timeout = min(worker.expires for worker in running) - time.monotonic()
                     answered = [key.data for key, _ in selector.select(max(timeout, 0.0))]
                     expired = [worker for worker in running if worker.expires <= time.monotonic()]
@@ -176,7 +176,7 @@ class AnswerPool:
                         else:
                             worker.close()
         finally:
-            for worker in running:  # only those still starting, or all of them when interrupted
+            for worker in running:  # those still starting, or after an exception all of them
                 worker.close()
 
 
@@ -185,10 +185,12 @@ _default_pool_lock = threading.Lock()
 
 
 def score_trajectories(trajectories: Sequence[Trajectory], pool: AnswerPool) -> list[float]:
-    """1.0 for every response with a right answer, else 0.0; wrong where its last operation failed (the release's rule).
+    """1.0 for every response with a right answer, else 0.0.
+
+    A response whose last operation failed counts as wrong (the rule of the released code).
 
     Args:
-      trajectories: finished, with their references.
+      trajectories: finished trajectories, with their references.
       pool: compares the answers.
     """
     pairs = [(trajectory.response, trajectory.reference) for trajectory in trajectories]
@@ -198,14 +200,14 @@ def score_trajectories(trajectories: Sequence[Trajectory], pool: AnswerPool) -> 
 def answer_reward(response: str, reference: str | Sequence[str], recovered: bool = True) -> float:
     r"""1.0 if the final answer of a response is right, else 0.0; it never raises or hangs.
 
-    The answer is the last `\boxed{...}`, else `<answer>...</answer>`, else what follows "Answer:". A letter is compared
-    without regard to case and must be the only one ("A, B" is wrong), "A. cat" is met by "A" and by "cat", a percent
-    sign is optional, a comma-separated reference is met when every part occurs, and mathematics is compared by
-    math-verify with a limit of seconds, in a process of its own.
+    The answer is the last `\boxed{...}`, else `<answer>...</answer>`, else the text after "Answer:". A letter is
+    compared without regard to case and must be the only one ("A, B" is wrong). The reference "A. cat" accepts "A" and
+    "cat". A percent sign is optional. A comma-separated reference accepts an answer that contains every part.
+    Mathematics is compared by math-verify in another process, within a limit of seconds.
 
     Args:
       response: the text of the last turn.
-      reference: the accepted answer, or several of which any will do.
+      reference: the accepted answer, or several answers any of which is accepted.
       recovered: False when the last operation failed; the answer then counts as wrong.
     """
     global _default_pool

@@ -1,7 +1,7 @@
-"""The process that runs math-verify for `AnswerPool`: one JSON pair a line in, one JSON verdict a line out.
+"""The process that runs math-verify for `AnswerPool`: it reads one JSON pair a line and writes one JSON verdict a line.
 
-Time is limited in seconds of computation, not of the clock, so that a busy machine does not turn right answers into
-wrong ones. math-verify's own limits go by the clock and are off.
+The limit is in seconds of computation, not of the clock, so that a busy machine does not turn right answers into wrong
+ones. math-verify's limits are by the clock and therefore off.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import sys
 
 MEMORY_LIMIT = 4 << 30  # bytes of address space: an absurd integer must not take the machine's memory
-GRACE = 2  # seconds of computation between interrupting it and ending the process
+KILL_SECONDS = 2  # of computation, after a comparison was interrupted, until the system ends the process
 
 
 class Interrupted(BaseException):
@@ -47,12 +47,12 @@ def main() -> None:
         # A timer cannot interrupt one long operation on huge integers; the system ends the process then, whether or not
         # there is a parent left to do it.
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        end = math.ceil(usage.ru_utime + usage.ru_stime + limit) + GRACE
+        end = math.ceil(usage.ru_utime + usage.ru_stime + limit) + KILL_SECONDS
         resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
         signal.setitimer(signal.ITIMER_PROF, limit)
         try:
             verdict = equal(*json.loads(line))
-        except (Exception, Interrupted):  # whatever the algebra trips over, this is not a right answer
+        except (Exception, Interrupted):  # an answer that the algebra cannot compare is not right
             verdict = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(verdict), file=verdicts, flush=True)

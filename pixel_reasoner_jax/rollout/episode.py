@@ -184,7 +184,7 @@ class Episode:
         self._images = 0
         self._turn_tokens: list[int] = []
         self._text = self._new_text()
-        self._closed = True  # the last turn ended with a stop token of its own
+        self._closed = True  # whether the last turn ended with a sampled stop token
         self.length = len(prompt.rendered.tokens)
         self.sampled = 0
         self.turn = 0
