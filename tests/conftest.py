@@ -11,8 +11,8 @@ from pixel_reasoner_jax.compilation import cache_directory
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
-# Tests compile much and compute little. XLA's own passes run as they always do, but LLVM takes no trouble over the code,
-# gets it in one piece, and fused operations are written for it directly, not by way of MLIR: a third of the time.
+# Tests compile much and compute little. XLA's own passes run as they always do, but LLVM takes no trouble over the code
+# and gets it in one piece, and fused operations are written for it directly, not by way of MLIR: a third of the time.
 FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_cpu_parallel_codegen_split_count=1",
