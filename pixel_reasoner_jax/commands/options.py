@@ -38,11 +38,11 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
 
     Args:
       parser: of the command.
-      command: whose packaged configs are named; see `config.config_names`.
+      command: its packaged configs are named; one that has the command's own name is the default.
       several_processes: it can go on from a checkpoint, and run as one of several processes.
     """
     names = config_names(command)
-    default = names[0] if len(names) == 1 else None
+    default = command if command in names else None
     parser.add_argument(
         "--config",
         metavar="FILE",
