@@ -73,10 +73,10 @@ def measure(preset: str, slots: int, context: int, width: int) -> dict:
 
     def decode():
         nonlocal state
-        drawing = SlotSampling.of([SamplingSettings()] * slots, [STEPS] * slots)
+        sampling = SlotSampling.of([SamplingSettings()] * slots, [STEPS] * slots)
         state = _filled(state, context)
         counts = (np.int32(STEPS), np.int32(slots))
-        state, out = engine.decode(params, state, drawing, forbidden, *counts, steps=STEPS, filtered=False)
+        state, out = engine.decode(params, state, sampling, forbidden, *counts, steps=STEPS, filtered=False)
         return out
 
     def prefill():

@@ -16,7 +16,7 @@ from pixel_reasoner_jax.training.rows import Arrangement, arrange, real_share, s
 
 ROW_LENGTH = 16_384
 BATCHES = {"sft": (128, 1), "grpo": (256, 8)}  # trajectories of an update, samples of a query: the paper's
-UPDATES = {"sft": 1, "grpo": 16}  # that are dealt out at a time: those of an episode of 512 queries
+UPDATES = {"sft": 1, "grpo": 16}  # that are packed at a time: those of an episode of 512 queries
 KINDS = {"text": 0.27, "one crop": 0.45, "more crops": 0.28}
 
 

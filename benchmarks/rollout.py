@@ -25,7 +25,7 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.runner import Counters, Extension
-from pixel_reasoner_jax.rollout.scheduler import RolloutSettings, Scheduler
+from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
@@ -72,7 +72,7 @@ class Forcing(Scheduler):
 
     episode: type[ForcedEpisode] = ForcedEpisode
 
-    def _begin(self, prompt, sample):
+    def _new_episode(self, prompt, sample):
         settings = self._settings
         return self.episode(
             prompt, sample, self._processor, settings.registry, settings.limits, settings.sampling, settings.on_event
@@ -174,18 +174,7 @@ def ours(
     queries, samples = list(workload.queries), workload.samples
     if not fork:
         queries, samples = [{**q, "id": f"{q['id']}/{i}"} for q in queries for i in range(samples)], 1
-    rollout = RolloutSettings(
-        samples=samples,
-        seed=0,
-        sampling=settings,
-        slots=policy.slots,
-        registry=policy.registry,
-        limits=policy.limits,
-        guidelines=policy.guidelines,
-        workers=policy.workers,
-        operation_seconds=policy.operation_seconds,
-        on_event=None,
-    )
+    rollout = policy.rollout_settings(samples, 0, settings, policy.slots)
 
     def answer():
         policy.counters = Counters()

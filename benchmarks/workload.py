@@ -21,8 +21,7 @@ from data_pipeline.tokenizer import save_processor
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL, VisionConfig
 from pixel_reasoner_jax.operations import Call, default_registry
 from pixel_reasoner_jax.processing import Budgets, PictureStore, Processor, Rendered
-from pixel_reasoner_jax.rollout.episode import Prompt
-from pixel_reasoner_jax.rollout.prompt import Query
+from pixel_reasoner_jax.rollout.prompt import Prompt, Query
 
 BOX_SIDES = (0.2, 0.4)
 """Least and most side of a forced box, as a share of the image; the operation's padding adds 0.2 to it."""

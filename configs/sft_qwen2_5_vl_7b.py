@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
     config.data.workers = 4  # processes that decode and resize; 0: threads
     config.data.max_unreadable = 0.01  # share of records that may be unreadable, and are skipped; more end the run
-    # The data are dealt out to so many shards, each packed by itself: a multiple of data x fsdp, 0 for as many as that.
+    # How many shards the records are assigned to, each packed by itself: a multiple of data x fsdp, 0 for just that.
     # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
     config.data.shards = 0
 

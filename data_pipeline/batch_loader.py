@@ -1,7 +1,7 @@
 """Batches of records from several virtual shards, read ahead by threads or worker processes, resumable at any record.
 
 Every shard has a fixed order of records, and a checkpoint stores how many records of each shard were used. A run can
-therefore be resumed with another number of processes, another read-ahead, or the shards dealt out differently.
+therefore be resumed with another number of processes, another read-ahead, or with shards assigned to other processes.
 """
 
 from __future__ import annotations

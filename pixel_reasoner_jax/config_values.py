@@ -1,6 +1,6 @@
 """The allowed values of settings, for `config.check_values`.
 
-This module imports no higher module, so it repeats the names that these define; tests check that they are equal.
+Higher modules import the names from here; `models.model.REMAT` alone repeats them as keys, and a test compares.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
 REMAT = ("none", "vision", "dots", "full", "groups")  # rematerialization policies, see `models.Qwen2_5_VL`
-LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # see `models.lora.TARGETS`
-CURIOSITY_VARIANTS = ("paper", "release")  # see `rewards.curiosity.VARIANTS`
-SCHEDULES = ("cosine", "linear", "constant")  # see `training.optimizer.SCHEDULES`
+LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
+CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
+SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
 
 
 def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:

@@ -30,7 +30,7 @@ FLOORS = (
 )
 """Rooms and plain modules from the top floor to the ground. A room imports what is on lower floors, and itself."""
 
-MODELS_MAY_USE = ("models", "parallel", "arrays", "files", "errors")
+MODELS_MAY_USE = ("models", "parallel", "arrays", "config_values", "files", "errors")
 """Modules of `pixel_reasoner_jax` that `models` may import: nothing of runs, of their checkpoints or of training."""
 
 
@@ -103,6 +103,16 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 def test_no_import_points_upward(edges):
     assert upward(edges) == []
+
+
+def test_the_package_itself_is_imported_for_its_version_alone():
+    """It hands names on from all rooms: to take one of them from it would be an arrow that nobody sees."""
+    known = modules()
+    for path in known.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "pixel_reasoner_jax" and path.name != "__init__.py":
+                names = {alias.name for alias in node.names}
+                assert all(name == "__version__" or f"pixel_reasoner_jax.{name}" in known for name in names), path
 
 
 def test_no_circle(edges):

@@ -14,11 +14,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.calls import OPENING
 from pixel_reasoner_jax.trajectory import OperationRecord
 
-LOSS_MASK_RULES = {
-    "last-call": "all that the assistant wrote, but of its calls the last one alone, if it succeeded",
-    "last-two-turns": "the last two turns of the assistant, as the released training does",
-    "all": "all that the assistant wrote",
-}
+LOSS_MASK_RULES = ("last-call", "last-two-turns", "all")
 
 
 def with_loss_mask(

@@ -39,7 +39,7 @@ class Command:
       summary: its line in the list of commands.
       module: what implements it: `run(config)`, or `run(config, resume=...)` if it resumes, for experiments; else
         `run(args)`, or `run(args, overrides)` if it is `about_config`.
-      options: adds what it takes to its parser; None for experiments, which all take the same.
+      add_options: adds what it takes to its parser; None for experiments, which all take the same.
       reference: name of the packaged config that knows every key of its experiments; None for a command without one.
       resumes: whether it can go on from a checkpoint.
       about_config: it reads the config of another command itself, and settings can be overridden for it too.
@@ -48,7 +48,7 @@ class Command:
 
     summary: str
     module: str
-    options: Callable[[argparse.ArgumentParser], None] | None = None
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None
     reference: str | None = None
     resumes: bool = False
     about_config: bool = False
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [argument for argument in argv if argument != DEBUG]
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch, which is not needed
     try:
-        return _main(argv)
+        return _main(argv, debug)
     except (KeyboardInterrupt, UserError, OSError) as error:
         if debug or not _is_told_in_one_line(error):
             raise
@@ -133,9 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_told_in_one_line(error: BaseException) -> bool:
-    """Whether an exception is no bug: an interrupt, a mistake of the user's, or the system's about a file it names."""
+    """Whether an exception is no bug: an interrupt, a mistake of the user's, or an error about a file.
+
+    The system names the file; the client of an object store raises its errors about files without an errno.
+    """
     if isinstance(error, OSError) and not isinstance(error, UserError):
-        return error.filename is not None
+        return error.filename is not None or error.errno is None
     return isinstance(error, KeyboardInterrupt | UserError)
 
 
@@ -151,7 +154,7 @@ def _report(error: BaseException) -> int:
     return 1
 
 
-def _main(argv: list[str]) -> int:
+def _main(argv: list[str], debug: bool) -> int:
     argv, overrides = _split_overrides(argv)
     parser = argparse.ArgumentParser(
         "pixel-reasoner",
@@ -159,7 +162,7 @@ def _main(argv: list[str]) -> int:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error that is a mistake too")
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of every error")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     chosen = next((argument for argument in argv if not argument.startswith("-")), None)
     run: Callable[[argparse.Namespace], object] | None = None
@@ -172,7 +175,7 @@ def _main(argv: list[str]) -> int:
             allow_abbrev=False,
         )
         if name == chosen:
-            run = _configure(subparser, command, overrides)
+            run = _configure(subparser, command, overrides, debug)
     args = parser.parse_args(argv)
     if overrides and not (COMMANDS[args.command].reference or COMMANDS[args.command].about_config):
         raise ConfigError(f"{args.command} has no config: --config.{overrides[0][0]} does not apply")
@@ -181,11 +184,11 @@ def _main(argv: list[str]) -> int:
 
 
 def _configure(
-    parser: argparse.ArgumentParser, command: Command, overrides: list[tuple[str, str]]
+    parser: argparse.ArgumentParser, command: Command, overrides: list[tuple[str, str]], debug: bool
 ) -> Callable[[argparse.Namespace], object]:
     """Adds a command's options; returns what runs it."""
-    if command.options is not None:
-        command.options(parser)
+    if command.add_options is not None:
+        command.add_options(parser)
         more = [overrides] if command.about_config else []
         return lambda args: _run(importlib.import_module(command.module), args, *more)
     options.experiment(parser, command.reference.split("_")[0], command.resumes)
@@ -198,7 +201,7 @@ def _configure(
         identity = (args.coordinator, args.processes, args.process)
         if not args.distributed and all(value is None for value in identity):
             return _run(importlib.import_module(command.module), config, resume=args.resume)
-        return _run_joined(importlib.import_module(command.module), config, args.resume, identity)
+        return _run_joined(importlib.import_module(command.module), config, args.resume, identity, debug)
 
     return run
 
@@ -210,7 +213,13 @@ def _run(module: ModuleType, *args, **options) -> object:
     return module.run(*args, **options)
 
 
-def _run_joined(module: ModuleType, config: ConfigDict, resume: bool, identity: tuple) -> object:
+def _run_joined(
+    module: ModuleType,
+    config: ConfigDict,
+    resume: bool,
+    identity: tuple[str | None, int | None, int | None],
+    debug: bool,
+) -> object:
     """Runs as one of several processes: where one fails, all end."""
     from pixel_reasoner_jax.parallel import join
 
@@ -218,6 +227,8 @@ def _run_joined(module: ModuleType, config: ConfigDict, resume: bool, identity: 
     try:
         return _run(module, config, resume=resume)
     except BaseException as error:
+        if debug:
+            traceback.print_exception(error)
         status = _report(error)
         if status == 1:  # JAX has no one class of error for a connection that broke
             print(

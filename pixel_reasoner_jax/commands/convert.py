@@ -37,7 +37,7 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
 
     Raises:
       CheckpointError: `out` already holds a converted model.
-      ValueError, OSError: a file is missing or does not fit; both name it.
+      UserError: a file is missing or does not fit; the message names it.
     """
     out = as_path(out)
     if (out / CONVERTED).exists():

@@ -27,7 +27,7 @@ SETTINGS = ("model", "dtype", "text_only", "split", "count", "world_seed", "samp
 
 def run(args: argparse.Namespace) -> None:
     """`pixel-reasoner evaluate`: a table, and one JSON line with the same figures."""
-    for name, least in (("count", 1), ("samples", 1), ("slots", 1), ("temperature", 0)):
+    for name, least in (("count", 1), ("samples", 1), ("slots", 1), ("temperature", 0), ("world_seed", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     for path in filter(None, (args.html, args.out)):

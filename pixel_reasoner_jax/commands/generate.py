@@ -32,9 +32,8 @@ def run(args: argparse.Namespace) -> list[Trajectory]:
     """Answers one question, shows each response as it grows, and saves all as a page and as JSON.
 
     Raises:
-      ValueError: options that make no question, one file of two, or a file that cannot be written; MediaError (a
-        ValueError): an image or video that cannot be read.
-      FileNotFoundError: no such model directory, or one with a file missing.
+      UserError: options that make no question, one file of two, or a file that cannot be written; as MediaError an
+        image or video that cannot be read; as MissingFileError no such model directory, or one with a file missing.
     """
     query = build_query(args)
     html, out = outputs(args, query["id"])

@@ -13,12 +13,17 @@ from data_pipeline.inspection.page import inspection_page
 from data_pipeline.inspection.summary import summarize
 from data_pipeline.inspection.terminal import show_legend, show_summary, show_trajectory
 from data_pipeline.records import RecordError, RecordSource
+from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import check_output, write_text
 from pixel_reasoner_jax.processing import Processor
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.model:
+        check_is_no_run(args.model)
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}; it cannot be negative")
     if args.samples < 0:
         raise UserError(f"--samples is {args.samples}; it cannot be negative")
     if args.html:

@@ -27,6 +27,7 @@ from data_pipeline.synthesis.synthesis import (
 )
 from data_pipeline.synthesis.synthesizer import BudgetMediaLoader
 from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX
+from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
       UserError: options that fit no synthesis, a source that cannot be read, a folder that holds another data set, an
         endpoint that cannot be used.
     """
+    if args.model:
+        check_is_no_run(args.model)
     media = BudgetMediaLoader(Processor.from_pretrained(args.model).budgets if args.model else Budgets())
     sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
     captioner, decides, endpoint = _captioner(args, media)

@@ -9,13 +9,15 @@ from typing import Any
 from pixel_reasoner_jax.errors import UserError
 
 
-class ConfigError(UserError):
+class ModelConfigError(UserError):
     """A configuration this model cannot run, with the key at fault in the message."""
 
 
 def _require_divisible(name: str, value: int, by_name: str, by: int) -> None:
     if by <= 0 or value % by:
-        raise ConfigError(f"{name} {value} is not a multiple of {by_name}" + ("" if str(by) in by_name else f" {by}"))
+        raise ModelConfigError(
+            f"{name} {value} is not a multiple of {by_name}" + ("" if str(by) in by_name else f" {by}")
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class VisionConfig:
             self.patch_size * self.spatial_merge_size,
         )
         if outside := [i for i in self.fullatt_block_indexes if not 0 <= i < self.depth]:
-            raise ConfigError(f"vision_config.fullatt_block_indexes names layers {outside} of {self.depth}")
+            raise ModelConfigError(f"vision_config.fullatt_block_indexes names layers {outside} of {self.depth}")
 
     @property
     def head_dim(self) -> int:
@@ -99,11 +101,11 @@ class Config:
             "num_attention_heads", self.num_attention_heads, "num_key_value_heads", self.num_key_value_heads
         )
         if len(self.mrope_section) != 3 or 2 * sum(self.mrope_section) != self.head_dim:
-            raise ConfigError(
+            raise ModelConfigError(
                 f"mrope_section {self.mrope_section} must be three sizes that sum to half the head size {self.head_dim}"
             )
         if self.vision.out_hidden_size != self.hidden_size:
-            raise ConfigError(
+            raise ModelConfigError(
                 f"vision_config.out_hidden_size is {self.vision.out_hidden_size}, but hidden_size is {self.hidden_size}"
             )
 
@@ -136,21 +138,21 @@ class Config:
         try:
             return _PRESETS[name]
         except KeyError:
-            raise ConfigError(f"unknown preset {name!r}; there are {', '.join(_PRESETS)}") from None
+            raise ModelConfigError(f"unknown preset {name!r}; there are {', '.join(_PRESETS)}") from None
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Config:
         """Reads a parsed `config.json`, flat as released or nested as transformers 5 writes it.
 
         Raises:
-          ConfigError: another model type, or a feature this model does not implement; the message names the key.
+          ModelConfigError: another model type, or a feature this model does not implement; the message names the key.
         """
         if config.get("model_type") != "qwen2_5_vl":
-            raise ConfigError(f"model_type is {config.get('model_type')!r}; only 'qwen2_5_vl' is supported")
+            raise ModelConfigError(f"model_type is {config.get('model_type')!r}; only 'qwen2_5_vl' is supported")
         text = config.get("text_config") or config
         vision = config.get("vision_config")
         if not vision:
-            raise ConfigError("config has no vision_config")
+            raise ModelConfigError("config has no vision_config")
         _check_supported(text, vision)
         rope = _rope(text)
         values = {key: text[key] for key in _TEXT_KEYS if text.get(key) is not None}
@@ -163,7 +165,7 @@ class Config:
         values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
         missing = [key for key in _TEXT_REQUIRED if values.get(key) is None]
         if missing:
-            raise ConfigError(f"config lacks {', '.join(missing)}")
+            raise ModelConfigError(f"config lacks {', '.join(missing)}")
         return cls(vision=_vision_from_hf(vision), **values, **rope)
 
     def to_hf(self) -> dict[str, Any]:
@@ -219,18 +221,18 @@ _ROOT_KEYS = ("vision_start_token_id", "vision_end_token_id", "image_token_id", 
 def _check_supported(text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
     for where, part in (("", text), ("vision_config.", vision)):
         if (act := part.get("hidden_act", "silu")) != "silu":
-            raise ConfigError(f"{where}hidden_act is {act!r}; only 'silu' is supported")
+            raise ModelConfigError(f"{where}hidden_act is {act!r}; only 'silu' is supported")
     layers = text.get("num_hidden_layers", 0)
     slides = text.get("use_sliding_window") and text.get("max_window_layers", layers) < layers
     if slides or "sliding_attention" in (text.get("layer_types") or ()):
-        raise ConfigError("use_sliding_window: sliding-window attention in the decoder is not supported")
+        raise ModelConfigError("use_sliding_window: sliding-window attention in the decoder is not supported")
 
 
 def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "mrope"):
-        raise ConfigError(f"rope_parameters: rope type {kind!r} is not supported, only M-RoPE without scaling")
+        raise ModelConfigError(f"rope_parameters: rope type {kind!r} is not supported, only M-RoPE without scaling")
     return {
         "rope_theta": float(rope.get("rope_theta", text.get("rope_theta", Config.rope_theta))),
         "mrope_section": tuple(rope.get("mrope_section", Config.mrope_section)),

@@ -54,7 +54,7 @@ def fused_attention(
     """Softmax attention of unscaled scores by the kernel; see `attention.attention` for the arguments.
 
     Args:
-      mesh: rows are dealt out over data and fsdp where these divide them and else computed by all; heads over tensor.
+      mesh: rows are sharded over data and fsdp where these divide them and else computed by all; heads over tensor.
       interpret: runs the kernel as plain operations, on any platform, slowly.
     """
     kernel = functools.partial(_splash, causal=causal, interpret=interpret)

@@ -8,7 +8,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models.attention import BLOCK, attention, cached_attention
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.layers import (
@@ -104,7 +103,9 @@ class Decoder(nnx.Module):
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
         if length > BLOCK and length % BLOCK:
-            raise UserError(f"a cache of {length} tokens is read {BLOCK} at a time: make its length a multiple of that")
+            raise ValueError(
+                f"a cache of {length} tokens is read {BLOCK} at a time: make its length a multiple of that"
+            )
         shape = (self.config.num_hidden_layers, slots, self.config.num_key_value_heads, length, self.config.head_dim)
         dtype = self.dtype if dtype is None else dtype
         empty = constrain(jnp.zeros(shape, dtype), (None, "batch", "kv_heads", None, None), self.mesh)

@@ -46,7 +46,7 @@ def scan_layers(
 ) -> Float[Array, "batch tokens size"]:
     """`function(x, layer)` for one layer after another.
 
-    Between layers x is dealt out over all of the mesh, and so is what "full" remat keeps of them; within them it is
+    Between layers x is sharded over all of the mesh, and so is what "full" remat keeps of them; within them it is
     whole along tensor. (Left to find out by itself where x becomes whole, the compiler gathers parameters over tensor.)
 
     Args:
@@ -113,6 +113,26 @@ def _product(x: Array, kernel: Array, inputs: int) -> Array:
     return jnp.tensordot(x, kernel, axes=inputs)
 
 
+def _product_forward(x, kernel, inputs):
+    # Not `_product`, whose product a remat policy would not see.
+    return jnp.tensordot(x, kernel, axes=inputs), (x, kernel)
+
+
+def _product_backward(inputs, saved, gradient):
+    x, kernel = saved
+    outputs, batch = kernel.ndim - inputs, tuple(range(x.ndim - inputs))
+    over_outputs = tuple(range(gradient.ndim - outputs, gradient.ndim)), tuple(range(inputs, kernel.ndim))
+    x_gradient = jnp.tensordot(gradient, kernel, axes=over_outputs)
+    if math.prod(kernel.shape[:inputs]) <= math.prod(kernel.shape[inputs:]):
+        return x_gradient, jnp.tensordot(x, gradient, axes=(batch, batch))
+    # XLA on a CPU copies the first operand transposed: let it be the smaller.
+    turned = jnp.tensordot(gradient, x, axes=(batch, batch))
+    return x_gradient, jnp.moveaxis(turned, range(outputs), range(-outputs, 0))
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
 class Adapter(nnx.Module):
     """Low-rank adapters beside a stack of `Linear` layers: scale * (x @ a) @ b, in float32 whatever the layers' type.
 
@@ -137,26 +157,6 @@ class Adapter(nnx.Module):
         """Of one layer, inside a scan over the stack: [*batch, *inputs] to [*batch, *outputs]."""
         low = jnp.tensordot(x, self.a[...].astype(x.dtype), axes=self.a.ndim - 1)
         return self.scale * jnp.tensordot(low, self.b[...].astype(x.dtype), axes=1)
-
-
-def _product_forward(x, kernel, inputs):
-    # Not `_product`, whose product a remat policy would not see.
-    return jnp.tensordot(x, kernel, axes=inputs), (x, kernel)
-
-
-def _product_backward(inputs, saved, gradient):
-    x, kernel = saved
-    outputs, batch = kernel.ndim - inputs, tuple(range(x.ndim - inputs))
-    over_outputs = tuple(range(gradient.ndim - outputs, gradient.ndim)), tuple(range(inputs, kernel.ndim))
-    x_gradient = jnp.tensordot(gradient, kernel, axes=over_outputs)
-    if math.prod(kernel.shape[:inputs]) <= math.prod(kernel.shape[inputs:]):
-        return x_gradient, jnp.tensordot(x, gradient, axes=(batch, batch))
-    # XLA on a CPU copies the first operand transposed: let it be the smaller.
-    turned = jnp.tensordot(gradient, x, axes=(batch, batch))
-    return x_gradient, jnp.moveaxis(turned, range(outputs), range(-outputs, 0))
-
-
-_product.defvjp(_product_forward, _product_backward)
 
 
 class RMSNorm(nnx.Module):

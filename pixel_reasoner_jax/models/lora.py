@@ -12,12 +12,11 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
+from pixel_reasoner_jax.config_values import LORA_TARGETS as TARGETS
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models.layers import ADAPTER, Adapter
 from pixel_reasoner_jax.models.model import Qwen2_5_VL
 from pixel_reasoner_jax.parallel.sharding import param_shardings
-
-TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 
 
 def add_adapters(
@@ -33,7 +32,7 @@ def add_adapters(
       seed: of their parameters.
 
     Raises:
-      ValueError: an unknown target, or none.
+      UserError: an unknown target, or none.
     """
     if unknown := sorted(set(targets) - set(TARGETS)):
         raise UserError(f"lora.targets has {unknown[0]!r}; the decoder's projections are {', '.join(TARGETS)}")

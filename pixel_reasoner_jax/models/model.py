@@ -109,9 +109,9 @@ class Qwen2_5_VL(nnx.Module):
           remat: see the class.
 
         Raises:
-          ConfigError: a configuration this model does not implement.
+          ModelConfigError: a configuration this model does not implement.
           CheckpointError: a missing, unknown or misshapen tensor, named in the message, or a damaged file.
-          ValueError: an unknown type.
+          UserError: an unknown type.
         """
         types = dict(dtype=dtype, param_dtype=dtype if param_dtype is None else param_dtype)
         for key, value in types.items():
@@ -155,7 +155,7 @@ class Qwen2_5_VL(nnx.Module):
     ) -> Float[Array, "batch tokens size"]:
         """Token embeddings; where `vision_index` is not negative, that row of `vision_embeddings` instead.
 
-        With an axis of shards, the batch's rows are dealt out to them in order, and the index counts within the shard:
+        With an axis of shards, the batch's rows belong to them in order, and the index counts within the shard:
         on a mesh whose parts (`parallel.parts`) divide the shards, no device then needs another's images.
         """
         x = self.language.embed(tokens)

@@ -24,12 +24,12 @@ from jaxtyping import Array
 from pixel_reasoner_jax.arrays import CheckpointError, read_arrays
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, move
-from pixel_reasoner_jax.models.config import Config, ConfigError
+from pixel_reasoner_jax.models.config import Config, ModelConfigError
 from pixel_reasoner_jax.models.layers import ADAPTER, Adapter
 from pixel_reasoner_jax.models.tensors import INDEX, SINGLE, StoredTensor, open_tensors, read_json, write_tensors
 from pixel_reasoner_jax.parallel import is_main, to_host
 
-CONVERTED = "parameters"  # folder of the model's own arrays, in target of safetensors
+CONVERTED = "parameters"  # folder of the model's own arrays, in place of safetensors
 BUFFER = 2**28  # bytes of a stack's layers that are read before they go to the devices; one layer may be more
 
 
@@ -120,7 +120,7 @@ def read_config(directory: str | os.PathLike) -> Config:
 
     Raises:
       CheckpointError: there is no such directory, or no config.json in it.
-      ConfigError: a configuration this model does not implement.
+      ModelConfigError: a configuration this model does not implement.
     """
     directory = as_path(directory)
     if not directory.is_dir():
@@ -128,8 +128,8 @@ def read_config(directory: str | os.PathLike) -> Config:
     path = directory / "config.json"
     try:
         return Config.from_hf(read_json(path))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except ModelConfigError as error:
+        raise ModelConfigError(f"{path}: {error}") from None
 
 
 def read_parameters(directory: str | os.PathLike, config: Config, abstract: nnx.State, shardings=None) -> nnx.State:

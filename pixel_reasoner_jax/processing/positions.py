@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.geometry import Geometry
 from pixel_reasoner_jax.processing.media import Media
 
@@ -32,19 +31,19 @@ def mrope_positions(
       The positions, int32 [3, n], and the position of the token that comes next.
 
     Raises:
-      UserError: the placeholders in `tokens` do not match `media`.
+      ValueError: the placeholders in `tokens` do not match `media`.
     """
     tokens = np.asarray(tokens)
     spots = np.flatnonzero(np.isin(tokens, placeholders)) if len(tokens) else np.empty(0, np.int64)
     expected = sum(item.tokens for item in media)
     if len(spots) != expected:
-        raise UserError(f"{len(spots)} placeholder tokens for {len(media)} images and videos of {expected} tokens")
+        raise ValueError(f"{len(spots)} placeholder tokens for {len(media)} images and videos of {expected} tokens")
     positions = np.empty((3, len(tokens)), np.int32)
     filled = taken = 0
     for item in media:
         first, last = int(spots[taken]), int(spots[taken + item.tokens - 1])
         if last - first + 1 != item.tokens:
-            raise UserError(f"the {item.tokens} placeholder tokens of an {item.kind} at token {first} are interrupted")
+            raise ValueError(f"the {item.tokens} placeholder tokens of an {item.kind} at token {first} are interrupted")
         positions[:, filled:first] = np.arange(start, start + first - filled)
         start += first - filled
         t, rows, columns = item.grid[0], item.grid[1] // geometry.merge_size, item.grid[2] // geometry.merge_size

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pixel_reasoner_jax.config_values import CURIOSITY_VARIANTS as VARIANTS
 from pixel_reasoner_jax.errors import UserError
-
-VARIANTS = ("paper", "release")
 
 
 class RewardTerms(NamedTuple):

@@ -180,10 +180,6 @@ class AnswerPool:
                 worker.close()
 
 
-_default_pool: AnswerPool | None = None
-_default_pool_lock = threading.Lock()
-
-
 def score_trajectories(trajectories: Sequence[Trajectory], pool: AnswerPool) -> list[float]:
     """1.0 for every response with a right answer, else 0.0.
 
@@ -195,6 +191,10 @@ def score_trajectories(trajectories: Sequence[Trajectory], pool: AnswerPool) -> 
     """
     pairs = [(trajectory.response, trajectory.reference) for trajectory in trajectories]
     return pool.score(pairs, [trajectory.recovered for trajectory in trajectories])
+
+
+_default_pool: AnswerPool | None = None
+_default_pool_lock = threading.Lock()
 
 
 def answer_reward(response: str, reference: str | Sequence[str], recovered: bool = True) -> float:

@@ -11,9 +11,9 @@ import numpy as np
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, Result, error_text, tools_section
-from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
-from pixel_reasoner_jax.rollout.prompt import Query, query_messages
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, Result, error_text
+from pixel_reasoner_jax.processing import Picture, Processor, Rendered
+from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 
@@ -71,70 +71,9 @@ class Limits:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None and value < (0 if field.name in ("max_operations", "max_images") else 1):
-                least = 0 if field.name in ("max_operations", "max_images") else 1
+            least = 0 if field.name in ("max_operations", "max_images") else 1
+            if value is not None and value < least:
                 raise UserError(f"limit {field.name} cannot be {value}: it must be at least {least}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A query whose media are opened and whose prompt is rendered, once for all of its samples.
-
-    Attributes:
-      messages: the conversation before the first response.
-      state: the query's images and frames, as operations see them.
-      rendered: the prompt's tokens and media.
-      positions: int32 [3, tokens], M-RoPE positions of the prompt.
-      next_position: M-RoPE position of the response's first token.
-      store: keeps the pixels.
-    """
-
-    query: Query
-    messages: list[dict[str, Any]]
-    state: MediaState
-    rendered: Rendered
-    positions: np.ndarray
-    next_position: int
-    store: PictureStore
-
-    @property
-    def id(self) -> str:
-        """The query's id."""
-        return str(self.query["id"])
-
-    @property
-    def pictures(self) -> list[Picture]:
-        """The query's images and frames."""
-        return [*self.state.images, *self.state.frames]
-
-    @classmethod
-    def build(
-        cls,
-        query: Query,
-        processor: Processor,
-        registry: Registry | None,
-        guidelines: str | None,
-        store: PictureStore,
-    ) -> Prompt:
-        """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
-        images: list[Picture] = []
-        video = None
-        try:
-            for image in query.get("images") or ():
-                images.append(store.open(image))
-            if query.get("video") is not None:
-                budgets = processor.budgets
-                video = store.open_video(query["video"], budgets.video_frames, query.get("fps"), budgets.video_rate)
-        except BaseException:
-            for picture in images:
-                store.forget(picture)
-            raise
-        state = MediaState.from_query(images=images, video_frames=video.frames if video else None)
-        tools = None if registry is None else tools_section(registry.signatures(state))
-        messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
-        rendered = processor.render(messages, generation_prompt=True)
-        positions, next_position = processor.positions(rendered.tokens, rendered.media)
-        return cls(query, messages, state, rendered, positions, next_position, store)
 
 
 @dataclasses.dataclass(frozen=True)

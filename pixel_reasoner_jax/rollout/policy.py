@@ -18,7 +18,7 @@ from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutSettings, Scheduler
 from pixel_reasoner_jax.trajectory import Trajectory
 
-DECODE_STEPS = 32  # default of `Policy.decode_steps`
+DECODE_STEPS = 32  # the default of a policy's `decode_steps`
 
 
 class Policy:
@@ -70,14 +70,14 @@ class Policy:
         self.runtime = Runtime(
             model,
             processor,
-            decode_steps=decode_steps,
             gather_parameters=gather_parameters,
             cache_dtype=cache_dtype,
         )
         self.processor = processor
         self.registry = None if text_only else (registry or default_registry())
         self.limits, self.guidelines = limits, guidelines
-        self.slots, self.workers, self.operation_seconds = slots, workers, operation_seconds
+        self.slots, self.decode_steps = slots, decode_steps
+        self.workers, self.operation_seconds = workers, operation_seconds
         self.store = PictureStore(image_bytes)
         self.counters = Counters()
 
@@ -156,11 +156,28 @@ class Policy:
                 raise UserError("rollouts of several processes need limits.max_length")
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
-        settings = RolloutSettings(
+        settings = self.rollout_settings(samples, seed, sampling, slots, on_event)
+        return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
+
+    def rollout_settings(
+        self,
+        samples: int,
+        seed: int,
+        sampling: SamplingSettings,
+        slots: int,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> RolloutSettings:
+        """The policy's settings as they are now, with those of one rollout; see `stream` for the arguments.
+
+        Args:
+          slots: the most responses in flight, in all parts of the mesh together.
+        """
+        return RolloutSettings(
             samples=samples,
             seed=seed,
             sampling=sampling,
-            slots=self._slots_per_part(slots),
+            slots=self._slots_of_a_part(slots),
+            decode_steps=self.decode_steps,
             registry=self.registry,
             limits=self.limits,
             guidelines=self.guidelines,
@@ -168,7 +185,6 @@ class Policy:
             operation_seconds=self.operation_seconds,
             on_event=on_event,
         )
-        return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
 
     def warmup(self, length: int | None = None, *, sampling: SamplingSettings | None = None) -> None:
         """Compiles every program that rollouts of up to `slots` responses need, with a progress bar.
@@ -183,7 +199,9 @@ class Policy:
         length = length or self.limits.max_length
         if length is None:
             raise UserError("warmup needs a length, since limits.max_length is not set")
-        runner = ModelRunner(self.runtime, sampling or SamplingSettings(), 0, Counters())  # these are not read
+        runner = ModelRunner(
+            self.runtime, sampling or SamplingSettings(), 0, self.decode_steps, Counters()
+        )  # these are not read
         runner.grow(self._slots_per_part(self.slots), length)
         try:
             runner.warmup()

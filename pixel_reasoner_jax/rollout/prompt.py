@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
+from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
 
 SYSTEM = "You are a helpful assistant."
 
@@ -82,3 +87,64 @@ def query_messages(query: Query, tools: str | None, guidelines: str | None = Non
         {"role": "system", "content": [{"type": "text", "text": system}]},
         {"role": "user", "content": [*media, {"type": "text", "text": text}]},
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A query whose media are opened and whose prompt is rendered, once for all of its samples.
+
+    Attributes:
+      messages: the conversation before the first response.
+      state: the query's images and frames, as operations see them.
+      rendered: the prompt's tokens and media.
+      positions: int32 [3, tokens], M-RoPE positions of the prompt.
+      next_position: M-RoPE position of the response's first token.
+      store: keeps the pixels.
+    """
+
+    query: Query
+    messages: list[dict[str, Any]]
+    state: MediaState
+    rendered: Rendered
+    positions: np.ndarray
+    next_position: int
+    store: PictureStore
+
+    @property
+    def id(self) -> str:
+        """The query's id."""
+        return str(self.query["id"])
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The query's images and frames."""
+        return [*self.state.images, *self.state.frames]
+
+    @classmethod
+    def build(
+        cls,
+        query: Query,
+        processor: Processor,
+        registry: Registry | None,
+        guidelines: str | None,
+        store: PictureStore,
+    ) -> Prompt:
+        """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
+        images: list[Picture] = []
+        video = None
+        try:
+            for image in query.get("images") or ():
+                images.append(store.open(image))
+            if query.get("video") is not None:
+                budgets = processor.budgets
+                video = store.open_video(query["video"], budgets.video_frames, query.get("fps"), budgets.video_rate)
+        except BaseException:
+            for picture in images:
+                store.forget(picture)
+            raise
+        state = MediaState.from_query(images=images, video_frames=video.frames if video else None)
+        tools = None if registry is None else tools_section(registry.signatures(state))
+        messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
+        rendered = processor.render(messages, generation_prompt=True)
+        positions, next_position = processor.positions(rendered.tokens, rendered.media)
+        return cls(query, messages, state, rendered, positions, next_position, store)

@@ -94,6 +94,7 @@ class ModelRunner:
       runtime: the rollout uses its present parameters to the end, whatever is assigned to it later.
       sampling: settings of all turns.
       seed: of the rollout.
+      decode_steps: the most tokens of a slot that one call of `decode` samples.
       counters: what the runner does is added to them.
 
     Attributes:
@@ -102,12 +103,12 @@ class ModelRunner:
       shared: whether other processes feed parts of the mesh too.
     """
 
-    def __init__(self, runtime: Runtime, sampling: SamplingSettings, seed: int, counters: Counters):
+    def __init__(self, runtime: Runtime, sampling: SamplingSettings, seed: int, decode_steps: int, counters: Counters):
         self._runtime, self._params, self._version = runtime, runtime.params, runtime.version
         self._engine, self._processor, self._counters = runtime.engine, runtime.processor, counters
-        self._sampling, self._seed = sampling, seed
+        self._sampling, self._seed, self._decode_steps = sampling, seed, decode_steps
         self._mesh = runtime.mesh
-        self._alone = parts(self._mesh) == 1
+        self._has_one_part = parts(self._mesh) == 1
         self.shared = is_shared(self._mesh)
         self.parts = len(local_parts(self._mesh))
         self._queues: list[collections.deque[EngineCall]] = [collections.deque() for _ in range(self.parts)]
@@ -183,7 +184,7 @@ class ModelRunner:
                 self._forbidden,
                 np.int32(most),
                 np.int32(patience),
-                steps=self._runtime.decode_steps,
+                steps=self._decode_steps,
                 filtered=self._sampling.filtered,
             )
             decoded = local_rows(decoded)
@@ -237,7 +238,7 @@ class ModelRunner:
 
     def _enqueue(self, part: int, call: EngineCall) -> None:
         self._queues[part].append(call)
-        if self._alone:
+        if self._has_one_part:
             self.flush()
 
     def _run(self, program: ProgramKey) -> None:

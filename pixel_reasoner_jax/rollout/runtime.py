@@ -22,7 +22,6 @@ class Runtime:
     Args:
       model: a `models.Qwen2_5_VL`.
       processor: its `processing.Processor`.
-      decode_steps: the most tokens that one call of `Engine.decode` samples.
       gather_parameters: see `Engine`.
       cache_dtype: type of the KV cache; None takes the type that the model computes in.
 
@@ -37,13 +36,12 @@ class Runtime:
         model: Any,
         processor: Processor,
         *,
-        decode_steps: int,
         gather_parameters: bool = True,
         cache_dtype: str | None = None,
     ):
         self.graphdef, self._params = nnx.split(model)
         self.config, self.mesh, self.processor = model.config, model.mesh, processor
-        self.decode_steps, self.cache_dtype = decode_steps, cache_dtype
+        self.cache_dtype = cache_dtype
         self.engine = Engine(self.graphdef, processor.stop_tokens, self.mesh, gather_parameters)
         self.version = 0
         self._shapes: Shapes | None = None

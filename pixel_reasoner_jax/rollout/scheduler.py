@@ -21,15 +21,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
 from pixel_reasoner_jax.processing import Media, PictureStore
-from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits, Observation, Prompt
-from pixel_reasoner_jax.rollout.prompt import Query
+from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits, Observation
+from pixel_reasoner_jax.rollout.prompt import Prompt, Query
 from pixel_reasoner_jax.rollout.runner import Counters, Extension, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Trajectory
 
-HURRY = 8  # a chunk of decoding has this many times fewer steps while a slot waits for a worker thread's result
+WAITING_CHUNK_DIVISOR = 8  # a chunk of decoding has so many times fewer steps while a slot waits for a worker thread
 PATIENCE = 16  # a chunk of decoding ends early when 1/PATIENCE of its slots have ended their turn
 GRACE_SECONDS = 0.005  # how long to wait for further results of worker threads, so that one call appends them together
 POLL_SECONDS = 0.1  # how often to look for operations that take too long, when there is nothing to decode
@@ -45,6 +45,7 @@ class RolloutSettings:
       samples: responses to each query.
       seed, sampling: how tokens are drawn.
       slots: responses in flight in each part of the mesh, at most.
+      decode_steps: the most tokens of a slot that one call of the engine samples.
       registry: the operations that may be called; None for none.
       limits: where a response ends.
       guidelines: the text after the question; None for the paper's.
@@ -57,6 +58,7 @@ class RolloutSettings:
     seed: int
     sampling: SamplingSettings
     slots: int
+    decode_steps: int
     registry: Registry | None
     limits: Limits
     guidelines: str | None
@@ -120,7 +122,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._runtime, self._processor, self._settings = runtime, runtime.processor, settings
         self._store, self._counters = store, counters
         self._queries = enumerate(queries)
-        self._runner = ModelRunner(runtime, settings.sampling, settings.seed, counters)
+        self._runner = ModelRunner(runtime, settings.sampling, settings.seed, settings.decode_steps, counters)
         self._free: list[list[int]] = [[] for _ in range(self._runner.parts)]
         self._beginning: list[Group | None] = [None] * self._runner.parts
         # Two pools, so that no operation waits for a query to load.
@@ -199,7 +201,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._load()
         self._admit()
         self._observe()
-        coming = self._coming()
+        coming = self._awaited()
         busy = bool(self._active or self._groups or self._loading or any(self._beginning))
         drawing = sum(active.task is None for active in self._active.values())
         working = self._runner.working()
@@ -213,11 +215,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             concurrent.futures.wait(coming, GRACE_SECONDS, concurrent.futures.FIRST_COMPLETED)
             self._counters.device_seconds += time.perf_counter() - began
         else:
-            steps = self._runtime.decode_steps // (HURRY if someone_waits else 1)
+            steps = self._settings.decode_steps // (WAITING_CHUNK_DIVISOR if someone_waits else 1)
             self._decode(max(1, steps), max(1, drawing // PATIENCE))
         return busy > 0
 
-    def _coming(self) -> list[concurrent.futures.Future]:
+    def _awaited(self) -> list[concurrent.futures.Future]:
         """Futures of the tasks of worker threads whose results could be appended to a slot at once."""
         operations = [active.task.future for active in self._active.values() if active.task is not None]
         room = any(self._free) or not self._active

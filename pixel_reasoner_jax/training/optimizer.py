@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.config_values import SCHEDULES
 from pixel_reasoner_jax.errors import UserError
-
-SCHEDULES = ("cosine", "linear", "constant")
 
 
 def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:

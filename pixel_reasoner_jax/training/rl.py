@@ -50,11 +50,11 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
     """
     check_lengths(config)
     data = data_sets(config)
-    schedule = UpdateSchedule.of(config, record_count(data), data)
+    schedule = UpdateSchedule.of(config, record_count(data), str(data))
     with contextlib.ExitStack() as stack:
         training = stack.enter_context(TrainingRun(config, resume))
         pool = stack.enter_context(AnswerPool())
-        batches = stack.enter_context(
+        loader = stack.enter_context(
             query_batches(
                 data,
                 training.shards.share,
@@ -67,19 +67,23 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         forbidden = np.zeros(training.model.config.vocab_size, bool)
         forbidden[training.processor.forbidden_tokens] = True
         trainer = make_trainer(config, training.model, forbidden)
-        learner = Learner(config, training, policy, pool, trainer, schedule)
-        state, counters = training.restore(trainer.init(), batches)
+        sampling = SamplingSettings(
+            config.rollout.temperature, later=SamplingSettings(config.rollout.later_temperature)
+        )
+        learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
+        learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate)
+        state, counters = training.restore(trainer.init(), loader)
         done = counters.get("episode", 0)
         with training.progress("rl", schedule.episodes, done) as progress:
             for episode in range(done + 1, schedule.episodes + 1):
                 with training.phase("data"):
-                    by_shard = next(batches).values()
-                    queries = [check_query(query, scored=True) for records in by_shard for query in records]
-                state, figures = run_episode(learner, episode, queries, state)
-                training.write(episode, {**figures, "skipped_records": batches.skipped})
-                progress.update(episode, accuracy=figures["accuracy"], rapr=figures["rapr"], reward=figures["reward"])
+                    shards = next(loader).values()
+                    queries = [check_query(query, scored=True) for shard in shards for query in shard]
+                state, metrics = run_episode(learner, episode, queries, state)
+                training.write(episode, {**metrics, "skipped_records": loader.skipped})
+                progress.update(episode, accuracy=metrics["accuracy"], rapr=metrics["rapr"], reward=metrics["reward"])
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes:
-                    training.save(episode, state, batches, episode=episode)
+                    training.save(episode, state, loader, episode=episode)
         return training.export(state.params)
 
 
@@ -99,13 +103,13 @@ class UpdateSchedule:
     updates_per_episode: int
 
     @classmethod
-    def of(cls, config: ConfigDict, records: int, data: Any) -> UpdateSchedule:
+    def of(cls, config: ConfigDict, records: int, data_name: str) -> UpdateSchedule:
         """Makes the schedule of an experiment.
 
         Args:
           config: see `run`.
           records: how many records the data set holds.
-          data: names the data set in the error message.
+          data_name: names the data set in the error message.
 
         Raises:
           ConfigError: the records do not fill one episode.
@@ -116,7 +120,7 @@ class UpdateSchedule:
         steps = train.steps or queries // per_episode * updates_per_episode
         if not steps:
             raise ConfigError(
-                f"{queries} queries of {data} in config.train.epochs do not fill an episode:"
+                f"{queries} queries of {data_name} in config.train.epochs do not fill an episode:"
                 f" config.grpo.queries_per_episode is {per_episode}"
             )
         return cls(steps, updates_per_episode)
@@ -133,7 +137,16 @@ class UpdateSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """What all episodes of a run use: its settings, the policy that acts, the answer pool, and the trainer."""
+    """What all episodes of a run use.
+
+    Attributes:
+      config: the experiment.
+      training: the run, with its shards, directory and timers.
+      policy, sampling: what acts, and how its tokens are sampled.
+      pool: scores answers.
+      trainer, learning_rate: what updates, and its learning rate by the number of the update, from 0.
+      schedule: the updates that are planned.
+    """
 
     config: ConfigDict
     training: TrainingRun
@@ -141,17 +154,8 @@ class Learner:
     pool: AnswerPool
     trainer: Trainer
     schedule: UpdateSchedule
-
-    @functools.cached_property
-    def learning_rate(self) -> Callable[[int], float]:
-        """The learning rate of an update, by the update's number from 0."""
-        return learning_rate_schedule(self.config.optimizer, self.schedule.steps)
-
-    @functools.cached_property
-    def sampling(self) -> SamplingSettings:
-        """How responses are sampled."""
-        rollout = self.config.rollout
-        return SamplingSettings(rollout.temperature, later=SamplingSettings(rollout.later_temperature))
+    sampling: SamplingSettings
+    learning_rate: Callable[[int], float]
 
 
 def run_episode(
@@ -163,7 +167,7 @@ def run_episode(
       learner: the same for all episodes.
       episode: its number, from 1.
       queries: the queries of this process: `shards.share` for each of its shards, shard by shard.
-      state: is donated to the first update.
+      state: is donated to the first update; returned as it is if the episode makes none.
 
     Returns:
       The state after the episode, and the episode's metrics over all processes.

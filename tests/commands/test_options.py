@@ -18,7 +18,7 @@ from pixel_reasoner_jax.plan import chips
 
 def test_names_and_defaults_are_those_of_the_modules_that_run():
     assert list(options.SOURCES) == list(SOURCE_KINDS)
-    assert options.MASKS == loss_masks.LOSS_MASK_RULES
+    assert tuple(options.MASKS) == loss_masks.LOSS_MASK_RULES
     assert options.CHIPS == chips.EXAMPLES
     assert all(Config.preset(name) for name in options.PRESETS)
     settings = EndpointSettings("gpt-4o")
@@ -34,8 +34,12 @@ def test_names_and_defaults_are_those_of_the_modules_that_run():
 
 def test_declaring_options_imports_nothing_heavy():
     program = (
-        "import sys; import pixel_reasoner_jax.commands.cli;"
-        " print(*{name.partition('.')[0] for name in sys.modules} & {'jax', 'numpy', 'PIL', 'transformers', 'rich'})"
+        "import contextlib, io, sys; from pixel_reasoner_jax.commands import cli\n"
+        "for name in cli.COMMANDS:\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        cli.main([name, '--help'])\n"
+        "heavy = {'jax', 'numpy', 'PIL', 'transformers', 'rich'}\n"
+        "print(*{name.partition('.')[0] for name in sys.modules} & heavy)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []

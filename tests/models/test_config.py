@@ -9,7 +9,7 @@ import json
 import pytest
 from transformers import Qwen2_5_VLConfig
 
-from pixel_reasoner_jax.models import Config, ConfigError, VisionConfig
+from pixel_reasoner_jax.models import Config, ModelConfigError, VisionConfig
 
 FLAT = {
     "model_type": "qwen2_5_vl",
@@ -82,7 +82,7 @@ def test_tying_in_either_place():
     ],
 )
 def test_unsupported_configs_are_errors_that_name_the_key(change, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ModelConfigError, match=message):
         Config.from_hf(copy.deepcopy(FLAT) | change)
 
 
@@ -91,10 +91,10 @@ def test_unused_sliding_window_is_accepted():
 
 
 def test_unknown_preset_lists_the_known():
-    with pytest.raises(ConfigError, match="tiny, 3b, 7b, 32b, 72b"):
+    with pytest.raises(ModelConfigError, match="tiny, 3b, 7b, 32b, 72b"):
         Config.preset("8b")
 
 
 def test_heads_must_divide():
-    with pytest.raises(ConfigError, match="hidden_size 100"):
+    with pytest.raises(ModelConfigError, match="hidden_size 100"):
         VisionConfig(hidden_size=100, num_heads=16)

@@ -27,7 +27,8 @@ from pixel_reasoner_jax.rollout import (
     check_query,
     query_messages,
 )
-from pixel_reasoner_jax.rollout.episode import Episode, Prompt
+from pixel_reasoner_jax.rollout.episode import Episode
+from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.trajectory import Ended, Source
 
 
@@ -159,12 +160,12 @@ def test_limits_are_kept_and_named(eager, queries):
                 # The call that a limit refuses was made: it is counted, as one that failed.
                 refused = trajectory.operations[executed(trajectory) :]
                 assert len(refused) <= 1 and not any(record.succeeded for record in refused)
-                if trajectory.ended in (Ended.OPERATION_COUNTS, Ended.IMAGES):
+                if trajectory.ended in (Ended.OPERATIONS, Ended.IMAGES):
                     assert refused[0].error == f"refused: {trajectory.ended}" and not trajectory.recovered
                 assert len(trajectory.media) - 1 <= limits.max_images
                 # An observation is there whole or not at all: its placeholders are those of its media.
                 eager.processor.positions(trajectory.tokens, trajectory.media)
-    assert {Ended.OPERATION_COUNTS, Ended.TOKENS, Ended.IMAGES, Ended.LENGTH} <= seen
+    assert {Ended.OPERATIONS, Ended.TOKENS, Ended.IMAGES, Ended.LENGTH} <= seen
 
 
 def test_a_prompt_without_room_does_not_stop_the_others(policy, queries):

@@ -65,10 +65,10 @@ def test_draws_follow_the_distribution():
 def test_temperature_zero_is_greedy_among_the_allowed():
     raw = logits()
     raw[:, raw[0].argmax()] = -np.inf
-    drawing = SlotSampling.of([SamplingSettings(0.0)] * len(raw), [1] * len(raw))
+    sampling = SlotSampling.of([SamplingSettings(0.0)] * len(raw), [1] * len(raw))
     keys = sample_keys(sample_seeds(0, ["q"] * len(raw), np.arange(len(raw))))
     index = jnp.zeros(len(raw), jnp.int32)
-    tokens, _ = draw(sampling_logits(raw, drawing, None, False), keys, index, drawing.temperature)
+    tokens, _ = draw(sampling_logits(raw, sampling, None, False), keys, index, sampling.temperature)
     np.testing.assert_array_equal(tokens, raw.argmax(-1))
 
 
