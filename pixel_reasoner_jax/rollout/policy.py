@@ -176,7 +176,7 @@ class Policy:
             samples=samples,
             seed=seed,
             sampling=sampling,
-            slots=self._slots_of_a_part(slots),
+            slots=self._slots_per_part(slots),
             decode_steps=self.decode_steps,
             registry=self.registry,
             limits=self.limits,
