@@ -47,6 +47,7 @@ _POSITIVE = (lambda value: value > 0), "greater than 0"
 _NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _NOT_NEGATIVE,
     "model.dtype": _choice(*DTYPES),
     "model.param_dtype": _choice(*DTYPES),
     "model.remat": _choice(*REMAT),
