@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import pathlib
@@ -53,6 +54,16 @@ def qwen_dir() -> pathlib.Path:
     if not (directory / "tokenizer_config.json").exists():
         pytest.skip(f"no Qwen2.5-VL tokenizer in {directory}; set QWEN2_5_VL_DIR to a folder that has it")
     return directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_engines() -> Iterator[None]:
+    """Policies of one model and the same stop tokens trace and compile their steps once."""
+    from pixel_reasoner_jax.rollout import runtime
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "Engine", functools.lru_cache(maxsize=8)(runtime.Engine))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The benchmarks do what they say: all sides do the same work, and PyTorch's come to the same results."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -60,14 +61,21 @@ def test_the_first_turn_is_what_an_unpadded_generate_gives(work, processor, rere
     np.testing.assert_array_equal(flat(rerendered)[:, :, 0], np.repeat(expected[:, None], work.samples, axis=1))
 
 
-@pytest.mark.parametrize("batch_size", [None, 4, 1])
-def test_both_peers_sample_the_same_tokens(work, rerendered, batch_size):
-    kept = peers.kept_cache(work, batch_size, temperature=0)
+@pytest.fixture(scope="module")
+def kept(work):
+    return peers.kept_cache(work, temperature=0)
+
+
+def test_both_peers_sample_the_same_tokens(kept, rerendered):
     np.testing.assert_array_equal(flat(kept), flat(rerendered))
 
 
-def test_both_peers_say_how_much_they_did(work, processor, rerendered):
-    kept = peers.kept_cache(work, temperature=0)
+@pytest.mark.parametrize("batch_size", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_batches_of_any_size_sample_the_same_tokens(work, rerendered, batch_size):
+    np.testing.assert_array_equal(flat(peers.kept_cache(work, batch_size, temperature=0)), flat(rerendered))
+
+
+def test_both_peers_say_how_much_they_did(work, processor, kept, rerendered):
     prompts = [len(prompt.rendered.tokens) for prompt in workload.prompts(work, processor)]
     seen = np.array(
         [
@@ -111,8 +119,12 @@ def test_an_observation_closes_the_cut_turn(work, processor):
     assert text.endswith("<|im_start|>assistant\n")
 
 
-def test_our_side_does_the_forced_work_and_nothing_twice(work, processor):
-    own = rollout.ours(work)
+@pytest.fixture(scope="module")
+def own(work):
+    return rollout.ours(work)
+
+
+def test_our_side_does_the_forced_work_and_nothing_twice(work, processor, own):
     assert own.counters.sampled == len(work.rows) * work.turns * work.turn_tokens
     assert own.counters.prefilled == rollout.needed(own.trajectories)
     assert own.compiles == 0
@@ -130,9 +142,9 @@ def test_our_side_does_the_forced_work_and_nothing_twice(work, processor):
 @pytest.mark.parametrize(
     "less", [{"fork": False}, {"engine": rollout.WithoutExtend}, {"engine": rollout.WithoutOverlap}]
 )
-def test_each_switch_takes_away_speed_and_nothing_else(work, less):
+def test_each_switch_takes_away_speed_and_nothing_else(work, own, less):
     """The same tokens: but without fork every sample is the first of a query of its own."""
-    own, other = (rollout.ours(work, warmup=False, **options) for options in ({}, less))
+    other = rollout.ours(work, warmup=False, **less)
     assert other.counters.sampled == own.counters.sampled
     if "fork" in less:
         assert len(other.trajectories) == len(work.rows)
@@ -147,11 +159,10 @@ def test_each_switch_takes_away_speed_and_nothing_else(work, less):
 
 
 def test_the_images_of_a_query_are_held_once_whatever_the_group_size(tmp_path):
+    one = workload.build(tmp_path, queries=3, samples=1, turn_tokens=2, tiny=True)
     peaks = [
-        rollout.ours(
-            workload.build(tmp_path, queries=3, samples=samples, turn_tokens=2, tiny=True), slots=12, warmup=False
-        ).peak_bytes
-        for samples in (1, 12)
+        rollout.ours(workload, slots=12, warmup=False).peak_bytes
+        for workload in (one, dataclasses.replace(one, samples=12))
     ]
     assert peaks[0] > 0 and peaks[1] / peaks[0] < 1.1
 
@@ -166,7 +177,7 @@ def test_the_memory_of_reading_and_writing_is_measured(tmp_path):
     assert sum(file.stat().st_size for file in (tmp_path / "converted").rglob("*") if file.is_file()) > size / 2
 
 
-def test_floors_count_what_a_step_reads_and_multiplies():
+def test_floors_count_what_a_step_reads_and_multiplies(monkeypatch):
     config = Config.preset("tiny")
     sizes = floors.sizes(nnx.state(Qwen2_5_VL.create(config, 0), nnx.Param))
     layers, head = config.num_hidden_layers, config.head_dim
@@ -174,6 +185,8 @@ def test_floors_count_what_a_step_reads_and_multiplies():
     assert sizes["heads"] == layers * config.num_attention_heads * head
     assert sizes["vocab"] == config.vocab_size
     assert sizes["read"] == sizes["layers"] + config.vocab_size * config.hidden_size
+    monkeypatch.setattr(floors, "REPEATS", 1)
+    monkeypatch.setattr(floors, "CALLS", 1)
     measured = floors.measure("tiny", slots=2, context=96, width=32)
     for phase in ("decode", "prefill"):
         figures = measured[phase]
@@ -218,12 +231,13 @@ def test_an_update_is_timed_only_after_it_agreed(update):
     assert sides["torch.compile"].updates == 8  # it was not asked again
 
 
-def test_a_side_in_a_process_of_its_own_makes_the_same_updates(update):
+def test_a_side_in_a_process_of_its_own_makes_the_same_updates(update, monkeypatch):
     with train_step.Apart("ours", update.directory, "grpo", "tiny") as apart:
         found = [apart.update() for _ in range(2)]
     setting = train_step.SETTINGS["tiny"]
     side = train_step.make_side("ours", update, "grpo", setting)
     np.testing.assert_allclose(found, [side.update() for _ in range(2)], rtol=1e-3)
+    monkeypatch.setattr(train_step.sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="ended with 1"), train_step.Apart("ours", "/nowhere", "grpo", "tiny"):
         pass
 

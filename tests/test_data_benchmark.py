@@ -45,5 +45,5 @@ def test_both_sides_are_timed(folder, processor):
 
 
 def test_memory_is_measured(tmp_path, processor):
-    held = data.memory(tmp_path, processor, 2000)
+    held = data.memory(tmp_path, processor, 800)
     assert 2**26 < held["tenth"] <= held["end"] < 2**34

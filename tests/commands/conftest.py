@@ -2,3 +2,4 @@
 
 from tests.data_pipeline.conftest import registry, world_directory  # noqa: F401
 from tests.data_pipeline.synthesis.conftest import server  # noqa: F401
+from tests.plan.conftest import libtpu  # noqa: F401

@@ -58,14 +58,27 @@ def test_tiny_on(chips, names, request):
         assert "largest rollout.slots that fits: 16, as many as an episode has responses" in table
 
 
+EACH = """
+import sys
+from pixel_reasoner_jax.commands import cli
+for line in sys.stdin:
+    print(cli.main(["plan", *line.split()]), file=sys.stderr)
+"""
+
+
 def test_mistakes_are_errors_of_one_line():
-    result = plan("--config", "rl_qwen2_5_vl_7b", "--topology", "cpu:8", "--config.mesh.fsdp=3")
-    assert result.returncode == 2 and result.stdout == ""
-    assert "fsdp could be" in result.stderr.splitlines()[-1]
-    result = plan("--config", "sft_qwen2_5_vl_7b", "--topology", "cpu:8", "--config.train.batch_size=12")
-    assert result.returncode == 2 and "config.train.batch_size is 12; with 8 shards" in result.stderr.splitlines()[-1]
-    result = plan("--config", "rl_qwen2_5_vl_7b", "--topology", "cpu:8", "--config.train.row_length=8192")
-    assert result.returncode == 2 and "config.rollout.max_length is 16384" in result.stderr.splitlines()[-1]
+    mistakes = {
+        "rl_qwen2_5_vl_7b --config.mesh.fsdp=3": "fsdp could be",
+        "sft_qwen2_5_vl_7b --config.train.batch_size=12": "config.train.batch_size is 12; with 8 shards",
+        "rl_qwen2_5_vl_7b --config.train.row_length=8192": "config.rollout.max_length is 16384",
+    }
+    lines = "".join(f"--topology cpu:8 --config {options}\n" for options in mistakes)
+    result = subprocess.run([sys.executable, "-c", EACH], input=lines, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0 and result.stdout == "", result.stderr[-3000:]
+    told = result.stderr.splitlines()
+    assert told[1::2] == ["2"] * len(mistakes)  # the exit status of each
+    for line, says in zip(told[::2], mistakes.values(), strict=True):
+        assert says in line
     with pytest.raises(ConfigError, match="unknown key config.mesh.expert"):
         load_experiment("rl_qwen2_5_vl_7b", [("mesh.expert", "3")])
 

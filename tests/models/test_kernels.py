@@ -17,6 +17,7 @@ from jax.extend.core import jaxprs_in_params
 
 from pixel_reasoner_jax.models import attention, kernels
 from pixel_reasoner_jax.models.attention import dense_attention
+from tests import processes
 
 BATCH = 2
 
@@ -147,11 +148,12 @@ for batch, heads, kv_heads, tensor in (
     theirs = run(dense_attention, segments, weights, (query, key, value))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5, err_msg=str((batch, heads, kv_heads, tensor)))
+print("equal")
 """
 
 
 def test_eight_devices_equal_dense_attention():
-    _python(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    processes.on_devices(8, SHARDED)
 
 
 COMPILED = """

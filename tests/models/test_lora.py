@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import TARGETS, add_adapters
+from tests.forward import forward
 from tests.models.helpers import make_row, our_batch, small_config
 
 VISION = dataclasses.replace(small_config().vision, depth=1, fullatt_block_indexes=(0,))
@@ -49,9 +50,9 @@ def gradient(model, batch):
 
 
 def test_new_adapters_change_nothing(model, batch):
-    before = model(batch)
+    before = forward(model, batch)
     add_adapters(model, rank=4, alpha=8.0)
-    np.testing.assert_array_equal(model(batch), before)
+    np.testing.assert_array_equal(forward(model, batch), before)
     adapter = model.language.layers.out.adapter
     a, heads = np.asarray(adapter.a[...]), CONFIG.num_attention_heads
     assert a.shape == (2, heads, CONFIG.head_dim, 4) and adapter.b.shape == (2, 4, CONFIG.hidden_size)
@@ -62,12 +63,12 @@ def test_new_adapters_change_nothing(model, batch):
 
 
 def test_the_merged_model_computes_the_same(model, batch, tmp_path):
-    plain = model(batch)
+    plain = forward(model, batch)
     with_noise(add_adapters(model, rank=4, alpha=8.0))
-    unmerged = model(batch)
+    unmerged = forward(model, batch)
     model.save_pretrained(tmp_path)
     merged = Qwen2_5_VL.from_pretrained(tmp_path)
-    np.testing.assert_allclose(merged(batch), unmerged, atol=2e-4)
+    np.testing.assert_allclose(forward(merged, batch), unmerged, atol=2e-4)
     assert np.abs(unmerged - plain).max() > 0.1
 
 

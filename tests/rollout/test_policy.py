@@ -7,11 +7,11 @@ first two turns; tokens, log-probabilities, operations and the cache stay the re
 import io
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from scipy.special import log_softmax
 
 from data_pipeline.records import RecordSource, write_records
 from data_pipeline.seed import Seed
@@ -30,6 +30,7 @@ from pixel_reasoner_jax.rollout import (
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.trajectory import Ended, Source
+from tests.forward import full_logits
 
 
 def right(text: str) -> Call:
@@ -74,13 +75,11 @@ def png(image: Image.Image) -> bytes:
 
 def full_logprobs(policy, trajectory):
     """Log-probabilities of the sampled tokens from one forward over the whole trajectory."""
-    batch = policy.processor.batch([(trajectory.tokens, trajectory.media)])
-    logits = nnx.merge(policy.runtime.graphdef, policy.params)(batch)[0]
-    forbidden = np.zeros(logits.shape[-1], bool)
-    forbidden[policy.processor.forbidden_tokens] = True
-    logits = jnp.where(forbidden, -jnp.inf, logits[:-1])
-    tempered = np.asarray(jax.nn.log_softmax(logits / trajectory.temperatures[1:, None], -1))
-    untempered = np.asarray(jax.nn.log_softmax(logits, -1))
+    model = nnx.merge(policy.runtime.graphdef, policy.params)
+    logits = full_logits(model, policy.processor, trajectory)[:-1]
+    logits[:, policy.processor.forbidden_tokens] = -np.inf
+    tempered = log_softmax(logits / trajectory.temperatures[1:, None], -1)
+    untempered = log_softmax(logits, -1)
     where = np.arange(len(tempered)), trajectory.tokens[1:]
     return tempered[where], untempered[where]
 

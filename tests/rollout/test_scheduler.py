@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from flax import nnx
 from PIL import Image
+from scipy.special import log_softmax
 
 from pixel_reasoner_jax.operations import Call, CropImage, Registry
 from pixel_reasoner_jax.processing import Budgets, MediaError, grid_patches
 from pixel_reasoner_jax.processing.geometry import smart_resize
-from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
+from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, runtime
+from pixel_reasoner_jax.rollout.engine import Engine
 from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.rollout.shapes import Shapes, _most_blocks, row_patches
 from pixel_reasoner_jax.trajectory import Ended, Source
+from tests.forward import full_logits
 
 
 class Zooming(Registry):
@@ -89,8 +91,10 @@ def test_every_token_is_prefilled_once_and_every_image_encoded_once(world, queri
     assert counters.encoded > len(distinct)  # a new policy sees them anew
 
 
-def test_nothing_is_compiled_after_warmup(world):
-    """300 queries with images from 56x56 to 2000x3000, and crops of any size."""
+@pytest.mark.parametrize("number", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_nothing_is_compiled_after_warmup(world, monkeypatch, number):
+    """Queries with images from 56x56 to 2000x3000, and crops of any size."""
+    monkeypatch.setattr(runtime, "Engine", Engine)  # one that other tests have compiled nothing for
     compiled = []
     policy = zooming(world, limits=Limits(max_operations=2, max_response_tokens=120, max_length=600))
     policy.warmup(sampling=TURNS)
@@ -101,16 +105,16 @@ def test_nothing_is_compiled_after_warmup(world):
     rng = np.random.default_rng(0)
 
     def endless():
-        for number in range(300):
+        for index in range(number):
             count = int(rng.choice([0, 1, 1, 1, 2]))
             sizes = [np.exp(rng.uniform(np.log(56), np.log([2000, 3000]))).astype(int).tolist() for _ in range(count)]
-            sizes = [(3000, 2000)] if number == 7 else [(56, 56)] if number == 8 else sizes
+            sizes = [(3000, 2000)] if index == 7 else [(56, 56)] if index == 8 else sizes
             images = [Image.new("RGB", size, tuple(rng.integers(0, 255, 3).tolist())) for size in sizes]
-            yield {"id": number, "question": "Which? " * int(rng.integers(1, 60)), "answer": "1", "images": images}
+            yield {"id": index, "question": "Which? " * int(rng.integers(1, 60)), "answer": "1", "images": images}
 
     try:
-        seen = {number for number, _ in policy.stream(endless(), samples=2, sampling=TURNS)}
-        assert seen == set(range(300)) and not compiled
+        seen = {index for index, _ in policy.stream(endless(), samples=2, sampling=TURNS)}
+        assert seen == set(range(number)) and not compiled
         jax.jit(lambda x: x * 3 + 7)(np.ones(11))
         assert compiled  # the listener does hear of compilations
     finally:
@@ -282,7 +286,7 @@ def test_a_hung_operation_does_not_keep_the_process_alive():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_what_is_interrupted_leaves_nothing_half_done(world, queries):
+def test_what_is_interrupted_leaves_nothing_half_done(world, queries, monkeypatch):
     """An image whose encoding failed is not taken for one that is in the table."""
     expected = zooming(world).rollout(queries[:2], samples=2, seed=1, sampling=TURNS)
     policy = zooming(world)
@@ -293,7 +297,7 @@ def test_what_is_interrupted_leaves_nothing_half_done(world, queries):
             raise KeyboardInterrupt
         return encode(*args)
 
-    policy.runtime.engine.encode = interrupted
+    monkeypatch.setattr(policy.runtime.engine, "encode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         policy.rollout(queries[:2], samples=2, seed=1, sampling=TURNS)
     for group, other in zip(expected, policy.rollout(queries[:2], samples=2, seed=1, sampling=TURNS), strict=True):
@@ -354,11 +358,10 @@ def test_a_long_prompt_is_prefilled_in_chunks(world, queries):
     [group] = policy.rollout([long], samples=2, seed=2, sampling=TURNS)
     for trajectory in group:
         assert (trajectory.source == Source.PROMPT).sum() > 512
-        batch = world[1].batch([(trajectory.tokens, trajectory.media)])
-        logits = np.array(nnx.merge(policy.runtime.graphdef, policy.params)(batch)[0])
+        logits = full_logits(*world, trajectory)
         logits[:, world[1].forbidden_tokens] = -np.inf
         where = np.flatnonzero(trajectory.source == Source.SAMPLED)
-        expected = np.asarray(jax.nn.log_softmax(logits, -1))[where - 1, trajectory.tokens[where]]
+        expected = log_softmax(logits, -1)[where - 1, trajectory.tokens[where]]
         np.testing.assert_allclose(trajectory.policy_logprobs[where], expected, atol=1e-4)
 
 
@@ -440,17 +443,16 @@ def test_a_turn_cut_by_a_stop_string_goes_on_as_if_it_had_ended_there(world, que
             assert sum(message["role"] == "user" for message in trajectory.messages) == 3
             observation = trajectory.tokens[trajectory.source == Source.OBSERVATION]
             assert observation[0] == processor.im_end  # the turn is closed for the model
-            batch = processor.batch([(trajectory.tokens, trajectory.media)])
-            logits = np.array(nnx.merge(policy.runtime.graphdef, policy.params)(batch)[0])
+            logits = full_logits(*world, trajectory)
             logits[:, np.concatenate([processor.forbidden_tokens, processor.stop_tokens])] = -np.inf
             for index in np.flatnonzero(trajectory.source == Source.SAMPLED):
                 row = logits[index - 1].copy()
                 token = trajectory.tokens[index]
-                own = float(jax.nn.log_softmax(row)[token])  # done before the row changes: JAX may share its memory
+                own = log_softmax(row)[token]
                 seen = np.unique(trajectory.tokens[:index])
                 penalty = settings.repetition_penalty
                 row[seen] = np.where(row[seen] < 0, row[seen] * penalty, row[seen] / penalty)
-                assert abs(trajectory.logprobs[index] - jax.nn.log_softmax(row)[token]) < 1e-4
+                assert abs(trajectory.logprobs[index] - log_softmax(row)[token]) < 1e-4
                 assert abs(trajectory.policy_logprobs[index] - own) < 1e-4
 
 

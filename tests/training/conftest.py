@@ -1,7 +1,12 @@
 """A run's inputs in miniature: an initial model directory and stored trajectories and queries of the pixel world."""
 
 import copy
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -12,6 +17,7 @@ from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.training import rl, sft
 
 
 @pytest.fixture(scope="session")
@@ -28,14 +34,55 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def sft_config(start, tmp_path) -> ConfigDict:
-    """Four updates of six trajectories."""
-    return phase(start, tmp_path, "sft_qwen2_5_vl_7b", "trajectories", batch_size=6, steps=4)
+    return make_sft_config(start, tmp_path)
 
 
 @pytest.fixture
 def rl_config(start, tmp_path) -> ConfigDict:
+    return make_rl_config(start, tmp_path)
+
+
+@pytest.fixture
+def luck_pays(monkeypatch) -> None:
+    let_luck_pay(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(start, tmp_path_factory) -> Callable[[str], pathlib.Path]:
+    """The final model of a phase, "sft" or "rl" where luck pays, with the settings of its fixture: one run for all."""
+
+    @functools.cache
+    def run(phase: str) -> pathlib.Path:
+        make_config, training = {"sft": (make_sft_config, sft), "rl": (make_rl_config, rl)}[phase]
+        with pytest.MonkeyPatch.context() as patch:
+            let_luck_pay(patch)
+            return training.run(make_config(start, tmp_path_factory.mktemp(phase)))
+
+    return run
+
+
+def let_luck_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model earns nothing, which leaves nothing to learn: here its tokens decide what a response is worth."""
+    reward = rl.reward_groups
+
+    def by_luck(groups, *settings):
+        luck = np.array([[trajectory.tokens.sum() % 97 for trajectory in group] for group in groups], np.float32)
+        advantages = luck / 97 - luck.mean(1, keepdims=True) / 97
+        return dataclasses.replace(
+            reward(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1)
+        )
+
+    monkeypatch.setattr(rl, "reward_groups", by_luck)
+
+
+def make_sft_config(start, workdir) -> ConfigDict:
+    """Four updates of six trajectories."""
+    return phase(start, workdir, "sft_qwen2_5_vl_7b", "trajectories", batch_size=6, steps=4)
+
+
+def make_rl_config(start, workdir) -> ConfigDict:
     """Four episodes of two queries with four samples, one update each."""
-    config = phase(start, tmp_path, "rl_qwen2_5_vl_7b", "queries", batch_size=8, steps=4)
+    config = phase(start, workdir, "rl_qwen2_5_vl_7b", "queries", batch_size=8, steps=4)
     config.rollout.update(dict(samples=4, max_operations=2, max_response_tokens=96, max_length=192, slots=8))
     config.grpo.queries_per_episode = 2
     return config

@@ -15,6 +15,7 @@ import pytest
 
 from pixel_reasoner_jax.plan.flops import count_flops
 from pixel_reasoner_jax.training.losses import grpo_loss, sft_loss, token_loss
+from tests import processes
 
 WIDTH, VOCAB = 12, 37
 
@@ -290,11 +291,7 @@ print("equal")
 
 
 def test_token_loss_on_a_mesh_equals_that_of_one_device():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    result = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert result.stdout.strip() == "equal"
+    processes.on_devices(8, SHARDED)
 
 
 @pytest.mark.parametrize("chunk", [4, 100])

@@ -1,6 +1,5 @@
 """A run whose every path is in an object store ends where one on a disk does, also when it was interrupted."""
 
-import copy
 import shutil
 
 import numpy as np
@@ -17,10 +16,10 @@ from tests.training.test_phases import interrupted
 
 
 @pytest.mark.parametrize("phase", ["sft", "rl"])
-def test_run_convert_export(phase, request, monkeypatch, bucket, tmp_path):
+def test_run_convert_export(phase, request, uninterrupted, luck_pays, monkeypatch, bucket, tmp_path):
+    whole = uninterrupted(phase)
     monkeypatch.chdir(tmp_path)
     config, run = request.getfixturevalue(f"{phase}_config"), {"sft": sft.run, "rl": rl.run}[phase]
-    whole = run(copy.deepcopy(config))
     for section, key, name in (("model", "directory", "model"), ("data", "path", "data")):
         upload(as_path(config[section][key]), as_path(f"{bucket}/{name}"))
         config[section][key] = f"{bucket}/{name}"

@@ -1,6 +1,5 @@
 """Both phases from stored data to an exported model, and on from a checkpoint as if nothing had happened."""
 
-import copy
 import dataclasses
 import itertools
 import json
@@ -38,21 +37,6 @@ UPDATE_FIGURES = {
 }
 
 
-@pytest.fixture
-def luck_pays(monkeypatch):
-    """A random model earns nothing, which leaves nothing to learn: here its tokens decide what a response is worth."""
-    reward = rl.reward_groups
-
-    def by_luck(groups, *settings):
-        luck = np.array([[trajectory.tokens.sum() % 97 for trajectory in group] for group in groups], np.float32)
-        advantages = luck / 97 - luck.mean(1, keepdims=True) / 97
-        return dataclasses.replace(
-            reward(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1)
-        )
-
-    monkeypatch.setattr(rl, "reward_groups", by_luck)
-
-
 class Killed(Exception):
     pass
 
@@ -73,10 +57,11 @@ def interrupted(monkeypatch, run, config, after: int) -> None:
 
 
 @pytest.mark.parametrize("phase", ["sft", "rl"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(phase, request, monkeypatch, luck_pays, capsys):
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    phase, request, uninterrupted, monkeypatch, luck_pays, capsys
+):
+    whole = uninterrupted(phase)
     config, run = request.getfixturevalue(f"{phase}_config"), {"sft": sft.run, "rl": rl.run}[phase]
-    whole = run(copy.deepcopy(config))
-    config.workdir += "_again"
     interrupted(monkeypatch, run, config, after=3)  # the checkpoint is step 2's
     resumed = run(config, resume=True)
     assert f"{config.workdir} goes on after step 2\n" in capsys.readouterr().err
@@ -93,8 +78,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(phase, request, monk
         }
 
 
-def test_an_rl_run_leaves_all_it_should(rl_config, luck_pays):
-    model = rl.run(rl_config)
+def test_an_rl_run_leaves_all_it_should(uninterrupted):
+    model = uninterrupted("rl")
     lines = read_metrics(model.parent)
     assert [line["updates"] for line in lines] == [1, 1, 1, 1]
     for line in lines:
@@ -188,8 +173,8 @@ def test_data_that_are_not_there_are_named_with_their_setting(sft_config, rl_con
         rl.run(rl_config)
 
 
-def test_a_directory_in_use_is_refused(sft_config):
-    sft.run(sft_config)
+def test_a_directory_in_use_is_refused(sft_config, uninterrupted):
+    sft_config.workdir = str(uninterrupted("sft").parent)
     with pytest.raises(ConfigError, match="already holds a run.*--resume"):
         sft.run(sft_config)
 
