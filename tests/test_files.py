@@ -174,27 +174,28 @@ def test_compilation_cache(bucket, monkeypatch, object_store):
 
 def test_a_policy_turns_the_compilation_cache_on_unless_the_program_has_set_one(tmp_path):
     program = """
-import sys, jax
-if sys.argv[1:]:
-    jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+import os, sys, jax
 from flax import nnx
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.rollout import Policy
 class Tokens:
     stop_tokens = (1,)
-Policy(nnx.eval_shape(lambda: Qwen2_5_VL(Config.preset("tiny"), rngs=nnx.Rngs(0))), Tokens())
-print(jax.config.jax_compilation_cache_dir)
+def after(directory):
+    jax.config.update("jax_compilation_cache_dir", directory)
+    Policy(nnx.eval_shape(lambda: Qwen2_5_VL(Config.preset("tiny"), rngs=nnx.Rngs(0))), Tokens())
+    print(jax.config.jax_compilation_cache_dir)
+after(None)
+after(sys.argv[1])
+os.environ["JAX_COMPILATION_CACHE_DIR"] = sys.argv[2]
+after(sys.argv[2])  # as JAX reads it when imported
 """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
-
-    def ask(*arguments, **environment):
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        ran = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
-        return ran.stdout.strip()
-
-    assert ask(HOME=str(tmp_path)) == f"{tmp_path}/.cache/pixel_reasoner_jax/jax"
-    assert ask(tmp_path / "mine") == f"{tmp_path}/mine"
-    assert ask(JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/theirs") == f"{tmp_path}/theirs"
+    command = [sys.executable, "-c", program, f"{tmp_path}/mine", f"{tmp_path}/theirs"]
+    environment = clean | {"HOME": str(tmp_path)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    homes, mine, theirs = ran.stdout.split()
+    assert homes == f"{tmp_path}/.cache/pixel_reasoner_jax/jax"
+    assert mine == f"{tmp_path}/mine" and theirs == f"{tmp_path}/theirs"
 
 
 def test_whether_an_output_can_be_written_is_told_without_writing(tmp_path):

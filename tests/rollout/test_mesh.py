@@ -32,7 +32,7 @@ for placed in (None, mesh):
         model,
         processor,
         registry=Eager(default_registry()._operations),
-        limits=Limits(2, max_response_tokens=120, max_length=320),
+        limits=Limits(2, max_response_tokens=80, max_length=320),
         slots=12,
         decode_steps=8,
     )

@@ -98,5 +98,5 @@ def phase(start, workdir, reference: str, data: str, **train) -> ConfigDict:
         config.data.workers = 0  # a process takes seconds to start
     config.operations.padding = lessons.PADDING
     config.optimizer.learning_rate = 1e-3
-    config.train.update(dict(row_length=288, micro_batch_rows=2, checkpoint_every=2, freeze_vision=False, **train))
+    config.train.update(dict(row_length=384, micro_batch_rows=2, checkpoint_every=2, freeze_vision=False, **train))
     return config

@@ -192,10 +192,10 @@ def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_co
     sft_config.train.update(dict(steps=None, epochs=1, batch_size=25))
     with pytest.raises(ConfigError, match="24 trajectories .*batch_size is 25"):
         sft.run(sft_config)
-    rl_config.rollout.max_length = 289
-    with pytest.raises(ConfigError, match="max_length is 289.*row_length = 288"):
+    rl_config.rollout.max_length = 385
+    with pytest.raises(ConfigError, match="max_length is 385.*row_length = 384"):
         rl.run(rl_config)
-    rl_config.rollout.max_length = 288
+    rl_config.rollout.max_length = 384
     rl_config.train.steps, rl_config.grpo.queries_per_episode = None, 9
     with pytest.raises(ConfigError, match="8 queries .*queries_per_episode is 9"):
         rl.run(rl_config)
