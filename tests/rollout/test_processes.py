@@ -47,7 +47,7 @@ source = PixelSearch(5, "rl")
 # Shares of different sizes: who is done first goes on in step.
 queries = [source[index].query() for index in range(5) if index % count == me]
 answers = {}
-with policy.stream(queries, 3, seed=4) as stream:
+with policy.stream(queries, 2, seed=4) as stream:
     for number, trajectory in stream:
         answers[f"{trajectory.query_id}/{trajectory.sample}"] = [
             trajectory.tokens.tolist(), trajectory.logprobs.tolist(), len(trajectory.operations)
@@ -72,7 +72,7 @@ def test_processes_answer_as_one(tmp_path, world, queries, count):
     limits = Limits(2, max_response_tokens=100, max_length=288)
     policy = Policy(model, processor, registry=Eager(default_registry()._operations), limits=limits, slots=8)
     operations = 0
-    for group in policy.rollout(queries[:5], samples=3, seed=4):
+    for group in policy.rollout(queries[:5], samples=2, seed=4):
         for trajectory in group:
             tokens, logprobs, called = got.pop(f"{trajectory.query_id}/{trajectory.sample}")
             assert trajectory.tokens.tolist() == tokens

@@ -91,7 +91,7 @@ def test_every_token_is_prefilled_once_and_every_image_encoded_once(world, queri
     assert counters.encoded > len(distinct)  # a new policy sees them anew
 
 
-@pytest.mark.parametrize("number", [60, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_nothing_is_compiled_after_warmup(world, monkeypatch, number):
     """Queries with images from 56x56 to 2000x3000, and crops of any size."""
     monkeypatch.setattr(runtime, "Engine", Engine)  # one that other tests have compiled nothing for

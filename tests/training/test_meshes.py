@@ -1,4 +1,4 @@
-"""A checkpoint of one mesh goes on on another, and on one device."""
+"""On a mesh, state lies where its parameters do; a checkpoint of one goes on on another, and on one device."""
 
 from tests import processes
 
@@ -48,8 +48,20 @@ def equal(one, other, atol):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), atol=atol, err_msg=str(path))
 
+where = lambda tree: [leaf.sharding for leaf in jax.tree.leaves(tree)]
+
+def begin(trainer):
+    state = trainer.init()
+    moments = state.optimizer[0]
+    assert where(moments.mu) == where(state.trainable) == where(moments.nu)
+    return state
+
+begin(Trainer(make({"fsdp": 4, "tensor": 2}, 0), optax.adamw(1e-3), sft._loss))  # the vision tower's too
 first = trainer({"data": 2, "fsdp": 4}, 3)
-state, _ = first.update(first.init(), batches(first), 1.0)
+state = begin(first)
+before = where(state)
+state, _ = first.update(state, batches(first), 1.0)
+assert all(a.is_equivalent_to(b, leaf.ndim) for a, b, leaf in zip(where(state), before, jax.tree.leaves(state)))
 with Checkpoints(sys.argv[1]) as checkpoints:
     checkpoints.save(1, state, {})
     checkpoints.wait()
@@ -57,10 +69,9 @@ with Checkpoints(sys.argv[1]) as checkpoints:
     state, metrics = first.update(state, batches(first), 1.0)
     for mesh in ({"data": 2, "fsdp": 2, "tensor": 2}, None):
         other = trainer(mesh, 9)
-        target = other.init()
+        target = begin(other)
         restored, _ = checkpoints.restore(target)
-        where = [leaf.sharding for leaf in jax.tree.leaves(target)]
-        assert [leaf.sharding for leaf in jax.tree.leaves(restored)] == where
+        assert where(restored) == where(target)
         equal(saved, restored, 0)
         updated, others = other.update(restored, batches(other), 1.0)
         np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-5)
@@ -69,6 +80,8 @@ with Checkpoints(sys.argv[1]) as checkpoints:
         equal((state.master, state.optimizer), (updated.master, updated.optimizer), 1e-4)
         moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), updated.master, saved.master)
         assert max(jax.tree.leaves(moved)) > 1e-3
+    restored, _ = checkpoints.restore(state)
+first.update(restored, 2 * batches(first), 1.0)  # what was restored lies where the update wants it
 
 model = add_adapters(make({"data": 2, "fsdp": 2, "tensor": 2}, 3), rank=2, alpha=8.0)
 params = nnx.state(model)
@@ -80,5 +93,5 @@ print("equal")
 """
 
 
-def test_a_checkpoint_is_restored_on_other_meshes(tmp_path):
+def test_state_lies_with_its_parameters_and_is_restored_on_other_meshes(tmp_path):
     processes.on_devices(8, SCRIPT, tmp_path)

@@ -20,7 +20,6 @@ from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.losses import token_loss
 from pixel_reasoner_jax.training.packing import Sequence, build, pack, smallest_shape
 from pixel_reasoner_jax.training.state import DETAILS, Trainer
-from tests import processes
 from tests.forward import forward, full_logits
 
 
@@ -102,10 +101,10 @@ def test_grpo_gradient_equals_the_equation_in_float64(start, model, processor, s
     np.put_along_axis(onehot, chosen[..., None], 1.0, -1)
     d_logits = d_logprob[..., None] * (onehot - probability)
 
-    untied = _loss_of_embedding(model, batch, grpo)
-    embedding = np.asarray(model.output_embedding())
-    value, gradient = jax.value_and_grad(untied)(jnp.asarray(embedding))
-    hidden = np.asarray(_hidden(model, batch), np.float64)[rows, targets - 1]
+    hidden = _hidden(model, batch)[rows, targets - 1]
+    untied = _loss_of_embedding(hidden, batch, grpo)
+    value, gradient = jax.jit(jax.value_and_grad(untied))(model.output_embedding())
+    hidden = np.asarray(hidden, np.float64)
     np.testing.assert_allclose(value, expected_loss, rtol=1e-5)
     np.testing.assert_allclose(gradient, np.einsum("rkv,rkh->vh", d_logits, hidden), atol=1e-6)
     _, metrics = step(model, grpo, batches)
@@ -113,14 +112,14 @@ def test_grpo_gradient_equals_the_equation_in_float64(start, model, processor, s
     np.testing.assert_allclose(metrics["clip_fraction"], ((unclipped > clipped) & mask).sum() / mask.sum(), rtol=1e-5)
 
 
+@nnx.jit
 def _hidden(model, batch):
     embedded = model.embed(batch["tokens"], batch["vision_index"], model.encode_vision(batch["vision"]))
     return model.hidden_states(embedded, batch["positions"], batch["segment_ids"])
 
 
-def _loss_of_embedding(model, batch, loss):
+def _loss_of_embedding(hidden, batch, loss):
     rows = np.arange(len(batch["tokens"]))[:, None]
-    hidden = _hidden(model, batch)[rows, batch["targets"] - 1]
     chosen = batch["tokens"][rows, batch["targets"]]
     details = {name: batch[name] for name in DETAILS}
 
@@ -212,43 +211,3 @@ def test_nothing_to_train_is_an_error(model, processor, sequences):
     trainer = Trainer(model, optax.sgd(1.0), sft._loss)
     with pytest.raises(ValueError, match="no token of the batch is trained"):
         trainer.update(trainer.init(), pack([untrained], processor, rows=1, row_length=160))
-
-
-SHARDED = """
-import sys
-import jax, numpy as np, optax
-from pixel_reasoner_jax.checkpoint import Checkpoints
-from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.parallel import make_mesh
-from pixel_reasoner_jax.training import sft
-from pixel_reasoner_jax.training.state import Trainer
-
-model = Qwen2_5_VL.create(Config.preset("tiny"), 0, mesh=make_mesh({"fsdp": 2, "tensor": 2}))
-trainer = Trainer(model, optax.adamw(1e-3), sft._loss)
-where = lambda tree: [leaf.sharding for leaf in jax.tree.leaves(tree)]
-state = trainer.init()
-before = where(state)
-moments = state.optimizer[0]
-assert where(moments.mu) == where(state.trainable) == where(moments.nu)
-batch = {
-    "tokens": np.arange(64, dtype=np.int32).reshape(2, 32),
-    "positions": np.tile(np.arange(32, dtype=np.int32), (3, 2, 1)),
-    "segment_ids": np.ones((2, 32), np.int32),
-    "vision_index": None, "vision": None,
-    "targets": np.tile(np.arange(1, 9, dtype=np.int32), (2, 1)),
-    "target_mask": np.ones((2, 8), np.float32), "temperatures": np.ones((2, 8), np.float32),
-    "advantages": np.zeros((2, 8), np.float32), "logprobs": np.zeros((2, 8), np.float32),
-}
-state, _ = trainer.update(state, [batch])
-assert all(a.is_equivalent_to(b, leaf.ndim) for a, b, leaf in zip(where(state), before, jax.tree.leaves(state)))
-with Checkpoints(sys.argv[1]) as checkpoints:
-    checkpoints.save(1, state, {})
-    checkpoints.wait()
-    state, _ = checkpoints.restore(state)
-trainer.update(state, [batch, batch])  # what was restored lies where the update wants it
-print("equal")
-"""
-
-
-def test_on_a_mesh_the_moments_lie_with_their_parameters(tmp_path):
-    processes.on_devices(4, SHARDED, tmp_path / "checkpoints")
