@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="3b", help="size of the model, with random bfloat16 weights (default: 3b)")
     parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: 64)")
-    parser.add_argument("--context", type=int, default=4096, help="tokens that each of them holds (default: 4096)")
+    parser.add_argument("--context", type=int, default=4064, help="tokens that each of them holds (default: 4064)")
     parser.add_argument("--width", type=int, default=512, help="tokens of a row of a prefill (default: 512)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     args = parser.parse_args()

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pixel_reasoner_jax.models.attention import BLOCK, attention, cached_attention
+from pixel_reasoner_jax.models.attention import BLOCK, attention, cached_attention, keys_at_once
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.layers import (
     WITHIN,
@@ -103,9 +103,7 @@ class Decoder(nnx.Module):
 
     def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
         if length > BLOCK and length % BLOCK:
-            raise ValueError(
-                f"a cache of {length} tokens is read {BLOCK} at a time: make its length a multiple of that"
-            )
+            raise ValueError(f"a cache of {length} tokens is longer than {BLOCK} and no multiple of it: make it one")
         shape = (self.config.num_hidden_layers, slots, self.config.num_key_value_heads, length, self.config.head_dim)
         dtype = self.dtype if dtype is None else dtype
         empty = constrain(jnp.zeros(shape, dtype), (None, "batch", "kv_heads", None, None), self.mesh)
@@ -134,7 +132,7 @@ class Decoder(nnx.Module):
         # Padding may see the last real token: it costs no block of its own.
         last_key = jnp.where(counts > 0, start + counts - 1, 0)[:, None]
         last_key = jnp.minimum(index, last_key)
-        block = min(BLOCK, length)
+        block = keys_at_once(length, self.mesh)
         graph, layers = nnx.split(self.layers)
 
         def attend(number, query, key, value, keys, values, write, last_key, *chosen):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixel_reasoner_jax.models.attention import attention, dense_attention
+from pixel_reasoner_jax.models import attention as module
+from pixel_reasoner_jax.models.attention import attention, cached_attention, dense_attention, keys_at_once
 from pixel_reasoner_jax.plan.flops import count_flops
 
 BATCH, TOKENS, HEADS, KV_HEADS, SIZE = 2, 37, 6, 2, 8
@@ -90,3 +91,29 @@ def test_large_scores_do_not_overflow_in_bfloat16():
     out = dense_attention(query * 1000, key * 1000, value, SEGMENTS, causal=False)
     assert out.dtype == jnp.bfloat16
     assert jnp.isfinite(out).all()
+
+
+@pytest.mark.parametrize("block", [8, 20, 40])
+def test_a_cache_is_read_in_any_blocks(block):
+    """Rows that end within the first block, at a border and at the end."""
+    random = np.random.default_rng(1)
+    query = random.standard_normal((3, 1, HEADS, SIZE), np.float32)
+    key, value = (random.standard_normal((3, KV_HEADS, 40, SIZE), np.float32) for _ in range(2))
+    last = np.array([[4], [19], [39]])
+
+    def read(i):
+        return tuple(jax.lax.dynamic_slice_in_dim(x, i * block, block, 2) for x in (key, value))
+
+    out = cached_attention(query, read, last, block)
+    for row, end in enumerate(last[:, 0] + 1):
+        keys, values = (np.repeat(x[row, :, :end].astype(np.float64), HEADS // KV_HEADS, 0) for x in (key, value))
+        weights = np.exp(np.einsum("hd,hkd->hk", query[row, 0], keys) / np.sqrt(SIZE))
+        expected = np.einsum("hk,hkd->hd", weights / weights.sum(-1, keepdims=True), values)
+        np.testing.assert_allclose(out[row, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("length, keys", [(64, 64), (128, 128), (384, 384), (1536, 768), (4096, 1024), (4224, 384)])
+def test_keys_at_once_divide_the_cache(monkeypatch, length, keys):
+    for platform, expected in (("gpu", keys), ("cpu", min(length, 128))):
+        monkeypatch.setattr(module, "_platform", lambda mesh, platform=platform: platform)
+        assert keys_at_once(length) == expected

@@ -52,8 +52,11 @@ def gradient(model, batch):
 def test_new_adapters_change_nothing(model, batch):
     before = forward(model, batch)
     add_adapters(model, rank=4, alpha=8.0)
-    np.testing.assert_array_equal(forward(model, batch), before)
     adapter = model.language.layers.out.adapter
+    assert not adapter.b[...].any()
+    np.testing.assert_allclose(
+        forward(model, batch), before, atol=1e-6
+    )  # on a GPU, another program sums in another order
     a, heads = np.asarray(adapter.a[...]), CONFIG.num_attention_heads
     assert a.shape == (2, heads, CONFIG.head_dim, 4) and adapter.b.shape == (2, 4, CONFIG.hidden_size)
     bound = CONFIG.hidden_size**-0.5  # PEFT's: Kaiming's uniform with a = sqrt(5)
