@@ -7,7 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # setuptools warns of editable installs whose folders are mapped, as configs/ is; nothing is wrong.
-INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable
+# Modules are compiled when they are imported, which most never are.
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable
 
 # glibc hands large blocks that are freed back to the system, which zeroes them page by page for the next step: on a CPU
 # a sixth of an update's time. With these the process keeps them.
