@@ -83,6 +83,9 @@ def get_config() -> ConfigDict:
     # Decoding gathers the parameters over fsdp once a call, where there is memory for it; False: in every step anew.
     config.rollout.gather_parameters = True
 
+    config.rewards = ConfigDict()
+    config.rewards.rules = "strict"  # "release": the released code's looser comparison of answers
+
     config.curiosity = ConfigDict()
     config.curiosity.variant = "paper"
     config.curiosity.alpha = 0.5

@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
             "workdir": "runs/rl_release_7b",
             "operations.release": True,
             "rollout.later_temperature": 0.9,
+            "rewards.rules": "release",
             "curiosity.variant": "release",
         },
     )

@@ -11,6 +11,7 @@ from typing import Any
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
 REMAT = ("none", "vision", "dots", "full", "groups")  # rematerialization policies, see `models.Qwen2_5_VL`
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
+ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
 
@@ -76,6 +77,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rollout.slots": _POSITIVE,
     "rollout.temperature": _POSITIVE,
     "rollout.later_temperature": _POSITIVE,
+    "rewards.rules": _choice(*ANSWER_RULES),
     "curiosity.variant": _choice(*CURIOSITY_VARIANTS),
     "curiosity.alpha": _NOT_NEGATIVE,
     "curiosity.beta": _NOT_NEGATIVE,

@@ -51,7 +51,12 @@ def test_every_config_has_the_keys_of_its_reference(name):
         ("rl_qwen2_5_vl_3b", {"model.directory": "runs/sft_qwen2_5_vl_3b/model"}),
         (
             "rl_release_7b",
-            {"operations.release": True, "rollout.later_temperature": 0.9, "curiosity.variant": "release"},
+            {
+                "operations.release": True,
+                "rollout.later_temperature": 0.9,
+                "rewards.rules": "release",
+                "curiosity.variant": "release",
+            },
         ),
         ("sft_qwen2_5_vl_3b", {"model.directory": "checkpoints/Qwen2.5-VL-3B-Instruct"}),
     ],

@@ -20,7 +20,8 @@ from data_pipeline.seed import Seed
 from data_pipeline.synthesis.prose import find_flaw
 from data_pipeline.synthesis.synthesizer import MediaLoader
 from pixel_reasoner_jax.operations import Call, parse_call
-from pixel_reasoner_jax.rewards.answers import accepted, extract_answer, normalize
+from pixel_reasoner_jax.rewards import extract_answer
+from pixel_reasoner_jax.rewards.answers import accepted, clean
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 OPERATION_COUNTS = {
@@ -109,7 +110,7 @@ def _check_no_leak(draft: Draft, turns: Sequence[str]) -> None:
     Letters of choices, yes and no are not searched for, since any text may contain them.
     """
     references = [draft.reference] if isinstance(draft.reference, str) else draft.reference
-    names = {normalize(name) for reference in references for name in accepted(reference)}
+    names = {clean(name) for reference in references for name in accepted(reference)}
     for name in names:
         if not name or _TOO_COMMON.fullmatch(name) or _mentions(draft.question, name):
             continue
@@ -211,7 +212,7 @@ def _well_formed(box: Any) -> bool:
 
 def _mentions(text: str, name: str) -> bool:
     """Whether a text contains a name as words of its own, not inside a longer word or number."""
-    return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w|\.\d)", normalize(text), re.IGNORECASE) is not None
+    return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w|\.\d)", clean(text), re.IGNORECASE) is not None
 
 
 def _without_call(turn: str) -> str:

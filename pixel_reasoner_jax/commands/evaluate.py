@@ -49,6 +49,9 @@ def run(args: argparse.Namespace) -> None:
     if evaluation.without_room:
         message = f"{evaluation.without_room} of {args.count} prompts leave no room for a response: raise --max-length"
         print(message, file=sys.stderr)
+    if evaluation.unchecked:
+        message = f"{evaluation.unchecked} answers could not be compared with their reference, and count as wrong"
+        print(message, file=sys.stderr)
     table = {"prior": prior_figures(seeds), "policy": evaluation.figures}
     name = printable(as_path(args.model).resolve().name)
     headings = {key: heading for key, (heading, _) in COLUMNS.items()}

@@ -26,12 +26,14 @@ class Evaluation:
       trajectories: the responses that were kept, to be shown: the first sample of each of the first queries.
       scores: of these trajectories.
       without_room: the number of queries whose prompt is so long that no token of a response fits.
+      unchecked: the number of answers that could not be compared with their reference, and scored 0.
     """
 
     figures: dict[str, float | None]
     trajectories: list[Trajectory]
     scores: list[float]
     without_room: int
+    unchecked: int
 
 
 def evaluate(
@@ -84,7 +86,7 @@ def evaluate(
                 if on_progress:
                     on_progress(done)
     trajectories, scores = zip(*(kept[number] for number in sorted(kept)), strict=True) if kept else ((), ())
-    return Evaluation(figures(outcomes), list(trajectories), list(scores), without_room)
+    return Evaluation(figures(outcomes), list(trajectories), list(scores), without_room, pool.unchecked)
 
 
 def _without_room(trajectory: Trajectory) -> bool:

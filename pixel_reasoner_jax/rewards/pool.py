@@ -8,18 +8,25 @@ import json
 import logging
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from pixel_reasoner_jax.config_values import ANSWER_RULES
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.rewards.answers import accepted, extract_answer, judge, normalize
+from pixel_reasoner_jax.rewards.answers import clean, judge
+from pixel_reasoner_jax.rewards.extraction import extract_answer
 from pixel_reasoner_jax.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
 
+Task = tuple[str, str]
+"""An answer and a reference."""
+
+LOOK_SECONDS = 1.0  # between two looks at whether workers still run
 START_LIMIT = 120.0  # seconds a worker may take to import sympy on a busy machine
 
 
@@ -42,7 +49,7 @@ class _Worker:
         self.deadline = deadline
         self.expires = time.monotonic() + START_LIMIT
 
-    def send(self, task: tuple[str, str]) -> None:
+    def send(self, task: Task) -> None:
         """Sends one (answer, reference); both are short, so that the pipe's buffer takes them at once."""
         self.expires = time.monotonic() + self.deadline
         try:
@@ -54,8 +61,23 @@ class _Worker:
         """One line, "ready" or a verdict; "" when the process is gone."""
         return self.process.stdout.readline().strip()
 
+    def runs(self) -> bool:
+        """Whether the process has neither ended nor been stopped."""
+        if self.process.poll() is not None:
+            return False
+        # Without the call (macOS before Python 3.13), the deadline is what ends a stopped worker.
+        return not hasattr(os, "waitid") or not os.waitid(
+            os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        )
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether the system ended it for what it computed: another one would fare the same."""
+        return self.process.returncode == -signal.SIGXCPU
+
     def close(self) -> None:
-        self.process.kill()
+        if self.process.poll() is None:
+            self.process.kill()
         self.process.wait()
         self.process.stdout.close()
         try:
@@ -67,20 +89,31 @@ class _Worker:
 class AnswerPool:
     """Scores responses against references, math-verify in parallel worker processes.
 
-    Plain numbers, letters and words are compared in this process; workers start when algebra is first needed. An
-    answer whose comparison exceeds the limit counts as wrong; a worker that does not end it, or dies, is killed and
-    replaced. The pool is thread-safe and a context manager; its workers end with this process.
+    All but mathematics is compared in this process; workers start when algebra is first needed. A worker that was
+    killed or stopped by something else is replaced, and the new one gets its answer, once. The pool is thread-safe and
+    a context manager; its workers end with this process.
 
     Args:
       workers: the most worker processes.
       limit: seconds of computation for one comparison.
       deadline: seconds by the clock after which a worker is killed, whatever it is doing.
+      rules: see `answers.judge`.
+
+    Attributes:
+      unchecked: how many answers could not be compared so far, and scored 0: beyond the limit or deadline, beyond the
+        algebra, or without a worker.
+
+    Raises:
+      UserError: a number that is not positive, or unknown rules.
     """
 
-    def __init__(self, workers: int = 2, limit: float = 4.0, deadline: float = 30.0):
+    def __init__(self, workers: int = 2, limit: float = 4.0, deadline: float = 30.0, rules: str = ANSWER_RULES[0]):
         if min(workers, limit, deadline) <= 0:
             raise UserError(f"workers, limit and deadline must be positive, got {workers}, {limit} and {deadline}")
-        self.workers, self.limit, self.deadline = workers, limit, deadline
+        if rules not in ANSWER_RULES:
+            raise UserError(f"unknown rules {rules!r} for answers; known: {', '.join(ANSWER_RULES)}")
+        self.workers, self.limit, self.deadline, self.rules = workers, limit, deadline, rules
+        self.unchecked = 0
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()
         atexit.register(self.close)
@@ -90,7 +123,8 @@ class AnswerPool:
     ) -> list[float]:
         """1.0 for every response whose final answer equals one of its reference answers, else 0.0.
 
-        If no worker process can be started, answers that need one score 0 and an error is logged.
+        What cannot be compared scores 0 and is added to `unchecked`; if no worker process can be started, an error is
+        logged.
 
         Args:
           pairs: (response text, reference or list of references).
@@ -103,19 +137,21 @@ class AnswerPool:
             if answer is None or (recovered is not None and not recovered[index]):
                 continue
             references = references if isinstance(references, (list, tuple)) else [references]
-            references = [spelling for reference in references for spelling in accepted(str(reference))]
-            verdicts = {reference: judge(answer, reference) for reference in references}
+            verdicts = {reference: judge(answer, reference, self.rules) for reference in map(str, references)}
             if True in verdicts.values():
                 scores[index] = 1.0
                 continue
             for reference, verdict in verdicts.items():
                 if verdict is None:
-                    undecided.setdefault((normalize(answer), normalize(reference)), []).append(index)
+                    undecided.setdefault((clean(answer), clean(reference)), []).append(index)
         if undecided:
             with self._lock:
-                for task, verdict in self._verify(list(undecided)).items():
-                    for index in undecided[task]:
-                        scores[index] = max(scores[index], float(verdict))
+                verdicts = self._verify(list(undecided))
+                for task, indices in undecided.items():
+                    for index in indices:
+                        scores[index] = max(scores[index], float(verdicts.get(task) or 0))
+                open_tasks = [task for task in undecided if verdicts.get(task) is None]
+                self.unchecked += len({i for task in open_tasks for i in undecided[task] if not scores[i]})
         return scores
 
     def close(self) -> None:
@@ -130,9 +166,9 @@ class AnswerPool:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _verify(self, tasks: list[tuple[str, str]]) -> dict[tuple[str, str], bool]:
-        """Compares (answer, reference) pairs; those that could not be compared are missing from the result."""
-        verdicts: dict[tuple[str, str], bool] = {}
+    def _verify(self, tasks: list[Task]) -> dict[Task, bool | None]:
+        """Compares (answer, reference) pairs; those that could not be compared are None or missing from the result."""
+        verdicts: dict[Task, bool | None] = {}
         try:
             self._run_tasks(tasks, verdicts)
         except (OSError, RuntimeError) as error:
@@ -141,43 +177,63 @@ class AnswerPool:
             )
         return verdicts
 
-    def _run_tasks(self, tasks: list[tuple[str, str]], verdicts: dict[tuple[str, str], bool]) -> None:
+    def _run_tasks(self, tasks: list[Task], verdicts: dict[Task, bool | None]) -> None:
         """Sends each task to a worker that is free, and adds the workers' answers to `verdicts`."""
         waiting = collections.deque(tasks)
-        running: dict[_Worker, tuple[str, str] | None] = {}  # None while it starts
+        retried: set[Task] = set()
+        failed_starts = 0
+        running: dict[_Worker, Task | None] = {}  # None while it starts
         try:
             with selectors.DefaultSelector() as selector:
                 while len(verdicts) < len(tasks):
-                    while waiting and len(running) < self.workers:
-                        worker = self._idle.pop() if self._idle else _Worker(self.limit, self.deadline)
+                    for worker in self._free_workers(len(waiting), running):
                         selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
                         running[worker] = waiting.popleft() if worker.ready else None
                         if worker.ready:
                             worker.send(running[worker])
-                        elif sum(task is None for task in running.values()) >= len(waiting):
-                            break  # a starting worker for each waiting task is enough
-                    timeout = min(worker.expires for worker in running) - time.monotonic()
-                    answered = [key.data for key, _ in selector.select(max(timeout, 0.0))]
+                    patience = min(worker.expires for worker in running) - time.monotonic()
+                    answered = [key.data for key, _ in selector.select(min(max(patience, 0.0), LOOK_SECONDS))]
                     expired = [worker for worker in running if worker.expires <= time.monotonic()]
-                    for worker in dict.fromkeys(answered + expired):
+                    lost = [worker for worker in running if not worker.runs()]
+                    for worker in dict.fromkeys(answered + expired + lost):
                         line = worker.receive() if worker in answered else ""
                         task = running.pop(worker)
                         selector.unregister(worker.process.stdout)
-                        if task is not None:
-                            verdicts[task] = line == "true"
-                        elif line != "ready":
-                            worker.close()
-                            raise RuntimeError(
-                                f"the answer checker does not start: run `{' '.join(worker.process.args)}` to see why"
-                            )
                         if line:
                             worker.ready = True
                             self._idle.append(worker)
                         else:
                             worker.close()
+                        if task is None:
+                            failed_starts = 0 if line == "ready" else failed_starts + 1
+                            if failed_starts > 1:
+                                command = " ".join(worker.process.args)
+                                raise RuntimeError(f"the answer checker does not start: run `{command}` to see why")
+                        elif not line and task not in retried and worker not in expired and not worker.at_limit:
+                            retried.add(task)
+                            waiting.append(task)
+                        else:
+                            verdicts[task] = json.loads(line) if line else None
         finally:
             for worker in running:  # those still starting, or after an exception all of them
                 worker.close()
+
+    def _free_workers(self, waiting: int, running: dict[_Worker, Task | None]) -> Iterator[_Worker]:
+        """Workers for tasks that wait: those that are idle and still run, then new ones."""
+        starting = sum(task is None for task in running.values())
+        while waiting and len(running) < self.workers:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.runs():
+                    break
+                worker.close()
+            else:
+                if starting >= waiting:
+                    return  # a starting worker for each waiting task is enough
+                worker = _Worker(self.limit, self.deadline)
+                starting += 1
+            waiting -= worker.ready
+            yield worker
 
 
 def score_trajectories(trajectories: Sequence[Trajectory], pool: AnswerPool) -> list[float]:
@@ -202,8 +258,9 @@ def answer_reward(response: str, reference: str | Sequence[str], recovered: bool
 
     The answer is the last `\boxed{...}`, else `<answer>...</answer>`, else the text after "Answer:". A letter is
     compared without regard to case and must be the only one ("A, B" is wrong). The reference "A. cat" accepts "A" and
-    "cat". A percent sign is optional. A comma-separated reference accepts an answer that contains every part.
-    Mathematics is compared by math-verify in another process, within a limit of seconds.
+    "cat". A percent sign is optional. A comma-separated reference accepts the same parts in any order and no others.
+    `rewards.answers` has a module for every kind of answer; mathematics is compared by math-verify in another process,
+    within a limit of seconds.
 
     Args:
       response: the text of the last turn.

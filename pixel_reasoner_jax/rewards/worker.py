@@ -1,4 +1,5 @@
-"""The process that runs math-verify for `AnswerPool`: it reads one JSON pair a line and writes one JSON verdict a line.
+"""The process that runs math-verify for `AnswerPool`: it reads one JSON pair a line and writes one JSON verdict a
+line: true, false, or null for a comparison that could not be made.
 
 The limit is in seconds of computation, not of the clock, so that a busy machine does not turn right answers into wrong
 ones. math-verify's limits are by the clock and therefore off.
@@ -52,8 +53,8 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, limit)
         try:
             verdict = equal(*json.loads(line))
-        except (Exception, Interrupted):  # an answer that the algebra cannot compare is not right
-            verdict = False
+        except (Exception, Interrupted):
+            verdict = None
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(verdict), file=verdicts, flush=True)
 

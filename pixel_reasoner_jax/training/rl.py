@@ -53,7 +53,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
     schedule = UpdateSchedule.of(config, record_count(data), str(data))
     with contextlib.ExitStack() as stack:
         training = stack.enter_context(TrainingRun(config, resume))
-        pool = stack.enter_context(AnswerPool())
+        pool = stack.enter_context(AnswerPool(rules=config.rewards.rules))
         loader = stack.enter_context(
             query_batches(
                 data,
@@ -173,7 +173,7 @@ def run_episode(
       The state after the episode, and the episode's metrics over all processes.
     """
     config, training, policy = learner.config, learner.training, learner.policy
-    samples = config.rollout.samples
+    samples, unchecked = config.rollout.samples, learner.pool.unchecked
 
     policy.params = state.params
     with training.phase("rollout"):  # answers are scored at the same time
@@ -181,6 +181,7 @@ def run_episode(
         with policy.stream(queries, samples, seed, sampling=learner.sampling) as stream:
             groups, correct = collect(stream, len(queries), samples, learner.pool)
     rewarded = reward_groups(groups, correct, config.curiosity, config.grpo.normalize_std)
+    unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
 
     metrics = []
     updates = _split_into_updates(rewarded, training, config.train.batch_size)
@@ -190,7 +191,8 @@ def run_episode(
         with training.phase("update"):
             state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(step))
         metrics.append(update_metrics)
-    return state, {**rewarded.metrics(), "updates": len(metrics), **_summary(metrics)}
+    counts = {"answers_unchecked": unchecked, "updates": len(metrics)}
+    return state, {**rewarded.metrics(), **counts, **_summary(metrics)}
 
 
 def _split_into_updates(

@@ -1,43 +1,325 @@
+"""Every kind of answer, by hand and by rules."""
+
 from __future__ import annotations
 
-import os
-import resource
-import subprocess
-import sys
-import time
+import json
+import pathlib
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pixel_reasoner_jax.rewards import AnswerPool, answer_reward, extract_answer
+from pixel_reasoner_jax.rewards import AnswerPool, extract_answer
 from pixel_reasoner_jax.rewards.answers import accepted, judge
 
+CASES = [json.loads(line) for line in (pathlib.Path(__file__).parent / "answers.jsonl").read_text().splitlines()]
 
-@pytest.mark.parametrize(
-    "response,answer",
-    [
-        (r"so \boxed{5}", "5"),
-        (r"\boxed{1} no, \boxed{\frac{1}{2}} .", r"\frac{1}{2}"),
-        (r"\boxed{\text{a {b} c}}", r"\text{a {b} c}"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed {7}", "7"),
-        (r"\boxed{\boxed{3}}", "3"),
-        (r"\boxed{kept} and \boxed{never closed", "kept"),
-        (r"\boxed{}", ""),
-        (r"Answer: 4 <answer> 5 </answer>", "5"),
-        (r"<answer>1</answer> <answer>2</answer> <answer>", "2"),
-        (r"\boxed{3} <answer>5</answer>", "3"),
-        ("The Answer: 5\nbecause", "5"),
-        ("**Answer:** B. red", "B. red"),
-        ("answer: 1\nAnswer : 2", "2"),
-        ("I do not know", None),
-        ("</answer><answer>", None),
-        ("", None),
-    ],
-)
-def test_extraction(response, answer):
-    assert extract_answer(response) == answer
+# (reference, right answers, wrong answers)
+KINDS = [
+    (
+        "B",
+        [
+            "b",
+            "(b)",
+            "B)",
+            "**B**",
+            "$B$",
+            "\\mathrm{B}",
+            "B: green",
+            "B - green",
+            "The answer is B",
+            "The correct option is (B)",
+            "Answer: (B)",
+            "Option B: green",
+            "[B]",
+            "{B}",
+            "B.",
+            "B is correct",
+            '"B"',
+            "‘B’",
+            "B. Both A and C",
+            "choice b",
+            "B (the second one)",
+        ],
+        [
+            "A",
+            "AB",
+            "B or C",
+            "B and D",
+            "Neither",
+            "Both",
+            "A, B",
+            "B/C",
+            "B, C",
+            "not B",
+            "C (not B)",
+            "Bob",
+            "b c",
+            "BB",
+            "8",
+            "A. B",
+            "(A)(B)",
+            "all",
+        ],
+    ),
+    (
+        "D. none of the above",
+        ["D", "none of the above", "None of the above.", "D: none of the above", "(D)", "d. None of the above"],
+        ["C", "C. none of the above", "D. all of the above", "all of the above"],
+    ),
+    ("(A) 5", ["A", "5", "five", "(A) five", "A. 5"], ["B", "6", "(B) 5", "A. 6", "(A) 6"]),
+    ("C. 10:30 am", ["C", "10:30 AM", "C. 10:30am"], ["10:30 pm", "C. 10:30 pm", "D"]),
+    (
+        "Yes",
+        ["yes", "yes, because it is red", "Yes - it is", "Yeah", "\\text{Yes}", "Yes it is", "The answer is yes"],
+        ["no", "not", "Yes or no", "Yes / No", "no, yes", "unknown", "yesterday", "eyes", "maybe yes"],
+    ),
+    (
+        "No",
+        ["no", "No, it is not", "No it isn't", "nope", "No, there is no car", "NO!"],
+        ["yes", "No parking", "know", "not sure", "No. 5", "yes, no", "nobody", "N"],
+    ),
+    ("True", ["true", "TRUE."], ["false", "yes"]),
+    (
+        "7",
+        [
+            "7",
+            "seven",
+            "Seven",
+            "7.0",
+            "07",
+            "+7",
+            "= 7",
+            "x = 7",
+            "7 apples",
+            "seven apples",
+            "There are 7 birds",
+            "It is 7",
+            "approximately 7",
+            "7!",
+            "$7",
+            "7 cm",
+            "\\frac{14}{2}",
+            "The answer is 7.",
+            "exactly 7",
+            "7 (seven)",
+        ],
+        [
+            "8",
+            "17",
+            "70",
+            "7.5",
+            "-7",
+            "7 or 8",
+            "7-8",
+            "at most 7",
+            "more than 7",
+            "7th",
+            "7a",
+            "A7",
+            "7 of 9",
+            "0.7",
+            "77",
+            "700%",
+            "7 million",
+            "7k",
+            "seventy",
+            "7/8",
+            "not 7",
+            "1/7",
+            "less than 7",
+            "7^2",
+        ],
+    ),
+    ("21", ["twenty-one", "twenty one", "21"], ["twenty", "12", "one", "twenty-two"]),
+    ("100", ["hundred", "one hundred", "a hundred", "100.0"], ["1000", "10", "hundreds"]),
+    (
+        "1500",
+        ["1,500", "1 500", "1.5K", "1.5k", "fifteen hundred", "one thousand five hundred"],
+        ["15,00", "150", "1.5", "1501", "1.5M"],
+    ),
+    ("0", ["0", "zero", "none", "None.", "no dogs", "nothing", "no one", "0%"], ["1", "o", "O", "not", "no"]),
+    ("0.5", ["1/2", "\\frac12", "\\frac{1}{2}", "50%", ".5", "0.50", "½"], ["5", "0.05", "0.51", "50", "2"]),
+    ("3.14", ["3.14"], ["3.15", "3,14", "314", "3.1"]),
+    ("-3", ["−3", "- 3", "minus 3", "negative three", "–3"], ["3", "--3", "3-"]),
+    (
+        "50%",
+        ["50", "50 %", "50\\%", "fifty percent", "0.5", "1/2", "50 percent", "50pct"],
+        ["5%", "500", "51%", "50 kg", "$50", "50-60%", "0.05", "5000%"],
+    ),
+    ("300%", ["300", "300 percent"], ["3", "30%", "3000%"]),
+    ("12.5%", ["12.5", "0.125", "1/8"], ["12", "125%", "1.25%"]),
+    (
+        "$20",
+        ["20", "20 dollars", "$ 20", "$20.00", "USD 20", "20 USD", "twenty dollars"],
+        ["€20", "20 euros", "$200", "$2", "£20", "20 kg", "20%"],
+    ),
+    (
+        "$1.5 billion",
+        ["1.5 billion", "$1.5B", "$1.5bn", "1,500,000,000", "1.5 billion dollars", "1.5bn"],
+        ["1.5 million", "$1.5M", "1.5", "$15 billion", "€1.5 billion"],
+    ),
+    ("£3,000", ["3000", "3,000 pounds", "£3000", "3 thousand"], ["£300", "$3,000", "3,00"]),
+    ("45°", ["45", "45 degrees", "45^\\circ", "45 °"], ["45%", "54°", "45 cm", "4.5"]),
+    ("2/3", ["2/3", "0.666667", "\\frac{2}{3}", "\\dfrac{2}{3}"], ["3/2", "0.67", "2", "3", "2:3"]),
+    (
+        "18-24",
+        [
+            "18–24",
+            "18 to 24",
+            "from 18 to 24",
+            "between 18 and 24",
+            "18 - 24",
+            "18-24 years",
+            "18-24 years old",
+            "18—24",
+        ],
+        ["18", "24", "24-18", "18-25", "-6", "42", "18-24-30", "1824", "18 or 24", "25-34"],
+    ),
+    ("2010-2015", ["2010 to 2015", "2010–2015"], ["2010", "2010-2016", "5", "2015"]),
+    ("5%-10%", ["5-10%", "5% to 10%", "5–10 %"], ["5%", "10-15%", "5-100%"]),
+    ("$10-$20", ["$10–20", "10 to 20 dollars", "$10 to $20"], ["$10", "€10-€20", "$20-$30"]),
+    ("4-1", ["4–1", "4 - 1", "4 to 1"], ["1-4", "3", "5", "4-2", "41", "4"]),
+    ("21:9", ["21:9", "21 : 9"], ["9:21", "2.33", "21/9 = 2.33", "21", "21:19"]),
+    ("9:45", ["9:45", "09:45", "9 : 45", "9:45 am"], ["45:9", "9:54", "9.45 kg", "9", "945", "9:45:30", "8:60"]),
+    ("7:15 pm", ["7:15 PM", "7:15pm", "19:15", "7:15 p.m."], ["7:15 am", "7:15", "7:51 pm", "7 pm"]),
+    ("3 o'clock", ["3:00", "3 o’clock", "3 O'Clock"], ["4 o'clock", "3", "13:00"]),
+    ("11 am", ["11AM", "11 a.m.", "11:00 am"], ["11 pm", "11", "10 am", "11 ma"]),
+    (
+        "July 4, 1776",
+        [
+            "4 July 1776",
+            "July 4th, 1776",
+            "July 4 1776",
+            "1776-07-04",
+            "the 4th of July 1776",
+            "july 4, 1776",
+            "Jul 4, 1776",
+        ],
+        ["July 5, 1776", "1776", "July 1776", "4 June 1776", "July 4", "1776-04-07"],
+    ),
+    ("2021-03-09", ["March 9, 2021", "2021/03/09", "2021-3-9"], ["2021-09-03", "2021-03-08", "2021"]),
+    ("March 2020", ["Mar 2020", "march, 2020"], ["March 2021", "2020", "May 2020"]),
+    ("25/12/2020", ["25/12/2020", "25-12-2020", "December 25, 2020", "25.12.2020"], ["12/26/2020", "25/11/2020"]),
+    ("03/04/2020", ["3/4/2020", "03-04-2020"], ["04/03/2020"]),
+    ("XK42Z", ["xk42z", "XK 42 Z", "XK-42-Z", "\\text{XK42Z}"], ["XK24Z", "ZK42X", "42XKZ", "XK42", "XK42Z9", "K42Z"]),
+    ("Flight 370", ["flight 370"], ["370", "flight 371", "flight 37 0"]),
+    ("A113", ["a113", "A-113", "A 113"], ["113", "A 131", "113A", "A 1 13"]),
+    (
+        "800-555-0199",
+        ["(800) 555-0199", "800 555 0199", "8005550199", "800.555.0199"],
+        ["800-555-0198", "800-555-019", "555-0199"],
+    ),
+    ("007", ["007"], ["7", "070"]),
+    ("5G", ["5g", "5 G"], ["5", "4G"]),
+    ("PM2.5", ["PM2.5", "PM 2.5", "pm2.5"], ["PM25", "PM2.6", "PM5.2"]),
+    ("iPhone 12", ["iphone 12", "iPhone12"], ["iphone 21", "12", "iphone 13", "iphone"]),
+    ("1st", ["1st"], ["2nd"]),
+    (
+        "red, green, blue",
+        ["blue, red, green", "red, green and blue", "Red; Green; Blue", "red, green, and blue", "blue,green,red"],
+        ["red, green", "red, green, blue, yellow", "red green blue yellow", "red, red, blue", "red"],
+    ),
+    ("cats and dogs", ["dogs and cats", "cats & dogs", "cats, dogs"], ["cats", "cats and dogs and birds", "dogs"]),
+    ("1, 2, 3", ["3, 2, 1"], ["123", "1, 2", "1, 2, 3, 4", "1, 2, 4", "6"]),
+    ("10, 20", ["20 and 10", "10, 20", "10,20"], ["10", "1020", "10, 20, 30", "30"]),
+    ("New York, USA", ["USA, New York"], ["New York", "York, USA", "New York, UK"]),
+    ("x^2+2x", ["x(x+2)", "2x+x^2", "x^{2}+2x"], ["x^2", "x^2+3x", "x2+2x2"]),
+    ("\\frac{3}{4}", ["0.75", "3/4", "75%", "\\frac{6}{8}"], ["4/3", "0.7", "34"]),
+    ("3\\pi", ["3π", "\\pi \\cdot 3"], ["3", "\\pi", "4\\pi"]),
+    ("y=2x+1", ["y = 2x + 1", "2x+1=y"], ["y=2x", "y=2x-1"]),
+    ("(2, 3)", ["(2,3)"], ["(3,2)", "2", "(2,4)"]),
+    ("\\sqrt{2}", ["\\sqrt2"], ["2", "\\sqrt{3}"]),
+    ("60^\\circ", ["60", "60°", "60 degrees"], ["6", "61°"]),
+    (
+        "EXIT",
+        ["exit", "“Exit”", "Exit.", "'EXIT'", "It says EXIT", "EXIT!"],
+        ["ENTRANCE", "TEXI", "no exit", "exit only", "EXITS"],
+    ),
+    (
+        "a red car",
+        ["red car", "the red car", "Red Car", "It is a red car"],
+        ["car", "a car", "a red cart", "red cars", "car red", "a dark red car"],
+    ),
+    ("Mother's Day", ["mother’s day", "Mothers Day", "MOTHER'S DAY"], ["Father's Day", "day"]),
+    ("naïve", ["naive"], ["native"]),
+    ("Zürich", ["zurich", "Zürich"], ["Zuric"]),
+    ("rock & roll", ["rock and roll", "Rock \\& Roll"], ["roll"]),
+    ("state-of-the-art", ["state of the art", "State–of–the–art"], ["art", "state"]),
+    ("Dr. Smith", ["dr smith", "Dr Smith"], ["Smith", "Mr. Smith"]),
+    ("N/A", ["n/a"], ["A/N", "N"]),
+    ("C++", ["c++"], ["C", "C#"]),
+    ("A+", ["a+"], ["A", "A-", "B+"]),
+    ("left", ["left", "Left."], ["right", "felt"]),
+    (
+        "10 kg",
+        ["10 kilograms", "10kg", "10 KG", "10,000 g", "ten kilograms"],
+        ["10 g", "10 lbs", "1 kg", "10 mg", "10 gk"],
+    ),
+    ("25 mph", ["25 MPH", "25mph", "25 miles per hour"], ["25 km/h", "25 m", "52 mph"]),
+    ("3.5 hours", ["3.5 h", "3.5 hrs", "3.5 hour"], ["3.5 minutes", "35 hours", "3.5 days"]),
+    ("500 ml", ["500ml", "500 milliliters", "0.5 l", "500 mL"], ["500 l", "50 ml", "500 mm"]),
+    ("20°C", ["20 °C", "20 degrees Celsius", "20℃"], ["20°F", "20 K", "2°C"]),
+    ("6 ft", ["6 feet", "6ft"], ["6 inches", "6 m"]),
+    ("16 GB", ["16GB", "16 gigabytes"], ["16 MB", "16 TB"]),
+    ("100 m^2", ["100 m²", "100 square meters"], ["100 m", "100 m^3", "100 km^2"]),
+    ("on", ["on", "ON"], ["no", "o n", "one"]),
+    ("no smoking", ["No Smoking"], ["smoking", "no"]),
+    ("seven", ["7", "Seven"], ["8", "eleven"]),
+    ("Unanswerable", ["unanswerable"], ["answerable"]),
+    ("1990s", ["1990s"], ["1990", "1980s"]),
+    ("12 cm", ["12cm", "12 centimeters", "120 mm"], ["12 mm", "12 m", "12 in"]),
+    ("left of the table", ["left of table"], ["right of the table"]),
+    ("18-24 years", ["18–24 years", "18 to 24 years"], ["18-24 yeras", "18-24 kg", "18-24 months", "25-34 years"]),
+    ("20 dollars", ["$20", "20", "20 USD"], ["20 dlolars", "20 euros", "20 dollasr"]),
+    ("65 percent", ["65%", "65"], ["65 precent", "65 kg"]),
+    ("5 million", ["5m", "5M", "5 mil"], ["5 m", "5 billion"]),
+    ("3 million people", ["3 million people", "three million people"], ["3 million", "3 billion people"]),
+    ("2 hours 30 minutes", ["2 hours 30 minutes"], ["2 hours 31 minutes"]),
+    ("Team A", ["team a"], ["Team B", "team"]),
+    ("Vitamin C", ["vitamin c"], ["vitamin d", "vitamin"]),
+    ("12:00", ["12:00", "12:00 pm"], ["12"]),
+    ("3:1", ["3:1", "3 to 1"], ["1:3", "3"]),
+    ("9/11", ["9/11"], ["11/9"]),
+    ("Apollo 11", ["apollo 11", "Apollo-11"], ["apollo 1 1", "11", "apollo 12"]),
+    ("MH370", ["MH 370"], ["MH 371", "HM370"]),
+    ("192.168.0.1", ["192.168.0.1"], ["192.168.0.2", "19216801", "192.168.01"]),
+    ("www.google.com", ["www.google.com"], ["google", "www.google.org"]),
+    ("40-50", ["40-50"], ["50-40", "40", "-10"]),
+    ("4.5/5", ["4.5/5", "0.9"], ["5/4.5", "4.5"]),
+    ("8 PM - 10 PM", ["8 PM – 10 PM"], ["8 pm", "8 am - 10 pm", "8-10"]),
+    ("Monday, Tuesday", ["tuesday, monday", "Monday and Tuesday"], ["monday", "monday, wednesday"]),
+    ("Jan 5", ["January 5", "5 January", "Jan. 5th"], ["Jan 6", "January"]),
+    ("one", ["1", "One"], ["two", "no"]),
+    ("first", ["first", "First"], ["1", "second"]),
+    ("$1,234.50", ["1234.50", "$1234.5", "1,234.50 dollars"], ["$1,234", "$1234.05"]),
+    ("50:50", ["50:50"], ["100:100", "1"]),
+    ("50/50", ["50/50", "50:50"], ["1", "100/100"]),
+]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with AnswerPool(workers=2) as pool:
+        yield pool
+
+
+def test_cases(pool):
+    responses = [case.get("response") or rf"\boxed{{{case['answer']}}}" for case in CASES]
+    scores = pool.score([(response, case["reference"]) for response, case in zip(responses, CASES, strict=True)])
+    assert [case for case, score in zip(CASES, scores, strict=True) if case["score"] != score] == []
+    assert len(CASES) == 232 and not pool.unchecked
+
+
+def test_kinds(pool):
+    table = [
+        (answer, reference, score)
+        for reference, right, wrong in KINDS
+        for score, answers in ((1.0, [reference, *right]), (0.0, wrong))
+        for answer in answers
+    ]
+    scores = pool.score([(rf"\boxed{{{answer}}}", reference) for answer, reference, _ in table])
+    assert [row for row, score in zip(table, scores, strict=True) if row[2] != score] == []
 
 
 @pytest.mark.parametrize(
@@ -66,8 +348,8 @@ def test_extraction(response, answer):
         ("the red car", "The  Red car", True),
         ("blue", "red", False),
         ("on", "no", False),
-        ("2", "two", False),
-        ("two", "2", False),
+        ("2", "two", True),
+        ("two", "2", True),
         ("b", "B", True),
         ("(B)", "B", True),
         ("B. a red car", "B", True),
@@ -90,12 +372,12 @@ def test_extraction(response, answer):
         ("B. Vitamin C", "B", True),
         ("B. John F. Kennedy", "B", True),
         ("B, or plan B", "B", True),
-        ("the dog and the red cat", "cat, dog", True),
-        ("12, 30", "1, 3", None),
+        ("the dog and the red cat", "cat, dog", False),
+        ("12, 30", "1, 3", False),
         ("Paris", "Paris, Rome", False),
-        (r"\frac{1}{2}", "0.5", None),
+        (r"\frac{1}{2}", "0.5", True),
         ("x+1", "1+x", None),
-        ("(" * 40 + "1" + ")" * 40, "1", False),
+        ("(" * 40 + "1" + ")" * 40, "1", True),
         ("9" * 2000, "9", False),
     ],
 )
@@ -118,120 +400,6 @@ def test_a_labelled_reference_is_met_by_its_letter_or_its_text(reference, spelli
     assert accepted(reference) == spellings
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with AnswerPool(workers=2) as pool:
-        yield pool
-
-
-@pytest.mark.parametrize(
-    "answer,reference,score",
-    [
-        (r"\frac{1}{2}", "0.5", 1.0),
-        (r"$\frac{1}{2}$", "0.5", 1.0),
-        ("x(x+2)", "x^2+2x", 1.0),
-        (r"\{2, 1\}", "{1,2}", 1.0),
-        ("[0, 0, 1, 1]", "[0,0,1,1]", 1.0),
-        ("[0, 0, 1, 2]", "[0,0,1,1]", 0.0),
-        (r"5\text{ cm}", "5", 1.0),
-        ("2, 1", "1,2", 1.0),
-        (r"\sqrt{2}", "1.41421356", 1.0),
-        (r"\sqrt{2}", "1.5", 0.0),
-    ],
-)
-def test_algebra(pool, answer, reference, score):
-    assert pool.score([(rf"so \boxed{{{answer}}}", reference)]) == [score]
-
-
-def test_batches_lists_of_references_and_failed_operations(pool):
-    pairs = [
-        (r"\boxed{cat}", ["dog", "cat"]),
-        (r"\boxed{\frac{6}{4}}", ["2", "1.5"]),
-        (r"\boxed{\frac{6}{4}}", ["2"]),
-        (r"\boxed{3}", "3"),
-        (r"\boxed{3}", []),
-        ("3", "3"),
-        (None, "3"),
-        (r"\boxed{7}", 7),
-        (r"\boxed{A}", "A. cat"),
-        (r"\boxed{cat}", ["B", "A. cat"]),
-        (r"\boxed{B}", "A. cat"),
-        (r"\boxed{\frac{6}{4}}", "A. 1.5"),
-    ]
-    assert pool.score(pairs) == [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]
-    recovered = [True, False, True, False, True, True, True] + [False] * 5
-    assert pool.score(pairs, recovered) == [1.0] + [0.0] * 11
-
-
-HOSTILE = [
-    "9^{9^{9^{9}}}",
-    "9^9^9^9",
-    "(10^{10^{8}})!",
-    r"\frac{1}{0}",
-    r"\sum_{n=1}^{10^{12}} n^{-3}",
-    r"\int_0^1 e^{-x^{x^{x}}} \sin(x^{99}) dx",
-    "x^{1000} + " + "+".join(f"{n}x^{{{n}}}" for n in range(60)),
-    r"\frac{" * 20 + "1" + "}{2}" * 20,
-    "{" * 500,
-    "\\left(" * 100,
-    "2^" * 400 + "2",
-    "\x00\x01\x02",
-    "\ud800",
-    "ﷺ" * 999,
-    "𝟙𝟚" + "\u202e" + "٣" + "🙂" * 50,
-    r"\input{/etc/passwd}",
-    "__import__('os').getcwd()",
-    "-" * 900 + "1",
-    "1" * 900,
-    "\\" * 999,
-]
-
-
-def test_hostile_answers_end_in_bounded_time():
-    """Time of computation: that of the clock depends on what else the machine does."""
-    start = children_seconds()
-    with AnswerPool(workers=2, limit=1.0) as pool:
-        assert pool.score([(rf"\boxed{{{answer}}}", "17") for answer in HOSTILE]) == [0.0] * len(HOSTILE)
-        assert pool.score([(r"\boxed{\frac{1}{2}}", "0.5")]) == [1.0]
-    assert children_seconds() - start < 60  # a few seconds, unless limits do not hold
-
-
-def children_seconds() -> float:
-    """Computation of all processes that this one has waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-@pytest.mark.parametrize("command", ["/nowhere/python", "/bin/false"])
-def test_without_workers_an_error_is_logged_and_nothing_raised(monkeypatch, caplog, command):
-    monkeypatch.setattr(sys, "executable", command)
-    with AnswerPool() as pool:
-        assert pool.score([(r"\boxed{\frac{1}{2}}", "0.5"), (r"\boxed{5}", "5")]) == [0.0, 1.0]
-    [record] = caplog.records
-    assert "count as wrong (1 of them)" in record.getMessage() and command in record.getMessage()
-
-
-@pytest.mark.parametrize(
-    "response",
-    [
-        "\\boxed{" * 150_000,
-        "\\boxed{" + "a" * 1_000_000 + "}",
-        "\\boxed{" + "{" * 500_000 + "}" * 500_000 + "}",
-        "<answer>" * 130_000 + "</answer>",
-        "answer " * 150_000,
-        "answer:" * 150_000,
-        "answer" + " " * 1_000_000,
-        "\\" * 1_000_000,
-        "\x00" * 1_000_000,
-    ],
-    ids=range(9),
-)
-def test_a_megabyte_is_read_in_linear_time(response):
-    start = time.monotonic()
-    assert answer_reward(response, "5") == 0.0
-    assert time.monotonic() - start < 30  # quadratic time would be minutes
-
-
 @given(st.text(max_size=200), st.text(max_size=50))
 def test_no_text_raises(response, reference):
     for text in (response, f"\\boxed{{{response}}}", f"<answer>{response}</answer>"):
@@ -239,41 +407,91 @@ def test_no_text_raises(response, reference):
         assert answer is None or judge(answer, reference) in (True, False, None)
 
 
-def test_a_worker_over_its_deadline_is_killed():
-    with AnswerPool(workers=1, limit=60.0, deadline=0.3) as pool:
-        assert pool.score([(r"\boxed{9^{9^{9^{9}}}}", "17")]) == [0.0]
-        assert not pool._idle
+DIGITS = st.integers(1, 10**7).map(str)
+WORDS = st.text("bcdfghjklmnpqrstvwxz", min_size=3, max_size=8)
+HOURS, MINUTES, DAYS = st.integers(1, 12), st.integers(10, 59), st.integers(10, 28)
+MONTHS = st.sampled_from(["March", "June", "November"])
+UNITS = ["mm", "cm", "km", "kg", "hours", "minutes", "km/h", "mph", "ml", "GB"]
+REFERENCES = st.one_of(
+    st.integers(0, 10**6).map(lambda n: f"{n:,}"),
+    st.decimals(0, 1000, places=2).map(str),
+    st.integers(1, 10**4).map(lambda n: f"${n}"),
+    st.builds("{} {}".format, st.integers(2, 999), st.sampled_from(["thousand", "million", "billion"])),
+    st.integers(1, 99).map(lambda n: f"{n}%"),
+    st.builds("{} {}".format, st.integers(2, 9999), st.sampled_from(UNITS)),
+    st.builds(lambda a, b: f"{a}-{a + b}", st.integers(1, 2000), st.integers(1, 90)),
+    st.builds("{}:{}".format, HOURS, MINUTES),
+    st.builds("{}:{} {}".format, HOURS, MINUTES, st.sampled_from(["am", "pm"])),
+    st.builds("{} {}, {}".format, MONTHS, DAYS, st.integers(1900, 2030)),
+    st.builds("{}{}{}".format, WORDS.map(str.upper), DIGITS, WORDS.map(str.upper)),
+    st.builds("{} {}".format, WORDS.map(str.title), st.integers(1, 999)),
+    st.builds("{} {}".format, WORDS, WORDS),
+    st.builds("{}-{}".format, WORDS, WORDS),
+    st.builds("{}'s {}".format, WORDS, WORDS),
+    st.builds("{}, {}".format, WORDS, WORDS),
+)
 
 
-@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "(10^{10^{8}})!", "2^" * 400 + "2"])
-def test_the_limit_is_of_computation(answer):
-    with AnswerPool(workers=1, limit=0.5, deadline=300.0) as pool:
-        start = time.monotonic()
-        assert pool.score([(rf"\boxed{{{answer}}}", "17")]) == [0.0]
-        assert time.monotonic() - start < 60
+@given(REFERENCES, st.data())
+def test_another_digit_is_another_answer(reference, data):
+    places = [i for i, character in enumerate(reference) if character.isdigit()]
+    assume(places)
+    place = data.draw(st.sampled_from(places))
+    digit = data.draw(st.sampled_from(sorted(set("0123456789") - {reference[place]})))
+    assert judge(reference[:place] + digit + reference[place + 1 :], reference) is False
 
 
-def test_a_killed_worker_is_replaced(pool):
-    assert pool.score([(r"\boxed{\frac{1}{2}}", "0.5")]) == [1.0]
-    for worker in pool._idle:
-        worker.process.kill()
-    pairs = [(rf"\boxed{{\frac{{{n}}}{{2}}}}", str(n / 2)) for n in range(1, 8, 2)]
-    assert sum(pool.score(pairs)) >= len(pairs) - 2  # what a dead worker was given is lost, no more
-    assert pool.score(pairs) == [1.0] * len(pairs)
+@given(REFERENCES, st.data())
+def test_another_order_of_letters_is_another_answer(reference, data):
+    places = [i for i in range(len(reference) - 1) if reference[i : i + 2].isalpha()]
+    places = [i for i in places if reference[i].casefold() != reference[i + 1].casefold()]
+    assume(places)
+    place = data.draw(st.sampled_from(places))
+    swapped = reference[:place] + reference[place + 1] + reference[place] + reference[place + 2 :]
+    assert judge(swapped, reference) is False
 
 
-def test_workers_do_not_import_the_callers_main_module(tmp_path):
-    """A script without a main guard can score answers, and its workers end with it."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import pixel_reasoner_jax as pr\n"
-        "print(pr.rewards.answer_reward('\\\\boxed{\\\\frac{1}{2}}', '0.5'))\n"
-        "from pixel_reasoner_jax.rewards import pool\n"
-        "print(pool._default_pool._idle[0].process.pid)\n"
+@given(st.integers(1, 9999), st.permutations(UNITS))
+def test_another_unit_is_another_answer(number, units):
+    assert judge(f"{number} {units[0]}", f"{number} {units[1]}") is False
+
+
+@given(REFERENCES, st.data())
+def test_how_it_is_written_costs_nothing(reference, data):
+    change = data.draw(
+        st.sampled_from(
+            [
+                str.upper,
+                str.lower,
+                "  {} ".format,
+                "“{}”".format,
+                "'{}'".format,
+                "{}.".format,
+                r"\text{{{}}}".format,
+                r"\textbf{{\text{{{}}}}}".format,
+                lambda text: text.replace(" ", "  "),
+                lambda text: text.replace(" ", "\u00a0"),
+                lambda text: text.replace("-", "–"),
+                lambda text: text.replace("-", "—"),
+                lambda text: text.replace("'", "’"),
+            ]
+        )
     )
-    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    score, pid = result.stdout.split()
-    assert score == "1.0"
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid), 0)
+    assert judge(change(reference), reference) is True
+
+
+@given(st.integers(1, 999))
+def test_a_percent_is_its_share_but_no_count(number):
+    assume(number != 100)  # 100/100 is a ratio
+    assert judge(str(number), f"{number}%") and judge(f"{number}%", f"{number}/100")
+    assert judge(f"{number / 100:.2f}", f"{number}%") is (number % 100 != 0)
+    assert judge(f"{100 * number}%", str(number)) is False
+
+
+def test_the_releases_rules_are_looser():
+    for answer, reference in [("A, B", "A"), ("cat, dog and bird", "cat, dog"), ("12, 30", "12")]:
+        assert judge(answer, reference) is False
+    assert judge("A, B", "A", "release") is judge("cat, dog and bird", "cat, dog", "release") is True
+    assert not judge("B", "A. red", "release") and judge("red", "A. red", "release") is True
+    assert judge("5%", "50%", "release") is False and judge("0.5", "50%", "release") is True
+    assert judge(r"\frac{1}{2}", "0.5", "release") is None

@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY
 
 RL_FIGURES = {
     "reward", "reward_correct", "reward_bonus", "reward_penalty", "accuracy", "rapr", "operations", "response_tokens",
-    "truncated", "uniform_groups", "updates", "tokens_per_second", "seconds_rollout",
+    "truncated", "uniform_groups", "answers_unchecked", "updates", "tokens_per_second", "seconds_rollout",
 }  # fmt: skip
 UPDATE_FIGURES = {
     "learning_rate",

@@ -1,0 +1,111 @@
+"""Whether an answer equals a reference: the reference's kind decides, and every kind has a module of its own.
+
+A kind's module has `read(reference)`, what the reference says in that kind or None if it is of another, and
+`accepts(value, answer)`. The kinds are asked in the order of `KINDS`; words are the last and read everything. Only
+mathematics needs algebra, which `rewards.AnswerPool` does in other processes. Answers are untrusted: everything here
+takes time linear in a text that is cut off at `MAX_ANSWER` characters.
+"""
+
+from __future__ import annotations
+
+from pixel_reasoner_jax.rewards.answers import (
+    choice,
+    codes,
+    dates,
+    lists,
+    mathematics,
+    numbers,
+    quantities,
+    ranges,
+    ratios,
+    release,
+    texts,
+    times,
+    yes_no,
+)
+from pixel_reasoner_jax.rewards.answers.spelling import clean
+
+MAX_ANSWER = 1000  # characters; no reference answer is near this long
+
+KINDS = (yes_no, dates, times, numbers, ranges, ratios, quantities, codes, texts)
+
+__all__ = ["KINDS", "MAX_ANSWER", "accepted", "clean", "judge"]
+
+
+def accepted(reference: str) -> list[str]:
+    """The answers that a reference accepts: itself; and for a choice with its text, "A. cat", also "A" and "cat"."""
+    labelled = choice.read(clean(reference))
+    return [reference, labelled.letter.upper(), labelled.text] if labelled and labelled.text else [reference]
+
+
+def judge(answer: str, reference: str, rules: str = "strict") -> bool | None:
+    """Compares two answers without algebra.
+
+    Args:
+      answer: the answer extracted from a response; untrusted.
+      reference: one accepted answer.
+      rules: "strict", or "release" for `answers.release`.
+
+    Returns:
+      True or False, or None if only algebra can tell.
+    """
+    if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
+        return answer == reference
+    if rules == "release":
+        verdicts = [release.judge(answer, spelling) for spelling in accepted(reference)]
+        return True if True in verdicts else None if None in verdicts else False
+    answer, reference = clean(answer), clean(reference)
+    if answer.casefold() == reference.casefold():
+        return True
+    if not answer or not reference:
+        return False
+    chosen = choice.read(reference)
+    if chosen is not None:
+        return _judge_choice(answer, chosen)
+    return _judge(answer, reference)
+
+
+def _judge_choice(answer: str, reference: choice.Choice) -> bool | None:
+    """By the letter; where the reference has a text too, by either, and both must be right if both are there."""
+    given = choice.split(answer)
+    if not reference.text:
+        return choice.accepts(reference, answer)
+    if given is None or (given.letter != reference.letter and not given.text):
+        return given is None and judge(answer, reference.text)
+    if given.letter != reference.letter:
+        return False
+    return not given.text or judge(given.text, reference.text)
+
+
+def _judge(answer: str, reference: str) -> bool | None:
+    for kind in KINDS:
+        if kind is codes:  # what is left is a list, mathematics, a code or words
+            if (parts := lists.read(reference)) is not None:
+                return _judge_list(answer, parts, reference)
+            if mathematics.read(reference) is not None:
+                return None if mathematics.may_equal(answer) else False
+        value = kind.read(reference)
+        if value is None:
+            continue
+        if kind.accepts(value, answer):
+            return True
+        # "\sqrt{4}" is the number 2.
+        return None if kind is numbers and mathematics.is_expression(answer) else False
+    return False
+
+
+def _judge_list(answer: str, parts: list[str], reference: str) -> bool | None:
+    """Every part of the reference is met by another part of the answer, and none is left over."""
+    given = lists.split(answer)
+    if len(given) != len(parts):
+        return False
+    undecided = False
+    for part in parts:
+        verdicts = [judge(other, part) for other in given]
+        if True in verdicts:
+            given.pop(verdicts.index(True))
+        elif None in verdicts:
+            undecided = True
+        else:
+            return False
+    return None if undecided else True
