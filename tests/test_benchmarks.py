@@ -231,6 +231,7 @@ def test_an_update_is_timed_only_after_it_agreed(update):
     assert sides["torch.compile"].updates == 8  # it was not asked again
 
 
+@pytest.mark.slow
 def test_a_side_in_a_process_of_its_own_makes_the_same_updates(update, monkeypatch):
     with train_step.Apart("ours", update.directory, "grpo", "tiny") as apart:
         found = [apart.update() for _ in range(2)]

@@ -40,11 +40,13 @@ def test_the_floor_is_part_of_the_whole(folder, processor):
     assert measured["share"] == pytest.approx((measured["decode"] + measured["resize"]) / measured["seconds"])
 
 
+@pytest.mark.slow
 def test_both_sides_are_timed(folder, processor):
     assert data.ours(folder / "data", processor, 0, 2) > 0
     assert data.theirs(folder / "table.jsonl", processor, 1, 2) > 0
 
 
+@pytest.mark.slow
 def test_memory_is_measured(tmp_path, processor):
     held = data.memory(tmp_path, processor, 800)
     assert 2**26 < held["tenth"] <= held["end"] < 2**34

@@ -408,7 +408,7 @@ def test_no_text_raises(response, reference):
 
 
 DIGITS = st.integers(1, 10**7).map(str)
-WORDS = st.text("bcdfghjklmnpqrstvwxz", min_size=3, max_size=8)
+WORDS = st.text("bcdfghjklmnpqrstvwxz", min_size=4, max_size=8)
 HOURS, MINUTES, DAYS = st.integers(1, 12), st.integers(10, 59), st.integers(10, 28)
 MONTHS = st.sampled_from(["March", "June", "November"])
 UNITS = ["mm", "cm", "km", "kg", "hours", "minutes", "km/h", "mph", "ml", "GB"]

@@ -15,7 +15,8 @@ from pixel_reasoner_jax.training import rl, sft
 from tests.training.test_phases import interrupted
 
 
-@pytest.mark.parametrize("phase", ["rl", pytest.param("sft", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["sft", "rl"])
 def test_run_convert_export(phase, request, uninterrupted, luck_pays, monkeypatch, bucket, tmp_path):
     whole = uninterrupted(phase)
     monkeypatch.chdir(tmp_path)
