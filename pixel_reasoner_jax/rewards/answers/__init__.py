@@ -55,14 +55,10 @@ def judge(answer: str, reference: str, rules: str = "strict") -> bool | None:
         verdicts = [release.judge(answer, spelling) for spelling in accepted(reference)]
         return True if True in verdicts else None if None in verdicts else False
     answer, reference = clean(answer), clean(reference)
-    if answer.casefold() == reference.casefold():
-        return True
-    if not answer or not reference:
-        return False
     chosen = choice.read(reference)
-    if chosen is not None:
-        return _judge_choice(answer, chosen)
-    return _judge(answer, reference)
+    if chosen is None or answer.casefold() == reference.casefold():
+        return _judge(answer, reference)
+    return _judge_choice(answer, chosen)
 
 
 def _judge_choice(answer: str, reference: choice.Choice) -> bool | None:
@@ -71,13 +67,18 @@ def _judge_choice(answer: str, reference: choice.Choice) -> bool | None:
     if not reference.text:
         return choice.accepts(reference, answer)
     if given is None or (given.letter != reference.letter and not given.text):
-        return given is None and judge(answer, reference.text)
+        return given is None and _judge(answer, clean(reference.text))
     if given.letter != reference.letter:
         return False
-    return not given.text or judge(given.text, reference.text)
+    return not given.text or _judge(clean(given.text), clean(reference.text))
 
 
 def _judge(answer: str, reference: str) -> bool | None:
+    """Compares cleaned texts of any kind but choices."""
+    if answer.casefold() == reference.casefold():
+        return True
+    if not answer or not reference:
+        return False
     for kind in KINDS:
         if kind is codes:  # what is left is a list, mathematics, a code or words
             if (parts := lists.read(reference)) is not None:
