@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"
     config.model.remat = "full"  # "none", "vision", "dots", "full" or "groups"
+    # After a video, positions go on after the largest so far ("released": so Qwen2.5-VL was trained), or after the
+    # longer of its sides ("transformers": from 5.3 on). None: as saved with the model, "released" for Hugging Face's.
+    config.model.position_rule = config_dict.placeholder(str)
 
     # (least, most) tokens of 28x28 pixels for every kind of image.
     config.processor = ConfigDict()

@@ -189,7 +189,9 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             title=workdir.name,
             seed=config.seed,
             workdir=str(workdir),
-            model=dict(directory=model, dtype=config.model.dtype, param_dtype="float32", remat="none"),
+            model=dict(
+                directory=model, dtype=config.model.dtype, param_dtype="float32", remat="none", position_rule=None
+            ),
             lora=dict(rank=0, alpha=1.0, targets=()),
             processor=dataclasses.asdict(lessons.BUDGETS),
             operations=dict(padding=lessons.PADDING, release=False),
