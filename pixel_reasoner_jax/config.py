@@ -39,6 +39,8 @@ FIXED = (
     "seed",
     "model.directory",
     "model.position_rule",
+    "operations.release",
+    "operations.box_rule",
     "data.path",
     "data.mixture",
     "data.shards",
@@ -53,7 +55,7 @@ FIXED = (
 )
 """Settings that a resumed run may not change: its position in the data, its steps, its state and the rules by which it
 was trained so far depend on them."""
-EARLIER = {"model.position_rule": "transformers"}
+EARLIER = {"model.position_rule": "transformers", "operations.box_rule": "raw"}
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""
 SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have

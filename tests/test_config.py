@@ -22,7 +22,7 @@ from pixel_reasoner_jax.config import (
 from pixel_reasoner_jax.models import model
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
-RULES_BY_KEY = {"model.position_rule": config_values.POSITION_RULES}
+RULES_BY_KEY = {"model.position_rule": config_values.POSITION_RULES, "operations.box_rule": config_values.BOX_RULES}
 
 
 def test_paper_hyperparameters():

@@ -82,6 +82,7 @@ class TrainingRun:
         )
         config.model.position_rule = self.processor.position_rule
         self.settings = policy_settings(config)
+        config.operations.box_rule = self.settings.box_rule
         self.model = Qwen2_5_VL.from_pretrained(
             config.model.directory,
             dtype=config.model.dtype,
@@ -205,7 +206,8 @@ def data_sets(config: ConfigDict) -> DatasetMixture:
 def policy_settings(config: ConfigDict) -> PolicySettings:
     """The settings of the trained policy: those of the config, and for the others those of the first model."""
     settings = PolicySettings.load(config.model.directory)
-    settings = dataclasses.replace(settings, **config.operations)
+    given = {name: value for name, value in config.operations.items() if value is not None}
+    settings = dataclasses.replace(settings, **given)
     return dataclasses.replace(settings, limits=rollout_limits(config.rollout)) if "rollout" in config else settings
 
 

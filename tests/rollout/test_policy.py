@@ -292,6 +292,42 @@ def test_an_image_that_the_processor_refuses_is_an_error_to_the_model(world, que
     assert accepted.record.succeeded and len(accepted.images) == 1 and len(accepted.state.images) == 2
 
 
+def test_boxes_in_pixels_are_of_the_sizes_that_are_printed(world):
+    """Of the query's images, of crops, of a video's frames and of those selected."""
+    processor, registry = world[1], default_registry(padding=0.0)
+
+    def acts(query, *calls):
+        prompt = Prompt.build(query | {"id": 0, "question": "?"}, processor, registry, None, PictureStore())
+        episode = Episode(prompt, 0, processor, registry, Limits(), SamplingSettings())
+        for name, arguments in calls:
+            observation = episode.execute(Call(name, arguments))
+            assert observation.record.succeeded, observation.record.error
+            episode._state = observation.state
+            yield observation.record, observation.message["content"][0]["text"]
+
+    def zoom(name, box, target):
+        return name, {"bbox_2d": box, "target_image": target}
+
+    assert processor.resized((900, 600)) == (140, 84) and processor.resized((450, 600), "crop") == (56, 84)
+    image = {"images": [Image.new("RGB", (900, 600))]}
+    left = zoom("crop_image", [0, 0, 70, 84], 1)
+    (first, text), (second, _) = acts(image, left, zoom("zoom_in", [28, 0, 56, 42], 2))
+    assert first.boxes == ((0, 0, 450, 600),) and text == "\nHere is the cropped image (Image Size: 56x84):"
+    assert second.boxes == ((225, 0, 450, 300),)
+
+    film = {"video": [Image.new("RGB", (600, 400), (n, n, n)) for n in range(4)]}
+    width, height = processor.resized((600, 400), "video")
+    across, down = processor.resized((600, 400), "frame")
+    (first, _), (_, text), (third, _) = acts(
+        film,
+        zoom("crop_image_normalized", [0, 0, width / 2, height], 2),
+        ("select_frames", {"target_frames": [4]}),
+        zoom("crop_image_normalized", [0, down / 2, across, down], 2),
+    )
+    assert first.boxes == ((0, 0, 300, 400),) and f"(Frame Size: {across}x{down}, Numbered 2 to 2)" in text
+    assert third.boxes == ((0, 200, 600, 400),) and (width, height) != (across, down)
+
+
 def test_an_operation_may_return_pil_images(world, queries):
     class Invert(CropImage):
         def run(self, arguments, state):
