@@ -105,6 +105,21 @@ def test_one_forward_reproduces_the_sampled_logprobs(eager, queries):
         assert later[0] == 1.0 and (executed(trajectory) == 0 or later[-1] == np.float32(0.9))
 
 
+def test_one_forward_reproduces_what_follows_a_slow_video(eager):
+    """Its last frames are 40 positions after its first ones, which have no more than 8 tokens."""
+    frames = [Image.new("RGB", (90, 60), (40 * n, 0, 90)) for n in range(4)]
+    query = {"id": "slow", "question": "What is it?", "answer": "1", "video": frames, "fps": 0.1}
+    eager.registry = Eager([CropImage()])  # a short prompt, for which all is compiled
+    [group] = eager.rollout([query], samples=12, seed=4)
+    for trajectory in group[:4]:
+        prompt, pads = int((trajectory.source == Source.PROMPT).sum()), trajectory.tokens == eager.processor.video_pad
+        positions, _ = eager.processor.positions(trajectory.tokens, trajectory.media)
+        assert positions[0, prompt] > positions[0, pads].max() == positions[0, pads].min() + 40
+        sampled = trajectory.source[1:] == Source.SAMPLED
+        expected, _ = full_logprobs(eager, trajectory)
+        np.testing.assert_allclose(trajectory.logprobs[1:][sampled], expected[sampled], atol=1e-4)
+
+
 def test_a_response_does_not_depend_on_its_company(eager, queries):
     together = eager.rollout(queries[:4], samples=4, seed=5)
     alone = eager.rollout(queries[2:3], samples=2, seed=5)
