@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"
     config.model.remat = "full"  # "none", "vision", "dots", "full" or "groups"
+    # After a video, positions go on after the largest so far ("released": so Qwen2.5-VL was trained), or after the
+    # longer of its sides ("transformers": from 5.3 on). None: as saved with the model, "released" for Hugging Face's.
+    config.model.position_rule = config_dict.placeholder(str)
 
     # (least, most) tokens of 28x28 pixels for every kind of image.
     config.processor = ConfigDict()
@@ -33,7 +36,10 @@ def get_config() -> ConfigDict:
 
     config.operations = ConfigDict()
     config.operations.padding = 0.1  # crops are widened on every side by this fraction of the image
-    config.operations.release = False  # True: the released code's operation names, numbering and leniency
+    config.operations.release = False  # True: the released code's boxes, crops, numbering and leniency
+    # Boxes in pixels are of the image as "shown" to the model, or "raw", before resizing, as in version 0.1.0. None: as
+    # saved with the model, "shown" for Hugging Face's.
+    config.operations.box_rule = config_dict.placeholder(str)
 
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
 

@@ -150,6 +150,7 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, directory: str | Path, bu
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
         "budgets": dataclasses.asdict(budgets),
+        "position_rule": "released",
     }
     for name, value in (
         ("preprocessor_config.json", preprocessor),

@@ -38,6 +38,9 @@ FILE = "config.json"  # the resolved config in a run's directory
 FIXED = (
     "seed",
     "model.directory",
+    "model.position_rule",
+    "operations.release",
+    "operations.box_rule",
     "data.path",
     "data.mixture",
     "data.shards",
@@ -50,7 +53,11 @@ FIXED = (
     "rollout.samples",
     "grpo.queries_per_episode",
 )
-"""Settings that a resumed run may not change: its position in the data, its steps and its state depend on them."""
+"""Settings that a resumed run may not change: its position in the data, its steps, its state and the rules by which it
+was trained so far depend on them."""
+EARLIER = {"model.position_rule": "transformers", "operations.box_rule": "raw"}
+"""Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
+a setting."""
 SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have
 INSTALLED = PACKAGE / "configs"
 CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"  # the latter in a checkout
@@ -143,6 +150,18 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
     return workdir
 
 
+def take_over(config: ConfigDict) -> None:
+    """Takes what `config` leaves open, rules and `data.shards`, from the run in `config.workdir` if it holds one."""
+    if not (as_path(config.workdir) / FILE).exists():
+        return
+    saved = dict(_leaves(load_saved(config.workdir)))
+    for path, earlier in EARLIER.items():
+        section, key = _locate(config, path)
+        if section[key] is None:
+            section[key] = saved.get(path, earlier)
+    config.data.shards = config.data.shards or saved.get("data.shards", 0)
+
+
 def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes the resolved config into a directory, which from then on holds a run."""
     write_text(workdir / FILE, config.to_json_best_effort(indent=2) + "\n")
@@ -166,13 +185,14 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def changes(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ from those of the run in a directory.
+    """The settings that differ from those of the run in a directory; `EARLIER` holds for rules that it does not name.
 
     Returns:
       (value before, value now) by dotted key; None stands for a key that one of the configs does not have.
     """
-    before = dict(_leaves(load_saved(workdir)))
     now = dict(_leaves(ConfigDict(json.loads(config.to_json_best_effort()))))
+    earlier = {path: rule for path, rule in EARLIER.items() if path in now}
+    before = earlier | dict(_leaves(load_saved(workdir)))
     pairs = {path: (before.get(path), now.get(path)) for path in now | before}
     return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
 

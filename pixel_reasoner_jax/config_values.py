@@ -10,6 +10,8 @@ from typing import Any
 
 DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
 REMAT = ("none", "vision", "dots", "full", "groups")  # rematerialization policies, see `models.Qwen2_5_VL`
+POSITION_RULES = ("released", "transformers")  # where positions go on after a video, see `processing.mrope_positions`
+BOX_RULES = ("shown", "raw")  # how the boxes of calls are read, see `operations.CropImage`
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
@@ -52,7 +54,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.dtype": _choice(*DTYPES),
     "model.param_dtype": _choice(*DTYPES),
     "model.remat": _choice(*REMAT),
+    "model.position_rule": _choice(*POSITION_RULES),
     "operations.padding": _FRACTION,
+    "operations.box_rule": _choice(*BOX_RULES),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_fraction": _FRACTION,
     "optimizer.schedule": _choice(*SCHEDULES),

@@ -7,6 +7,7 @@ import pytest
 from pixel_reasoner_jax import config as configuration
 from pixel_reasoner_jax import config_values
 from pixel_reasoner_jax.config import (
+    EARLIER,
     FIXED,
     ConfigError,
     check_values,
@@ -15,11 +16,13 @@ from pixel_reasoner_jax.config import (
     load_saved,
     open_workdir,
     save_config,
+    take_over,
     variant,
 )
 from pixel_reasoner_jax.models import model
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
+RULES_BY_KEY = {"model.position_rule": config_values.POSITION_RULES, "operations.box_rule": config_values.BOX_RULES}
 
 
 def test_paper_hyperparameters():
@@ -403,11 +406,35 @@ def test_a_run_that_goes_on_says_what_is_new(tmp_path, capsys):
 def test_a_run_cannot_go_on_with_other_data_or_another_model(tmp_path, key, capsys):
     config, workdir = started(tmp_path)
     section, name = config[key.split(".")[0]] if "." in key else config, key.split(".")[-1]
-    section[name] = {str: "other", int: 3, bool: True, float: 0.5, tuple: ("up",)}[type(section[name])]
+    section[name] = {str: "other", int: 3, bool: True, float: 0.5, tuple: ("up",)}[section.get_type(name)]
     config.train.steps = 9
     with pytest.raises(ConfigError, match=rf"config\.{key} is .* started with .*--config.workdir"):
         open_workdir(config, resume=True)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "earlier"), EARLIER.items())
+def test_a_run_keeps_the_rule_it_began_with(tmp_path, key, earlier, capsys):
+    """Also one that began before the rule was a setting, for which no other may be asked."""
+    section, name = key.split(".")
+    kept = next(value for value in RULES_BY_KEY[key] if value != earlier)
+    config, workdir = started(tmp_path, (key, kept))
+    again = load_config(RL, [("workdir", str(workdir))])
+    assert again[section][name] is None  # left open: a new run takes the model's
+    take_over(again)
+    assert again[section][name] == kept
+
+    saved = json.loads((workdir / "config.json").read_text())
+    del saved[section][name]
+    (workdir / "config.json").write_text(json.dumps(saved))
+    again = load_config(RL, [("workdir", str(workdir))])
+    take_over(again)
+    assert again[section][name] == earlier
+    open_workdir(again, resume=True)
+    assert capsys.readouterr().err == ""
+    again[section][name] = kept
+    with pytest.raises(ConfigError, match=rf"config\.{key} is '{kept}', but .* was started with '{earlier}'"):
+        open_workdir(again, resume=True)
 
 
 @pytest.mark.parametrize("text", ["", '{"seed": 0', "[1]", "\xff"])

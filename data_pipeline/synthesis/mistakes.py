@@ -1,7 +1,7 @@
 """Boxes and frames that are wrong on purpose, constructed without trial and error (paper, appendix C.2).
 
-Boxes are normalized (left, top, right, bottom). All returned coordinates are below 1: the crop operation takes
-coordinates from 1 on for pixels.
+Boxes are normalized (left, top, right, bottom). All returned coordinates are below 1, so that every rule of boxes takes
+them for fractions (`operations.CropImage`).
 """
 
 from __future__ import annotations

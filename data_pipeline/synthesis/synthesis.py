@@ -52,6 +52,7 @@ class SynthesisSettings:
       count: trajectories to make.
       seed: of all random choices.
       padding: of the crop operation, as a share of the image.
+      box_rule: of the crop operation, whose description is part of every prompt; see `operations.CropImage`.
       image_mix, video_mix: the share of every kind of trajectory; normalized.
       captioner: plain values that determine what the captioner writes.
       shard_size: seeds in a batch, whose trajectories become one shard.
@@ -64,6 +65,7 @@ class SynthesisSettings:
     count: int
     seed: int = 0
     padding: float = 0.1
+    box_rule: str = "shown"
     image_mix: Mapping[str, float] = dataclasses.field(default_factory=lambda: IMAGE_MIX)
     video_mix: Mapping[str, float] = dataclasses.field(default_factory=lambda: VIDEO_MIX)
     captioner: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -157,7 +159,7 @@ class Synthesis:
         self._names = list(settings.sources)
         self._sources = [settings.sources[name] for name in self._names]
         self._directory = as_path(directory)
-        self._registry = default_registry(settings.padding)
+        self._registry = default_registry(settings.padding, box_rule=settings.box_rule)
 
     def run(self, on_progress: Callable[[SynthesisSummary], None] = lambda summary: None) -> SynthesisSummary:
         """Makes the data set, or what is missing of it.

@@ -135,7 +135,7 @@ class Synthesizer:
                 raise SynthesisError(f"seed {seed.id}: its evidence is frame {max(seed.cue)} of {len(frames)}")
         if not seed.question:
             seed = self._captioner.add_question(seed)
-        state = MediaState.from_query(images=images, video_frames=frames)
+        state = MediaState.from_query(images=images, video_frames=frames, resized=self._processor.resized)
         plan = self._plan(self._context(seed, images, len(frames or ()), rng))
         if self._revise is not None:
             plan = self._revise(plan, seed, rng)

@@ -189,10 +189,12 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             title=workdir.name,
             seed=config.seed,
             workdir=str(workdir),
-            model=dict(directory=model, dtype=config.model.dtype, param_dtype="float32", remat="none"),
+            model=dict(
+                directory=model, dtype=config.model.dtype, param_dtype="float32", remat="none", position_rule=None
+            ),
             lora=dict(rank=0, alpha=1.0, targets=()),
             processor=dataclasses.asdict(lessons.BUDGETS),
-            operations=dict(padding=lessons.PADDING, release=False),
+            operations=dict(padding=lessons.PADDING, release=False, box_rule=None),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(path=data, mixture=(), shards=0, workers=0, max_unreadable=0.0, pass_rates=(0.0, 1.0)),
         )

@@ -33,6 +33,7 @@ from pixel_reasoner_jax.files import as_path, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.report.text import plain_table
+from pixel_reasoner_jax.rollout.settings import PolicySettings
 
 SHEET = "contact_sheet.html"
 LOCK = ".synthesis.lock"
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
         count=args.count,
         seed=args.seed,
         padding=args.padding,
+        box_rule=(PolicySettings.load(args.model) if args.model else PolicySettings()).box_rule,
         image_mix=_mix(args.image_mix, IMAGE_MIX),
         video_mix=_mix(args.video_mix, VIDEO_MIX),
         captioner={**decides, "budgets": dataclasses.asdict(media.budgets)},

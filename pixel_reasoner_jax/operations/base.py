@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
@@ -18,8 +18,9 @@ Box = tuple[int, int, int, int]
 
 AnyImage = Picture | Image.Image
 """The images that operations get and return. In rollouts they get a `Picture`: like a PIL image it has `size`, `width`,
-`height` and `crop(box)`, none of which takes memory, and `load()` returns its pixels as a PIL image that the caller may
-change. An operation may return a PIL image too; unlike a `Picture`, it stays in memory as long as its trajectory."""
+`height`, `crop(box)` and `resize(size)`, none of which takes memory, and `load()` returns its pixels as a PIL image
+that the caller may change. An operation may return a PIL image too; unlike a `Picture`, it stays in memory as long as
+its trajectory."""
 
 
 @dataclasses.dataclass
@@ -31,16 +32,26 @@ class MediaState:
         first one has number 1. Empty at first for a video.
       frames: the frames of the query's video, before resizing; empty for an image query.
       query_images: how many of `images` are the query's.
+      resized: (size, kind) to the size that the model is shown, as `Processor.resized`; None if images are shown in
+        their own size.
       selected: whether frames of the video have been selected.
+      result_kinds: the kinds (`Result.kind`) of the images after the query's.
     """
 
     images: list[AnyImage]
     frames: list[AnyImage]
     query_images: int
+    resized: Callable[[tuple[int, int], str], tuple[int, int]] | None = None
     selected: bool = False
+    result_kinds: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def from_query(cls, images: Sequence[AnyImage] = (), video_frames: Sequence[AnyImage] | None = None) -> MediaState:
+    def from_query(
+        cls,
+        images: Sequence[AnyImage] = (),
+        video_frames: Sequence[AnyImage] | None = None,
+        resized: Callable[[tuple[int, int], str], tuple[int, int]] | None = None,
+    ) -> MediaState:
         """The state before the first turn; a query has images, or a video, or neither.
 
         Raises:
@@ -48,20 +59,29 @@ class MediaState:
         """
         if images and video_frames:
             raise UserError("a query has either images or a video, not both")
-        return cls(list(images), list(video_frames or ()), len(images))
+        return cls(list(images), list(video_frames or ()), len(images), resized)
 
     @property
     def pictures(self) -> list[AnyImage]:
         """All images: the video's frames, the query's images, and those that operations returned."""
         return [*self.frames, *self.images]
 
+    def shown_size(self, index: int) -> tuple[int, int]:
+        """The (width, height) in which the model is shown `pictures[index]`."""
+        size = self.pictures[index].size
+        if self.resized is None:
+            return size
+        kinds = ["video"] * len(self.frames) + ["image"] * self.query_images + self.result_kinds
+        return self.resized(size, kinds[index])
+
     def fork(self) -> MediaState:
         """A copy to which images can be appended; the images themselves are shared."""
-        return dataclasses.replace(self, images=list(self.images))
+        return dataclasses.replace(self, images=list(self.images), result_kinds=list(self.result_kinds))
 
     def append(self, result: Result) -> None:
         """Appends the images of a result, which numbers them."""
         self.images.extend(result.images)
+        self.result_kinds.extend([result.kind] * len(result.images))
         self.selected |= result.kind == "frame"
 
 
@@ -73,7 +93,7 @@ class Result:
       images: RGB, before resizing; pictures or PIL images.
       kind: "crop" or "frame", which tells their budget of tokens (`processing.Budgets`).
       first_number: the number of the first of `images`.
-      boxes: for crops, the pixel box (left, top, right, bottom) in the target image.
+      boxes: for crops, the box (left, top, right, bottom) in the target image before resizing, in pixels.
       sources: for each image, the index in `MediaState.pictures` of the picture that it is, or is a crop of; empty if
         that is unknown. Reports draw the boxes there.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -81,15 +82,18 @@ class Registry:
         return self._by_name[call.name]
 
 
-def default_registry(padding: float = 0.1, release: bool = False) -> Registry:
-    """The registry with `crop_image_normalized` (alias `zoom_in`) and `select_frames`.
+def default_registry(padding: float = 0.1, release: bool = False, box_rule: str = "shown") -> Registry:
+    """The registry with `crop_image_normalized` (also `crop_image` and `zoom_in`) and `select_frames`.
 
     Args:
       padding: how far crops are widened on every side, as a fraction of the image's side.
-      release: do as the released code: its signatures and its numbering for videos, at most 600 pixels of padding if
-        the call is named `zoom_in`, and the last of several calls in a turn counts.
+      release: do as the released code: its signatures, its rule of boxes, crops of the image as it is shown, its
+        numbering for videos, at most 600 pixels of padding if the call is named `zoom_in`, and the last of several
+        calls in a turn counts.
+      box_rule: how boxes are read, "shown" or "raw"; see `CropImage`.
     """
     if not release:
-        return Registry([CropImage(padding), SelectFrames()])
-    zoom_in = CropImage(padding, padding_limit=600, name="zoom_in", aliases=(), listed=False, release=True)
-    return Registry([CropImage(padding, aliases=(), release=True), SelectFrames(release=True), zoom_in], last_wins=True)
+        return Registry([CropImage(padding, box_rule=box_rule), SelectFrames()])
+    crop = CropImage(padding, aliases=("crop_image",), release=True, box_rule=box_rule)
+    zoom_in = dataclasses.replace(crop, padding_limit=600, name="zoom_in", aliases=(), listed=False)
+    return Registry([crop, SelectFrames(release=True), zoom_in], last_wins=True)

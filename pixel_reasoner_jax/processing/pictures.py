@@ -82,6 +82,17 @@ class Picture:
         return self.size[1]
 
     @property
+    def full_size(self) -> tuple[float, float]:
+        """(width, height) of this part in pixels of the image that was opened, of which it may be a resized copy."""
+        resized = self.original.resized_from
+        if resized is None:
+            return self.size
+        return tuple(
+            side * full / whole
+            for side, full, whole in zip(self.size, resized.full_size, self.original.size, strict=True)
+        )
+
+    @property
     def is_original(self) -> bool:
         """Whether this is all of the original and not a part."""
         return self.size == self.original.size
@@ -97,6 +108,10 @@ class Picture:
             raise ValueError(f"box {tuple(box)} is empty or not within a picture of {self.width}x{self.height} pixels")
         x, y = self.box[:2]
         return Picture(self.original, (x + left, y + top, x + right, y + bottom))
+
+    def resize(self, size: tuple[int, int]) -> Picture:
+        """All of it at another (width, height), bicubic; no pixels are touched."""
+        return self if size == self.size else self.original.store.resize(self, size)
 
     def load(self) -> Image.Image:
         """A copy of its pixels as an RGB image, which the caller may change.
@@ -117,7 +132,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Original:
-    """An image, or a frame of a video, that a store has opened.
+    """An image, or a frame of a video, that a store has opened; or a resized copy.
 
     Attributes:
       store: keeps its pixels.
@@ -125,6 +140,7 @@ class Original:
       name: names it in error messages.
       size: (width, height) in pixels.
       load: returns its pixels, which callers must not change.
+      resized_from: the picture that it is a resized copy of; None for an image as it was opened.
     """
 
     store: PictureStore
@@ -132,6 +148,12 @@ class Original:
     name: str
     size: tuple[int, int]
     load: Callable[[], Image.Image]
+    resized_from: Picture | None = None
+
+    @property
+    def made_of(self) -> set[str]:
+        """Its key, and those of the originals that it was made of."""
+        return {self.key} | (set() if self.resized_from is None else self.resized_from.original.made_of)
 
     def picture(self) -> Picture:
         """The picture of the entire image."""
@@ -214,6 +236,17 @@ class PictureStore:
         frames = [self._open_frame(source, content, file, index) for index in chosen]
         return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
 
+    def resize(self, picture: Picture, size: tuple[int, int]) -> Picture:
+        """A resized copy of a picture, made when its pixels are used and kept as those of an opened image are."""
+        key = f"{picture.key}@{size[0]}x{size[1]}"
+        made_of = {key} | picture.original.made_of
+
+        def make() -> Image.Image:
+            return picture.load().resize(size, Image.Resampling.BICUBIC)
+
+        load = functools.partial(self._get, key, made_of, make)
+        return Original(self, key, picture.original.name, size, load, resized_from=picture).picture()
+
     def remember(self, key: Hashable, pictures: Sequence[Picture], make: Callable[[], np.ndarray]) -> np.ndarray:
         """Computes an array from pictures, and keeps it as decoded pixels are kept.
 
@@ -231,7 +264,7 @@ class PictureStore:
             array.flags.writeable = False
             return array
 
-        return self._get(key, {picture.original.key for picture in pictures}, frozen)
+        return self._get(key, set().union(*(picture.original.made_of for picture in pictures)), frozen)
 
     def forget(self, picture: Picture) -> None:
         """Drops the pixels of a picture's original and the arrays made of them; a later use decodes it again."""

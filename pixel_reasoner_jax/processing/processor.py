@@ -22,11 +22,17 @@ from pixel_reasoner_jax.processing.layout import vision_layout
 from pixel_reasoner_jax.processing.loading import ImageSource, load_image, load_video
 from pixel_reasoner_jax.processing.media import Media, normalization_table, process_image, process_video
 from pixel_reasoner_jax.processing.pictures import Picture, Video
-from pixel_reasoner_jax.processing.positions import mrope_positions
+from pixel_reasoner_jax.processing.positions import check_rule, mrope_positions
 
 Conversation = Sequence[Message]
 
 TOKENIZER_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
+
+MAX_POSITION = 2**24
+"""A video that lasts longer than so many positions is refused: rotary angles, in float32, would no longer be exact."""
+
+EARLIER_POSITION_RULE = "transformers"
+"""The rule of processors that were saved before they said which."""
 
 
 class Processor:
@@ -37,9 +43,10 @@ class Processor:
       config: the model's config.json.
       preprocessor: preprocessor_config.json; `image_mean` and `image_std` are read from it.
       budgets: tokens for every kind of image.
+      position_rule: where positions go on after a video, "released" or "transformers"; see `mrope_positions`.
 
     Attributes:
-      tokenizer, config, preprocessor, budgets: as given.
+      tokenizer, config, preprocessor, budgets, position_rule: as given.
       geometry: patch, merge and window sizes, from `config`.
       ids: `SpecialTokens`; each of them is an attribute of the processor too (`processor.im_end`).
     """
@@ -50,11 +57,14 @@ class Processor:
         config: Mapping[str, Any],
         preprocessor: Mapping[str, Any],
         budgets: Budgets | None = None,
+        position_rule: str = "released",
     ):
+        check_rule(position_rule)
         self.tokenizer = tokenizer
         self.config, self.preprocessor = dict(config), dict(preprocessor)
         self.geometry = Geometry.from_config(config)
         self.budgets = budgets or Budgets()
+        self.position_rule = position_rule
         self._check_preprocessor()
         self._normalization = normalization_table(preprocessor["image_mean"], preprocessor["image_std"])
         self._renderer = ChatRenderer(tokenizer.backend_tokenizer)
@@ -67,7 +77,11 @@ class Processor:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | pathlib.Path, budgets: Budgets | None = None, frames: int | None = None
+        cls,
+        directory: str | pathlib.Path,
+        budgets: Budgets | None = None,
+        frames: int | None = None,
+        position_rule: str | None = None,
     ) -> Processor:
         """Reads a checkpoint directory of Hugging Face or of ours: tokenizer, config.json, preprocessor_config.json.
 
@@ -75,6 +89,9 @@ class Processor:
           directory: here or in an object store; nothing else is downloaded.
           budgets: tokens for every kind of image; None takes those saved with the processor, else the defaults.
           frames: frames taken from a query video, in place of what the budgets say.
+          position_rule: where positions go on after a video. None takes what was saved with the processor;
+            "transformers" for one of ours that was saved before this was a setting, and "released" for a checkpoint of
+            Hugging Face.
 
         Raises:
           MissingFileError: a file is missing; the message names it.
@@ -86,9 +103,12 @@ class Processor:
             budgets = Budgets(**preprocessor.get("budgets", {}))
         if frames is not None:
             budgets = dataclasses.replace(budgets, video_frames=frames)
+        if position_rule is None:
+            earlier = EARLIER_POSITION_RULE if "budgets" in preprocessor else "released"
+            position_rule = preprocessor.get("position_rule", earlier)
         local = fetch(directory, *TOKENIZER_FILES)
         tokenizer = transformers.AutoTokenizer.from_pretrained(local, local_files_only=True)
-        return cls(tokenizer, config, preprocessor, budgets)
+        return cls(tokenizer, config, preprocessor, budgets, position_rule)
 
     def save_pretrained(self, directory: str | pathlib.Path) -> None:
         """Writes the files that `from_pretrained` and transformers' AutoTokenizer and AutoConfig read.
@@ -98,7 +118,8 @@ class Processor:
         directory = as_path(directory)
         with output_directory(directory) as local:
             self.tokenizer.save_pretrained(local)
-        preprocessor = {**self.preprocessor, "budgets": dataclasses.asdict(self.budgets)}
+        settings = {"budgets": dataclasses.asdict(self.budgets), "position_rule": self.position_rule}
+        preprocessor = {**self.preprocessor, **settings}
         (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
         if not (directory / "config.json").exists():
             (directory / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
@@ -153,12 +174,21 @@ class Processor:
           source: a file, its bytes, a list of frames, a loaded `Video` (one of pictures is processed only when its
             pixels are used) or a `Media`.
           fps: for a list, the number of its frames in a second.
+
+        Raises:
+          MediaError: it cannot be read, is longer than 200 times its width, or lasts longer than `MAX_POSITION`.
         """
         if isinstance(source, Media):
             return source
         video = self.load_video(source, fps)
         size = self._size_of(video.frames[0], "video", video.frames[0] if video is source else source)
-        return process_video(video.frames, video.fps, size, self.geometry, self._normalization)
+        media = process_video(video.frames, video.fps, size, self.geometry, self._normalization)
+        if (media.grid[0] - 1) * media.second_per_grid * self.geometry.tokens_per_second > MAX_POSITION:
+            raise MediaError(
+                f"a video of {len(video.frames)} frames, {video.fps:.3g} a second, lasts longer than positions can"
+                " count: give its true fps"
+            )
+        return media
 
     def render(self, messages: Conversation, *, start: int = 0, generation_prompt: bool = False) -> Rendered:
         """Renders a conversation, or the part of one that begins at message `start`.
@@ -208,7 +238,7 @@ class Processor:
 
     def positions(self, tokens: np.ndarray, media: Sequence[Media], start: int = 0) -> tuple[np.ndarray, int]:
         """M-RoPE positions of a piece of a conversation, int32 [3, n], and the position at which the next starts."""
-        return mrope_positions(tokens, media, self.placeholder_tokens, self.geometry, start)
+        return mrope_positions(tokens, media, self.placeholder_tokens, self.geometry, start, self.position_rule)
 
     def batch(
         self,

@@ -142,7 +142,8 @@ class Prompt:
             for picture in images:
                 store.forget(picture)
             raise
-        state = MediaState.from_query(images=images, video_frames=video.frames if video else None)
+        frames = video.frames if video else None
+        state = MediaState.from_query(images=images, video_frames=frames, resized=processor.resized)
         tools = None if registry is None else tools_section(registry.signatures(state))
         messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
         rendered = processor.render(messages, generation_prompt=True)

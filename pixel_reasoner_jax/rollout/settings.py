@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from pixel_reasoner_jax.checkpoint import check_is_no_run
+from pixel_reasoner_jax.config_values import BOX_RULES
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -17,6 +18,7 @@ from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.policy import Policy
 
 FILE = "pixel_reasoner.json"
+EARLIER_BOX_RULE = "raw"  # of models that were saved before they said which
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +29,29 @@ class PolicySettings:
       guidelines: the text after the question; None for the paper's.
       padding: how far a crop's box is widened on every side, as a fraction of the image's side.
       release: whether the operations are those of the released code (`operations.default_registry`).
+      box_rule: how the boxes of calls are read, "shown" or "raw" (`operations.CropImage`).
       limits: where a response ends.
     """
 
     guidelines: str | None = None
     padding: float = 0.1
     release: bool = False
+    box_rule: str = "shown"
     limits: Limits = Limits()
+
+    def __post_init__(self):
+        if self.box_rule not in BOX_RULES:
+            raise UserError(f"box_rule is {self.box_rule!r}; it is one of {', '.join(map(repr, BOX_RULES))}")
 
     def registry(self) -> Registry:
         """The operations that the policy may call."""
-        return default_registry(self.padding, self.release)
+        return default_registry(self.padding, self.release, self.box_rule)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> PolicySettings:
         """Reads the settings saved in a checkpoint directory; a Hugging Face checkpoint has none and gets the defaults.
+
+        A model of ours that was saved before there was a `box_rule` has learnt "raw".
 
         Raises:
           UserError: the file is not JSON, or has an unknown key or a value out of range; the message names the file.
@@ -51,7 +61,7 @@ class PolicySettings:
             return cls()
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**settings, "limits": Limits(**settings.get("limits", {}))})
+            return cls(**{"box_rule": EARLIER_BOX_RULE, **settings, "limits": Limits(**settings.get("limits", {}))})
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}: not the settings of a policy ({error}); restore it, or remove it to take the defaults"

@@ -19,7 +19,7 @@ from data_pipeline.pipeline import DatasetMixture, RecordOrder
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import FILE, ConfigError, load_saved, open_workdir, save_config
+from pixel_reasoner_jax.config import ConfigError, open_workdir, save_config, take_over
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -56,8 +56,8 @@ class TrainingRun:
     def __init__(self, config: ConfigDict, resume: bool = False):
         enable_cache()
         self._config = config
-        if resume and not config.data.shards and (as_path(config.workdir) / FILE).exists():
-            config.data.shards = load_saved(config.workdir).data.shards
+        if resume:
+            take_over(config)
         self._workdir = open_workdir(config, resume)
         mesh = make_mesh(config.mesh)
         if mesh.devices.flat[0].platform == "cpu" and config.model.dtype == "bfloat16":
@@ -77,8 +77,12 @@ class TrainingRun:
                 " checkpoint's, or what phase one left in the folder `model` of its working directory"
             )
         # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
-        self.processor = Processor.from_pretrained(config.model.directory, Budgets(**config.processor))
+        self.processor = Processor.from_pretrained(
+            config.model.directory, Budgets(**config.processor), position_rule=config.model.position_rule
+        )
+        config.model.position_rule = self.processor.position_rule
         self.settings = policy_settings(config)
+        config.operations.box_rule = self.settings.box_rule
         self.model = Qwen2_5_VL.from_pretrained(
             config.model.directory,
             dtype=config.model.dtype,
@@ -202,7 +206,8 @@ def data_sets(config: ConfigDict) -> DatasetMixture:
 def policy_settings(config: ConfigDict) -> PolicySettings:
     """The settings of the trained policy: those of the config, and for the others those of the first model."""
     settings = PolicySettings.load(config.model.directory)
-    settings = dataclasses.replace(settings, **config.operations)
+    given = {name: value for name, value in config.operations.items() if value is not None}
+    settings = dataclasses.replace(settings, **given)
     return dataclasses.replace(settings, limits=rollout_limits(config.rollout)) if "rollout" in config else settings
 
 

@@ -91,7 +91,18 @@ def make_row(items: list, seed: int) -> Row:
     return Row(np.array(tokens, np.int32), media)
 
 
-def our_batch(rows: list[Row], length: int, row_patches: int | None = None, vision_rows: int | None = None) -> dict:
+def positions_of(row: Row, rule: str = "released") -> tuple[np.ndarray, int]:
+    """M-RoPE positions of a sequence, int32 [3, n], and of the token that follows it."""
+    return mrope_positions(row.tokens, row.media, (IMAGE, VIDEO), Geometry(), rule=rule)
+
+
+def our_batch(
+    rows: list[Row],
+    length: int,
+    row_patches: int | None = None,
+    vision_rows: int | None = None,
+    rule: str = "released",
+) -> dict:
     """The arrays our model takes, right padded to `length`."""
     batch = {
         "tokens": np.zeros((len(rows), length), np.int32),
@@ -107,7 +118,7 @@ def our_batch(rows: list[Row], length: int, row_patches: int | None = None, visi
         n = len(row.tokens)
         batch["tokens"][i, :n] = row.tokens
         batch["segment_ids"][i, :n] = 1
-        batch["positions"][:, i, :n], _ = mrope_positions(row.tokens, row.media, (IMAGE, VIDEO), Geometry())
+        batch["positions"][:, i, :n], _ = positions_of(row, rule)
         if row.media:
             batch["vision_index"][i, :n][np.isin(row.tokens, (IMAGE, VIDEO))] = np.concatenate(
                 [next(places) for _ in row.media]
@@ -115,8 +126,8 @@ def our_batch(rows: list[Row], length: int, row_patches: int | None = None, visi
     return batch
 
 
-def oracle_inputs(rows: list[Row]) -> dict:
-    """The same in the form that transformers' model takes."""
+def oracle_inputs(rows: list[Row], positions: bool = True) -> dict:
+    """The same in the form that transformers' model takes; with our positions, or it computes them by its own rule."""
     length = max(len(row.tokens) for row in rows)
     tokens = np.zeros((len(rows), length), np.int64)
     mask = np.zeros_like(tokens)
@@ -128,6 +139,8 @@ def oracle_inputs(rows: list[Row]) -> dict:
         "attention_mask": torch.tensor(mask),
         "mm_token_type_ids": torch.tensor((tokens == IMAGE) + 2 * (tokens == VIDEO)),
     }
+    if positions:
+        inputs["position_ids"] = torch.tensor(our_batch(rows, length)["positions"]).long()
     for kind, pixels, grids in (
         ("image", "pixel_values", "image_grid_thw"),
         ("video", "pixel_values_videos", "video_grid_thw"),

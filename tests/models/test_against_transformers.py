@@ -14,7 +14,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import released_name, tensor_targets
-from tests.models.helpers import make_row, oracle_inputs, our_batch, random_oracle, small_config
+from tests.models.helpers import Row, make_row, oracle_inputs, our_batch, positions_of, random_oracle, small_config
 
 # One shape for all cases, so that everything compiles once.
 LENGTH, ROW_PATCHES, VISION_ROWS = 224, 1024, 2
@@ -145,12 +145,10 @@ def test_64_greedy_tokens_through_the_cache(models):
     rows = rows_of([[6, (4, 6), 9, (3, 4, 4), 5], [(10, 12), 3]])
     lengths = np.array([len(row.tokens) for row in rows])
     steps = 64
-    batch = our_batch(rows, 64, 256, 2)
-    following = np.array([batch["positions"][:, i, :n].max() + 1 for i, n in enumerate(lengths)], np.int32)
     graph, params = nnx.split(model)
 
     @jax.jit
-    def generate(params, batch):
+    def generate(params, batch, following):
         model = nnx.merge(graph, params)
         x = model.embed(batch["tokens"], batch["vision_index"], model.encode_vision(batch["vision"]))
         hidden, cache = model.extend(x, batch["positions"], lengths, model.init_cache(len(rows), 64 + steps))
@@ -165,12 +163,20 @@ def test_64_greedy_tokens_through_the_cache(models):
 
         return jax.lax.scan(step, (last, cache), jnp.arange(steps))[1].T
 
-    tokens = np.asarray(generate(params, batch))
+    tokens = {}
+    for rule in ("released", "transformers"):
+        following = np.array([positions_of(row, rule)[1] for row in rows], np.int32)
+        tokens[rule] = np.asarray(generate(params, our_batch(rows, 64, 256, 2, rule), following))
     for i, row in enumerate(rows):
-        inputs = oracle_inputs([row])
         with torch.no_grad():
+            inputs = oracle_inputs([row], positions=False)
             out = oracle.generate(**inputs, max_new_tokens=steps, do_sample=False, pad_token_id=0)
-        np.testing.assert_array_equal(tokens[i], out[0, lengths[i] :].numpy())
+            np.testing.assert_array_equal(tokens["transformers"][i], out[0, lengths[i] :].numpy())
+            # By the released rule, the whole sequence at once: its video is longer in time than its sides.
+            written = tokens["released"][i]
+            logits = oracle(**oracle_inputs([Row(np.concatenate([row.tokens, written]), row.media)])).logits[0]
+            np.testing.assert_array_equal(written, logits[lengths[i] - 1 : -1].argmax(-1).numpy())
+    assert positions_of(rows[0], "released")[1] == positions_of(rows[0], "transformers")[1] + 3
 
 
 def test_bfloat16_is_within_twice_the_error_of_torch(models):

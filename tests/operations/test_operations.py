@@ -22,6 +22,7 @@ from pixel_reasoner_jax.operations import (
     Result,
     default_registry,
 )
+from pixel_reasoner_jax.processing import Budgets, PictureStore, smart_resize
 
 
 @functools.cache
@@ -66,9 +67,18 @@ def shade(image: Image.Image) -> int:
         ([-50, -60, 100, 100], (0, 0, 200, 180)),
         ([900, 700, 5000, 1e300], (800, 620, 1000, 800)),
         ([950, 700, 10**400 // 10**100, 10**19], (850, 620, 1000, 800)),
-        ([0, 0, 1, 1], (0, 0, 101, 81)),  # not all below 1: the first pixel, widened
-        ([0.5, 0.5, 1, 1], (0, 0, 101, 81)),
-        ([0.2, 0.2, 1.0, 0.8], (0, 0, 101, 81)),
+        ([0, 0, 1, 1], (0, 0, 1000, 800)),  # the whole image
+        ([0.0, 0.0, 1.0, 1.0], (0, 0, 1000, 800)),
+        ([0.5, 0.5, 1.0, 1.0], (400, 320, 1000, 800)),  # at most 1 and not all whole: fractions
+        ([0.5, 0.5, 1, 1], (400, 320, 1000, 800)),
+        ([0, 0, 0.5, 1], (0, 0, 600, 800)),
+        ([0.2, 0.2, 1.0, 0.8], (100, 80, 1000, 720)),
+        ([-0.5, 0, 1, 1], (0, 0, 1000, 800)),
+        ([0, 0, 1, 2], (0, 0, 101, 82)),  # above 1, or all whole: pixels
+        ([0, 0, 1.5, 0.9], (0, 0, 102, 81)),
+        ([0.9, 0.9, 1.1, 1.1], (0, 0, 101, 81)),
+        ([-1, 0, 1, 1], (0, 0, 101, 81)),
+        ([-9, -9, -8, -7], (0, 0, 92, 73)),
         ([1050, 0, 1200, 100], (950, 0, 1000, 180)),  # beside the image, but the padding reaches into it
         ([-1e308, -1e308, 0.5, 0.5], (0, 0, 600, 480)),
         ([1, 2, 3, 4], (0, 0, 103, 84)),
@@ -94,8 +104,9 @@ def test_boxes(box, expected):
         ({"bbox_2d": [math.nan, 0, 1, 1], "target_image": 1}, "finite"),
         ({"bbox_2d": [0, 0, math.inf, 1], "target_image": 1}, "finite"),
         ({"bbox_2d": [0, 0, 10**400, 1], "target_image": 1}, "finite"),
-        ({"bbox_2d": [3000, 3000, 4000, 4000], "target_image": 1}, "too small: 0x0 pixels of an image of 1000x800"),
-        ({"bbox_2d": [-9, -9, -8, -7], "target_image": 1}, "too small"),
+        ({"bbox_2d": [3000, 3000, 4000, 4000], "target_image": 1}, "too small: 0x0 pixels of 1000x800"),
+        ({"bbox_2d": [-900, -900, -800, -700], "target_image": 1}, "too small"),
+        ({"bbox_2d": [-9.5, -9, -8, -7], "target_image": 1}, "too small"),
         ({"bbox_2d": [0.1, 0.2, 0.3], "target_image": 1}, "four numbers"),
         ({"bbox_2d": [], "target_image": 1}, "four numbers"),
         ({"bbox_2d": "0.1,0.2,0.3,0.4", "target_image": 1}, "bbox_2d must be an array, not a JSON string"),
@@ -148,6 +159,18 @@ def test_padding_is_a_setting():
     assert crop([400, 400, 500, 500], registry=default_registry(padding=0.2)).boxes == ((200, 240, 700, 660),)
     with pytest.raises(ValueError, match="padding"):
         default_registry(padding=-0.1)
+
+
+@pytest.mark.parametrize("release", [False, True])
+@pytest.mark.parametrize("name", ["crop_image", "crop_image_normalized", "zoom_in"])
+def test_the_names_of_the_guidelines_and_of_the_tools_are_one_operation(name, release):
+    registry = default_registry(release=release)
+    text = (
+        '<tool_call>\n{"name": "%s", "arguments": {"bbox_2d": [0.2, 0.25, 0.5, 0.5], "target_image": 1}}\n</tool_call>'
+    )
+    result = registry.execute(registry.parse(text % name), images())
+    assert result.boxes == ((100, 120, 600, 480),)
+    assert registry.observation_text(Call(name, {}), result, [(504, 364)]).endswith("(Image Size: 504x364):")
 
 
 def test_indices_count_query_images_then_results():
@@ -230,6 +253,154 @@ def test_crops_of_a_video_name_its_frames_until_some_are_selected():
         crop([0.1, 0.1, 0.6, 0.6], 9, state)
 
 
+def resized(size, kind):
+    """The sizes that a model is shown with the default budgets."""
+    return smart_resize(size, Budgets().of(kind))
+
+
+@functools.cache
+def large() -> Image.Image:
+    """A photo of 4032x3024, which is shown as 1428x1064."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (3024, 4032, 3), np.uint8))
+
+
+def shown_photo() -> MediaState:
+    return MediaState.from_query(images=[large()], resized=resized)
+
+
+# The photo is 4032 / 1428 = 48/17 times as wide and 3024 / 1064 = 54/19 times as high as it is shown.
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([714, 532, 1071, 798], (2016, 1512, 3024, 2268)),
+        ([0, 0, 1428, 1064], (0, 0, 4032, 3024)),
+        ([17, 19, 34, 38], (48, 54, 96, 108)),
+        ([17.0, 19.0, 34.0, 38.0], (48, 54, 96, 108)),
+        ([1.5, 0.5, 35.5, 38.5], (4, 1, 100, 109)),  # 4.24, 1.42, 100.24, 109.42
+        ([-100, 532, 714, 5000], (0, 1512, 2016, 3024)),
+        ([2016, 1512, 3024, 2268], "too small: 0x0 pixels of 4032x3024"),  # that is the photo's own size
+        ([700, 500, 709, 600], "too small: 26x284 pixels"),  # 1976.47 to 2001.88 across, 1421.05 to 1705.26 down
+        ([0.5, 0.5, 1.0, 1.0], (2016, 1512, 4032, 3024)),
+        ([0.5, 0.5, 0.75, 0.75], (2016, 1512, 3024, 2268)),
+        ([0, 0, 1, 1], (0, 0, 4032, 3024)),
+        ([0, 0, 100, 1], "too small: 282x3 pixels"),
+    ],
+)
+def test_pixels_are_those_that_the_model_is_shown(box, expected):
+    registry = default_registry(padding=0.0)
+    if isinstance(expected, str):
+        with pytest.raises(OperationError, match=expected):
+            crop(box, state=shown_photo(), registry=registry)
+        return
+    result = crop(box, state=shown_photo(), registry=registry)
+    assert result.boxes == (expected,)
+    np.testing.assert_array_equal(np.asarray(result.images[0]), np.asarray(large().crop(expected)))
+
+
+def test_padding_is_a_share_of_the_image_before_resizing():
+    assert crop([714, 532, 1071, 798], state=shown_photo()).boxes == ((1613, 1210, 3427, 2570),)  # 403.2 and 302.4
+
+
+def test_pixels_of_crops_and_frames_are_those_that_the_model_is_shown():
+    registry, state = default_registry(padding=0.0), shown_photo()
+    half = crop([0, 0, 714, 1064], state=state, registry=registry)
+    assert half.boxes == ((0, 0, 2016, 3024),) and resized((2016, 3024), "crop") == (700, 1064)
+    assert crop([350, 532, 700, 1064], 2, state, registry).boxes == ((1008, 1512, 2016, 3024),)
+    assert crop([714, 532, 1071, 798], 1, state, registry).boxes == ((2016, 1512, 3024, 2268),)
+
+    frames = [numbered(1920, 1080, number) for number in range(4)]
+    state = MediaState.from_query(video_frames=frames, resized=resized)
+    assert resized((1920, 1080), "video") == (588, 336) and resized((1920, 1080), "frame") == (728, 392)
+    assert crop([294, 0, 588, 168], 3, state.fork(), registry).boxes == ((960, 0, 1920, 540),)
+    select([2, 4], state, registry)
+    cut = crop([364, 0, 728, 196], 2, state, registry)
+    assert cut.boxes == ((960, 0, 1920, 540),) and shade(cut.images[0]) == 3
+    assert resized((960, 540), "crop") == (952, 532)
+    assert crop([0, 0, 476, 266], 3, state, registry).boxes == ((0, 0, 480, 270),)
+
+
+shares = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=4, max_size=4)
+
+
+@given(shares, st.tuples(st.integers(200, 5000), st.integers(200, 5000)), st.sampled_from([0.0, 0.1]))
+@settings(max_examples=200, deadline=None)
+def test_a_box_in_fractions_is_the_same_in_the_pixels_that_are_shown(shares, size, padding):
+    (x1, x2), (y1, y2) = sorted(shares[::2]), sorted(shares[1::2])
+    fractions = [x1, y1, x2, y2]
+    shown = resized(size, "image")
+    pixels = [share * side for share, side in zip(fractions, shown * 2, strict=True)]
+    if all(share.is_integer() for share in fractions) or max(pixels) <= 1:
+        return  # neither is what it says
+    boxes = []
+    for box in (fractions, pixels):
+        state = MediaState.from_query(images=[Flat(size)], resized=resized)
+        try:
+            boxes.append(crop(box, state=state, registry=default_registry(padding)).boxes[0])
+        except OperationError:
+            boxes.append(None)
+    if None in boxes:
+        assert boxes[0] == boxes[1] or min(x2 - x1, y2 - y1) * min(size) < 31  # a pixel more or less may be too small
+    else:
+        assert np.abs(np.subtract(*boxes)).max() <= 1
+
+
+class Flat:
+    """An image of which nothing but the size is asked."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def crop(self, box):
+        return Flat((box[2] - box[0], box[3] - box[1]))
+
+
+def test_the_rule_of_version_0_1_0():
+    """Models that learnt it keep it: fractions below 1, else pixels before resizing, and the text that says so."""
+    registry = default_registry(padding=0.0, box_rule="raw")
+    assert crop([714, 532, 1071, 798], state=shown_photo(), registry=registry).boxes == ((714, 532, 1071, 798),)
+    assert crop([0.5, 0.5, 0.75, 0.75], state=shown_photo(), registry=registry).boxes == ((2016, 1512, 3024, 2268),)
+    assert crop([0, 0, 1, 1], state=shown_photo(), registry=default_registry(box_rule="raw")).boxes == (
+        (0, 0, 404, 303),
+    )
+    released = default_registry(padding=0.0, release=True, box_rule="raw")
+    again = crop([714, 532, 1071, 798], state=shown_photo(), registry=released)
+    assert again.boxes == ((714, 532, 1071, 798),) and again.images[0].size == (357, 266)
+    assert "all below 1, or else pixels." in json.dumps(registry.signatures(images()))
+    with pytest.raises(ValueError, match="there is no box rule 'mine': it is one of 'shown', 'raw'"):
+        default_registry(box_rule="mine")
+
+
+def test_the_release_cuts_from_what_the_model_is_shown():
+    """Fractions below 1, else pixels of the resized image; a crop of a crop is cut from that as it was shown."""
+    registry = default_registry(padding=0.0, release=True)
+    shown = large().resize((1428, 1064), Image.Resampling.BICUBIC)
+    for box, cut, full in (
+        ([0.5, 0.5, 0.75, 0.75], (714, 532, 1071, 798), (2016, 1512, 3024, 2268)),
+        ([714, 532, 1071, 798], (714, 532, 1071, 798), (2016, 1512, 3024, 2268)),
+        ([0, 0.1, 100, 50], (0, 0, 100, 50), (0, 0, 282, 142)),
+    ):
+        result = crop(box, state=shown_photo(), registry=registry)
+        assert result.boxes == (full,)
+        np.testing.assert_array_equal(np.asarray(result.images[0]), np.asarray(shown.crop(cut)))
+    for box in ([0, 0, 1, 1], [0.5, 0.5, 1.0, 1.0]):  # pixels
+        with pytest.raises(OperationError, match="too small: 1x1 pixels of 1428x1064"):
+            crop(box, state=shown_photo(), registry=registry)
+        assert crop(box, state=shown_photo(), registry=default_registry(release=True)).images[0].size == (144, 107)
+
+
+def test_crops_of_crops_of_the_release():
+    store, registry = PictureStore(), default_registry(padding=0.0, release=True)
+    state = MediaState.from_query(images=[store.open(large())], resized=resized)
+    first = crop([0.25, 0.5, 0.5, 0.75], 1, state, registry)  # 357x266, which is shown as 364x280
+    assert first.boxes == ((1008, 1512, 2016, 2268),) and first.images[0].size == (357, 266)
+    assert resized((357, 266), "crop") == (364, 280)
+    second = crop([182, 140, 364, 280], 2, state, registry)
+    assert second.boxes == ((504, 378, 1008, 756),)  # of the first crop, in the photo's pixels
+    seen = large().resize((1428, 1064), Image.Resampling.BICUBIC).crop((357, 532, 714, 798))
+    seen = seen.resize((364, 280), Image.Resampling.BICUBIC).crop((182, 140, 364, 280))
+    np.testing.assert_array_equal(np.asarray(second.images[0].load()), np.asarray(seen))
+
+
 def test_the_released_numbering():
     registry = default_registry(release=True)
     state = video(16)
@@ -264,6 +435,10 @@ def test_signatures_tell_the_real_numbers():
     assert list(told(video(2))) == ["crop_image_normalized", "select_frames"]
     assert "Frame index from 1 to 2." in told(video(2))["select_frames"]
     assert "from 1 to 2 a frame of the video" in told(video(2))["crop_image_normalized"]
+    exact = (
+        "if all are at most 1 and not all whole, else pixels of the image as shown; [0, 0, 1, 1] is the whole image."
+    )
+    assert exact in told(images())["crop_image_normalized"]
     released = default_registry(release=True).signatures(images())
     assert [item["function"]["name"] for item in released] == ["crop_image_normalized", "select_frames"]
     assert "Frame index from 1 to 16." in json.dumps(released)
@@ -358,4 +533,4 @@ def test_an_operation_s_own_bug_is_an_observation_too(caplog):
 
 def test_aliases_may_not_collide():
     with pytest.raises(ValueError, match="'zoom_in'"):
-        Registry([CropImage(), CropImage(name="other")])
+        Registry([CropImage(), CropImage(name="other", aliases=("zoom_in",))])

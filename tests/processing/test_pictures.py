@@ -220,6 +220,24 @@ def test_forgotten_pictures_leave_the_store_with_all_that_was_made_of_them(tiny,
     assert same(picture.load(), noise()) and len(decoded) == 3
 
 
+def test_a_resized_picture_is_made_once_and_leaves_with_its_original(decoded):
+    store = PictureStore()
+    picture = store.open(encoded(noise(100, 80)))
+    raw, expected = store.bytes, noise(100, 80).resize((50, 40), Image.Resampling.BICUBIC)
+    small = picture.resize((50, 40))
+    assert small.size == (50, 40) and small.full_size == (100, 80) and store.bytes == raw
+    assert picture.resize((100, 80)) is picture and small.key != picture.key
+    cut = small.crop((10, 0, 50, 20))
+    assert same(cut.load(), expected.crop((10, 0, 50, 20))) and cut.full_size == (80, 40)
+    assert small.original.load() is small.original.load() and store.bytes == raw + 50 * 40 * 4
+    again = cut.resize((20, 10))  # a copy of a part of a copy
+    assert same(again.load(), expected.crop((10, 0, 50, 20)).resize((20, 10), Image.Resampling.BICUBIC))
+    assert again.crop((0, 0, 10, 10)).full_size == (40, 40) and again.original.made_of > small.original.made_of
+    store.forget(picture)
+    assert store.bytes == 0
+    assert same(small.load(), expected) and len(decoded) == 2
+
+
 def test_sixteen_crops_cost_no_more_than_one(tiny):
     peaks = []
     for count in (1, 16):

@@ -12,7 +12,7 @@ import pytest
 import transformers
 from PIL import Image
 
-from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing import Budgets, MediaError, Processor
 from tests.processing.conftest import CONFIG, PREPROCESSOR
 
 
@@ -73,6 +73,47 @@ def test_budgets_given_win_over_budgets_saved(tiny, tmp_path):
     budgets = Budgets(image=(4, 9))
     assert Processor.from_pretrained(tmp_path, budgets).budgets == budgets
     assert Processor.from_pretrained(tmp_path, frames=4).budgets.video_frames == 4
+
+
+def long_video(seconds: int) -> list[dict]:
+    """A question about four frames, `seconds` from each other."""
+    frames = [Image.new("RGB", (56, 56), "olive")] * 4
+    video = {"type": "video", "video": frames, "fps": 1 / seconds}
+    return [{"role": "user", "content": [video, {"type": "text", "text": "What?"}]}]
+
+
+def test_the_position_rule_is_saved_with_the_processor(tiny, tmp_path):
+    """A checkpoint of Hugging Face has the released rule, one of ours from before it was a setting transformers'."""
+    assert tiny.position_rule == "released"
+    rendered = tiny.render(long_video(30))  # 4 positions a second, two pairs of frames
+    positions, following = tiny.positions(rendered.tokens, rendered.media)
+    start = positions[0, rendered.tokens == tiny.video_pad].min()
+    after = positions[0, np.flatnonzero(rendered.tokens == tiny.video_pad)[-1] + 1]
+    assert after == start + 4 * 60 + 1
+    np.testing.assert_array_equal(tiny([long_video(30)])["positions"][:, 0], positions)
+
+    other = Processor(tiny.tokenizer, CONFIG, PREPROCESSOR, position_rule="transformers")
+    assert other.positions(rendered.tokens, rendered.media)[1] == following - (4 * 60 + 1 - 2)
+    other.save_pretrained(tmp_path)
+    assert Processor.from_pretrained(tmp_path).position_rule == "transformers"
+    assert Processor.from_pretrained(tmp_path, position_rule="released").position_rule == "released"
+    tiny.save_pretrained(tmp_path)
+    assert Processor.from_pretrained(tmp_path).position_rule == "released"
+    file = tmp_path / "preprocessor_config.json"
+    saved = json.loads(file.read_text())
+    del saved["position_rule"]
+    file.write_text(json.dumps(saved))
+    assert Processor.from_pretrained(tmp_path).position_rule == "transformers"
+    file.write_text(json.dumps({**saved, "position_rule": "mine"}))
+    with pytest.raises(ValueError, match="there is no position rule 'mine'"):
+        Processor.from_pretrained(tmp_path)
+
+
+def test_a_video_longer_than_positions_can_count_is_refused(tiny):
+    tiny.render(long_video(10**6))
+    with pytest.raises(MediaError, match=r"4 frames, 1e-07 a second, lasts longer than positions can count"):
+        tiny.render(long_video(10**7))
+    tiny.video([Image.new("RGB", (56, 56))], fps=1e-9)  # one frame takes no time
 
 
 def test_what_does_not_fit_is_an_error(tiny, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pixel_reasoner_jax.operations import Call, MediaState, default_registry
+from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.report.lineage import CropBox, crop_boxes
 from pixel_reasoner_jax.trajectory import OperationRecord
 
@@ -70,6 +71,21 @@ def test_marks_agree_with_the_operations(make_trajectory):
     assert len(found) == 3
     for crop, returned in zip(found, crops, strict=True):
         assert np.array_equal(np.asarray(image.crop(crop.box)), np.asarray(returned))
+
+
+def test_marks_of_the_release_are_where_its_smaller_crops_come_from(make_trajectory):
+    """It cuts from a copy of half the size, and from a crop of that at twice its size."""
+    picture = PictureStore().open(noise(400, 300))
+
+    def resized(size, kind):
+        return tuple(2 * side if kind == "crop" else side // 2 for side in size)
+
+    calls = [zoom([0.2, 0.2, 0.8, 0.9], 1), zoom([24, 42, 120, 189], 2)]  # of 240x210 pixels shown
+    state = MediaState.from_query(images=[picture], resized=resized)
+    operations, crops = run(calls, state, default_registry(padding=0.0, release=True))
+    assert [crop.size for crop in crops] == [(120, 105), (96, 147)]
+    boxes = [crop.box for crop in crop_boxes(make_trajectory(picture, operations=operations))]
+    assert boxes == [(80, 60, 320, 270), (80 + 24, 60 + 42, 80 + 120, 60 + 189)]
 
 
 @pytest.mark.parametrize("release", [False, True])

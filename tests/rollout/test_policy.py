@@ -105,6 +105,21 @@ def test_one_forward_reproduces_the_sampled_logprobs(eager, queries):
         assert later[0] == 1.0 and (executed(trajectory) == 0 or later[-1] == np.float32(0.9))
 
 
+def test_one_forward_reproduces_what_follows_a_slow_video(eager):
+    """Its last frames are 40 positions after its first ones, which have no more than 8 tokens."""
+    frames = [Image.new("RGB", (90, 60), (40 * n, 0, 90)) for n in range(4)]
+    query = {"id": "slow", "question": "What is it?", "answer": "1", "video": frames, "fps": 0.1}
+    eager.registry = Eager([CropImage()])  # a short prompt, for which all is compiled
+    [group] = eager.rollout([query], samples=12, seed=4)
+    for trajectory in group[:4]:
+        prompt, pads = int((trajectory.source == Source.PROMPT).sum()), trajectory.tokens == eager.processor.video_pad
+        positions, _ = eager.processor.positions(trajectory.tokens, trajectory.media)
+        assert positions[0, prompt] > positions[0, pads].max() == positions[0, pads].min() + 40
+        sampled = trajectory.source[1:] == Source.SAMPLED
+        expected, _ = full_logprobs(eager, trajectory)
+        np.testing.assert_allclose(trajectory.logprobs[1:][sampled], expected[sampled], atol=1e-4)
+
+
 def test_a_response_does_not_depend_on_its_company(eager, queries):
     together = eager.rollout(queries[:4], samples=4, seed=5)
     alone = eager.rollout(queries[2:3], samples=2, seed=5)
@@ -290,6 +305,42 @@ def test_an_image_that_the_processor_refuses_is_an_error_to_the_model(world, que
     episode._registry = default_registry()
     accepted = episode.execute(right(""))  # the refused image has taken no number
     assert accepted.record.succeeded and len(accepted.images) == 1 and len(accepted.state.images) == 2
+
+
+def test_boxes_in_pixels_are_of_the_sizes_that_are_printed(world):
+    """Of the query's images, of crops, of a video's frames and of those selected."""
+    processor, registry = world[1], default_registry(padding=0.0)
+
+    def acts(query, *calls):
+        prompt = Prompt.build(query | {"id": 0, "question": "?"}, processor, registry, None, PictureStore())
+        episode = Episode(prompt, 0, processor, registry, Limits(), SamplingSettings())
+        for name, arguments in calls:
+            observation = episode.execute(Call(name, arguments))
+            assert observation.record.succeeded, observation.record.error
+            episode._state = observation.state
+            yield observation.record, observation.message["content"][0]["text"]
+
+    def zoom(name, box, target):
+        return name, {"bbox_2d": box, "target_image": target}
+
+    assert processor.resized((900, 600)) == (140, 84) and processor.resized((450, 600), "crop") == (56, 84)
+    image = {"images": [Image.new("RGB", (900, 600))]}
+    left = zoom("crop_image", [0, 0, 70, 84], 1)
+    (first, text), (second, _) = acts(image, left, zoom("zoom_in", [28, 0, 56, 42], 2))
+    assert first.boxes == ((0, 0, 450, 600),) and text == "\nHere is the cropped image (Image Size: 56x84):"
+    assert second.boxes == ((225, 0, 450, 300),)
+
+    film = {"video": [Image.new("RGB", (600, 400), (n, n, n)) for n in range(4)]}
+    width, height = processor.resized((600, 400), "video")
+    across, down = processor.resized((600, 400), "frame")
+    (first, _), (_, text), (third, _) = acts(
+        film,
+        zoom("crop_image_normalized", [0, 0, width / 2, height], 2),
+        ("select_frames", {"target_frames": [4]}),
+        zoom("crop_image_normalized", [0, down / 2, across, down], 2),
+    )
+    assert first.boxes == ((0, 0, 300, 400),) and f"(Frame Size: {across}x{down}, Numbered 2 to 2)" in text
+    assert third.boxes == ((0, 200, 600, 400),) and (width, height) != (across, down)
 
 
 def test_an_operation_may_return_pil_images(world, queries):

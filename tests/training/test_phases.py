@@ -1,10 +1,13 @@
 """Both phases from stored data to an exported model, and on from a checkpoint as if nothing had happened."""
 
+import copy
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +20,8 @@ from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.parallel import MeshError
-from pixel_reasoner_jax.rollout.settings import load_policy
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.conftest import REPOSITORY
@@ -186,6 +190,47 @@ def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
     sft_config.model.directory = model
     with TrainingRun(sft_config):
         pass
+
+
+def without(file: pathlib.Path, *keys: str) -> None:
+    """Removes dotted keys from a JSON file, as if it had been written before there were such settings."""
+    content = json.loads(file.read_text())
+    for key in keys:
+        *sections, name = key.split(".")
+        del functools.reduce(dict.__getitem__, sections, content)[name]
+    file.write_text(json.dumps(content))
+
+
+def rules(config, resume: bool = False) -> tuple[str, ...]:
+    """The rules of a run that starts: those that it uses, which must be those that it saves."""
+    with TrainingRun(config, resume) as run:
+        used = run.processor.position_rule, run.settings.box_rule
+    saved = json.loads((pathlib.Path(config.workdir) / "config.json").read_text())
+    assert (saved["model"]["position_rule"], saved["operations"]["box_rule"]) == used
+    beside = pathlib.Path(config.workdir) / "initial"
+    assert (Processor.from_pretrained(beside).position_rule, PolicySettings.load(beside).box_rule) == used
+    return used
+
+
+def test_rules_stay_with_a_run_and_with_a_model(sft_config, tmp_path):
+    """A run from before they were settings goes on with its own, and so does one from a model of that time."""
+    fresh, workdir = copy.deepcopy(sft_config), pathlib.Path(sft_config.workdir)
+    assert rules(copy.deepcopy(fresh)) == rules(copy.deepcopy(fresh), resume=True) == ("released", "shown")
+    without(workdir / "config.json", "model.position_rule", "operations.box_rule")
+    assert rules(copy.deepcopy(fresh), resume=True) == ("transformers", "raw")
+    fresh.operations.box_rule = "shown"
+    with pytest.raises(ConfigError, match="config.operations.box_rule is 'shown', but the run in .* with 'raw'"):
+        TrainingRun(fresh, resume=True)
+
+    model = pathlib.Path(shutil.copytree(sft_config.model.directory, tmp_path / "model"))
+    without(model / "preprocessor_config.json", "position_rule")
+    without(model / "pixel_reasoner.json", "box_rule")
+    sft_config.model.directory = str(model)
+    for number, given in enumerate(((None, None), ("released", None), (None, "shown"))):
+        config = copy.deepcopy(sft_config)
+        config.workdir = str(tmp_path / f"run{number}")
+        config.model.position_rule, config.operations.box_rule = given
+        assert rules(config) == (given[0] or "transformers", given[1] or "raw")
 
 
 def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_config, rl_config):

@@ -122,6 +122,14 @@ def test_a_finished_one_is_not_made_again_and_another_is_refused(seeds_file, who
         Synthesis(other, TemplateCaptioner, MEDIA, whole).run()
 
 
+def test_one_of_earlier_rules_is_refused(tmp_path):
+    settings = SynthesisSettings({"one": [image_seed(0)]}, 1)
+    earlier = {name: value for name, value in settings.to_json().items() if name != "box_rule"}
+    (tmp_path / "synthesis.json").write_text(json.dumps({"settings": earlier}))
+    with pytest.raises(OtherSynthesisError, match="its box_rule is None, now 'shown'; choose another folder"):
+        Synthesis(settings, TemplateCaptioner, MEDIA, tmp_path).run()
+
+
 def test_an_unfinished_one_goes_on_with_its_own_settings_only(tmp_path):
     sources = {"ten": [image_seed(number) for number in range(10)]}
 
