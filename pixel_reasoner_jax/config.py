@@ -50,15 +50,16 @@ FIXED = (
     "lora.rank",
     "lora.alpha",
     "lora.targets",
+    "rewards.rules",
     "rollout.samples",
     "grpo.queries_per_episode",
 )
 """Settings that a resumed run may not change: its position in the data, its steps, its state and the rules by which it
 was trained so far depend on them."""
-EARLIER = {"model.position_rule": "transformers", "operations.box_rule": "raw"}
+EARLIER = {"model.position_rule": "transformers", "operations.box_rule": "raw", "rewards.rules": "release"}
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""
-SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have
+SECTIONS = {"rl": ("rollout", "rewards", "curiosity", "grpo")}  # sections that only the configs of this command have
 INSTALLED = PACKAGE / "configs"
 CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"  # the latter in a checkout
 
@@ -154,10 +155,10 @@ def take_over(config: ConfigDict) -> None:
     """Takes what `config` leaves open, rules and `data.shards`, from the run in `config.workdir` if it holds one."""
     if not (as_path(config.workdir) / FILE).exists():
         return
-    saved = dict(_leaves(load_saved(config.workdir)))
+    saved, now = dict(_leaves(load_saved(config.workdir))), dict(_leaves(config))
     for path, earlier in EARLIER.items():
-        section, key = _locate(config, path)
-        if section[key] is None:
+        if path in now and now[path] is None:
+            section, key = _locate(config, path)
             section[key] = saved.get(path, earlier)
     config.data.shards = config.data.shards or saved.get("data.shards", 0)
 

@@ -413,7 +413,7 @@ def test_a_run_cannot_go_on_with_other_data_or_another_model(tmp_path, key, caps
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("key", "earlier"), EARLIER.items())
+@pytest.mark.parametrize(("key", "earlier"), [(key, EARLIER[key]) for key in RULES_BY_KEY])
 def test_a_run_keeps_the_rule_it_began_with(tmp_path, key, earlier, capsys):
     """Also one that began before the rule was a setting, for which no other may be asked."""
     section, name = key.split(".")
@@ -435,6 +435,17 @@ def test_a_run_keeps_the_rule_it_began_with(tmp_path, key, earlier, capsys):
     again[section][name] = kept
     with pytest.raises(ConfigError, match=rf"config\.{key} is '{kept}', but .* was started with '{earlier}'"):
         open_workdir(again, resume=True)
+
+
+def test_a_run_keeps_its_rules_of_answers(tmp_path):
+    config, workdir = started(tmp_path)
+    saved = json.loads((workdir / "config.json").read_text())
+    del saved["rewards"]
+    (workdir / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(ConfigError, match="rewards.rules is 'strict', but .* was started with 'release'"):
+        open_workdir(config, resume=True)
+    config.rewards.rules = "release"
+    open_workdir(config, resume=True)
 
 
 @pytest.mark.parametrize("text", ["", '{"seed": 0', "[1]", "\xff"])
