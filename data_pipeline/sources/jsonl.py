@@ -11,6 +11,7 @@
 | `video` | a video file, or a list of frame files with their `fps` |
 | `question`, `answer` | the answer a text, a number or a list of those that are accepted; both may be left out where the captioner can ask for itself |
 | `box` | [left, top, right, bottom] of the evidence, in pixels of the upright image, or shares if no number is above 1 |
+| `text_height` | height of a line of the evidence's text, in pixels or as a share; where it can be read in the whole image, an answer without any operation is honest |
 | `candidates` | other boxes worth a look, in the same form; wrong crops are then taken from them |
 | `window` | [start, end] of the evidence in seconds, in place of `frames` |
 | `frames` | numbers, from 1, of the frames with the evidence, among those that are sampled from the video |
@@ -71,6 +72,7 @@ def _images(entry: SourceEntry) -> dict:
         "images": tuple(data for data, _ in images),
         "cue": entry.box("box", size),
         "candidates": tuple(others),
+        "text_height": entry.height("text_height", size[1]),
     }
 
 

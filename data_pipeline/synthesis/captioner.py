@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from data_pipeline.seed import Seed
+from data_pipeline.synthesis.phrases import PHRASES
 from pixel_reasoner_jax.errors import UserError
 
 
@@ -21,6 +23,7 @@ class Passage(enum.StrEnum):
     OVERVIEW = "overview"  # what the whole input shows, before any operation
     SUBJECT = "subject"  # what to look at, as it follows "look clearer at"
     MISTAKE = "mistake"  # what a wrong operation returned, and that it is not what was sought
+    TOO_SMALL = "too_small"  # what too wide a crop shows, and that the detail is in it, but still too small
     EVIDENCE = "evidence"  # what the right operation shows
     REASONING = "reasoning"  # the way to the answer without any operation
 
@@ -79,25 +82,18 @@ class Captioner(Protocol):
         ...
 
 
-PHRASES: Mapping[Passage, str] = {
-    Passage.OVERVIEW: "The detail that the question asks about is too small to be seen clearly.",
-    Passage.SUBJECT: "the relevant part",
-    Passage.MISTAKE: "This does not show what the question asks about.",
-    Passage.EVIDENCE: "This shows what the question asks about.",
-    Passage.REASONING: "It can be seen without looking closer.",
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class TemplateCaptioner:
     """Writes fixed phrases, with `{name}` filled in from the seed's attributes; deterministic, without a network.
 
     Attributes:
-      phrases: for every passage, `str.format` text.
+      phrases: for every passage, `str.format` text, or several of which one is chosen for each seed and target.
+      seed: of the choice.
       spend: always nothing.
     """
 
-    phrases: Mapping[Passage, str] = dataclasses.field(default_factory=lambda: PHRASES)
+    phrases: Mapping[str, str | Sequence[str]] = dataclasses.field(default_factory=lambda: PHRASES)
+    seed: int = 0
     spend: Spend = Spend()
 
     def add_question(self, seed: Seed) -> Seed:
@@ -105,6 +101,13 @@ class TemplateCaptioner:
 
     def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
         try:
-            return self.phrases[passage].format(**seed.attributes)
+            return self._phrase(seed, passage, target).format(**seed.attributes)
         except KeyError as error:
             raise UserError(f"seed {seed.id}: no {error} to write its {passage} passage with") from None
+
+    def _phrase(self, seed: Seed, passage: Passage, target: tuple) -> str:
+        variants = self.phrases[passage]
+        if isinstance(variants, str):
+            return variants
+        key = repr((self.seed, seed.id, str(passage), target)).encode("utf-8", "replace")
+        return variants[int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % len(variants)]

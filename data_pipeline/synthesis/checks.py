@@ -17,8 +17,10 @@ from PIL import Image
 
 from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
+from data_pipeline.synthesis.legibility import is_legible
 from data_pipeline.synthesis.prose import find_flaw
 from data_pipeline.synthesis.synthesizer import MediaLoader
+from data_pipeline.synthesis.templates import FURTHER
 from pixel_reasoner_jax.operations import Call, parse_call
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rewards.answers import accepted, clean
@@ -153,10 +155,16 @@ def _check_loss(draft: Draft, turns: Sequence[str]) -> None:
 
 
 def _check_observations(draft: Draft, seed: Seed, calls: Sequence[Call], media: MediaLoader) -> None:
-    """Every observation must show the pixels that were asked for, and only the right ones the evidence."""
-    if not calls:
-        return
+    """Every observation must show the pixels that were asked for, and only the right ones the evidence.
+
+    The evidence must be visible without any where there are none, and far smaller in the first crop of a further zoom.
+    """
     pictures = [media.load_image(image) for image in seed.images]
+    if not calls:
+        if pictures and not is_legible(seed, media.resized(pictures[0].size)):
+            raise CheckError("legibility", "it answers from the whole view, where the evidence is too small to be seen")
+        return
+    areas = []
     if seed.video is not None:
         video = media.load_video(seed.video, seed.fps)
         pictures, seed = list(video.frames), seed.with_frames(video.times)
@@ -167,10 +175,13 @@ def _check_observations(draft: Draft, seed: Seed, calls: Sequence[Call], media: 
         expected = [pictures[frame - 1] for frame in frames] if frames else [_recorded_crop(pictures[0], call, record)]
         if len(shown) != len(expected) or not all(map(_same, shown, expected)):
             raise CheckError("observation", f"operation {number + 1} does not show what it was asked for")
+        areas.append(sum(image.width * image.height for image in shown))
         last = number + 1 == len(calls)
         shows = _shows(seed, call, record, pictures, all_of_cue=last or draft.kind == "further_zoom")
         if shows != (last or draft.kind == "further_zoom"):
             raise CheckError("evidence", f"operation {number + 1} {'shows' if shows else 'misses'} the evidence")
+    if draft.kind == "further_zoom" and areas[0] < FURTHER * areas[-1]:
+        raise CheckError("zoom", f"the first crop has {areas[0] / areas[-1]:.1f} times the area of the second one")
 
 
 def _recorded_crop(image: Image.Image, call: Call, record: OperationRecord) -> Image.Image:

@@ -14,6 +14,7 @@ from PIL import Image
 from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner
+from data_pipeline.synthesis.legibility import is_legible
 from data_pipeline.synthesis.templates import (
     IMAGE_MIX,
     TEMPLATES,
@@ -144,8 +145,13 @@ class Synthesizer:
         return draft
 
     def _context(self, seed: Seed, images: list, frames: int, rng: np.random.Generator) -> TemplateContext:
-        least = tuple(SMALLEST_CROP / size for size in images[0].size) if images else (0.0, 0.0)
-        return TemplateContext(seed, self._captioner, rng, padding=self._padding, least=least, frames=frames)
+        context = TemplateContext(seed, self._captioner, rng, padding=self._padding, frames=frames)
+        if not images:
+            return context
+        size = images[0].size
+        least = tuple(SMALLEST_CROP / side for side in size)
+        legible = is_legible(seed, self._processor.resized(size))
+        return dataclasses.replace(context, least=least, size=size, legible=legible)
 
     def _plan(self, context: TemplateContext) -> TrajectoryPlan:
         """Plans a trajectory of a random kind; if the seed's geometry does not allow the kind, draws another."""

@@ -18,6 +18,7 @@ from data_pipeline.synthesis.captioner import Captioner, TemplateCaptioner
 from data_pipeline.synthesis.contact_sheet import contact_sheet
 from data_pipeline.synthesis.endpoint import Endpoint, EndpointSettings
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
+from data_pipeline.synthesis.phrases import PHRASES
 from data_pipeline.synthesis.synthesis import (
     REJECTED_FILE,
     SUMMARY_FILE,
@@ -111,7 +112,11 @@ def _captioner(
 ) -> tuple[Callable[[], Captioner], dict[str, Any], Endpoint | None]:
     """What makes a captioner, what decides its text, and the endpoint it uses."""
     if args.captioner == "template":
-        return TemplateCaptioner, {"kind": "template"}, None
+        return (
+            functools.partial(TemplateCaptioner, seed=args.seed),
+            {"kind": "template", "phrases": _digest(PHRASES)},
+            None,
+        )
     names = ("temperature", "max_tokens", "timeout", "attempts", "requests_per_minute", "base_url", "budget")
     settings = EndpointSettings(
         model=args.caption_model,
@@ -122,10 +127,13 @@ def _captioner(
         **({"cache": args.cache} if args.cache else {}),
     )
     prompts, endpoint = load_prompts(args.prompts), Endpoint(settings)
-    digest = hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()
-    decides = {"kind": "openai", "prompts": digest}
+    decides = {"kind": "openai", "prompts": _digest(prompts)}
     decides |= {name: getattr(settings, name) for name in ("model", "temperature", "max_tokens")}
     return functools.partial(ModelCaptioner, endpoint, prompts, media, args.padding), decides, endpoint
+
+
+def _digest(texts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -18,14 +18,14 @@ def test_an_image_query(write):
         "answer": ["Bob", "bob", "Bob"],
         "box": [0, 0, 1, 0.5],
     }
-    extra = {"candidates": [[100, 10, 150, 90]], "attributes": {"color": "red"}}
+    extra = {"text_height": 15, "candidates": [[100, 10, 150, 90]], "attributes": {"color": "red"}}
     first, other = JsonLines(str(write("seeds.jsonl", [GOOD | extra, "", second])))
     assert (first.id, first.question, first.answer) == ("a", "What?", "7")
     assert first.images == (picture.read_bytes(),)  # the file itself, not its pixels encoded anew
     assert first.cue == pytest.approx((0.1, 0.1, 0.2, 0.3))
     assert first.candidates == (pytest.approx((0.5, 0.1, 0.75, 0.9)),) and first.attributes == {"color": "red"}
     assert other.id == "seeds-000001" and other.answer == ["Bob", "bob"] and other.cue == (0.0, 0.0, 1.0, 0.5)
-    assert len(other.images) == 2
+    assert len(other.images) == 2 and (first.text_height, other.text_height) == (0.15, None)
 
 
 def test_a_query_without_a_question_is_for_the_captioner(write):
@@ -58,6 +58,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         GOOD | {"box": [1, 2, "3", 4]},
         GOOD | {"box": [True, 2, 3, 4]},
         '{"image": "one.png", "question": "?", "answer": "x", "box": [NaN, 0, 1, 1]}',
+        GOOD | {"text_height": 101},
         GOOD | {"question": "  "},
         GOOD | {"answer": []},
         {"video": ["one.png"], "question": "?", "answer": "x", "frames": [0]},
@@ -84,6 +85,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "expected a list of numbers",
         "expected a list of numbers",
         "expected a list of numbers",
+        "'text_height' is 101",
         "'question' is empty",
         "'answer' is empty",
         "expected numbers from 1",
