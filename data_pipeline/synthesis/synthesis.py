@@ -95,6 +95,7 @@ class SynthesisSummary:
       seeds: seeds used.
       shards: shards written.
       kinds: trajectories by kind.
+      videos: those of them that are about videos, by kind.
       impossible: by kind, how often it was drawn for a seed whose geometry does not allow it.
       rejected: rejected seeds by reason.
       sources: trajectories by source.
@@ -105,6 +106,7 @@ class SynthesisSummary:
     seeds: int = 0
     shards: int = 0
     kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    videos: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     impossible: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     sources: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -117,8 +119,21 @@ class SynthesisSummary:
         self.shards += bool(notes["kinds"])
         self.rejected.update(rejection["reason"] for rejection in notes["rejected"])
         self.spend += Spend(**notes["spend"])
-        for name in ("kinds", "impossible", "sources"):
+        for name in ("kinds", "videos", "impossible", "sources"):
             getattr(self, name).update(notes[name])
+
+    def shares(self, settings: SynthesisSettings) -> dict[str, dict[str, dict[str, float]]]:
+        """For images and videos, as far as there are any: of every kind the share that was wanted and that was made."""
+        found = {}
+        for medium, mix, made in (
+            ("image", settings.image_mix, self.kinds - self.videos),
+            ("video", settings.video_mix, self.videos),
+        ):
+            if total := made.total():
+                whole = sum(mix.values())
+                kinds = [kind for kind in mix if mix[kind] > 0 or made[kind]]
+                found[medium] = {kind: {"wanted": mix[kind] / whole, "made": made[kind] / total} for kind in kinds}
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The counts as plain JSON values, without those that depend on interruptions of the run."""
@@ -214,7 +229,8 @@ class Synthesis:
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED_FILE, "".join(lines))
         store.finish(summary.shards)
-        content = {"settings": self._settings.to_json(), **summary.to_json()}
+        shares = summary.shares(self._settings)
+        content = {"settings": self._settings.to_json(), "shares": shares, **summary.to_json()}
         write_text(finished, json.dumps(content, indent=1) + "\n")
         store.clear()
         return summary
@@ -230,7 +246,7 @@ class Synthesis:
         on_progress: Callable[[SynthesisSummary], None],
     ) -> dict[str, Any]:
         """Makes the trajectories of a batch of seeds and writes their shard; returns the notes of the batch."""
-        rejected, drafts, kept, kinds, impossible, sources = [], [], [], [], collections.Counter(), []
+        rejected, drafts, kept, impossible, sources = [], [], [], collections.Counter(), []
         spend, chosen = Spend(), []
         for index, found in zip(indices, _map_in_order(pool, self._fingerprint, indices), strict=True):
             if isinstance(found, Fingerprint):
@@ -249,14 +265,14 @@ class Synthesis:
                 rejected.append(made.rejection)
             else:
                 drafts.append(made.draft)
-                kinds.append(made.draft.kind)
                 sources.append(self._names[index[0]])
             shown.count, shown.spend = before.count + len(drafts), before.spend + spend
             on_progress(shown)
         notes = {
             "seeds": len(indices),
             "kept": kept,
-            "kinds": collections.Counter(kinds),
+            "kinds": collections.Counter(draft.kind for draft in drafts),
+            "videos": collections.Counter(draft.kind for draft in drafts if _shows_video(draft)),
             "impossible": impossible,
             "sources": collections.Counter(sources),
             "rejected": rejected,
@@ -353,6 +369,10 @@ def _encoded(draft: Draft) -> Draft:
     return dataclasses.replace(draft, messages=messages)
 
 
+def _shows_video(draft: Draft) -> bool:
+    return any(item["type"] == "video" for item in draft.messages[1]["content"])
+
+
 def _same_settings(before: Mapping[str, Any], settings: SynthesisSettings, directory: object) -> None:
     for name, value in settings.to_json().items():
         if before.get(name) != value:
@@ -364,6 +384,6 @@ def _same_settings(before: Mapping[str, Any], settings: SynthesisSettings, direc
 
 def _read_summary(path: Any) -> SynthesisSummary:
     fields = json.loads(path.read_text(encoding="utf-8"))
-    del fields["settings"]
+    del fields["settings"], fields["shares"]
     counters = {name: collections.Counter(value) for name, value in fields.items() if isinstance(value, dict)}
     return SynthesisSummary(**{**fields, **counters, "spend": Spend(**fields["spend"])})

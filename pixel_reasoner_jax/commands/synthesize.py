@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import fcntl
 import functools
@@ -76,16 +77,20 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
     sheet = write_text(out / SHEET, contact_sheet(out, media, seed=args.seed))
     print(report(summary, settings))
     print(f"rejected: {out / REJECTED_FILE}\npage: {sheet}\ntrajectories: {out}")
-    print(json.dumps(summary.to_json(), allow_nan=False))
+    print(json.dumps({**summary.to_json(), "shares": summary.shares(settings)}, allow_nan=False))
     return summary
 
 
 def report(summary: SynthesisSummary, settings: SynthesisSettings) -> str:
     """The tables: kinds of trajectory, sources, and what was put aside."""
-    kinds = [(kind, summary.kinds[kind], summary.impossible[kind]) for kind in TEMPLATES if kind in _drawn(settings)]
-    rows = [["", "trajectories", "share", "impossible"]]
-    rows += [[kind, f"{n:,}", f"{n / summary.count:.1%}", f"{given_up:,}"] for kind, n, given_up in kinds]
-    tables = [plain_table([*rows, ["all", f"{summary.count:,}", "", f"{summary.impossible.total():,}"]])]
+    wanted = _wanted(summary, settings)
+    rows = [["", "trajectories", "share", "wanted", "impossible"]]
+    for kind in [kind for kind in TEMPLATES if kind in _drawn(settings)]:
+        made, share = summary.kinds[kind], summary.kinds[kind] / summary.count
+        rows.append([kind, f"{made:,}", f"{share:.1%}", f"{wanted[kind]:.1%}", f"{summary.impossible[kind]:,}"])
+    tables = [plain_table([*rows, ["all", f"{summary.count:,}", "", "", f"{summary.impossible.total():,}"]])]
+    if given_up := [kind for kind in TEMPLATES if summary.impossible[kind]]:
+        tables.append(f"not all seeds allow {', '.join(given_up)}: the shares that came out are not those wanted")
     if len(settings.sources) > 1:
         tables.append(plain_table([["source", "trajectories"], *_counted(summary.sources)]))
     if summary.rejected:
@@ -165,6 +170,15 @@ def _paid(endpoint: Endpoint) -> str:
         f"asked the model {spend.paid:,} times for {spend.paid_cost:.2f};"
         f" {spend.requests - spend.paid:,} answers were remembered"
     )
+
+
+def _wanted(summary: SynthesisSummary, settings: SynthesisSettings) -> collections.Counter[str]:
+    """The share of every kind that was wanted among all trajectories, about images and about videos."""
+    wanted, videos = collections.Counter(), summary.videos.total()
+    for medium, shares in summary.shares(settings).items():
+        weight = videos if medium == "video" else summary.count - videos
+        wanted.update({kind: share["wanted"] * weight / summary.count for kind, share in shares.items()})
+    return wanted
 
 
 def _drawn(settings: SynthesisSettings) -> set[str]:

@@ -59,6 +59,19 @@ def test_trajectories_a_table_and_a_page(seeds, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_shares_that_the_seeds_do_not_allow_are_said(seeds, tmp_path, capsys):
+    """A crop of these boxes, with its padding, is more than a quarter of the image."""
+    mix = ("--image-mix", "further_zoom=3,single_pass=1")
+    lines = (tmp_path / "seeds.jsonl").read_text().replace("[80, 50, 110, 80]", "[40, 30, 130, 110]")
+    (tmp_path / "seeds.jsonl").write_text(lines)
+    status, text, err = synthesize(capsys, "--source", seeds, "--count", 8, "--out", tmp_path / "out", *mix)
+    assert status == 0, err
+    assert "not all seeds allow further_zoom: the shares that came out are not those wanted" in text
+    assert re.search(r"^further_zoom +0 +0.0% +75.0% +[1-8]$", text, re.MULTILINE)
+    shares = {"further_zoom": {"wanted": 0.75, "made": 0.0}, "single_pass": {"wanted": 0.25, "made": 1.0}}
+    assert json.loads(text.splitlines()[-1])["shares"] == {"image": shares}
+
+
 def test_a_model_writes_it(server, seeds, tmp_path, capsys):
     argv = ("--source", seeds, "--count", 4, "--captioner", "openai", "--base-url", server.url, "--caption-model", "m")
     argv += ("--prices", "2.5,10", "--cache", tmp_path / "cache", "--workers", 3)

@@ -199,6 +199,21 @@ def test_video_files_and_masks_from_their_sources_to_a_page(server, connect, tmp
     )
 
 
+def test_the_summary_says_which_shares_came_out(tmp_path):
+    """Of these images none is answered without an operation; of the videos, all are."""
+    small = [image_seed(number, cue=(0.4, 0.4, 0.5, 0.5)) for number in range(12)]
+    sources = {"images": small, "videos": [video_seed(number) for number in range(3)]}
+    mix = {"text_only": 6, "single_pass": 2}
+    settings = SynthesisSettings(sources, 15, image_mix=mix, video_mix={"text_only": 1.0})
+    summary = Synthesis(settings, TemplateCaptioner, MEDIA, tmp_path).run()
+    assert summary.kinds == {"single_pass": 12, "text_only": 3} and summary.impossible["text_only"] > 4
+    shares = {
+        "image": {"text_only": {"wanted": 0.75, "made": 0.0}, "single_pass": {"wanted": 0.25, "made": 1.0}},
+        "video": {"text_only": {"wanted": 1.0, "made": 1.0}},
+    }
+    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["shares"] == shares == summary.shares(settings)
+
+
 def test_when_the_sources_run_out_it_says_so(tmp_path):
     sources = {"few": [image_seed(number) for number in range(3)]}
     seen = []
