@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -212,6 +213,22 @@ def test_the_summary_says_which_shares_came_out(tmp_path):
         "video": {"text_only": {"wanted": 1.0, "made": 1.0}},
     }
     assert json.loads((tmp_path / SUMMARY_FILE).read_text())["shares"] == shares == summary.shares(settings)
+
+
+def test_the_contact_sheet_underlines_what_carries_no_loss(tmp_path):
+    sources = {"images": [image_seed(number) for number in range(6)]}
+    for kind, mistaken in (("recrop_twice", 2), ("single_pass", 0)):
+        out = tmp_path / kind
+        Synthesis(SynthesisSettings(sources, 6, image_mix={kind: 1.0}), TemplateCaptioner, MEDIA, out).run()
+        page = contact_sheet(out, MEDIA)
+        underlined = re.findall(r'<span class="masked"[^>]*><b>crop_image_normalized</b> <code>(.*?)</code>', page)
+        assert len(underlined) == 6 * mistaken and page.count('title="carries no loss">Observation<') == 6 * (
+            mistaken + 1
+        )
+        for draft in RecordSource(out, "trajectory"):
+            wrong = [str(record.arguments["bbox_2d"]) for record in draft.operations[:-1]]
+            assert all(any(box in call for call in underlined) for box in wrong)
+            assert not any(str(draft.operations[-1].arguments["bbox_2d"]) in call for call in underlined)
 
 
 def test_when_the_sources_run_out_it_says_so(tmp_path):
