@@ -4,7 +4,8 @@ Seeds are taken from all sources in turn, each source shuffled, and worked on in
 cannot be read and near-duplicates are rejected before anything is written about them. From the others trajectories are
 made and checked, and those of one batch become one shard of the data set. Batches follow until enough trajectories are
 made or no seeds are left. Which seeds a batch has depends only on the results of the batches before it, which are on
-disk: a killed run goes on where it was, and the data set is the same for any number of workers.
+disk: a killed run goes on where it was, and the data set is the same for any number of workers. With a larger count, a
+finished data set is extended: what it has stays byte for byte, and batches of the seeds after its own follow.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Synthesis:
       settings: what to make.
       captioner: creates the captioner of one seed; called from any thread.
       media: loads media and tells sizes.
-      directory: of the data set; an unfinished synthesis with the same settings is continued.
+      directory: of the data set; a synthesis with the same settings, or a smaller count, is continued.
       workers: threads that read, write and check.
     """
 
@@ -186,32 +187,32 @@ class Synthesis:
           UserError: no seed gave a trajectory.
         """
         finished, store = self._directory / SUMMARY_FILE, SynthesisStore(self._directory)
-        if finished.exists():
-            _same_settings(
-                json.loads(finished.read_text(encoding="utf-8"))["settings"], self._settings, self._directory
-            )
-            store.clear()
-            return _read_summary(finished)
-        before = store.load_json(SETTINGS_FILE)
-        if before is not None:
-            _same_settings(before, self._settings, self._directory)
-        elif store.is_complete:
+        before, unfinished = _read_settings(finished), store.load_json(SETTINGS_FILE)
+        if before is None and unfinished is None and store.is_complete:
             raise OtherSynthesisError(
                 f"{self._directory} holds a data set that no synthesis made; choose another folder"
             )
-        else:
-            store.save_json(SETTINGS_FILE, self._settings.to_json())
-        summary, seen, rejected = SynthesisSummary(), DuplicateFilter(), []
+        if unfinished is None or before is not None and unfinished["count"] <= before["count"]:
+            store.clear()  # or a later extension would take what a killed run left there for its own
+            unfinished = None
+        summary = SynthesisSummary() if before is None else _read_summary(finished)
+        if before == self._settings.to_json():
+            return summary
+        for settings in filter(None, (before, unfinished)):
+            _check_settings(settings, self._settings, self._directory)
+        store.save_json(SETTINGS_FILE, self._settings.to_json())
         indices = round_robin([len(source) for source in self._sources], self._settings.seed)
         pool = Workers(self._workers)
         try:
+            seen = self._seen_seeds(list(itertools.islice(indices, summary.seeds)), pool)
+            rejected = self._rejections(summary.rejected.total())
             for number in itertools.count():
-                wanted = min(self._settings.shard_size, self._settings.count - summary.count)
-                chosen = list(itertools.islice(indices, wanted))
-                if not chosen:
-                    break
                 notes = store.notes(number)
                 made_before = notes is not None
+                wanted = min(self._settings.shard_size, self._settings.count - summary.count)
+                chosen = list(itertools.islice(indices, notes["seeds"] if made_before else wanted))
+                if not chosen:
+                    break
                 if made_before:
                     for fields in notes["kept"]:
                         seen.add(Fingerprint(*fields))
@@ -234,6 +235,21 @@ class Synthesis:
         write_text(finished, json.dumps(content, indent=1) + "\n")
         store.clear()
         return summary
+
+    def _seen_seeds(self, indices: Sequence[SeedIndex], pool: Workers) -> DuplicateFilter:
+        """The fingerprints of the seeds that a finished data set, which is to be extended, has used."""
+        seen = DuplicateFilter()
+        for found in _map_in_order(pool, self._fingerprint, indices):
+            if isinstance(found, Fingerprint):
+                seen.add(found)
+        return seen
+
+    def _rejections(self, count: int) -> list[dict[str, Any]]:
+        """The rejections of a finished data set; a run that was killed may have added some that are made again."""
+        if not count:
+            return []
+        lines = (self._directory / REJECTED_FILE).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines[:count]]
 
     def _make_batch(
         self,
@@ -373,13 +389,19 @@ def _shows_video(draft: Draft) -> bool:
     return any(item["type"] == "video" for item in draft.messages[1]["content"])
 
 
-def _same_settings(before: Mapping[str, Any], settings: SynthesisSettings, directory: object) -> None:
+def _check_settings(before: Mapping[str, Any], settings: SynthesisSettings, directory: object) -> None:
+    """Checks that settings are those of the synthesis in a folder, but for a larger count, which extends it."""
     for name, value in settings.to_json().items():
-        if before.get(name) != value:
+        if before.get(name) != value and not (name == "count" and before[name] < value):
             raise OtherSynthesisError(
                 f"{directory} holds a synthesis with other settings: its {name} is {before.get(name)!r}, now {value!r};"
                 " choose another folder, or remove it"
             )
+
+
+def _read_settings(path: Any) -> dict[str, Any] | None:
+    """The settings in the summary of a finished synthesis; None if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.exists() else None
 
 
 def _read_summary(path: Any) -> SynthesisSummary:

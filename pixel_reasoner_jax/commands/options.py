@@ -71,7 +71,9 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
         help="where the seeds come from; of several, each in turn",
     )
     parser.add_argument("--count", type=int, required=True, metavar="N", help="trajectories wanted")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the data set; an unfinished one goes on")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the data set; an unfinished or smaller one goes on"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all choices (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
     parser.add_argument(

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
         shard_size=args.shard_size,
     )
     out = as_path(args.out)
-    complete = (out / SUMMARY_FILE).exists()
+    held = _held(out)
     try:
         with _locked(out), Progress("synthesis", args.count) as progress:
             synthesis = Synthesis(settings, captioner, media, out, args.workers)
@@ -72,8 +72,9 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
         if endpoint is not None:
             endpoint.close()
             print(_paid(endpoint), file=sys.stderr)
-    if complete:
-        print(f"{out} is complete already", file=sys.stderr)
+    if held is not None:
+        extended = f"held {held:,} trajectories, to which {summary.count - held:,} were added"
+        print(f"{out} {extended if summary.count > held else 'is complete already'}", file=sys.stderr)
     sheet = write_text(out / SHEET, contact_sheet(out, media, seed=args.seed))
     print(report(summary, settings))
     print(f"rejected: {out / REJECTED_FILE}\npage: {sheet}\ntrajectories: {out}")
@@ -135,6 +136,12 @@ def _captioner(
     decides = {"kind": "openai", "prompts": _digest(prompts)}
     decides |= {name: getattr(settings, name) for name in ("model", "temperature", "max_tokens")}
     return functools.partial(ModelCaptioner, endpoint, prompts, media, args.padding), decides, endpoint
+
+
+def _held(out: Any) -> int | None:
+    """The number of trajectories of a finished synthesis; None if the folder has none."""
+    path = out / SUMMARY_FILE
+    return json.loads(path.read_text(encoding="utf-8"))["count"] if path.exists() else None
 
 
 def _digest(texts: Mapping[str, Any]) -> str:

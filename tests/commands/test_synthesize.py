@@ -92,6 +92,18 @@ def test_a_model_writes_it(server, seeds, tmp_path, capsys):
     assert status == 2 and "did not answer in 2 attempts" in err and "start the same command again" in err
 
 
+def test_a_larger_count_adds_to_it(seeds, tmp_path, capsys):
+    argv = ("--source", seeds, "--out", tmp_path / "out", "--count")
+    assert synthesize(capsys, *argv, 3)[0] == 0
+    shards = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.array_record")}
+    status, text, err = synthesize(capsys, *argv, 5)
+    assert status == 0 and "held 3 trajectories, to which 2 were added" in err
+    assert json.loads(text.splitlines()[-1])["count"] == 5 == len(RecordSource(tmp_path / "out", "trajectory"))
+    assert all((tmp_path / "out" / name).read_bytes() == data for name, data in shards.items())
+    status, _, err = synthesize(capsys, *argv, 4)
+    assert status == 2 and "its count is 5, now 4" in err
+
+
 def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
     argv = ("--source", seeds, "--count", 2, "--out", tmp_path / "out")
     inner = []
