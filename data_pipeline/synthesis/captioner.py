@@ -14,7 +14,19 @@ from pixel_reasoner_jax.errors import UserError
 
 
 class CaptionError(UserError):
-    """A text for a seed cannot be written, or must not be used; the message says why."""
+    """A text for a seed cannot be written, or must not be used; the message says why.
+
+    Attributes:
+      reason: the kind of failure in a word, by which rejections are counted.
+    """
+
+    reason = "caption"
+
+
+class UnconfirmedBoxError(CaptionError):
+    """No proposed box was kept: none of their crops alone lets the captioner answer."""
+
+    reason = "unconfirmed"
 
 
 class Passage(enum.StrEnum):
@@ -68,6 +80,15 @@ class Captioner(Protocol):
         """
         ...
 
+    def add_cue(self, seed: Seed) -> Seed:
+        """A seed without a cue, with the box of its evidence added; and with a question and an answer if it has none.
+
+        Raises:
+          CaptionError: it cannot find one. As `UnconfirmedBoxError`, a box was found, but its crop alone does not
+            let the captioner answer.
+        """
+        ...
+
     def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
         """A passage, without surrounding white space; empty if there is nothing to say.
 
@@ -98,6 +119,9 @@ class TemplateCaptioner:
 
     def add_question(self, seed: Seed) -> Seed:
         raise CaptionError("it has no question, and only a captioner that sees can ask one")
+
+    def add_cue(self, seed: Seed) -> Seed:
+        raise CaptionError("it does not say where its evidence is, and only a captioner that sees can find it")
 
     def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
         try:

@@ -28,7 +28,8 @@ from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
 from data_pipeline.synthesis.checks import CheckError, check_trajectory
 from data_pipeline.synthesis.duplicates import DuplicateFilter, Fingerprint, fingerprint
 from data_pipeline.synthesis.store import SynthesisStore
-from data_pipeline.synthesis.synthesizer import MediaLoader, SynthesisError, Synthesizer
+from data_pipeline.synthesis.summary import SynthesisSummary, read_settings, read_summary
+from data_pipeline.synthesis.synthesizer import PROPOSED_BOX, MediaLoader, SynthesisError, Synthesizer
 from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX, check_mix
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
@@ -87,63 +88,6 @@ class SynthesisSettings:
         return json.loads(json.dumps(fields, default=dict))
 
 
-@dataclasses.dataclass
-class SynthesisSummary:
-    """The counts of a synthesis.
-
-    Attributes:
-      count: trajectories written.
-      seeds: seeds used.
-      shards: shards written.
-      kinds: trajectories by kind.
-      videos: those of them that are about videos, by kind.
-      impossible: by kind, how often it was drawn for a seed whose geometry does not allow it.
-      rejected: rejected seeds by reason.
-      sources: trajectories by source.
-      spend: cost of all texts, those of rejected seeds and those from the cache included.
-    """
-
-    count: int = 0
-    seeds: int = 0
-    shards: int = 0
-    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    videos: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    impossible: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    sources: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    spend: Spend = Spend()
-
-    def add(self, notes: Mapping[str, Any]) -> None:
-        """Adds the notes of a batch."""
-        self.seeds += notes["seeds"]
-        self.count += sum(notes["kinds"].values())
-        self.shards += bool(notes["kinds"])
-        self.rejected.update(rejection["reason"] for rejection in notes["rejected"])
-        self.spend += Spend(**notes["spend"])
-        for name in ("kinds", "videos", "impossible", "sources"):
-            getattr(self, name).update(notes[name])
-
-    def shares(self, settings: SynthesisSettings) -> dict[str, dict[str, dict[str, float]]]:
-        """For images and videos, as far as there are any: of every kind the share that was wanted and that was made."""
-        found = {}
-        for medium, mix, made in (
-            ("image", settings.image_mix, self.kinds - self.videos),
-            ("video", settings.video_mix, self.videos),
-        ):
-            if total := made.total():
-                whole = sum(mix.values())
-                kinds = [kind for kind in mix if mix[kind] > 0 or made[kind]]
-                found[medium] = {kind: {"wanted": mix[kind] / whole, "made": made[kind] / total} for kind in kinds}
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        """The counts as plain JSON values, without those that depend on interruptions of the run."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        spend = dataclasses.asdict(fields.pop("spend"))
-        fields = {name: dict(sorted(v.items())) if isinstance(v, dict) else v for name, v in fields.items()}
-        return fields | {"spend": {name: value for name, value in spend.items() if not name.startswith("paid")}}
-
-
 class OtherSynthesisError(UserError):
     """The folder holds a data set of other settings or of another origin; the message says which."""
 
@@ -187,7 +131,7 @@ class Synthesis:
           UserError: no seed gave a trajectory.
         """
         finished, store = self._directory / SUMMARY_FILE, SynthesisStore(self._directory)
-        before, unfinished = _read_settings(finished), store.load_json(SETTINGS_FILE)
+        before, unfinished = read_settings(finished), store.load_json(SETTINGS_FILE)
         if before is None and unfinished is None and store.is_complete:
             raise OtherSynthesisError(
                 f"{self._directory} holds a data set that no synthesis made; choose another folder"
@@ -195,7 +139,7 @@ class Synthesis:
         if unfinished is None or before is not None and unfinished["count"] <= before["count"]:
             store.clear()  # or a later extension would take what a killed run left there for its own
             unfinished = None
-        summary = SynthesisSummary() if before is None else _read_summary(finished)
+        summary = SynthesisSummary() if before is None else read_summary(finished)
         if before == self._settings.to_json():
             return summary
         for settings in filter(None, (before, unfinished)):
@@ -230,7 +174,7 @@ class Synthesis:
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED_FILE, "".join(lines))
         store.finish(summary.shards)
-        shares = summary.shares(self._settings)
+        shares = summary.shares(self._settings.image_mix, self._settings.video_mix)
         content = {"settings": self._settings.to_json(), "shares": shares, **summary.to_json()}
         write_text(finished, json.dumps(content, indent=1) + "\n")
         store.clear()
@@ -320,13 +264,14 @@ class Synthesis:
         try:
             seed = self._sources[index[0]][index[1]]
             draft = synthesizer(seed)
-            check_trajectory(draft, seed, self._media)
+            cue = seed.cue or tuple(draft.attributes.get(PROPOSED_BOX, ()))
+            check_trajectory(draft, dataclasses.replace(seed, cue=cue), self._media)
         except (SourceError, MediaError) as error:  # it was there a moment ago
             reason, fault = "unreadable", error
         except SynthesisError as error:
             reason, fault = "impossible", error
         except CaptionError as error:
-            reason, fault = "caption", error
+            reason, fault = error.reason, error
         except CheckError as error:
             reason, fault = error.reason, error
         if fault is not None:
@@ -397,15 +342,3 @@ def _check_settings(before: Mapping[str, Any], settings: SynthesisSettings, dire
                 f"{directory} holds a synthesis with other settings: its {name} is {before.get(name)!r}, now {value!r};"
                 " choose another folder, or remove it"
             )
-
-
-def _read_settings(path: Any) -> dict[str, Any] | None:
-    """The settings in the summary of a finished synthesis; None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.exists() else None
-
-
-def _read_summary(path: Any) -> SynthesisSummary:
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    del fields["settings"], fields["shares"]
-    counters = {name: collections.Counter(value) for name, value in fields.items() if isinstance(value, dict)}
-    return SynthesisSummary(**{**fields, **counters, "spend": Spend(**fields["spend"])})

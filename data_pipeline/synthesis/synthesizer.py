@@ -34,6 +34,9 @@ from pixel_reasoner_jax.trajectory import OperationRecord
 SMALLEST_CROP = 30
 """Smallest side, in pixels, of a wrong box: the operation refuses crops of 28 or less."""
 
+PROPOSED_BOX = "proposed_box"
+"""The attribute of a trajectory that has the box which the captioner proposed for a seed without one."""
+
 PlanRevision = Callable[[TrajectoryPlan, Seed, np.random.Generator], TrajectoryPlan]
 
 
@@ -132,9 +135,12 @@ class Synthesizer:
                 seed = seed.with_frames(video.times)
             except UserError as error:
                 raise SynthesisError(str(error)) from None
-            if max(seed.cue) > len(frames):  # before a captioner is asked about it
+            if seed.cue and max(seed.cue) > len(frames):  # before a captioner is asked about it
                 raise SynthesisError(f"seed {seed.id}: its evidence is frame {max(seed.cue)} of {len(frames)}")
-        if not seed.question:
+        if not seed.cue:
+            seed = self._captioner.add_cue(seed)
+            seed = dataclasses.replace(seed, attributes={**seed.attributes, PROPOSED_BOX: list(seed.cue)})
+        elif not seed.question:
             seed = self._captioner.add_question(seed)
         state = MediaState.from_query(images=images, video_frames=frames)
         plan = self._plan(self._context(seed, images, len(frames or ()), rng))

@@ -34,10 +34,13 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Budgets, Processor
-from pixel_reasoner_jax.report.text import plain_table
+from pixel_reasoner_jax.report.text import plain_table, printable
 
 SHEET = "contact_sheet.html"
 LOCK = ".synthesis.lock"
+
+NAMED = 20
+"""The most seeds that the printed summary names; the file of rejections names all."""
 
 
 def run(args: argparse.Namespace) -> SynthesisSummary:
@@ -78,7 +81,8 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
     sheet = write_text(out / SHEET, contact_sheet(out, media, seed=args.seed))
     print(report(summary, settings))
     print(f"rejected: {out / REJECTED_FILE}\npage: {sheet}\ntrajectories: {out}")
-    print(json.dumps({**summary.to_json(), "shares": summary.shares(settings)}, allow_nan=False))
+    shares = summary.shares(settings.image_mix, settings.video_mix)
+    print(json.dumps({**summary.to_json(), "shares": shares}, allow_nan=False))
     return summary
 
 
@@ -96,6 +100,9 @@ def report(summary: SynthesisSummary, settings: SynthesisSettings) -> str:
         tables.append(plain_table([["source", "trajectories"], *_counted(summary.sources)]))
     if summary.rejected:
         tables.append(plain_table([["rejected", "seeds"], *_counted(summary.rejected)]))
+    if names := summary.unconfirmed:
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        tables.append(f"no proposed box was kept for {', '.join(map(printable, names[:NAMED]))}{more}")
     if summary.count < settings.count:
         tables.append(f"the sources have no more: {summary.count:,} of {settings.count:,} trajectories wanted")
     if summary.spend.requests:
@@ -182,7 +189,7 @@ def _paid(endpoint: Endpoint) -> str:
 def _wanted(summary: SynthesisSummary, settings: SynthesisSettings) -> collections.Counter[str]:
     """The share of every kind that was wanted among all trajectories, about images and about videos."""
     wanted, videos = collections.Counter(), summary.videos.total()
-    for medium, shares in summary.shares(settings).items():
+    for medium, shares in summary.shares(settings.image_mix, settings.video_mix).items():
         weight = videos if medium == "video" else summary.count - videos
         wanted.update({kind: share["wanted"] * weight / summary.count for kind, share in shares.items()})
     return wanted

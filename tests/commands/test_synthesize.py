@@ -9,6 +9,8 @@ from data_pipeline.records import RecordSource
 from data_pipeline.sources import SOURCE_KINDS
 from data_pipeline.synthesis.synthesis import Synthesis
 from pixel_reasoner_jax.commands import cli
+from pixel_reasoner_jax.report.images import data_uri
+from tests.data_pipeline.synthesis.chat_server import pictures, said
 from tests.data_pipeline.synthesis.seeds import encoded, picture
 
 
@@ -102,6 +104,34 @@ def test_a_larger_count_adds_to_it(seeds, tmp_path, capsys):
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in shards.items())
     status, _, err = synthesize(capsys, *argv, 4)
     assert status == 2 and "its count is 5, now 4" in err
+
+
+def test_photos_get_questions_and_boxes_and_those_not_kept_are_named(server, seeds, tmp_path, capsys):
+    """Of four photos the model proposes for two a box whose crop it cannot answer from."""
+    (tmp_path / "photos.jsonl").write_text("\n".join(f'{{"image": "{number}.png"}}' for number in range(4)))
+    sensible = server.reply
+
+    def reply(exchange):
+        text = said(exchange.request)
+        if "from nothing else" in text:
+            exchange.say("unknown" if "Odd" in text else "Q")
+        elif '"box"' in text:
+            name = "Odd" if hash(pictures(exchange.request)[0]) in odd else "Which letter"
+            exchange.say(json.dumps({"question": f"{name}?", "answer": "Q", "box": [0.1, 0.1, 0.3, 0.25]}))
+        else:
+            sensible(exchange)
+
+    odd = {hash(data_uri(picture(number), 1024, 400_000)) for number in (1, 3)}
+    server.reply = reply
+    argv = ("--source", f"jsonl:{tmp_path / 'photos.jsonl'}", "--count", 4, "--out", tmp_path / "out")
+    argv += ("--captioner", "openai", "--base-url", server.url, "--cache", tmp_path / "cache")
+    status, text, err = synthesize(capsys, *argv)
+    assert status == 0, err
+    assert re.search(r"^unconfirmed +2$", text, re.MULTILINE)
+    named = re.search("^no proposed box was kept for (.*)$", text, re.MULTILINE)[1]
+    assert sorted(named.split(", ")) == ["photos-000001", "photos-000003"]
+    summary = json.loads(text.splitlines()[-1])
+    assert summary["count"] == 2 and sorted(summary["unconfirmed"]) == ["photos-000001", "photos-000003"]
 
 
 def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):

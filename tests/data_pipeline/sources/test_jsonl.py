@@ -34,6 +34,17 @@ def test_a_query_without_a_question_is_for_the_captioner(write):
     assert seed.question == "" and seed.answer == ""
 
 
+def test_a_query_without_a_box_is_for_the_captioner(write):
+    """Even a photo alone."""
+    write("one.png")
+    plain = {key: GOOD[key] for key in ("image", "question", "answer")}
+    video = {"video": ["one.png"], "question": "?", "answer": "x"}
+    asked, photo, clip = JsonLines(str(write("seeds.jsonl", [plain | {"box": None}, {"image": "one.png"}, video])))
+    assert (asked.question, asked.answer, asked.cue) == ("What?", "7", ())
+    assert (photo.question, photo.answer, photo.cue) == ("", "", ())
+    assert (clip.cue, clip.window) == ((), None)
+
+
 def test_videos_have_frames_or_a_window(write):
     frames = [write(f"{number}.png", size=(40, 30)).name for number in range(20)]
     video = {"video": frames, "fps": 4, "question": "?", "answer": "x"}
@@ -50,7 +61,6 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         GOOD,
         "{broken",
         "[1]",
-        {key: GOOD[key] for key in ("image", "question", "answer")},
         GOOD | {"image": "gone.png"},
         GOOD | {"image": "text.png"},
         GOOD | {"box": [40, 10, 20, 30]},
@@ -77,7 +87,6 @@ def test_every_mistake_is_named_with_its_line(write, errors):
     expected = [
         "not JSON",
         "expected a JSON object, got list",
-        "'box'",
         "'image': there is no file",
         "text.png cannot be read as an image",
         "'box' is empty, inverted or outside",

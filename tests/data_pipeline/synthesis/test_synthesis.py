@@ -30,6 +30,7 @@ from data_pipeline.synthesis.synthesis import (
 )
 from pixel_reasoner_jax.files import as_path
 from tests.data_pipeline.synthesis import killed
+from tests.data_pipeline.synthesis.chat_server import said
 from tests.data_pipeline.synthesis.seeds import CUE, encoded, image_seed, picture, video_seed
 from tests.processing.avi import write_avi
 
@@ -271,7 +272,7 @@ def test_the_summary_says_which_shares_came_out(tmp_path):
         "image": {"text_only": {"wanted": 0.75, "made": 0.0}, "single_pass": {"wanted": 0.25, "made": 1.0}},
         "video": {"text_only": {"wanted": 1.0, "made": 1.0}},
     }
-    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["shares"] == shares == summary.shares(settings)
+    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["shares"] == shares
 
 
 def test_the_contact_sheet_underlines_what_carries_no_loss(tmp_path):
@@ -403,6 +404,50 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     assert drafts["seed-9"].question.startswith("What is written on the sign")
     said = drafts["seed-0"].messages[2]["content"][0]["text"]
     assert "I look at it and see" in said
+
+
+def test_boxes_are_found_for_questions_and_photos_without_one(server, connect, tmp_path):
+    """Those that are not kept are counted and named; what was found is the same again, and asked for once."""
+    sensible = server.reply
+    asked = [image_seed(number, cue=(), answer=f"word {'abcdef'[number]}") for number in range(6)]
+    photos = [image_seed(number, cue=(), question="", answer="") for number in range(6, 9)]
+
+    def reply(exchange):
+        text = said(exchange.request)
+        if "from nothing else" in text:  # it never knows about place 3
+            exchange.say("unknown" if "place 3" in text else answers.get(text.splitlines()[0], "Q"))
+        elif '"box"' in text:
+            question = {} if "Question:" in text else {"question": "Which letter?", "answer": "Q"}
+            exchange.say(json.dumps(question | {"box": [0.1, 0.1, 0.3, 0.25]}))
+        else:
+            sensible(exchange)
+
+    answers = {f"Question: {seed.question}": seed.answer for seed in asked}
+    server.reply = reply
+    sources = {"asked": asked, "photos": photos, "boxed": [image_seed(9)]}
+    mix = {"single_pass": 0.5, "recrop_once": 0.5}
+    results = []
+    for name, workers in (("one", 1), ("two", 3)):
+        endpoint = connect()
+        summary = Synthesis(
+            SynthesisSettings(sources, 10, image_mix=mix, shard_size=4),
+            lambda e=endpoint: ModelCaptioner(e, load_prompts(), MEDIA),
+            MEDIA,
+            tmp_path / name,
+            workers,
+        ).run()
+        assert summary.count == 9 and summary.rejected == {"unconfirmed": 1} and summary.unconfirmed == ["seed-3"]
+        results.append(files(tmp_path / name))
+    assert results[0] == results[1] and endpoint.spend.paid == 0
+    (rejected,) = [json.loads(line) for line in (tmp_path / "one" / REJECTED_FILE).read_text().splitlines()]
+    assert (rejected["id"], rejected["reason"]) == ("seed-3", "unconfirmed") and "'unknown'" in rejected["message"]
+    for draft in RecordSource(tmp_path / "one", "trajectory"):
+        if draft.query_id != "seed-9":
+            assert draft.attributes["proposed_box"] == [0.1, 0.1, 0.3, 0.25]
+            assert draft.operations[-1].arguments["bbox_2d"] == [0.1, 0.1, 0.3, 0.25]
+    nothing = {"asked": [image_seed(1, cue=())]}  # fixed phrases cannot
+    with pytest.raises(ValueError, match="it does not say where its evidence is"):
+        Synthesis(SynthesisSettings(nothing, 1), TemplateCaptioner, MEDIA, tmp_path / "none").run()
 
 
 def test_frames_that_were_not_sampled_are_rejected_before_the_model_is_asked(server, connect, tmp_path):
