@@ -21,7 +21,7 @@ from data_pipeline.synthesis.legibility import is_legible
 from data_pipeline.synthesis.prose import find_flaw
 from data_pipeline.synthesis.synthesizer import MediaLoader
 from data_pipeline.synthesis.templates import FURTHER
-from pixel_reasoner_jax.operations import Call, parse_call
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, parse_call
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rewards.answers import accepted, clean
 from pixel_reasoner_jax.trajectory import OperationRecord
@@ -70,6 +70,46 @@ def check_trajectory(draft: Draft, seed: Seed, media: MediaLoader) -> None:
     calls = _check_calls(draft, turns)
     _check_loss(draft, turns)
     _check_observations(draft, seed, calls, media)
+
+
+def check_sampled(draft: Draft, seed: Seed, media: MediaLoader, registry: Registry) -> None:
+    """Checks a trajectory that a model sampled, whose answer is known to be right.
+
+    Args:
+      draft: the trajectory.
+      seed: the seed that it answers.
+      media: loads the raw images and videos.
+      registry: the operations that the model could call: they are executed again.
+
+    Raises:
+      CheckError: for the first fault that is found.
+    """
+    turns = _turns(draft)
+    _check_text(draft, turns)
+    _check_no_leak(draft, turns)
+    if len(turns) != len(draft.operations) + 1 or registry.parse(turns[-1]) is not None:
+        raise CheckError("operation", f"{len(draft.operations)} operations in {len(turns)} turns")
+    images = [media.load_image(image) for image in seed.images]
+    frames = None if seed.video is None else media.load_video(seed.video, seed.fps).frames
+    state = MediaState.from_query(images=images, video_frames=frames)
+    for number, record in enumerate(draft.operations):
+        if not record.succeeded:
+            raise CheckError("operation", f"operation {number + 1} failed: {record.error}")
+        call = registry.parse(turns[number])
+        if not isinstance(call, Call) or (call.name, call.arguments, number) != (
+            record.name,
+            record.arguments,
+            record.turn,
+        ):
+            raise CheckError("operation", f"operation {number + 1} is not the one that was asked for")
+        try:
+            expected = registry.execute(call, state).images
+        except OperationError as error:
+            raise CheckError("operation", f"operation {number + 1} fails when it is repeated: {error}") from None
+        items = draft.messages[2 * number + 3]["content"]
+        shown = [media.load_image(item["image"]) for item in items if item["type"] == "image"]
+        if len(shown) != len(expected) or not all(map(_same, shown, expected)):
+            raise CheckError("observation", f"operation {number + 1} does not show what it returns when it is repeated")
 
 
 def _turns(draft: Draft) -> list[str]:

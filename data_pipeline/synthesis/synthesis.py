@@ -23,14 +23,16 @@ from PIL import Image
 
 from data_pipeline.draft import Draft
 from data_pipeline.records.media import encode_png
+from data_pipeline.seed import Seed
 from data_pipeline.sources import SeedSource, SourceError
 from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
 from data_pipeline.synthesis.checks import CheckError, check_trajectory
 from data_pipeline.synthesis.duplicates import DuplicateFilter, Fingerprint, fingerprint
+from data_pipeline.synthesis.policy_sampler import PolicySampler
 from data_pipeline.synthesis.store import SynthesisStore
 from data_pipeline.synthesis.summary import SynthesisSummary, read_settings, read_summary
 from data_pipeline.synthesis.synthesizer import PROPOSED_BOX, MediaLoader, SynthesisError, Synthesizer
-from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX, check_mix
+from data_pipeline.synthesis.templates import IMAGE_MIX, SAMPLED_MIX, VIDEO_MIX, check_mix
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry
@@ -54,7 +56,7 @@ class SynthesisSettings:
       count: trajectories to make.
       seed: of all random choices.
       padding: of the crop operation, as a share of the image.
-      image_mix, video_mix: the share of every kind of trajectory; normalized.
+      image_mix, video_mix: the share of every kind of trajectory; normalized. Both `SAMPLED_MIX` for a `PolicySampler`.
       captioner: plain values that determine what the captioner writes.
       shard_size: seeds in a batch, whose trajectories become one shard.
 
@@ -78,8 +80,14 @@ class SynthesisSettings:
             raise UserError(f"a seed is 0 or more, got {self.seed}")
         if not self.sources:
             raise UserError("a synthesis needs at least one source")
-        for mix in (self.image_mix, self.video_mix):
-            check_mix(mix)
+        if not self.sampled:
+            for mix in (self.image_mix, self.video_mix):
+                check_mix(mix)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a model of ours is sampled, in place of templates."""
+        return self.image_mix == self.video_mix == SAMPLED_MIX
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values, in which a source is its number of entries."""
@@ -97,7 +105,7 @@ class Synthesis:
 
     Args:
       settings: what to make.
-      captioner: creates the captioner of one seed; called from any thread.
+      captioner: creates the captioner of one seed, called from any thread; or a sampler, which answers all of a batch.
       media: loads media and tells sizes.
       directory: of the data set; a synthesis with the same settings, or a smaller count, is continued.
       workers: threads that read, write and check.
@@ -106,13 +114,15 @@ class Synthesis:
     def __init__(
         self,
         settings: SynthesisSettings,
-        captioner: Callable[[], Captioner],
+        captioner: Callable[[], Captioner] | PolicySampler,
         media: MediaLoader,
         directory: str | os.PathLike,
         workers: int = 1,
     ):
         if workers < 1:
             raise UserError(f"workers must be at least 1, got {workers}")
+        if settings.sampled != isinstance(captioner, PolicySampler):
+            raise UserError("SAMPLED_MIX is for a PolicySampler, which takes no other mix")
         self._settings, self._captioner, self._media, self._workers = settings, captioner, media, workers
         self._names = list(settings.sources)
         self._sources = [settings.sources[name] for name in self._names]
@@ -218,7 +228,8 @@ class Synthesis:
                 found = self._rejection(index, "duplicate", repeats, found.id)
             rejected.append(found)
         shown = dataclasses.replace(before)
-        for index, made in zip(chosen, _map_in_order(pool, self._synthesize, chosen), strict=True):
+        results = self._sample(chosen) if self._settings.sampled else _map_in_order(pool, self._synthesize, chosen)
+        for index, made in zip(chosen, results, strict=True):
             spend += made.spend
             impossible.update(made.impossible)
             if made.rejection is not None:
@@ -278,6 +289,26 @@ class Synthesis:
             rejection = self._rejection(index, reason, fault, seed and seed.id)
             return _SeedResult(captioner.spend, synthesizer.impossible, rejection=rejection)
         return _SeedResult(captioner.spend, synthesizer.impossible, _encoded(draft))
+
+    def _sample(self, indices: Sequence[SeedIndex]) -> Iterator[_SeedResult]:
+        """The trajectories of seeds by rejection sampling, in order, or their rejections."""
+        seeds: list[Seed | dict[str, Any]] = []
+        for index in indices:
+            try:
+                seeds.append(self._sources[index[0]][index[1]])
+            except (SourceError, MediaError) as error:  # it was there a moment ago
+                seeds.append(self._rejection(index, "unreadable", error))
+        outcomes = self._captioner.sample([seed for seed in seeds if isinstance(seed, Seed)], self._settings.seed)
+        for index, seed in zip(indices, seeds, strict=True):
+            if not isinstance(seed, Seed):
+                yield _SeedResult(Spend(), {}, rejection=seed)
+                continue
+            outcome = next(outcomes)
+            if isinstance(outcome, Draft):
+                yield _SeedResult(Spend(), {}, _encoded(outcome))
+            else:
+                rejection = self._rejection(index, outcome.reason, outcome, seed.id)
+                yield _SeedResult(Spend(), {}, rejection=rejection)
 
     def _rejection(self, index: SeedIndex, reason: str, message: object, seed: str | None = None) -> dict[str, Any]:
         return {

@@ -35,6 +35,10 @@ VIDEO_MIX: Mapping[str, float] = {
 }
 """The paper's shares for videos."""
 
+SAMPLED = "sampled"
+SAMPLED_MIX: Mapping[str, float] = {SAMPLED: 1.0}
+"""In place of both mixes where a model of ours is sampled, and not a template filled in."""
+
 FURTHER = 4.0
 """The first crop of a further zoom has at least so many times the pixels of the second one, both as returned."""
 

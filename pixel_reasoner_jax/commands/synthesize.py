@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from data_pipeline.sources import open_source
+from data_pipeline.sources import SeedSource, open_source
 from data_pipeline.synthesis.captioner import Captioner, TemplateCaptioner
 from data_pipeline.synthesis.contact_sheet import contact_sheet
 from data_pipeline.synthesis.endpoint import Endpoint, EndpointSettings
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
 from data_pipeline.synthesis.phrases import PHRASES
+from data_pipeline.synthesis.policy_sampler import PolicySampler
 from data_pipeline.synthesis.synthesis import (
     REJECTED_FILE,
     SUMMARY_FILE,
@@ -28,16 +29,19 @@ from data_pipeline.synthesis.synthesis import (
     SynthesisSummary,
 )
 from data_pipeline.synthesis.synthesizer import BudgetMediaLoader
-from data_pipeline.synthesis.templates import IMAGE_MIX, TEMPLATES, VIDEO_MIX
+from data_pipeline.synthesis.templates import IMAGE_MIX, SAMPLED, SAMPLED_MIX, TEMPLATES, VIDEO_MIX
 from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.report.text import plain_table, printable
+from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 
 SHEET = "contact_sheet.html"
 LOCK = ".synthesis.lock"
+
+_Prepared = tuple[SynthesisSettings, Callable[[], Captioner] | PolicySampler, BudgetMediaLoader, Endpoint | None]
 
 NAMED = 20
 """The most seeds that the printed summary names; the file of rejections names all."""
@@ -50,21 +54,9 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
       UserError: options that fit no synthesis, a source that cannot be read, a folder that holds another data set, an
         endpoint that cannot be used.
     """
-    if args.model:
-        check_is_no_run(args.model)
-    media = BudgetMediaLoader(Processor.from_pretrained(args.model).budgets if args.model else Budgets())
     sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
-    captioner, decides, endpoint = _captioner(args, media)
-    settings = SynthesisSettings(
-        sources=sources,
-        count=args.count,
-        seed=args.seed,
-        padding=args.padding,
-        image_mix=_mix(args.image_mix, IMAGE_MIX),
-        video_mix=_mix(args.video_mix, VIDEO_MIX),
-        captioner={**decides, "budgets": dataclasses.asdict(media.budgets)},
-        shard_size=args.shard_size,
-    )
+    prepare = _sampled if args.captioner.startswith("model:") else _written
+    settings, captioner, media, endpoint = prepare(args, sources)
     out = as_path(args.out)
     held = _held(out)
     try:
@@ -90,7 +82,7 @@ def report(summary: SynthesisSummary, settings: SynthesisSettings) -> str:
     """The tables: kinds of trajectory, sources, and what was put aside."""
     wanted = _wanted(summary, settings)
     rows = [["", "trajectories", "share", "wanted", "impossible"]]
-    for kind in [kind for kind in TEMPLATES if kind in _drawn(settings)]:
+    for kind in [kind for kind in (*TEMPLATES, SAMPLED) if kind in _drawn(settings)]:
         made, share = summary.kinds[kind], summary.kinds[kind] / summary.count
         rows.append([kind, f"{made:,}", f"{share:.1%}", f"{wanted[kind]:.1%}", f"{summary.impossible[kind]:,}"])
     tables = [plain_table([*rows, ["all", f"{summary.count:,}", "", "", f"{summary.impossible.total():,}"]])]
@@ -118,6 +110,55 @@ def _mix(asked: Mapping[str, float] | None, default: Mapping[str, float]) -> Map
     if unknown := sorted(set(asked or ()) - set(TEMPLATES)):
         raise UserError(f"unknown kind {unknown[0]!r} of trajectory; there are {', '.join(TEMPLATES)}")
     return asked or default
+
+
+def _written(args: argparse.Namespace, sources: Mapping[str, SeedSource]) -> _Prepared:
+    """A synthesis whose trajectories are templates, with text by a captioner."""
+    if args.model:
+        check_is_no_run(args.model)
+    media = BudgetMediaLoader(Processor.from_pretrained(args.model).budgets if args.model else Budgets())
+    captioner, decides, endpoint = _captioner(args, media)
+    settings = SynthesisSettings(
+        sources=sources,
+        count=args.count,
+        seed=args.seed,
+        padding=args.padding,
+        image_mix=_mix(args.image_mix, IMAGE_MIX),
+        video_mix=_mix(args.video_mix, VIDEO_MIX),
+        captioner={**decides, "budgets": dataclasses.asdict(media.budgets)},
+        shard_size=args.shard_size,
+    )
+    return settings, captioner, media, endpoint
+
+
+def _sampled(args: argparse.Namespace, sources: Mapping[str, SeedSource]) -> _Prepared:
+    """A synthesis whose trajectories a model of ours writes, with its own operations, padding and budgets."""
+    for name in ("model", "image_mix", "video_mix"):
+        if getattr(args, name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is for templates; with --captioner {args.captioner} the model decides"
+            )
+    directory = args.captioner.removeprefix("model:")
+    policy = load_policy(directory, dtype=args.dtype)
+    sampler = PolicySampler(policy, args.samples, args.temperature)
+    media = BudgetMediaLoader(policy.processor.budgets)
+    settings = SynthesisSettings(
+        sources=sources,
+        count=args.count,
+        seed=args.seed,
+        padding=PolicySettings.load(directory).padding,
+        image_mix=SAMPLED_MIX,
+        video_mix=SAMPLED_MIX,
+        captioner={
+            "kind": "model",
+            "directory": directory,
+            "samples": args.samples,
+            "temperature": args.temperature,
+            "budgets": dataclasses.asdict(media.budgets),
+        },
+        shard_size=args.shard_size,
+    )
+    return settings, sampler, media, None
 
 
 def _captioner(

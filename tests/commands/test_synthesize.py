@@ -9,9 +9,12 @@ from data_pipeline.records import RecordSource
 from data_pipeline.sources import SOURCE_KINDS
 from data_pipeline.synthesis.synthesis import Synthesis
 from pixel_reasoner_jax.commands import cli
+from pixel_reasoner_jax.commands import synthesize as synthesize_command
+from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.report.images import data_uri
 from tests.data_pipeline.synthesis.chat_server import pictures, said
 from tests.data_pipeline.synthesis.seeds import encoded, picture
+from tests.data_pipeline.synthesis.test_policy_sampler import GOOD, ScriptedPolicy
 
 
 @pytest.fixture
@@ -134,6 +137,31 @@ def test_photos_get_questions_and_boxes_and_those_not_kept_are_named(server, see
     assert summary["count"] == 2 and sorted(summary["unconfirmed"]) == ["photos-000001", "photos-000003"]
 
 
+def test_a_model_of_ours_is_sampled(world_directory, tmp_path, capsys, monkeypatch):
+    processor = Processor.from_pretrained(world_directory)
+    scripts = {f"photos-{number:06d}": [("\\boxed{dog}",), (GOOD[0], "\\boxed{cat}")] for number in range(3)}
+    scripts["photos-000001"][1] = ("\\boxed{cat}",)
+    lines = []
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encoded(picture(number)))
+        lines.append(json.dumps({"image": f"{number}.png", "question": f"What is {number}?", "answer": "cat"}))
+    (tmp_path / "photos.jsonl").write_text("\n".join(lines))
+    loaded = []
+
+    def load(directory, dtype):
+        loaded.append((directory, dtype))
+        return ScriptedPolicy(processor, scripts)
+
+    monkeypatch.setattr(synthesize_command, "load_policy", load)
+    argv = ("--source", f"jsonl:{tmp_path / 'photos.jsonl'}", "--count", 3, "--out", tmp_path / "out", "--samples", 2)
+    status, text, err = synthesize(capsys, *argv, "--captioner", f"model:{world_directory}", "--dtype", "bfloat16")
+    assert status == 0, err
+    assert loaded == [(str(world_directory), "bfloat16")]
+    assert re.search(r"^sampled +2 +100.0% +100.0% +0$", text, re.MULTILINE)
+    assert re.search(r"^unsolved +1$", text, re.MULTILINE)
+    assert (tmp_path / "out" / "contact_sheet.html").read_text().count("<article") == 2
+
+
 def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
     argv = ("--source", seeds, "--count", 2, "--out", tmp_path / "out")
     inner = []
@@ -172,6 +200,18 @@ def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
         (
             ("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai", "--prices", "nan,1"),
             "prompt price must be 0 or more",
+        ),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "gpt"),
+            "none of template, openai and model:DIR",
+        ),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "model:gone"),
+            "gone: no such model directory",
+        ),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "model:gone", "--image-mix", "text_only=1"),
+            "--image-mix is for templates; with --captioner model:gone the model decides",
         ),
         (("--source", "pixel-search:sft"), "--count"),
     ],
