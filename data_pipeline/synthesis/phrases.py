@@ -10,17 +10,17 @@ from collections.abc import Mapping
 
 PHRASES: Mapping[str, tuple[str, ...]] = {
     "overview": (
-        "The detail that the question asks about is too small to be seen clearly.",
-        "From the whole view alone I cannot be sure of the answer.",
-        "I have an overview now, but what the question asks about cannot be made out well enough.",
-        "The whole view tells where things are, not the detail that is asked for.",
-        "What matters for the question takes up little of what I see.",
+        "The question is about a detail, which I want to see clearly before I answer.",
+        "From the whole view alone I would not be sure of the answer.",
+        "I have an overview now, and the answer depends on a detail of it.",
+        "The whole view tells where things are; the detail that is asked for deserves a closer look.",
+        "Only part of what I see matters for the question.",
         "To answer reliably, I should examine the relevant detail and not guess from the overview.",
-        "At this scale the relevant detail stays vague.",
-        "The question is about a detail, and a glance at everything does not settle it.",
+        "Before I answer, I check the relevant detail.",
+        "The question is about a detail, and I do not want to settle it by a glance at everything.",
         "I would rather verify this detail than rely on a first impression.",
-        "Seen as a whole, this does not let me read off the answer with confidence.",
-        "Too little of the relevant detail can be recognized so far.",
+        "I could answer from a first impression, but I prefer to be certain.",
+        "It is worth examining what the question asks about.",
         "The answer depends on something that deserves a closer look.",
     ),
     "subject": (

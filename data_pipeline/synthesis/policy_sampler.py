@@ -77,9 +77,12 @@ class PolicySampler:
 
     def _choose(self, seed: Seed, group: list[Trajectory]) -> Draft | CaptionError:
         group.sort(key=lambda trajectory: trajectory.sample)
+        unchecked = self._pool.unchecked
         scores = score_trajectories(group, self._pool)
         right = [trajectory for trajectory, score in zip(group, scores, strict=True) if score == 1]
         problem = f"none of {len(group)} answers is right"
+        if unchecked := self._pool.unchecked - unchecked:
+            problem += f"; {unchecked} could not be compared"
         for trajectory in right:
             try:
                 if trajectory.ended != Ended.ANSWER or not trajectory.operations:

@@ -81,6 +81,7 @@ def read_settings(path: Any) -> dict[str, Any] | None:
 def read_summary(path: Any) -> SynthesisSummary:
     """The counts in the summary of a finished synthesis."""
     fields = json.loads(path.read_text(encoding="utf-8"))
-    del fields["settings"], fields["shares"]
+    for derived in ("settings", "shares"):
+        fields.pop(derived, None)
     counters = {name: collections.Counter(value) for name, value in fields.items() if isinstance(value, dict)}
     return SynthesisSummary(**{**fields, **counters, "spend": Spend(**fields["spend"])})

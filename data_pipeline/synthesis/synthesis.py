@@ -149,11 +149,11 @@ class Synthesis:
         if unfinished is None or before is not None and unfinished["count"] <= before["count"]:
             store.clear()  # or a later extension would take what a killed run left there for its own
             unfinished = None
-        summary = SynthesisSummary() if before is None else read_summary(finished)
         if before == self._settings.to_json():
-            return summary
+            return read_summary(finished)
         for settings in filter(None, (before, unfinished)):
             _check_settings(settings, self._settings, self._directory)
+        summary = SynthesisSummary() if before is None else read_summary(finished)
         store.save_json(SETTINGS_FILE, self._settings.to_json())
         indices = round_robin([len(source) for source in self._sources], self._settings.seed)
         pool = Workers(self._workers)
