@@ -47,6 +47,7 @@ WORLD_PHRASES = {
     Passage.OVERVIEW: "",
     Passage.SUBJECT: f"the {LABEL}",
     Passage.MISTAKE: "It is not here.",
+    Passage.TOO_SMALL: "It is too small.",
     Passage.EVIDENCE: "",
     Passage.REASONING: "",
 }

@@ -29,9 +29,12 @@ class Seed:
         for a video.
       video: anything `Processor.load_video` takes; None for images.
       fps: for a video given as a list of frames, how many of them make a second; None for the processor's default.
-      cue: the evidence: a normalized box of the first image, or 1-based frame indices of the video.
+      cue: the evidence: a normalized box of the first image, or 1-based frame indices of the video; empty where it is
+        not known, and a captioner is to find it.
       window: for a video, the start and end of the evidence in seconds; the sampled frames within become the cue.
       candidates: other boxes worth a look; a wrong box is taken from them where there are any.
+      text_height: of the text that is the evidence, the height of its lines as a share of the image's height; None
+        if the evidence is no text or the height is not known.
       attributes: what else the source knows (plain values only; stored with the trajectory).
     """
 
@@ -44,6 +47,7 @@ class Seed:
     cue: NormalizedBox | tuple[int, ...] = (0.0, 0.0, 1.0, 1.0)
     window: tuple[float, float] | None = None
     candidates: tuple[NormalizedBox, ...] = ()
+    text_height: float | None = None
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

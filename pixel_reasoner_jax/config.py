@@ -59,7 +59,7 @@ was trained so far depend on them."""
 EARLIER = {"model.position_rule": "transformers", "operations.box_rule": "raw", "rewards.rules": "release"}
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""
-SECTIONS = {"rl": ("rollout", "rewards", "curiosity", "grpo")}  # sections that only the configs of this command have
+SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have
 INSTALLED = PACKAGE / "configs"
 CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"  # the latter in a checkout
 

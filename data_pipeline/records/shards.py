@@ -45,24 +45,28 @@ class RecordShards:
     complete, and `is_finished` then tells every process so. When all are finished, one process calls `finish`.
 
     Args:
-      directory: created if missing; must not hold a complete data set.
+      directory: created if missing; must not hold a complete data set, unless that is to be extended.
       kind: one of `RECORD_KINDS`.
+      extend: add shards to the data set that the folder holds, if it does; its own stay as they are.
 
     Raises:
       UserError: an unknown kind, or the folder holds a data set already.
     """
 
-    def __init__(self, directory: str | os.PathLike, kind: str):
+    def __init__(self, directory: str | os.PathLike, kind: str, extend: bool = False):
         if kind not in RECORD_KINDS:
             raise UserError(f"unknown kind of record {kind!r}, expected one of {RECORD_KINDS}")
         self.directory, self.kind = as_path(directory), kind
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._kept: list[dict[str, Any]] = []
         if (self.directory / DATASET_INFO).exists():
-            raise UserError(f"{self.directory} already holds a data set; remove it or choose another folder")
+            if not extend:
+                raise UserError(f"{self.directory} already holds a data set; remove it or choose another folder")
+            self._kept = read_description(self.directory)["shards"]
 
     def is_finished(self, number: int) -> bool:
         """Whether shard `number`, counted from 0, was written completely."""
-        return self._note(number).exists()
+        return number < len(self._kept) or self._note(number).exists()
 
     def write(self, number: int, records: Iterable[Any]) -> None:
         """Writes a shard, replacing an older one; if `records` raises, no shard is left.
@@ -81,7 +85,13 @@ class RecordShards:
         shard.close()
 
     def open(self, number: int) -> ShardWriter:
-        """Begins a shard that is written record by record."""
+        """Begins a shard that is written record by record.
+
+        Raises:
+          UserError: the data set that is extended has this shard.
+        """
+        if number < len(self._kept):
+            raise UserError(f"shard {number} belongs to the data set in {self.directory}, which is only extended")
         self._note(number).unlink(missing_ok=True)
         return ShardWriter(self.directory / shard_name(self.kind, number), self.kind, self._note(number))
 
@@ -99,7 +109,8 @@ class RecordShards:
                 raise RecordError(
                     f"shard {number} of {count} in {self.directory} was not written: the data set is not complete"
                 )
-        shards = [json.loads(self._note(number).read_text()) for number in range(count)]
+        written = range(len(self._kept), count)
+        shards = [*self._kept, *(json.loads(self._note(number).read_text()) for number in written)]
         description = {
             "schema": SCHEMA,
             "kind": self.kind,
@@ -109,7 +120,7 @@ class RecordShards:
         }
         write_text(self.directory / DESCRIPTION, json.dumps(description, indent=1) + "\n")
         self._write_tfds(shards)
-        for number in range(count):
+        for number in written:
             self._note(number).unlink()
         return description
 

@@ -128,6 +128,21 @@ class SourceEntry:
             left, top, right, bottom = left / width, top / height, right / width, bottom / height
         return self.inside(name, (left, top, right, bottom))
 
+    def height(self, name: str, image_height: float) -> float | None:
+        """The height of text as a share of the image's height, None if the field is missing; above 1 it is in pixels.
+
+        Args:
+          name: of the field.
+          image_height: of the image, in the pixels that the field counts.
+        """
+        value = self.get(name, (int, float), None)
+        if value is None:
+            return None
+        share = value if value <= 1 else value / image_height
+        if not 0 < share <= 1:
+            raise self.error(f"{name!r} is {value}, expected a height within the image")
+        return share
+
     def inside(self, name: str, box: NormalizedBox) -> NormalizedBox:
         """The part of a normalized box that lies inside the image."""
         left, top, right, bottom = (min(max(value, 0.0), 1.0) for value in box)

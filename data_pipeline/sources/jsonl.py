@@ -10,9 +10,10 @@
 | `image` or `images` | a file, or a list of which the first has the evidence; relative paths start at the JSONL's folder |
 | `video` | a video file, or a list of frame files with their `fps` |
 | `question`, `answer` | the answer a text, a number or a list of those that are accepted; both may be left out where the captioner can ask for itself |
-| `box` | [left, top, right, bottom] of the evidence, in pixels of the upright image, or shares if no number is above 1 |
+| `box` | [left, top, right, bottom] of the evidence, in pixels of the upright image, or shares if no number is above 1; may be left out where the captioner can find it for itself |
+| `text_height` | height of a line of the evidence's text, in pixels or as a share; where it can be read in the whole image, an answer without any operation is honest |
 | `candidates` | other boxes worth a look, in the same form; wrong crops are then taken from them |
-| `window` | [start, end] of the evidence in seconds, in place of `frames` |
+| `window` | [start, end] of the evidence in seconds, in place of `frames`; both may be left out where a model of ours is sampled |
 | `frames` | numbers, from 1, of the frames with the evidence, among those that are sampled from the video |
 | `attributes` | an object of what else is known; goes with the trajectory, and fills the template captioner's phrases |
 """  # noqa: E501  a table row is one line
@@ -55,7 +56,8 @@ def _video(entry: SourceEntry) -> dict:
     else:
         video = {"video": str(entry.path("video"))}
     if "frames" not in entry.value:
-        return video | {"window": tuple(entry.numbers("window", 2))}
+        known = entry.value.get("window") is not None
+        return video | ({"window": tuple(entry.numbers("window", 2))} if known else {"cue": ()})
     numbers = entry.numbers("frames")
     if not numbers or not all(number >= 1 and number == int(number) for number in numbers):
         raise entry.error(f"'frames' are {numbers}, expected numbers from 1")
@@ -69,8 +71,9 @@ def _images(entry: SourceEntry) -> dict:
     others = [entry.box("candidates", size, box) for box in entry.get("candidates", list, [])]
     return {
         "images": tuple(data for data, _ in images),
-        "cue": entry.box("box", size),
+        "cue": entry.box("box", size) if entry.value.get("box") is not None else (),
         "candidates": tuple(others),
+        "text_height": entry.height("text_height", size[1]),
     }
 
 

@@ -59,12 +59,12 @@ class ReadableImages(Sequence):
         data, size = entry.image(path)
         answers = _accepted(entry)
         words = self._words(entry, path.stem)
-        found = {answer: box for answer in answers if (box := _box_of(answer, words)) is not None}
+        found = {answer: boxes for answer in answers if (boxes := _boxes_of(answer, words))}
         if not found:
             raise entry.error(
                 f"none of its answers ({', '.join(answers[:3])}) is written on {path}, as far as OCR says"
             )
-        legible, cue = next(iter(found.items()))
+        legible, boxes = next(iter(found.items()))
         answers = [legible, *(answer for answer in answers if answer != legible)]
         number = entry.value.get("question_id", entry.value.get("questionId", f"{index:06d}"))
         return Seed(
@@ -72,7 +72,8 @@ class ReadableImages(Sequence):
             question=entry.text("question"),
             answer=answers[0] if len(answers) == 1 else answers,
             images=(data,),
-            cue=entry.inside("answers", cue),
+            cue=entry.inside("answers", _around(boxes)),
+            text_height=min(bottom - top for _, top, _, bottom in boxes),
             attributes={"image": name, "image_size": list(size)},
         )
 
@@ -117,8 +118,8 @@ def _accepted(entry: SourceEntry) -> list[str]:
     return [answer for answer, _ in votes]
 
 
-def _box_of(answer: str, words: list[Word]) -> NormalizedBox | None:
-    """The box, with a margin, around the first consecutive words that read as the answer; None if there are none."""
+def _boxes_of(answer: str, words: list[Word]) -> list[NormalizedBox]:
+    """The boxes of the first consecutive words that read as the answer; empty if there are none."""
     wanted = _plain(answer)
     texts = [_plain(text) for text, _ in words]
     for first in range(len(words)):
@@ -128,11 +129,12 @@ def _box_of(answer: str, words: list[Word]) -> NormalizedBox | None:
             if not wanted.startswith(text):
                 break
             if text == wanted and wanted:
-                return _around([box for _, box in words[first : last + 1]])
-    return None
+                return [box for _, box in words[first : last + 1]]
+    return []
 
 
 def _around(boxes: list[NormalizedBox]) -> NormalizedBox:
+    """The box, with a margin, around words."""
     margin = MARGIN * max(bottom - top for _, top, _, bottom in boxes)
     left, top, right, bottom = (
         pick(column) for pick, column in zip((min, min, max, max), zip(*boxes, strict=True), strict=True)

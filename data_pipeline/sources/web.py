@@ -9,7 +9,8 @@ A file of JSON lines, one page a line; boxes are [x, y, width, height] in CSS pi
                    {"question": "Who wrote it?", "answer": "Ada", "box": [24, 96, 60, 18]}]}
 
 `scale` is the number of the screenshot's pixels to a CSS pixel, 1 unless given. Every question is a seed; its evidence
-is its own `box`, or that of the `element` with this index. Wrong crops show other elements. A page without `questions`
+is its own `box`, or that of the `element` with this index. The one that has the box may have a `text_height`, that of a
+line, which tells whether it can be read without zooming. Wrong crops show other elements. A page without `questions`
 gives one seed, for which the captioner asks about the element with the longest text.
 """
 
@@ -53,9 +54,10 @@ class WebPages(Sequence):
         if questions:
             asked = questions[number]
             fields = {"question": asked.text("question"), "answer": asked.answer()}
-            cue = _cue(entry, asked, boxes, size)
+            about, cue = _evidence(entry, asked, elements, boxes, size)
         elif elements:
-            cue = boxes[max(range(len(boxes)), key=lambda at: (len(elements[at].get("text", str, "")), -at))]
+            longest = max(range(len(boxes)), key=lambda at: (len(elements[at].get("text", str, "")), -at))
+            about, cue = elements[longest], boxes[longest]
         else:
             raise entry.error("it has neither 'questions' nor 'elements'")
         return Seed(
@@ -63,6 +65,7 @@ class WebPages(Sequence):
             images=(data,),
             cue=cue,
             candidates=tuple(box for box in boxes if box != cue and _worth_a_look(box)),
+            text_height=about.height("text_height", size[1] / _scale(entry)),
             attributes={"url": entry.get("url", str, "")},
             **fields,
         )
@@ -73,22 +76,35 @@ def _parts(entry: SourceEntry, name: str, one: str) -> list[SourceEntry]:
     return [entry.part(value, f"{one} {number}") for number, value in enumerate(values)]
 
 
-def _cue(entry: SourceEntry, asked: SourceEntry, boxes: list[NormalizedBox], size: tuple[int, int]) -> NormalizedBox:
+def _evidence(
+    entry: SourceEntry,
+    asked: SourceEntry,
+    elements: list[SourceEntry],
+    boxes: list[NormalizedBox],
+    size: tuple[int, int],
+) -> tuple[SourceEntry, NormalizedBox]:
+    """What the answer is in, the question itself or an element, and its box."""
     if asked.value.get("box") is not None:
-        return _page_box(asked, entry, size)
+        return asked, _page_box(asked, entry, size)
     element = asked.get("element", int)
     if not 0 <= element < len(boxes):
         raise asked.error(f"there is no element {element} among {len(boxes)}")
-    return boxes[element]
+    return elements[element], boxes[element]
 
 
 def _page_box(part: SourceEntry, page: SourceEntry, size: tuple[int, int]) -> NormalizedBox:
     """A box in CSS pixels, normalized by the screenshot's size."""
+    scale = _scale(page)
+    x, y, width, height = (value * scale for value in part.numbers("box", 4))
+    return part.inside("box", (x / size[0], y / size[1], (x + width) / size[0], (y + height) / size[1]))
+
+
+def _scale(page: SourceEntry) -> float:
+    """The screenshot's pixels to a CSS pixel."""
     scale = page.get("scale", (int, float), 1)
     if scale <= 0:
         raise page.error(f"'scale' is {scale}")
-    x, y, width, height = (value * scale for value in part.numbers("box", 4))
-    return part.inside("box", (x / size[0], y / size[1], (x + width) / size[0], (y + height) / size[1]))
+    return scale
 
 
 def _worth_a_look(box: NormalizedBox) -> bool:

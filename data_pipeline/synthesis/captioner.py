@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from data_pipeline.seed import Seed
+from data_pipeline.synthesis.phrases import PHRASES
 from pixel_reasoner_jax.errors import UserError
 
 
 class CaptionError(UserError):
-    """A text for a seed cannot be written, or must not be used; the message says why."""
+    """A text for a seed cannot be written, or must not be used; the message says why.
+
+    Attributes:
+      reason: the kind of failure in a word, by which rejections are counted.
+    """
+
+    reason = "caption"
+
+
+class UnconfirmedBoxError(CaptionError):
+    """No proposed box was kept: none of their crops alone lets the captioner answer."""
+
+    reason = "unconfirmed"
 
 
 class Passage(enum.StrEnum):
@@ -21,6 +35,7 @@ class Passage(enum.StrEnum):
     OVERVIEW = "overview"  # what the whole input shows, before any operation
     SUBJECT = "subject"  # what to look at, as it follows "look clearer at"
     MISTAKE = "mistake"  # what a wrong operation returned, and that it is not what was sought
+    TOO_SMALL = "too_small"  # what too wide a crop shows, and that the detail is in it, but still too small
     EVIDENCE = "evidence"  # what the right operation shows
     REASONING = "reasoning"  # the way to the answer without any operation
 
@@ -65,6 +80,15 @@ class Captioner(Protocol):
         """
         ...
 
+    def add_cue(self, seed: Seed) -> Seed:
+        """A seed without a cue, with the box of its evidence added; and with a question and an answer if it has none.
+
+        Raises:
+          CaptionError: it cannot find one. As `UnconfirmedBoxError`, a box was found, but its crop alone does not
+            let the captioner answer.
+        """
+        ...
+
     def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
         """A passage, without surrounding white space; empty if there is nothing to say.
 
@@ -79,32 +103,35 @@ class Captioner(Protocol):
         ...
 
 
-PHRASES: Mapping[Passage, str] = {
-    Passage.OVERVIEW: "The detail that the question asks about is too small to be seen clearly.",
-    Passage.SUBJECT: "the relevant part",
-    Passage.MISTAKE: "This does not show what the question asks about.",
-    Passage.EVIDENCE: "This shows what the question asks about.",
-    Passage.REASONING: "It can be seen without looking closer.",
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class TemplateCaptioner:
     """Writes fixed phrases, with `{name}` filled in from the seed's attributes; deterministic, without a network.
 
     Attributes:
-      phrases: for every passage, `str.format` text.
+      phrases: for every passage, `str.format` text, or several of which one is chosen for each seed and target.
+      seed: of the choice.
       spend: always nothing.
     """
 
-    phrases: Mapping[Passage, str] = dataclasses.field(default_factory=lambda: PHRASES)
+    phrases: Mapping[str, str | Sequence[str]] = dataclasses.field(default_factory=lambda: PHRASES)
+    seed: int = 0
     spend: Spend = Spend()
 
     def add_question(self, seed: Seed) -> Seed:
         raise CaptionError("it has no question, and only a captioner that sees can ask one")
 
+    def add_cue(self, seed: Seed) -> Seed:
+        raise CaptionError("it does not say where its evidence is, and only a captioner that sees can find it")
+
     def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
         try:
-            return self.phrases[passage].format(**seed.attributes)
+            return self._phrase(seed, passage, target).format(**seed.attributes)
         except KeyError as error:
             raise UserError(f"seed {seed.id}: no {error} to write its {passage} passage with") from None
+
+    def _phrase(self, seed: Seed, passage: Passage, target: tuple) -> str:
+        variants = self.phrases[passage]
+        if isinstance(variants, str):
+            return variants
+        key = repr((self.seed, seed.id, str(passage), target)).encode("utf-8", "replace")
+        return variants[int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % len(variants)]

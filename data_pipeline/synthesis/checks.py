@@ -17,9 +17,11 @@ from PIL import Image
 
 from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
+from data_pipeline.synthesis.legibility import is_legible
 from data_pipeline.synthesis.prose import find_flaw
 from data_pipeline.synthesis.synthesizer import MediaLoader
-from pixel_reasoner_jax.operations import Call, parse_call
+from data_pipeline.synthesis.templates import FURTHER
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, parse_call
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rewards.answers import accepted, clean
 from pixel_reasoner_jax.trajectory import OperationRecord
@@ -68,6 +70,46 @@ def check_trajectory(draft: Draft, seed: Seed, media: MediaLoader) -> None:
     calls = _check_calls(draft, turns)
     _check_loss(draft, turns)
     _check_observations(draft, seed, calls, media)
+
+
+def check_sampled(draft: Draft, seed: Seed, media: MediaLoader, registry: Registry) -> None:
+    """Checks a trajectory that a model sampled, whose answer is known to be right.
+
+    Args:
+      draft: the trajectory.
+      seed: the seed that it answers.
+      media: loads the raw images and videos.
+      registry: the operations that the model could call: they are executed again.
+
+    Raises:
+      CheckError: for the first fault that is found.
+    """
+    turns = _turns(draft)
+    _check_text(draft, turns)
+    _check_no_leak(draft, turns)
+    if len(turns) != len(draft.operations) + 1 or registry.parse(turns[-1]) is not None:
+        raise CheckError("operation", f"{len(draft.operations)} operations in {len(turns)} turns")
+    images = [media.load_image(image) for image in seed.images]
+    frames = None if seed.video is None else media.load_video(seed.video, seed.fps).frames
+    state = MediaState.from_query(images=images, video_frames=frames, resized=media.resized)
+    for number, record in enumerate(draft.operations):
+        if not record.succeeded:
+            raise CheckError("operation", f"operation {number + 1} failed: {record.error}")
+        call = registry.parse(turns[number])
+        if not isinstance(call, Call) or (call.name, call.arguments, number) != (
+            record.name,
+            record.arguments,
+            record.turn,
+        ):
+            raise CheckError("operation", f"operation {number + 1} is not the one that was asked for")
+        try:
+            expected = registry.execute(call, state).images
+        except OperationError as error:
+            raise CheckError("operation", f"operation {number + 1} fails when it is repeated: {error}") from None
+        items = draft.messages[2 * number + 3]["content"]
+        shown = [media.load_image(item["image"]) for item in items if item["type"] == "image"]
+        if len(shown) != len(expected) or not all(map(_same, shown, expected)):
+            raise CheckError("observation", f"operation {number + 1} does not show what it returns when it is repeated")
 
 
 def _turns(draft: Draft) -> list[str]:
@@ -153,10 +195,16 @@ def _check_loss(draft: Draft, turns: Sequence[str]) -> None:
 
 
 def _check_observations(draft: Draft, seed: Seed, calls: Sequence[Call], media: MediaLoader) -> None:
-    """Every observation must show the pixels that were asked for, and only the right ones the evidence."""
-    if not calls:
-        return
+    """Every observation must show the pixels that were asked for, and only the right ones the evidence.
+
+    The evidence must be visible without any where there are none, and far smaller in the first crop of a further zoom.
+    """
     pictures = [media.load_image(image) for image in seed.images]
+    if not calls:
+        if pictures and not is_legible(seed, media.resized(pictures[0].size)):
+            raise CheckError("legibility", "it answers from the whole view, where the evidence is too small to be seen")
+        return
+    areas = []
     if seed.video is not None:
         video = media.load_video(seed.video, seed.fps)
         pictures, seed = list(video.frames), seed.with_frames(video.times)
@@ -167,10 +215,13 @@ def _check_observations(draft: Draft, seed: Seed, calls: Sequence[Call], media: 
         expected = [pictures[frame - 1] for frame in frames] if frames else [_recorded_crop(pictures[0], call, record)]
         if len(shown) != len(expected) or not all(map(_same, shown, expected)):
             raise CheckError("observation", f"operation {number + 1} does not show what it was asked for")
+        areas.append(sum(image.width * image.height for image in shown))
         last = number + 1 == len(calls)
         shows = _shows(seed, call, record, pictures, all_of_cue=last or draft.kind == "further_zoom")
         if shows != (last or draft.kind == "further_zoom"):
             raise CheckError("evidence", f"operation {number + 1} {'shows' if shows else 'misses'} the evidence")
+    if draft.kind == "further_zoom" and areas[0] < FURTHER * areas[-1]:
+        raise CheckError("zoom", f"the first crop has {areas[0] / areas[-1]:.1f} times the area of the second one")
 
 
 def _recorded_crop(image: Image.Image, call: Call, record: OperationRecord) -> Image.Image:

@@ -32,7 +32,7 @@ def contact_sheet(directory: str | os.PathLike, media: MediaLoader, *, seed: int
     drafts = [records[int(index)] for index in sorted(chosen)]
     cards = [trajectory_html(_trajectory(draft, media), label=draft.kind.replace("_", " ")) for draft in drafts]
     title = f"{len(drafts)} of {len(records)} synthesized trajectories"
-    note = "Drawn at random. Underlined text carries no loss: calls that are wrong on purpose."
+    note = "Drawn at random. What is underlined carries no loss: calls that are wrong on purpose, and all observations."
     return document(title, f'<h1>{escape(title)}</h1><p class="lead">{escape(note)}</p>{"".join(cards)}')
 
 

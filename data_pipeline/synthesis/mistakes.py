@@ -1,7 +1,7 @@
 """Boxes and frames that are wrong on purpose, constructed without trial and error (paper, appendix C.2).
 
-Boxes are normalized (left, top, right, bottom). All returned coordinates are below 1, so that every rule of boxes takes
-them for fractions (`operations.CropImage`).
+Boxes are normalized (left, top, right, bottom). All returned coordinates are below 1 and not all of them are whole
+numbers, so that every rule of boxes takes them for fractions (`operations.CropImage`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ _UNITS = 1000
 
 LIMIT = (_UNITS - 1) / _UNITS
 """The largest coordinate of a box."""
+
+WIDEST_VIEW = 0.9
+"""The largest share of an image that a first crop may show which is to be zoomed into further: more is no zoom."""
 
 
 def intersects(box: NormalizedBox, other: NormalizedBox) -> bool:
@@ -38,6 +41,21 @@ def widened(box: NormalizedBox, padding: float) -> NormalizedBox:
     """The box that the crop operation shows with this padding: wider on every side, clamped to the image."""
     left, top, right, bottom = box
     return max(left - padding, 0.0), max(top - padding, 0.0), min(right + padding, 1.0), min(bottom + padding, 1.0)
+
+
+def shown_box(box: NormalizedBox, size: tuple[int, int], padding: float) -> tuple[int, int, int, int]:
+    """The pixels that the crop operation returns for a box: widened on every side, clamped to the image, rounded.
+
+    Args:
+      box: as it is called.
+      size: (width, height) of the image in pixels.
+      padding: of the operation.
+    """
+    left, top, right, bottom = (
+        round(min(max(edge * side + sign * padding * side, 0.0), side))
+        for edge, side, sign in zip(box, size * 2, (-1, -1, 1, 1), strict=True)
+    )
+    return left, top, right, bottom
 
 
 def outer_box(box: NormalizedBox) -> NormalizedBox:
@@ -87,28 +105,45 @@ def disjoint_box(
     return x[0] / _UNITS, y[0] / _UNITS, x[1] / _UNITS, y[1] / _UNITS
 
 
-def larger_box(cue: NormalizedBox, rng: np.random.Generator, *, factor: float = 4.0) -> NormalizedBox | None:
-    """A random box that contains the cue and has at least `factor` times its area.
+def larger_box(
+    cue: NormalizedBox,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    padding: float = 0.0,
+    factor: float = 4.0,
+) -> NormalizedBox | None:
+    """A random box around the cue, of which the operation returns at least `factor` times the pixels of the cue's crop.
+
+    Padding makes small boxes much larger and large ones hardly, so that both are measured as they are returned.
+
+    Args:
+      cue: the box to contain.
+      rng: of the choice.
+      size: (width, height) of the image in pixels.
+      padding: of the operation, as a share of the image's width and height.
+      factor: of the areas.
 
     Returns:
-      The box; None if the image is too small for it.
+      The box; None if it would show more than `WIDEST_VIEW` of the image.
     """
-    # A cue that reaches the image's edge is cut off at the limit, but at least a thousandth of it is kept.
-    right, bottom = (min(value, LIMIT) for value in cue[2:])
-    left, top = (min(value, end - 1 / _UNITS) for value, end in zip(cue[:2], (right, bottom), strict=True))
-    size = np.array([right - left, bottom - top])
-    needed = factor * size.prod()
-    if needed > LIMIT**2 * 0.98:  # what rounding may take away
+    inner, most = outer_box(cue), shown_box((0.0, 0.0, LIMIT, LIMIT), size, padding)
+    right = shown_box(inner, size, padding)
+    room = min(WIDEST_VIEW * size[0] * size[1], area(most))
+    if not 0 < factor * area(right) <= room:
         return None
+    target = min(factor * area(right) * rng.uniform(1.02, 1.3), room)
     # Both sides are scaled alike; if one is limited by the image, the other grows to make up for it.
-    scale = np.sqrt(factor) * rng.uniform(1.02, 1.3)
-    width, height = np.minimum(size * scale, LIMIT)
-    height = min(max(height, 1.02 * needed / width), LIMIT)
-    width = min(max(width, 1.02 * needed / height), LIMIT)
-    x = rng.uniform(max(right - width, 0.0), min(left, LIMIT - width))
-    y = rng.uniform(max(bottom - height, 0.0), min(top, LIMIT - height))
-    box = outer_box((x, y, x + width, y + height))
-    return box if contains(box, (left, top, right, bottom)) and area(box) >= needed else None
+    scale = math.sqrt(target / area(right))
+    width = min(math.ceil((right[2] - right[0]) * scale), most[2])
+    height = min(max(math.ceil(target / width), right[3] - right[1]), most[3])
+    width = max(width, math.ceil(target / height))
+    edges = []
+    for low, high, side, last, total in ((0, 2, width, most[2], size[0]), (1, 3, height, most[3], size[1])):
+        start = int(rng.integers(max(right[high] - side, 0), min(right[low], last - side), endpoint=True))
+        edges.append((min(start / total + padding, inner[low]), max((start + side) / total - padding, inner[high])))
+    (left, end), (top, bottom) = edges
+    return outer_box((left, top, end, bottom))
 
 
 def disjoint_frames(cue: Sequence[int], total: int, rng: np.random.Generator) -> tuple[int, ...] | None:

@@ -1,7 +1,8 @@
 """The folder of a synthesis: finished shards of trajectories, and notes about every finished batch of seeds.
 
 A shard is written atomically, and then the notes of its batch: a batch with notes is never made again. When all batches
-are finished, the shards become a data set and the notes are removed.
+are finished, the shards become a data set and the notes are removed. A finished data set is extended in the same way:
+its shards stay as they are, others follow.
 """
 
 from __future__ import annotations
@@ -50,13 +51,12 @@ class SynthesisStore:
           notes: plain values, written last.
         """
         if drafts:
-            RecordShards(self.directory, "trajectory").write(shard, drafts)
+            RecordShards(self.directory, "trajectory", extend=True).write(shard, drafts)
         self.save_json(f"notes-{number:05d}.json", notes)
 
     def finish(self, count: int) -> None:
-        """Completes the data set of the first `count` shards, unless it is complete already."""
-        if not self.is_complete:
-            RecordShards(self.directory, "trajectory").finish(count)
+        """Completes the data set of the first `count` shards, or extends it to them."""
+        RecordShards(self.directory, "trajectory", extend=True).finish(count)
 
     def save_json(self, name: str, value: dict[str, Any]) -> None:
         """Saves a JSON object until the synthesis is finished."""

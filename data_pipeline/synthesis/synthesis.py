@@ -4,7 +4,8 @@ Seeds are taken from all sources in turn, each source shuffled, and worked on in
 cannot be read and near-duplicates are rejected before anything is written about them. From the others trajectories are
 made and checked, and those of one batch become one shard of the data set. Batches follow until enough trajectories are
 made or no seeds are left. Which seeds a batch has depends only on the results of the batches before it, which are on
-disk: a killed run goes on where it was, and the data set is the same for any number of workers.
+disk: a killed run goes on where it was, and the data set is the same for any number of workers. With a larger count, a
+finished data set is extended: what it has stays byte for byte, and batches of the seeds after its own follow.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from PIL import Image
 
 from data_pipeline.draft import Draft
 from data_pipeline.records.media import encode_png
+from data_pipeline.seed import Seed
 from data_pipeline.sources import SeedSource, SourceError
 from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
 from data_pipeline.synthesis.checks import CheckError, check_trajectory
 from data_pipeline.synthesis.duplicates import DuplicateFilter, Fingerprint, fingerprint
+from data_pipeline.synthesis.policy_sampler import PolicySampler
 from data_pipeline.synthesis.store import SynthesisStore
-from data_pipeline.synthesis.synthesizer import MediaLoader, SynthesisError, Synthesizer
-from data_pipeline.synthesis.templates import IMAGE_MIX, VIDEO_MIX, check_mix
+from data_pipeline.synthesis.summary import SynthesisSummary, read_settings, read_summary
+from data_pipeline.synthesis.synthesizer import PROPOSED_BOX, MediaLoader, SynthesisError, Synthesizer
+from data_pipeline.synthesis.templates import IMAGE_MIX, SAMPLED_MIX, VIDEO_MIX, check_mix
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry
@@ -53,7 +57,7 @@ class SynthesisSettings:
       seed: of all random choices.
       padding: of the crop operation, as a share of the image.
       box_rule: of the crop operation, whose description is part of every prompt; see `operations.CropImage`.
-      image_mix, video_mix: the share of every kind of trajectory; normalized.
+      image_mix, video_mix: the share of every kind of trajectory; normalized. Both `SAMPLED_MIX` for a `PolicySampler`.
       captioner: plain values that determine what the captioner writes.
       shard_size: seeds in a batch, whose trajectories become one shard.
 
@@ -78,56 +82,20 @@ class SynthesisSettings:
             raise UserError(f"a seed is 0 or more, got {self.seed}")
         if not self.sources:
             raise UserError("a synthesis needs at least one source")
-        for mix in (self.image_mix, self.video_mix):
-            check_mix(mix)
+        if not self.sampled:
+            for mix in (self.image_mix, self.video_mix):
+                check_mix(mix)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a model of ours is sampled, in place of templates."""
+        return self.image_mix == self.video_mix == SAMPLED_MIX
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values, in which a source is its number of entries."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["sources"] = {name: len(source) for name, source in self.sources.items()}
         return json.loads(json.dumps(fields, default=dict))
-
-
-@dataclasses.dataclass
-class SynthesisSummary:
-    """The counts of a synthesis.
-
-    Attributes:
-      count: trajectories written.
-      seeds: seeds used.
-      shards: shards written.
-      kinds: trajectories by kind.
-      impossible: by kind, how often it was drawn for a seed whose geometry does not allow it.
-      rejected: rejected seeds by reason.
-      sources: trajectories by source.
-      spend: cost of all texts, those of rejected seeds and those from the cache included.
-    """
-
-    count: int = 0
-    seeds: int = 0
-    shards: int = 0
-    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    impossible: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    sources: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    spend: Spend = Spend()
-
-    def add(self, notes: Mapping[str, Any]) -> None:
-        """Adds the notes of a batch."""
-        self.seeds += notes["seeds"]
-        self.count += sum(notes["kinds"].values())
-        self.shards += bool(notes["kinds"])
-        self.rejected.update(rejection["reason"] for rejection in notes["rejected"])
-        self.spend += Spend(**notes["spend"])
-        for name in ("kinds", "impossible", "sources"):
-            getattr(self, name).update(notes[name])
-
-    def to_json(self) -> dict[str, Any]:
-        """The counts as plain JSON values, without those that depend on interruptions of the run."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        spend = dataclasses.asdict(fields.pop("spend"))
-        fields = {name: dict(sorted(v.items())) if isinstance(v, dict) else v for name, v in fields.items()}
-        return fields | {"spend": {name: value for name, value in spend.items() if not name.startswith("paid")}}
 
 
 class OtherSynthesisError(UserError):
@@ -139,22 +107,24 @@ class Synthesis:
 
     Args:
       settings: what to make.
-      captioner: creates the captioner of one seed; called from any thread.
+      captioner: creates the captioner of one seed, called from any thread; or a sampler, which answers all of a batch.
       media: loads media and tells sizes.
-      directory: of the data set; an unfinished synthesis with the same settings is continued.
+      directory: of the data set; a synthesis with the same settings, or a smaller count, is continued.
       workers: threads that read, write and check.
     """
 
     def __init__(
         self,
         settings: SynthesisSettings,
-        captioner: Callable[[], Captioner],
+        captioner: Callable[[], Captioner] | PolicySampler,
         media: MediaLoader,
         directory: str | os.PathLike,
         workers: int = 1,
     ):
         if workers < 1:
             raise UserError(f"workers must be at least 1, got {workers}")
+        if settings.sampled != isinstance(captioner, PolicySampler):
+            raise UserError("SAMPLED_MIX is for a PolicySampler, which takes no other mix")
         self._settings, self._captioner, self._media, self._workers = settings, captioner, media, workers
         self._names = list(settings.sources)
         self._sources = [settings.sources[name] for name in self._names]
@@ -173,32 +143,32 @@ class Synthesis:
           UserError: no seed gave a trajectory.
         """
         finished, store = self._directory / SUMMARY_FILE, SynthesisStore(self._directory)
-        if finished.exists():
-            _same_settings(
-                json.loads(finished.read_text(encoding="utf-8"))["settings"], self._settings, self._directory
-            )
-            store.clear()
-            return _read_summary(finished)
-        before = store.load_json(SETTINGS_FILE)
-        if before is not None:
-            _same_settings(before, self._settings, self._directory)
-        elif store.is_complete:
+        before, unfinished = read_settings(finished), store.load_json(SETTINGS_FILE)
+        if before is None and unfinished is None and store.is_complete:
             raise OtherSynthesisError(
                 f"{self._directory} holds a data set that no synthesis made; choose another folder"
             )
-        else:
-            store.save_json(SETTINGS_FILE, self._settings.to_json())
-        summary, seen, rejected = SynthesisSummary(), DuplicateFilter(), []
+        if unfinished is None or before is not None and unfinished["count"] <= before["count"]:
+            store.clear()  # or a later extension would take what a killed run left there for its own
+            unfinished = None
+        if before == self._settings.to_json():
+            return read_summary(finished)
+        for settings in filter(None, (before, unfinished)):
+            _check_settings(settings, self._settings, self._directory)
+        summary = SynthesisSummary() if before is None else read_summary(finished)
+        store.save_json(SETTINGS_FILE, self._settings.to_json())
         indices = round_robin([len(source) for source in self._sources], self._settings.seed)
         pool = Workers(self._workers)
         try:
+            seen = self._seen_seeds(list(itertools.islice(indices, summary.seeds)), pool)
+            rejected = self._rejections(summary.rejected.total())
             for number in itertools.count():
-                wanted = min(self._settings.shard_size, self._settings.count - summary.count)
-                chosen = list(itertools.islice(indices, wanted))
-                if not chosen:
-                    break
                 notes = store.notes(number)
                 made_before = notes is not None
+                wanted = min(self._settings.shard_size, self._settings.count - summary.count)
+                chosen = list(itertools.islice(indices, notes["seeds"] if made_before else wanted))
+                if not chosen:
+                    break
                 if made_before:
                     for fields in notes["kept"]:
                         seen.add(Fingerprint(*fields))
@@ -216,10 +186,26 @@ class Synthesis:
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED_FILE, "".join(lines))
         store.finish(summary.shards)
-        content = {"settings": self._settings.to_json(), **summary.to_json()}
+        shares = summary.shares(self._settings.image_mix, self._settings.video_mix)
+        content = {"settings": self._settings.to_json(), "shares": shares, **summary.to_json()}
         write_text(finished, json.dumps(content, indent=1) + "\n")
         store.clear()
         return summary
+
+    def _seen_seeds(self, indices: Sequence[SeedIndex], pool: Workers) -> DuplicateFilter:
+        """The fingerprints of the seeds that a finished data set, which is to be extended, has used."""
+        seen = DuplicateFilter()
+        for found in _map_in_order(pool, self._fingerprint, indices):
+            if isinstance(found, Fingerprint):
+                seen.add(found)
+        return seen
+
+    def _rejections(self, count: int) -> list[dict[str, Any]]:
+        """The rejections of a finished data set; a run that was killed may have added some that are made again."""
+        if not count:
+            return []
+        lines = (self._directory / REJECTED_FILE).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines[:count]]
 
     def _make_batch(
         self,
@@ -232,7 +218,7 @@ class Synthesis:
         on_progress: Callable[[SynthesisSummary], None],
     ) -> dict[str, Any]:
         """Makes the trajectories of a batch of seeds and writes their shard; returns the notes of the batch."""
-        rejected, drafts, kept, kinds, impossible, sources = [], [], [], [], collections.Counter(), []
+        rejected, drafts, kept, impossible, sources = [], [], [], collections.Counter(), []
         spend, chosen = Spend(), []
         for index, found in zip(indices, _map_in_order(pool, self._fingerprint, indices), strict=True):
             if isinstance(found, Fingerprint):
@@ -244,21 +230,22 @@ class Synthesis:
                 found = self._rejection(index, "duplicate", repeats, found.id)
             rejected.append(found)
         shown = dataclasses.replace(before)
-        for index, made in zip(chosen, _map_in_order(pool, self._synthesize, chosen), strict=True):
+        results = self._sample(chosen) if self._settings.sampled else _map_in_order(pool, self._synthesize, chosen)
+        for index, made in zip(chosen, results, strict=True):
             spend += made.spend
             impossible.update(made.impossible)
             if made.rejection is not None:
                 rejected.append(made.rejection)
             else:
                 drafts.append(made.draft)
-                kinds.append(made.draft.kind)
                 sources.append(self._names[index[0]])
             shown.count, shown.spend = before.count + len(drafts), before.spend + spend
             on_progress(shown)
         notes = {
             "seeds": len(indices),
             "kept": kept,
-            "kinds": collections.Counter(kinds),
+            "kinds": collections.Counter(draft.kind for draft in drafts),
+            "videos": collections.Counter(draft.kind for draft in drafts if _shows_video(draft)),
             "impossible": impossible,
             "sources": collections.Counter(sources),
             "rejected": rejected,
@@ -290,19 +277,40 @@ class Synthesis:
         try:
             seed = self._sources[index[0]][index[1]]
             draft = synthesizer(seed)
-            check_trajectory(draft, seed, self._media)
+            cue = seed.cue or tuple(draft.attributes.get(PROPOSED_BOX, ()))
+            check_trajectory(draft, dataclasses.replace(seed, cue=cue), self._media)
         except (SourceError, MediaError) as error:  # it was there a moment ago
             reason, fault = "unreadable", error
         except SynthesisError as error:
             reason, fault = "impossible", error
         except CaptionError as error:
-            reason, fault = "caption", error
+            reason, fault = error.reason, error
         except CheckError as error:
             reason, fault = error.reason, error
         if fault is not None:
             rejection = self._rejection(index, reason, fault, seed and seed.id)
             return _SeedResult(captioner.spend, synthesizer.impossible, rejection=rejection)
         return _SeedResult(captioner.spend, synthesizer.impossible, _encoded(draft))
+
+    def _sample(self, indices: Sequence[SeedIndex]) -> Iterator[_SeedResult]:
+        """The trajectories of seeds by rejection sampling, in order, or their rejections."""
+        seeds: list[Seed | dict[str, Any]] = []
+        for index in indices:
+            try:
+                seeds.append(self._sources[index[0]][index[1]])
+            except (SourceError, MediaError) as error:  # it was there a moment ago
+                seeds.append(self._rejection(index, "unreadable", error))
+        outcomes = self._captioner.sample([seed for seed in seeds if isinstance(seed, Seed)], self._settings.seed)
+        for index, seed in zip(indices, seeds, strict=True):
+            if not isinstance(seed, Seed):
+                yield _SeedResult(Spend(), {}, rejection=seed)
+                continue
+            outcome = next(outcomes)
+            if isinstance(outcome, Draft):
+                yield _SeedResult(Spend(), {}, _encoded(outcome))
+            else:
+                rejection = self._rejection(index, outcome.reason, outcome, seed.id)
+                yield _SeedResult(Spend(), {}, rejection=rejection)
 
     def _rejection(self, index: SeedIndex, reason: str, message: object, seed: str | None = None) -> dict[str, Any]:
         return {
@@ -355,17 +363,15 @@ def _encoded(draft: Draft) -> Draft:
     return dataclasses.replace(draft, messages=messages)
 
 
-def _same_settings(before: Mapping[str, Any], settings: SynthesisSettings, directory: object) -> None:
+def _shows_video(draft: Draft) -> bool:
+    return any(item["type"] == "video" for item in draft.messages[1]["content"])
+
+
+def _check_settings(before: Mapping[str, Any], settings: SynthesisSettings, directory: object) -> None:
+    """Checks that settings are those of the synthesis in a folder, but for a larger count, which extends it."""
     for name, value in settings.to_json().items():
-        if before.get(name) != value:
+        if before.get(name) != value and not (name == "count" and before[name] < value):
             raise OtherSynthesisError(
                 f"{directory} holds a synthesis with other settings: its {name} is {before.get(name)!r}, now {value!r};"
                 " choose another folder, or remove it"
             )
-
-
-def _read_summary(path: Any) -> SynthesisSummary:
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    del fields["settings"]
-    counters = {name: collections.Counter(value) for name, value in fields.items() if isinstance(value, dict)}
-    return SynthesisSummary(**{**fields, **counters, "spend": Spend(**fields["spend"])})

@@ -14,6 +14,7 @@ from PIL import Image
 from data_pipeline.draft import Draft
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner
+from data_pipeline.synthesis.legibility import is_legible
 from data_pipeline.synthesis.templates import (
     IMAGE_MIX,
     TEMPLATES,
@@ -32,6 +33,9 @@ from pixel_reasoner_jax.trajectory import OperationRecord
 
 SMALLEST_CROP = 30
 """Smallest side, in pixels, of a wrong box: the operation refuses crops of 28 or less."""
+
+PROPOSED_BOX = "proposed_box"
+"""The attribute of a trajectory that has the box which the captioner proposed for a seed without one."""
 
 PlanRevision = Callable[[TrajectoryPlan, Seed, np.random.Generator], TrajectoryPlan]
 
@@ -131,9 +135,12 @@ class Synthesizer:
                 seed = seed.with_frames(video.times)
             except UserError as error:
                 raise SynthesisError(str(error)) from None
-            if max(seed.cue) > len(frames):  # before a captioner is asked about it
+            if seed.cue and max(seed.cue) > len(frames):  # before a captioner is asked about it
                 raise SynthesisError(f"seed {seed.id}: its evidence is frame {max(seed.cue)} of {len(frames)}")
-        if not seed.question:
+        if not seed.cue:
+            seed = self._captioner.add_cue(seed)
+            seed = dataclasses.replace(seed, attributes={**seed.attributes, PROPOSED_BOX: list(seed.cue)})
+        elif not seed.question:
             seed = self._captioner.add_question(seed)
         state = MediaState.from_query(images=images, video_frames=frames, resized=self._processor.resized)
         plan = self._plan(self._context(seed, images, len(frames or ()), rng))
@@ -144,8 +151,13 @@ class Synthesizer:
         return draft
 
     def _context(self, seed: Seed, images: list, frames: int, rng: np.random.Generator) -> TemplateContext:
-        least = tuple(SMALLEST_CROP / size for size in images[0].size) if images else (0.0, 0.0)
-        return TemplateContext(seed, self._captioner, rng, padding=self._padding, least=least, frames=frames)
+        context = TemplateContext(seed, self._captioner, rng, padding=self._padding, frames=frames)
+        if not images:
+            return context
+        size = images[0].size
+        least = tuple(SMALLEST_CROP / side for side in size)
+        legible = is_legible(seed, self._processor.resized(size))
+        return dataclasses.replace(context, least=least, size=size, legible=legible)
 
     def _plan(self, context: TemplateContext) -> TrajectoryPlan:
         """Plans a trajectory of a random kind; if the seed's geometry does not allow the kind, draws another."""

@@ -35,6 +35,13 @@ VIDEO_MIX: Mapping[str, float] = {
 }
 """The paper's shares for videos."""
 
+SAMPLED = "sampled"
+SAMPLED_MIX: Mapping[str, float] = {SAMPLED: 1.0}
+"""In place of both mixes where a model of ours is sampled, and not a template filled in."""
+
+FURTHER = 4.0
+"""The first crop of a further zoom has at least so many times the pixels of the second one, both as returned."""
+
 
 @dataclasses.dataclass(frozen=True)
 class OperationTurn:
@@ -76,6 +83,8 @@ class TemplateContext:
       rng: of all random choices.
       padding: by which the crop operation widens boxes.
       least: smallest (width, height) of a wrong box, as a share of the image.
+      size: (width, height) in pixels of the image to crop.
+      legible: whether the evidence can be seen without an operation.
       frames: the number of sampled frames of a video; 0 for images.
     """
 
@@ -84,6 +93,8 @@ class TemplateContext:
     rng: np.random.Generator
     padding: float = 0.1
     least: tuple[float, float] = (0.05, 0.05)
+    size: tuple[int, int] = (1000, 1000)
+    legible: bool = True
     frames: int = 0
 
     def write(self, passage: Passage, target: tuple = ()) -> str:
@@ -118,8 +129,10 @@ Template = Callable[[TemplateContext], TrajectoryPlan | None]
 """Plans one kind of trajectory; returns None if the seed's geometry does not allow it."""
 
 
-def text_only(context: TemplateContext) -> TrajectoryPlan:
-    """An answer without operations."""
+def text_only(context: TemplateContext) -> TrajectoryPlan | None:
+    """An answer without operations, which says that none is needed."""
+    if not context.legible:
+        return None
     return context.plan("text_only", passage=Passage.REASONING)
 
 
@@ -152,13 +165,16 @@ def recrop_twice(context: TemplateContext) -> TrajectoryPlan | None:
 
 
 def further_zoom(context: TemplateContext) -> TrajectoryPlan | None:
-    """A box that contains the cue and is far larger, then the right one."""
-    if context.frames or (wide := larger_box(context.seed.cue, context.rng)) is None:
+    """A box that contains the cue and shows far more than the right one, which follows."""
+    if context.frames:
+        return None
+    wide = larger_box(context.seed.cue, context.rng, context.size, padding=context.padding, factor=FURTHER)
+    if wide is None:
         return None
     return context.plan(
         "further_zoom",
         context.turn(Passage.OVERVIEW, wide, mistaken=True),
-        context.turn(Passage.MISTAKE, context.seed.cue, seen=wide),
+        context.turn(Passage.TOO_SMALL, context.seed.cue, seen=wide),
     )
 
 

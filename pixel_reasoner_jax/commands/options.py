@@ -71,7 +71,9 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
         help="where the seeds come from; of several, each in turn",
     )
     parser.add_argument("--count", type=int, required=True, metavar="N", help="trajectories wanted")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the data set; an unfinished one goes on")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the data set; an unfinished or smaller one goes on"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all choices (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
     parser.add_argument(
@@ -95,9 +97,17 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions = parser.add_argument_group("captions", "who writes the text between the operations")
     captions.add_argument(
         "--captioner",
-        choices=("template", "openai"),
+        type=_captioner,
+        metavar="template|openai|model:DIR",
         default="template",
-        help="fixed phrases, or a model that sees, behind an OpenAI-compatible endpoint (default: %(default)s)",
+        help="fixed phrases; or a model that sees, behind an OpenAI-compatible endpoint; or a checkpoint of ours, which"
+        " answers by itself with its own operations, and whose right answers are kept (default: %(default)s)",
+    )
+    captions.add_argument(
+        "--samples", type=int, default=8, metavar="N", help="answers of model:DIR to a question (default: %(default)s)"
+    )
+    captions.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="type of the parameters of model:DIR (default: %(default)s)"
     )
     captions.add_argument("--caption-model", default="gpt-4o", metavar="NAME", help="the model (default: %(default)s)")
     captions.add_argument(
@@ -123,6 +133,12 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions.add_argument("--budget", type=float, metavar="AMOUNT", help="stop when this run has spent so much")
     captions.add_argument("--cache", metavar="DIR", help=f"of the model's answers (default: {CAPTIONS})")
     parser.epilog = "kinds of source:\n" + "\n".join(f"  {kind:20}{path}" for kind, path in SOURCES.items())
+
+
+def _captioner(text: str) -> str:
+    if text not in ("template", "openai") and not (text.startswith("model:") and text != "model:"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of template, openai and model:DIR")
+    return text
 
 
 def plan(parser: argparse.ArgumentParser) -> None:

@@ -64,6 +64,10 @@ class _View:
         pictures = [item for item in items if item.get("type") in ("image", "video")]
         self._media = dict(zip(map(id, pictures), trajectory.media, strict=False))
         count = sum(len(video_frames(i["video"])) or 1 if i["type"] == "video" else 1 for i in pictures)
+        # Trajectories for instruction tuning say what the loss covers; what operations return it never does.
+        self._says_loss = any(
+            "train" in item for m in trajectory.messages if m["role"] == "assistant" for item in m["content"]
+        )
         # A query's image is the larger, and base64 adds a third.
         self._share = max(1500, int(max_bytes * 0.75 / (count + 2)))
 
@@ -133,10 +137,12 @@ class _View:
                 for item in message["content"]:
                     yield from _answer_text(item)
                 call = _CALL.search("".join(item.get("text", "") for item in message["content"]))
-                yield from (_operation(number, record, call[0] if call else "") for number, record in calls)
+                masked = any("<tool_call>" in i.get("text", "") and i.get("train") is False for i in message["content"])
+                yield from (_operation(number, record, call[0] if call else "", masked) for number, record in calls)
             else:
                 calls = [(number, record) for number, record in numbered if record.turn == turn]
-                yield f'<div class="turn observation{_colour_class(calls)}"><span class="role">Observation</span>'
+                title = _masked("Observation") if self._says_loss else "Observation"
+                yield f'<div class="turn observation{_colour_class(calls)}"><span class="role">{title}</span>'
                 yield from self._observation(message)
             yield "</div>"
 
@@ -152,10 +158,8 @@ class _View:
                     continue
                 yield _picture(image, FRAME_SIDE if len(pictures) > 2 else CROP_SIDE, self._share)
             yield "</div>"
-        if pictures:
-            yield f"<details><summary>text of the observation</summary>{_text(text.strip())}</details>"
-        else:
-            yield _text(text.strip())
+        shown = _text(text.strip(), "masked" if self._says_loss else "")
+        yield f"<details><summary>text of the observation</summary>{shown}</details>" if pictures else shown
 
 
 def _header(trajectory: Trajectory, correct: float | None, label: str) -> str:
@@ -201,17 +205,19 @@ def _answer_text(item: dict[str, Any]) -> Iterator[str]:
         yield _text(text, "masked" if item.get("train") is False else "")
 
 
-def _operation(number: int, record: OperationRecord, call: str) -> str:
-    """A call in one line, which opens to the text that the model wrote."""
+def _operation(number: int, record: OperationRecord, call: str, masked: bool) -> str:
+    """A call in one line, which opens to the text that the model wrote; underlined if that carries no loss."""
     name = escape(record.name) if record.name else "unreadable call"
     arguments = "" if record.arguments is None else f"<code>{escape(_clip(arguments_text(record)))}</code>"
+    asked = f"<b>{name}</b> {arguments}"
     if record.succeeded:
         outcome = f'<span class="outcome">→ {escape(sizes_text(record.sizes))}</span>'
     else:
         outcome = f'<span class="outcome error">✗ {escape(_clip(record.error.strip()))}</span>'
     return (
         f'<details class="operation{_colour_class([(number, record)])}"><summary><span class="number">{number}</span>'
-        f"<b>{name}</b> {arguments} {outcome}</summary>{_text(call.strip())}</details>"
+        f"{_masked(asked) if masked else asked} {outcome}</summary>{_text(call.strip(), 'masked' if masked else '')}"
+        "</details>"
     )
 
 
@@ -253,6 +259,11 @@ def _box_svg(crop: CropBox, tag: float) -> str:
         f'<text x="{left + tag / 2:.1f}" y="{top + tag * 0.76:.1f}" font-size="{tag * 0.75:.1f}" '
         f'text-anchor="middle">{crop.number}</text></g>'
     )
+
+
+def _masked(html: str) -> str:
+    """A piece of HTML, underlined, with a hint that it carries no loss."""
+    return f'<span class="masked" title="carries no loss">{html}</span>'
 
 
 def _text(text: str, kind: str = "") -> str:

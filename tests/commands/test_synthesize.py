@@ -9,7 +9,12 @@ from data_pipeline.records import RecordSource
 from data_pipeline.sources import SOURCE_KINDS
 from data_pipeline.synthesis.synthesis import Synthesis
 from pixel_reasoner_jax.commands import cli
+from pixel_reasoner_jax.commands import synthesize as synthesize_command
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.report.images import data_uri
+from tests.data_pipeline.synthesis.chat_server import pictures, said
 from tests.data_pipeline.synthesis.seeds import encoded, picture
+from tests.data_pipeline.synthesis.test_policy_sampler import GOOD, ScriptedPolicy
 
 
 @pytest.fixture
@@ -59,6 +64,19 @@ def test_trajectories_a_table_and_a_page(seeds, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_shares_that_the_seeds_do_not_allow_are_said(seeds, tmp_path, capsys):
+    """A crop of these boxes, with its padding, is more than a quarter of the image."""
+    mix = ("--image-mix", "further_zoom=3,single_pass=1")
+    lines = (tmp_path / "seeds.jsonl").read_text().replace("[80, 50, 110, 80]", "[40, 30, 130, 110]")
+    (tmp_path / "seeds.jsonl").write_text(lines)
+    status, text, err = synthesize(capsys, "--source", seeds, "--count", 8, "--out", tmp_path / "out", *mix)
+    assert status == 0, err
+    assert "not all seeds allow further_zoom: the shares that came out are not those wanted" in text
+    assert re.search(r"^further_zoom +0 +0.0% +75.0% +[1-8]$", text, re.MULTILINE)
+    shares = {"further_zoom": {"wanted": 0.75, "made": 0.0}, "single_pass": {"wanted": 0.25, "made": 1.0}}
+    assert json.loads(text.splitlines()[-1])["shares"] == {"image": shares}
+
+
 def test_a_model_writes_it(server, seeds, tmp_path, capsys):
     argv = ("--source", seeds, "--count", 4, "--captioner", "openai", "--base-url", server.url, "--caption-model", "m")
     argv += ("--prices", "2.5,10", "--cache", tmp_path / "cache", "--workers", 3)
@@ -77,6 +95,71 @@ def test_a_model_writes_it(server, seeds, tmp_path, capsys):
     server.reply = lambda exchange: exchange.fail(500)
     status, _, err = synthesize(capsys, *argv, "--out", tmp_path / "c", "--seed", 1, "--attempts", 2)
     assert status == 2 and "did not answer in 2 attempts" in err and "start the same command again" in err
+
+
+def test_a_larger_count_adds_to_it(seeds, tmp_path, capsys):
+    argv = ("--source", seeds, "--out", tmp_path / "out", "--count")
+    assert synthesize(capsys, *argv, 3)[0] == 0
+    shards = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.array_record")}
+    status, text, err = synthesize(capsys, *argv, 5)
+    assert status == 0 and "held 3 trajectories, to which 2 were added" in err
+    assert json.loads(text.splitlines()[-1])["count"] == 5 == len(RecordSource(tmp_path / "out", "trajectory"))
+    assert all((tmp_path / "out" / name).read_bytes() == data for name, data in shards.items())
+    status, _, err = synthesize(capsys, *argv, 4)
+    assert status == 2 and "its count is 5, now 4" in err
+
+
+def test_photos_get_questions_and_boxes_and_those_not_kept_are_named(server, seeds, tmp_path, capsys):
+    """Of four photos the model proposes for two a box whose crop it cannot answer from."""
+    (tmp_path / "photos.jsonl").write_text("\n".join(f'{{"image": "{number}.png"}}' for number in range(4)))
+    sensible = server.reply
+
+    def reply(exchange):
+        text = said(exchange.request)
+        if "from nothing else" in text:
+            exchange.say("unknown" if "Odd" in text else "Q")
+        elif '"box"' in text:
+            name = "Odd" if hash(pictures(exchange.request)[0]) in odd else "Which letter"
+            exchange.say(json.dumps({"question": f"{name}?", "answer": "Q", "box": [0.1, 0.1, 0.3, 0.25]}))
+        else:
+            sensible(exchange)
+
+    odd = {hash(data_uri(picture(number), 1024, 400_000)) for number in (1, 3)}
+    server.reply = reply
+    argv = ("--source", f"jsonl:{tmp_path / 'photos.jsonl'}", "--count", 4, "--out", tmp_path / "out")
+    argv += ("--captioner", "openai", "--base-url", server.url, "--cache", tmp_path / "cache")
+    status, text, err = synthesize(capsys, *argv)
+    assert status == 0, err
+    assert re.search(r"^unconfirmed +2$", text, re.MULTILINE)
+    named = re.search("^no proposed box was kept for (.*)$", text, re.MULTILINE)[1]
+    assert sorted(named.split(", ")) == ["photos-000001", "photos-000003"]
+    summary = json.loads(text.splitlines()[-1])
+    assert summary["count"] == 2 and sorted(summary["unconfirmed"]) == ["photos-000001", "photos-000003"]
+
+
+def test_a_model_of_ours_is_sampled(world_directory, tmp_path, capsys, monkeypatch):
+    processor = Processor.from_pretrained(world_directory)
+    scripts = {f"photos-{number:06d}": [("\\boxed{dog}",), (GOOD[0], "\\boxed{cat}")] for number in range(3)}
+    scripts["photos-000001"][1] = ("\\boxed{cat}",)
+    lines = []
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encoded(picture(number)))
+        lines.append(json.dumps({"image": f"{number}.png", "question": f"What is {number}?", "answer": "cat"}))
+    (tmp_path / "photos.jsonl").write_text("\n".join(lines))
+    loaded = []
+
+    def load(directory, dtype):
+        loaded.append((directory, dtype))
+        return ScriptedPolicy(processor, scripts)
+
+    monkeypatch.setattr(synthesize_command, "load_policy", load)
+    argv = ("--source", f"jsonl:{tmp_path / 'photos.jsonl'}", "--count", 3, "--out", tmp_path / "out", "--samples", 2)
+    status, text, err = synthesize(capsys, *argv, "--captioner", f"model:{world_directory}", "--dtype", "bfloat16")
+    assert status == 0, err
+    assert loaded == [(str(world_directory), "bfloat16")]
+    assert re.search(r"^sampled +2 +100.0% +100.0% +0$", text, re.MULTILINE)
+    assert re.search(r"^unsolved +1$", text, re.MULTILINE)
+    assert (tmp_path / "out" / "contact_sheet.html").read_text().count("<article") == 2
 
 
 def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
@@ -117,6 +200,18 @@ def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
         (
             ("--source", "pixel-search:sft", "--count", "1", "--captioner", "openai", "--prices", "nan,1"),
             "prompt price must be 0 or more",
+        ),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "gpt"),
+            "none of template, openai and model:DIR",
+        ),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "model:gone"),
+            "gone: no such model directory",
+        ),
+        (
+            ("--source", "pixel-search:sft", "--count", "1", "--captioner", "model:gone", "--image-mix", "text_only=1"),
+            "--image-mix is for templates; with --captioner model:gone the model decides",
         ),
         (("--source", "pixel-search:sft"), "--count"),
     ],

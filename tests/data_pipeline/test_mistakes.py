@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from data_pipeline.sources.pixel_search import CELL_BOXES
 from data_pipeline.synthesis.mistakes import (
@@ -13,8 +14,12 @@ from data_pipeline.synthesis.mistakes import (
     disjoint_frames,
     intersects,
     larger_box,
+    outer_box,
+    shown_box,
     widened,
 )
+from pixel_reasoner_jax.operations import MediaState, OperationError
+from pixel_reasoner_jax.operations.crop import CropImage
 
 
 @st.composite
@@ -47,18 +52,40 @@ def test_a_box_is_refused_only_where_no_side_has_room(cue, seed):
     assert box is not None if room > 0.053 else box is None if room < 0.05 else True
 
 
-@given(boxes(), seeds, st.floats(1.5, 10))
-@example((0.0, 0.999, 0.001, 1.0), 0, 2.0)
-@example((0.999, 0.999, 1.0, 1.0), 0, 10.0)
+sizes = st.tuples(*[st.integers(40, 4000)] * 2)
+
+
+@given(boxes(), seeds, sizes, st.sampled_from([0.0, 0.01, 0.1]), st.floats(1.5, 10))
+@example((0.0, 0.999, 0.001, 1.0), 0, (1000, 1000), 0.0, 2.0)
+@example((0.999, 0.999, 1.0, 1.0), 0, (1000, 1000), 0.1, 10.0)
 @settings(max_examples=400)
-def test_a_larger_box_contains_the_cue(cue, seed, factor):
-    box = larger_box(cue, np.random.default_rng(seed), factor=factor)
-    clamped = tuple(min(value, LIMIT) for value in cue)
+def test_of_a_larger_box_more_is_returned(cue, seed, size, padding, factor):
+    """By the very operation."""
+    box = larger_box(cue, np.random.default_rng(seed), size, padding=padding, factor=factor)
+    right = shown_box(outer_box(cue), size, padding)
     if box is None:
-        assert factor * area(cue) > 0.95
+        assert not area(right) or factor * area(right) > 0.89 * size[0] * size[1]
         return
-    assert contains(box, clamped) and area(box) >= factor * area(clamped)
-    assert 0 <= box[0] and 0 <= box[1] and max(box) < 1
+    assert contains(box, outer_box(cue)) and 0 <= box[0] and 0 <= box[1] and max(box) < 1
+    state = MediaState.from_query(images=[Image.new("1", size)])
+    try:
+        (crop,), (single,) = (
+            CropImage(padding).run({"bbox_2d": list(each), "target_image": 1}, state).images
+            for each in (box, outer_box(cue))
+        )
+    except OperationError:  # too small or too long, whatever the box
+        return
+    assert single.size == (right[2] - right[0], right[3] - right[1])
+    assert crop.width * crop.height >= factor * single.width * single.height
+    # The thousandths of coordinates may take a little more than was asked for.
+    assert crop.width * crop.height <= 0.9 * size[0] * size[1] + 0.002 * size[0] * size[1] + sum(size) * 2
+
+
+def test_where_padding_leaves_no_room_there_is_no_larger_box():
+    """Four times the area of a cell of three by three, a tenth wider on every side, are more than the image."""
+    cue = (1 / 3, 1 / 3, 2 / 3, 2 / 3)
+    assert larger_box(cue, np.random.default_rng(0), (900, 900), padding=0.1) is None
+    assert larger_box(cue, np.random.default_rng(0), (900, 900), padding=0.0) is not None
 
 
 @given(st.integers(0, 15), seeds)

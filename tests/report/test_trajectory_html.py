@@ -82,6 +82,22 @@ def test_masked_text_is_marked(make_trajectory):
     assert page.count("carries no loss") == 1
 
 
+def test_calls_and_observations_without_loss_are_marked(make_trajectory):
+    """The first call is wrong on purpose, the second one is trained; what they return never is."""
+    messages = make_trajectory().messages
+    plain = trajectory_html(make_trajectory())
+    assert "carries no loss" not in plain
+    first, second = (messages[turn]["content"][0]["text"].partition("\n") for turn in (2, 4))
+    messages[2] = message("assistant", text(first[0], train=True), text(first[2], train=False))
+    messages[4] = message("assistant", text(second[0], train=True), text(second[2], train=True))
+    page = trajectory_html(make_trajectory(messages=messages))
+    calls = [part.partition("</details>")[0] for part in page.split('<details class="operation')[1:]]
+    mark = 'class="masked" title="carries no loss"'
+    assert [mark in call.partition("</summary>")[0] for call in calls] == [True, False]
+    assert [call.count("carries no loss") for call in calls] == [2, 0]
+    assert page.count(f"<span {mark}>Observation</span>") == 2 and page.count("carries no loss") == 2 + 2 * 2
+
+
 def test_pictures_share_their_bytes(make_trajectory):
     trajectory = make_trajectory(noise(2000, 1500))
     for max_bytes in (40_000, 200_000):

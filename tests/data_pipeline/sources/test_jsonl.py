@@ -18,20 +18,31 @@ def test_an_image_query(write):
         "answer": ["Bob", "bob", "Bob"],
         "box": [0, 0, 1, 0.5],
     }
-    extra = {"candidates": [[100, 10, 150, 90]], "attributes": {"color": "red"}}
+    extra = {"text_height": 15, "candidates": [[100, 10, 150, 90]], "attributes": {"color": "red"}}
     first, other = JsonLines(str(write("seeds.jsonl", [GOOD | extra, "", second])))
     assert (first.id, first.question, first.answer) == ("a", "What?", "7")
     assert first.images == (picture.read_bytes(),)  # the file itself, not its pixels encoded anew
     assert first.cue == pytest.approx((0.1, 0.1, 0.2, 0.3))
     assert first.candidates == (pytest.approx((0.5, 0.1, 0.75, 0.9)),) and first.attributes == {"color": "red"}
     assert other.id == "seeds-000001" and other.answer == ["Bob", "bob"] and other.cue == (0.0, 0.0, 1.0, 0.5)
-    assert len(other.images) == 2
+    assert len(other.images) == 2 and (first.text_height, other.text_height) == (0.15, None)
 
 
 def test_a_query_without_a_question_is_for_the_captioner(write):
     write("one.png")
     (seed,) = JsonLines(str(write("seeds.jsonl", [{"image": "one.png", "box": [0.1, 0.1, 0.2, 0.2]}])))
     assert seed.question == "" and seed.answer == ""
+
+
+def test_a_query_without_a_box_is_for_the_captioner(write):
+    """Even a photo alone."""
+    write("one.png")
+    plain = {key: GOOD[key] for key in ("image", "question", "answer")}
+    video = {"video": ["one.png"], "question": "?", "answer": "x"}
+    asked, photo, clip = JsonLines(str(write("seeds.jsonl", [plain | {"box": None}, {"image": "one.png"}, video])))
+    assert (asked.question, asked.answer, asked.cue) == ("What?", "7", ())
+    assert (photo.question, photo.answer, photo.cue) == ("", "", ())
+    assert (clip.cue, clip.window) == ((), None)
 
 
 def test_videos_have_frames_or_a_window(write):
@@ -50,7 +61,6 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         GOOD,
         "{broken",
         "[1]",
-        {key: GOOD[key] for key in ("image", "question", "answer")},
         GOOD | {"image": "gone.png"},
         GOOD | {"image": "text.png"},
         GOOD | {"box": [40, 10, 20, 30]},
@@ -58,6 +68,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         GOOD | {"box": [1, 2, "3", 4]},
         GOOD | {"box": [True, 2, 3, 4]},
         '{"image": "one.png", "question": "?", "answer": "x", "box": [NaN, 0, 1, 1]}',
+        GOOD | {"text_height": 101},
         GOOD | {"question": "  "},
         GOOD | {"answer": []},
         {"video": ["one.png"], "question": "?", "answer": "x", "frames": [0]},
@@ -76,7 +87,6 @@ def test_every_mistake_is_named_with_its_line(write, errors):
     expected = [
         "not JSON",
         "expected a JSON object, got list",
-        "'box'",
         "'image': there is no file",
         "text.png cannot be read as an image",
         "'box' is empty, inverted or outside",
@@ -84,6 +94,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "expected a list of numbers",
         "expected a list of numbers",
         "expected a list of numbers",
+        "'text_height' is 101",
         "'question' is empty",
         "'answer' is empty",
         "expected numbers from 1",

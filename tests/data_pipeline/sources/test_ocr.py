@@ -26,6 +26,7 @@ def test_textvqa(write):
     # fewer said is not right, though "no" is written too.
     assert seed.answer == ["cola", "Coca-Cola!"]
     assert seed.cue == pytest.approx((0.52 - 0.025, 0.475, 0.62 + 0.025, 0.575))
+    assert seed.text_height == pytest.approx(0.05)
 
 
 def test_infographicsvqa(write):

@@ -16,7 +16,7 @@ PAGE = {
     ],
     "questions": [
         {"question": "When is it open?", "answer": "Monday to Friday", "element": 1},
-        {"question": "Who?", "answer": "Ada", "box": [50, 25, 25, 12.5]},
+        {"question": "Who?", "answer": "Ada", "box": [50, 25, 25, 12.5], "text_height": 5},
     ],
 }
 
@@ -28,6 +28,7 @@ def test_every_question_is_a_seed(write):
     assert first.cue == pytest.approx((0.1, 0.4, 0.6, 0.6)) and second.cue == pytest.approx((0.5, 0.5, 0.75, 0.75))
     # The other elements that can be looked at: the thin line is none.
     assert first.candidates == (pytest.approx((0.1, 0.1, 0.4, 0.3)),) and len(second.candidates) == 2
+    assert first.text_height is None and second.text_height == pytest.approx(0.1)
     assert first.attributes == {"url": "https://example.org"}
 
 

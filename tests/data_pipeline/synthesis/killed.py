@@ -1,6 +1,6 @@
 """Synthesizes in processes that are killed, again and again, until one comes to its end.
 
-    python killed.py JSONL OUT WORKERS WHEN
+    python killed.py JSONL OUT WORKERS WHEN COUNT
 
 WHEN is "writes" to kill a process before and after it puts any file in its place or removes one, once each; or a number
 of milliseconds after which each is killed, that grows by three tenths.
@@ -20,12 +20,12 @@ from data_pipeline.synthesis import BudgetMediaLoader, TemplateCaptioner
 from data_pipeline.synthesis.synthesis import Synthesis, SynthesisSettings
 
 
-def settings(path: str) -> SynthesisSettings:
-    return SynthesisSettings({path: open_source(f"jsonl:{path}")}, count=12, seed=3, shard_size=8)
+def settings(path: str, count: int = 12) -> SynthesisSettings:
+    return SynthesisSettings({path: open_source(f"jsonl:{path}")}, count=count, seed=3, shard_size=8)
 
 
-def synthesize(path: str, out: str, workers: int) -> None:
-    Synthesis(settings(path), TemplateCaptioner, BudgetMediaLoader(), out, workers).run()
+def synthesize(path: str, out: str, workers: int, count: int = 12) -> None:
+    Synthesis(settings(path, count), TemplateCaptioner, BudgetMediaLoader(), out, workers).run()
 
 
 def deadly(function, marks: pathlib.Path):
@@ -47,7 +47,7 @@ def deadly(function, marks: pathlib.Path):
     return call
 
 
-def child(path: str, out: str, workers: int, marks: pathlib.Path | None) -> int:
+def child(path: str, out: str, workers: int, marks: pathlib.Path | None, count: int) -> int:
     """Its process number; it ends with status 0 or by a kill."""
     pid = os.fork()
     if pid:
@@ -56,17 +56,17 @@ def child(path: str, out: str, workers: int, marks: pathlib.Path | None) -> int:
     try:
         if marks is not None:
             os.replace, os.unlink = deadly(os.replace, marks), deadly(os.unlink, marks)
-        synthesize(path, out, workers)
+        synthesize(path, out, workers, count)
         status = 0
     finally:
         os._exit(status)
 
 
-def main(path: str, out: str, workers: str, when: str) -> None:
+def main(path: str, out: str, workers: str, when: str, count: str) -> None:
     killed, marks = 0, pathlib.Path(f"{out}.marks")
     marks.mkdir()
     while True:
-        pid = child(path, out, int(workers), marks if when == "writes" else None)
+        pid = child(path, out, int(workers), marks if when == "writes" else None, int(count))
         if when != "writes":
             time.sleep(float(when) / 1000 * 1.3**killed)
             os.kill(pid, signal.SIGKILL)

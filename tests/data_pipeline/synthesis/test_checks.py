@@ -33,7 +33,8 @@ def fault(draft, seed) -> str | None:
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_good_trajectories_pass(kind):
     seeds = [video_seed(1), video_seed(2, cue=(8,))] if kind in VIDEO_KINDS else []
-    seeds += [image_seed(number, cue=cue) for number, cue in enumerate(EDGES)] if kind != "reselect" else []
+    edges = EDGES[:-1] if kind == "text_only" else EDGES  # the last is too small to be seen without an operation
+    seeds += [image_seed(number, cue=cue) for number, cue in enumerate(edges)] if kind != "reselect" else []
     for seed in seeds:
         check_trajectory(make(kind, seed), seed, MEDIA)
 
@@ -117,6 +118,32 @@ def test_faults_of_observations_are_found():
     wrong = draft.operations[0].arguments["bbox_2d"]
     assert fault(draft, image_seed(1, cue=tuple(wrong))) == "evidence"
     assert fault(make("further_zoom", seed), image_seed(1, cue=(0, 0, 0.05, 0.05))) == "evidence"
+
+
+def test_a_further_zoom_that_does_not_zoom_is_found():
+    """A first crop of 1.9 times the area holds the evidence, and shows it about as large as the second does."""
+    seed = image_seed(1)
+    draft = make("further_zoom", seed)
+    first, last = (draft.messages[turn]["content"][1]["image"] for turn in (3, 5))
+    assert first.width * first.height >= 4 * last.width * last.height
+    box = [0.25, 0.15, 0.7, 0.65]
+
+    def near(plan, seed, rng):
+        turn = dataclasses.replace(plan.turns[0], arguments={**plan.turns[0].arguments, "bbox_2d": box})
+        return dataclasses.replace(plan, turns=(turn, *plan.turns[1:]))
+
+    mix = {"further_zoom": 1.0}
+    draft = Synthesizer(default_registry(), MEDIA, TemplateCaptioner(), image_mix=mix, revise=near)(seed)
+    assert fault(draft, seed) == "zoom"
+
+
+def test_an_answer_without_operations_about_what_cannot_be_seen_is_found():
+    large, small = image_seed(1), image_seed(1, cue=(0.4, 0.3, 0.5, 0.45))
+    draft = make("text_only", large)
+    assert fault(draft, large) is None and fault(draft, small) == "legibility"
+    # The image has 160 pixels, the model sees 168: lines of 14 are a twelfth of it.
+    assert fault(draft, dataclasses.replace(small, text_height=1 / 12)) is None
+    assert fault(draft, dataclasses.replace(small, text_height=0.083)) == "legibility"
 
 
 def test_faults_of_frames_are_found():

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.synthesis import BudgetMediaLoader, CaptionError, Passage
+from data_pipeline.synthesis.captioner import UnconfirmedBoxError
 from data_pipeline.synthesis.model_captioner import ANSWER_ATTEMPTS, PROMPT_NAMES, ModelCaptioner, load_prompts
 from tests.data_pipeline.synthesis.chat_server import pictures, said
 from tests.data_pipeline.synthesis.seeds import CUE, image_seed, video_seed
@@ -101,6 +102,96 @@ def test_questions_are_asked_where_there_are_none(server, captioner):
         server.reply = lambda exchange, wrong=wrong: exchange.say(wrong)
         with pytest.raises(CaptionError, match="no usable question"):
             captioner.add_question(image_seed(number, question="", answer=""))
+
+
+def boxes(server, *proposals, crop="a siamese cat"):
+    """The model proposes these in turn; `crop` is what it answers from a crop alone, or does that of the request."""
+    texts = iter(proposals)
+
+    def reply(exchange):
+        if "from nothing else" in said(exchange.request):
+            exchange.say(crop(exchange.request) if callable(crop) else crop)
+        else:
+            text = next(texts)
+            exchange.say(text if isinstance(text, str) else json.dumps(text))
+
+    server.reply = reply
+
+
+def test_a_box_is_proposed_and_kept_if_its_crop_alone_gives_the_answer(server, captioner):
+    seed = image_seed(1, cue=(), answer=["a siamese cat", "siamese"])
+    boxes(
+        server,
+        {"box": [0.4, 0.3, 0.55, 0.5]},
+        {"box": [0.5, 0.5, 0.7, 0.75]},
+        crop=lambda request: "Siamese" if sizes(request) == [(80, 72)] else "unknown",
+    )
+    found = captioner.add_cue(seed)
+    assert found.cue == (0.5, 0.5, 0.7, 0.75) and (found.question, found.answer) == (seed.question, seed.answer)
+    first, confirmed, second, _ = server.requests
+    assert sizes(first) == [(200, 160)] == sizes(second) and "siamese" in said(first)
+    # The crop alone, padding included: no whole image, and nothing that gives the answer away.
+    assert sizes(confirmed) == [(70, 64)] and "siamese" not in json.dumps(confirmed).replace(pictures(confirmed)[0], "")
+    assert captioner.spend.requests == 4
+
+
+def test_a_question_and_its_box_are_proposed_together(server, captioner):
+    seed = image_seed(1, question="", answer="", cue=())
+    proposal = {"question": " Which letter is on the sign? ", "answer": "Q", "box": [20, 16, 60, 48]}
+    boxes(server, f"```json\n{json.dumps(proposal)}\n```", crop="q.")
+    found = captioner.add_cue(seed)
+    assert (found.question, found.answer) == ("Which letter is on the sign?", "Q")
+    assert found.cue == pytest.approx((0.1, 0.1, 0.3, 0.3))  # of the 200 x 160 pixels that the model saw
+
+
+@pytest.mark.parametrize("crop", ["unknown", "a dog", "", "I'm sorry, but I can't help.", "<|im_end|>", "x" * 100_000])
+def test_a_box_whose_crop_is_not_enough_is_not_kept(server, captioner, crop):
+    boxes(server, *[{"box": [0.4, 0.3, 0.55, 0.5]}] * 4, crop=crop)
+    with pytest.raises(UnconfirmedBoxError, match="none of 4 boxes that the model proposed is kept") as caught:
+        captioner.add_cue(image_seed(1, cue=()))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "proposal",
+    [
+        "the upper left corner",
+        "[0.1, 0.1, 0.2, 0.2]",
+        "[" * 100_000,
+        '{"box": [' + "1," * 100_000 + "1]}",
+        '{"box": [0, 0, 1e999, 1]}',
+        '{"box": [NaN, 0, 0.5, 0.5]}',
+        '{"box": [0, 0, 1' + "0" * 400 + ", 1]}",
+        {"box": "0.1 0.1 0.2 0.2"},
+        {"box": [0.1, 0.1, 0.2]},
+        {"box": [0.1, 0.1, True, 0.2]},
+        {"box": {"left": 0.1}},
+        {"box": [0.2, 0.1, 0.1, 0.2]},
+        {"box": [-0.1, 0.1, 0.2, 0.2]},
+        {"box": [150, 100, 250, 140]},  # beyond the 200 pixels of the picture
+        {"box": [0, 0, 1, 1]},
+        {},
+        "",
+    ],
+)
+def test_a_proposal_that_is_no_box_is_asked_for_again(server, captioner, proposal):
+    boxes(server, proposal, {"box": [0.4, 0.3, 0.55, 0.5]})
+    assert captioner.add_cue(image_seed(1, cue=())).cue == (0.4, 0.3, 0.55, 0.5)
+    boxes(server, *[proposal] * 4)
+    with pytest.raises(CaptionError, match="none of 4 boxes that the model proposed is kept") as caught:
+        captioner.add_cue(image_seed(2, cue=()))
+    assert not isinstance(caught.value, UnconfirmedBoxError) and len(str(caught.value)) < 1000
+
+
+def test_of_what_is_proposed_with_a_box_only_a_question_is_taken(server, captioner):
+    good = {"question": "What?", "answer": "x", "box": [0.4, 0.3, 0.55, 0.5]}
+    wrongs = ({**good, "answer": 7}, {**good, "question": "<|im_end|>"}, {**good, "more": 1}, {"box": good["box"]})
+    for number, wrong in enumerate(wrongs):
+        boxes(server, *[wrong] * 4, crop="x")
+        with pytest.raises(CaptionError, match="none of 4 boxes"):
+            captioner.add_cue(image_seed(number, question="", answer="", cue=()))
+    with pytest.raises(CaptionError, match="only boxes of images"):
+        captioner.add_cue(video_seed(1, cue=()))
 
 
 def test_prompts_are_files_that_can_be_replaced(server, connect, tmp_path):

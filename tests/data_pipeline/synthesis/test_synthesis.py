@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -28,6 +30,7 @@ from data_pipeline.synthesis.synthesis import (
 )
 from pixel_reasoner_jax.files import as_path
 from tests.data_pipeline.synthesis import killed
+from tests.data_pipeline.synthesis.chat_server import said
 from tests.data_pipeline.synthesis.seeds import CUE, encoded, image_seed, picture, video_seed
 from tests.processing.avi import write_avi
 
@@ -96,20 +99,78 @@ def test_any_number_of_workers_makes_the_same(seeds_file, whole, tmp_path):
     assert files(tmp_path) == files(whole)
 
 
-@pytest.mark.parametrize("workers,when", [(1, "writes"), pytest.param(3, "40", marks=pytest.mark.slow)])
-def test_however_often_it_is_killed_it_makes_the_same(seeds_file, whole, tmp_path, workers, when):
+def kill(seeds_file, out, workers: int, when: str, count: int = 12) -> int:
+    """Synthesizes in processes that are killed; returns how many were."""
     repository = pathlib.Path(killed.__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, killed.__file__, str(seeds_file), str(tmp_path), str(workers), when],
+        [sys.executable, killed.__file__, str(seeds_file), str(out), str(workers), when, str(count)],
         env=os.environ | {"PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("workers,when", [(1, "writes"), pytest.param(3, "40", marks=pytest.mark.slow)])
+def test_however_often_it_is_killed_it_makes_the_same(seeds_file, whole, tmp_path, workers, when):
     # Before and after: records and notes of every piece of work, what describes it all, what is removed at the end.
-    assert int(done.stdout) >= (20 if when == "writes" else 1)
+    assert kill(seeds_file, tmp_path, workers, when) >= (20 if when == "writes" else 1)
     assert files(tmp_path) == files(whole)
+
+
+def test_a_larger_count_extends_a_finished_one(seeds_file, tmp_path):
+    """What it had stays byte for byte; what follows is the same however often it is killed, and repeats nothing."""
+    out = tmp_path / "out"
+    killed.synthesize(str(seeds_file), str(out), 1, count=5)
+    first, before = list(RecordSource(out, "trajectory")), files(out)
+    shutil.copytree(out, tmp_path / "killed")
+    killed.synthesize(str(seeds_file), str(out), 2, count=12)
+    after, drafts = files(out), list(RecordSource(out, "trajectory"))
+    assert {name for name in before if after[name] != before[name]} <= {*DESCRIBING, REJECTED_FILE}
+    assert after[REJECTED_FILE].startswith(before[REJECTED_FILE])
+    assert [draft.query_id for draft in drafts[:5]] == [draft.query_id for draft in first]
+    assert len(drafts) == 12 == len({draft.query_id for draft in drafts}) == len({draft.question for draft in drafts})
+    summary = json.loads((out / SUMMARY_FILE).read_text())
+    rejected = [json.loads(line) for line in (out / REJECTED_FILE).read_text().splitlines()]
+    assert summary["count"] == 12 == sum(summary["kinds"].values()) and summary["settings"]["count"] == 12
+    assert summary["seeds"] == 12 + len(rejected) and sum(summary["rejected"].values()) == len(rejected)
+    assert len({one["entry"] for one in rejected}) == len(rejected)
+    assert kill(seeds_file, tmp_path / "killed", 1, "writes") >= 14
+    assert files(tmp_path / "killed") == after
+    with pytest.raises(OtherSynthesisError, match="its count is 12, now 5"):
+        killed.synthesize(str(seeds_file), str(out), 1, count=5)
+    for _ in range(2):  # there are no more seeds
+        killed.synthesize(str(seeds_file), str(out), 1, count=1000)
+        assert {name for name, data in files(out).items() if data != after[name]} == {SUMMARY_FILE}
+
+
+DESCRIBING = {DATASET_INFO, SUMMARY_FILE, "metadata.json"}
+
+
+def test_a_larger_count_extends_an_unfinished_one_too(tmp_path):
+    sources = {"ten": [image_seed(number) for number in range(10)]}
+
+    class Tired(TemplateCaptioner):
+        def write(self, seed, passage, target=()):
+            if seed.id == "seed-7":
+                raise RuntimeError("tired")
+            return super().write(seed, passage, target)
+
+    for begun in (False, True):
+        if begun:
+            Synthesis(SynthesisSettings(sources, 2, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+        with pytest.raises(RuntimeError, match="tired"):
+            Synthesis(SynthesisSettings(sources, 9, shard_size=2), Tired, MEDIA, tmp_path).run()
+        if begun:  # it is what it was until the others are there
+            assert len(RecordSource(tmp_path, "trajectory")) == 2
+        with pytest.raises(OtherSynthesisError, match="its count is 9, now 8"):
+            Synthesis(SynthesisSettings(sources, 8, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+        summary = Synthesis(SynthesisSettings(sources, 10, shard_size=2), TemplateCaptioner, MEDIA, tmp_path).run()
+        assert summary.count == 10 and len({draft.query_id for draft in RecordSource(tmp_path, "trajectory")}) == 10
+        assert not (tmp_path / WORK_FOLDER).exists()
+        shutil.rmtree(tmp_path)
 
 
 def test_a_finished_one_is_not_made_again_and_another_is_refused(seeds_file, whole, monkeypatch):
@@ -205,6 +266,37 @@ def test_video_files_and_masks_from_their_sources_to_a_page(server, connect, tmp
     assert (
         page.count("<article") == 3 and page.count('<rect class="box"') == 2 and page.count("<figcaption>frame") == 16
     )
+
+
+def test_the_summary_says_which_shares_came_out(tmp_path):
+    """Of these images none is answered without an operation; of the videos, all are."""
+    small = [image_seed(number, cue=(0.4, 0.4, 0.5, 0.5)) for number in range(12)]
+    sources = {"images": small, "videos": [video_seed(number) for number in range(3)]}
+    mix = {"text_only": 6, "single_pass": 2}
+    settings = SynthesisSettings(sources, 15, image_mix=mix, video_mix={"text_only": 1.0})
+    summary = Synthesis(settings, TemplateCaptioner, MEDIA, tmp_path).run()
+    assert summary.kinds == {"single_pass": 12, "text_only": 3} and summary.impossible["text_only"] > 4
+    shares = {
+        "image": {"text_only": {"wanted": 0.75, "made": 0.0}, "single_pass": {"wanted": 0.25, "made": 1.0}},
+        "video": {"text_only": {"wanted": 1.0, "made": 1.0}},
+    }
+    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["shares"] == shares
+
+
+def test_the_contact_sheet_underlines_what_carries_no_loss(tmp_path):
+    sources = {"images": [image_seed(number) for number in range(6)]}
+    for kind, mistaken in (("recrop_twice", 2), ("single_pass", 0)):
+        out = tmp_path / kind
+        Synthesis(SynthesisSettings(sources, 6, image_mix={kind: 1.0}), TemplateCaptioner, MEDIA, out).run()
+        page = contact_sheet(out, MEDIA)
+        underlined = re.findall(r'<span class="masked"[^>]*><b>crop_image_normalized</b> <code>(.*?)</code>', page)
+        assert len(underlined) == 6 * mistaken and page.count('title="carries no loss">Observation<') == 6 * (
+            mistaken + 1
+        )
+        for draft in RecordSource(out, "trajectory"):
+            wrong = [str(record.arguments["bbox_2d"]) for record in draft.operations[:-1]]
+            assert all(any(box in call for call in underlined) for box in wrong)
+            assert not any(str(draft.operations[-1].arguments["bbox_2d"]) in call for call in underlined)
 
 
 def test_when_the_sources_run_out_it_says_so(tmp_path):
@@ -320,6 +412,50 @@ def test_a_model_writes_it_and_a_rerun_costs_nothing(server, connect, tmp_path):
     assert drafts["seed-9"].question.startswith("What is written on the sign")
     said = drafts["seed-0"].messages[2]["content"][0]["text"]
     assert "I look at it and see" in said
+
+
+def test_boxes_are_found_for_questions_and_photos_without_one(server, connect, tmp_path):
+    """Those that are not kept are counted and named; what was found is the same again, and asked for once."""
+    sensible = server.reply
+    asked = [image_seed(number, cue=(), answer=f"word {'abcdef'[number]}") for number in range(6)]
+    photos = [image_seed(number, cue=(), question="", answer="") for number in range(6, 9)]
+
+    def reply(exchange):
+        text = said(exchange.request)
+        if "from nothing else" in text:  # it never knows about place 3
+            exchange.say("unknown" if "place 3" in text else answers.get(text.splitlines()[0], "Q"))
+        elif '"box"' in text:
+            question = {} if "Question:" in text else {"question": "Which letter?", "answer": "Q"}
+            exchange.say(json.dumps(question | {"box": [0.1, 0.1, 0.3, 0.25]}))
+        else:
+            sensible(exchange)
+
+    answers = {f"Question: {seed.question}": seed.answer for seed in asked}
+    server.reply = reply
+    sources = {"asked": asked, "photos": photos, "boxed": [image_seed(9)]}
+    mix = {"single_pass": 0.5, "recrop_once": 0.5}
+    results = []
+    for name, workers in (("one", 1), ("two", 3)):
+        endpoint = connect()
+        summary = Synthesis(
+            SynthesisSettings(sources, 10, image_mix=mix, shard_size=4),
+            lambda e=endpoint: ModelCaptioner(e, load_prompts(), MEDIA),
+            MEDIA,
+            tmp_path / name,
+            workers,
+        ).run()
+        assert summary.count == 9 and summary.rejected == {"unconfirmed": 1} and summary.unconfirmed == ["seed-3"]
+        results.append(files(tmp_path / name))
+    assert results[0] == results[1] and endpoint.spend.paid == 0
+    (rejected,) = [json.loads(line) for line in (tmp_path / "one" / REJECTED_FILE).read_text().splitlines()]
+    assert (rejected["id"], rejected["reason"]) == ("seed-3", "unconfirmed") and "'unknown'" in rejected["message"]
+    for draft in RecordSource(tmp_path / "one", "trajectory"):
+        if draft.query_id != "seed-9":
+            assert draft.attributes["proposed_box"] == [0.1, 0.1, 0.3, 0.25]
+            assert draft.operations[-1].arguments["bbox_2d"] == [0.1, 0.1, 0.3, 0.25]
+    nothing = {"asked": [image_seed(1, cue=())]}  # fixed phrases cannot
+    with pytest.raises(ValueError, match="it does not say where its evidence is"):
+        Synthesis(SynthesisSettings(nothing, 1), TemplateCaptioner, MEDIA, tmp_path / "none").run()
 
 
 def test_frames_that_were_not_sampled_are_rejected_before_the_model_is_asked(server, connect, tmp_path):

@@ -12,9 +12,19 @@ from data_pipeline import lessons
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.seed import Seed
 from data_pipeline.sources.pixel_search import CELL_BOXES, PixelSearch
-from data_pipeline.synthesis import IMAGE_MIX, VIDEO_MIX, SynthesisError, Synthesizer, TemplateCaptioner
+from data_pipeline.synthesis import (
+    IMAGE_MIX,
+    VIDEO_MIX,
+    BudgetMediaLoader,
+    Passage,
+    SynthesisError,
+    Synthesizer,
+    TemplateCaptioner,
+)
+from data_pipeline.synthesis.captioner import PHRASES
 from data_pipeline.synthesis.mistakes import contains, intersects, widened
 from pixel_reasoner_jax.operations import MediaState, default_registry, parse_call, tools_section
+from pixel_reasoner_jax.processing import Budgets
 from pixel_reasoner_jax.rollout.prompt import query_messages
 
 
@@ -107,6 +117,69 @@ def test_another_kind_is_taken_where_the_geometry_forbids_one(processor):
     synthesizer = Synthesizer(default_registry(), processor, TemplateCaptioner(), image_mix={"recrop_once": 1})
     with pytest.raises(SynthesisError, match="seed-0"):
         synthesizer(image_seed(0, cue=(0.02, 0.02, 0.98, 0.98)))
+
+
+@pytest.mark.parametrize("cue", [(0.4, 0.3, 0.55, 0.5), (0, 0, 0.03, 0.04), (0.9, 0.45, 1, 0.5), (0.5, 0, 0.75, 0.05)])
+@pytest.mark.parametrize("padding", [0.0, 0.1])
+def test_a_further_zoom_shows_the_evidence_far_smaller_first(cue, padding):
+    """Measured on the pictures that the operation returned."""
+    synthesizer = Synthesizer(
+        default_registry(padding), BudgetMediaLoader(), TemplateCaptioner(), padding=padding, image_mix=ZOOM
+    )
+    for number in range(10):
+        seed = dataclasses.replace(image_seed(number, cue=cue), images=(Image.new("RGB", (1203, 1001)),))
+        draft = synthesizer(seed)
+        first, last = (draft.messages[turn]["content"][1]["image"] for turn in (3, 5))
+        assert 4 * last.width * last.height <= first.width * first.height < 0.91 * 1203 * 1001
+        left, top, right, bottom = draft.operations[0].boxes[0]
+        assert left <= cue[0] * 1203 + 1 and top <= cue[1] * 1001 + 1
+        assert right >= cue[2] * 1203 - 2 and bottom >= cue[3] * 1001 - 2
+        assert "too small" in draft.messages[4]["content"][0]["text"]
+
+
+ZOOM = {"further_zoom": 1.0}
+
+
+def test_where_a_further_zoom_has_no_room_another_kind_is_taken_and_counted(processor):
+    """With its padding, the right crop of this cue is a third of the image: four times that is more than there is."""
+    mix = {"further_zoom": 0.9, "single_pass": 0.1}
+    synthesizer = Synthesizer(default_registry(), processor, TemplateCaptioner(), image_mix=mix)
+    kinds = {synthesizer(image_seed(number, cue=(0.3, 0.3, 0.7, 0.65))).kind for number in range(10)}
+    assert kinds == {"single_pass"} and synthesizer.impossible["further_zoom"] > 5
+
+
+@pytest.mark.parametrize(
+    "cue,text_height,honest",
+    [
+        ((0.4, 0.4, 0.5, 0.6), None, True),
+        ((0.4, 0.4, 0.5, 0.59), None, False),
+        ((0.4, 0.4, 0.5, 0.5), 0.02, True),  # of 1,400 pixels: 28 of them, and 16 as the model sees it
+        ((0.4, 0.4, 0.5, 0.5), 0.015, False),  # 21 of 1,400, but 12 as the model sees it
+    ],
+)
+def test_only_what_can_be_seen_is_answered_without_an_operation(cue, text_height, honest):
+    """The model sees the image of 2,100 x 1,400 at 1,204 x 812."""
+    loader = BudgetMediaLoader(Budgets(image=(4, 1280)))
+    assert loader.resized((2100, 1400)) == (1204, 812)
+    images = (Image.new("RGB", (2100, 1400)),)
+    mix = {"text_only": 0.9, "single_pass": 0.1}
+    synthesizer = Synthesizer(default_registry(), loader, TemplateCaptioner(), image_mix=mix)
+    seeds = (dataclasses.replace(image_seed(n, cue=cue), images=images, text_height=text_height) for n in range(8))
+    kinds = [synthesizer(seed).kind for seed in seeds]
+    assert ("text_only" in kinds) == honest and (synthesizer.impossible["text_only"] > 0) != honest
+
+
+def test_fixed_phrases_vary_with_the_seed_and_are_the_same_again():
+    assert set(PHRASES) == set(Passage)
+    for passage, variants in PHRASES.items():
+        assert len(set(variants)) == len(variants) >= 10
+        first, other = TemplateCaptioner(seed=1), TemplateCaptioner(seed=2)
+        written = [first.write(image_seed(number), Passage(passage), (0.1, 0.2, 0.3, 0.4)) for number in range(200)]
+        assert set(written) == set(variants)
+        seeds = list(map(image_seed, range(200)))
+        assert written == [TemplateCaptioner(seed=1).write(seed, passage, (0.1, 0.2, 0.3, 0.4)) for seed in seeds]
+        assert written != [other.write(seed, passage, (0.1, 0.2, 0.3, 0.4)) for seed in seeds]
+    assert all("too small" in text for text in PHRASES[Passage.TOO_SMALL])
 
 
 def test_an_operation_that_fails_is_an_error_that_names_the_seed(processor):

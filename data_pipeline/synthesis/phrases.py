@@ -1,0 +1,96 @@
+"""The fixed phrases of the template captioner: several for every `Passage`, all true wherever they are used.
+
+They are about images and videos alike, and name nothing that may be an answer: no color, number, place or size, but
+that a detail is small. Those of `too_small` never say that the detail is missing, those of `mistake` always do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+PHRASES: Mapping[str, tuple[str, ...]] = {
+    "overview": (
+        "The question is about a detail, which I want to see clearly before I answer.",
+        "From the whole view alone I would not be sure of the answer.",
+        "I have an overview now, and the answer depends on a detail of it.",
+        "The whole view tells where things are; the detail that is asked for deserves a closer look.",
+        "Only part of what I see matters for the question.",
+        "To answer reliably, I should examine the relevant detail and not guess from the overview.",
+        "Before I answer, I check the relevant detail.",
+        "The question is about a detail, and I do not want to settle it by a glance at everything.",
+        "I would rather verify this detail than rely on a first impression.",
+        "I could answer from a first impression, but I prefer to be certain.",
+        "It is worth examining what the question asks about.",
+        "The answer depends on something that deserves a closer look.",
+    ),
+    "subject": (
+        "the relevant part",
+        "the part that the question is about",
+        "what the question asks about",
+        "the detail in question",
+        "the place where the answer should be found",
+        "the part that should hold the answer",
+        "the evidence for the answer",
+        "what has to be seen to answer",
+        "the part that matters for the question",
+        "the detail that decides the question",
+        "the spot that the question refers to",
+        "the part that needs to be examined",
+    ),
+    "mistake": (
+        "This does not show what the question asks about.",
+        "What the question asks about is not in here.",
+        "That was not it: the evidence must be elsewhere.",
+        "I do not find what I was looking for here.",
+        "This is something else, so I have to look again.",
+        "The detail that I need is not shown here.",
+        "I looked at the wrong thing: this says nothing about the question.",
+        "Nothing here answers the question; I must have missed the relevant detail.",
+        "This turns out to be irrelevant to the question.",
+        "My choice was off, because the relevant detail does not appear in it.",
+        "What I got does not contain what I need.",
+        "The relevant detail is missing from this view, so I correct my choice.",
+    ),
+    "too_small": (
+        "What the question asks about is in this view, but still too small to be made out.",
+        "The relevant detail is here, yet it is too small to be sure.",
+        "I have it in view now, only too small, since I took in far more than needed.",
+        "This contains the detail in question, but it remains too small to be told reliably.",
+        "That helps, but the detail is still too small.",
+        "The view is closer than before, and still the detail is too small to answer from.",
+        "The place is the intended one; the detail itself is too small at this scale.",
+        "I left too much around it: the detail is shown, but too small.",
+        "It lies within this crop, though too small for a dependable answer.",
+        "The crop is too wide, which leaves what matters too small.",
+        "What I am after is included here, but it is too small to examine, so I go further in.",
+        "So far the detail only fills a little of the crop and is too small to judge.",
+    ),
+    "evidence": (
+        "This shows what the question asks about.",
+        "Now the relevant detail can be seen clearly.",
+        "Here is what the question is about, large enough to answer.",
+        "This is the detail that I was looking for.",
+        "With this the question can be answered.",
+        "The evidence is in view now.",
+        "This view settles the question.",
+        "Now I can make out what is asked for.",
+        "What I needed to see is shown here.",
+        "Looking at this, I can answer the question.",
+        "The closer look gives the answer.",
+        "This is enough to answer with confidence.",
+    ),
+    "reasoning": (
+        "It can be seen without looking closer.",
+        "The whole view is enough to answer this.",
+        "What is asked for is large enough to be recognized at once.",
+        "There is no need to look closer here.",
+        "The answer can be read off directly.",
+        "I can make out what matters as it is.",
+        "What the question asks about is clear from the overview.",
+        "A closer look would add nothing to what I see already.",
+        "The relevant detail is plainly visible.",
+        "This is clear from what is shown.",
+        "Everything that the answer needs is in plain view.",
+        "The overview settles the question.",
+    ),
+}
