@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from pixel_reasoner_jax.config_values import ANSWER_RULES
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.rewards.answers import clean, judge
+from pixel_reasoner_jax.rewards.answers import clean, judge, mathematics
 from pixel_reasoner_jax.rewards.extraction import extract_answer
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -143,7 +143,9 @@ class AnswerPool:
                 continue
             for reference, verdict in verdicts.items():
                 if verdict is None:
-                    undecided.setdefault((clean(answer), clean(reference)), []).append(index)
+                    undecided.setdefault(
+                        tuple(mathematics.latex(clean(text)) for text in (answer, reference)), []
+                    ).append(index)
         if undecided:
             with self._lock:
                 verdicts = self._verify(list(undecided))

@@ -63,9 +63,12 @@ def judge(answer: str, reference: str, rules: str = "strict") -> bool | None:
 
 def _judge_choice(answer: str, reference: choice.Choice) -> bool | None:
     """By the letter; where the reference has a text too, by either, and both must be right if both are there."""
-    given = choice.split(answer)
     if not reference.text:
         return choice.accepts(reference, answer)
+    given = choice.split(answer)
+    if given is None and (marked := choice.split_without_mark(answer)) and marked.letter == reference.letter:
+        if _judge(clean(marked.text), clean(reference.text)):
+            return True
     if given is None or (given.letter != reference.letter and not given.text):
         return given is None and _judge(answer, clean(reference.text))
     if given.letter != reference.letter:

@@ -22,8 +22,6 @@ def split(answer: str) -> list[str]:
 
 
 def _split(text: str, separator: re.Pattern = _REFERENCES) -> list[str]:
-    if text[:1] in "([{" or text.startswith("\\{"):
-        return [text]
     parts, begin, depth = [], 0, 0
     separators = {match.start(): match.end() for match in separator.finditer(text)}
     for i, character in enumerate(text):

@@ -16,10 +16,21 @@ _NAMES = re.compile(
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # An operator between operands, a power, a root; a dash or slash between letters is none: "Coca-Cola", "N/A".
 _STRUCTURE = re.compile(
-    r"[\w)}\]°!]\s*[+*×·^=]\s*[\w(\\{|√-]|√|π|∞|\bpi\b|sqrt|\d\s*/\s*\d|\)\s*[-/]|[-/]\s*\(|\d\s*\(|[a-z]\(", re.I
+    r"[\w)}\]°!]\s*[+*×·^=]\s*[\w(\\{|√-]|√|π|∞|\d\s?!|\bpi\b|sqrt|\d\s*/\s*\d|\)\s*[-/]|[-/]\s*\(|\d\s*\(|[a-z]\(",
+    re.I,
 )
 _NEITHER = re.compile(r"[^\w\s.,/°%()\[\]{}+-]")
 _VARIABLE = re.compile(r"(?<![^\W\d_])[a-zA-Z](?![^\W\d_])")
+
+
+_SPELLINGS = {"×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty "}
+_ROOT = re.compile(r"√\s?(\d+|[a-zA-Z]|\([^()]*\))")
+
+
+def latex(text: str) -> str:
+    """The text with LaTeX for signs that algebra does not read."""
+    text = _ROOT.sub(r"\\sqrt{\1}", text)
+    return text.translate(str.maketrans(_SPELLINGS))
 
 
 def read(reference: str) -> str | None:

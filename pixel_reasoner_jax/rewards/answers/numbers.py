@@ -14,14 +14,24 @@ from pixel_reasoner_jax.rewards.answers.texts import without_preamble
 
 DECIMALS = 6  # to which a fraction equals a decimal
 
-_CURRENCY_SIGNS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee", "₩": "won"}
+_CURRENCY_SIGNS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee", "₩": "won", "¢": "cent"}
 _CURRENCY_WORDS = {
     "usd": "dollar", "dollar": "dollar", "dollars": "dollar", "buck": "dollar", "bucks": "dollar",
     "eur": "euro", "euro": "euro", "euros": "euro", "gbp": "pound", "pound": "pound", "pounds": "pound",
     "jpy": "yen", "yen": "yen", "inr": "rupee", "rupee": "rupee", "rupees": "rupee", "krw": "won", "won": "won",
     "cent": "cent", "cents": "cent",
 }  # fmt: skip
-_MAGNITUDES = {"k": 10**3, "mn": 10**6, "mio": 10**6, "mil": 10**6, "m": 10**6, "b": 10**9, "bn": 10**9, "tn": 10**12}
+_MAGNITUDES = {
+    "k": 10**3,
+    "mn": 10**6,
+    "mio": 10**6,
+    "mil": 10**6,
+    "m": 10**6,
+    "b": 10**9,
+    "bn": 10**9,
+    "t": 10**12,
+    "tn": 10**12,
+}
 _MAGNITUDES |= {name: value for name, value in number_words.LARGE.items()}
 
 _WORD = "|".join((*number_words.SMALL, *number_words.LARGE))
@@ -36,23 +46,36 @@ _NUMBER = re.compile(
       |(?<![\w.,])(?P<digits>{_DIGITS})(?:\s?/\s?(?P<denominator>\d{{1,30}})(?![\d.,/]*\d))?
       |(?<![\w-])(?P<words>(?:{_WORD})(?:(?:[\s-]|\sand\s)(?:{_WORD}))*)\b
     )
-    (?:\s?(?P<magnitude>thousand|million|billion|trillion|mn|mio|mil|bn|tn|k|(?(currency)[mb]|(?-i:[MB])))(?![\w/^]))?
+    (?:\s?(?P<magnitude>thousand|million|billion|trillion|mn|mio|mil|bn|tn|k|(?(currency)[mb]|(?-i:[MBT])))(?![\w/^]))?
     (?:\s?(?:(?P<percent>%|percent\b|per\scent\b|pct\b)|(?P<degree>°(?!\s?[cfk]\b)|degrees?\b(?!\s(?:c|f))))
       |\s?(?P<money>[{"".join(_CURRENCY_SIGNS)}]|(?:{"|".join(_CURRENCY_WORDS)})\b))?
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
+_PART = re.compile(
+    r"\b(?:(an?|one|two|three|four|\d)[\s-])?(half|halves|(?:third|quarter|fourth|fifth|tenth)s?)\b(?:\sof\b)?", re.I
+)
 _LEADING_ZERO = re.compile(r"0\d")
 # Words that make another claim of a number than that it is it.
 _HEDGES = re.compile(
-    r"\b(?:at\s+(?:least|most)|(?:more|less|fewer|greater|smaller|other|rather)\s+than|over|under|above|below|up\s+to"
+    r"\b(?:about|approximately|around|roughly|circa|nearly|almost|perhaps|maybe|possibly|beyond|besides|never|cannot|can't|wasn't|weren't|doesn't|don't|wrong|incorrect|false"
+    r"|excluded|anything\s+but|north\s+of|as\s+many\s+as|upwards?|onwards?|and\s+(?:up|rising|counting|more|then\s+some)"
+    r"|hundredths?|tenths?|thousandths?|halves|squared|cubed|factorial|pairs?|tens|twos|crores?|lakhs?|gross|negative)\b"
+    r"|\bno\s*$|^\s*(?:less|off|fewer|bce?)\b|\b(?:before|after|until|since)\s*$|[-|]\s*\(?\s*$|[‰|~≈]"
+    r"|\b(?:at\s+(?:least|most)|(?:more|less|fewer|greater|smaller|other|rather)\s+than|over|under|above|below|up\s+to"
     r"|exceed\w*|between|or|not|isn't|aren't|without|except|nor|neither|either|versus|vs|minimum|maximum|plus|times"
-    r"|minus|half|quarter|third|dozens?)\b|[<>≤≥≠±+*×]\s*$|^\s*[<>≤≥≠±]|\d",
+    r"|minus|dozens?)\b|[<>≤≥≠±+*×]\s*$|^\s*[<>≤≥≠±]|\d",
     re.IGNORECASE,
 )
 _SMALL_M = re.compile(r"(?<=\d)m\b")  # beside "5 million", "5m" is no length
 _RESTATED = re.compile(r"([^()]+?)\s*\(([^()]+)\)")
-_NONE = re.compile(r"(?:none|nothing|nobody|no\s?one|no\s+[a-z]+(?:\s+[a-z]+){0,5})[.!]?", re.IGNORECASE)
+_BARE_MAGNITUDE = re.compile(r"\d+[MBT]")  # "3M" is a name
+_NO_ANSWER = "idea|answer|limit|problem|way|more|less|doubt|clue|information|data|result|need|reason|single|such"
+_NONE = re.compile(
+    rf"(?:none|nothing|nobody|no\s?one|no\s+(?!(?:{_NO_ANSWER})\b)[a-z]+(?:\s+(?!(?:but|except)\b)[a-z]+){{0,5}})[.!]?",
+    re.I,
+)
 
 
 class Number(NamedTuple):
@@ -76,8 +99,10 @@ class Number(NamedTuple):
 
 def read(reference: str) -> Number | None:
     """The number that a whole text is, None if it is something else: "007" is a code, "5 m" a quantity."""
-    match = _NUMBER.fullmatch(reference.removeprefix("about ").strip())
+    match = _NUMBER.fullmatch(_parts_as_fractions(reference))
     if not match or (match["digits"] and _LEADING_ZERO.match(match["digits"])):
+        return None
+    if _BARE_MAGNITUDE.fullmatch(reference):
         return None
     return _value(match)
 
@@ -105,6 +130,7 @@ def accepts(reference: Number, answer: str) -> bool:
 
 def find(answer: str) -> tuple[Number, str, str] | None:
     """The only number of a text and what is before and after it; None if it has none, or several."""
+    answer = _parts_as_fractions(answer)
     matches = [match for match in _NUMBER.finditer(answer) if _stands_alone(match, answer)]
     if len(matches) != 1:
         return None
@@ -134,6 +160,18 @@ def _sign(number: Number) -> str | None:
     return next((name for name, there in signs.items() if there), None)
 
 
+def _parts_as_fractions(text: str) -> str:
+    """The text with "three quarters" as "3/4"."""
+
+    def fraction(match: re.Match) -> str:
+        count = (match[1] or "one").casefold()
+        number = count if count.isdigit() else number_words.SMALL.get(count, 1)
+        name = match[2].casefold()
+        return f"{number}/{_PARTS.get(name) or _PARTS[name.removesuffix('s')]}"
+
+    return _PART.sub(fraction, text)
+
+
 def _same(first: Fraction, second: Fraction, rounded: bool) -> bool:
     return round(first, DECIMALS) == round(second, DECIMALS) if rounded else first == second
 
@@ -143,6 +181,8 @@ def _stands_alone(match: re.Match, text: str) -> bool:
     before, after = text[: match.start()][-1:], text[match.end() :]
     if before.isalnum() or before in ("-", "^") or (before in (".", ",") and text[: match.start() - 1][-1:].isdigit()):
         return False
+    if re.match(r"s\b", after) and re.search(r"\d{4}$", match["digits"] or ""):
+        return False  # "1990s" are no seconds
     return not after[:1].isalnum() or match["digits"] is None or units.leading(after) is not None
 
 
@@ -163,7 +203,7 @@ def _value(match: re.Match) -> Number | None:
         value, fraction = Fraction(re.sub(r"[,\s]", "", match["digits"])), bool(match["denominator"])
         if fraction:
             under = int(match["denominator"])
-            if under == 0 or value == under:  # 50/50 is a ratio
+            if under == 0 or value == under or value + under == 100:  # 50/50 and 60/40 are ratios
                 return None
             value /= under
     magnitude = match["magnitude"]

@@ -14,6 +14,9 @@ _HARMLESS = re.compile(
 )
 
 
+_POUNDS = re.compile(r"\bpounds?\b", re.IGNORECASE)  # a sum of money is a number
+
+
 class Quantity(NamedTuple):
     """In the first unit of its dimension."""
 
@@ -23,7 +26,7 @@ class Quantity(NamedTuple):
 
 def read(reference: str) -> Quantity | None:
     """The quantity that a whole text is."""
-    found = numbers.find(reference)
+    found = numbers.find(_POUNDS.sub("lb", reference))
     if found is None:
         return None
     number, before, after = found

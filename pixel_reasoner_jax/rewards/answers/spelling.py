@@ -8,7 +8,7 @@ import unicodedata
 _QUOTES = dict.fromkeys("“”„‟«»″＂", '"') | dict.fromkeys("‘’‚‛‹›′`´＇", "'")
 _DASHES = dict.fromkeys("‐‑‒–—―−﹘﹣－", "-")
 _SUPERSCRIPTS = {character: f"^{digit}" for digit, character in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
-_CHARACTERS = str.maketrans(_QUOTES | _DASHES | _SUPERSCRIPTS | {"º": "°", "⁄": "/", "÷": "/", "‰": "‰", "﹪": "%"})
+_CHARACTERS = str.maketrans(_QUOTES | _DASHES | _SUPERSCRIPTS | {"º": "°", "⁄": "/", "÷": "/", "﹪": "%", "。": "."})
 
 _TEXT_COMMANDS = (
     "text|textbf|textit|texttt|textrm|textsf|textsc|textnormal|emph|underline|mbox|hbox"
@@ -18,7 +18,10 @@ _TEXT_COMMAND = re.compile(rf"\\(?:{_TEXT_COMMANDS})\s{{0,4}}\{{([^{{}}]*)\}}")
 _NESTED_COMMANDS = 8  # a command in a command is opened so many times
 _DEGREE = re.compile(r"\s{0,4}\^\s{0,4}(?:\\circ|\{\s{0,4}\\circ\s{0,4}\})|\\degree\b|\\circ\b")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\\(?:left|right|displaystyle)\b|(?<!\\)\$(?!\s{0,4}\d)|\*\*|__")
-_SPACES = re.compile(r"\\[,;:!> ]|\\q?quad\b|~")
+_SPACES = re.compile(r"\\[,;:!> ]|\\q?quad\b|(?<=\w)~(?=\w)")
+_ACCENT = re.compile(r"\\[`'^\"~=.]\s?\{?([A-Za-z])\}?|\\[uvHck]\s?\{([A-Za-z])\}")
+_SIGNS = {"geq?": "≥", "leq?": "≤", "neq?": "≠", "pounds": "£", "euro": "€", "approx": "≈", "sim": "≈"}
+_SIGN = [(re.compile(rf"\\{command}(?![A-Za-z])\s?"), sign) for command, sign in _SIGNS.items()]
 _ESCAPED = re.compile(r"\\([%$&#_{}])")
 _DOLLARS = re.compile(r"\$([^$]*)\$(?!\d)")
 _OUTER = " \t\n\"'*"
@@ -30,6 +33,7 @@ def clean(text: str) -> str:
 
     What is left of LaTeX is mathematics: "\text{\textbf{A}}" is "A", "30^\circ" is "30°", "\frac{1}{2}" stays.
     """
+    text = _ACCENT.sub(lambda match: match[1] or match[2], text)  # diacritics do not matter
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
     text = "".join(character for character in text if unicodedata.category(character) != "Cf")
     text = _DEGREE.sub("°", text)
@@ -40,7 +44,9 @@ def clean(text: str) -> str:
         text = opened
     text = _DOLLARS.sub(r"\1", text)
     text = _DELIMITERS.sub("", text)
-    text = _SPACES.sub(" ", text)
+    for command, sign in _SIGN:
+        text = command.sub(sign, text)
+    text = _SPACES.sub(" ", text.replace("{,}", ","))
     text = _ESCAPED.sub(r"\1", text)
     text = " ".join(text.split()).strip(_OUTER)
     return text.removesuffix(".").strip(_OUTER) if not re.search(r"\b\w\.\w\.$", text) else text

@@ -9,8 +9,8 @@ import unicodedata
 
 from pixel_reasoner_jax.rewards.answers import number_words
 
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[%$€£¥#+/=<>@*^°]")
-_INITIALS = re.compile(r"\b(?:[^\W\d_]\.\s?){2,}")
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|(?<=\w)#|[%‰$€£¥+/=<>≥≤@*^°¬]|^!")
+_INITIALS = re.compile(r"\b[^\W\d_](?:\.\s?[^\W\d_])+\b\.?")
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])'(?=[^\W\d_])")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _ARTICLES = ("a", "an", "the")
@@ -25,13 +25,16 @@ _PREAMBLE = re.compile(
 def words(text: str) -> list[str]:
     """The words, numbers and signs of a cleaned text, as they are compared: folded, without articles, "&" as "and",
     number words as digits, initials ("U.S.A.") as one word."""
+    text = text.replace("≠", " not = ")  # whose stroke is a combining character
     text = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
-    text = _INITIALS.sub(lambda match: re.sub(r"[.\s]", "", match[0]) + " ", text.replace("&", " and "))
+    text = _INITIALS.sub(
+        lambda match: re.sub(r"[.\s]", "", match[0]) + " ", text.replace("&", " and ").replace("×", "x")
+    )
     tokens = _TOKEN.findall(_THOUSANDS.sub("", _APOSTROPHE.sub("", text)))
     kept = [
         token
         for token, following in itertools.zip_longest(tokens, tokens[1:], fillvalue="")
-        if not (token in _ARTICLES and following.isalpha())
+        if not (token in _ARTICLES and (following.isalpha() or (following and token == "the")))
     ]
     return number_words.as_digits(kept)
 

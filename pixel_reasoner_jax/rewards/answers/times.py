@@ -14,12 +14,13 @@ _TIME = re.compile(
 
 
 class Time(NamedTuple):
-    """Hours (or minutes of a duration), minutes, seconds; `half` is "a", "p" or None."""
+    """Hours (or minutes of a duration), minutes, seconds; `half` is "a", "p" or None; `of_day` where hours go to 24."""
 
     hours: int
     minutes: int
     seconds: int
     half: str | None
+    of_day: bool = False
 
 
 def read(reference: str) -> Time | None:
@@ -28,7 +29,8 @@ def read(reference: str) -> Time | None:
         return None
     hours, minutes, seconds = (int(group or 0) for group in match.groups()[:3])
     half = match[4].casefold() if match[4] else None
-    return None if half and not 1 <= hours <= 12 else Time(hours, minutes, seconds, half)
+    of_day = half is None and (match[1].startswith("0") or 12 < hours < 24)
+    return None if half and not 1 <= hours <= 12 else Time(hours, minutes, seconds, half, of_day)
 
 
 def accepts(reference: Time, answer: str) -> bool:
@@ -38,7 +40,7 @@ def accepts(reference: Time, answer: str) -> bool:
         return False
     if reference.half is None and reference.hours <= 12 and given.half:
         return reference[:3] == given[:3] or _of_day(reference) == _of_day(given)
-    if reference.half and given.half is None and given.hours <= 12:
+    if reference.half and given.half is None and not given.of_day:
         return False
     return _of_day(reference) == _of_day(given)
 
