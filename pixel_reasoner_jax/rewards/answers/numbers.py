@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from pixel_reasoner_jax.rewards.answers import number_words, units
+from pixel_reasoner_jax.rewards.answers.hedges import hedged
 from pixel_reasoner_jax.rewards.answers.texts import without_preamble
 
 DECIMALS = 6  # to which a fraction equals a decimal
@@ -21,18 +22,8 @@ _CURRENCY_WORDS = {
     "jpy": "yen", "yen": "yen", "inr": "rupee", "rupee": "rupee", "rupees": "rupee", "krw": "won", "won": "won",
     "cent": "cent", "cents": "cent",
 }  # fmt: skip
-_MAGNITUDES = {
-    "k": 10**3,
-    "mn": 10**6,
-    "mio": 10**6,
-    "mil": 10**6,
-    "m": 10**6,
-    "b": 10**9,
-    "bn": 10**9,
-    "t": 10**12,
-    "tn": 10**12,
-}
-_MAGNITUDES |= {name: value for name, value in number_words.LARGE.items()}
+_POWERS = {"k": 3, "mn": 6, "mio": 6, "mil": 6, "m": 6, "b": 9, "bn": 9, "t": 12, "tn": 12}
+_MAGNITUDES = {name: 10**power for name, power in _POWERS.items()} | number_words.LARGE
 
 _WORD = "|".join((*number_words.SMALL, *number_words.LARGE))
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:\s\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -57,17 +48,6 @@ _PART = re.compile(
     r"\b(?:(an?|one|two|three|four|\d)[\s-])?(half|halves|(?:third|quarter|fourth|fifth|tenth)s?)\b(?:\sof\b)?", re.I
 )
 _LEADING_ZERO = re.compile(r"0\d")
-# Words that make another claim of a number than that it is it.
-_HEDGES = re.compile(
-    r"\b(?:about|approximately|around|roughly|circa|nearly|almost|perhaps|maybe|possibly|beyond|besides|never|cannot|can't|wasn't|weren't|doesn't|don't|wrong|incorrect|false"
-    r"|excluded|anything\s+but|north\s+of|as\s+many\s+as|upwards?|onwards?|and\s+(?:up|rising|counting|more|then\s+some)"
-    r"|hundredths?|tenths?|thousandths?|halves|squared|cubed|factorial|pairs?|tens|twos|crores?|lakhs?|gross|negative)\b"
-    r"|\bno\s*$|^\s*(?:less|off|fewer|bce?)\b|\b(?:before|after|until|since)\s*$|[-|]\s*\(?\s*$|[‰|~≈]"
-    r"|\b(?:at\s+(?:least|most)|(?:more|less|fewer|greater|smaller|other|rather)\s+than|over|under|above|below|up\s+to"
-    r"|exceed\w*|between|or|not|isn't|aren't|without|except|nor|neither|either|versus|vs|minimum|maximum|plus|times"
-    r"|minus|dozens?)\b|[<>≤≥≠±+*×]\s*$|^\s*[<>≤≥≠±]|\d",
-    re.IGNORECASE,
-)
 _SMALL_M = re.compile(r"(?<=\d)m\b")  # beside "5 million", "5m" is no length
 _RESTATED = re.compile(r"([^()]+?)\s*\(([^()]+)\)")
 _BARE_MAGNITUDE = re.compile(r"\d+[MBT]")  # "3M" is a name
@@ -118,7 +98,7 @@ def accepts(reference: Number, answer: str) -> bool:
     if found is None:
         return False
     given, before, after = found
-    if _HEDGES.search(before) or _HEDGES.search(after):
+    if hedged(before, after):
         return False
     if reference.magnitude and units.leading(after):
         return False

@@ -1,4 +1,4 @@
-"""A range, "25-34", "10%-20%", or a score, "3-2": two numbers in their order."""
+"""A range, "25-34", "9am-5pm", "Monday to Friday", or a score, "3-2": two ends in their order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ _BEFORE = re.compile(r"(?:from|between|aged?|ages|years?)\s+", re.IGNORECASE)
 _BETWEEN = re.compile(r"\s*(?:-|\bto\b|\band\b|\bthrough\b|\buntil\b)\s*", re.IGNORECASE)
 _NOUN = re.compile(r"[^\W\d_]+(?:\s[^\W\d_]+){0,3}")  # "years old"
 _DASHES = ("-", "to", "through", "until")
-
-
+_LONGEST = 80  # characters
 _DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 _MONTHS = "january february march april may june july august september october november december".split()
 End = numbers.Number | times.Time | str
@@ -56,6 +55,8 @@ def _same_end(reference: End, given: End) -> bool:
 
 
 def _read(text: str, between_words: tuple[str, ...]) -> Range | None:
+    if len(text) > _LONGEST:
+        return None
     for between in _BETWEEN.finditer(text):
         if between[0].strip().casefold() not in between_words or between.start() == 0:
             continue
