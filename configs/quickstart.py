@@ -45,8 +45,8 @@ def get_config() -> ConfigDict:
     config.rl.rollout.max_length = 192
     config.rl.rollout.slots = 128
     config.rl.rollout.gather_parameters = True
-    # At this size the paper's alpha 0.5 and H 0.3 escape the learning trap with some seeds and not with others.
     config.rl.rewards = ConfigDict(dict(rules="strict"))
+    # At this size the paper's alpha 0.5 and H 0.3 escape the learning trap with some seeds and not with others.
     config.rl.curiosity = ConfigDict(dict(variant="paper", alpha=1.0, beta=0.05, rate_floor=0.5, max_operations=1))
     config.rl.grpo = ConfigDict(dict(queries_per_episode=16, clip_low=0.2, clip_high=0.35, normalize_std=False))
 

@@ -56,7 +56,7 @@ FIXED = (
 )
 """Settings that a resumed run may not change: its position in the data, its steps, its state and the rules by which it
 was trained so far depend on them."""
-EARLIER = {"model.position_rule": "transformers", "operations.box_rule": "raw", "rewards.rules": "release"}
+EARLIER = {"model.position_rule": "transformers", "operations.box_rule": "raw"}
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""
 SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have
@@ -138,10 +138,15 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
             f"{workdir} already holds a run: go on with it with --resume (from the beginning, if it has saved nothing"
             " yet), or choose another directory with --config.workdir=DIRECTORY"
         )
-    changed = changes(config, workdir)
+    changed, saved = changes(config, workdir), EARLIER.keys() | dict(_leaves(load_saved(workdir)))
     for path in FIXED:
         if path in changed:
             before, now = changed[path]
+            if path not in saved:
+                raise ConfigError(
+                    f"the run in {workdir} was started before config.{path} was a setting, under rules that this"
+                    " version does not have: start a new run with --config.workdir=DIRECTORY"
+                )
             raise ConfigError(
                 f"config.{path} is {now!r}, but the run in {workdir} was started with {before!r} and cannot go on with"
                 " another: leave it, or start a new run with --config.workdir=DIRECTORY"

@@ -42,6 +42,7 @@ ANSWER_ATTEMPTS = 3
 PROPOSALS = 4
 """Boxes that are requested for a seed before it is given up, if no crop of them lets the model answer."""
 
+UNKNOWN = "unknown"  # what the prompt `confirm` wants to hear where a crop does not show the answer
 LARGEST_PROPOSAL = 0.5
 """The largest share of the image that a proposed box may cover: a crop of more is no closer look."""
 
@@ -143,6 +144,8 @@ class ModelCaptioner:
             answer = self._answer("confirm", seed, self._pictures(seed, seed.cue), _passage)
         except CaptionError as error:
             return str(error)
+        if answer.strip(" .\"'").casefold() == UNKNOWN:
+            return "from the crop alone the model cannot answer"
         if answer_reward(f"\\boxed{{{answer}}}", seed.answer) == 1:
             return None
         return f"from the crop alone the model answers {answer[:200]!r}, not {seed.text_answer[:200]!r}"

@@ -1,8 +1,9 @@
 """Rejection sampling: a model of ours answers a question several times, and a right trajectory is kept.
 
 The model chooses its operations itself, so that a seed needs neither a box nor a window, and any operation may occur. A
-trajectory is kept if its answer is right, it made at least one call and none of its calls failed. Of several, the first
-sample is kept. All that the model wrote carries loss: it made no mistake on purpose.
+trajectory is kept if its answer is right, it made at least one call, none of its calls failed and no turn before the
+last names the answer. Of several, the first sample is kept. All that the model wrote carries loss: it made no mistake
+on purpose.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class PolicySampler:
             problem += f"; {unchecked} could not be compared"
         for trajectory in right:
             try:
-                if trajectory.ended != Ended.ANSWER or not trajectory.operations:
+                if trajectory.ended != Ended.ANSWER:
+                    raise CheckError("answer", f"it ended by a limit ({trajectory.ended})")
+                if not trajectory.operations:
                     raise CheckError("operation", "it makes no call")
                 draft = self._draft(seed, trajectory)
                 check_sampled(draft, seed, self._policy.processor, self._policy.registry)

@@ -157,6 +157,8 @@ def _sampled(args: argparse.Namespace, sources: Mapping[str, SeedSource]) -> _Pr
             "directory": directory,
             "samples": args.samples,
             "temperature": args.temperature,
+            "dtype": args.dtype,
+            "settings": dataclasses.asdict(learnt),
             "budgets": dataclasses.asdict(media.budgets),
         },
         shard_size=args.shard_size,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from pixel_reasoner_jax.config_values import ANSWER_RULES
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.rewards.answers import clean, judge, mathematics
+from pixel_reasoner_jax.rewards.answers import for_algebra, judge, mathematics
 from pixel_reasoner_jax.rewards.extraction import extract_answer
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -131,7 +131,7 @@ class AnswerPool:
           recovered: False for responses whose last operation failed; these score 0 whatever they answer.
         """
         scores = [0.0] * len(pairs)
-        undecided: dict[tuple[str, str], list[int]] = {}
+        undecided: dict[Task, list[int]] = {}
         for index, (response, references) in enumerate(pairs):
             answer = extract_answer(response) if isinstance(response, str) else None
             if answer is None or (recovered is not None and not recovered[index]):
@@ -143,12 +143,10 @@ class AnswerPool:
                 continue
             for reference, verdict in verdicts.items():
                 if verdict is None:
-                    undecided.setdefault(
-                        tuple(mathematics.latex(clean(text)) for text in (answer, reference)), []
-                    ).append(index)
+                    undecided.setdefault(for_algebra(answer, reference), []).append(index)
         if undecided:
             with self._lock:
-                verdicts = self._verify(list(undecided))
+                verdicts = self._verify([task for task in undecided if mathematics.fits(task[0])])
                 for task, indices in undecided.items():
                     for index in indices:
                         scores[index] = max(scores[index], float(verdicts.get(task) or 0))

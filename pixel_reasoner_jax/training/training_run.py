@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from data_pipeline.pipeline import DatasetMixture, RecordOrder
+from data_pipeline.pipeline import DatasetMixture, RecordOrder, record_count
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
@@ -120,6 +120,9 @@ class TrainingRun:
 
         Returns:
           The checkpoint's state and the counters saved with it; without a checkpoint, `state` and no counters.
+
+        Raises:
+          ConfigError: the data have another number of records than when the checkpoint was saved: another order.
         """
         if self._checkpoints.latest_step is None:
             return state, {}
@@ -127,6 +130,12 @@ class TrainingRun:
         for leaf in jax.tree.leaves(state):  # the model's parameters too: there is no room for two states
             leaf.delete()
         state, meta = self._checkpoints.restore(target)
+        before, now = meta.get("records"), record_count(data_sets(self._config))
+        if before not in (None, now):
+            raise ConfigError(
+                f"the data of {self._workdir} have {now} records, and had {before} when it was last saved: a run cannot"
+                " go on in another order; give the data back, or start a new run with --config.workdir=DIRECTORY"
+            )
         nnx.update(self.model, state.params)
         iterator.set_state(meta["iterator"])
         return state, meta["counters"]
@@ -137,7 +146,8 @@ class TrainingRun:
             self._metrics.flush()  # a run that goes on from this checkpoint has the metrics up to it
         by_process = all_gather_json(iterator.get_state())
         iterator_state = {shard: position for positions in by_process for shard, position in positions.items()}
-        self._checkpoints.save(step, state, {"iterator": iterator_state, "counters": counters})
+        records = record_count(data_sets(self._config))
+        self._checkpoints.save(step, state, {"iterator": iterator_state, "counters": counters, "records": records})
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer
-from pixel_reasoner_jax.rewards.answers import accepted, judge
+from pixel_reasoner_jax.rewards.answers import accepted, dates, judge, number_words, numbers, units
 
 CASES = [json.loads(line) for line in (pathlib.Path(__file__).parent / "answers.jsonl").read_text().splitlines()]
 
@@ -364,6 +364,27 @@ KINDS = [
     ("dog", ["it is a dog"], ["¬dog", "!dog", "no dog", "not a dog"]),
     ("7 = 8", [], ["7 ≠ 8"]),
     ("Yes, No", ["No, Yes", "yes and no"], ["Yes", "No"]),
+    ("-15 points", ["−15 points"], ["15 points"]),
+    ("Level -2", ["level -2"], ["level 2"]),
+    ("A-", ["a-", "A−"], ["A", "A+"]),
+    ("1½", ["1.5", "1 1/2", "3/2"], ["5.5", "11/2", "1"]),
+    ("2½ inches", ["2.5 inches", "2.5 in"], ["10.5 in", "2 in"]),
+    (r"A. \sqrt{2}", [r"2^{1/2}", "A", r"A. 2^{1/2}"], [r"\sqrt{3}", "B", r"B. \sqrt{2}"]),
+    ("5000 mAh", ["5 Ah"], ["5 A", "5000 mA"]),
+    ("fourth", ["Fourth"], ["0.25", "25%", "4"]),
+    ("No. 5", ["no. 5"], ["no", "5"]),
+    (
+        "3",
+        ["3 birds above the house", "three cars under the bridge", "3 times"],
+        ["twice 3", "the square root of 3", "3-ish"],
+    ),
+    ("San Francisco, CA", ["San Francisco CA", "CA, San Francisco"], ["San Francisco"]),
+    ("150 pounds", ["150 lb", "150 lbs"], ["150 kg", "15 lb"]),
+    ("Monday, May 12, 2019", ["May 12, 2019", "Monday, 12 May 2019"], ["Tuesday, May 12, 2019"]),
+    ("25/12/20", ["25/12/2020", "December 25, 2020"], ["25/12/2021"]),
+    ("15:00", ["3 pm"], ["3 am", "3:00"]),
+    ("yes", [], ["yes, it's not", "yes, it can't"]),
+    ("E.coli", ["e.coli"], ["E"]),
 ]
 
 
@@ -480,9 +501,13 @@ DIGITS = st.integers(1, 10**7).map(str)
 WORDS = st.text("bcdfghjklmnpqrstvwxz", min_size=4, max_size=8)
 HOURS, MINUTES, DAYS = st.integers(1, 12), st.integers(10, 59), st.integers(10, 28)
 MONTHS = st.sampled_from(["March", "June", "November"])
-UNITS = ["mm", "cm", "km", "kg", "hours", "minutes", "km/h", "mph", "ml", "GB"]
+UNITS = [sizes[0][1].split()[0] for sizes in units._DIMENSIONS.values()]
 REFERENCES = st.one_of(
     st.integers(0, 10**6).map(lambda n: f"{n:,}"),
+    st.integers(-999, -1).map(str),
+    st.builds("{} {}".format, WORDS, st.integers(-99, -1)),
+    st.builds("{}/{}".format, st.integers(1, 9), st.sampled_from([11, 13, 17])),
+    st.builds("{} {}/{}".format, st.integers(1, 9), st.integers(1, 4), st.sampled_from([5, 7])),
     st.decimals(0, 1000, places=2).map(str),
     st.integers(1, 10**4).map(lambda n: f"${n}"),
     st.builds("{} {}".format, st.integers(2, 999), st.sampled_from(["thousand", "million", "billion"])),
@@ -555,6 +580,18 @@ def test_a_percent_is_its_share_but_no_count(number):
     assert judge(str(number), f"{number}%") and judge(f"{number}%", f"{number}/100")
     assert judge(f"{number / 100:.2f}", f"{number}%") is (number % 100 != 0)
     assert judge(f"{100 * number}%", str(number)) is False
+
+
+TABLES = [*numbers._MAGNITUDES, *numbers._PARTS, *number_words.SMALL, *dates._MONTHS, *units._EXACT]
+
+
+@pytest.mark.parametrize("letter", "ıİſK")
+def test_letters_that_only_look_like_those_of_a_table_raise_nothing(letter):
+    for name in TABLES:
+        for plain in "iIsk":
+            for answer in (f"5 {name}", f"one {name}", f"{name} 5, 2019", name):
+                assert judge(answer.replace(plain, letter), "5 million") in (True, False, None)
+                assert judge(answer.replace(plain, letter), "May 5, 2019") in (True, False, None)
 
 
 def test_the_releases_rules_are_looser():

@@ -161,6 +161,8 @@ def test_what_cannot_be_checked_is_counted(monkeypatch):
         pairs = [(r"\boxed{9^{9^{9^{9}}}}", "17"), (r"\boxed{\sqrt{4}}", "2"), (r"\boxed{4}", "5"), ("?", "5")]
         assert pool.score(pairs) == [0.0, 1.0, 0.0, 0.0]
         assert pool.unchecked == 1
+        assert pool.score([(rf"\boxed{{{'(' * 40}x^2{')' * 40}}}", "x^2")]) == [0.0]
+        assert pool.unchecked == 2
 
 
 def test_unknown_rules_are_an_error():

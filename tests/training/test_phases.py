@@ -22,7 +22,7 @@ from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
-from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training import rl, sft, training_run
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.conftest import REPOSITORY
 
@@ -181,6 +181,13 @@ def test_a_directory_in_use_is_refused(sft_config, uninterrupted):
     sft_config.workdir = str(uninterrupted("sft").parent)
     with pytest.raises(ConfigError, match="already holds a run.*--resume"):
         sft.run(sft_config)
+
+
+def test_a_run_whose_data_grew_does_not_go_on(sft_config, uninterrupted, monkeypatch):
+    sft_config.workdir = str(uninterrupted("sft").parent)
+    monkeypatch.setattr(training_run, "record_count", lambda data: 99)
+    with pytest.raises(ConfigError, match="have 99 records, and had .* when it was last saved"):
+        sft.run(sft_config, resume=True)
 
 
 def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):

@@ -2,8 +2,8 @@
 
 A kind's module has `read(reference)`, what the reference says in that kind or None if it is of another, and
 `accepts(value, answer)`. The kinds are asked in the order of `KINDS`; words are the last and read everything. Only
-mathematics needs algebra, which `rewards.AnswerPool` does in other processes. Answers are untrusted: everything here
-takes time linear in a text that is cut off at `MAX_ANSWER` characters.
+mathematics needs algebra, which `rewards.AnswerPool` does in other processes. Answers are untrusted: texts longer than
+`MAX_ANSWER` characters are only compared as they are, so that nothing here takes long.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_ANSWER = 1000  # characters; no reference answer is near this long
 
 KINDS = (yes_no, dates, times, numbers, ranges, ratios, quantities, codes, texts)
 
-__all__ = ["KINDS", "MAX_ANSWER", "accepted", "clean", "judge"]
+__all__ = ["KINDS", "MAX_ANSWER", "accepted", "clean", "for_algebra", "judge"]
 
 
 def accepted(reference: str) -> list[str]:
@@ -61,6 +61,16 @@ def judge(answer: str, reference: str, rules: str = "strict") -> bool | None:
     return _judge_choice(answer, chosen)
 
 
+def for_algebra(answer: str, reference: str) -> tuple[str, str]:
+    """The two expressions of an answer and a reference that `judge` left open: of a labelled choice its text."""
+    answer, reference = clean(answer), clean(reference)
+    chosen = choice.read(reference)
+    if chosen is not None and chosen.text:
+        given = choice.split(answer) or choice.Choice("", "")
+        answer, reference = clean(given.text) or answer, clean(chosen.text)
+    return mathematics.latex(answer), mathematics.latex(reference)
+
+
 def _judge_choice(answer: str, reference: choice.Choice) -> bool | None:
     """By the letter; where the reference has a text too, by either, and both must be right if both are there."""
     if not reference.text:
@@ -85,7 +95,9 @@ def _judge(answer: str, reference: str) -> bool | None:
     for kind in KINDS:
         if kind is codes:  # what is left is a list, mathematics, a code or words
             if (parts := lists.read(reference)) is not None:
-                return _judge_list(answer, parts, reference)
+                return (lists.are_words(parts) and texts.accepts(texts.read(reference), answer)) or _judge_list(
+                    answer, parts
+                )
             if mathematics.read(reference) is not None:
                 return None if mathematics.may_equal(answer) else False
         value = kind.read(reference)
@@ -93,12 +105,14 @@ def _judge(answer: str, reference: str) -> bool | None:
             continue
         if kind.accepts(value, answer):
             return True
+        if kind is numbers and (mass := quantities.read(reference)) is not None:  # pounds are no money alone
+            return quantities.accepts(mass, answer)
         # "\sqrt{4}" is the number 2.
-        return None if kind is numbers and mathematics.is_expression(answer) else False
+        return None if kind is numbers and numbers.find(answer) is None and mathematics.is_expression(answer) else False
     return False
 
 
-def _judge_list(answer: str, parts: list[str], reference: str) -> bool | None:
+def _judge_list(answer: str, parts: list[str]) -> bool | None:
     """Every part of the reference is met by another part of the answer, and none is left over."""
     given = lists.split(answer)
     if len(given) != len(parts):

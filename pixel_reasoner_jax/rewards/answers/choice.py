@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 _REFERENCE = re.compile(r"[(\[]?([a-z])[)\].:]{0,2}", re.IGNORECASE)
-_LABELLED = re.compile(r"(?:\(([A-J])\)|\[([A-J])\]|([A-J])[.:)])\s*((?:(?<=\s)|(?<=[)\]])|(?=\w{2}))\S.*)", re.DOTALL)
+_LABELLED = re.compile(r"(?:\(([A-J])\)|\[([A-J])\]|([A-J])[.:)])\s*((?:(?<=\s)|(?<=[)\]]))\S.*)", re.DOTALL)
 _BEFORE = re.compile(
     r"(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:it\s+is\s+|it's\s+|i\s+(?:choose|pick|select)\s+)?"
     r"(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)?"

@@ -6,7 +6,7 @@ import re
 
 _ANYWHERE = (
     # not quite this number
-    "about approximately around roughly circa nearly almost over under above below beyond between exceed exceeds"
+    "about approximately around roughly circa nearly almost beyond between exceed exceeds"
     " exceeding minimum maximum upwards? onwards? at_least at_most up_to north_of as_many_as and_up and_rising"
     " and_counting and_more and_then_some (?:more|less|fewer|greater|smaller|other|rather)_than"
     # or another
@@ -16,12 +16,18 @@ _ANYWHERE = (
     " anything_but wrong incorrect false"
     # a number that is made of it
     " hundredths? tenths? thousandths? halves squared cubed factorial pairs? tens twos dozens? gross crores? lakhs?"
-    " times plus minus negative"
+    " twice double triple negative ish (?:root|half|third|multiple|square|power)_of"
 )
 _WORDS = "|".join(_ANYWHERE.split()).replace("_", r"\s+")
 _HEDGE = re.compile(rf"\b(?:{_WORDS})\b|[‰|~≈\d]", re.IGNORECASE)
-_BEFORE = re.compile(r"\b(?:no|before|after|until|since)\s*$|[<>≤≥≠±+*×|-]\s*\(?\s*$", re.IGNORECASE)
-_AFTER = re.compile(r"\s*(?:(?:less|off|fewer|bce?)\b|[<>≤≥≠±+]|-\s*$)", re.IGNORECASE)
+_BEFORE = re.compile(
+    r"\b(?:no|before|after|until|since|over|under|above|below|times|plus|minus)\s*$|[<>≤≥≠±+*×|-]\s*\(?\s*$",
+    re.IGNORECASE,
+)
+_AFTER = re.compile(
+    r"\s*(?:(?:less|off|fewer|bce?|plus|minus|times\s+\d|(?:and|or)\s+(?:over|under|above|below)|(?:over|under|above|below)\s*$)\b|[<>≤≥≠±+]|-\s*$)",
+    re.IGNORECASE,
+)
 
 
 def hedged(before: str, after: str) -> bool:

@@ -16,6 +16,11 @@ def read(reference: str) -> list[str] | None:
     return parts if 1 < len(parts) <= _MOST else None
 
 
+def are_words(parts: list[str]) -> bool:
+    """Whether a comma between the parts may be left out, as in "San Francisco CA"."""
+    return all(len(part) > 1 and not any(map(str.isdigit, part)) for part in parts)
+
+
 def split(answer: str) -> list[str]:
     """The parts of an answer."""
     return _split(answer.removeprefix("both ").removeprefix("Both "), _ANSWERS)

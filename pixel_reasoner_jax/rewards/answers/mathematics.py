@@ -39,8 +39,6 @@ def read(reference: str) -> str | None:
 
 
 def is_expression(text: str) -> bool:
-    if len(text) > MAX_LENGTH or nesting(text) > MAX_NESTING:
-        return False
     plain = _COMMAND.sub(" ", text)
     if _WORD.search(_NAMES.sub(" ", plain)):
         return False
@@ -53,9 +51,12 @@ def is_expression(text: str) -> bool:
 
 def may_equal(answer: str) -> bool:
     """Whether it is worth asking algebra about an answer: it is mathematics, or numbers and letters by themselves."""
-    if len(answer) > MAX_LENGTH or nesting(answer) > MAX_NESTING:
-        return False
     return is_expression(answer) or not (_WORD.search(answer) or _NEITHER.search(answer))
+
+
+def fits(answer: str) -> bool:
+    """Whether algebra may be asked: nothing right is as long or as deep as what it would labour at."""
+    return len(answer) <= MAX_LENGTH and nesting(answer) <= MAX_NESTING
 
 
 def nesting(text: str) -> int:

@@ -32,12 +32,13 @@ _NUMBER = re.compile(
     (?P<sign>(?:(?<![\w)\]%°-])(?<![\w)\]%°]\s)[-+]\s?|\b(?:minus|negative)\s)?)
     (?:(?P<currency>[{"".join(_CURRENCY_SIGNS)}]|\b(?:usd|eur|gbp|jpy|inr)\b)\s?)?
     (?P<late>(?<=[{"".join(_CURRENCY_SIGNS)}])-)?
+    (?P<whole>(?<![\w.,])\d{{1,6}}(?:\s?(?=\\[dt]?frac)|\s(?=\d{{1,3}}\s?/\s?\d)))?
     (?:
       \\[dt]?frac\s?(?:\{{\s?(?P<over>\d{{1,30}})\s?\}}\s?\{{\s?(?P<under>\d{{1,30}})\s?\}}|(?P<o1>\d)\s?(?P<u1>\d))
       |(?<![\w.,])(?P<digits>{_DIGITS})(?:\s?/\s?(?P<denominator>\d{{1,30}})(?![\d.,/]*\d))?
       |(?<![\w-])(?P<words>(?:{_WORD})(?:(?:[\s-]|\sand\s)(?:{_WORD}))*)\b
     )
-    (?:\s?(?P<magnitude>thousand|million|billion|trillion|mn|mio|mil|bn|tn|k|(?(currency)[mb]|(?-i:[MBT])))(?![\w/^]))?
+    (?:\s?(?P<magnitude>hundred|thousand|million|billion|trillion|mn|mio|mil|bn|tn|k|(?(currency)[mb]|(?-i:[MBT])))(?![\w/^]))?
     (?:\s?(?:(?P<percent>%|percent\b|per\scent\b|pct\b)|(?P<degree>°(?!\s?[cfk]\b)|degrees?\b(?!\s(?:c|f))))
       |\s?(?P<money>[{"".join(_CURRENCY_SIGNS)}]|(?:{"|".join(_CURRENCY_WORDS)})\b))?
     """,
@@ -45,7 +46,9 @@ _NUMBER = re.compile(
 )
 _PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
 _PART = re.compile(
-    r"\b(?:(an?|one|two|three|four|\d)[\s-])?(half|halves|(?:third|quarter|fourth|fifth|tenth)s?)\b(?:\sof\b)?", re.I
+    r"\b(?:(?:(an?|one|two|three|four)[\s-])?(half)"
+    r"|(an?|one|two|three|four)[\s-](halves|(?:third|quarter|fourth|fifth|tenth)s?))\b(?:\sof\b)?",
+    re.IGNORECASE,
 )
 _LEADING_ZERO = re.compile(r"0\d")
 _SMALL_M = re.compile(r"(?<=\d)m\b")  # beside "5 million", "5m" is no length
@@ -144,9 +147,8 @@ def _parts_as_fractions(text: str) -> str:
     """The text with "three quarters" as "3/4"."""
 
     def fraction(match: re.Match) -> str:
-        count = (match[1] or "one").casefold()
-        number = count if count.isdigit() else number_words.SMALL.get(count, 1)
-        name = match[2].casefold()
+        number = number_words.SMALL.get((match[1] or match[3] or "one").casefold(), 1)
+        name = (match[2] or match[4]).casefold()
         return f"{number}/{_PARTS.get(name) or _PARTS[name.removesuffix('s')]}"
 
     return _PART.sub(fraction, text)
@@ -186,6 +188,7 @@ def _value(match: re.Match) -> Number | None:
             if under == 0 or value == under or value + under == 100:  # 50/50 and 60/40 are ratios
                 return None
             value /= under
+    value += int(match["whole"] or 0)
     magnitude = match["magnitude"]
     if magnitude:
         value *= _MAGNITUDES[magnitude.casefold()]

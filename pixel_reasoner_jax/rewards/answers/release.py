@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from pixel_reasoner_jax.rewards.answers.mathematics import MAX_NESTING, nesting
 from pixel_reasoner_jax.rewards.answers.spelling import clean
 
 _LETTER_REFERENCE = re.compile(r"\(?([a-z])[).:]?", re.IGNORECASE)
@@ -35,7 +34,7 @@ def judge(answer: str, reference: str) -> bool | None:
     words = _WORDS.fullmatch(reference), _WORDS.fullmatch(answer)
     if all(words) or (words[0] and given) or (expected and words[1]):
         return False
-    return None if max(nesting(answer), nesting(reference)) <= MAX_NESTING else False
+    return None
 
 
 def _number(text: str) -> tuple[Fraction, bool] | None:

@@ -9,7 +9,9 @@ import unicodedata
 
 from pixel_reasoner_jax.rewards.answers import number_words
 
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|(?<=\w)#|[%‰$€£¥+/=<>≥≤@*^°¬]|^!")
+_TOKEN = re.compile(
+    r"(?<![\w)])-(?=\d)|(?<=[^\W\d_])-(?=\s|$)|\d+(?:[.,]\d+)*|[^\W\d_]+|(?<=\w)#|[%‰$€£¥+/=<>≥≤@*^°¬]|^!"
+)
 _INITIALS = re.compile(r"\b[^\W\d_](?:\.\s?[^\W\d_])+\b\.?")
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])'(?=[^\W\d_])")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")

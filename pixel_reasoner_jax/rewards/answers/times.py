@@ -38,7 +38,7 @@ def accepts(reference: Time, answer: str) -> bool:
     given = read(without_preamble(answer))
     if given is None:
         return False
-    if reference.half is None and reference.hours <= 12 and given.half:
+    if reference.half is None and not reference.of_day and given.half:
         return reference[:3] == given[:3] or _of_day(reference) == _of_day(given)
     if reference.half and given.half is None and not given.of_day:
         return False

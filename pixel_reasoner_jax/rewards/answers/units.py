@@ -58,7 +58,8 @@ _DIMENSIONS: dict[str, list[tuple[str, str]]] = {
     "frequency": [("1", "Hz hertz"), ("1000", "kHz"), ("1000000", "MHz"), ("1000000000", "GHz")],
     "data": [("1", "KB kilobyte"), ("1000", "MB megabyte"), ("1000000", "GB gigabyte"), ("1000000000", "TB terabyte")],
     "voltage": [("1", "V volt"), ("1000", "kV")],
-    "current": [("1", "A amp ampere"), ("1/1000", "mA mAh")],
+    "current": [("1", "A amp ampere"), ("1/1000", "mA")],
+    "charge": [("1", "Ah"), ("1/1000", "mAh")],
     "pressure": [("1", "Pa pascal"), ("1000", "kPa"), ("100000", "bar"), ("6894", "psi")],
 }
 

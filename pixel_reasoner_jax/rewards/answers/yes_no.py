@@ -11,10 +11,11 @@ _OPPOSITE = {"yes": "no|nope|false", "no": "yes|yeah|yep|true", "true": "false|n
 _FIRST = re.compile(r"([a-z]+)(\s*)(.*)", re.IGNORECASE | re.DOTALL)
 # "No cars" is not "no": without a comma, a sentence must go on.
 _GOES_ON = re.compile(r"(?:it|he|she|they|we|you|i|there|this|that|these|those|the|is|are|not)\b", re.IGNORECASE)
-_SUBJECT = r"\W*(?:it|he|she|they|we|you|there|this|that|these|those)\s+"
+_SUBJECT = r"\W*(?:it|he|she|they|we|you|there|this|that|these|those)"
 _VERB = r"(?:is|are|was|were|do|does|did|has|have|can|could|will|would|should)"
-_DENIED = re.compile(_SUBJECT + _VERB + r"(?:n't|\s+not|\snt)\b", re.IGNORECASE)
-_AFFIRMED = re.compile(_SUBJECT + _VERB + r"\W*", re.IGNORECASE)
+_NOT = rf"(?:\s+{_VERB}(?:n't|\s+not)|'(?:s|re)\s+not|\s+(?:can't|cannot|won't))\b"
+_DENIED = re.compile(_SUBJECT + _NOT, re.IGNORECASE)
+_AFFIRMED = re.compile(rf"{_SUBJECT}\s+{_VERB}\W*", re.IGNORECASE)
 _WRONG = re.compile(r"\W*(?:is|that is|that's)?\s*(?:wrong|incorrect|not\s+(?:right|correct|true))\b", re.IGNORECASE)
 
 
@@ -34,10 +35,12 @@ def accepts(reference: str, answer: str) -> bool:
     rest = first[3]
     if rest and rest[0].isalnum() and not _GOES_ON.match(rest):
         return False
-    return not (re.match(r"\.\s*\d", rest) or _contradicts(reference, rest))  # "No. 5"
+    return not _contradicts(reference, rest)
 
 
 def _contradicts(word: str, rest: str) -> bool:
+    if re.match(r"\.\s*\d", rest):  # "No. 5"
+        return True
     if _WRONG.match(rest) or (word == "yes" and _DENIED.match(rest)) or (word == "no" and _AFFIRMED.fullmatch(rest)):
         return True
     # "there is no doubt", "the sign says no entry" contradict nothing.
