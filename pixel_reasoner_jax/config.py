@@ -29,7 +29,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.config_values import RULES
+from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, RULES
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 
@@ -56,7 +56,7 @@ FIXED = (
 )
 """Settings that a resumed run may not change: its position in the data, its steps, its state and the rules by which it
 was trained so far depend on them."""
-EARLIER = {"model.position_rule": "transformers", "operations.box_rule": "raw"}
+EARLIER = {"model.position_rule": EARLIER_POSITION_RULE, "operations.box_rule": EARLIER_BOX_RULE}
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""
 SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have

@@ -12,6 +12,8 @@ DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
 REMAT = ("none", "vision", "dots", "full", "groups")  # rematerialization policies, see `models.Qwen2_5_VL`
 POSITION_RULES = ("released", "transformers")  # where positions go on after a video, see `processing.mrope_positions`
 BOX_RULES = ("shown", "raw")  # how the boxes of calls are read, see `operations.CropImage`
+# Of models and runs of ours that began before these were settings.
+EARLIER_POSITION_RULE, EARLIER_BOX_RULE = "transformers", "raw"
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward

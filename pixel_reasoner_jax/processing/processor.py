@@ -13,6 +13,7 @@ import numpy as np
 import transformers
 from PIL import Image
 
+from pixel_reasoner_jax.config_values import EARLIER_POSITION_RULE
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, fetch, output_directory
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
@@ -30,9 +31,6 @@ TOKENIZER_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
 
 MAX_POSITION = 2**24
 """A video that lasts longer than so many positions is refused: rotary angles, in float32, would no longer be exact."""
-
-EARLIER_POSITION_RULE = "transformers"
-"""The rule of processors that were saved before they said which."""
 
 
 class Processor:

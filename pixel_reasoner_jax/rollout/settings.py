@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from pixel_reasoner_jax.checkpoint import check_is_no_run
-from pixel_reasoner_jax.config_values import BOX_RULES
+from pixel_reasoner_jax.config_values import BOX_RULES, EARLIER_BOX_RULE
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -18,7 +18,6 @@ from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.policy import Policy
 
 FILE = "pixel_reasoner.json"
-EARLIER_BOX_RULE = "raw"  # of models that were saved before they said which
 
 
 @dataclasses.dataclass(frozen=True)
