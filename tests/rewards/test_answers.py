@@ -585,13 +585,14 @@ def test_a_percent_is_its_share_but_no_count(number):
 TABLES = [*numbers._MAGNITUDES, *numbers._PARTS, *number_words.SMALL, *dates._MONTHS, *units._EXACT]
 
 
-@pytest.mark.parametrize("letter", "ıİſK")
-def test_letters_that_only_look_like_those_of_a_table_raise_nothing(letter):
+def test_letters_that_only_look_like_those_of_a_table_raise_nothing():
     for name in TABLES:
-        for plain in "iIsk":
-            for answer in (f"5 {name}", f"one {name}", f"{name} 5, 2019", name):
-                assert judge(answer.replace(plain, letter), "5 million") in (True, False, None)
-                assert judge(answer.replace(plain, letter), "May 5, 2019") in (True, False, None)
+        for plain, others in {"i": "ıİ", "s": "ſ", "k": "K"}.items():
+            for letter in others if plain in name.casefold() else "":
+                name_alike = name.casefold().replace(plain, letter)
+                for answer in (f"5 {name_alike}", f"one {name_alike}", f"{name_alike} 5, 2019"):
+                    assert judge(answer, "5 million") in (True, False, None)
+                    assert judge(answer, "May 5, 2019") in (True, False, None)
 
 
 def test_the_releases_rules_are_looser():
