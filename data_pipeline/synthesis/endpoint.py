@@ -269,6 +269,9 @@ class _TransientError(Exception):
         self.wait = wait
 
 
+MOST_TOKENS = 10**8  # of a request
+
+
 def _read(body: dict[str, Any]) -> dict[str, Any]:
     """The parts of a chat completion that are used; any exception means that the object is none."""
     choice = body["choices"][0]
@@ -281,9 +284,16 @@ def _read(body: dict[str, Any]) -> dict[str, Any]:
         "text": text or "",
         "refusal": str(message.get("refusal") or ""),
         "finish": str(choice.get("finish_reason") or "stop"),
-        "prompt_tokens": int(usage.get("prompt_tokens") or 0),
-        "completion_tokens": int(usage.get("completion_tokens") or 0),
+        "prompt_tokens": _tokens(usage.get("prompt_tokens") or 0),
+        "completion_tokens": _tokens(usage.get("completion_tokens") or 0),
     }
+
+
+def _tokens(count: Any) -> int:
+    """A number of tokens as the endpoint says it: what is no such number would cost anything, or nothing."""
+    if not isinstance(count, int | float) or not 0 <= count <= MOST_TOKENS:
+        raise ValueError(f"its usage counts {str(count)[:20]} tokens")
+    return int(count)
 
 
 def _problem(reply: dict[str, Any]) -> str | None:

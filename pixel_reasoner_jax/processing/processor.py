@@ -181,7 +181,10 @@ class Processor:
         video = self.load_video(source, fps)
         size = self._size_of(video.frames[0], "video", video.frames[0] if video is source else source)
         media = process_video(video.frames, video.fps, size, self.geometry, self._normalization)
-        if (media.grid[0] - 1) * media.second_per_grid * self.geometry.tokens_per_second > MAX_POSITION:
+        with np.errstate(over="ignore", invalid="ignore"):
+            interval = np.float32(media.second_per_grid) * np.float32(self.geometry.tokens_per_second)
+            lasts = (media.grid[0] - 1) * interval
+        if not lasts <= MAX_POSITION:  # nor is it where an interval is infinite
             raise MediaError(
                 f"a video of {len(video.frames)} frames, {video.fps:.3g} a second, lasts longer than positions can"
                 " count: give its true fps"

@@ -114,6 +114,8 @@ def test_a_video_longer_than_positions_can_count_is_refused(tiny):
     with pytest.raises(MediaError, match=r"4 frames, 1e-07 a second, lasts longer than positions can count"):
         tiny.render(long_video(10**7))
     tiny.video([Image.new("RGB", (56, 56))], fps=1e-9)  # one frame takes no time
+    with pytest.raises(MediaError, match="lasts longer than positions can count"):
+        tiny.video([Image.new("RGB", (56, 56))] * 2, fps=1e-38)
 
 
 def test_what_does_not_fit_is_an_error(tiny, tmp_path):

@@ -22,6 +22,7 @@ def failing_first(times, fail):
     return lambda exchange: fail(exchange) if exchange.number <= times else exchange.say(" fine\n")
 
 
+COUNTED = '{"choices": [{"message": {"content": "fine"}}], "usage": {"prompt_tokens": %s}}'
 PASSING = {
     "429": lambda exchange: exchange.fail(429),
     "500": lambda exchange: exchange.fail(500),
@@ -33,6 +34,9 @@ PASSING = {
     "a list": lambda exchange: exchange.send(200, "[1]"),
     "null": lambda exchange: exchange.send(200, "null"),
     "no text": lambda exchange: exchange.send(200, {"choices": [{"message": {"content": [1]}}]}),
+    "infinite usage": lambda exchange: exchange.send(200, COUNTED % "1e999"),
+    "endless usage": lambda exchange: exchange.send(200, COUNTED % ("1" + "0" * 400)),
+    "negative usage": lambda exchange: exchange.send(200, COUNTED % "-1000000000"),
     "hung up": lambda exchange: exchange.hang_up(),
 }
 
