@@ -448,7 +448,8 @@ def test_boxes_are_found_for_questions_and_photos_without_one(server, connect, t
         results.append(files(tmp_path / name))
     assert results[0] == results[1] and endpoint.spend.paid == 0
     (rejected,) = [json.loads(line) for line in (tmp_path / "one" / REJECTED_FILE).read_text().splitlines()]
-    assert (rejected["id"], rejected["reason"]) == ("seed-3", "unconfirmed") and "the model cannot answer" in rejected["message"]
+    assert (rejected["id"], rejected["reason"]) == ("seed-3", "unconfirmed")
+    assert "the model cannot answer" in rejected["message"]
     for draft in RecordSource(tmp_path / "one", "trajectory"):
         if draft.query_id != "seed-9":
             assert draft.attributes["proposed_box"] == [0.1, 0.1, 0.3, 0.25]
