@@ -108,7 +108,7 @@ def _judge(answer: str, reference: str) -> bool | None:
         if kind is numbers and (mass := quantities.read(reference)) is not None:  # pounds are no money alone
             return quantities.accepts(mass, answer)
         # "\sqrt{4}" is the number 2.
-        return None if kind is numbers and numbers.find(answer) is None and mathematics.is_expression(answer) else False
+        return None if kind is numbers and numbers.read(answer) is None and mathematics.is_expression(answer) else False
     return False
 
 

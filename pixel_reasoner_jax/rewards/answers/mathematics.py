@@ -16,7 +16,7 @@ _NAMES = re.compile(
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # An operator between operands, a power, a root; a dash or slash between letters is none: "Coca-Cola", "N/A".
 _STRUCTURE = re.compile(
-    r"[\w)}\]°!]\s*[+*×·^=]\s*[\w(\\{|√-]|√|π|∞|\d\s?!|\bpi\b|sqrt|\d\s*/\s*\d|\)\s*[-/]|[-/]\s*\(|\d\s*\(|[a-z]\(",
+    r"[\w)}\]°!]\s*[+*×·^=]\s*[\w(\\{|√-]|√|π|∞|\d\s?!|\b[a-z]\s?/\s?\d|\d\s?/\s?[a-z]\b|\bpi\b|sqrt|\d\s*/\s*\d|\)\s*[-/]|[-/]\s*\(|\d\s*\(|[a-z]\(",
     re.I,
 )
 _NEITHER = re.compile(r"[^\w\s.,/°%()\[\]{}+-]")
