@@ -469,7 +469,7 @@ def test_kinds(pool):
         ("Paris", "Paris, Rome", False),
         (r"\frac{1}{2}", "0.5", True),
         ("x+1", "1+x", None),
-        ("(" * 40 + "1" + ")" * 40, "1", True),
+        ("(" * 40 + "1" + ")" * 40, "1", None),
         ("9" * 2000, "9", False),
     ],
 )

@@ -103,12 +103,13 @@ def _judge(answer: str, reference: str) -> bool | None:
         value = kind.read(reference)
         if value is None:
             continue
+        if kind is numbers and numbers.read(answer) is None and mathematics.is_expression(answer.rstrip("!")):
+            return None  # "\sqrt{4}" is the number 2, and "\sqrt{2}" is not
         if kind.accepts(value, answer):
             return True
         if kind is numbers and (mass := quantities.read(reference)) is not None:  # pounds are no money alone
             return quantities.accepts(mass, answer)
-        # "\sqrt{4}" is the number 2.
-        return None if kind is numbers and numbers.read(answer) is None and mathematics.is_expression(answer) else False
+        return False
     return False
 
 
