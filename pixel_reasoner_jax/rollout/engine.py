@@ -323,6 +323,8 @@ def decode(
     )
     first = (0, began, slots, _constrain_rows(out, mesh))
     _, _, slots, out = jax.lax.while_loop(unfinished, one_token, first)
+    # The compiler would divide `seen` by the vocabulary, as the logits are, and the next call be another program.
+    slots = dataclasses.replace(slots, seen=_constrain_rows(slots.seen, mesh))
     return slots, _constrain_rows(out, mesh)
 
 
