@@ -149,14 +149,17 @@ def test_a_larger_count_extends_a_finished_one(seeds_file, tmp_path):
 DESCRIBING = {DATASET_INFO, SUMMARY_FILE, "metadata.json"}
 
 
+class Tired(TemplateCaptioner):
+    """Gives up at a seed."""
+
+    def write(self, seed, passage, target=()):
+        if seed.id == "seed-7":
+            raise RuntimeError("tired")
+        return super().write(seed, passage, target)
+
+
 def test_a_larger_count_extends_an_unfinished_one_too(tmp_path):
     sources = {"ten": [image_seed(number) for number in range(10)]}
-
-    class Tired(TemplateCaptioner):
-        def write(self, seed, passage, target=()):
-            if seed.id == "seed-7":
-                raise RuntimeError("tired")
-            return super().write(seed, passage, target)
 
     for begun in (False, True):
         if begun:
@@ -193,12 +196,6 @@ def test_one_of_earlier_rules_is_refused(tmp_path):
 
 def test_an_unfinished_one_goes_on_with_its_own_settings_only(tmp_path):
     sources = {"ten": [image_seed(number) for number in range(10)]}
-
-    class Tired(TemplateCaptioner):
-        def write(self, seed, passage, target=()):
-            if seed.id == "seed-7":
-                raise RuntimeError("tired")
-            return super().write(seed, passage, target)
 
     with pytest.raises(RuntimeError, match="tired"):
         Synthesis(SynthesisSettings(sources, 10, shard_size=2), Tired, MEDIA, tmp_path).run()
