@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import pathlib
+import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,6 +47,31 @@ def absolute(path: str | os.PathLike) -> pathlib.Path | epath.Path:
     """Like `as_path`, but the path is absolute."""
     path = as_path(path)
     return path if is_remote(path) else path.absolute()
+
+
+def resolve_inside(path: str | os.PathLike, root: str | os.PathLike) -> pathlib.Path | epath.Path:
+    """The path with links and ".." resolved; a relative one starts from the root.
+
+    Args:
+      path: local, with or without file://, or in an object store.
+      root: the folder that it must not lead out of, local or in an object store.
+
+    Raises:
+      UserError: it leads out of the root.
+    """
+    text = os.fspath(path).removeprefix("file://")
+    if is_remote(root):
+        start = os.fspath(root).rstrip("/")
+        scheme, _, rest = (text if is_remote(text) else f"{start}/{text}").partition("://")
+        inside = f"{scheme}://{posixpath.normpath(rest)}"
+        if not text.startswith("/") and inside.startswith(f"{start}/"):
+            return as_path(inside)
+    elif not is_remote(text):
+        start = os.path.realpath(root)
+        inside = os.path.realpath(os.path.join(start, text))
+        if inside == start or inside.startswith(os.path.join(start, "")):
+            return pathlib.Path(inside)
+    raise UserError(f"{text}: leads out of {root}, the folder that media are read from")
 
 
 def write_text(path: str | os.PathLike, text: str) -> pathlib.Path | epath.Path:

@@ -48,6 +48,28 @@ def test_paths_that_cannot_be_used_say_why(monkeypatch, tmp_path, capsys):
     assert "gs://bucket/run: gs:// needs gcsfs, which comes with pip install" in capsys.readouterr().err
 
 
+def test_no_path_leads_out_of_a_root(tmp_path):
+    root = tmp_path / "root"
+    (root / "folder").mkdir(parents=True)
+    (tmp_path / "rooted").mkdir()
+    (root / "out").symlink_to(tmp_path)
+    (root / "within").symlink_to(root / "folder")
+    for path in ("folder/a.png", "folder/../folder/a.png", "within/a.png", root / "folder/a.png"):
+        assert files.resolve_inside(path, root) == (root / "folder/a.png").resolve()
+    assert files.resolve_inside(f"file://{root}/a.png", root) == (root / "a.png").resolve()
+    for path in ("../a.png", "/etc/passwd", "file:///etc/passwd", "out/a.png", "../rooted/a.png", "gs://bucket/a.png"):
+        with pytest.raises(UserError, match="leads out of"):
+            files.resolve_inside(path, root)
+
+
+def test_no_path_leads_out_of_a_root_in_a_store(bucket):
+    assert str(files.resolve_inside("folder/a.png", f"{bucket}/data")) == f"{bucket}/data/folder/a.png"
+    assert str(files.resolve_inside(f"{bucket}/data/a.png", f"{bucket}/data/")) == f"{bucket}/data/a.png"
+    for path in ("../a.png", f"{bucket}/data/../a.png", f"{bucket}/database/a.png", "/etc/passwd"):
+        with pytest.raises(UserError, match="leads out of"):
+            files.resolve_inside(path, f"{bucket}/data")
+
+
 def test_text_is_written_and_read(bucket):
     path = files.write_text(f"{bucket}/a/b.txt", "ä\n\nb")
     assert str(path) == f"{bucket}/a/b.txt"
