@@ -1,0 +1,289 @@
+"""The figures of a benchmark, from its scored records: scores with intervals, categories, samples, operations.
+
+Every score is in [0, 1], whatever the benchmark; its interval is in the same unit. The unit of an interval is the item:
+several responses to one item are its mean score. An item whose media could not be read scores 0, and has no part in
+what is said of responses.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.evaluation.intervals import mcnemar, paired_difference, score_interval
+from pixel_reasoner_jax.evaluation.metrics import operation_figures
+from pixel_reasoner_jax.evaluation.records import MODES, ScoredRecord
+from pixel_reasoner_jax.evaluation.samples import best_of, majority, spelled
+
+RIGHT = 0.5  # an item is right if its score is at least this: of several responses, if half of them are
+
+
+def benchmark_figures(records: Iterable[ScoredRecord]) -> dict[str, dict[str, Any]]:
+    """The figures of every benchmark that the records are of, by its name.
+
+    The records are read once and may come in any order; what is kept of one is a few numbers and its answer.
+
+    Returns:
+      For each benchmark what `Tally.figures` gives for its mode. Where it was answered in both modes that is the pixel
+      mode's, with `modes`, the figures by mode, and `difference`, by `difference`, of pixel less text.
+
+    Raises:
+      UserError: a response is there twice.
+    """
+    out = {}
+    for name, tallies in tally_records(records).items():
+        by_mode = {mode: tallies[mode].figures() for mode in MODES if mode in tallies}
+        out[name] = {**next(iter(by_mode.values())), "mode": next(iter(by_mode))}
+        if len(by_mode) > 1:
+            pixel, text = (tallies[mode] for mode in MODES)
+            out[name] |= {"mode": "both", "modes": by_mode, "difference": difference(text, pixel)}
+    return out
+
+
+def tally_records(records: Iterable[ScoredRecord]) -> dict[str, dict[str, Tally]]:
+    """A tally of the records of each benchmark and each mode."""
+    tallies: dict[str, dict[str, Tally]] = {}
+    for record in records:
+        tallies.setdefault(record.benchmark, {}).setdefault(record.mode, Tally()).add(record)
+    return tallies
+
+
+class Tally:
+    """The scored records of one benchmark in one mode, as columns: numbers of responses, and what items share."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, int] = {}
+        self._unreadable: list[bool] = []
+        self._clusters: list[Hashable] = []
+        self._categories: list[tuple[tuple[str, str], ...]] = []
+        self._item, self._sample = array.array("q"), array.array("q")
+        self._score, self._tokens, self._seconds = array.array("d"), array.array("d"), array.array("d")
+        self._scores: dict[str, array.array] = {}
+        self._calls, self._failed = array.array("q"), array.array("q")
+        self._answers: list[str | None] = []
+        self._ended: collections.Counter[str] = collections.Counter()
+        self._shared: dict[Hashable, Hashable] = {}  # equal texts and categories are kept once
+
+    def add(self, record: ScoredRecord) -> None:
+        item = self._items.setdefault(record.id, len(self._items))
+        if item == len(self._unreadable):
+            self._unreadable.append(record.unreadable)
+            self._clusters.append(item if record.cluster is None else self._once(record.cluster))
+            self._categories.append(self._once(tuple(_categories(record.categories))))
+        self._item.append(item)
+        self._sample.append(record.sample)
+        self._score.append(0.0 if record.unreadable else math.nan if record.score is None else record.score)
+        for name, score in record.scores.items():
+            column = self._scores.setdefault(name, array.array("d"))
+            column.extend([math.nan] * (len(self._item) - 1 - len(column)))
+            column.append(score)
+        self._answers.append(None if record.answer is None else self._once(spelled(record.answer)))
+        self._calls.append(record.operations)
+        self._failed.append(record.failed)
+        self._tokens.append(math.nan if record.tokens is None else record.tokens)
+        self._seconds.append(math.nan if record.seconds is None else record.seconds)
+        if not record.unreadable:
+            self._ended[record.ended or "unknown"] += 1
+
+    def _once(self, value: Any) -> Any:
+        return self._shared.setdefault(value, value)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the items, in the order in which they were first met."""
+        return list(self._items)
+
+    @property
+    def clusters(self) -> list[Hashable]:
+        """For each item what it shares with others: a name, or the item's own number."""
+        return self._clusters
+
+    def item_scores(self) -> np.ndarray:
+        """The mean score of each item's responses; NaN where there is no answer to score against."""
+        return self._item_means(np.array(self._score))
+
+    def scores_by_id(self) -> dict[str, float]:
+        """`item_scores` of the items that have one, by id."""
+        pairs = zip(self._items, self.item_scores().tolist(), strict=True)
+        return {id: score for id, score in pairs if not math.isnan(score)}
+
+    def categories(self) -> dict[str, dict[str, Any]]:
+        """The categories by name: their `kind`, and `items`, the numbers of their items.
+
+        A name that several kinds of category have is `KIND: NAME` for each of them.
+        """
+        found: dict[tuple[str, str], list[int]] = {}
+        for item, categories in enumerate(self._categories):
+            for category in categories:
+                found.setdefault(category, []).append(item)
+        kinds = collections.Counter(name for _, name in found)
+        return {
+            name if kinds[name] == 1 else f"{kind}: {name}": {"kind": kind, "items": items}
+            for (kind, name), items in sorted(found.items())
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """The figures, in types that JSON has.
+
+        Returns:
+          `score`, `interval` (low and high), `interval_method` and `clusters`: of all items; None without an answer.
+          `count`, `responses`: items and responses; `unreadable`, `unscored`: items without readable media, and without
+            an answer, which have no part in scores.
+          `categories`: name to `kind`, score, interval and count.
+          `scorers`: score and interval by each known scorer; `spread`: the lowest and the highest of these scores.
+          `rapr`, `operations`, `failure_rate`: see `metrics.operation_figures`.
+          `with_operations`, `without_operations`: score, interval and count of the responses that have at least one
+            successful operation, and of the others. The model chose which, so the difference is no effect.
+          `ended`: why responses ended, counted. `tokens`, `seconds`: means per response, None if not counted.
+          `samples`: responses for each item; with several, `avg@k`, `pass@k` for some k and `maj@k`, by `_of_samples`.
+
+        Raises:
+          UserError: a response is there twice.
+        """
+        self._check_once()
+        scores, answered = self.item_scores(), self._answered()
+        calls, failed = np.array(self._calls)[answered], np.array(self._failed)[answered]
+        return {
+            **self._scored(scores),
+            "count": len(scores),
+            "responses": int(answered.sum()),
+            "unreadable": sum(self._unreadable),
+            "unscored": int(np.isnan(scores).sum()),
+            "categories": self._by_category(scores),
+            **self._by_scorer(),
+            **operation_figures(calls, failed),
+            **self._by_operations(answered),
+            "ended": dict(sorted(self._ended.items())),
+            "tokens": _mean(np.array(self._tokens)[answered]),
+            "seconds": _mean(np.array(self._seconds)[answered]),
+            **self._of_samples(scores),
+        }
+
+    def _check_once(self) -> None:
+        pairs = np.stack([np.array(self._item), np.array(self._sample)])
+        found, counts = np.unique(pairs, axis=1, return_counts=True)
+        if (counts > 1).any():
+            item, sample = found[:, counts.argmax()].tolist()
+            raise UserError(f"sample {sample} of item {self.ids[item][:80]!r} is there {counts.max()} times")
+
+    def _answered(self) -> np.ndarray:
+        """Which responses there are: an item that could not be read has none."""
+        return ~np.array(self._unreadable)[np.array(self._item)]
+
+    def _item_means(self, values: np.ndarray) -> np.ndarray:
+        items = np.array(self._item)
+        return np.bincount(items, values) / np.bincount(items)
+
+    def _scored(self, scores: np.ndarray, items: Sequence[int] | None = None) -> dict[str, Any]:
+        """Score, interval and so on of a value for each of `items`, or for each item."""
+        items = range(len(scores)) if items is None else items
+        pairs = [(score, self._clusters[item]) for score, item in zip(scores, items, strict=True) if score == score]
+        if not pairs:
+            return {"score": None, "interval": None, "interval_method": None, "clusters": 0}
+        found = score_interval(*zip(*pairs, strict=True))
+        return {
+            "score": found.mean,
+            "interval": [found.low, found.high],
+            "interval_method": found.method,
+            "clusters": found.clusters,
+        }
+
+    def _by_category(self, scores: np.ndarray) -> dict[str, Any]:
+        out = {}
+        for name, category in self.categories().items():
+            items = category["items"]
+            out[name] = {"kind": category["kind"], **self._scored(scores[items], items), "count": len(items)}
+        return out
+
+    def _by_scorer(self) -> dict[str, Any]:
+        unreadable, out = np.array(self._unreadable), {}
+        for name, column in self._scores.items():
+            values = np.array([*column, *[math.nan] * (len(self._item) - len(column))])
+            out[name] = self._scored(np.where(unreadable, 0.0, self._item_means(values)))
+        means = [figures["score"] for figures in out.values() if figures["score"] is not None]
+        return {"scorers": out, "spread": [min(means), max(means)] if means else None}
+
+    def _by_operations(self, answered: np.ndarray) -> dict[str, Any]:
+        looked = np.array(self._calls) > np.array(self._failed)
+        items, scores, out = np.array(self._item), np.array(self._score), {}
+        for name, chosen in {"with_operations": looked, "without_operations": ~looked}.items():
+            chosen = chosen & answered
+            out[name] = {**self._scored(scores[chosen], items[chosen].tolist()), "count": int(chosen.sum())}
+        return out
+
+    def _of_samples(self, scores: np.ndarray) -> dict[str, Any]:
+        """`samples`, the fewest responses of an item that could be read, and if these are several what they come to.
+
+        `avg@k` is the score itself. `pass@k` is the expected best of k, for k = 1, 2, 4, … and all. `maj@k` is the
+        score of the answer that most responses give, with `ties`, the items in which several lead.
+        """
+        groups: list[list[int]] = [[] for _ in self._items]
+        for response, item in enumerate(self._item):
+            groups[item].append(response)
+        readable = [len(group) for group, unreadable in zip(groups, self._unreadable, strict=True) if not unreadable]
+        k = min(readable, default=1)
+        if k < 2:
+            return {"samples": k}
+        out: dict[str, Any] = {"samples": k, f"avg@{k}": self._scored(scores)}
+        values = [[self._score[response] for response in group] for group in groups]
+        of_unreadable = [0.0] * k
+        values = [of_unreadable if bad else group for group, bad in zip(values, self._unreadable, strict=True)]
+        for count in sorted({2**power for power in range(k.bit_length())} | {k}):
+            out[f"pass@{count}"] = self._scored(np.array([best_of(group, count) for group in values]))
+        answers = [[self._answers[response] for response in group] for group in groups]
+        answers = [[None] * k if bad else group for group, bad in zip(answers, self._unreadable, strict=True)]
+        chosen = [majority(*pair) for pair in zip(answers, values, strict=True)]
+        ties = sum(tied for _, tied in chosen)
+        out[f"maj@{k}"] = {**self._scored(np.array([score for score, _ in chosen])), "ties": ties}
+        return out
+
+
+def difference(baseline: Tally, other: Tally, items: Iterable[str] | None = None) -> dict[str, Any]:
+    """The paired difference of the same items' scores, `other` less `baseline`.
+
+    Args:
+      baseline, other: of the same benchmark.
+      items: ids of those that count; all that both have and that have an answer, unless given.
+
+    Returns:
+      `difference`, `interval`, `interval_method`; `count` of the pairs; `gained` and `lost`, items that are right in
+      `other` alone and in `baseline` alone; `p`, of McNemar's exact test of these. Without a pair, None for what needs
+      one.
+    """
+    before, after = baseline.scores_by_id(), other.scores_by_id()
+    cluster = dict(zip(baseline.ids, baseline.clusters, strict=True))
+    chosen = [id for id in (baseline.ids if items is None else items) if id in before and id in after]
+    if not chosen:
+        return dict.fromkeys(("difference", "interval", "interval_method", "p")) | {"count": 0, "gained": 0, "lost": 0}
+    first, second = np.array([before[id] for id in chosen]), np.array([after[id] for id in chosen])
+    found = paired_difference(first, second, [cluster[id] for id in chosen])
+    gained = int(((first < RIGHT) & (second >= RIGHT)).sum())
+    lost = int(((first >= RIGHT) & (second < RIGHT)).sum())
+    return {
+        "difference": found.mean,
+        "interval": [found.low, found.high],
+        "interval_method": found.method,
+        "count": len(chosen),
+        "gained": gained,
+        "lost": lost,
+        "p": mcnemar(gained, lost),
+    }
+
+
+def _categories(categories: Mapping[str, str | Sequence[str]]) -> Iterable[tuple[str, str]]:
+    """Kind and name of each category that an item is in: of a path of names each beginning of it."""
+    for kind, value in categories.items():
+        path = [value] if isinstance(value, str) else list(value)
+        for depth in range(1, len(path) + 1):
+            yield kind, "/".join(path[:depth])
+
+
+def _mean(values: np.ndarray) -> float | None:
+    counted = values[~np.isnan(values)]
+    return float(counted.mean()) if len(counted) else None
