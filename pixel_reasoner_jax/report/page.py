@@ -75,6 +75,7 @@ tr.best > * { font-weight: 650; }
 .chip.bad { background: var(--bad-wash); color: var(--bad); font-weight: 600; }
 .question { font-size: 16px; line-height: 1.4; margin-bottom: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .columns { display: grid; grid-template-columns: minmax(0, 290px) minmax(0, 1fr); gap: 22px; align-items: start; }
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 22px; align-items: start; }
 @media (max-width: 720px) { main { padding: 24px 14px 48px; } .columns { grid-template-columns: minmax(0, 1fr); }
   .charts { grid-template-columns: minmax(0, 1fr); } }
 figure { margin: 0; } figcaption { font-size: 12px; color: var(--faint); margin-top: 3px; }
