@@ -1,4 +1,4 @@
-"""Figures of responses: accuracy, the rate of pixel-space reasoning, operations, and ANLS."""
+"""Figures of an evaluation: accuracy, the rate of pixel-space reasoning, and operations."""
 
 from __future__ import annotations
 
