@@ -56,22 +56,29 @@ def comparison_page(comparison: Mapping[str, Any], flipped: Sequence[FlippedItem
     tables = "".join(_table(comparison, benchmark) for benchmark in comparison["benchmarks"])
     notes = "".join(f'<p class="note">Note: {escape(warning)}.</p>' for warning in warnings)
     items = "".join(map(_item, flipped))
-    heading = f"<h2>{len(flipped)} items that flipped</h2>" if flipped else ""
+    differences = [found["differences"].values() for found in comparison["benchmarks"].values()]
+    count = sum(found["gained"] + found["lost"] for pairs in differences for found in pairs)
+    heading = f"<h2>{len(flipped)} of {count} items that flipped</h2>" if flipped else ""
     return document(title, f"<h1>{escape(title)}</h1>{notes}{tables}{heading}{items}")
 
 
 def _table(comparison: Mapping[str, Any], benchmark: str) -> str:
     head, *rows = comparison_rows(comparison, benchmark)
     cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row)}</tr>'
-        for name, *row in rows
-    )
     return (
-        f'<h2>{escape(benchmark)}</h2><div class="card scroll"><table><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<h2>{escape(benchmark)}</h2><div class="card scroll"><table class="scores"><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(map(_row, rows))}</tbody></table></div>"
         f'<p class="note">Differences from {escape(comparison["baseline"])} on the same items, with 95% intervals. '
         "Gained and lost items are right in one of the two alone; p is McNemar's exact test of these.</p>"
+    )
+
+
+def _row(row: Sequence[str]) -> str:
+    name, *cells = row
+    is_category = name.startswith(" ")
+    return (
+        f'<tr class="{"part" if is_category else "whole"}"><th scope="row">{escape(name.strip())}</th>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
     )
 
 

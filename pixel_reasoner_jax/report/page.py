@@ -47,6 +47,8 @@ th:first-child { width: 27%; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
 tbody th { font-size: 15px; font-weight: 500; color: var(--ink); }
 tr.best > * { font-weight: 650; }
+.scores { table-layout: auto; } .scores td { white-space: nowrap; }
+.part th:first-child { padding-left: 22px; font-weight: 400; color: var(--soft); }
 .meter { display: block; height: 4px; margin-top: 5px; border-radius: 2px; background: var(--wash); }
 .meter i { display: block; height: 100%; border-radius: 2px; background: var(--accent); }
 

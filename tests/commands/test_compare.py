@@ -43,6 +43,7 @@ def test_the_command(tmp_path, capsys, outline):
         figures["benchmarks"]["vstar"]["differences"]["b"]["lost_items"] == ["0", "1"] and len(figures["warnings"]) == 1
     )
     assert f"page: {page}" in lines
+    assert "2 of 10 items that flipped" in page.read_text()
     shown = outline(page.read_text())
     assert shown.tags.count("article") == 2 and shown.tags.count("table") == 1
 
