@@ -37,7 +37,8 @@ class ScoredRecord:
       id: of the item, unique in the benchmark.
       sample: which of the item's responses it is, from 0.
       mode: one of `MODES`.
-      score: by the protocol's scorer, in [0, 1]; None where the item has no answer to score against.
+      score: by the protocol's scorer, in [0, 1]; None where the item has no answer to score against, or the scorer
+        leaves the response out.
       scores: by each known scorer, the protocol's included.
       answer: the text that the scorer took from the response; None if it found none.
       categories: a kind of category to the item's own: a name, or a list of names that lead from the widest to the
@@ -57,7 +58,7 @@ class ScoredRecord:
     sample: int = 0
     mode: str = MODES[0]
     score: float | None = None
-    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     answer: str | None = None
     categories: Mapping[str, str | list[str]] = dataclasses.field(default_factory=dict)
     cluster: str | None = None
@@ -133,7 +134,11 @@ class ScoredRecord:
 
 
 def _is_score(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+    return value is None or (_is_number(value) and 0.0 <= value <= 1.0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_count(value: Any) -> bool:
@@ -149,7 +154,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_duration(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return _is_number(value) and 0 <= value < math.inf
 
 
 _VALID = {
@@ -157,7 +162,7 @@ _VALID = {
     "id": _is_text,
     "sample": _is_count,
     "mode": lambda value: value in MODES,
-    "score": lambda value: value is None or _is_score(value),
+    "score": _is_score,
     "scores": lambda value: isinstance(value, dict) and all(map(_is_score, value.values())),
     "answer": lambda value: value is None or _is_text(value),
     "categories": lambda value: isinstance(value, dict) and all(map(_are_texts, value.values())),

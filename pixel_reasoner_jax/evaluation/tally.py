@@ -82,7 +82,7 @@ class Tally:
         for name, score in record.scores.items():
             column = self._scores.setdefault(name, array.array("d"))
             column.extend([math.nan] * (len(self._item) - 1 - len(column)))
-            column.append(score)
+            column.append(math.nan if score is None else score)
         self._answers.append(None if record.answer is None else self._once(spelled(record.answer)))
         self._calls.append(record.operations)
         self._failed.append(record.failed)
@@ -105,7 +105,7 @@ class Tally:
         return self._clusters
 
     def item_scores(self) -> np.ndarray:
-        """The mean score of each item's responses; NaN where there is no answer to score against."""
+        """The mean score of each item's responses; NaN where none has a score."""
         return self._item_means(np.array(self._score))
 
     def scores_by_id(self) -> dict[str, float]:
@@ -133,10 +133,10 @@ class Tally:
 
         Returns:
           `score`, `interval` (low and high), `interval_method` and `clusters`: of all items; None without an answer.
-          `count`, `responses`: items and responses; `unreadable`, `unscored`: items without readable media, and without
-            an answer, which have no part in scores.
+          `count`, `responses`: items and responses; `unreadable`: items without readable media; `unscored`: items that
+            have no part in the score, since they have no answer or the scorer leaves them out.
           `categories`: name to `kind`, score, interval and count.
-          `scorers`: score and interval by each known scorer; `spread`: the lowest and the highest of these scores.
+          `scorers`: score, interval and count by each known scorer; `spread`: the lowest and the highest score.
           `rapr`, `operations`, `failure_rate`: see `metrics.operation_figures`.
           `with_operations`, `without_operations`: score, interval and count of the responses that have at least one
             successful operation, and of the others. The model chose which, so the difference is no effect.
@@ -177,8 +177,11 @@ class Tally:
         return ~np.array(self._unreadable)[np.array(self._item)]
 
     def _item_means(self, values: np.ndarray) -> np.ndarray:
-        items = np.array(self._item)
-        return np.bincount(items, values) / np.bincount(items)
+        """The mean over each item's responses that have a value; NaN where none has."""
+        items, there = np.array(self._item), ~np.isnan(values)
+        sums = np.bincount(items, np.where(there, values, 0.0))
+        counts = np.bincount(items, there)
+        return np.divide(sums, counts, out=np.full(len(sums), math.nan), where=counts > 0)
 
     def _scored(self, scores: np.ndarray, items: Sequence[int] | None = None) -> dict[str, Any]:
         """Score, interval and so on of a value for each of `items`, or for each item."""
@@ -205,7 +208,8 @@ class Tally:
         unreadable, out = np.array(self._unreadable), {}
         for name, column in self._scores.items():
             values = np.array([*column, *[math.nan] * (len(self._item) - len(column))])
-            out[name] = self._scored(np.where(unreadable, 0.0, self._item_means(values)))
+            means = np.where(unreadable, 0.0, self._item_means(values))
+            out[name] = {**self._scored(means), "count": int((~np.isnan(means)).sum())}
         means = [figures["score"] for figures in out.values() if figures["score"] is not None]
         return {"scorers": out, "spread": [min(means), max(means)] if means else None}
 
@@ -231,13 +235,15 @@ class Tally:
         if k < 2:
             return {"samples": k}
         out: dict[str, Any] = {"samples": k, f"avg@{k}": self._scored(scores)}
-        values = [[self._score[response] for response in group] for group in groups]
-        of_unreadable = [0.0] * k
-        values = [of_unreadable if bad else group for group, bad in zip(values, self._unreadable, strict=True)]
+        values, answers = [], []
+        for group, mean, unreadable in zip(groups, scores.tolist(), self._unreadable, strict=True):
+            # A response that the scorer leaves out is none of the best, unless it leaves all of the item's out.
+            left_out = math.nan if math.isnan(mean) else 0.0
+            given = [self._score[response] for response in group]
+            values.append([0.0] * k if unreadable else [left_out if math.isnan(x) else x for x in given])
+            answers.append([None] * k if unreadable else [self._answers[response] for response in group])
         for count in sorted({2**power for power in range(k.bit_length())} | {k}):
             out[f"pass@{count}"] = self._scored(np.array([best_of(group, count) for group in values]))
-        answers = [[self._answers[response] for response in group] for group in groups]
-        answers = [[None] * k if bad else group for group, bad in zip(answers, self._unreadable, strict=True)]
         chosen = [majority(*pair) for pair in zip(answers, values, strict=True)]
         ties = sum(tied for _, tied in chosen)
         out[f"maj@{k}"] = {**self._scored(np.array([score for score, _ in chosen])), "ties": ties}

@@ -33,7 +33,7 @@ FULL = record(
     "q 1",
     sample=2,
     mode="text",
-    scores={"letter": 1.0, "text": 0.25},
+    scores={"letter": 1.0, "text": 0.25, "other": None},
     answer="B\n\x1b[31m\ud800",
     categories={"subset": "direct", "task": ["Perception", "OCR"]},
     cluster="image 1",

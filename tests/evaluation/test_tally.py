@@ -1,5 +1,6 @@
 """Figures of scored records, worked out by hand."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -114,6 +115,24 @@ def test_known_scorers_and_their_spread():
     assert found["score"] == 0.5 and found["spread"] == [0.5, 0.75]
     assert {name: part["score"] for name, part in found["scorers"].items()} == {"letter": 0.5, "text": 0.75}
     assert figures([record(0)])["spread"] is None
+
+
+def test_a_rule_that_leaves_responses_out():
+    """As one harness does with empty replies: its figure is of the others, and no other rule's is."""
+    scores = [[1.0, None], [0.0, None], [None, None], [1.0, 1.0]]
+    records = [
+        record(i, each or 0.0, sample=sample, scores={"ours": each or 0.0, "theirs": each})
+        for i, pair in enumerate(scores)
+        for sample, each in enumerate(pair)
+    ]
+    found = figures(records)
+    assert found["score"] == found["scorers"]["ours"]["score"] == 0.375
+    assert found["scorers"]["theirs"]["score"] == pytest.approx(2 / 3) and found["spread"][1] == pytest.approx(2 / 3)
+    assert (found["scorers"]["ours"]["count"], found["scorers"]["theirs"]["count"]) == (4, 3)
+    by_theirs = figures([dataclasses.replace(each, score=each.scores["theirs"]) for each in records])
+    assert by_theirs["pass@2"]["score"] == pytest.approx(2 / 3) and by_theirs["unscored"] == 1
+    by_theirs = figures([record(i, score) for i, score in enumerate((1.0, None, 0.0, 0.0))])
+    assert by_theirs["score"] == pytest.approx(1 / 3) and by_theirs["unscored"] == 1
 
 
 def test_clusters_widen_the_interval():
