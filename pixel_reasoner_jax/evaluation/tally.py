@@ -55,62 +55,98 @@ def tally_records(records: Iterable[ScoredRecord]) -> dict[str, dict[str, Tally]
 
 
 class Tally:
-    """The scored records of one benchmark in one mode, as columns: numbers of responses, and what items share."""
+    """The scored records of one benchmark in one mode, as columns: numbers of responses, and what items share.
+
+    Figures do not depend on the order in which records are added, down to the last digit.
+    """
 
     def __init__(self) -> None:
+        self._benchmark = ""
         self._items: dict[str, int] = {}
         self._unreadable: list[bool] = []
         self._clusters: list[Hashable] = []
         self._categories: list[tuple[tuple[str, str], ...]] = []
-        self._item, self._sample = array.array("q"), array.array("q")
-        self._score, self._tokens, self._seconds = array.array("d"), array.array("d"), array.array("d")
+        self._columns = {name: array.array("q") for name in ("item", "sample", "calls", "failed")}
+        self._columns |= {name: array.array("d") for name in ("score", "tokens", "seconds")}
         self._scores: dict[str, array.array] = {}
-        self._calls, self._failed = array.array("q"), array.array("q")
         self._answers: list[str | None] = []
         self._ended: collections.Counter[str] = collections.Counter()
         self._shared: dict[Hashable, Hashable] = {}  # equal texts and categories are kept once
+        self._arranged = True
 
     def add(self, record: ScoredRecord) -> None:
+        self._benchmark = record.benchmark
         item = self._items.setdefault(record.id, len(self._items))
         if item == len(self._unreadable):
             self._unreadable.append(record.unreadable)
             self._clusters.append(item if record.cluster is None else self._once(record.cluster))
             self._categories.append(self._once(tuple(_categories(record.categories))))
-        self._item.append(item)
-        self._sample.append(record.sample)
-        self._score.append(0.0 if record.unreadable else math.nan if record.score is None else record.score)
+        values = {
+            "item": item,
+            "sample": record.sample,
+            "score": 0.0 if record.unreadable else _number(record.score),
+            "calls": record.operations,
+            "failed": record.failed,
+            "tokens": _number(record.tokens),
+            "seconds": _number(record.seconds),
+        }
+        for name, value in values.items():
+            self._columns[name].append(value)
         for name, score in record.scores.items():
             column = self._scores.setdefault(name, array.array("d"))
-            column.extend([math.nan] * (len(self._item) - 1 - len(column)))
-            column.append(math.nan if score is None else score)
+            column.extend([math.nan] * (len(self._answers) - len(column)))
+            column.append(_number(score))
         self._answers.append(None if record.answer is None else self._once(spelled(record.answer)))
-        self._calls.append(record.operations)
-        self._failed.append(record.failed)
-        self._tokens.append(math.nan if record.tokens is None else record.tokens)
-        self._seconds.append(math.nan if record.seconds is None else record.seconds)
         if not record.unreadable:
             self._ended[record.ended or "unknown"] += 1
+        self._arranged = False
 
     def _once(self, value: Any) -> Any:
         return self._shared.setdefault(value, value)
 
+    def _arrange(self) -> None:
+        """Sorts items by their ids, and responses by item and sample."""
+        if self._arranged:
+            return
+        self._arranged = True
+        ids = sorted(self._items, key=lambda id: (len(id), id))
+        before = [self._items[id] for id in ids]
+        self._items = {id: number for number, id in enumerate(ids)}
+        for shared in (self._unreadable, self._clusters, self._categories):
+            shared[:] = [shared[item] for item in before]
+        items = np.argsort(before)[np.array(self._columns["item"])]
+        self._columns["item"] = array.array("q", items.tolist())
+        order = np.lexsort((np.array(self._columns["sample"]), items))
+        for columns in (self._columns, self._scores):
+            for name, column in columns.items():
+                column.extend([math.nan] * (len(items) - len(column)))
+                columns[name] = array.array(column.typecode, np.array(column)[order].tolist())
+        self._answers = [self._answers[response] for response in order]
+
+    def _column(self, name: str) -> np.ndarray:
+        """Numbers of responses, in order."""
+        self._arrange()
+        return np.array(self._columns[name])
+
     @property
     def ids(self) -> list[str]:
-        """Of the items, in the order in which they were first met."""
+        """Of the items, sorted, numbers by their value."""
+        self._arrange()
         return list(self._items)
 
     @property
     def clusters(self) -> list[Hashable]:
-        """For each item what it shares with others: a name, or the item's own number."""
+        """For each item what it shares with others: a name, or a number of its own."""
+        self._arrange()
         return self._clusters
 
     def item_scores(self) -> np.ndarray:
         """The mean score of each item's responses; NaN where none has a score."""
-        return self._item_means(np.array(self._score))
+        return self._item_means(self._column("score"))
 
     def scores_by_id(self) -> dict[str, float]:
         """`item_scores` of the items that have one, by id."""
-        pairs = zip(self._items, self.item_scores().tolist(), strict=True)
+        pairs = zip(self.ids, self.item_scores().tolist(), strict=True)
         return {id: score for id, score in pairs if not math.isnan(score)}
 
     def categories(self) -> dict[str, dict[str, Any]]:
@@ -118,6 +154,7 @@ class Tally:
 
         A name that several kinds of category have is `KIND: NAME` for each of them.
         """
+        self._arrange()
         found: dict[tuple[str, str], list[int]] = {}
         for item, categories in enumerate(self._categories):
             for category in categories:
@@ -148,7 +185,7 @@ class Tally:
         """
         self._check_once()
         scores, answered = self.item_scores(), self._answered()
-        calls, failed = np.array(self._calls)[answered], np.array(self._failed)[answered]
+        calls, failed = self._column("calls")[answered], self._column("failed")[answered]
         return {
             **self._scored(scores),
             "count": len(scores),
@@ -160,25 +197,26 @@ class Tally:
             **operation_figures(calls, failed),
             **self._by_operations(answered),
             "ended": dict(sorted(self._ended.items())),
-            "tokens": _mean(np.array(self._tokens)[answered]),
-            "seconds": _mean(np.array(self._seconds)[answered]),
+            "tokens": _mean(self._column("tokens")[answered]),
+            "seconds": _mean(self._column("seconds")[answered]),
             **self._of_samples(scores),
         }
 
     def _check_once(self) -> None:
-        pairs = np.stack([np.array(self._item), np.array(self._sample)])
+        pairs = np.stack([self._column("item"), self._column("sample")])
         found, counts = np.unique(pairs, axis=1, return_counts=True)
         if (counts > 1).any():
             item, sample = found[:, counts.argmax()].tolist()
-            raise UserError(f"sample {sample} of item {self.ids[item][:80]!r} is there {counts.max()} times")
+            name = f"{self._benchmark} {self.ids[item][:80]!r}"
+            raise UserError(f"sample {sample} of {name} is there {counts.max()} times: evaluate into an empty folder")
 
     def _answered(self) -> np.ndarray:
         """Which responses there are: an item that could not be read has none."""
-        return ~np.array(self._unreadable)[np.array(self._item)]
+        return ~np.array(self._unreadable)[self._column("item")]
 
     def _item_means(self, values: np.ndarray) -> np.ndarray:
         """The mean over each item's responses that have a value; NaN where none has."""
-        items, there = np.array(self._item), ~np.isnan(values)
+        items, there = self._column("item"), ~np.isnan(values)
         sums = np.bincount(items, np.where(there, values, 0.0))
         counts = np.bincount(items, there)
         return np.divide(sums, counts, out=np.full(len(sums), math.nan), where=counts > 0)
@@ -207,15 +245,14 @@ class Tally:
     def _by_scorer(self) -> dict[str, Any]:
         unreadable, out = np.array(self._unreadable), {}
         for name, column in self._scores.items():
-            values = np.array([*column, *[math.nan] * (len(self._item) - len(column))])
-            means = np.where(unreadable, 0.0, self._item_means(values))
+            means = np.where(unreadable, 0.0, self._item_means(np.array(column)))
             out[name] = {**self._scored(means), "count": int((~np.isnan(means)).sum())}
         means = [figures["score"] for figures in out.values() if figures["score"] is not None]
         return {"scorers": out, "spread": [min(means), max(means)] if means else None}
 
     def _by_operations(self, answered: np.ndarray) -> dict[str, Any]:
-        looked = np.array(self._calls) > np.array(self._failed)
-        items, scores, out = np.array(self._item), np.array(self._score), {}
+        looked = self._column("calls") > self._column("failed")
+        items, scores, out = self._column("item"), self._column("score"), {}
         for name, chosen in {"with_operations": looked, "without_operations": ~looked}.items():
             chosen = chosen & answered
             out[name] = {**self._scored(scores[chosen], items[chosen].tolist()), "count": int(chosen.sum())}
@@ -228,7 +265,7 @@ class Tally:
         score of the answer that most responses give, with `ties`, the items in which several lead.
         """
         groups: list[list[int]] = [[] for _ in self._items]
-        for response, item in enumerate(self._item):
+        for response, item in enumerate(self._columns["item"]):
             groups[item].append(response)
         readable = [len(group) for group, unreadable in zip(groups, self._unreadable, strict=True) if not unreadable]
         k = min(readable, default=1)
@@ -239,7 +276,7 @@ class Tally:
         for group, mean, unreadable in zip(groups, scores.tolist(), self._unreadable, strict=True):
             # A response that the scorer leaves out is none of the best, unless it leaves all of the item's out.
             left_out = math.nan if math.isnan(mean) else 0.0
-            given = [self._score[response] for response in group]
+            given = [self._columns["score"][response] for response in group]
             values.append([0.0] * k if unreadable else [left_out if math.isnan(x) else x for x in given])
             answers.append([None] * k if unreadable else [self._answers[response] for response in group])
         for count in sorted({2**power for power in range(k.bit_length())} | {k}):
@@ -288,6 +325,10 @@ def _categories(categories: Mapping[str, str | Sequence[str]]) -> Iterable[tuple
         path = [value] if isinstance(value, str) else list(value)
         for depth in range(1, len(path) + 1):
             yield kind, "/".join(path[:depth])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _mean(values: np.ndarray) -> float | None:

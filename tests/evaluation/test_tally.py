@@ -11,7 +11,7 @@ import pytest
 
 from pixel_reasoner_jax.evaluation.intervals import score_interval, wilson
 from pixel_reasoner_jax.evaluation.records import ScoredRecord
-from pixel_reasoner_jax.evaluation.tally import benchmark_figures
+from pixel_reasoner_jax.evaluation.tally import Tally, benchmark_figures
 
 
 def record(id, score=1.0, **fields):
@@ -183,13 +183,44 @@ def test_both_modes():
     assert figures(text)["mode"] == "text" and figures(text)["score"] == 0.3
 
 
+def test_figures_do_not_depend_on_the_order_of_the_records():
+    """Responses end in whatever order slots and processes bring about; sums of floats do depend on it."""
+    generator = np.random.default_rng(0)
+    records = [
+        record(
+            i,
+            score,
+            sample=sample,
+            scores={"a": score},
+            answer=str(generator.integers(3)),
+            categories={"task": f"{i % 3}"},
+            cluster=None if i % 5 else f"image {i % 4}",
+            seconds=float(generator.random()),
+            operations=sample,
+        )
+        for i in range(60)
+        for sample in range(3)
+        for score in [float(generator.random())]
+    ]
+    found = figures(records)
+    for _ in range(3):
+        assert figures([records[i] for i in generator.permutation(len(records))]) == found
+    tally, late = Tally(), Tally()
+    for each in records:
+        tally.add(each)
+    for each in records[::-1]:
+        late.add(each)
+        late.ids  # looked at while records still come  # noqa: B018
+    assert late.figures() == tally.figures() and late.ids == tally.ids == [str(i) for i in range(60)]
+
+
 def test_several_benchmarks():
     found = benchmark_figures([record(0), ScoredRecord("tallyqa", "0", score=0.0)])
     assert {name: part["score"] for name, part in found.items()} == {"vstar": 1.0, "tallyqa": 0.0}
 
 
 def test_a_response_that_is_there_twice():
-    with pytest.raises(ValueError, match="sample 1 of item '7' is there 2 times"):
+    with pytest.raises(ValueError, match="sample 1 of vstar '7' is there 2 times"):
         figures([record(7), record(7, sample=1), record(8), record(7, sample=1)])
 
 
