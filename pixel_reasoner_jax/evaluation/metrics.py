@@ -63,38 +63,3 @@ def operation_figures(calls: np.ndarray, failed: np.ndarray) -> dict[str, float 
         "operations": total / len(calls),
         "failure_rate": int(failed.sum()) / total if total else None,
     }
-
-
-def anls(answer: str, references: str | Sequence[str], threshold: float = 0.5) -> float:
-    """Average normalized Levenshtein similarity of one answer, the score of InfographicsVQA, in [0, 1].
-
-    The best, over the references, of 1 - edit distance / length of the longer string; a similarity below `threshold`
-    counts as 0. Case and runs of white space do not count. Equation 1 of Biten et al., "Scene Text Visual Question
-    Answering" (arXiv 1905.13648), with the boundary as in the benchmark's own script: exactly `threshold` counts.
-    """
-    references = [references] if isinstance(references, str) else references
-    return max((_similarity(_plain(answer), _plain(reference), threshold) for reference in references), default=0.0)
-
-
-def edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance: insertions, deletions and substitutions of one character that turn `a` into `b`."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
-    return row[-1]
-
-
-def _similarity(a: str, b: str, threshold: float) -> float:
-    longer, shorter = max(len(a), len(b)), min(len(a), len(b))
-    if not longer:
-        return 1.0
-    if shorter / longer < threshold:  # no edit can save it, and the distance takes time quadratic in untrusted text
-        return 0.0
-    similarity = 1.0 - edit_distance(a, b) / longer
-    return similarity if similarity >= threshold else 0.0
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())

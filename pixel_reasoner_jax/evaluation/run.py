@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.evaluation.metrics import anls
 from pixel_reasoner_jax.evaluation.records import ScoredRecord
+from pixel_reasoner_jax.evaluation.scorers.similarity import anls
 from pixel_reasoner_jax.evaluation.tally import Tally
 from pixel_reasoner_jax.report.report import StageResponse
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer, score_trajectories
