@@ -116,9 +116,11 @@ LETTERS = {
 
 COUNTS = {
     "count": [
-        ("\\boxed{5}", 1), ("\\boxed{five}", 1), ("2 dogs and 3 cats: 5", 1), ("\\boxed{5.0}", 1), ("There are 5 dogs.", 1),
+        ("\\boxed{5}", 1), ("\\boxed{five}", 1), ("2 dogs and 3 cats: 5", 1), ("\\boxed{5.0}", 1),
+        ("There are 5 dogs.", 1),
         ("\\boxed{5 or 6}", 0), ("\\boxed{4 or 5}", 0), ("\\boxed{4-5}", 0), ("\\boxed{1, 2, 3, 4, 5}", 0),
-        ("\\boxed{5.5}", 0), ("\\boxed{-5}", 0), ("\\boxed{25}", 0), ("\\boxed{}", 0), ("", 0), ("I see 5\nso it is 4", 0),
+        ("\\boxed{5.5}", 0), ("\\boxed{-5}", 0), ("\\boxed{25}", 0), ("\\boxed{}", 0), ("", 0),
+        ("I see 5\nso it is 4", 0),
         ("\\boxed{3 + 2 = 5}", 1), ("<answer>5</answer>", 1), ("\\boxed{5th}", 0),
     ],
     "vlmevalkit-count": [
@@ -135,17 +137,20 @@ TEXTS = {
     "answer": [
         ("\\boxed{STOP}", answers("stop"), 1), ("\\boxed{go}", answers("stop"), 0), ("\\boxed{12%}", answers("12"), 1),
         ("Answer: white", answers("White."), 1), ("\\boxed{5 million}", answers("5,000,000"), 1), ("", answers("x"), 0),
-        ("\\boxed{b, a}", answers("a, b"), 1), ("so\nwhite", answers("black", "white"), 1), ("\\boxed{}", answers("x"), 0),
+        ("\\boxed{b, a}", answers("a, b"), 1), ("so\nwhite", answers("black", "white"), 1),
+        ("\\boxed{}", answers("x"), 0),
         ("\\boxed{\\frac{1}{2}}", answers("0.5"), 1), ("\\boxed{B}", COLOURS_B, 1),
     ],
     "exact": [
         ("White.", answers("white"), 1), ("white", answers("White."), 1), ("so\n*white*", answers("white"), 1),
         ("off  white", answers("off white"), 1), ("whitish", answers("white"), 0), ("8", answers("8"), 1),
-        ("8.0", answers("8"), 0), ("", answers("white"), 0), ("...", answers("..."), 1), ("\\boxed{red}", answers("red"), 1),
+        ("8.0", answers("8"), 0), ("", answers("white"), 0), ("...", answers("..."), 1),
+        ("\\boxed{red}", answers("red"), 1),
         ("B", COLOURS_B, 1), ("green", COLOURS_B, 1),
     ],
     "pixel-reasoner": [
-        ("\\boxed{B}", COLOURS_B, 1), ("\\boxed{B. green}", COLOURS_B, 1), ("\\boxed{A}", COLOURS_B, 0), ("B", COLOURS_B, 0),
+        ("\\boxed{B}", COLOURS_B, 1), ("\\boxed{B. green}", COLOURS_B, 1), ("\\boxed{A}", COLOURS_B, 0),
+        ("B", COLOURS_B, 0),
         ("\\boxed{5}", answers("5"), 1), ("\\boxed{12}", answers("12%"), 1), ("\\boxed{12%}", answers("12%"), 1),
         ("\\boxed{b and a}", answers("a, b"), 1), ("\\boxed{a}", answers("a, b"), 0),
         ("boxed a, then b", answers("a, b"), 1),  # behind the word, without a box
@@ -175,11 +180,13 @@ TEXTS = {
         ("105", answers("100"), 1), ("95", answers("100"), 1), ("106", answers("100"), 0), ("2014", answers("2010"), 1),
         ("0.0", answers("0"), 0), ("0", answers("0"), 1), ("5%", answers("5"), 0), ("5%", answers("0.05"), 1),
         ("1,000", answers("1000"), 0), ("$5", answers("5"), 0), ("5 million", answers("5000000"), 0),
-        ("yes", answers("Yes"), 1), (" 100 ", answers("100"), 1), ("\\boxed{100}", answers("100"), 1), ("", answers("1"), 0),
+        ("yes", answers("Yes"), 1), (" 100 ", answers("100"), 1), ("\\boxed{100}", answers("100"), 1),
+        ("", answers("1"), 0),
         ("nan", answers("1"), 0), ("inf", answers("1"), 0), ("-100", answers("100"), 0),
     ],
     "relaxed-lmms-eval": [
-        ("yes ", answers("yes"), 0), ("yes", answers("Yes"), 1), ("100 ", answers("100"), 1), ("105", answers("100"), 1),
+        ("yes ", answers("yes"), 0), ("yes", answers("Yes"), 1), ("100 ", answers("100"), 1),
+        ("105", answers("100"), 1),
         ("106", answers("100"), 0), ("5% ", answers("0.05"), 0), ("5%", answers("0.05"), 1), ("0.0", answers("0"), 0),
         ("1,000", answers("1000"), 0), ("", answers("x"), 0), ("\\boxed{x}", answers("x"), 1),
     ],
@@ -276,7 +283,8 @@ def test_edit_distance_is_a_metric(a, b, c):
 
 HOSTILE = (
     "(" * 20_000, "A " * 20_000, "\\boxed{" * 5_000, "<answer>" * 5_000, "answer is " * 5_000, "ANSWER" + " " * 50_000,
-    "a, " * 5_000, "9" * 5_000, "1,1" * 5_000, "\\boxed{" + "x" * 20_000 + "}", "\0\ud800", "A" * 3_000, "five " * 5_000,
+    "a, " * 5_000, "9" * 5_000, "1,1" * 5_000, "\\boxed{" + "x" * 20_000 + "}", "\0\ud800", "A" * 3_000,
+    "five " * 5_000,
 )  # fmt: skip
 
 

@@ -180,17 +180,22 @@ class Benchmark(Sequence[Item | UnreadableItem]):
 
     def _find(self, given: Any) -> tuple[Form, Rows]:
         """The first form whose files are there, and their rows."""
-        looked_for = []
+        looked_for, damaged = [], []
         for form in self.forms:
             for pattern in form.files:
                 patterns = (pattern,) if isinstance(pattern, str) else pattern
-                if rows := self._open(form, self._files(given, patterns)):
+                try:
+                    rows = self._open(form, self._files(given, patterns))
+                except UserError as error:  # another form may be whole
+                    damaged.append(f". {error}")
+                    continue
+                if rows is not None:
                     return form, rows
             names = dict.fromkeys(name for one in form.files for name in ((one,) if isinstance(one, str) else one))
             looked_for.append(f"{', '.join(names)} with {', '.join(form.columns)} ({form.name})")
         packed = not given.is_file() and any(_glob(given, "*.zip"))
         hint = ". There are zip files: unpack them first" if packed else ""
-        raise UserError(f"{given} is not {self.title}. Looked for: {'; '.join(looked_for)}{hint}")
+        raise UserError(f"{given} is not {self.title}. Looked for: {'; '.join(looked_for)}{hint}{''.join(damaged)}")
 
     def _files(self, given: Any, patterns: Sequence[str]) -> list[Any]:
         if given.is_file():
