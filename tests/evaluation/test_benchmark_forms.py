@@ -69,8 +69,8 @@ def test_vstar_list_of_questions(tmp_path):
     check_vstar([benchmark[0], benchmark[1]])
     assert benchmark[0].cluster == "direct_attributes/sa_1.jpg"
     found = problems(benchmark)
-    assert list(found) == ["2", "3", "4", "5"]
-    assert "not one of 2 options' letters" in found["2"] and "leads out" in found["3"] and "not JSON" in found["4"]
+    assert list(found) == ["2", "3", "#4", "5"]
+    assert "not one of 2 options' letters" in found["2"] and "leads out" in found["3"] and "not JSON" in found["#4"]
     assert "lists no options" in found["5"]
     assert benchmark[2].categories == {"subset": "relative_position"}
 
@@ -200,7 +200,7 @@ def test_tallyqa_original(tmp_path):
     items = [benchmark[index] for index in range(3)]
     assert [item.answers for item in items] == [("3",), ("0",), ("12",)] and items[0].id == "1-5"
     assert [item.categories for item in items] == [{"subset": "simple"}, {"subset": "complex"}, {}]
-    assert list(problems(benchmark)) == ["1-8", "1-9", "1-10", "1-11", "7"]
+    assert list(problems(benchmark)) == ["1-8", "1-9", "1-10", "1-11", "#7"]
     assert "8 rows" in benchmark.notes[0] and "38,589" in benchmark.notes[0]
     query = items[0].query(benchmark.prompts["vlmevalkit"])
     assert query == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pathlib
 import re
 
 import pytest
@@ -37,6 +38,11 @@ def test_a_benchmark_says_what_it_looks_for(name, tmp_path):
     write_json(tmp_path / "test.json", [{"some": "thing"}])
     with pytest.raises(UserError, match=re.escape(f"is not {found.title}")):
         found(tmp_path)
+
+
+def test_every_benchmark_and_scorer_is_documented():
+    text = (pathlib.Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert [name for name in (*BENCHMARKS, *SCORERS) if f"`{name}`" not in text] == []
 
 
 def test_unknown_benchmarks_are_named():

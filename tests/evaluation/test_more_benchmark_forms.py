@@ -99,7 +99,7 @@ def test_visualprobe(tmp_path):
     assert (
         converted[0].answers == ("brown",)
         and converted[0].categories == {"level": "easy"}
-        and unreadable(converted) == ["2"]
+        and unreadable(converted) == ["#2"]
     )
 
 

@@ -224,8 +224,8 @@ def _unique(keys: Sequence[tuple]) -> list[str]:
     for name in names:
         counts[name] = counts.get(name, 0) + 1
     return [
-        name if name and counts[name] == 1 else f"{name}#{number}" if name else str(number)
-        for number, name in enumerate(names)
+        str(number) if not key else name if name and counts[name] == 1 else f"{name}#{number}"
+        for number, (key, name) in enumerate(zip(keys, names, strict=True))
     ]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark, Form
 from pixel_reasoner_jax.evaluation.benchmarks.clips import Clip
-from pixel_reasoner_jax.evaluation.benchmarks.harnesses import VLMEVALKIT_CHOICE
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt
 from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_text
 from pixel_reasoner_jax.evaluation.benchmarks.released import RELEASED, read_released
@@ -86,7 +85,6 @@ class MVBench(Benchmark):
         "plain": Prompt(),
         "authors": Prompt("Question: {question}\nOptions:\n{options}\n\nOnly give the best option."),
         "lmms-eval": Prompt("Question:{question}\nOption:\n{options}\nOnly give the best option.\n"),
-        "vlmevalkit": VLMEVALKIT_CHOICE,
     }
 
     def open_rows(self, form: Form, path: Any) -> Rows:

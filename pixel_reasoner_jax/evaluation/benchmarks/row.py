@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
+import math
 import os
 import pathlib
 import posixpath
@@ -43,7 +44,7 @@ class Row:
 
     def get(self, *names: str) -> Any:
         """The first of the named fields that has a value; None if there is none."""
-        return next((self.values[name] for name in names if self.values.get(name) not in (None, "")), None)
+        return next((self.values[name] for name in names if not _is_missing(self.values.get(name))), None)
 
     def text(self, *names: str) -> str:
         """The first of the named fields that has a value, a text or a number, as text.
@@ -74,8 +75,8 @@ class Row:
         """The options in columns A, B, C …, as far as they go."""
         options = []
         for letter in LETTERS:
-            value = self.values.get(letter)
-            if value is None or _text(value, letter) == "":
+            value = self.get(letter)
+            if value is None:
                 break
             options.append(_text(value, letter))
         return options
@@ -193,6 +194,10 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except Exception:  # untrusted text makes the parser raise errors of many classes
         return [text]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))  # NaN of pandas
 
 
 def _text(value: Any, name: str) -> str:

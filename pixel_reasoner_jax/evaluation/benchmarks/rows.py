@@ -1,7 +1,7 @@
 """Rows of a benchmark's files, read when they are asked for: JSON, JSON lines, parquet, base64 TSV.
 
-A file with media may have gigabytes: of a parquet file one row is in memory at a time, of a TSV one line. JSON holds no
-media and is read whole.
+A file with media may have gigabytes: of a parquet file one page is in memory at a time, of a TSV one line. A page has
+the rows that its writer put there, at most a row group. JSON holds no media and is read whole.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class ParquetRows(Rows):
 
     def _group_rows(self, group: int) -> Iterator[Mapping[str, Any]]:
         with _parquet(self.path) as file:
-            for batch in file.iter_batches(1, row_groups=[group]):
+            for batch in file.iter_batches(1, row_groups=[group], use_threads=False):
                 yield from batch.to_pylist()
 
     def light(self, names: Sequence[str]) -> list[tuple]:
@@ -215,7 +215,7 @@ def _parquet(path: Any) -> Iterator[Any]:
     import pyarrow.parquet
 
     with path.open("rb") as file:
-        # Without a buffer, a column of a row group is read whole: of images, gigabytes.
+        # Without a buffer, a column of a row group is read whole, be it of many pages.
         yield pyarrow.parquet.ParquetFile(file, buffer_size=2**16, pre_buffer=False)
 
 

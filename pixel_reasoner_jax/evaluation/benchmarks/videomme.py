@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark, Form
-from pixel_reasoner_jax.evaluation.benchmarks.harnesses import VLMEVALKIT_CHOICE
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt
 from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_letter, without_label
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row
@@ -42,7 +41,7 @@ class VideoMME(Benchmark):
             " Respond with only the letter (A, B, C, or D) of the correct option.\n{question}\n{options}",
             "{letter}. {text}",
         ),
-        "vlmevalkit": VLMEVALKIT_CHOICE,
+        "vlmevalkit": Prompt("Question: {question}\n{options}\nAnswer: ", "{letter}. {text}"),
     }
 
     def categories(self, row: Row) -> dict[str, str]:
