@@ -238,3 +238,24 @@ def test_a_damaged_file_does_not_hide_a_whole_form(tmp_path):
     write_tsv(tmp_path / "tallyqa_data.tsv", rows)
     write_image(tmp_path / "images/a.jpg")
     assert [item.answers for item in find_benchmark("tallyqa")(tmp_path)] == [("0",), ("1",), ("2",)]
+
+
+@pytest.mark.parametrize("shuffles", [True, False])
+def test_a_list_in_which_every_label_is_a_is_shuffled(tmp_path, shuffles):
+    labels = "A" * 40 if shuffles else "A" * 39 + "B"
+    rows = [{"text": "?\n(A) x\n(B) y", "label": label, "image": "a.jpg"} for label in labels]
+    write_lines(tmp_path / "test_questions.jsonl", rows)
+    write_image(tmp_path / "a.jpg")
+    benchmark = VStar(tmp_path)
+    assert {item.letter for item in benchmark} == {"A", "B"}
+    assert sum("listed shuffled" in note for note in benchmark.notes) == shuffles
+    assert all((item.order is not None) == shuffles for item in benchmark)
+
+
+def test_a_file_of_another_name_is_taken_where_it_is_named(tmp_path):
+    rows = [{"image": "a.jpg", "image_id": 1, "question_id": n, "question": "How many?", "answer": n} for n in range(3)]
+    write_json(tmp_path / "mine.json", rows)
+    write_image(tmp_path / "a.jpg")
+    assert len(find_benchmark("tallyqa")(tmp_path / "mine.json")) == 3
+    with pytest.raises(UserError, match="is not TallyQA"):
+        find_benchmark("tallyqa")(tmp_path)

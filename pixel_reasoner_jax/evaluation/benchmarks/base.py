@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt, UnreadableItem
-from pixel_reasoner_jax.evaluation.benchmarks.options import ORDERS, shuffled
+from pixel_reasoner_jax.evaluation.benchmarks.options import ORDERS, right_is_always_first, shuffled
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row, natural
 from pixel_reasoner_jax.evaluation.benchmarks.rows import (
     ChainedRows,
@@ -24,8 +24,10 @@ from pixel_reasoner_jax.evaluation.benchmarks.rows import (
 )
 from pixel_reasoner_jax.files import as_path, resolve_inside
 
+LABELS = ("label", "answer", "Ground truth")  # fields that name the right option
+OPTIONS = ("options", "candidates")
 INDEX = "index"  # by which a row of a TSV refers to another one's image
-MAX_PROBLEM = 300  # characters of what is wrong with a row
+MAX_PROBLEM, MAX_ID = 300, 200  # characters of what is wrong with a row, and of its id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Form:
       id: the fields that name a row; empty: rows are named by their number.
       key: of a JSON object, where the list of rows is.
       row_files: whether every JSON file is one row.
-      gold_first: whether the right option is always the first one: it is then shuffled under every protocol.
+      gold_first: whether the right option is always the first one: they are then shuffled under every protocol.
       sizes: numbers of rows that were published; empty where none is known.
       without: fields that it must not have, because another benchmark has them.
     """
@@ -101,6 +103,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
         self.form, self.rows = self._find(given)
         self._ids = _unique(self.rows.light(self.form.id) if self.form.id else [()] * len(self.rows))
         self._numbers: dict[str, int] | None = None
+        self._shuffles = order == "shuffled" or self.form.gold_first or self._right_is_first()
         self.notes = tuple(self.remarks())
 
     def categories(self, row: Row) -> dict[str, str]:
@@ -113,18 +116,20 @@ class Benchmark(Sequence[Item | UnreadableItem]):
 
     def remarks(self) -> list[str]:
         """The `notes`."""
-        sizes = self.form.sizes
-        if not sizes or len(self.rows) in sizes:
-            return []
-        published = " or ".join(f"{size:,}" for size in sizes)
-        return [f"{self.title}: {len(self.rows):,} rows in {self.rows.path}, {published} are published"]
+        notes, sizes = [], self.form.sizes
+        if sizes and len(self.rows) not in sizes:
+            published = " or ".join(f"{size:,}" for size in sizes)
+            notes = [f"{self.title}: {len(self.rows):,} rows in {self.rows.path}, {published} are published"]
+        if self._shuffles and self.order == ORDERS[0]:
+            notes.append(f"{self.title}: the right option is the first one in every row; options are listed shuffled")
+        return notes
 
     def open_rows(self, form: Form, path: Any) -> Rows:
         """The rows of a file of a form."""
         if path.suffix == ".parquet":
             return ParquetRows(path)
         if path.suffix == ".tsv":
-            return TsvRows(path, keep=dict.fromkeys((*form.id, INDEX)))
+            return TsvRows(path, keep=dict.fromkeys((*form.id, INDEX, *LABELS)))
         return json_rows(path, form.key)
 
     def submission(self, answers: Mapping[str, str]) -> str:
@@ -160,9 +165,16 @@ class Benchmark(Sequence[Item | UnreadableItem]):
             path, number = self.rows.locate(index)
             return UnreadableItem(identity, f"{path}, row {number}: {problem}"[:MAX_PROBLEM], categories, cluster)
         item = dataclasses.replace(item, id=identity, categories=categories, cluster=cluster)
-        if item.options and (self.order == "shuffled" or self.form.gold_first):
+        if item.options and self._shuffles:
             return shuffled(item, self.name, self.seed, self.fixed_options)
         return item
+
+    def _right_is_first(self) -> bool:
+        def first(values: tuple) -> Any:
+            return next((value for value in values if value is not None), None)
+
+        rows = self.rows.light((*OPTIONS, *LABELS))
+        return right_is_always_first((first(row[: len(OPTIONS)]), first(row[len(OPTIONS) :])) for row in rows)
 
     def _media_cluster(self, row: Row, item: Item) -> str | None:
         media = item.images or (item.video if isinstance(item.video, list) else (item.video,))
@@ -199,7 +211,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
 
     def _files(self, given: Any, patterns: Sequence[str]) -> list[Any]:
         if given.is_file():
-            return [given] if any(given.match(posixpath.basename(pattern)) for pattern in patterns) else []
+            return [given] if given.suffix in {posixpath.splitext(pattern)[1] for pattern in patterns} else []
         files = [file for pattern in patterns for file in sorted(_glob(given, pattern), key=natural)]
         return [file for file in files if resolve_inside(file, self.folder)]
 
@@ -219,7 +231,10 @@ def _glob(folder: Any, pattern: str) -> list[Any]:
 
 def _unique(keys: Sequence[tuple]) -> list[str]:
     """The ids of rows: their keys, with the row's number where a key is missing or repeats."""
-    names = ["-".join(str(part) for part in key) if key and None not in key else "" for key in keys]
+    names = [
+        "-".join(map(str, key))[:MAX_ID] if all(isinstance(part, str | int | float) for part in key) else ""
+        for key in keys
+    ]
     counts: dict[str, int] = {}
     for name in names:
         counts[name] = counts.get(name, 0) + 1

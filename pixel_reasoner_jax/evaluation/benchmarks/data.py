@@ -10,14 +10,12 @@ from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark, Form
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item
-from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_letter, without_label
+from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_option, option_texts
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row
-from pixel_reasoner_jax.evaluation.benchmarks.rows import RowError, Rows
+from pixel_reasoner_jax.evaluation.benchmarks.rows import Rows
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
 
 KINDS = ("category", "difficulty", "answer_type", "source", "split")
-MANY = 8  # rows with options: if the right one is the first in all of them, that is no chance
-
 _KEPT = ("id", "options", "answer")
 
 
@@ -47,14 +45,14 @@ class RecordRows(Rows):
         return self._records[index]
 
     def light(self, names: Sequence[str]) -> list[tuple]:
-        return [tuple(row[_KEPT.index(name)] for name in names) for row in self._kept]
+        places = [_KEPT.index(name) if name in _KEPT else None for name in names]
+        return [tuple(None if place is None else row[place] for place in places) for row in self._kept]
 
 
 class OwnData(Benchmark):
     """Queries with `question`, `answer`, `images` or `video`, and perhaps `options` and `category`.
 
-    The answer of a question with options is one's text or letter. Categories are the texts in `KINDS`. If the right
-    option is the first one in every row, options are shuffled, and `notes` says so.
+    The answer of a question with options is one's text or letter. Categories are the texts in `KINDS`.
     """
 
     name = "data"
@@ -64,14 +62,7 @@ class OwnData(Benchmark):
     scorers = ("choice", "exact")
 
     def _find(self, given: Any) -> tuple[Form, Rows]:
-        rows = RecordRows(given, RecordSource(given, "query"))
-        places = [_place(options, answer) for options, answer in rows.light(("options", "answer")) if options]
-        return dataclasses.replace(self.forms[0], gold_first=len(places) >= MANY and not any(places)), rows
-
-    def remarks(self) -> list[str]:
-        if not self.form.gold_first:
-            return []
-        return [f"{self.rows.path}: the right option is the first one in every row; they are listed shuffled"]
+        return self.forms[0], RecordRows(given, RecordSource(given, "query"))
 
     def categories(self, row: Row) -> dict[str, str]:
         found = {kind: row.get(kind) for kind in KINDS}
@@ -83,8 +74,8 @@ class OwnData(Benchmark):
         question = row.text("question")
         given = row.get("answer")
         answers = tuple(given) if isinstance(given, list) else row.answers("answer") if given is not None else ()
-        options = _options(row.get("options")) if row.get("options") else []
-        right = _index(options, answers[0]) if options and answers else None
+        options = option_texts(row.get("options")) if row.get("options") else []
+        right = index_of_option(answers[0], options) if options and answers else None
         item = Item("", question, tuple(options), right, () if options else answers)
         video = row.get("video")
         if video is None:
@@ -98,30 +89,3 @@ class OwnData(Benchmark):
         else:
             VideoFile(video)
         return dataclasses.replace(item, video=video, fps=row.get("fps"))
-
-
-def _options(options: Any) -> list[str]:
-    """The texts of options, without letters before them."""
-    if isinstance(options, Mapping):
-        options = list(options.values())
-    if not isinstance(options, list | tuple) or not all(isinstance(one, str | int | float) for one in options):
-        raise RowError(f"'options' is {options!r:.80}, expected a list of texts")
-    if len(options) < 2:
-        raise RowError(f"it has {len(options)} options, expected two or more")
-    return [without_label(str(option), index) for index, option in enumerate(options)]
-
-
-def _index(options: Sequence[str], answer: str) -> int:
-    """The index of the option that an answer is, by its text, by its letter, or by both."""
-    for index, option in enumerate(options):
-        if option in (answer, without_label(answer, index)):
-            return index
-    return index_of_letter(answer, options)
-
-
-def _place(options: Any, answer: Any) -> int | None:
-    """The place of the right option; None if the row is wrong."""
-    try:
-        return _index(_options(options), str(answer[0] if isinstance(answer, list) else answer))
-    except (RowError, IndexError):
-        return None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pixel_reasoner_jax.evaluation.benchmarks.items import LETTERS, Item
 from pixel_reasoner_jax.evaluation.benchmarks.rows import RowError
+from pixel_reasoner_jax.rewards import extract_answer
 
 ORDERS = ("published", "shuffled")
+MANY = 8  # rows whose right option is the first one: with two options each, one time in 256 by chance
 
 _LINE = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.):])\s*(\S.*?)\s*")
 _INLINE = re.compile(r"\s*\(([A-Z])\)\s*")
@@ -83,6 +86,53 @@ def index_of_text(answer: str, options: Sequence[str]) -> int:
     if answer not in options:
         raise RowError(f"the answer {answer!r:.80} is none of the {len(options)} options")
     return list(options).index(answer)
+
+
+def option_texts(options: Any) -> list[str]:
+    """The texts of options that are a list or a mapping, without letters before them.
+
+    Raises:
+      RowError: they are something else, or fewer than two.
+    """
+    if isinstance(options, Mapping):
+        options = list(options.values())
+    if not isinstance(options, list | tuple) or not all(isinstance(one, str | int | float) for one in options):
+        raise RowError(f"the options are {options!r:.80}, expected a list of texts")
+    if len(options) < 2:
+        raise RowError(f"it has {len(options)} options, expected two or more")
+    return [without_label(str(option), index) for index, option in enumerate(options)]
+
+
+def index_of_option(answer: str, options: Sequence[str]) -> int:
+    """The index of the option that an answer is, by its text, by its letter, or by both.
+
+    Raises:
+      RowError: it is none of them.
+    """
+    for index, option in enumerate(options):
+        if option in (answer, without_label(answer, index)):
+            return index
+    return index_of_letter(answer, options)
+
+
+def right_is_always_first(rows: Iterable[tuple[Any, Any]]) -> bool:
+    """Whether the right option is the first one in every row, in so many rows that this is no chance.
+
+    Args:
+      rows: options (None where they are not known) and the answer, as a file has them; others than choices are skipped.
+    """
+    count = 0
+    for options, answer in rows:
+        answer = str(answer[0] if isinstance(answer, list | tuple) and answer else answer)
+        answer = extract_answer(answer) or answer if "\\boxed" in answer else answer
+        try:
+            place = index_of_option(answer, option_texts(options)) if options else index_of_letter(answer, LETTERS)
+        except RowError:
+            continue
+        if place:
+            return False
+        count += 1
+    return count >= MANY
 
 
 def shuffled(item: Item, benchmark: str, seed: int, fixed: int = 0) -> Item:

@@ -48,7 +48,7 @@ class VideoMME(Benchmark):
         return {kind: str(row.get(field)) for field, kind in KINDS.items() if row.get(field) is not None}
 
     def cluster(self, row: Row) -> str | None:
-        return row.get("videoID")
+        return None if row.get("videoID") is None else str(row.get("videoID"))
 
     def read_row(self, row: Row) -> Item:
         labelled = row.texts("options")
