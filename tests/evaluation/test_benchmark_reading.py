@@ -16,6 +16,7 @@ from pixel_reasoner_jax.evaluation.benchmarks.options import split_text, without
 from pixel_reasoner_jax.evaluation.benchmarks.rows import ParquetRows, RowError, TsvRows
 from pixel_reasoner_jax.evaluation.benchmarks.vstar import VStar
 from pixel_reasoner_jax.evaluation.scorers import SCORERS
+from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.processing import MediaError
 from tests.evaluation.forms import image_bytes, write_image, write_json, write_lines, write_parquet, write_tsv
 
@@ -259,3 +260,19 @@ def test_a_file_of_another_name_is_taken_where_it_is_named(tmp_path):
     assert len(find_benchmark("tallyqa")(tmp_path / "mine.json")) == 3
     with pytest.raises(UserError, match="is not TallyQA"):
         find_benchmark("tallyqa")(tmp_path)
+
+
+def test_a_folder_in_an_object_store(object_store, tmp_path):
+    folder = as_path("gs://bucket/vstar")
+    text = "?\n(A) x\n(B) y"
+    rows = [{"text": text, "label": "B", "image": path} for path in ("a.jpg", "../../secret.jpg", "gs://other/a.jpg")]
+    (folder / "test_questions.jsonl").write_bytes(write_lines(tmp_path / "a.jsonl", rows).read_bytes())
+    (folder / "a.jpg").write_bytes(image_bytes())
+    items = list(VStar("gs://bucket/vstar"))
+    assert items[0].letter == "B" and items[0].images[0].endswith("vstar/a.jpg") and items[0].cluster
+    assert [isinstance(item, UnreadableItem) for item in items] == [False, True, True]
+    rows = [{"text": text, "label": "B", "image": {"bytes": image_bytes(n), "path": None}} for n in range(3)]
+    embedded = as_path("gs://bucket/embedded/data/test-0.parquet")
+    embedded.parent.mkdir(parents=True, exist_ok=True)
+    embedded.write_bytes(write_parquet(tmp_path / "a.parquet", rows).read_bytes())
+    assert [item.letter for item in VStar("gs://bucket/embedded")] == ["B"] * 3

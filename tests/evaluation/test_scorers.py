@@ -156,6 +156,7 @@ TEXTS = {
         ("boxed a, then b", answers("a, b"), 1),  # behind the word, without a box
         ("\\boxed{4} no, \\boxed{5}", answers("5"), 1), ("", answers("5"), 0), ("\\boxed{5 minutes}", answers("5"), 1),
         ("<answer>5</answer>", answers("5"), 0), ("\\boxed{Paris}", answers("London", "paris"), 1),
+        ("\\boxed{\\text{cats}}", answers("cats"), 1), ("\\boxed{\\dfrac{1}{2}}", answers("0.5"), 1),
     ],
     "anls": [
         ("Paris", answers("paris"), 1), ("\\boxed{  New   York }", answers("boston", "new york"), 1),

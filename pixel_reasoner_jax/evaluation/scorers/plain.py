@@ -10,7 +10,7 @@ from pixel_reasoner_jax.rewards import marked_answer
 from pixel_reasoner_jax.rewards.answers import judge
 
 _OUTER = re.compile(r"^[\W_]+|[\W_]+$")
-_UNITS = re.compile(r"\\(?:dfrac|text)\b|minutes|cm")
+_UNITS = re.compile("minutes|cm")
 
 
 def score_answer(response: str, item: Item) -> float:
@@ -51,8 +51,7 @@ def score_release(response: str, item: Item) -> float:
 
 
 def _normal(text: str) -> str:
-    replaced = _UNITS.sub(lambda match: "\\frac" if "frac" in match[0] else "", text)
-    return replaced.strip().lower()
+    return _UNITS.sub("", text.lower()).strip()
 
 
 def _equal(answer: str, reference: str) -> bool:
