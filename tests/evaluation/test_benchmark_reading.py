@@ -84,6 +84,7 @@ def test_a_damaged_parquet_page_is_an_error_of_its_rows(tmp_path):
     assert read[39]["text"].endswith("39")
     with pytest.raises(RowError):
         read[0]
+    assert read.light(("text",)) == [(None,)] * 40
 
 
 def test_tsv_rows_as_pandas_writes_them(tmp_path):
