@@ -349,3 +349,8 @@ def test_mvbench_cut_clips_and_released(tmp_path):
         write_image(tmp_path / f"pr/mvbench_images/{number}.jpg", number)
     items = read(open_benchmark("mvbench", tmp_path / "pr"))
     assert [len(item.video) for item in items] == [2, 3, 4] and items[0].options == ("run", "jump")
+    write_parquet(tmp_path / "pr/mvbench.parquet", [row | {"question": "What? A, run; B, jump"} for row in rows])
+    unlisted = open_benchmark("mvbench", tmp_path / "pr")[0]
+    assert (unlisted.options, unlisted.letter, unlisted.question) == ((), "B", "What? A, run; B, jump")
+    for name in ("choice", "vlmevalkit-letter", "mvbench-authors", "pixel-reasoner"):
+        assert [SCORERS[name](f"\\boxed{{{letter}}}", unlisted) for letter in "AB"] == [0.0, 1.0]

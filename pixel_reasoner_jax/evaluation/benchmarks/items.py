@@ -72,8 +72,15 @@ class Item:
 
     @property
     def letter(self) -> str | None:
-        """The letter of the right option as shown; None for an open question, or where the answer is withheld."""
-        return None if self.right is None else LETTERS[self.right]
+        """The letter of the right option as shown, or that a question with its options in its own words accepts.
+
+        None for an open question, or where the answer is withheld.
+        """
+        if self.right is not None:
+            return LETTERS[self.right]
+        return (
+            self.answers[0] if len(self.answers) == 1 == len(self.answers[0]) and self.answers[0] in LETTERS else None
+        )
 
     @property
     def answered(self) -> bool:

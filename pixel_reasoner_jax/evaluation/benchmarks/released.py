@@ -45,14 +45,12 @@ def read_released(row: Row, name: str, choices: bool = False) -> Item:
     """
     question, answers = without_tags(row.text("question")), row.answers("answer")
     media = released_media(row, name)
-    if not choices:
+    asked, options = split_text(question) if choices else (question, [])
+    if not options:  # or options that are listed in a way that is not known: the answer is then their letter
         return Item("", question, answers=answers, **media)
-    question, options = split_text(question)
-    if not options:
-        raise RowError("the question lists no options")
     answer = answers[0] if answers else ""
     right = index_of_text(answer, options) if answer in options else index_of_letter(answer[:3], options)
-    return Item("", question, tuple(options), right, **media)
+    return Item("", asked, tuple(options), right, **media)
 
 
 def released_media(row: Row, name: str) -> dict[str, Any]:

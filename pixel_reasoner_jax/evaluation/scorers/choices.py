@@ -19,6 +19,7 @@ _LMMS_EVAL = (
 _VLMEVALKIT_MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _VLMEVALKIT_LAST = 5  # words
 _ANSWER_IS = re.compile(r"answer\s+is\s+\**\(?([A-Z])\b", re.IGNORECASE)
+_LETTERS = "ABCDE"  # of a question with its options in its own words
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -79,10 +80,11 @@ def vlmevalkit_letter(text: str, item: Item) -> str | None:
     if any(refusal in text for refusal in _REFUSALS):
         return None
     words = text.translate(_VLMEVALKIT_MARKS).split()
-    present = [letter for letter in item.letters if letter in words]
+    letters = item.letters or _LETTERS
+    present = [letter for letter in letters if letter in words]
     if len(present) == 1 and words.index(present[0]) >= len(words) - _VLMEVALKIT_LAST:
         return present[0]
-    if (match := _ANSWER_IS.search(text)) and match[1].upper() in item.letters:
+    if (match := _ANSWER_IS.search(text)) and match[1].upper() in letters:
         return match[1].upper()
     if len(text) >= 2 * sum(map(len, item.options)):
         return None
