@@ -17,7 +17,6 @@ from typing import Any
 from data_pipeline.sources import SeedSource, open_source
 from data_pipeline.synthesis.captioner import Captioner, TemplateCaptioner
 from data_pipeline.synthesis.contact_sheet import contact_sheet
-from data_pipeline.synthesis.endpoint import Endpoint, EndpointSettings
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
 from data_pipeline.synthesis.phrases import PHRASES
 from data_pipeline.synthesis.policy_sampler import PolicySampler
@@ -31,6 +30,7 @@ from data_pipeline.synthesis.synthesis import (
 from data_pipeline.synthesis.synthesizer import BudgetMediaLoader
 from data_pipeline.synthesis.templates import IMAGE_MIX, SAMPLED, SAMPLED_MIX, TEMPLATES, VIDEO_MIX
 from pixel_reasoner_jax.checkpoint import check_is_no_run
+from pixel_reasoner_jax.endpoint import Endpoint, EndpointSettings
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress

@@ -10,8 +10,8 @@ import sys
 
 from data_pipeline.exchange import loss_masks
 from data_pipeline.sources import SOURCE_KINDS
-from data_pipeline.synthesis.endpoint import EndpointSettings
 from pixel_reasoner_jax.commands import options
+from pixel_reasoner_jax.endpoint import EndpointSettings
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.plan import chips
 

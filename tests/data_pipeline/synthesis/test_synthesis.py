@@ -30,8 +30,8 @@ from data_pipeline.synthesis.synthesis import (
 )
 from pixel_reasoner_jax.files import as_path
 from tests.data_pipeline.synthesis import killed
-from tests.data_pipeline.synthesis.chat_server import said
 from tests.data_pipeline.synthesis.seeds import CUE, encoded, image_seed, picture, video_seed
+from tests.endpoint.chat_server import said
 from tests.processing.avi import write_avi
 
 MEDIA = BudgetMediaLoader()
