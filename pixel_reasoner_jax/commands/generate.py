@@ -21,9 +21,9 @@ from pixel_reasoner_jax.report.page import trajectories_page
 from pixel_reasoner_jax.report.text import arguments_text, printable, sizes_text
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
 from pixel_reasoner_jax.rewards import extract_answer
-from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, OperationRun, TurnText
+from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, Event, OperationRun, TurnText
 from pixel_reasoner_jax.rollout.settings import load_policy
-from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
+from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 
 SHOWN_TOKENS = 8  # written before they are shown: fewer look livelier, more are faster
 
@@ -135,7 +135,7 @@ class Printer:
 
     def _answer(self, trajectory: Trajectory) -> None:
         answer = extract_answer(trajectory.response)
-        written = int((trajectory.source == Source.SAMPLED).sum())
+        written = "unknown" if trajectory.sampled is None else trajectory.sampled
         self._show(f"answer: {answer}" if answer else "no answer in a box", "bold green" if answer else "yellow")
         ended = "" if trajectory.ended in (Ended.ANSWER, None) else f", stopped by {trajectory.ended.value}"
         self._show(f"operations: {len(trajectory.operations)}, tokens written: {written}{ended}\n", "dim")

@@ -6,6 +6,7 @@ from pixel_reasoner_jax.endpoint.client import (
     EndpointError,
     EndpointSettings,
     FilteredError,
+    NoAnswerError,
     RequestError,
 )
 from pixel_reasoner_jax.endpoint.completion import Completion, Spend
@@ -17,6 +18,7 @@ __all__ = [
     "EndpointError",
     "EndpointSettings",
     "FilteredError",
+    "NoAnswerError",
     "RequestError",
     "Spend",
 ]

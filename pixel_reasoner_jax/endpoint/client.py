@@ -53,6 +53,10 @@ class RequestError(UserError):
     """The endpoint gives no answer to one request; others it may answer."""
 
 
+class NoAnswerError(RequestError):
+    """The endpoint did not answer the request, however often it was asked."""
+
+
 class FilteredError(RequestError):
     """The endpoint's filter refuses what the request says or shows."""
 
@@ -224,7 +228,7 @@ class Endpoint:
                 self._pause(backoff if wait is None else wait + backoff * 0.1)
         said = f"{self._client.base_url} did not answer in {self.settings.attempts} attempts; the last one: {problem}"
         if self.settings.isolated:
-            raise RequestError(said)
+            raise NoAnswerError(said)
         raise EndpointError(f"{said}. What was answered before is kept: start the same command again")
 
     def _attempt(self, request: dict[str, Any]) -> Completion:

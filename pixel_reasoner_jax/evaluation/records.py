@@ -19,7 +19,7 @@ from typing import Any
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, output_directory, upload, write_text
 from pixel_reasoner_jax.rewards import extract_answer
-from pixel_reasoner_jax.trajectory import Source, Trajectory
+from pixel_reasoner_jax.trajectory import Trajectory
 
 RECORDS = "records.jsonl"
 RESULTS = "results.json"
@@ -90,7 +90,7 @@ class ScoredRecord:
             operations=len(trajectory.operations),
             failed=sum(not operation.succeeded for operation in trajectory.operations),
             ended=None if trajectory.ended is None else str(trajectory.ended),
-            tokens=int((trajectory.source == Source.SAMPLED).sum()),
+            tokens=trajectory.sampled,
             question=trajectory.question,
             reference=trajectory.reference,
             response=trajectory.response,

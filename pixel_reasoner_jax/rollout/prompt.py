@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
-from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.processing import Budgets, Picture, PictureStore, Processor, Rendered, smart_resize
 
 SYSTEM = "You are a helpful assistant."
 
@@ -89,25 +89,38 @@ def query_messages(query: Query, tools: str | None, guidelines: str | None = Non
     ]
 
 
+class ImageSizes(Protocol):
+    """What tells the sizes in which a model is shown images: a `Processor`, or a `BudgetSizes`."""
+
+    budgets: Budgets
+
+    def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]:
+        """The (width, height) that an image of `size` is resized to; kind: see `Budgets`."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A query whose media are opened and whose prompt is rendered, once for all of its samples.
+class BudgetSizes:
+    """The sizes that budgets give, for a model whose processor is not here."""
+
+    budgets: Budgets = Budgets()
+
+    def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]:
+        return smart_resize(size, self.budgets.of(kind))
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedQuery:
+    """A query whose media are opened and whose first messages are written, once for all of its samples.
 
     Attributes:
       messages: the conversation before the first response.
       state: the query's images and frames, as operations see them.
-      rendered: the prompt's tokens and media.
-      positions: int32 [3, tokens], M-RoPE positions of the prompt.
-      next_position: M-RoPE position of the response's first token.
       store: keeps the pixels.
     """
 
     query: Query
     messages: list[dict[str, Any]]
     state: MediaState
-    rendered: Rendered
-    positions: np.ndarray
-    next_position: int
     store: PictureStore
 
     @property
@@ -121,6 +134,53 @@ class Prompt:
         return [*self.state.images, *self.state.frames]
 
     @classmethod
+    def open(
+        cls,
+        query: Query,
+        sizes: ImageSizes,
+        registry: Registry | None,
+        guidelines: str | None,
+        store: PictureStore,
+    ) -> OpenedQuery:
+        """Opens the media of a query and writes its conversation; `registry` None gives the text-only baseline.
+
+        Raises:
+          UserError: a medium cannot be read, or there are images and a video.
+        """
+        images: list[Picture] = []
+        video = None
+        try:
+            for image in query.get("images") or ():
+                images.append(store.open(image))
+            if query.get("video") is not None:
+                budgets = sizes.budgets
+                video = store.open_video(query["video"], budgets.video_frames, query.get("fps"), budgets.video_rate)
+        except BaseException:
+            for picture in images:
+                store.forget(picture)
+            raise
+        frames = video.frames if video else None
+        state = MediaState.from_query(images=images, video_frames=frames, resized=sizes.resized)
+        tools = None if registry is None else tools_section(registry.signatures(state))
+        messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
+        return OpenedQuery(query, messages, state, store)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt(OpenedQuery):
+    """An opened query whose prompt is rendered.
+
+    Attributes:
+      rendered: the prompt's tokens and media.
+      positions: int32 [3, tokens], M-RoPE positions of the prompt.
+      next_position: M-RoPE position of the response's first token.
+    """
+
+    rendered: Rendered
+    positions: np.ndarray
+    next_position: int
+
+    @classmethod
     def build(
         cls,
         query: Query,
@@ -129,23 +189,8 @@ class Prompt:
         guidelines: str | None,
         store: PictureStore,
     ) -> Prompt:
-        """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
-        images: list[Picture] = []
-        video = None
-        try:
-            for image in query.get("images") or ():
-                images.append(store.open(image))
-            if query.get("video") is not None:
-                budgets = processor.budgets
-                video = store.open_video(query["video"], budgets.video_frames, query.get("fps"), budgets.video_rate)
-        except BaseException:
-            for picture in images:
-                store.forget(picture)
-            raise
-        frames = video.frames if video else None
-        state = MediaState.from_query(images=images, video_frames=frames, resized=processor.resized)
-        tools = None if registry is None else tools_section(registry.signatures(state))
-        messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
-        rendered = processor.render(messages, generation_prompt=True)
+        """Opens the media of a query and renders its conversation; arguments and errors as of `OpenedQuery.open`."""
+        opened = OpenedQuery.open(query, processor, registry, guidelines, store)
+        rendered = processor.render(opened.messages, generation_prompt=True)
         positions, next_position = processor.positions(rendered.tokens, rendered.media)
-        return cls(query, messages, state, rendered, positions, next_position, store)
+        return cls(**vars(opened), rendered=rendered, positions=positions, next_position=next_position)

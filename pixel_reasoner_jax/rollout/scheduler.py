@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
 from pixel_reasoner_jax.processing import Media, PictureStore
-from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits, Observation
+from pixel_reasoner_jax.rollout.dialogue import Event, Limits
+from pixel_reasoner_jax.rollout.episode import Episode, RenderedObservation
 from pixel_reasoner_jax.rollout.prompt import Prompt, Query
 from pixel_reasoner_jax.rollout.runner import Counters, Extension, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
@@ -347,13 +348,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             else:
                 continue
             start = active.episode.length
-            rendered = active.episode.observe(active.call, observation)
+            goes_on = active.episode.observe(active.call, observation)
             active.call = active.task = None
             if self._active.get(slot) is not active:  # `on_event` has cancelled its query
                 continue
-            if rendered is None:
+            if not goes_on:
                 self._finish(slot)
                 continue
+            rendered = observation.rendered
             positions, following = self._processor.positions(rendered.tokens, rendered.media, active.position)
             active.position = following
             extensions.append(
@@ -361,7 +363,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             )
         self._runner.extend(extensions)
 
-    def _execute(self, episode: Episode, call: Call | OperationError) -> tuple[Observation, list[Media]]:
+    def _execute(self, episode: Episode, call: Call | OperationError) -> tuple[RenderedObservation, list[Media]]:
         """Runs a call in a worker thread.
 
         Returns:

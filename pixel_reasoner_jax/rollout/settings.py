@@ -14,7 +14,7 @@ from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.policy import Policy
 
 FILE = "pixel_reasoner.json"

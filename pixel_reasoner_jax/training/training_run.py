@@ -26,7 +26,7 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Budgets, Processor
-from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan
 from pixel_reasoner_jax.training.state import TrainState

@@ -13,7 +13,7 @@ from pixel_reasoner_jax.commands import generate, options
 from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.processing import MediaError
-from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Limits, OperationRun, TurnText
+from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, Limits, OperationRun, TurnText
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 from tests.processing.avi import write_avi
 
