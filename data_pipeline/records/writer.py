@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.draft import Draft
+from data_pipeline.reader import RecordError
 from data_pipeline.records.shards import RecordShards, ShardWriter
 from pixel_reasoner_jax.errors import UserError
 
@@ -23,6 +24,8 @@ class RecordWriter:
 
     Raises:
       UserError: the folder holds a complete data set, or an argument is out of range.
+      RecordError: on writing, the record is not valid (`reader.check_form`), or a query has the id of an earlier one;
+        the message names it. It was not added, and others may follow.
     """
 
     def __init__(self, directory: str | Path, kind: str, shard_size: int = 1024):
@@ -32,6 +35,8 @@ class RecordWriter:
         self._shards.clear()
         self._finished = 0
         self._open: ShardWriter | None = None
+        self._numbers: dict[str, int] = {}  # of the queries, by id
+        self._written = 0
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -44,9 +49,17 @@ class RecordWriter:
 
     def write(self, record: Draft | Mapping[str, Any]) -> None:
         """Adds a trajectory (`Draft`) or a query (a mapping as rollouts take it)."""
+        name = record.get("id") if isinstance(record, Mapping) else None
+        if isinstance(name, str) and name in self._numbers:
+            raise RecordError(
+                f"query {name!r:.80}: record {self._numbers[name]} has this id already; give each its own"
+            )
         if self._open is None:
             self._open = self._shards.open(self._finished)
         self._open.write(record)
+        if isinstance(name, str):
+            self._numbers[name] = self._written
+        self._written += 1
         if self._open.count == self._shard_size:
             self._close_shard()
 

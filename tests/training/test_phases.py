@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from data_pipeline.records import write_records
+from data_pipeline.records import shards, write_records
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.metrics import read_metrics
@@ -133,8 +133,10 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
 def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_path, monkeypatch):
     monkeypatch.setattr(rl.Policy, "rollout", None)
     rl_config.data.path = str(tmp_path / "queries")
-    write_records(rl_config.data.path, "query", [{"id": f"q{n}", "question": "?"} for n in range(8)])
-    with pytest.raises(ValueError, match="query 'q[0-7]': it has no answer"):
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "check_form", lambda kind, record: "unchecked")
+        write_records(rl_config.data.path, "query", [{"id": f"q{n}", "question": "?", "answer": ""} for n in range(8)])
+    with pytest.raises(ValueError, match=r"2 of 2 records .*record \d: query 'q[0-7]': it has no answer"):
         rl.run(rl_config)
 
 
