@@ -83,7 +83,7 @@ def _check_keys(query: Query, name: str) -> None:
     """Refuses keys that are most likely a misspelt key or a medium, which would otherwise be left out in silence."""
     absent = [key for key in KEYS if key not in query]
     without_media = "images" in absent and "video" in absent
-    for key in query.keys() - set(KEYS):
+    for key in (key for key in query if key not in KEYS):
         meant = difflib.get_close_matches(str(key), absent, n=1, cutoff=MISSPELT)
         if not meant and without_media and _MEDIUM.fullmatch(str(key)):
             meant = ["video" if str(key).lower().startswith("video") else "images"]

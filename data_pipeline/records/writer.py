@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipeline.draft import Draft
 from data_pipeline.reader import RecordError
-from data_pipeline.records.shards import RecordShards, ShardWriter
+from data_pipeline.records.shards import RecordShards, ShardWriter, shard_name
 from pixel_reasoner_jax.errors import UserError
 
 
@@ -35,8 +35,7 @@ class RecordWriter:
         self._shards.clear()
         self._finished = 0
         self._open: ShardWriter | None = None
-        self._numbers: dict[str, int] = {}  # of the queries, by id
-        self._written = 0
+        self._places: dict[str, tuple[int, int]] = {}  # of the queries: shard, and record in it, by id
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -50,16 +49,15 @@ class RecordWriter:
     def write(self, record: Draft | Mapping[str, Any]) -> None:
         """Adds a trajectory (`Draft`) or a query (a mapping as rollouts take it)."""
         name = record.get("id") if isinstance(record, Mapping) else None
-        if isinstance(name, str) and name in self._numbers:
-            raise RecordError(
-                f"query {name!r:.80}: record {self._numbers[name]} has this id already; give each its own"
-            )
+        if isinstance(name, str) and name in self._places:
+            shard, number = self._places[name]
+            place = f"{shard_name(self._shards.kind, shard)}, record {number}"
+            raise RecordError(f"query {name!r:.80}: {place} has this id already; give each its own")
         if self._open is None:
             self._open = self._shards.open(self._finished)
         self._open.write(record)
         if isinstance(name, str):
-            self._numbers[name] = self._written
-        self._written += 1
+            self._places[name] = (self._finished, self._open.count - 1)
         if self._open.count == self._shard_size:
             self._close_shard()
 

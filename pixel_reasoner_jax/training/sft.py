@@ -71,7 +71,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                     state, metrics = trainer.update(state, packed, learning_rate(step - 1))
                 skipped += not metrics
                 training.write(step, {**metrics, "skipped_records": batches.skipped, "skipped_updates": skipped})
-                progress.update(step, **{name: metrics[name] for name in ("loss",) if metrics})
+                progress.update(step, **({"loss": metrics["loss"]} if metrics else {}))
                 if step % train.checkpoint_every == 0 or step == steps:
                     training.save(step, state, batches, skipped_updates=skipped)
         return training.export(state.params)

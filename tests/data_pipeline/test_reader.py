@@ -194,9 +194,9 @@ def test_what_is_refused_is_not_written_and_others_follow(tmp_path):
                 writer.write(record)
             except RecordError as error:
                 problem = str(error)
-        with pytest.raises(RecordError, match="query 'd': record 2 has this id already"):
+        with pytest.raises(RecordError, match="query 'd': query-train-00001.array_record, record 0 has this id"):
             writer.write(QUERY | {"id": "d"})
-    assert problem == "query 'q': record 0 has this id already; give each its own"
+    assert problem == "query 'q': query-train-00000.array_record, record 0 has this id already; give each its own"
     assert [query["id"] for query in RecordSource(tmp_path)] == ["q", "c", "d"]
 
 
