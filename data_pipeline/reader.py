@@ -32,6 +32,8 @@ from pixel_reasoner_jax.trajectory import Trajectory
 
 MIN_READ = 100  # records that `max_unreadable` is a share of, at least: one bad record of two is no large share
 
+LONGEST = 500  # characters of a reason: some repeat the data, such as a file that is given in place of its path
+
 Item = tuple[str, str, Mapping[str, Any]]
 """An item of a record's content: its place in the record, its kind ("text", "image" or "video") and itself."""
 
@@ -207,9 +209,10 @@ def errors_named(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise RecordError(f"{name}: {error}") from error
+        raise RecordError(f"{name}: {str(error)[:LONGEST]}") from error
     except Exception as error:  # what somebody else wrote can be anything, and fail in any way
-        raise RecordError(f"{name}: it cannot be used ({type(error).__name__}: {str(error)[:200]})") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{name}: it cannot be used ({reason[:LONGEST]})") from error
 
 
 def _check_query(query: Any) -> str:

@@ -200,6 +200,13 @@ def test_what_is_refused_is_not_written_and_others_follow(tmp_path):
     assert [query["id"] for query in RecordSource(tmp_path)] == ["q", "c", "d"]
 
 
+def test_reasons_do_not_repeat_the_data():
+    for fields in ({"images": ["x" * 10**6]}, {"video": "x" * 10**6}):
+        with pytest.raises(RecordError, match="query 'q': ") as error:
+            check_record("query", QUERY | fields)
+        assert len(str(error.value)) < 1000
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
