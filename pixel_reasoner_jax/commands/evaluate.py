@@ -12,7 +12,6 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from data_pipeline.reader import QueryReader
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
@@ -46,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
             seed=args.seed,
             temperature=args.temperature,
             on_progress=lambda done: progress.update(bar, completed=done),
-            reader=QueryReader(policy.prompt),
         )
     if evaluation.without_room:
         message = f"{evaluation.without_room} of {args.count} prompts leave no room for a response: raise --max-length"
