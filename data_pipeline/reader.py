@@ -49,7 +49,8 @@ def check_form(kind: str, record: Any) -> str:
 
     Args:
       kind: "query" or "trajectory".
-      record: a query with its answer (`pixel_reasoner_jax.query`), or a `Draft`.
+      record: a query (`pixel_reasoner_jax.query`), which may lack the key `answer` if it is to be asked and not scored;
+        or a `Draft`.
 
     Returns:
       The record's name for messages, with its id.
@@ -58,7 +59,8 @@ def check_form(kind: str, record: Any) -> str:
       RecordError: it is no such record; the message names it and says what is wrong.
     """
     if kind == "query":
-        name, items = _check_query(record), _query_items(record)
+        scored = isinstance(record, Mapping) and "answer" in record
+        name, items = _check_query(record, scored), _query_items(record)
         if not isinstance(record["id"], str):
             raise RecordError(f"{name}: its id is {type(record['id']).__name__}; a query is stored with a text")
     else:
@@ -148,6 +150,7 @@ class ValidQueries:
 
     Attributes:
       skipped: how many were skipped so far.
+      numbers: for each one that was given so far, its index in `queries`.
 
     Iterating raises a `RecordError` where too many are skipped. The length is that of `queries`, the most there can be.
     """
@@ -156,17 +159,17 @@ class ValidQueries:
 
     def __init__(self, queries: Sequence[Query], reader: QueryReader, max_unreadable: float = 0.0):
         self._queries, self._reader, self._max_unreadable = queries, reader, max_unreadable
-        self.skipped = 0
+        self.skipped, self.numbers = 0, []
 
     def __len__(self) -> int:
         return len(self._queries)
 
     def __iter__(self) -> Iterator[Query]:
-        self.skipped = 0
+        self.skipped, self.numbers = 0, []
         with ThreadPoolExecutor(self.THREADS) as pool:
             tasks = (pool.submit(self._reader, self._queries[index]) for index in range(len(self)))
             pending = collections.deque(itertools.islice(tasks, self.AHEAD))
-            for read in itertools.count(1):
+            for number in itertools.count():
                 if not pending:
                     return
                 task = pending.popleft()
@@ -175,8 +178,9 @@ class ValidQueries:
                     query = task.result()
                 except RecordError as error:
                     self.skipped += 1
-                    count_skipped(f"record {read - 1}: {error}", self.skipped, read, self._max_unreadable)
+                    count_skipped(f"record {number}: {error}", self.skipped, number + 1, self._max_unreadable)
                 else:
+                    self.numbers.append(number)
                     yield query
 
 
@@ -215,10 +219,10 @@ def errors_named(name: str) -> Iterator[None]:
         raise RecordError(f"{name}: it cannot be used ({reason[:LONGEST]})") from error
 
 
-def _check_query(query: Any) -> str:
-    """Checks the form of a query whose responses are scored, and returns the name of the query for messages."""
+def _check_query(query: Any, scored: bool = True) -> str:
+    """Checks the form of a query, whose responses may be scored, and returns its name for messages."""
     try:
-        return query_name(check_query(query, scored=True))
+        return query_name(check_query(query, scored))
     except UserError as error:
         raise RecordError(str(error)) from error
 

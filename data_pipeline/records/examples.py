@@ -110,7 +110,7 @@ class QueryCodec:
         return {
             "query_id": _text(record["id"]),
             "question": _text(record["question"]),
-            "answers": _answers(record["answer"]),
+            "answers": _answers(record["answer"]) if "answer" in record else [],
             "images": [media.image(image) for image in record.get("images") or ()],
             "video": media.video(record["video"]) if record.get("video") is not None else [],
             "attributes": _attributes({key: value for key, value in record.items() if key not in known}),

@@ -157,6 +157,23 @@ def test_the_frames_that_will_be_sampled_are_decoded(tmp_path, build):
             reader(QUERY | {"video": str(cut)})
 
 
+def test_a_query_that_is_asked_and_not_scored_may_be_stored_without_an_answer(tmp_path):
+    query = {"id": "q", "question": "?"}
+    write_records(tmp_path, "query", [query])
+    assert list(RecordSource(tmp_path)) == [query]
+    with (
+        query_batches(tmp_path, 1) as batches,
+        pytest.raises(RecordError, match="record 0: query 'q': it has no answer"),
+    ):
+        next(batches)
+
+
+def test_what_is_no_mapping_is_no_query():
+    for record in (5, "answer", ["id"], None):
+        with pytest.raises(RecordError, match="a query is a mapping with id, question, answer"):
+            check_form("query", record)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -299,7 +316,7 @@ def test_valid_queries_come_in_order_and_others_are_counted(caplog):
     valid = ValidQueries(queries, QueryReader(), max_unreadable=0.1)
     for _ in range(2):
         assert [query["id"] for query in valid] == [number for number in range(40) if number % 7 != 3]
-        assert valid.skipped == 6
+        assert valid.skipped == 6 and valid.numbers == [number for number in range(40) if number % 7 != 3]
     assert caplog.messages[0] == "skipped: record 3: query 3: it has no answer (1 of 4 so far)"
     with pytest.raises(RecordError, match="record 3: query 3: it has no answer"):
         list(ValidQueries(queries, QueryReader()))
