@@ -25,9 +25,10 @@ from pixel_reasoner_jax.endpoint import (
 )
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError, Registry, default_registry
-from pixel_reasoner_jax.processing import Budgets, PictureStore
+from pixel_reasoner_jax.processing import Budgets, MediaError, PictureStore
+from pixel_reasoner_jax.query import Query, check_query, query_name
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits, Observation
-from pixel_reasoner_jax.rollout.prompt import BudgetSizes, OpenedQuery, Query, check_query
+from pixel_reasoner_jax.rollout.prompt import BudgetSizes, OpenedQuery
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.served_dialogue import ServedDialogue, chat_message
 from pixel_reasoner_jax.rollout.workers import Workers
@@ -337,7 +338,8 @@ class _Opening:
                 try:
                     self._opened = self._open()
                 except UserError as error:
-                    self._problem = error
+                    kind = MediaError if isinstance(error, MediaError) else UserError
+                    self._problem = kind(f"{query_name(self.query)}: {error}")
         if self._problem is not None:
             raise _Unusable(self._problem)
         return self._opened
