@@ -165,8 +165,7 @@ class Scoring:
             seconds=seconds,
             question=item.question,
         )
-        sources = item.images or (item.video if isinstance(item.video, list) else ())
-        return Answer(record, trajectory, sources)
+        return Answer(record, trajectory, item.images)
 
     def unreadable(self, item: Item | UnreadableItem, problem: str) -> Answer:
         """An item that was not answered."""

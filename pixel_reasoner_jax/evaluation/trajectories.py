@@ -8,6 +8,7 @@ Files of images are kept as they were; what has no file of its own becomes a PNG
 from __future__ import annotations
 
 import base64
+import collections
 import dataclasses
 import io
 import json
@@ -16,7 +17,7 @@ import pathlib
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,14 @@ from pixel_reasoner_jax.evaluation.line_file import LineFile
 from pixel_reasoner_jax.files import as_path, fetch, is_remote
 from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Video
 from pixel_reasoner_jax.processing.decoding import digest, file_digest
+from pixel_reasoner_jax.report.lineage import prompt_items
 from pixel_reasoner_jax.report.trajectory_json import to_json_types
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 
 TRAJECTORIES = "trajectories.jsonl"
 IMAGES = "images"
 MAX_ARRAY = 2**26  # bytes of an array that is read
+REMEMBERED = 1024  # images whose files are known to be there
 
 Key = tuple[str, str, str, int]
 """Benchmark, mode, item and sample: `ScoredRecord.key`."""
@@ -63,6 +66,7 @@ class TrajectoryWriter(LineFile):
         super().__init__(directory, TRAJECTORIES, json.loads)
         self._images = as_path(directory if images is None else images) / IMAGES
         self._images.mkdir(parents=True, exist_ok=True)
+        self._kept: collections.OrderedDict[str, str] = collections.OrderedDict()  # files of the last images
 
     def write(self, key: Key, trajectory: Trajectory, sources: Sequence[Any] = ()) -> None:
         """Adds a trajectory.
@@ -70,9 +74,11 @@ class TrajectoryWriter(LineFile):
         Args:
           key: of its response.
           trajectory: its media are not kept, but what they were made from is.
-          sources: the query's images, paths or the bytes of files, which are kept as they are.
+          sources: what the query's images were opened from, in order: files are kept as they are.
         """
-        files = {file_digest(source): source for source in sources if isinstance(source, str | bytes)}
+        images = [item["image"] for item in prompt_items(trajectory) if item["type"] == "image"]
+        pairs = zip(images, sources, strict=False)
+        files = {image.original.key: source for image, source in pairs if isinstance(image, Picture)}
         self.append(_key_text(key) + json.dumps(self._fields(trajectory, files))[1:])
 
     def _fields(self, trajectory: Trajectory, files: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,19 +128,35 @@ class TrajectoryWriter(LineFile):
         except (MediaError, OSError, ValueError):
             return None
 
-    def _keep(self, key: str, source: Any, load: Any, form: str) -> str:
-        """The name of an image's file, which is written unless it is there."""
-        if source is not None:
+    def _keep(self, key: str, source: Any, load: Callable[[], Any], form: str) -> str:
+        """The name of the file of an image, which is written unless it is there.
+
+        Args:
+          key: hash of its content.
+          source: what it was opened from; None if that is not known.
+          load: gives its pixels.
+          form: of the file of an image that has none.
+        """
+        if name := self._kept.get(key):
+            self._kept.move_to_end(key)
+            return name
+        # An orientation that EXIF says is not written with the pixels.
+        image = source if isinstance(source, Image.Image) and not source.getexif() else None
+        data = None
+        if source is not None and not isinstance(source, Image.Image):
             data = source if isinstance(source, bytes) else as_path(source).read_bytes()
             suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), None)
             if suffix is None:
                 raise ValueError("no image in a known format")
         else:
-            data, suffix = None, {"PNG": "png", "JPEG": "jpg"}[form]
+            suffix = {"PNG": "png", "JPEG": "jpg"}[form]
         stem = key if re.fullmatch(r"[0-9a-f]{8,64}", key) else digest(key.encode())
         name = f"{stem}.{suffix}"
         if not (self._images / name).exists():
-            _write_bytes(self._images / name, _encoded(load(), form) if data is None else data)
+            _write_bytes(self._images / name, _encoded(image or load(), form) if data is None else data)
+        self._kept[key] = name
+        if len(self._kept) > REMEMBERED:
+            self._kept.popitem(last=False)
         return name
 
 
@@ -144,7 +166,9 @@ def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _encoded(image: Image.Image, form: str) -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, form, **({"compress_level": 1} if form == "PNG" else {"quality": 90}))
+    if form == "JPEG" or image.mode not in ("1", "L", "P", "RGB"):  # a palette is much smaller than its pixels
+        image = image.convert("RGB")
+    image.save(buffer, form, **({"compress_level": 1} if form == "PNG" else {"quality": 90}))
     return buffer.getvalue()
 
 
