@@ -14,8 +14,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from ml_collections import ConfigDict
-
 from pixel_reasoner_jax import __version__
 from pixel_reasoner_jax.commands import options
 from pixel_reasoner_jax.config import ConfigError, load_config
@@ -42,6 +40,7 @@ class Command:
       add_options: adds what it takes to its parser; None for experiments, which all take the same.
       reference: name of the packaged config that knows every key of its experiments; None for a command without one.
       resumes: whether it can go on from a checkpoint.
+      several_processes: it can run as one of several processes, and is no experiment.
       about_config: it reads the config of another command itself, and settings can be overridden for it too.
       example: overrides to show in its help.
     """
@@ -51,6 +50,7 @@ class Command:
     add_options: Callable[[argparse.ArgumentParser], None] | None = None
     reference: str | None = None
     resumes: bool = False
+    several_processes: bool = False
     about_config: bool = False
     example: str = "--config.optimizer.learning_rate=1e-6 --config.train.batch_size=64"
 
@@ -86,7 +86,10 @@ COMMANDS = {
         about_config=True,
     ),
     "evaluate": Command(
-        "accuracy and use of operations of a model", "pixel_reasoner_jax.commands.evaluate", options.evaluate
+        "a model on benchmarks, one's own questions or the quickstart's world: scores with intervals",
+        "pixel_reasoner_jax.commands.evaluate",
+        options.evaluate,
+        several_processes=True,
     ),
     "compare": Command(
         "evaluations of the same items: differences with intervals, and items that flipped",
@@ -195,20 +198,32 @@ def _configure(
     if command.add_options is not None:
         command.add_options(parser)
         more = [overrides] if command.about_config else []
-        return lambda args: _run(importlib.import_module(command.module), args, *more)
+
+        def run_options(args: argparse.Namespace) -> object:
+            module = importlib.import_module(command.module)
+            if command.several_processes and _is_one_of_several(args):
+                return _run_joined(module, args, debug, args)
+            return _run(module, args, *more)
+
+        return run_options
     options.experiment(parser, command.reference.split("_")[0], command.resumes)
     parser.epilog = OVERRIDES.format(example=command.example)
 
     def run(args: argparse.Namespace) -> object:
         config = load_config(args.config, overrides, command.reference)
+        module = importlib.import_module(command.module)
         if not command.resumes:
-            return _run(importlib.import_module(command.module), config)
-        identity = (args.coordinator, args.processes, args.process)
-        if not args.distributed and all(value is None for value in identity):
-            return _run(importlib.import_module(command.module), config, resume=args.resume)
-        return _run_joined(importlib.import_module(command.module), config, args.resume, identity, debug)
+            return _run(module, config)
+        if not _is_one_of_several(args):
+            return _run(module, config, resume=args.resume)
+        return _run_joined(module, args, debug, config, resume=args.resume)
 
     return run
+
+
+def _is_one_of_several(args: argparse.Namespace) -> bool:
+    """Whether the options of `options._processes` ask to join other processes."""
+    return args.distributed or any(value is not None for value in (args.coordinator, args.processes, args.process))
 
 
 def _run(module: ModuleType, *args, **options) -> object:
@@ -218,27 +233,22 @@ def _run(module: ModuleType, *args, **options) -> object:
     return module.run(*args, **options)
 
 
-def _run_joined(
-    module: ModuleType,
-    config: ConfigDict,
-    resume: bool,
-    identity: tuple[str | None, int | None, int | None],
-    debug: bool,
-) -> object:
+def _run_joined(module: ModuleType, args: argparse.Namespace, debug: bool, *given: object, **options: object) -> object:
     """Runs as one of several processes: where one fails, all end."""
     from pixel_reasoner_jax.parallel import join
 
-    join(*identity)
+    join(args.coordinator, args.processes, args.process)
     try:
-        return _run(module, config, resume=resume)
+        return _run(module, *given, **options)
     except BaseException as error:
         if debug:
             traceback.print_exception(error)
         status = _report(error)
         if status == 1:  # JAX has no one class of error for a connection that broke
+            again = " with --resume" if "resume" in options else ""
             print(
                 "pixel-reasoner: error: this process ends, and with it the others of its run. If the error is a lost"
-                " connection, another one failed first, and its output says why. Start all of them again with --resume",
+                f" connection, another one failed first, and its output says why. Start all of them again{again}",
                 file=sys.stderr,
             )
         # Leaving in the usual way would wait for the others, which wait for this one.

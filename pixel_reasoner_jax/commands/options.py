@@ -15,6 +15,24 @@ CHIPS = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
 CAPTIONS = "~/.cache/pixel_reasoner_jax/captions"  # where answers of captioning models are kept
 GENERATED = "runs/generate"  # where `generate` saves, unless told otherwise
 
+BENCHMARKS = (
+    "vstar",
+    "tallyqa",
+    "infovqa",
+    "mvbench",
+    "hrbench4k",
+    "hrbench8k",
+    "visualprobe",
+    "mme_realworld_lite",
+    "docvqa",
+    "textvqa",
+    "chartqa",
+    "videomme",
+    "pixel_search",
+    "data",
+)
+PROTOCOLS = ("paper", "model", "lmms-eval", "vlmevalkit")
+
 SOURCES = {
     "jsonl": "FILE.jsonl: one annotated query a line",
     "masks": "FOLDER of SA-1B: images with JSON files of masks",
@@ -52,13 +70,18 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
     )
     if several_processes:
         parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in config.workdir")
-        several = parser.add_argument_group("several processes", "started with the same command, on one or more hosts")
-        several.add_argument(
-            "--distributed", action="store_true", help="join the others, as the TPU slice, Slurm or Kubernetes says"
-        )
-        several.add_argument("--coordinator", metavar="HOST:PORT", help="where none of them does: of process 0")
-        several.add_argument("--processes", type=int, metavar="N", help="how many there are")
-        several.add_argument("--process", type=int, metavar="NUMBER", help="which of them this is, from 0")
+        _processes(parser)
+
+
+def _processes(parser: argparse.ArgumentParser) -> None:
+    """How a process finds the others of its run."""
+    several = parser.add_argument_group("several processes", "started with the same command, on one or more hosts")
+    several.add_argument(
+        "--distributed", action="store_true", help="join the others, as the TPU slice, Slurm or Kubernetes says"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where none of them does: of process 0")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="NUMBER", help="which of them this is, from 0")
 
 
 def synthesize(parser: argparse.ArgumentParser) -> None:
@@ -152,12 +175,17 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
-    parser.add_argument("--split", default="heldout", help="split of the pixel-search world (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=256, help="queries (default: %(default)s)")
-    parser.add_argument("--world-seed", type=int, default=0, help="seed of the world (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=1, help="responses a query (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        help="with --on the folder for results, records and trajectories, where the same command goes on; without, a"
+        " file for the figures and the first 20 responses as JSON",
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="responses to each question (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, help="0 is greedy (default: the protocol's, or 1 in the quickstart's world)"
+    )
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
     )
@@ -165,11 +193,47 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length",
         type=int,
-        help="tokens of prompt and response together: with --slots, how large the KV cache is (default: as trained)",
+        help="tokens of prompt and response together: with --slots, how large the KV cache is (default: the protocol's"
+        " or the model's)",
     )
-    parser.add_argument("--text-only", action="store_true", help="offer no operations")
-    parser.add_argument("--html", metavar="FILE", help="write a report with responses to the first 20 queries")
-    parser.add_argument("--out", metavar="FILE", help="write the figures and these responses as JSON")
+    benchmarks = parser.add_argument_group("benchmarks and one's own questions")
+    benchmarks.add_argument(
+        "--on",
+        action="append",
+        metavar="NAME:PATH",
+        help="a benchmark and where its files are, or module:Class:PATH of your own; repeat it for several:"
+        f" {', '.join(BENCHMARKS)}",
+    )
+    benchmarks.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help=f"{', '.join(PROTOCOLS)} (default: paper; for pixel_search and data, model: as the model was trained)",
+    )
+    benchmarks.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PART=VALUE",
+        help="change a part of the protocol: budgets.image=256,16384, sampling.top_p=0.95, prompt=lmms-eval,"
+        " scorer=NAME, order=shuffled, …",
+    )
+    benchmarks.add_argument("--mode", choices=("pixel", "text", "both"), help="with operations, without, or either way")
+    benchmarks.add_argument(
+        "--metric", metavar="RULE", help="the rule that scores data, by its name or module:function"
+    )
+    benchmarks.add_argument(
+        "--submission", metavar="FILE", help="write the answers as the benchmark's server takes them"
+    )
+    devices = parser.add_argument_group("devices, with --on", "sizes of the mesh's axes; -1 takes what is left")
+    for axis, size in (("data", -1), ("fsdp", 1), ("tensor", 1)):
+        devices.add_argument(f"--mesh.{axis}", type=int, default=size, metavar="N", help="default: %(default)s")
+    _processes(parser)
+    world = parser.add_argument_group("the quickstart's world, without --on")
+    world.add_argument("--split", default="heldout", help="of the world (default: %(default)s)")
+    world.add_argument("--count", type=int, default=256, help="queries (default: %(default)s)")
+    world.add_argument("--world-seed", type=int, default=0, help="seed of the world (default: %(default)s)")
+    world.add_argument("--text-only", action="store_true", help="offer no operations")
+    world.add_argument("--html", metavar="FILE", help="write a report with responses to the first 20 queries")
 
 
 def compare(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
@@ -134,6 +135,7 @@ class Policy:
         *,
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
+        on_unusable: Callable[[int, UserError], None] | None = None,
     ) -> Scheduler:
         """Answers every query `samples` times, and yields each response as soon as it has ended.
 
@@ -145,6 +147,8 @@ class Policy:
           temperature: of all turns, 0 for greedy; 1 unless given.
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
+          on_unusable: called with the index of a query whose media cannot be used and the error, which is otherwise
+            raised.
 
         Returns:
           An iterator of (index of the query, trajectory) in the order in which they end. `cancel(query_id)` drops
@@ -167,6 +171,7 @@ class Policy:
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
         settings = self.rollout_settings(samples, seed, sampling, slots, on_event)
+        settings = dataclasses.replace(settings, on_unusable=on_unusable)
         return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
 
     def rollout_settings(

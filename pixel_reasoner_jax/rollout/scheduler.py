@@ -55,6 +55,7 @@ class RolloutSettings:
       workers: threads that load queries, and as many again that execute operations.
       operation_seconds: an operation that takes longer counts as failed.
       on_event: called with every event of every response.
+      on_unusable: called with the number of a query that cannot be used and its error, which is otherwise raised.
     """
 
     samples: int
@@ -68,6 +69,7 @@ class RolloutSettings:
     workers: int
     operation_seconds: float
     on_event: Callable[[Event], None] | None
+    on_unusable: Callable[[int, UserError], None] | None = None
 
 
 @dataclasses.dataclass
@@ -138,24 +140,27 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._over = False  # True once no process has anything left to do, which all of them know
 
     def __next__(self) -> tuple[int, Trajectory]:
-        began = time.perf_counter()
-        self._runner.check()
-        try:
-            while not (self._finished or self._over):
-                self._over = not self._step()
-        except BaseException:
-            self.close()
-            self._runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
-            raise
-        finally:
-            self._counters.seconds += time.perf_counter() - began
-        if not self._finished:
-            self.close()
-            raise StopIteration
-        number, result = self._finished.popleft()
-        if isinstance(result, BaseException):
-            raise result
-        return number, result
+        while True:
+            began = time.perf_counter()
+            self._runner.check()
+            try:
+                while not (self._finished or self._over):
+                    self._over = not self._step()
+            except BaseException:
+                self.close()
+                self._runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
+                raise
+            finally:
+                self._counters.seconds += time.perf_counter() - began
+            if not self._finished:
+                self.close()
+                raise StopIteration
+            number, result = self._finished.popleft()
+            if not isinstance(result, BaseException):
+                return number, result
+            if self._settings.on_unusable is None or not isinstance(result, UserError):
+                raise result
+            self._settings.on_unusable(number, result)
 
     def __enter__(self) -> Scheduler:
         return self

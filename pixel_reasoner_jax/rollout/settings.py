@@ -7,6 +7,8 @@ import json
 import os
 from typing import Any
 
+from jax.sharding import Mesh
+
 from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.config_values import BOX_RULES, EARLIER_BOX_RULE
 from pixel_reasoner_jax.errors import MissingFileError, UserError
@@ -71,11 +73,22 @@ class PolicySettings:
         write_text(as_path(directory) / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
+def check_is_model(directory: str | os.PathLike) -> None:
+    """Raises MissingFileError or another UserError, which says what it is instead, for what is no model directory."""
+    directory = as_path(directory)
+    if not directory.is_dir():
+        raise MissingFileError(f"{directory}: no such model directory; give a folder with config.json and safetensors")
+    check_is_no_run(directory)
+    if not (directory / "config.json").exists():
+        raise MissingFileError(f"{directory}: no config.json in it, so it is not a model directory")
+
+
 def load_policy(
     directory: str | os.PathLike,
     *,
     dtype: str = "float32",
     text_only: bool = False,
+    mesh: Mesh | None = None,
     **options: Any,
 ) -> Policy:
     """Loads a policy from a checkpoint directory, ours or Hugging Face's; nothing is downloaded.
@@ -84,21 +97,17 @@ def load_policy(
       directory: holds config.json, safetensors, tokenizer and preprocessor_config.json.
       dtype: type of the parameters.
       text_only: offer no operations.
+      mesh: the devices that the model is put on; None for the default one.
       options: further arguments of `Policy`, such as `decode_steps`.
 
     Raises:
       MissingFileError: there is no such directory, or a file is missing from it.
       UserError: a file does not fit the model; the message names the file.
     """
-    directory = as_path(directory)
-    if not directory.is_dir():
-        raise MissingFileError(f"{directory}: no such model directory; give a folder with config.json and safetensors")
-    check_is_no_run(directory)
-    if not (directory / "config.json").exists():
-        raise MissingFileError(f"{directory}: no config.json in it, so it is not a model directory")
+    check_is_model(directory)
     settings = PolicySettings.load(directory)
     return Policy(
-        Qwen2_5_VL.from_pretrained(directory, dtype=dtype),
+        Qwen2_5_VL.from_pretrained(directory, dtype=dtype, mesh=mesh),
         Processor.from_pretrained(directory),
         registry=settings.registry(),
         limits=settings.limits,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixel_reasoner_jax.evaluation import records
+from pixel_reasoner_jax.evaluation import line_file, records
 from pixel_reasoner_jax.evaluation.records import (
     ScoredRecord,
     ScoredRecordWriter,
@@ -158,7 +158,7 @@ def test_a_killed_evaluation_leaves_whole_lines(tmp_path):
 
 
 def test_in_an_object_store(bucket, monkeypatch):
-    monkeypatch.setattr(records, "UPLOAD_SECONDS", 0.0)
+    monkeypatch.setattr(line_file, "UPLOAD_SECONDS", 0.0)
     directory = f"{bucket}/out"
     with ScoredRecordWriter(directory) as writer:
         writer.write(record("a"))
