@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pixel_reasoner_jax.commands.served import is_served, open_endpoint, paid
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.answering import Asked
 from pixel_reasoner_jax.evaluation.benchmark_run import evaluate_benchmarks, name_benchmarks
@@ -16,6 +18,7 @@ from pixel_reasoner_jax.evaluation.local_model import LocalModel
 from pixel_reasoner_jax.evaluation.protocol import OwnSettings, make_protocol
 from pixel_reasoner_jax.evaluation.records import MODES, RESULTS, read_records
 from pixel_reasoner_jax.evaluation.scorers import find_scorer
+from pixel_reasoner_jax.evaluation.served_model import ServedModel
 from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.report.score_tables import benchmark_table
@@ -29,14 +32,9 @@ LINE = 200
 def run(args: argparse.Namespace) -> None:
     """A table, what the figures stand for, and one JSON line."""
     check_options(args)
-    model = LocalModel(
-        args.model, args.dtype, {axis: getattr(args, f"mesh.{axis}") for axis in ("data", "fsdp", "tensor")}, args.slots
-    )
-    asked = benchmarks(args, model.own)
-    with Bars() as bars:
-        results = evaluate_benchmarks(
-            asked, model.policy, args.out, {"name": model.name, "hash": model.hash}, bars.update
-        )
+    with opened_model(args) as model, Bars() as bars:
+        asked = benchmarks(args, model.own)
+        results = evaluate_benchmarks(asked, model.policy, args.out, model.identity, bars.update)
     if results is None:  # the first process says it
         return
     report(results["benchmarks"])
@@ -45,6 +43,21 @@ def run(args: argparse.Namespace) -> None:
     print(f"results: {as_path(args.out) / RESULTS}")
     kept = ("score", "interval", "count", "unreadable", "rapr", "protocol_hash")
     print(json.dumps({name: {key: one[key] for key in kept} for name, one in results["benchmarks"].items()}))
+
+
+@contextlib.contextmanager
+def opened_model(args: argparse.Namespace) -> Iterator[LocalModel | ServedModel]:
+    """The model that the options name, here or served."""
+    if not is_served(args):
+        mesh = {axis: getattr(args, f"mesh.{axis}") for axis in ("data", "fsdp", "tensor")}
+        yield LocalModel(args.model, args.dtype, mesh, args.slots)
+        return
+    endpoint = open_endpoint(args, args.out)
+    try:
+        yield ServedModel(endpoint)
+    finally:
+        endpoint.close()
+        print(paid(endpoint), file=sys.stderr)
 
 
 def check_options(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ Names and defaults that belong to the modules that run are repeated here; tests/
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pixel_reasoner_jax.config import config_names
 from pixel_reasoner_jax.config_values import DTYPES
@@ -13,6 +14,7 @@ from pixel_reasoner_jax.config_values import DTYPES
 PRESETS = ("3b", "7b", "32b", "72b", "tiny")  # sizes of released models
 CHIPS = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
 CAPTIONS = "~/.cache/pixel_reasoner_jax/captions"  # where answers of captioning models are kept
+ANSWERS = "~/.cache/pixel_reasoner_jax/answers"  # where those of served models are kept that belong to no local folder
 GENERATED = "runs/generate"  # where `generate` saves, unless told otherwise
 
 BENCHMARKS = (
@@ -143,17 +145,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions.add_argument(
         "--max-tokens", type=int, default=400, metavar="N", help="of a passage (default: %(default)s)"
     )
-    captions.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s")
-    captions.add_argument("--attempts", type=int, default=8, metavar="N", help="of a request (default: %(default)s)")
-    captions.add_argument("--requests-per-minute", type=float, metavar="N", help="at most; no limit unless given")
-    captions.add_argument(
-        "--prices",
-        type=_prices,
-        default=(0.0, 0.0),
-        metavar="PROMPT,COMPLETION",
-        help="of a million tokens, to count what is spent",
-    )
-    captions.add_argument("--budget", type=float, metavar="AMOUNT", help="stop when this run has spent so much")
+    _requests(captions)
     captions.add_argument("--cache", metavar="DIR", help=f"of the model's answers (default: {CAPTIONS})")
     parser.epilog = "kinds of source:\n" + "\n".join(f"  {kind:20}{path}" for kind, path in SOURCES.items())
 
@@ -173,8 +165,38 @@ def plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="a last line for programs: a list of phases")
 
 
+def _model_or_served(parser: argparse.ArgumentParser) -> None:
+    """A model directory, or a served model in its place."""
+    parser.add_argument("--model", metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    served = parser.add_argument_group(
+        "a served model, in place of --model", "chat completions of OpenAI's form; the key is OPENAI_API_KEY's"
+    )
+    served.add_argument("--endpoint", metavar="URL", help="of the server, such as http://localhost:8000/v1")
+    served.add_argument("--endpoint-model", metavar="NAME", help="what the server calls the model")
+    served.add_argument(
+        "--concurrency", type=int, default=8, metavar="N", help="requests under way at once (default: %(default)s)"
+    )
+    _requests(served)
+    served.add_argument("--cache", metavar="DIR", help="of its answers (default: in the folder that --out names)")
+
+
+def _requests(parser: Any) -> None:
+    """How requests to an endpoint are sent, and what they may cost."""
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument("--attempts", type=int, default=8, metavar="N", help="of a request (default: %(default)s)")
+    parser.add_argument("--requests-per-minute", type=float, metavar="N", help="at most; no limit unless given")
+    parser.add_argument(
+        "--prices",
+        type=_prices,
+        default=(0.0, 0.0),
+        metavar="PROMPT,COMPLETION",
+        help="of a million tokens, to count what is spent",
+    )
+    parser.add_argument("--budget", type=float, metavar="AMOUNT", help="stop when this run has spent so much")
+
+
 def evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    _model_or_served(parser)
     parser.add_argument(
         "--out",
         metavar="PATH",

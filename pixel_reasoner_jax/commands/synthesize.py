@@ -30,6 +30,7 @@ from data_pipeline.synthesis.synthesis import (
 from data_pipeline.synthesis.synthesizer import BudgetMediaLoader
 from data_pipeline.synthesis.templates import IMAGE_MIX, SAMPLED, SAMPLED_MIX, TEMPLATES, VIDEO_MIX
 from pixel_reasoner_jax.checkpoint import check_is_no_run
+from pixel_reasoner_jax.commands.served import paid
 from pixel_reasoner_jax.endpoint import Endpoint, EndpointSettings
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote, write_text
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
     finally:
         if endpoint is not None:
             endpoint.close()
-            print(_paid(endpoint), file=sys.stderr)
+            print(paid(endpoint), file=sys.stderr)
     if held is not None:
         extended = f"held {held:,} trajectories, to which {summary.count - held:,} were added"
         print(f"{out} {extended if summary.count > held else 'is complete already'}", file=sys.stderr)
@@ -222,14 +223,6 @@ def _locked(out: Any) -> Iterator[None]:
 def _figures(summary: SynthesisSummary) -> dict[str, float]:
     figures = {"rejected": summary.rejected.total()}
     return figures | ({"cost": summary.spend.cost} if summary.spend.cost else {})
-
-
-def _paid(endpoint: Endpoint) -> str:
-    spend = endpoint.spend
-    return (
-        f"asked the model {spend.paid:,} times for {spend.paid_cost:.2f};"
-        f" {spend.requests - spend.paid:,} answers were remembered"
-    )
 
 
 def _wanted(summary: SynthesisSummary, settings: SynthesisSettings) -> collections.Counter[str]:

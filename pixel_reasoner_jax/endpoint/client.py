@@ -156,6 +156,11 @@ class Endpoint:
         self._stop_error = EndpointError("the run is ending")
         self.spend = Spend()
 
+    @property
+    def url(self) -> str:
+        """Where the requests go."""
+        return str(self._client.base_url)
+
     def close(self) -> None:
         """Ends all waiting, and refuses new requests."""
         self._closed.set()

@@ -29,6 +29,7 @@ class LocalModel:
 
     Attributes:
       name, hash: of the model.
+      identity: what results say of it.
       own: what it brings along for protocols.
 
     Raises:
@@ -49,6 +50,7 @@ class LocalModel:
         self.own = OwnSettings(PolicySettings.load(directory), self._processor.budgets)
         self.name = as_path(directory).resolve().name
         self.hash = model_hash(directory)
+        self.identity = {"name": self.name, "hash": self.hash}
         self._model: Qwen2_5_VL | None = None
         self._policy: Policy | None = None
 

@@ -46,10 +46,11 @@ class UnansweredError(EndpointError):
 
     Attributes:
       failures: (id of the query, sample) to what went wrong.
+      stopped: whether the others were not asked any more.
     """
 
     def __init__(self, failures: Mapping[tuple[str, int], str], stopped: bool):
-        self.failures = dict(failures)
+        self.failures, self.stopped = dict(failures), stopped
         of_queries: dict[str, str] = {}
         for (name, _), problem in failures.items():
             of_queries.setdefault(name, problem)

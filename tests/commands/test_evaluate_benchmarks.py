@@ -16,7 +16,7 @@ class ScriptedModel:
     """Stands for `LocalModel`; `answer` is what its policies answer."""
 
     answer = staticmethod(lambda query, sample: first(12)(query, sample) if query["question"][0] == "q" else "1")
-    name, hash, own = "scripted", "1", OwnSettings()
+    identity, own = {"name": "scripted", "hash": "1"}, OwnSettings()
     made: list = []
 
     def __init__(self, *arguments):

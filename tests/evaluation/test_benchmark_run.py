@@ -21,7 +21,8 @@ from pixel_reasoner_jax.evaluation.records import read_records, read_results
 from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import MediaError, PictureStore
-from pixel_reasoner_jax.rollout.prompt import Prompt, check_query
+from pixel_reasoner_jax.query import check_query
+from pixel_reasoner_jax.rollout.prompt import Prompt
 from tests.evaluation.forms import write_image, write_json
 from tests.evaluation.scripted import Killed, ScriptedPolicy
 

@@ -13,7 +13,7 @@ CALL = {"name": "crop_image_normalized", "arguments": {"bbox_2d": [0.0, 0.0, 0.9
 ROWS, RIGHT = 7, 4
 
 
-def vstar(folder):
+def write_vstar(folder):
     """V* bench with a question of two options to each row; the right one is the row's parity."""
     rows = []
     for number in range(ROWS):
@@ -38,7 +38,7 @@ def answers(exchange):
 
 def test_a_server_that_answers_k_of_n_rightly_scores_k_of_n(server, connect, tmp_path):
     server.reply = answers
-    benchmark = open_benchmark("vstar", vstar(tmp_path / "vstar"))
+    benchmark = open_benchmark("vstar", write_vstar(tmp_path / "vstar"))
     items = list(benchmark)
     assert all(isinstance(item, Item) for item in items)
     scorer, tally = find_scorer(benchmark.scorer), Tally()
