@@ -276,10 +276,16 @@ def compare(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    _model_or_served(parser)
     parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
     parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
-    parser.add_argument("--question", required=True, metavar="TEXT")
+    parser.add_argument("--question", metavar="TEXT")
+    parser.add_argument(
+        "--queries",
+        metavar="TABLE",
+        help="many questions in place of one: a table or a data set, answered into the folder --out, where the same"
+        " command goes on",
+    )
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="responses (default: %(default)s)")
     parser.add_argument("--temperature", type=float, help="default: 0, greedy, for one response and 1 for several")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
@@ -292,13 +298,18 @@ def generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
     )
+    parser.add_argument(
+        "--slots", type=int, default=64, metavar="N", help="of --queries, responses in flight (default: %(default)s)"
+    )
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
     parser.add_argument(
         "--html",
         metavar="FILE",
         help=f"the page with the crops in place (default: beside --out, or {GENERATED}/NAME of what was shown)",
     )
-    parser.add_argument("--out", metavar="FILE", help="the same as JSON (default: beside the page)")
+    parser.add_argument(
+        "--out", metavar="PATH", help="the same as JSON (default: beside the page); with --queries, the folder"
+    )
 
 
 def convert(parser: argparse.ArgumentParser) -> None:

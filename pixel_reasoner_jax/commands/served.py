@@ -1,16 +1,26 @@
-"""A served model in place of a model directory: `--endpoint URL --endpoint-model NAME`."""
+"""The model that options name: a directory, or a served model, `--endpoint URL --endpoint-model NAME`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import hashlib
 import os
 import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 from pixel_reasoner_jax.commands.options import ANSWERS
 from pixel_reasoner_jax.endpoint import Endpoint, EndpointSettings
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.evaluation.identity import model_hash
 from pixel_reasoner_jax.files import as_path, is_remote
+from pixel_reasoner_jax.rollout import Policy
+from pixel_reasoner_jax.rollout.served import ServedPolicy
+from pixel_reasoner_jax.rollout.settings import load_policy
 
 
 def is_served(args: argparse.Namespace) -> bool:
@@ -62,6 +72,38 @@ def open_endpoint(args: argparse.Namespace, out: str | os.PathLike) -> Endpoint:
             isolated=True,
         )
     )
+
+
+@contextlib.contextmanager
+def opened_policy(
+    args: argparse.Namespace, out: str | os.PathLike | None = None, **options: Any
+) -> Iterator[tuple[Policy | ServedPolicy, dict[str, str]]]:
+    """The policy that `generate` asks, and what names it; how long prompts may be is a limit of training, and left out.
+
+    Args:
+      args: with `max_tokens`, a response's, and `text_only`.
+      out: see `open_endpoint`; None keeps no answers.
+      options: of a policy that is not served.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_served(args):
+            endpoint = open_endpoint(args, out or stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.callback(lambda: print(paid(endpoint), file=sys.stderr))
+            stack.callback(endpoint.close)
+            policy = ServedPolicy(endpoint, text_only=args.text_only)
+            identity = {"name": args.endpoint_model, "endpoint": endpoint.url}
+        else:
+            policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, **options)
+            identity = {"name": as_path(args.model).resolve().name, "hash": model_hash(args.model)}
+        policy.limits = dataclasses.replace(policy.limits, max_length=None)
+        if args.max_tokens is not None:
+            policy.limits = dataclasses.replace(policy.limits, max_response_tokens=args.max_tokens)
+        yield policy, identity
+
+
+def temperature_of(args: argparse.Namespace) -> float:
+    """The temperature that `generate` is asked for; else greedy for one response, and 1 for several."""
+    return (0.0 if args.samples == 1 else 1.0) if args.temperature is None else args.temperature
 
 
 def paid(endpoint: Endpoint) -> str:

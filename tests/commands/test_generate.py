@@ -9,7 +9,7 @@ import pytest
 import rich.console
 from PIL import Image
 
-from pixel_reasoner_jax.commands import generate, options
+from pixel_reasoner_jax.commands import generate, options, served
 from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.processing import MediaError
@@ -81,7 +81,7 @@ class FakePolicy:
 @pytest.fixture
 def policy(monkeypatch):
     fake = FakePolicy()
-    monkeypatch.setattr(generate, "load_policy", lambda *_, **__: fake)
+    monkeypatch.setattr(served, "load_policy", lambda *_, **__: fake)
     return fake
 
 
