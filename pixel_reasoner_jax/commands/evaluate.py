@@ -27,6 +27,10 @@ from pixel_reasoner_jax.rollout.settings import load_policy
 SETTINGS = ("model", "dtype", "text_only", "split", "count", "world_seed", "samples", "seed", "temperature")
 
 
+OF_BENCHMARKS = "protocol set metric mode submission write_pass_rates endpoint distributed coordinator".split()
+"""Options that the quickstart's world does not have."""
+
+
 def run(args: argparse.Namespace) -> None:
     """A table, and one JSON line with the same figures."""
     for name, least in (("count", 1), ("samples", 1), ("slots", 1), ("temperature", 0), ("world_seed", 0)):
@@ -37,9 +41,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_on_world(args: argparse.Namespace) -> None:
     """Accuracy and use of operations in the quickstart's world."""
-    for option in ("protocol", "set", "metric", "mode", "submission", "distributed", "coordinator", "endpoint"):
+    for option in OF_BENCHMARKS:
         if getattr(args, option):
-            raise UserError(f"--{option} is for benchmarks: name one with --on")
+            raise UserError(f"--{option.replace('_', '-')} is for benchmarks: name one with --on")
     args.samples = 1 if args.samples is None else args.samples
     args.temperature = 1.0 if args.temperature is None else args.temperature
     is_served(args)

@@ -27,7 +27,6 @@ from pixel_reasoner_jax.evaluation.compare import protocol_differences
 from pixel_reasoner_jax.evaluation.line_file import LineFile
 from pixel_reasoner_jax.files import as_path, check_folder, fetch, output_directory, write_text
 from pixel_reasoner_jax.metrics import Progress
-from pixel_reasoner_jax.query import KEYS
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -124,7 +123,7 @@ def _answer(
                     unusable(number, error)
                     continue
                 asked.append(number)
-                yield {key: query[key] for key in KEYS if key in query and key != "answer"}
+                yield {key: value for key, value in query.items() if key != "answer"}
 
         options = dict(samples=args.samples, seed=args.seed, temperature=temperature_of(args))
         with policy.stream(queries(), **options, on_unusable=lambda n, e: unusable(asked[n], e)) as stream:

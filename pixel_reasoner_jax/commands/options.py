@@ -246,6 +246,12 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     benchmarks.add_argument(
         "--submission", metavar="FILE", help="write the answers as the benchmark's server takes them"
     )
+    benchmarks.add_argument(
+        "--write-pass-rates",
+        metavar="DATASET",
+        help="write a copy of data:PATH in which each query has its share of right responses, which data.pass_rates"
+        " filters by: a new folder for a data set, or for a table a new file beside it",
+    )
     devices = parser.add_argument_group("devices, with --on", "sizes of the mesh's axes; -1 takes what is left")
     for axis, size in (("data", -1), ("fsdp", 1), ("tensor", 1)):
         devices.add_argument(f"--mesh.{axis}", type=int, default=size, metavar="N", help="default: %(default)s")
