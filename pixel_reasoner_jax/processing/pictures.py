@@ -221,7 +221,8 @@ class PictureStore:
         Args:
           source: a file, its bytes, a list of frames, each as `open` takes it, or a loaded `Video`.
           count: frames to take.
-          fps: for a list, the number of its frames in a second.
+          fps: for a list, the number of its frames in a second; for a file, the frames to take in a second, in place of
+            `rate`.
           rate: frames to take in a second of video, `count` at most; 0: `count`.
 
         Raises:
@@ -232,7 +233,7 @@ class PictureStore:
         if not isinstance(source, str | os.PathLike | bytes):
             return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)
-        chosen = sample_video(file.total, file.fps, count, rate)
+        chosen = sample_video(file.total, file.fps, count, sampling_rate(file.name, fps, rate))
         frames = [self._open_frame(source, content, file, index) for index in chosen]
         return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
 
@@ -351,6 +352,19 @@ def sample_frames(
                 f" the first one {frames[0].width}x{frames[0].height}"
             )
     return Video(frames, tuple(index / fps for index in chosen), fps * len(chosen) / len(source))
+
+
+def sampling_rate(name: str, fps: float | None, rate: float) -> float:
+    """The frames to take in a second of the video file `name`: `fps` if it is given, else `rate`.
+
+    Raises:
+      MediaError: `fps` is not positive.
+    """
+    if fps is None:
+        return rate
+    if not 0 < fps < float("inf"):
+        raise MediaError(f"{name}: fps must be positive, got {fps}")
+    return float(fps)
 
 
 def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:

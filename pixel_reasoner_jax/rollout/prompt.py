@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
 from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.processing.items import media_source
 
 SYSTEM = "You are a helpful assistant."
 
@@ -27,8 +28,9 @@ TEXT_ONLY_GUIDELINES = "Please think step by step, and put your final answer wit
 Query = Mapping[str, Any]
 """A mapping with `id`, `question`, `answer` (str or list of str) and `images` (a list) or `video`.
 
-Rollouts do not need `answer`; it is needed where responses are scored. For a video given as a list of frames, `fps` is
-the number of these frames in a second, 2 unless given.
+Rollouts do not need `answer`; it is needed where responses are scored. Media are what `media_source` reads. For a video
+given as a list of frames, `fps` is the number of these frames in a second, 2 unless given; for a video file, the frames
+to take in a second of it.
 """
 
 KEYS = ("id", "question", "answer", "images", "video", "fps")
@@ -45,8 +47,10 @@ def check_query(query: Query, scored: bool = False) -> Query:
       UserError: it is not a query; the message says which key is wrong and what it must be.
     """
     if not isinstance(query, Mapping):
-        raise UserError(f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r}")
-    name = f"query {query['id']!r}" if query.get("id") is not None else f"a query with the keys {list(query)}"
+        raise UserError(
+            f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {shown(query)}"
+        )
+    name = f"query {shown(query['id'])}" if query.get("id") is not None else f"a query with the keys {list(query)}"
     for key in query:
         if key not in KEYS:
             close = difflib.get_close_matches(str(key), KEYS, n=1)
@@ -56,7 +60,7 @@ def check_query(query: Query, scored: bool = False) -> Query:
         if query.get(key) in (None, "", []):
             raise UserError(f"{name}: it has no {key}")
     if not isinstance(query["question"], str):
-        raise UserError(f"{name}: question must be a text, got {query['question']!r}")
+        raise UserError(f"{name}: question must be a text, got {shown(query['question'])}")
     images = query.get("images")
     if images is not None and (isinstance(images, str | bytes) or not isinstance(images, Sequence)):
         raise UserError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
@@ -134,10 +138,11 @@ class Prompt:
         video = None
         try:
             for image in query.get("images") or ():
-                images.append(store.open(image))
+                images.append(store.open(media_source(image)))
             if query.get("video") is not None:
                 budgets = processor.budgets
-                video = store.open_video(query["video"], budgets.video_frames, query.get("fps"), budgets.video_rate)
+                source, fps = media_source(query["video"]), query.get("fps")
+                video = store.open_video(source, budgets.video_frames, fps, budgets.video_rate)
         except BaseException:
             for picture in images:
                 store.forget(picture)
