@@ -17,14 +17,18 @@ import numpy as np
 
 from data_pipeline.batch_loader import BatchLoader, LoaderSettings, Unreadable, Unwanted
 from data_pipeline.draft import Draft
-from data_pipeline.records import RecordError, RecordSource, read_description
+from data_pipeline.exchange.table_source import TableSource, open_records
+from data_pipeline.records import RecordError, RecordSource
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Processor, Rendered
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
 DatasetMixture = str | Path | Sequence[tuple[str | Path, float]]
-"""The folder of a data set, or several as (folder, weight): records are drawn in proportion to the weights."""
+"""The folder of a data set or the file of a table, or several as (path, weight).
+
+Of several, records are drawn in proportion to the weights.
+"""
 
 PASS_RATE = "pass_rate"
 """Key of a query: the share of right responses to it that was measured, from 0 to 1."""
@@ -62,7 +66,7 @@ def trajectory_batches(
     """Batches of rendered trajectories for instruction tuning.
 
     Args:
-      data: a data set of trajectories, or several; see `DatasetMixture`.
+      data: a data set or table of trajectories, or several; see `DatasetMixture`.
       processor: renders them to tokens.
       batch_size: trajectories of each shard in a batch; what is left at the end is dropped.
       order: see `RecordOrder`.
@@ -104,7 +108,7 @@ def query_batches(
 
 def record_count(data: DatasetMixture) -> int:
     """The number of records of all data sets together."""
-    return sum(read_description(path)["count"] for path, _ in _weighted(data))
+    return sum(len(open_records(path)) for path, _ in _weighted(data))
 
 
 def render_trajectory(draft: Draft, processor: Processor) -> Trajectory:
@@ -147,7 +151,7 @@ class RenderedSource:
       RecordError: by indexing, if a record cannot be read or rendered; the message names it.
     """
 
-    def __init__(self, records: RecordSource, processor: Processor, cache_bytes: int = 0):
+    def __init__(self, records: RecordSource | TableSource, processor: Processor, cache_bytes: int = 0):
         self._records, self._processor = records, processor
         self._free_bytes = cache_bytes
         self._cache: dict[int, Trajectory] = {}
@@ -190,8 +194,8 @@ def _weighted(data: DatasetMixture) -> Sequence[tuple[str | Path, float]]:
     return [(data, 1.0)] if isinstance(data, str | Path) else data
 
 
-def _sources(data: DatasetMixture, kind: str) -> list[RecordSource]:
-    return [RecordSource(path, kind) for path, _ in _weighted(data)]
+def _sources(data: DatasetMixture, kind: str) -> list[RecordSource | TableSource]:
+    return [open_records(path, kind) for path, _ in _weighted(data)]
 
 
 def _loader(

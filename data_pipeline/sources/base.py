@@ -151,11 +151,15 @@ class SourceEntry:
         return left, top, right, bottom
 
 
-def upright_size(data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels of an encoded image, turned upright as its EXIF data say; reads only the header."""
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
+def upright_size(source: bytes | str | os.PathLike) -> tuple[int, int]:
+    """(width, height) in pixels of an image, its bytes or its file, turned upright as its EXIF data say.
+
+    Only the header is read. What PIL raises for a broken file is of many classes.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else as_path(source).open("rb") as file:
+        with Image.open(file) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
 class LineReader(Sequence):

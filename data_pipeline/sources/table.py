@@ -1,84 +1,116 @@
-"""Annotated queries as JSON lines, one query a line: the plain form, to which other data can be converted.
+"""Annotated queries in a table, one a row: the plain form, to which other data can be converted.
 
     {"id": "cat-1", "image": "photos/1.jpg", "question": "What is on the sign?", "answer": "STOP",
      "box": [412, 80, 470, 131]}
     {"id": "jump", "video": "clips/a.mp4", "question": "Who jumps?", "answer": ["the boy", "boy"], "window": [3.5, 6]}
 
-| field | |
+The columns are those of `exchange.rows`, in JSON lines, JSON, CSV or parquet. For a seed
+
+| column | |
 |---|---|
-| `id` | unique; the file's name and the line unless given |
-| `image` or `images` | a file, or a list of which the first has the evidence; relative paths start at the JSONL's folder |
-| `video` | a video file, or a list of frame files with their `fps` |
-| `question`, `answer` | the answer a text, a number or a list of those that are accepted; both may be left out where the captioner can ask for itself |
-| `box` | [left, top, right, bottom] of the evidence, in pixels of the upright image, or shares if no number is above 1; may be left out where the captioner can find it for itself |
+| `question`, `answer` | may both be left out where the captioner can ask for itself |
+| `images` | the first has the evidence |
+| `box` or `boxes` | of the evidence, of several the box around all; may be left out where the captioner can find it for itself |
 | `text_height` | height of a line of the evidence's text, in pixels or as a share; where it can be read in the whole image, an answer without any operation is honest |
 | `candidates` | other boxes worth a look, in the same form; wrong crops are then taken from them |
-| `window` | [start, end] of the evidence in seconds, in place of `frames`; both may be left out where a model of ours is sampled |
-| `frames` | numbers, from 1, of the frames with the evidence, among those that are sampled from the video |
-| `attributes` | an object of what else is known; goes with the trajectory, and fills the template captioner's phrases |
+| `window` or `frame_ranges` | of several ranges, from the first to the last; may be left out where a model of ours is sampled |
+| `frames` | in their place, numbers, from 1, of the frames with the evidence, among those that are sampled from the video |
+| `attributes` | what else is known; goes with the trajectory as all other columns do, and fills the template captioner's phrases |
 """  # noqa: E501  a table row is one line
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from data_pipeline.exchange.media_files import MediaFiles
+from data_pipeline.exchange.rows import image_size, read_row
+from data_pipeline.exchange.table_source import default_id, named, problem_of
+from data_pipeline.exchange.tables import Table
 from data_pipeline.seed import Seed
-from data_pipeline.sources.base import LineReader, SourceEntry
+from data_pipeline.sources.base import SourceEntry, SourceError
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.processing.decoding import VideoFile
+
+_OF_THE_SEED = frozenset(
+    "id question answer images video fps boxes window frames frame_ranges text_height candidates attributes".split()
+)
 
 
-class JsonLines(Sequence):
-    """The seeds of a file of JSON lines, `path`, in the form that the module documents."""
+class TableSeeds(Sequence):
+    """The seeds of a table, `path`, in the form that the module documents."""
 
     def __init__(self, path: str):
-        self._lines = LineReader(path)
+        try:
+            self._table = Table(path)
+        except UserError as error:
+            raise SourceError(str(error)) from None
+        self._media = MediaFiles(self._table.path.parent)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._table)
 
     def __getitem__(self, index: int) -> Seed:
-        entry = self._lines[index]
-        asked = entry.value.get("question") is not None
-        fields = {
-            "id": str(entry.get("id", (str, int), f"{self._lines.path.stem}-{index:06d}")),
-            "question": entry.text("question") if asked else "",
-            "answer": entry.answer() if asked else "",
-            "attributes": dict(entry.get("attributes", dict, {})),
-        }
-        if entry.value.get("video") is not None:
-            return Seed(**fields, **_video(entry))
-        return Seed(**fields, **_images(entry))
+        row = None
+        location = self._table.location(index)
+        try:
+            row = self._table[index]
+            return _seed(read_row(row, self._media), default_id(self._table, index), location, self._table.path.parent)
+        except SourceError:
+            raise
+        except Exception as error:  # a stranger's row can be wrong in any way
+            raise SourceError(f"{location}: {named(row)}{problem_of(error)}") from error
 
 
-def _video(entry: SourceEntry) -> dict:
-    if isinstance(entry.value["video"], list):
-        frames = [entry.image(path)[0] for path in _paths(entry, "video")]
-        video = {"video": frames, "fps": float(entry.get("fps", (int, float), 2.0))}
-    else:
-        video = {"video": str(entry.path("video"))}
-    if "frames" not in entry.value:
-        known = entry.value.get("window") is not None
-        return video | ({"window": tuple(entry.numbers("window", 2))} if known else {"cue": ()})
-    numbers = entry.numbers("frames")
-    if not numbers or not all(number >= 1 and number == int(number) for number in numbers):
-        raise entry.error(f"'frames' are {numbers}, expected numbers from 1")
-    return video | {"cue": tuple(map(int, numbers))}
+def _seed(row: Mapping[str, Any], name: str, location: str, folder: Any) -> Seed:
+    asked = "question" in row
+    if asked and "answer" not in row:
+        raise UserError("it has no answer")
+    others = {column: value for column, value in row.items() if column not in _OF_THE_SEED}
+    fields = {
+        "id": row.get("id", name),
+        "question": row["question"] if asked else "",
+        "answer": row["answer"] if asked else "",
+        "attributes": {**others, **row.get("attributes", {})},
+    }
+    if "video" in row:
+        return Seed(**fields, **_video(row))
+    if "images" not in row:
+        raise UserError("it has no image and no video")
+    return Seed(**fields, **_images(row, SourceEntry(row, location, folder)))
 
 
-def _images(entry: SourceEntry) -> dict:
-    paths = _paths(entry, "images") if "images" in entry.value else [entry.path("image")]
-    images = [entry.image(path) for path in paths]
-    size = images[0][1]
-    others = [entry.box("candidates", size, box) for box in entry.get("candidates", list, [])]
+def _video(row: Mapping[str, Any]) -> dict[str, Any]:
+    video = {"video": row["video"], "fps": row.get("fps")}
+    if isinstance(row["video"], list):
+        video = {"video": [_data(frame) for frame in row["video"]], "fps": row.get("fps", 2.0)}
+    if "frames" in row:
+        return video | {"cue": tuple(row["frames"])}
+    if "window" in row:
+        return video | {"window": tuple(row["window"])}
+    if "frame_ranges" in row:
+        file = None if isinstance(row["video"], list) else row.get("file_fps") or VideoFile(row["video"]).fps
+        rate = file or video["fps"]
+        first, last = min(first for first, _ in row["frame_ranges"]), max(last for _, last in row["frame_ranges"])
+        return video | {"window": (first / rate, last / rate)}
+    return video | {"cue": ()}
+
+
+def _images(row: Mapping[str, Any], entry: SourceEntry) -> dict[str, Any]:
+    size = image_size(row["images"][0])
+    corners = [box["xyxy"] for box in row.get("boxes", ())]
+    around = [pick(sides) for pick, sides in zip((min, min, max, max), zip(*corners, strict=True), strict=False)]
+    shares = [corner / side for corner, side in zip(around, (*size, *size), strict=False)]
+    for image in row["images"][1:]:
+        image_size(image)
     return {
-        "images": tuple(data for data, _ in images),
-        "cue": entry.box("box", size) if entry.value.get("box") is not None else (),
-        "candidates": tuple(others),
+        "images": tuple(map(_data, row["images"])),
+        "cue": entry.inside("box", tuple(shares)) if shares else (),
+        "candidates": tuple(entry.box("candidates", size, box) for box in row.get("candidates", ())),
         "text_height": entry.height("text_height", size[1]),
     }
 
 
-def _paths(entry: SourceEntry, name: str) -> list:
-    names = entry.get(name, list)
-    if not names:
-        raise entry.error(f"{name!r} is empty")
-    return [entry.part({name: one}).path(name) for one in names]
+def _data(file: bytes | str) -> bytes:
+    return file if isinstance(file, bytes) else as_path(file).read_bytes()
