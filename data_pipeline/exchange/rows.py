@@ -51,6 +51,7 @@ from data_pipeline.sources.base import upright_size
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.processing.decoding import describe
+from pixel_reasoner_jax.rollout.choices import Options, chosen_option, lettered
 
 Row = Mapping[str, Any]
 
@@ -107,11 +108,24 @@ def read_row(row: Row, media: MediaFiles) -> dict[str, Any]:
         read[name] = READERS.get(name, plain)(row[name], name)
     if "window" in read and "video" not in read:
         raise UserError("window is of a video, and the row has none")
+    if "options" in read:
+        _check_options(answers, read["options"])
     if _BOXES <= row.keys():
         raise UserError("it has box and boxes; one of them is enough")
     for name in _BOXES & row.keys():
         read["boxes"] = _read_boxes(row[name], name, read)
     return read
+
+
+def _check_options(answers: list[str], options: Options) -> None:
+    """Checks that the answers are among the options: letters, texts, or several letters in one."""
+    letters, texts = lettered(options)
+    if len(letters) < len(texts):
+        raise UserError(f"it has {len(texts)} options; there are letters for {len(letters)}")
+    for answer in answers:
+        several = set(re.findall(r"\w", answer.upper())) <= {letter.upper() for letter in letters}
+        if chosen_option(answer, letters, texts) is None and not several:
+            raise UserError(f"answer {shown(answer)} is none of its options {shown(options)}, nor a letter of them")
 
 
 def check_columns(row: Row, more: frozenset[str] = frozenset()) -> None:

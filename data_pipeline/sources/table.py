@@ -32,6 +32,7 @@ from data_pipeline.sources.base import SourceEntry, SourceError
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.processing.decoding import VideoFile
+from pixel_reasoner_jax.rollout.choices import with_choices
 
 _OF_THE_SEED = frozenset(
     "id question answer images video fps boxes window frames frame_ranges text_height candidates attributes".split()
@@ -67,11 +68,12 @@ def _seed(row: Mapping[str, Any], name: str, location: str, folder: Any) -> Seed
     asked = "question" in row
     if asked and "answer" not in row:
         raise UserError("it has no answer")
+    question, answer = with_choices(row["question"], row["answer"], row.get("options")) if asked else ("", "")
     others = {column: value for column, value in row.items() if column not in _OF_THE_SEED}
     fields = {
         "id": row.get("id", name),
-        "question": row["question"] if asked else "",
-        "answer": row["answer"] if asked else "",
+        "question": question,
+        "answer": answer,
         "attributes": {**others, **row.get("attributes", {})},
     }
     if "video" in row:

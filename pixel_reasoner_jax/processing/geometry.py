@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 
 MAX_ASPECT_RATIO = 200
 """Images longer than this many times their width are refused, as Qwen2-VL's processor does."""
@@ -111,7 +111,7 @@ class Budgets:
     def of(self, kind: str) -> tuple[int, int]:
         """(least, most) tokens of a kind of image."""
         if kind not in self.KINDS:
-            raise UserError(f"unknown kind of image {kind!r}; it is one of {', '.join(self.KINDS)}")
+            raise UserError(f"unknown kind of image {shown(kind)}; it is one of {', '.join(self.KINDS)}")
         return getattr(self, kind)
 
 

@@ -13,6 +13,7 @@ from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
 from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
 from pixel_reasoner_jax.processing.items import media_source
+from pixel_reasoner_jax.rollout.choices import with_choices
 
 SYSTEM = "You are a helpful assistant."
 
@@ -30,10 +31,10 @@ Query = Mapping[str, Any]
 
 Rollouts do not need `answer`; it is needed where responses are scored. Media are what `media_source` reads. For a video
 given as a list of frames, `fps` is the number of these frames in a second, 2 unless given; for a video file, the frames
-to take in a second of it.
+to take in a second of it. `options` are shown below the question; see `choices`.
 """
 
-KEYS = ("id", "question", "answer", "images", "video", "fps")
+KEYS = ("id", "question", "answer", "images", "video", "fps", "options")
 
 
 def check_query(query: Query, scored: bool = False) -> Query:
@@ -134,6 +135,8 @@ class Prompt:
         store: PictureStore,
     ) -> Prompt:
         """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
+        question, answer = with_choices(query["question"], query.get("answer", ""), query.get("options"))
+        query = {**query, "question": question, "answer": answer}
         images: list[Picture] = []
         video = None
         try:

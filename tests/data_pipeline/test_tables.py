@@ -182,6 +182,7 @@ WRONG = {
     "segments is": {"segments": ["one"]},
     "checklist has": {"checklist": ["one"]},
     "options is": {"options": 3},
+    "answer 'a green one' is none of its options": {"options": ["red", "blue"], "answer": "a green one"},
     "attributes has 'images'": {"attributes": {"images": ["photos/1.png"]}},
     "nothing is downloaded": {"image": "https://example.org/1.png"},
     "not base64": {"image": "data:image/png;base64," + "#" * 9000},
@@ -246,11 +247,11 @@ def test_lines_are_those_of_the_file(folder):
 
 def test_cells_of_csv(folder):
     header = "id,question,answer,options,video,fps,is_video,pass_rate,\n"
-    lines = ['[1],"[2]","[3, 5]","[""x"", ""y""]",film.avi,2.5,True,0.5,0\n', 'b,c,"[""d"", ""e""]",,,,,NaN,1\n']
+    lines = ['[1],"[2]","[3, 5]","[""[3, 5]"", ""y""]",film.avi,2.5,True,0.5,0\n', 'b,c,"[""d"", ""e""]",,,,,NaN,1\n']
     (folder / "t.csv").write_text(header + "".join(lines))
     first, second = TableSource(folder / "t.csv")
     assert (first["id"], first["question"], first["answer"]) == ("[1]", "[2]", "[3, 5]")  # one answer, an interval
-    assert (first["options"], first["fps"], first["pass_rate"]) == (["x", "y"], 2.5, 0.5) and first["video"]
+    assert (first["options"], first["fps"], first["pass_rate"]) == (["[3, 5]", "y"], 2.5, 0.5) and first["video"]
     assert second == {"id": "b", "question": "c", "answer": ["d", "e"]}
 
 
