@@ -14,7 +14,9 @@ from data_pipeline.exchange.tables import Table
 from data_pipeline.pipeline import query_batches, record_count, trajectory_batches
 from data_pipeline.records import RecordError, RecordSource, RecordWriter
 from data_pipeline.sources import SourceError, open_source
+from pixel_reasoner_jax.commands import cli
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.files import as_path
 from tests.data_pipeline.tables import SUFFIXES, write_media, write_table
 
 
@@ -378,3 +380,50 @@ def test_no_set_is_complete_after_an_error_in_the_middle(folder, monkeypatch):
         import_tables([table], folder / "out")
     with pytest.raises(RecordError, match="no data set was completed"):
         open_records(folder / "out")
+
+
+def test_a_table_in_an_object_store(folder, bucket):
+    for name in ("photos/1.png", "film.avi"):
+        as_path(f"{bucket}/set/{name}").write_bytes((folder / name).read_bytes())
+    rows = [
+        {**ROWS[0], "box": [0, 0, 0.5, 0.5]},
+        ROWS[2],
+        {**ASKED, "image": "../other.png"},
+        {**ASKED, "image": "gone.png"},
+    ]
+    for suffix in (".jsonl", ".parquet"):
+        table = f"{bucket}/set/t{suffix}"
+        as_path(table).write_bytes(write_table(folder / f"t{suffix}", rows).read_bytes())
+        source = TableSource(table)
+        assert source[0]["images"] == [f"{bucket}/set/photos/1.png"] and source[1]["video"] == f"{bucket}/set/film.avi"
+        assert source[0]["boxes"] == [{"xyxy": [0, 0, 40, 30]}]
+        with pytest.raises(RecordError, match=f"{table}, .* 3: .*leads out of {bucket}/set"):
+            source[2]
+        report = import_tables([table], folder / f"out{suffix}")
+        assert report["written"] == 2 and "gone.png" in report["unreadable"][1]["problem"]
+        stored = RecordSource(folder / f"out{suffix}")
+        assert stored[1]["video"] == (folder / "film.avi").read_bytes()
+
+
+def test_looking_at_a_table(folder, capsys):
+    table = write_table(folder / "t.csv", [ROWS[0], ROWS[1], {**ASKED, "id": "bad", "image": "gone.png"}])
+    assert cli.main(["inspect", str(table), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["path"], figures["kind"], figures["count"]) == (str(table), "query", 3)
+    assert figures["images"]["image"]["count"] == 3 and figures["bytes"] == table.stat().st_size
+    assert len(figures["unreadable"]) == 1 and "line 6: id 'bad': 'image': " in figures["unreadable"][0]
+    talks = write_table(folder / "talks.jsonl", [conversation()])
+    page = folder / "page.html"
+    assert cli.main(["inspect", str(talks), "--html", str(page)]) == 0
+    assert "trajectory" in capsys.readouterr().out and str(talks) in page.read_text()
+
+
+def test_the_command_says_what_it_read(folder, capsys):
+    table = write_table(folder / "t.jsonl", [*ROWS, {"question": "?", "answer": "x", "image_path": "photos/1.png"}])
+    assert cli.main(["import-data", str(table), "--out", str(folder / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "4 of 5 rows, 1 could not be read" in out and "1 of them have no image and no video" in out
+    assert f"not read: {table}, line 5: unknown column 'image_path'" in out
+    (folder / "file").write_text("mine")
+    assert cli.main(["import-data", str(table), "--out", str(folder / "file")]) == 2
+    assert "file is to be a folder" in capsys.readouterr().err
