@@ -62,15 +62,18 @@ def import_tables(
         raise UserError("the files hold trajectories and queries: import them into data sets of their own")
     kind = kinds.pop() if kinds else "query"
     types: Counter[str] = Counter()
+    stems = Counter(table.path.stem for table in opened)
     unreadable: list[dict[str, Any]] = []
     rows = sum(map(len, opened))
     done = written = without_media = 0
     with RecordWriter(out, kind, shard_size) as writer, Progress("importing", rows) as progress:
-        for table in opened:
+        for place, table in enumerate(opened):
+            # Rows without ids of two files with one name are told apart.
+            prefix = table.path.stem if stems[table.path.stem] == 1 else f"{table.path.stem}-{place}"
             media = CheckedMedia(table.path.parent if media_root is None else media_root, keep_paths)
             for number, row in enumerate(table.in_order()):
                 done += 1
-                record = _written(writer, kind, row, default_id(table, number), media, mask)
+                record = _written(writer, kind, row, default_id(prefix, number), media, mask)
                 if isinstance(record, str):
                     name = None if isinstance(row, UserError) else given_id(row)
                     name = name if isinstance(name, str | int | float | None) else shown(name)

@@ -76,7 +76,8 @@ def row_to_query(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[s
     for column in ("question", "answer"):
         if column not in read:
             raise UserError(f"it has no {column}; its columns are {', '.join(map(str, row))[:200]}")
-    return {"id": name, **read, **read.pop("attributes", {})}
+    attributes = read.pop("attributes", {})
+    return {"id": name, **read, **attributes}
 
 
 def template_of(operations: list[OperationRecord]) -> str:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -145,7 +146,7 @@ def check_columns(row: Row, more: frozenset[str] = frozenset()) -> None:
             continue
         low = name.strip().lower()
         words = set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
-        meant = _OTHER_NAMES.get(low) or _misspelt(low, words, known)
+        meant = _OTHER_NAMES.get(low) or _misspelt(low, frozenset(words), known)
         if meant:
             raise UserError(f"unknown column {shown(name)}: did you mean {meant!r}?")
         is_number = isinstance(value, int | float)
@@ -168,11 +169,12 @@ def _given(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not is_missing(value)}
 
 
-def _misspelt(name: str, words: set[str], known: frozenset[str]) -> str | None:
+@functools.lru_cache(maxsize=4096)  # every row of a table has the same columns
+def _misspelt(name: str, words: frozenset[str], known: frozenset[str]) -> str | None:
     """The known column that a name is close to; names of several words that use a known one, `question_id`, are not."""
     if name in known:
         return name  # but for capital letters or space around it
-    if name in _PROPERTY_WORDS or (len(words) > 1 and words & known):
+    if name in _PROPERTY_WORDS or len(name) > 2 * max(map(len, known)) or (len(words) > 1 and words & known):
         return None
     return next(iter(difflib.get_close_matches(name, [one for one in known if len(one) > 3], 1, 0.8)), None)
 

@@ -16,7 +16,7 @@ import itertools
 import json
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -162,12 +162,14 @@ class CsvRows(_TextRows):
     TEXTS = ("id", "qid", "question", "problem")
     """Columns whose cells are texts even where they are JSON."""
 
+    LISTS = ("image", "images", "video", "videos", "options")
+    """Columns in which what is written as a list must be one."""
+
     def __init__(self, path: str):
         self._names: list[str] = []
         super().__init__(path)
 
     def _find(self) -> Iterator[tuple[int, int, int]]:
-        csv.field_size_limit(2**31 - 1)  # of a cell, which may hold an image
         offset = start = 0
         with open(self._path, "rb") as file:
 
@@ -177,7 +179,7 @@ class CsvRows(_TextRows):
                     offset += len(line)
                     yield line.removeprefix(_BOM).decode("utf-8", "replace")
 
-            reader = csv.reader(lines(), strict=True)
+            reader = _cells(lines())
             while True:
                 start, number = offset, reader.line_num + 1
                 try:
@@ -206,7 +208,7 @@ class CsvRows(_TextRows):
     def _parse(self, data: bytes) -> Any:
         try:
             text = data.removeprefix(_BOM).decode("utf-8")
-            cells = next(csv.reader(io.StringIO(text, newline=""), strict=True))
+            cells = next(_cells(io.StringIO(text, newline="")))
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"not CSV ({_reason(error)})") from None
         if len(cells) != len(self._names):
@@ -222,6 +224,10 @@ class CsvRows(_TextRows):
         try:
             value = json.loads(cell)
         except (ValueError, RecursionError):
+            if name in self.LISTS and cell.strip()[-1] in "]}":
+                raise UserError(
+                    f"{name} is {shown(cell)}; a list in a cell is JSON, with texts in double quotes"
+                ) from None
             return cell
         # Several answers are texts: "[3, 5]" is one answer, an interval or the like.
         return cell if name == "answer" and not all(isinstance(one, str) for one in value) else value
@@ -303,6 +309,12 @@ def _named_errors() -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"the parquet file cannot be read ({_reason(error)})") from error
+
+
+def _cells(lines: Iterable[str]) -> Any:
+    """A reader of CSV."""
+    csv.field_size_limit(2**31 - 1)  # of a cell, which may hold an image; it is a setting of the process
+    return csv.reader(lines, strict=True)
 
 
 def _reason(error: Exception) -> str:

@@ -74,7 +74,7 @@ class TableSource:
         row = None
         try:
             row = self._table[index]
-            return row_to_record(self.kind, row, default_id(self._table, index), self._media, LOSS_MASK)
+            return row_to_record(self.kind, row, default_id(self.path.stem, index), self._media, LOSS_MASK)
         except IndexError:
             raise
         except Exception as error:  # a stranger's row can be wrong in any way
@@ -128,9 +128,9 @@ def kind_of_table(table: Table) -> str | None:
     return None
 
 
-def default_id(table: Table, index: int) -> str:
-    """The id of a row without one."""
-    return f"{table.path.stem}-{index:06d}"
+def default_id(stem: str, index: int) -> str:
+    """The id of a row without one, from the name of its file."""
+    return f"{stem}-{index:06d}"
 
 
 def named(row: TableRow | None) -> str:

@@ -57,7 +57,9 @@ class TableSeeds(Sequence):
         location = self._table.location(index)
         try:
             row = self._table[index]
-            return _seed(read_row(row, self._media), default_id(self._table, index), location, self._table.path.parent)
+            return _seed(
+                read_row(row, self._media), default_id(self._table.path.stem, index), location, self._table.path.parent
+            )
         except SourceError:
             raise
         except Exception as error:  # a stranger's row can be wrong in any way

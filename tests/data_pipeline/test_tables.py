@@ -2,12 +2,14 @@
 
 import base64
 import concurrent.futures
+import csv
 import json
 import pickle
 
 import pytest
 
 from data_pipeline.exchange import table_rows
+from data_pipeline.exchange.exporting import export_table
 from data_pipeline.exchange.importing import import_tables
 from data_pipeline.exchange.table_source import TableSource, open_records
 from data_pipeline.exchange.tables import Table
@@ -119,6 +121,9 @@ def test_what_else_is_known_travels_along(folder):
     import_tables([table], folder / "out")
     [stored] = RecordSource(folder / "out")
     assert {name: stored[name] for name in FIELDS} == FIELDS
+    export_table(folder / "out", folder / "again.jsonl")
+    [again] = TableSource(folder / "again.jsonl")
+    assert {**again, "images": None} == {**query, "images": None}
 
 
 def test_videos_as_frames_and_as_mappings(folder):
@@ -255,6 +260,26 @@ def test_cells_of_csv(folder):
     assert (first["id"], first["question"], first["answer"]) == ("[1]", "[2]", "[3, 5]")  # one answer, an interval
     assert (first["options"], first["fps"], first["pass_rate"]) == (["[3, 5]", "y"], 2.5, 0.5) and first["video"]
     assert second == {"id": "b", "question": "c", "answer": ["d", "e"]}
+
+
+def test_large_cells_and_lists_that_are_none(folder):
+    data = (folder / "photos/1.png").read_bytes() * 20
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    rows = [{**ASKED, "images": url}, {**ASKED, "images": "['photos/1.png']"}, {**ASKED, "images": "[1].png"}]
+    source = pickle.dumps(TableSource(write_table(folder / "t.csv", rows)))
+    csv.field_size_limit(131_072)  # as a new process has it
+    source = pickle.loads(source)
+    assert len(url) > 131_072 and source[0]["images"] == [data]
+    with pytest.raises(RecordError, match="images is .* a list in a cell is JSON, with texts in double quotes"):
+        source[1]
+    with pytest.raises(RecordError, match="no such file"):
+        source[2]
+
+
+def test_rows_of_files_with_one_name_have_ids_of_their_own(folder):
+    tables = [write_table(folder / name / "t.jsonl", [ASKED, {**ASKED, "id": name}]) for name in ("photos", ".")]
+    import_tables(tables, folder / "out")
+    assert [query["id"] for query in RecordSource(folder / "out")] == ["t-0-000000", "photos", "t-1-000000", "."]
 
 
 NO_TABLES = {
