@@ -99,7 +99,10 @@ def _stored_operations(row: Mapping[str, Any]) -> list[OperationRecord]:
     given = parsed(row.get("operations", []), "operations")
     if not isinstance(given, list):
         raise UserError(f"operations is {shown(given)}; it is a list")
-    return list(map(OperationRecord.from_dict, given))
+    try:
+        return list(map(OperationRecord.from_dict, given))
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"operations is {shown(given)}; it is a list as export-data writes it") from None
 
 
 def _column_text(row: Mapping[str, Any], column: str) -> str | None:

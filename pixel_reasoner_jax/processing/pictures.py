@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing.decoding import (
     MediaError,
     VideoFile,
@@ -336,8 +336,10 @@ def sample_frames(
       load: turns each frame that is taken into an image with a `size`.
 
     Raises:
-      MediaError: there are no frames, frames of different sizes, or `fps` is not positive.
+      MediaError: it is no list, there are no frames, frames of different sizes, or `fps` is not positive.
     """
+    if not isinstance(source, Sequence):
+        raise MediaError(f"a video is a path, bytes or a list of frames, not {shown(source)}")
     if not len(source):
         raise MediaError("video given as a list: it has no frames")
     fps = LIST_FPS if fps is None else float(fps)

@@ -169,6 +169,7 @@ WRONG = {
     "message 0: nframes is not supported": {
         "messages": [{"role": "user", "content": [{"type": "image", "image": "photos/1.png", "nframes": 2}]}, SAID]
     },
+    "operations is \\[None\\]": {"messages": [{"role": "user", "content": "?"}, SAID], "operations": [None]},
     "does not end with the assistant": {"messages": [{"role": "user", "content": "?"}]},
     "another kind: it has no conversation": {"question": "?", "answer": "x"},
 }  # fmt: skip

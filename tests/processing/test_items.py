@@ -99,6 +99,7 @@ WRONG = {
     "with no text, image or video": {"type": "image"},
     "with path": {"path": "one.png"},
     "no such file": {"type": "image", "path": "gone.png"},
+    "a path, bytes or a list of frames, not -1": {"video": -1},
     "known format": {"type": "image", "bytes": b"nothing" * 1000},
 }
 
