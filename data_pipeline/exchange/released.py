@@ -109,7 +109,7 @@ def _column_text(row: Mapping[str, Any], column: str) -> str | None:
     text = row.get(column)
     if text is not None and not isinstance(text, str):
         raise UserError(f"{column} is {shown(text)}; it is a text")
-    return text
+    return text and text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
 
 
 def _messages(row: Mapping[str, Any], files: MediaFiles) -> list[dict[str, Any]]:

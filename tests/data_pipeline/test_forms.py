@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from data_pipeline.exchange.exporting import export_table
 from data_pipeline.exchange.importing import import_tables
 from data_pipeline.exchange.table_source import TableSource
 from data_pipeline.pipeline import render_trajectory
@@ -136,9 +137,18 @@ def test_messages_with_images_beside_them(folder):
     ]
     for draft in read(folder, *rows):
         assert shown(draft) == [("user", "[1.png]What?"), ("assistant", "A sign.")]
+    [draft] = read(folder, {**row("<image>What?", image=ONE), "type": "\ud800", "id": "\ud800"})
+    assert draft.kind == "?"
+    film = (folder / "film.avi").read_bytes()
     asked = {"type": "video", "video": "film.avi", "nframes": 4, "max_pixels": 50_176}
     [draft] = read(folder, {"messages": [{"role": "user", "content": [asked, {"type": "text", "text": "Who?"}]}, said]})
     assert draft.messages[0]["content"][0] == asked | {"video": f"{folder}/film.avi"}
+    import_tables([folder / "t.jsonl"], folder / "asked")
+    for suffix in (".jsonl", ".parquet"):  # exported and read again, it asks for the same
+        export_table(folder / "asked", folder / f"again{suffix}")
+        [again] = TableSource(folder / f"again{suffix}")
+        item = again.messages[0]["content"][0]
+        assert item == asked | {"video": item["video"]} and open(item["video"], "rb").read() == film
 
 
 SAID = {"role": "assistant", "content": "x"}
