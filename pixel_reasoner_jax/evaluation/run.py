@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
+from pixel_reasoner_jax.evaluation.records import ScoredRecord
+from pixel_reasoner_jax.evaluation.scorers.similarity import anls
+from pixel_reasoner_jax.evaluation.tally import Tally
 from pixel_reasoner_jax.report.report import StageResponse
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer, score_trajectories
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
+
+BENCHMARK = "pixel_search"  # what scored records call the quickstart's world
 
 Scorer = Callable[[Sequence[Trajectory]], Sequence[float]]
 """One score for each response, 1 right and 0 wrong."""
@@ -22,18 +27,24 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-      figures: of all responses; see `metrics.figures`.
+      tally: of all responses, for figures with intervals.
       trajectories: the responses that were kept, to be shown: the first sample of each of the first queries.
       scores: of these trajectories.
       without_room: the number of queries whose prompt is so long that no token of a response fits.
       unchecked: the number of answers that could not be compared with their reference, and scored 0.
     """
 
-    figures: dict[str, float | None]
+    tally: Tally
     trajectories: list[Trajectory]
     scores: list[float]
     without_room: int
     unchecked: int
+
+    @functools.cached_property
+    def figures(self) -> dict[str, float | None]:
+        """Mean score, as `accuracy`, and those of `metrics.operation_figures`."""
+        found = self.tally.figures()
+        return {"accuracy": found["score"], **{name: found[name] for name in ("rapr", "operations", "failure_rate")}}
 
 
 def evaluate(
@@ -46,6 +57,7 @@ def evaluate(
     scorer: Scorer | None = None,
     keep: int = 20,
     on_progress: Callable[[int], None] | None = None,
+    on_record: Callable[[ScoredRecord], None] | None = None,
 ) -> Evaluation:
     """Answers every query `samples` times and scores the responses.
 
@@ -57,13 +69,14 @@ def evaluate(
       scorer: None for `rewards.score_trajectories`.
       keep: of how many queries the first response is kept; with their images, thousands would not fit into memory.
       on_progress: called with the number of queries answered so far.
+      on_record: called with the scored record of every response, whose item is the query's number.
 
     Raises:
       UserError: there are no queries, or one has no answer.
     """
     if not len(queries):
         raise UserError("no queries to evaluate")
-    outcomes: list[Outcome] = []
+    tally = Tally()
     groups: dict[int, list[Trajectory]] = {}
     kept: dict[int, tuple[Trajectory, float]] = {}
     done = without_room = 0
@@ -79,14 +92,18 @@ def evaluate(
                     continue
                 scores = score(groups.pop(number))
                 without_room += _without_room(trajectory)
-                outcomes += map(Outcome.of, group, scores)
+                for response, value in zip(group, scores, strict=True):
+                    record = ScoredRecord.of(response, BENCHMARK, value, id=str(number))
+                    tally.add(record)
+                    if on_record:
+                        on_record(record)
                 if number < keep:
                     kept[number] = next((t, float(s)) for t, s in zip(group, scores, strict=True) if t.sample == 0)
                 done += 1
                 if on_progress:
                     on_progress(done)
     trajectories, scores = zip(*(kept[number] for number in sorted(kept)), strict=True) if kept else ((), ())
-    return Evaluation(figures(outcomes), list(trajectories), list(scores), without_room, pool.unchecked)
+    return Evaluation(tally, list(trajectories), list(scores), without_room, pool.unchecked)
 
 
 def _without_room(trajectory: Trajectory) -> bool:

@@ -11,10 +11,16 @@ def queries(count):
 
 
 def test_responses_count_in_whatever_order_they_come(make_trajectory):
-    policy, done = RulePolicy(make_trajectory), []
-    evaluation = run.evaluate(policy, queries(7), samples=2, seed=5, temperature=1.0, keep=4, on_progress=done.append)
+    policy, done, records = RulePolicy(make_trajectory), [], []
+    more = dict(on_progress=done.append, on_record=records.append)
+    evaluation = run.evaluate(policy, queries(7), samples=2, seed=5, temperature=1.0, keep=4, **more)
     assert policy.calls == [(7, 2, 5, 1.0)] and done == [1, 2, 3, 4, 5, 6, 7]
     assert evaluation.figures == {"accuracy": 0.5, "rapr": 1.0, "operations": 1.0, "failure_rate": 0.0}
+    assert sorted((r.id, r.sample, r.score) for r in records) == [
+        (str(i), sample, 1.0 - sample) for i in range(7) for sample in range(2)
+    ]
+    figures = evaluation.tally.figures()
+    assert (figures["count"], figures["responses"], figures["pass@2"]["score"]) == (7, 14, 1.0)
     assert [t.query_id for t in evaluation.trajectories] == ["q0", "q1", "q2", "q3"]
     assert evaluation.scores == [1.0] * 4
 
