@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
 
     config.data = ConfigDict()
-    config.data.path = "data/pixel_reasoner_rl"  # queries: id, question, answer, images or video
+    config.data.path = "data/pixel_reasoner_rl"  # queries, a data set or a table such as queries.jsonl: docs/data.md
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
     config.data.pass_rates = (0.0, 1.0)  # queries whose stored pass_rate is known and not within are in no epoch
     config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped

@@ -44,7 +44,8 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
 
     config.data = ConfigDict()
-    config.data.path = "data/pixel_reasoner_warm_start"  # ArrayRecord trajectories, 5,500 of 7,500 with operations
+    # A data set of trajectories, 5,500 of 7,500 with operations; or a table of `messages`: docs/data.md.
+    config.data.path = "data/pixel_reasoner_warm_start"
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
     config.data.workers = 4  # processes that decode and resize; 0: threads
     config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped

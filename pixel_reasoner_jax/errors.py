@@ -1,6 +1,16 @@
-"""The exception class of users' mistakes. The command line prints its message alone, and other errors' tracebacks."""
+"""The exception class of users' mistakes, and how their messages show values.
+
+The command line prints the message of such a mistake alone, and other errors' tracebacks.
+"""
 
 from __future__ import annotations
+
+import reprlib
+
+SHOWN = 80  # characters of a value in a message
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = SHOWN
 
 
 class UserError(ValueError):
@@ -12,3 +22,13 @@ class UserError(ValueError):
 
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user has named does not exist."""
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut to about `SHOWN` characters; of data only the size is told."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, str) and len(value) > SHOWN:
+        return f"{repr(value[:SHOWN])[: SHOWN - 1]}… ({len(value):,} characters)"
+    text = repr(value) if isinstance(value, str) else _short.repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

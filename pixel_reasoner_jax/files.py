@@ -111,6 +111,20 @@ def check_output(path: str | os.PathLike) -> None:
         raise UserError(f"{path} cannot be written: no permission to write into {nearest}")
 
 
+def check_folder(path: str | os.PathLike) -> None:
+    """Checks that a path is a folder, or may become one.
+
+    Raises:
+      UserError: the path, or one above it, is a file.
+    """
+    path = as_path(path)
+    if is_remote(path):
+        return
+    nearest = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{path} is to be a folder, and {nearest} is a file: choose another, or remove it")
+
+
 def move(source: pathlib.Path, target: pathlib.Path | epath.Path) -> None:
     """Moves a finished local file to `target`, replacing a file that is there."""
     if is_remote(target):

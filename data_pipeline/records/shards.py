@@ -27,7 +27,7 @@ from data_pipeline.reader import RecordError, check_form, errors_named
 from data_pipeline.records.examples import CODECS, RECORD_KINDS, SCHEMA, encode_record
 from data_pipeline.records.media import THIS_RECORD
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path, is_remote, move, write_text
+from pixel_reasoner_jax.files import as_path, check_folder, is_remote, move, write_text
 
 DATASET_INFO = "dataset_info.json"
 DESCRIPTION, FEATURES = "metadata.json", "features.json"
@@ -47,13 +47,14 @@ class RecordShards:
       extend: add shards to the data set that the folder holds, if it does; its own stay as they are.
 
     Raises:
-      UserError: an unknown kind, or the folder holds a data set already.
+      UserError: an unknown kind, a file where the folder is to be, or the folder holds a data set already.
     """
 
     def __init__(self, directory: str | os.PathLike, kind: str, extend: bool = False):
         if kind not in RECORD_KINDS:
             raise UserError(f"unknown kind of record {kind!r}, expected one of {RECORD_KINDS}")
         self.directory, self.kind = as_path(directory), kind
+        check_folder(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._kept: list[dict[str, Any]] = []
         if (self.directory / DATASET_INFO).exists():

@@ -57,7 +57,7 @@ class PolicySampler:
           seed: of the sampling.
         """
         outcomes: dict[int, Draft | CaptionError] = {
-            number: CaptionError("it has no question, and a model of ours asks none")
+            number: CaptionError("it has no question, and a model of ours asks none: give question and answer")
             for number, one in enumerate(seeds)
             if not one.question
         }

@@ -106,7 +106,7 @@ COMMANDS = {
         "what a data set holds, with the mask in colors", "pixel_reasoner_jax.commands.inspect_data", options.inspect
     ),
     "import-data": Command(
-        "released trajectories or queries to a data set",
+        "tables of trajectories or queries, one's own or released, to a data set",
         "pixel_reasoner_jax.commands.import_data",
         options.import_data,
     ),

@@ -24,6 +24,7 @@ SOURCES = {
     "tfds": "FILE.json: any TFDS data set with boxes, and a field map",
     "pixel-search": "SPLIT of the procedural world of images",
     "pixel-search-video": "SPLIT of the world of videos",
+    "table": "FILE.jsonl, .json, .csv or .parquet: one a row, as the file of jsonl",
 }
 
 MASKS = {
@@ -234,7 +235,7 @@ def export(parser: argparse.ArgumentParser) -> None:
 
 
 def inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
+    parser.add_argument("dataset", metavar="PATH", help="a data set of trajectories or queries, or a table of them")
     parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
     parser.add_argument("--html", metavar="FILE", help="a page with the figures and the samples")
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="trajectories shown (default: %(default)s)")
@@ -243,9 +244,13 @@ def inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def import_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tables", nargs="+", metavar="FILE", help=".json, .jsonl or .parquet, in the released form")
+    parser.add_argument("tables", nargs="+", metavar="FILE", help=".jsonl, .json, .csv or .parquet: see docs/data.md")
     parser.add_argument("--out", required=True, metavar="DIR", help="the data set to write")
-    parser.add_argument("--media-root", metavar="DIR", help="of relative paths (default: the folder of each table)")
+    parser.add_argument(
+        "--media-root",
+        metavar="DIR",
+        help="where relative paths of media start, and none leads out of (default: the folder of each table)",
+    )
     parser.add_argument("--keep-paths", action="store_true", help="store the paths of media, not their bytes")
     rules = "; ".join(f"{name}: {meaning}" for name, meaning in MASKS.items())
     parser.add_argument(

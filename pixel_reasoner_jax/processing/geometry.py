@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 
 MAX_ASPECT_RATIO = 200
 """Images longer than this many times their width are refused, as Qwen2-VL's processor does."""
@@ -111,7 +111,7 @@ class Budgets:
     def of(self, kind: str) -> tuple[int, int]:
         """(least, most) tokens of a kind of image."""
         if kind not in self.KINDS:
-            raise UserError(f"unknown kind of image {kind!r}; it is one of {', '.join(self.KINDS)}")
+            raise UserError(f"unknown kind of image {shown(kind)}; it is one of {', '.join(self.KINDS)}")
         return getattr(self, kind)
 
 
@@ -132,21 +132,28 @@ def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int
     Raises:
       UserError: an aspect ratio above 200.
     """
+    least, most = budget
+    return resize_within(size, (least * token_size**2, most * token_size**2), token_size)
+
+
+def resize_within(size: tuple[int, int], pixels: tuple[int, int], token_size: int = 28) -> tuple[int, int]:
+    """As `smart_resize`, with (least, most) pixels after resizing in place of tokens."""
     width, height = size
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise UserError(f"an image of {width}x{height} pixels is more than {MAX_ASPECT_RATIO} times as long as wide")
-    least, most = budget
+    least, most = pixels
+    area = token_size**2
     columns, rows = round(width / token_size), round(height / token_size)
     # Operations are in transformers' order: another order rounds otherwise, and floor and ceil could then differ by 1.
-    if columns * rows > most:
-        shrink = math.sqrt((height * width) / (most * token_size**2))
+    if columns * rows * area > most:
+        shrink = math.sqrt((height * width) / most)
         columns, rows = (max(1, math.floor(side / shrink / token_size)) for side in size)
-    elif columns * rows < least:
-        grow = math.sqrt(least * token_size**2 / (height * width))
+    elif columns * rows * area < least:
+        grow = math.sqrt(least / (height * width))
         columns, rows = (math.ceil(side * grow / token_size) for side in size)
-    if columns * rows > most:
+    if columns * rows * area > most:
         if columns >= rows:
-            columns = max(1, most // rows)
+            columns = max(1, most // (rows * area))
         else:
-            rows = max(1, most // columns)
+            rows = max(1, most // (columns * area))
     return columns * token_size, rows * token_size

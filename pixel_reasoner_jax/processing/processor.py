@@ -14,11 +14,12 @@ import transformers
 from PIL import Image
 
 from pixel_reasoner_jax.config_values import EARLIER_POSITION_RULE
-from pixel_reasoner_jax.errors import MissingFileError, UserError
+from pixel_reasoner_jax.errors import MissingFileError, UserError, shown
 from pixel_reasoner_jax.files import as_path, fetch, output_directory
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
 from pixel_reasoner_jax.processing.decoding import MediaError, describe
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
+from pixel_reasoner_jax.processing.items import MAX_VIDEO_TOKENS, ItemSizes, media_source
 from pixel_reasoner_jax.processing.layout import vision_layout
 from pixel_reasoner_jax.processing.loading import ImageSource, load_image, load_video
 from pixel_reasoner_jax.processing.media import Media, normalization_table, process_image, process_video
@@ -144,42 +145,46 @@ class Processor:
         """Reads an image as RGB; see `loading.load_image`."""
         return load_image(source)
 
-    def load_video(self, source: Any, fps: float | None = None) -> Video:
-        """Samples a file, its bytes or a list of frames as the budgets say; see `loading.load_video`."""
-        return load_video(source, self.budgets.video_frames, fps, self.budgets.video_rate)
+    def load_video(self, source: Any, fps: float | None = None, frames: int | None = None) -> Video:
+        """Samples a file, its bytes or a list of frames as the budgets say, or `frames`; see `loading.load_video`."""
+        rate = 0.0 if frames else self.budgets.video_rate
+        return load_video(media_source(source), frames or self.budgets.video_frames, fps, rate)
 
-    def image(self, source: ImageSource | Media, kind: str = "image") -> Media:
+    def image(self, source: Any, kind: str = "image", sizes: ItemSizes = ItemSizes()) -> Media:  # noqa: B008  frozen
         """Loads and resizes an image and splits it into patches; a `Media` is returned as it is.
 
         Args:
-          source: a path, bytes, a PIL image, a `Media`, or a `Picture`, which is processed only when its pixels are
-            used.
+          source: a path, bytes, a PIL image, whatever else `media_source` reads, a `Media`, or a `Picture`, which is
+            processed only when its pixels are used.
           kind: "image", "crop" or "frame": which budget of tokens.
+          sizes: what goes before the budget.
 
         Raises:
           MediaError: it cannot be read, or is longer than 200 times its width.
         """
         if isinstance(source, Media):
             return source
-        image = source if isinstance(source, Picture) else load_image(source)
-        size = self._size_of(image, kind, source)
+        image = source if isinstance(source, Picture) else load_image(media_source(source))
+        size = self._size_of(image, kind, source, sizes)
         return process_image(image, size, self.geometry, self._normalization)
 
-    def video(self, source: Any, fps: float | None = None) -> Media:
+    def video(self, source: Any, fps: float | None = None, sizes: ItemSizes = ItemSizes()) -> Media:  # noqa: B008
         """Samples and resizes a video and splits it into patches; a `Media` is returned as it is.
 
         Args:
-          source: a file, its bytes, a list of frames, a loaded `Video` (one of pictures is processed only when its
-            pixels are used) or a `Media`.
-          fps: for a list, the number of its frames in a second.
+          source: a file, its bytes, a list of frames, whatever else `media_source` reads, a loaded `Video` (one of
+            pictures is processed only when its pixels are used) or a `Media`.
+          fps: for a list, the number of its frames in a second; for a file, the frames to take in a second of it.
+          sizes: what goes before the budget.
 
         Raises:
           MediaError: it cannot be read, is longer than 200 times its width, or lasts longer than `MAX_POSITION`.
         """
         if isinstance(source, Media):
             return source
-        video = self.load_video(source, fps)
-        size = self._size_of(video.frames[0], "video", video.frames[0] if video is source else source)
+        video = self.load_video(source, fps, sizes.frames)
+        size = self._size_of(video.frames[0], "video", video.frames[0] if video is source else source, sizes)
+        self._check_length(len(video.frames), size, sizes)
         media = process_video(video.frames, video.fps, size, self.geometry, self._normalization)
         with np.errstate(over="ignore", invalid="ignore"):
             interval = np.float32(media.second_per_grid) * np.float32(self.geometry.tokens_per_second)
@@ -198,8 +203,8 @@ class Processor:
         without a system message gets that of the template.
 
         Args:
-          messages: see `ChatRenderer`; images and videos in any form that `image` and `video` take. An item with a list
-            of frames may have an `fps`.
+          messages: see `ChatRenderer`; images and videos in any form that `image` and `video` take, and beside them
+            what `ItemSizes` reads.
           start: index of the first of `messages` in its conversation.
           generation_prompt: open an assistant turn at the end.
         """
@@ -299,25 +304,42 @@ class Processor:
         for number, messages in enumerate(conversations):
             if isinstance(messages, Mapping | str):
                 raise UserError(
-                    f"conversation {number} is not a list of messages but {messages!r:.80}; a single conversation is"
+                    f"conversation {number} is not a list of messages but {shown(messages)}; a single conversation is"
                     " given as processor([conversation])"
                 )
         return self.batch([self.render(messages) for messages in conversations])
 
     def _media(self, kind: str, item: Mapping[str, Any], place: str) -> Media:
-        media = (
-            self.image(item["image"], item.get("kind") or "image")
-            if kind == "image"
-            else self.video(item["video"], item.get("fps"))
-        )
+        source = item[kind]
+        if isinstance(source, Media):
+            media = source
+        else:
+            try:
+                sizes = ItemSizes.of(kind, item, self.geometry.token_size)
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from None
+            if kind == "image":
+                media = self.image(source, item.get("kind") or "image", sizes)
+            else:
+                media = self.video(source, sizes.fps, sizes)
         if media.kind != kind:
             raise UserError(f"{place}: a processed {media.kind} is given as {kind}")
         return media
 
-    def _size_of(self, image: Image.Image | Picture, kind: str, source: Any) -> tuple[int, int]:
+    def _check_length(self, frames: int, size: tuple[int, int], sizes: ItemSizes) -> None:
+        """Checks that a video whose item asks for frames or sizes is not longer than any model reads."""
+        steps = -(-frames // self.geometry.temporal_patch_size)
+        tokens = steps * size[0] * size[1] // self.geometry.token_size**2
+        if sizes != ItemSizes(fps=sizes.fps) and tokens > MAX_VIDEO_TOKENS:
+            raise MediaError(
+                f"{frames} frames of {size[0]}x{size[1]} pixels take {tokens:,} tokens, more than {MAX_VIDEO_TOKENS:,}:"
+                " nframes and the pixels ask for too much together"
+            )
+
+    def _size_of(self, image: Image.Image | Picture, kind: str, source: Any, sizes: ItemSizes) -> tuple[int, int]:
         budget = self.budgets.of(kind)
         try:
-            return smart_resize(image.size, budget, self.geometry.token_size)
+            return sizes.size(image.size, budget, self.geometry.token_size)
         except ValueError as error:
             raise MediaError(f"{describe(source)}: {error}") from None
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
 from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.processing.items import media_source
 from pixel_reasoner_jax.query import Query
+from pixel_reasoner_jax.rollout.choices import with_choices
 
 SYSTEM = "You are a helpful assistant."
 
@@ -90,14 +92,17 @@ class Prompt:
         store: PictureStore,
     ) -> Prompt:
         """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
+        question, answer = with_choices(query["question"], query.get("answer", ""), query.get("options"))
+        query = {**query, "question": question, "answer": answer}
         images: list[Picture] = []
         video = None
         try:
             for image in query.get("images") or ():
-                images.append(store.open(image))
+                images.append(store.open(media_source(image)))
             if query.get("video") is not None:
                 budgets = processor.budgets
-                video = store.open_video(query["video"], budgets.video_frames, query.get("fps"), budgets.video_rate)
+                source, fps = media_source(query["video"]), query.get("fps")
+                video = store.open_video(source, budgets.video_frames, fps, budgets.video_rate)
         except BaseException:
             for picture in images:
                 store.forget(picture)

@@ -16,6 +16,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from data_pipeline.exchange.tables import TABLE_SUFFIXES, is_table
 from data_pipeline.pipeline import DatasetMixture, RecordOrder, record_count
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
@@ -205,18 +206,24 @@ class TrainingRun:
 
 
 def data_sets(config: ConfigDict) -> DatasetMixture:
-    """The data that `config.data` names: the path of one data set, or the paths of several with their weights.
+    """The data that `config.data` names: the path of a data set or a table, or the paths of several with their weights.
 
     Raises:
-      ConfigError: a path holds no complete data set.
+      ConfigError: a path holds neither a complete data set nor a table.
     """
     mixture = tuple(config.data.mixture)
     for path, key in [(path, "mixture") for path, _ in mixture] or [(config.data.path, "path")]:
-        if not (as_path(path) / DATASET_INFO).exists():
-            raise ConfigError(
-                f"config.data.{key} names {path}, where no data set is complete: `pixel-reasoner synthesize` and"
-                " `import-data` make one, and data_pipeline.records.write_records"
-            )
+        named = f"config.data.{key} names {path}"
+        if is_table(path):
+            if not as_path(path).is_file():
+                raise ConfigError(f"{named}, and there is no such file")
+        elif not (as_path(path) / DATASET_INFO).exists():
+            table = ", ".join(TABLE_SUFFIXES)
+            if "rollout" in config:
+                remedy = f"give a table of questions and answers ({table}), or make a set of it with `import-data`"
+            else:
+                remedy = f"`pixel-reasoner synthesize` makes one, or give a table of `messages` ({table})"
+            raise ConfigError(f"{named}, where no data set is complete: {remedy}; docs/data.md shows both")
     return mixture or config.data.path
 
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from data_pipeline.exchange.exporting import export_table
 from data_pipeline.records import RecordSource, shards, write_records
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
@@ -27,6 +28,7 @@ from pixel_reasoner_jax.training import rl, sft, training_run
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.conftest import REPOSITORY
+from tests.data_pipeline.tables import write_table
 
 RL_FIGURES = {
     "reward", "reward_correct", "reward_bonus", "reward_penalty", "accuracy", "rapr", "operations", "response_tokens",
@@ -236,11 +238,36 @@ def test_a_cpu_is_not_asked_for_bfloat16(sft_config):
 def test_data_that_are_not_there_are_named_with_their_setting(sft_config, rl_config, tmp_path):
     here = rl_config.data.path
     sft_config.data.path = str(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="config.data.path names .*nowhere, where no data set is complete"):
+    with pytest.raises(
+        ConfigError, match="config.data.path names .*nowhere, where no data set is complete: .*synthesize"
+    ):
         sft.run(sft_config)
+    rl_config.data.path = str(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="names .*nowhere, .*: give a table of questions and answers") as raised:
+        rl.run(rl_config)
+    assert "synthesize" not in str(raised.value)
+    rl_config.data.path = str(tmp_path / "gone.csv")
+    with pytest.raises(ConfigError, match="config.data.path names .*gone.csv, and there is no such file"):
+        rl.run(rl_config)
     rl_config.data.mixture = ((here, 1.0), ("elsewhere", 1.0))
     with pytest.raises(ConfigError, match="config.data.mixture names elsewhere"):
         rl.run(rl_config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase,suffix", [("sft", ".parquet"), ("rl", ".jsonl"), ("rl", ".csv")])
+def test_a_table_trains_as_the_data_set_it_holds(phase, suffix, request, uninterrupted, luck_pays, tmp_path):
+    """Without an import: the trained model is the same."""
+    config = request.getfixturevalue(f"{phase}_config")
+    table = tmp_path / f"table{suffix}"
+    export_table(config.data.path, table.with_suffix(".jsonl") if suffix == ".csv" else table)
+    if suffix == ".csv":
+        write_table(table, list(map(json.loads, table.with_suffix(".jsonl").read_text().splitlines())))
+    config.data.path = str(table)
+    model = {"sft": sft, "rl": rl}[phase].run(config)
+    expected = load_file(uninterrupted(phase) / "model.safetensors")
+    trained = load_file(model / "model.safetensors")
+    assert all(np.array_equal(trained[name], values) for name, values in expected.items())
 
 
 def test_a_directory_in_use_is_refused(sft_config, uninterrupted):
