@@ -12,3 +12,11 @@ class UserError(ValueError):
 
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user has named does not exist."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing or does not fit; the message names the file or directory, and the tensor."""
+
+
+class MissingModelError(CheckpointError, MissingFileError):
+    """A model's folder, or a file that it must have, does not exist."""
