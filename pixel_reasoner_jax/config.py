@@ -158,7 +158,7 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
 
 
 def take_over(config: ConfigDict) -> None:
-    """Takes what `config` leaves open from the run in `config.workdir` if it holds one: rules, budgets, `data.shards`."""
+    """Takes what `config` leaves open, rules, budgets and `data.shards`, from the run in `config.workdir`, if any."""
     if not (as_path(config.workdir) / FILE).exists():
         return
     saved, now = dict(_leaves(load_saved(config.workdir))), dict(_leaves(config))

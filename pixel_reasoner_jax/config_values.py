@@ -65,8 +65,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.remat": _choice(*REMAT),
     "model.position_rule": _choice(*POSITION_RULES),
     **{
-        f"processor.{name}": (_is_budget, "two whole numbers of tokens, such as (4, 2000), or None")
-        for name in BUDGETS
+        f"processor.{name}": (_is_budget, "two whole numbers of tokens, such as (4, 2000), or None") for name in BUDGETS
     },
     "processor.video_frames": _POSITIVE,
     "processor.video_rate": _NOT_NEGATIVE,

@@ -53,7 +53,9 @@ def download_hint(directory: str | os.PathLike, then: str) -> str:
         known, folder = name, f"checkpoints/{last}"
     else:
         return ""
-    return f"; models are not downloaded by themselves: `hf download {known} --local-dir {folder}`, then {then} {folder}"
+    return (
+        f"; models are not downloaded by themselves: `hf download {known} --local-dir {folder}`, then {then} {folder}"
+    )
 
 
 def check_is_empty(directory: str | os.PathLike) -> None:

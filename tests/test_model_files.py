@@ -80,8 +80,8 @@ def test_what_an_adapter_lacks_is_in_its_model_s_folder(tmp_path, monkeypatch):
         ("gone", "base_model_name_or_path is gone, which is no folder here; write in its place where that model is"),
         (
             "Qwen/Qwen2.5-VL-7B-Instruct",
-            "no folder here; .*`hf download Qwen/Qwen2.5-VL-7B-Instruct --local-dir checkpoints/Qwen2.5-VL-7B-Instruct`,"
-            " then write in its place checkpoints/Qwen2.5-VL-7B-Instruct",
+            "no folder here; .*`hf download Qwen/Qwen2.5-VL-7B-Instruct --local-dir checkpoints/Qwen2.5-VL-7B-"
+            "Instruct`, then write in its place checkpoints/Qwen2.5-VL-7B-Instruct",
         ),
         ("other", "is other, itself an adapter: merge that one"),
     ],

@@ -20,7 +20,7 @@ from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.model_files import check_is_empty
 from pixel_reasoner_jax.models import Qwen2_5_VL
-from pixel_reasoner_jax.models.weights import CONVERTED
+from pixel_reasoner_jax.models.weights import CONVERTED, read_config
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 
@@ -47,9 +47,9 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
         raise CheckpointError(f"{out} already holds a converted model: choose another directory")
     check_is_empty(out)
     check_is_no_run(directory)
-    model = Qwen2_5_VL.from_pretrained(directory, dtype)
+    config = read_config(directory).to_hf() | {"dtype": str(jnp.dtype(dtype))}
     processor = Processor.from_pretrained(directory)
-    config = model.config.to_hf() | {"dtype": str(jnp.dtype(dtype))}
+    model = Qwen2_5_VL.from_pretrained(directory, dtype)
     write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
     processor.save_pretrained(out)
     PolicySettings.load(directory).save(out)

@@ -151,7 +151,9 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+    )
     parser.add_argument("--split", default="heldout", help="split of the pixel-search world (default: %(default)s)")
     parser.add_argument("--count", type=int, default=256, help="queries (default: %(default)s)")
     parser.add_argument("--world-seed", type=int, default=0, help="seed of the world (default: %(default)s)")
@@ -188,7 +190,9 @@ def compare(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+    )
     parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
     parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
     parser.add_argument("--question", required=True, metavar="TEXT")

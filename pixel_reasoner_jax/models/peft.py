@@ -29,12 +29,22 @@ UNSUPPORTED = (
     "lora_bias",
     "layer_replication",
     "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
     "alora_invocation_tokens",
     "target_parameters",
     "trainable_token_indices",
     "arrow_config",
 )
-CHANGES_THE_MODEL = ("pissa", "olora", "loftq", "corda")  # initial values, taken out of the model's own weights
+CHANGES_THE_MODEL = (
+    "pissa",
+    "olora",
+    "loftq",
+    "corda",
+    "lora_ga",
+)  # initial values, taken out of the model's own weights
 MERGE = "merge it with PEFT's merge_and_unload, save the result with save_pretrained, and give that folder"
 
 
@@ -129,7 +139,7 @@ def _check_config(config: Mapping[str, Any], path: pathlib.Path) -> None:
     begun = str(config.get("init_lora_weights")).lower()
     if begun.startswith(CHANGES_THE_MODEL):
         raise CheckpointError(
-            f"{path}: init_lora_weights is {begun!r:.40}, which took the adapter out of the model's own weights; {MERGE}"
+            f"{path}: init_lora_weights is {begun!r:.40}, which took the adapter out of the model's weights; {MERGE}"
         )
     for key, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         mapping = config.get(patterns) or {}

@@ -123,7 +123,7 @@ def open_file(path: pathlib.Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{path} has a damaged header at {name:.80}")
         if not isinstance(kind, str) or kind not in DTYPES:
             raise CheckpointError(
-                f"{path}: {name:.80} has type {kind!s:.20}; supported are {', '.join(DTYPES)}: quantized weights are not"
+                f"{path}: {name:.80} has type {kind!s:.20}; supported are {', '.join(DTYPES)}, and no quantized weights"
             )
         dtype = DTYPES[kind]
         if start + end > size or end - begin != math.prod(shape) * dtype.itemsize:
@@ -144,8 +144,8 @@ def _read_index(directory: pathlib.Path) -> dict[str, str]:
     if missing := [file for file in files if not (directory / file).exists()]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(
-            f"{directory} lacks {missing[0]:.80}{more} of the {len(files)} files that {INDEX} names: the download is not"
-            " complete; the same `hf download` again gets what is missing"
+            f"{directory} lacks {missing[0]:.80}{more} of the {len(files)} files that {INDEX} names: the download is"
+            " not complete; the same `hf download` again gets what is missing"
         )
     return weight_map
 
@@ -162,7 +162,10 @@ def _other_form(directory: pathlib.Path) -> str:
     if name := first("model-*-of-*.safetensors"):
         return f", which says what is in {name} and the others: download it too"
     if name := first("pytorch_model*.bin*", "*.bin", "*.pt", "*.pth"):
-        return f", but {name}: pickled weights are not read. transformers' from_pretrained and save_pretrained make safetensors of them"
+        return (
+            f", but {name}: pickled weights are not read; transformers' from_pretrained and then save_pretrained make"
+            " safetensors of them"
+        )
     if name := first("*.gguf"):
         return f", but {name}, the form of llama.cpp, which is not read: download the model's safetensors"
     if name := first("*.safetensors"):

@@ -91,7 +91,7 @@ class Processor:
         """Reads a checkpoint directory of Hugging Face or of ours: tokenizer, config.json, preprocessor_config.json.
 
         Args:
-          directory: here or in an object store; nothing else is downloaded. Of an adapter, what it lacks is its model's.
+          directory: here or in an object store; nothing else is downloaded. What an adapter's lacks, its model's has.
           budgets: tokens for every kind of image. What is None, or None in a mapping from the names of budgets, is as
             the checkpoint's files say (`PreprocessorFiles.budgets`).
           frames: frames taken from a query video, in place of what the budgets say.
@@ -351,8 +351,8 @@ class Processor:
         size = (text.get("vocab_size") if isinstance(text, Mapping) else None) or self.config.get("vocab_size") or used
         if not isinstance(size, int) or size < used:
             raise UserError(
-                f"config.json has vocab_size {size!r:.40}, and the tokenizer's largest id is {used - 1}: they are not of"
-                " one model, or tokens were added without resizing the embeddings"
+                f"config.json has vocab_size {size!r:.40}, and the tokenizer's largest id is {used - 1}: they are of"
+                " different models, or tokens were added without resizing the embeddings"
             )
         return size
 

@@ -44,7 +44,9 @@ def read_tokenizer(directory: str | os.PathLike) -> transformers.PreTrainedToken
             " tokenizer_config.json of the model again"
         ) from error
     if backend is None:
-        raise UserError(f"{directory}: its tokenizer is a {type(tokenizer).__name__}, without a fast form; Qwen's have it")
+        raise UserError(
+            f"{directory}: its tokenizer is a {type(tokenizer).__name__}, without a fast form; Qwen's have it"
+        )
     file = find_file(directory, "chat_template.json")
     if tokenizer.chat_template is None and file is not None:
         tokenizer.chat_template = read_json(file).get("chat_template")

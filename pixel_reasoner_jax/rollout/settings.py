@@ -15,7 +15,7 @@ from pixel_reasoner_jax.errors import MissingModelError, UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.model_files import base_directory, download_hint, find_file
 from pixel_reasoner_jax.models import Qwen2_5_VL
-from pixel_reasoner_jax.models.weights import stored_dtype
+from pixel_reasoner_jax.models.weights import read_config, stored_dtype
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.episode import Limits
@@ -103,8 +103,10 @@ def load_policy(
     check_is_no_run(directory)
     if not (base_directory(directory) / "config.json").exists():
         raise MissingModelError(f"{directory}: no config.json in it, so it is not a model directory")
+    # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
+    read_config(directory)
     settings = PolicySettings.load(directory)
-    processor = Processor.from_pretrained(directory)  # small files first: a mistake in one of them shows at once
+    processor = Processor.from_pretrained(directory)
     return Policy(
         Qwen2_5_VL.from_pretrained(directory, dtype=parameter_type(directory, dtype)),
         processor,

@@ -26,6 +26,7 @@ from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.model_files import base_directory, download_hint
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.models.weights import read_config
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
@@ -81,6 +82,7 @@ class TrainingRun:
                 f" checkpoint's, or what phase one left in the folder `model` of its working directory{hint}"
             )
         # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
+        read_config(config.model.directory)
         self.processor = Processor.from_pretrained(
             config.model.directory, config.processor, position_rule=config.model.position_rule
         )
@@ -229,7 +231,7 @@ def data_sets(config: ConfigDict) -> DatasetMixture:
 
 
 def _say_other_budgets(config: ConfigDict) -> None:
-    """Says on standard error which budgets of the config are not those that the first model was trained with, if any."""
+    """Says on standard error which budgets of the config are not those that the first model was trained with."""
     saved = PreprocessorFiles.read(config.model.directory).image.get("budgets", {})
     now = {name: list(value) if isinstance(value, tuple) else value for name, value in config.processor.items()}
     if other := [name for name in saved if now.get(name) is not None and now[name] != saved[name]]:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.models.tensors import write_tensors
 from pixel_reasoner_jax.models.weights import stored_dtype, tensor_targets
 
 TINY = Config.preset("tiny")
@@ -28,8 +29,13 @@ PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_pro
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("base")
-    Qwen2_5_VL.create(CONFIG, seed=3, param_dtype=jnp.bfloat16).save_pretrained(directory)
+    """A model of random bfloat16 numbers."""
+    directory, random = tmp_path_factory.mktemp("base"), np.random.default_rng(3)
+    (directory / "config.json").write_text(json.dumps(CONFIG.to_hf()))
+    shapes = {name: target.shape for name, target in tensor_targets(CONFIG).items()}
+    layout = {name: (shape, np.dtype(jnp.bfloat16)) for name, shape in shapes.items()}
+    arrays = (random.normal(size=shape).astype(jnp.bfloat16) for shape in shapes.values())
+    write_tensors(directory / "model.safetensors", layout, arrays)
     return directory
 
 
@@ -86,7 +92,9 @@ def own(base):
 
 
 @pytest.mark.parametrize("prefix", ["", "model."], ids=["released names", "names of transformers 5"])
-@pytest.mark.parametrize("targets", [["q_proj", "down_proj", "qkv", "0"], r".*\.(q_proj|down_proj|qkv|0)", "all-linear"])
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "down_proj", "qkv", "0"], r".*\.(q_proj|down_proj|qkv|0)", "all-linear"]
+)
 def test_weights_are_the_model_s_and_alpha_over_rank_times_b_a(adapter, base, own, prefix, targets):
     decoder = f"model.{'language_model.' if prefix else ''}layers"
     modules = {

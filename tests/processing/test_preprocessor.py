@@ -41,9 +41,7 @@ def edges(least, most):
 FORMS = {
     "4.48": dict(preprocessor_config=PREPROCESSOR | {"size": {"min_pixels": 4 * TOKEN, "max_pixels": 300 * TOKEN}}),
     "4.49": dict(preprocessor_config=PREPROCESSOR | {"min_pixels": 4 * TOKEN, "max_pixels": 300 * TOKEN}),
-    "4.51": dict(
-        preprocessor_config=PREPROCESSOR | {"min_pixels": 4 * TOKEN, "max_pixels": 300 * TOKEN} | edges(1, 2)
-    ),
+    "4.51": dict(preprocessor_config=PREPROCESSOR | {"min_pixels": 4 * TOKEN, "max_pixels": 300 * TOKEN} | edges(1, 2)),
     "4.52": dict(
         preprocessor_config=PREPROCESSOR | edges(4 * TOKEN, 300 * TOKEN),
         video_preprocessor_config=PREPROCESSOR | edges(8 * TOKEN, 64 * TOKEN),
@@ -74,8 +72,24 @@ def test_every_form_is_read(folder, form):
     assert processor.position_rule == "released"
 
 
-def test_what_transformers_saves_is_read(folder, tmp_path):
-    """Its own image processor, in the file of version 5 and in that of version 4, and the sizes it makes."""
+def test_what_transformers_5_saves_is_read(folder, tiny, tmp_path):
+    """Its processor without the part for videos, which needs torchvision: another for images is in its place."""
+    theirs = transformers.Qwen2_5_VLProcessor.__new__(transformers.Qwen2_5_VLProcessor)
+    theirs.tokenizer, theirs.chat_template = tiny.tokenizer, "{{ messages }}"
+    theirs.image_processor = Qwen2VLImageProcessorPil(min_pixels=4 * TOKEN, max_pixels=300 * TOKEN, image_std=STD)
+    theirs.video_processor = Qwen2VLImageProcessorPil(min_pixels=8 * TOKEN, max_pixels=64 * TOKEN)
+    theirs.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "chat_template.jinja").exists()
+    assert not (tmp_path / "saved" / "preprocessor_config.json").exists()
+    shutil.copy(folder / "config.json", tmp_path / "saved")
+    processor = Processor.from_pretrained(tmp_path / "saved")
+    assert processor.budgets == Budgets(image=(4, 300), crop=(4, 300), frame=(4, 300), video=(8, 64))
+    assert processor.preprocessor["image_std"] == STD
+    assert processor.tokenizer.chat_template == "{{ messages }}"
+
+
+def test_sizes_are_those_that_transformers_makes(folder, tmp_path):
+    """By its own file, in the form of version 5 and in that of version 4."""
     theirs = Qwen2VLImageProcessorPil(min_pixels=9 * TOKEN, max_pixels=40 * TOKEN, image_mean=MEAN, image_std=STD)
     saved = json.loads(theirs.to_json_string())
     for name, content in (("processor_config", {"image_processor": saved}), ("preprocessor_config", saved)):
@@ -137,18 +151,33 @@ def test_what_is_given_wins_and_none_is_the_checkpoint_s(folder):
     "files, message",
     [
         (dict(preprocessor_config=[1]), "preprocessor_config.json: it holds a list"),
-        (dict(processor_config={"image_processor": 3}), "processor_config.json: image_processor is 3; it must be an obj"),
-        (dict(preprocessor_config=PREPROCESSOR | {"max_pixels": "many"}), "max_pixels is 'many'; it must be a number of"),
+        (
+            dict(processor_config={"image_processor": 3}),
+            "processor_config.json: image_processor is 3; it must be an obj",
+        ),
+        (
+            dict(preprocessor_config=PREPROCESSOR | {"max_pixels": "many"}),
+            "max_pixels is 'many'; it must be a number of",
+        ),
         (dict(preprocessor_config=PREPROCESSOR | {"max_pixels": -1}), "max_pixels is -1"),
-        (dict(preprocessor_config=PREPROCESSOR | {"min_pixels": 9999, "max_pixels": 999}), "min_pixels is greater than"),
+        (
+            dict(preprocessor_config=PREPROCESSOR | {"min_pixels": 9999, "max_pixels": 999}),
+            "min_pixels is greater than",
+        ),
         (dict(preprocessor_config=PREPROCESSOR | edges(0, [1])), "min_pixels is 0"),
         (dict(preprocessor_config=PREPROCESSOR | {"image_mean": 0.5}), "needs image_mean, three numbers"),
         (dict(preprocessor_config=PREPROCESSOR | {"image_std": ["a", 1, 2]}), "needs image_std, three numbers"),
         (dict(preprocessor_config=PREPROCESSOR | {"do_normalize": False}), "do_normalize false"),
-        (dict(preprocessor_config=PREPROCESSOR | {"budgets": {"images": [4, 9]}}), "budgets has 'images', which is none"),
+        (
+            dict(preprocessor_config=PREPROCESSOR | {"budgets": {"images": [4, 9]}}),
+            "budgets has 'images', which is none",
+        ),
         (dict(preprocessor_config=PREPROCESSOR | {"budgets": [4, 9]}), "budgets is no object"),
         (dict(preprocessor_config=PREPROCESSOR | {"budgets": {"image": 4}}), "budget of image is"),
-        (dict(preprocessor_config=PREPROCESSOR | {"budgets": {"video_frames": "4"}}), "video_frames must be a whole number"),
+        (
+            dict(preprocessor_config=PREPROCESSOR | {"budgets": {"video_frames": "4"}}),
+            "video_frames must be a whole number",
+        ),
         (dict(preprocessor_config=PREPROCESSOR | {"patch_size": 16}), "patch_size 16"),
         (dict(config=CONFIG | {"vision_config": {"patch_size": "14"}}), "vision_config has patch_size '14'"),
         (dict(config=CONFIG | {"vision_config": [14]}), "vision_config is"),

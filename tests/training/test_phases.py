@@ -204,10 +204,11 @@ def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_pa
         rl.run(rl_config)
 
 
-def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, start, tmp_path, monkeypatch):
+def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, start, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(start)
     sft_config.model.directory, sft_config.train.steps = "model", 2
     trained = load_file(sft.run(sft_config) / "model.safetensors")
+    assert capsys.readouterr().err.splitlines()[-1] == f"the trained model is in {sft_config.workdir}/model"
     moved = pathlib.Path(sft_config.workdir).rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-m", "pixel_reasoner_jax.commands.cli", "export", "moved", "--out", "out"]
@@ -304,6 +305,25 @@ def test_rules_stay_with_a_run_and_with_a_model(sft_config, tmp_path):
         config.workdir = str(tmp_path / f"run{number}")
         config.model.position_rule, config.operations.box_rule = given
         assert rules(config) == (given[0] or "transformers", given[1] or "raw")
+
+
+def test_budgets_that_the_config_leaves_open_are_the_model_s(sft_config, start, capsys):
+    """They are saved with the run, which keeps them to its end."""
+    own = Processor.from_pretrained(start / "model").budgets
+    sft_config.processor.update(dict.fromkeys(("image", "frame", "video", "video_frames", "video_rate")))
+    sft_config.processor.crop = (5, 7)
+    fresh = copy.deepcopy(sft_config)
+    with TrainingRun(sft_config) as run:
+        assert run.processor.budgets == dataclasses.replace(own, crop=(5, 7))
+    assert "config.processor.crop = [5, 7] (the model's: [16, 20])" in capsys.readouterr().err
+    file = pathlib.Path(sft_config.workdir) / "config.json"
+    saved = json.loads(file.read_text())
+    assert (saved["processor"]["image"], saved["processor"]["crop"]) == ([16, 20], [5, 7])
+    saved["processor"]["image"] = [15, 21]
+    file.write_text(json.dumps(saved))
+    with TrainingRun(fresh, resume=True) as run:
+        assert run.processor.budgets == dataclasses.replace(own, crop=(5, 7), image=(15, 21))
+    assert "config.processor" not in capsys.readouterr().err.partition("trained, None would be")[0]
 
 
 def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_config, rl_config):
