@@ -170,4 +170,4 @@ def _other_form(directory: pathlib.Path) -> str:
         return f", but {name}, the form of llama.cpp, which is not read: download the model's safetensors"
     if name := first("*.safetensors"):
         return f", but {name}, which has none of these names"
-    return ": it has no weights"
+    return ": it has no weights in that form"

@@ -382,4 +382,12 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-__all__ = ["CheckpointError", "tensor_targets", "read_config", "read_parameters", "released_name", "write_parameters"]
+__all__ = [
+    "CheckpointError",
+    "tensor_targets",
+    "read_config",
+    "stored_dtype",
+    "read_parameters",
+    "released_name",
+    "write_parameters",
+]

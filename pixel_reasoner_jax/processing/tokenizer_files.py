@@ -30,8 +30,9 @@ def read_tokenizer(directory: str | os.PathLike) -> transformers.PreTrainedToken
     present = [names for names in NEEDED if all((local / name).exists() for name in names)]
     if not present:
         raise MissingModelError(f"{directory} has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
-    for name in present[0]:
-        check_is_no_pointer(local / name)
+    for name in (*present[0], "tokenizer_config.json"):
+        if (local / name).exists():
+            check_is_no_pointer(local / name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(local, local_files_only=True, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer

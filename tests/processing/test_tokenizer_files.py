@@ -63,9 +63,10 @@ def test_a_folder_without_a_tokenizer_says_so(folder):
     refused(folder, "has no tokenizer")
 
 
-def test_a_pointer_in_the_place_of_a_tokenizer_is_named(folder):
-    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 11421896\n")
-    refused(folder, "tokenizer.json is a Git LFS pointer, .*git lfs pull")
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_pointer_in_the_place_of_a_file_is_named(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 11421896\n")
+    refused(folder, f"{name} is a Git LFS pointer, .*git lfs pull")
 
 
 def test_the_chat_template_beside_it_is_its_own(folder):

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from data_pipeline.records import RecordSource, shards, write_records
 from pixel_reasoner_jax.commands.export import export
@@ -324,6 +324,19 @@ def test_budgets_that_the_config_leaves_open_are_the_model_s(sft_config, start, 
     with TrainingRun(fresh, resume=True) as run:
         assert run.processor.budgets == dataclasses.replace(own, crop=(5, 7), image=(15, 21))
     assert "config.processor" not in capsys.readouterr().err.partition("trained, None would be")[0]
+
+
+def test_a_run_begins_with_an_adapter_merged_into_its_model(sft_config, start, tmp_path):
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "base_model_name_or_path": str(start / "model")}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    name, one = "model.layers.0.mlp.up_proj", np.ones((256, 1), np.float32)
+    factors = {f"base_model.model.{name}.lora_A.weight": one[:96].T, f"base_model.model.{name}.lora_B.weight": one}
+    save_file(factors, tmp_path / "adapter_model.safetensors")
+    sft_config.model.directory = str(tmp_path)
+    with TrainingRun(sft_config) as run:
+        kernel = np.asarray(run.model.language.layers.mlp.up.kernel[0])
+        np.testing.assert_allclose(kernel, load_file(start / "model" / "model.safetensors")[f"{name}.weight"].T + 2)
+        assert run.settings == PolicySettings.load(start / "model")
 
 
 def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_config, rl_config):
