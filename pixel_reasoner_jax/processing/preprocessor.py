@@ -36,11 +36,15 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessorFiles:
-    """Attributes:
-    image: what the files say of images, with `NORMALIZATION` where they lack it.
-    video: what they say of videos; empty if nothing.
+    """What the files of a folder say.
+
+    Attributes:
+      folder: named in errors.
+      image: what they say of images, with `NORMALIZATION` where they lack it.
+      video: what they say of videos; empty if nothing.
     """
 
+    folder: ModelPath
     image: dict[str, Any]
     video: dict[str, Any]
 
@@ -64,8 +68,9 @@ class PreprocessorFiles:
                 raise UserError(f"{directory}: its image processor has {step} false; images are always processed so")
         taken = {name: value for name, value in NORMALIZATION.items() if image.get(name) is None}
         if taken:
-            _say_what_is_taken(str(directory), bool(image), tuple(taken), _states_budget(image))
-        return cls(image | taken, video)
+            states_budget = any(name in image for name in ("budgets", "min_pixels", "max_pixels", "size"))
+            _say_what_is_taken(str(directory), bool(image), tuple(taken), states_budget)
+        return cls(folder, image | taken, video)
 
     def budgets(self, token_size: int) -> Budgets:
         """The budgets saved with a model of ours, else those of the files' pixels, else the defaults.
@@ -79,12 +84,18 @@ class PreprocessorFiles:
         Raises:
           UserError: an entry that is no number of pixels, or no budget.
         """
+        try:
+            return self._budgets(token_size)
+        except UserError as error:
+            raise UserError(f"{self.folder}: the processor's files: {error}") from None
+
+    def _budgets(self, token_size: int) -> Budgets:
         saved = self.image.get("budgets")
         if saved is not None:
             names = {field.name for field in dataclasses.fields(Budgets)}
             if not isinstance(saved, Mapping) or (unknown := sorted(saved.keys() - names)):
                 what = f"has {unknown[0]!r:.40}, which is none" if isinstance(saved, Mapping) else "is no object"
-                raise UserError(f"{IMAGE_FILE}: budgets {what}; they are {', '.join(sorted(names))}")
+                raise UserError(f"budgets {what}; they are {', '.join(sorted(names))}")
             return Budgets(**saved)
         budgets = Budgets()
         given: dict[str, Any] = {}
@@ -135,19 +146,15 @@ def _tokens(file: Mapping[str, Any], token_size: int, default: tuple[int, int]) 
     for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         stated = [given for given in (file.get(name), size.get(edge), size.get(name)) if given is not None]
         if stated and (not isinstance(stated[0], int | float) or not 0 < stated[0] < math.inf):
-            raise UserError(f"the checkpoint's {name} is {stated[0]!r:.40}; it must be a number of pixels above 0")
+            raise UserError(f"{name} is {stated[0]!r:.40}; it must be a number of pixels above 0")
         numbers.append(stated[0] / token_size**2 if stated else None)
     if numbers == [None, None]:
         return None
     least, most = (default[place] if number is None else number for place, number in enumerate(numbers))
     most = max(1, math.floor(most))
     if math.ceil(least) > most and None not in numbers and numbers[0] > numbers[1]:
-        raise UserError("the checkpoint's min_pixels is greater than its max_pixels")
+        raise UserError("min_pixels is greater than max_pixels")
     return min(math.ceil(least), most), most
-
-
-def _states_budget(file: Mapping[str, Any]) -> bool:
-    return "budgets" in file or _tokens(file, 1, (1, 1)) is not None
 
 
 @functools.lru_cache(maxsize=64)
