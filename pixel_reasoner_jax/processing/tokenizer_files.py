@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import transformers
@@ -33,9 +34,14 @@ def read_tokenizer(directory: str | os.PathLike) -> transformers.PreTrainedToken
     for name in (*present[0], "tokenizer_config.json"):
         if (local / name).exists():
             check_is_no_pointer(local / name)
+    template = find_file(directory, "chat_template.json")
+    template = template and read_json(template).get("chat_template")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(local, local_files_only=True, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer
+        tokenizer.chat_template = tokenizer.chat_template or template
+        settings = [tokenizer.init_kwargs, tokenizer.chat_template]
+        json.dumps(settings, ensure_ascii=False, default=str).encode()  # or half a surrogate pair could not be saved
     except BaseException as error:  # what the library raises of a damaged file has no class of its own
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -48,7 +54,4 @@ def read_tokenizer(directory: str | os.PathLike) -> transformers.PreTrainedToken
         raise UserError(
             f"{directory}: its tokenizer is a {type(tokenizer).__name__}, without a fast form; Qwen's have it"
         )
-    file = find_file(directory, "chat_template.json")
-    if tokenizer.chat_template is None and file is not None:
-        tokenizer.chat_template = read_json(file).get("chat_template")
     return tokenizer

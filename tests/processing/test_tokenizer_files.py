@@ -38,7 +38,10 @@ def damaged(content: bytes, seed: int) -> bytes:
     "name, content",
     [
         *(("tokenizer.json", content) for content in ("", "{", "{}", "[1]", "null", '{"model": {"type": "What"}}')),
-        *(("tokenizer_config.json", content) for content in ("", "{", "[1]", '{"tokenizer_class": 3}')),
+        *(
+            ("tokenizer_config.json", content)
+            for content in ("", "{", "[1]", '{"tokenizer_class": 3}', '{"a": "\\ud800"}')
+        ),
     ],
 )
 def test_a_damaged_file_is_one_line(folder, name, content):
