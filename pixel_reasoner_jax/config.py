@@ -29,7 +29,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, RULES
+from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, MODEL_HAS, RULES
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 
@@ -158,7 +158,7 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
 
 
 def take_over(config: ConfigDict) -> None:
-    """Takes what `config` leaves open, rules and `data.shards`, from the run in `config.workdir` if it holds one."""
+    """Takes what `config` leaves open, rules, budgets and `data.shards`, from the run in `config.workdir`, if any."""
     if not (as_path(config.workdir) / FILE).exists():
         return
     saved, now = dict(_leaves(load_saved(config.workdir))), dict(_leaves(config))
@@ -166,6 +166,9 @@ def take_over(config: ConfigDict) -> None:
         if path in now and now[path] is None:
             section, key = _locate(config, path)
             section[key] = saved.get(path, earlier)
+    for key, value in config.get("processor", {}).items():
+        if value is None and (before := saved.get(f"processor.{key}")) is not None:
+            config.processor[key] = tuple(before) if isinstance(before, list) else before
     config.data.shards = config.data.shards or saved.get("data.shards", 0)
 
 
@@ -320,19 +323,20 @@ def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
 def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) -> None:
     """Sets a value, whose type must be that of the key's present value.
 
-    An integer may be given for a float, a list for a tuple, and None if the present value is None.
+    An integer may be given for a float, a list for a tuple, and None if the present value is None or the model has one
+    (`MODEL_HAS`).
     """
     wanted = section.get_type(key)
     if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
         value = float(value)
     if isinstance(value, list) and wanted is tuple:
         value = tuple(value)
-    optional = section[key] is None
+    optional = section[key] is None or path in MODEL_HAS
     if not (value is None and optional) and wanted is not type(None) and type(value) is not wanted:
-        name = wanted.__name__ + (" or None" if optional else "")
+        name = wanted.__name__ + (" or None" if section[key] is None else "")
         raise ConfigError(f"{where}: config.{path} must be {name}, got {value!r}")
     bounds = isinstance(section[key], tuple) and [type(entry) for entry in section[key]] == [int, int]
-    if bounds and [type(entry) for entry in value] != [int, int]:
+    if bounds and value is not None and [type(entry) for entry in value] != [int, int]:
         raise ConfigError(f"{where}: config.{path} must be two integers, like {section[key]!r}, got {value!r}")
     section[key] = value
 

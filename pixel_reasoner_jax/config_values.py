@@ -15,6 +15,9 @@ BOX_RULES = ("shown", "raw")  # how the boxes of calls are read, see `operations
 # Of models and runs of ours that began before these were settings.
 EARLIER_POSITION_RULE, EARLIER_BOX_RULE = "transformers", "raw"
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
+BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budgets`
+MODEL_HAS = (*(f"processor.{name}" for name in (*BUDGETS, "video_frames", "video_rate")),)
+"""Settings that may be None in every config: then they are those of the model."""
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
@@ -43,6 +46,10 @@ def _is_range_of_rates(value: Any) -> bool:
     return len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] <= value[1] <= 1
 
 
+def _is_budget(value: Any) -> bool:
+    return len(value) == 2 and all(type(number) is int for number in value) and 1 <= value[0] <= value[1]
+
+
 def _are_lora_targets(value: Any) -> bool:
     return all(name in LORA_TARGETS for name in value)
 
@@ -57,6 +64,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.param_dtype": _choice(*DTYPES),
     "model.remat": _choice(*REMAT),
     "model.position_rule": _choice(*POSITION_RULES),
+    **{
+        f"processor.{name}": (_is_budget, "two whole numbers of tokens, such as (4, 2000), or None") for name in BUDGETS
+    },
+    "processor.video_frames": _POSITIVE,
+    "processor.video_rate": _NOT_NEGATIVE,
     "operations.padding": _FRACTION,
     "operations.box_rule": _choice(*BOX_RULES),
     "optimizer.learning_rate": _POSITIVE,

@@ -24,6 +24,14 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user has named does not exist."""
 
 
+class CheckpointError(UserError):
+    """A checkpoint that is missing or does not fit; the message names the file or directory, and the tensor."""
+
+
+class MissingModelError(CheckpointError, MissingFileError):
+    """A model's folder, or a file that it must have, does not exist."""
+
+
 def shown(value: object) -> str:
     """A value for a message, cut to about `SHOWN` characters; of data only the size is told."""
     if isinstance(value, bytes | bytearray | memoryview):

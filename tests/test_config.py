@@ -112,6 +112,21 @@ def test_overrides_take_the_type_of_the_key():
     assert config.lora.targets == ("up",)
 
 
+def test_a_budget_may_be_left_to_the_model_in_any_config():
+    """And keeps its type: another override is checked as before."""
+    config = load_config(RL, [("processor.image", "None"), ("processor.video_frames", "none")])
+    assert config.processor.image is None and config.processor.video_frames is None
+    assert variant("rl_qwen2_5_vl_7b", {"processor.image": None, "workdir": "x"}).processor.image is None
+    again = load_config(RL, [("processor.image", "None"), ("processor.image", "(4, 9)")])
+    assert again.processor.image == (4, 9)
+    for value, message in (
+        ("64", "must be tuple or None, got 64"),
+        ("('a', 2)", "must be two whole numbers of tokens"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(RL, [("processor.image", "None"), ("processor.image", value)])
+
+
 @pytest.mark.parametrize(
     "key,value,message",
     [
@@ -146,6 +161,8 @@ def test_overrides_take_the_type_of_the_key():
         ("rollout.slots", "0", "config.rollout.slots is 0: it must be greater than 0"),
         ("model.remat", "ful", "must be one of 'none', 'vision', 'dots', 'full', 'groups'"),
         ("operations.padding", "1.5", "config.operations.padding is 1.5: it must be between 0 and 1"),
+        ("processor.image", "(9, 4)", "config.processor.image is (9, 4): it must be two whole numbers of tokens"),
+        ("processor.video_frames", "0", "config.processor.video_frames is 0: it must be greater than 0"),
     ],
 )
 def test_override_errors_name_the_key_and_what_to_do(key, value, message):

@@ -20,7 +20,7 @@ from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.report.report import COLUMNS, STAGES, write_report
 from pixel_reasoner_jax.report.text import figures_table, printable
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
-from pixel_reasoner_jax.rollout.settings import load_policy
+from pixel_reasoner_jax.rollout.settings import load_policy, parameter_type
 
 SETTINGS = ("model", "dtype", "text_only", "split", "count", "world_seed", "samples", "seed", "temperature")
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
             figures={"prior": table["prior"], name: table["policy"]},
             runs={},
             responses=side_by_side({name: evaluation}),
-            config={key: getattr(args, key) for key in SETTINGS},
+            config={key: getattr(args, key) for key in SETTINGS} | {"dtype": parameter_type(args.model, args.dtype)},
             title=f"{name} on pixel search",
         )
         print(f"report: {path}")

@@ -152,16 +152,16 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+    )
     parser.add_argument("--split", default="heldout", help="split of the pixel-search world (default: %(default)s)")
     parser.add_argument("--count", type=int, default=256, help="queries (default: %(default)s)")
     parser.add_argument("--world-seed", type=int, default=0, help="seed of the world (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=1, help="responses a query (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
-    parser.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
-    )
+    _parameter_type(parser)
     parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
     parser.add_argument(
         "--max-length",
@@ -191,7 +191,9 @@ def compare(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+    )
     parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
     parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
     parser.add_argument("--question", required=True, metavar="TEXT")
@@ -204,9 +206,7 @@ def generate(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of a response, what operations return included, in place of the model's limit",
     )
-    parser.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
-    )
+    _parameter_type(parser)
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
     parser.add_argument(
         "--html",
@@ -217,19 +217,21 @@ def generate(parser: argparse.ArgumentParser) -> None:
 
 
 def convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="DIR", help="Hugging Face checkpoint directory")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the converted checkpoint; must hold none yet")
+    parser.add_argument("model", metavar="DIR", help="Hugging Face checkpoint directory, or an adapter's")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the converted checkpoint; new or empty")
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
     )
 
 
 def export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="DIR", help="working directory of a run, or a converted model")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the Hugging Face directory to write")
+    parser.add_argument("source", metavar="DIR", help="working directory of a run, a converted model, or an adapter")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the Hugging Face directory to write; new or empty")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint of the run (default: the newest)")
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="type of the tensors (default: as the run trained; float32 if converted)"
+        "--dtype",
+        choices=DTYPES,
+        help="type of the tensors (default: as the run trained, or an adapter's model is; float32 if converted)",
     )
     parser.add_argument("--max-shard-size", default="5GB", help="of one file (default: %(default)s)")
 
@@ -265,6 +267,15 @@ def import_data(parser: argparse.ArgumentParser) -> None:
 def export_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
     parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .parquet; media go into NAME_media/")
+
+
+def _parameter_type(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", *DTYPES),
+        help="type of the parameters; auto: as stored, and float32 on a CPU (default: %(default)s)",
+    )
 
 
 def _mix(text: str) -> dict[str, float]:

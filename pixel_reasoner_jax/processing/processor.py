@@ -14,8 +14,9 @@ import transformers
 from PIL import Image
 
 from pixel_reasoner_jax.config_values import EARLIER_POSITION_RULE
-from pixel_reasoner_jax.errors import MissingFileError, UserError, shown
-from pixel_reasoner_jax.files import as_path, fetch, output_directory
+from pixel_reasoner_jax.errors import MissingModelError, UserError, shown
+from pixel_reasoner_jax.files import as_path, output_directory
+from pixel_reasoner_jax.model_files import find_file, model_directory, read_json
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
 from pixel_reasoner_jax.processing.decoding import MediaError, describe
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
@@ -25,11 +26,12 @@ from pixel_reasoner_jax.processing.loading import ImageSource, load_image, load_
 from pixel_reasoner_jax.processing.media import Media, normalization_table, process_image, process_video
 from pixel_reasoner_jax.processing.pictures import Picture, Video
 from pixel_reasoner_jax.processing.positions import check_rule, mrope_positions
+from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles, preprocessor_files
+from pixel_reasoner_jax.processing.tokenizer_files import read_tokenizer
 
 Conversation = Sequence[Message]
 
-TOKENIZER_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
-
+GENERATION_FILE = "generation_config.json"
 MAX_POSITION = 2**24
 """A video that lasts longer than so many positions is refused: rotary angles, in float32, would no longer be exact."""
 
@@ -43,9 +45,11 @@ class Processor:
       preprocessor: preprocessor_config.json; `image_mean` and `image_std` are read from it.
       budgets: tokens for every kind of image.
       position_rule: where positions go on after a video, "released" or "transformers"; see `mrope_positions`.
+      video_preprocessor: video_preprocessor_config.json, which is saved again.
+      generation: generation_config.json, how others sample from the model, which is saved again.
 
     Attributes:
-      tokenizer, config, preprocessor, budgets, position_rule: as given.
+      tokenizer, config, preprocessor, budgets, position_rule, video_preprocessor, generation: as given.
       geometry: patch, merge and window sizes, from `config`.
       ids: `SpecialTokens`; each of them is an attribute of the processor too (`processor.im_end`).
     """
@@ -57,10 +61,13 @@ class Processor:
         preprocessor: Mapping[str, Any],
         budgets: Budgets | None = None,
         position_rule: str = "released",
+        video_preprocessor: Mapping[str, Any] | None = None,
+        generation: Mapping[str, Any] | None = None,
     ):
         check_rule(position_rule)
         self.tokenizer = tokenizer
         self.config, self.preprocessor = dict(config), dict(preprocessor)
+        self.video_preprocessor, self.generation = dict(video_preprocessor or {}), dict(generation or {})
         self.geometry = Geometry.from_config(config)
         self.budgets = budgets or Budgets()
         self.position_rule = position_rule
@@ -78,15 +85,16 @@ class Processor:
     def from_pretrained(
         cls,
         directory: str | pathlib.Path,
-        budgets: Budgets | None = None,
+        budgets: Budgets | Mapping[str, Any] | None = None,
         frames: int | None = None,
         position_rule: str | None = None,
     ) -> Processor:
         """Reads a checkpoint directory of Hugging Face or of ours: tokenizer, config.json, preprocessor_config.json.
 
         Args:
-          directory: here or in an object store; nothing else is downloaded.
-          budgets: tokens for every kind of image; None takes those saved with the processor, else the defaults.
+          directory: here or in an object store; nothing else is downloaded. What an adapter's lacks, its model's has.
+          budgets: tokens for every kind of image. What is None, or None in a mapping from the names of budgets, is as
+            the checkpoint's files say (`PreprocessorFiles.budgets`).
           frames: frames taken from a query video, in place of what the budgets say.
           position_rule: where positions go on after a video. None takes what was saved with the processor;
             "transformers" for one of ours that was saved before this was a setting, and "released" for a checkpoint of
@@ -96,32 +104,46 @@ class Processor:
           MissingFileError: a file is missing; the message names it.
           UserError: a file does not fit the others; the message says which entry.
         """
-        directory = as_path(directory)
-        config, preprocessor = (_read_json(directory / name) for name in ("config.json", "preprocessor_config.json"))
-        if budgets is None:
-            budgets = Budgets(**preprocessor.get("budgets", {}))
+        directory = model_directory(directory)
+        file = find_file(directory, "config.json")
+        if file is None:
+            raise MissingModelError(f"{directory / 'config.json'}: no such file; a checkpoint directory has one")
+        config, files = read_json(file), PreprocessorFiles.read(directory)
+        if not isinstance(budgets, Budgets):
+            budgets = files.budgets(Geometry.from_config(config).token_size).replaced(budgets or {})
         if frames is not None:
             budgets = dataclasses.replace(budgets, video_frames=frames)
         if position_rule is None:
-            earlier = EARLIER_POSITION_RULE if "budgets" in preprocessor else "released"
-            position_rule = preprocessor.get("position_rule", earlier)
-        local = fetch(directory, *TOKENIZER_FILES)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(local, local_files_only=True)
-        return cls(tokenizer, config, preprocessor, budgets, position_rule)
+            earlier = EARLIER_POSITION_RULE if "budgets" in files.image else "released"
+            position_rule = files.image.get("position_rule", earlier)
+        generation = find_file(directory, GENERATION_FILE)
+        return cls(
+            read_tokenizer(directory),
+            config,
+            files.image,
+            budgets,
+            position_rule,
+            video_preprocessor=files.video,
+            generation=generation and read_json(generation),
+        )
 
     def save_pretrained(self, directory: str | pathlib.Path) -> None:
-        """Writes the files that `from_pretrained` and transformers' AutoTokenizer and AutoConfig read.
+        """Writes the files that `from_pretrained` and transformers' AutoProcessor and AutoConfig read.
 
         An existing config.json is left as it is: the model has written it.
         """
         directory = as_path(directory)
         with output_directory(directory) as local:
             self.tokenizer.save_pretrained(local)
-        settings = {"budgets": dataclasses.asdict(self.budgets), "position_rule": self.position_rule}
-        preprocessor = {**self.preprocessor, **settings}
-        (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+        files = preprocessor_files(
+            self.preprocessor, self.video_preprocessor, self.geometry, self.budgets, self.position_rule
+        )
+        ends = {"eos_token_id": [*self.stop_tokens], "bos_token_id": self.endoftext, "pad_token_id": self.endoftext}
+        files[GENERATION_FILE] = self.generation or ends
         if not (directory / "config.json").exists():
-            (directory / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+            files["config.json"] = self.config
+        for name, content in files.items():
+            (directory / name).write_text(json.dumps(content, indent=2) + "\n")
 
     @functools.cached_property
     def forbidden_tokens(self) -> np.ndarray:
@@ -347,9 +369,13 @@ class Processor:
     def _vocabulary_size(self) -> int:
         """Rows of the model's embedding; often there are more than the tokenizer has tokens."""
         used = max(self.tokenizer.get_vocab().values()) + 1
-        size = self.config.get("vocab_size") or (self.config.get("text_config") or {}).get("vocab_size") or used
-        if size < used:
-            raise UserError(f"config.json has vocab_size {size}; the tokenizer's largest id is {used - 1}")
+        text = self.config.get("text_config") or self.config
+        size = (text.get("vocab_size") if isinstance(text, Mapping) else None) or self.config.get("vocab_size") or used
+        if not isinstance(size, int) or size < used:
+            raise UserError(
+                f"config.json has vocab_size {size!r:.40}, and the tokenizer's largest id is {used - 1}: they are of"
+                " different models, or tokens were added without resizing the embeddings"
+            )
         return size
 
     def _check_preprocessor(self) -> None:
@@ -359,7 +385,9 @@ class Processor:
             if given is not None and given != needed:
                 raise UserError(f"preprocessor_config.json has {name} {given}; the model's config.json has {needed}")
         for name in ("image_mean", "image_std"):
-            if len(self.preprocessor.get(name) or ()) != 3:
+            given = self.preprocessor.get(name)
+            numbers = given if isinstance(given, list | tuple) else ()
+            if len(numbers) != 3 or not all(isinstance(number, int | float) for number in numbers):
                 raise UserError(f"preprocessor_config.json needs {name}, three numbers")
 
 
@@ -375,12 +403,3 @@ def _join(pieces: Sequence[Rendered]) -> Rendered:
 
 def _untrained(tokens: np.ndarray) -> Rendered:
     return Rendered(tokens, np.zeros(len(tokens), bool), [])
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.exists():
-        raise MissingFileError(f"{path}: no such file; a checkpoint directory has one")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None

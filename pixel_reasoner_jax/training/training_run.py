@@ -24,10 +24,13 @@ from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import ConfigError, open_workdir, save_config, take_over
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
+from pixel_reasoner_jax.model_files import base_directory, download_hint
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.models.weights import read_config
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
-from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan
@@ -73,15 +76,20 @@ class TrainingRun:
         config.data.shards = self.shards.count
         self.order = RecordOrder(config.seed, self.shards.local, self.shards.count)
         check_is_no_run(config.model.directory)
-        if not (as_path(config.model.directory) / "config.json").exists():
+        if not (base_directory(config.model.directory) / "config.json").exists():
+            hint = download_hint(config.model.directory, "name")
             raise ConfigError(
                 f"config.model.directory is {config.model.directory}, which has no config.json: it must be a downloaded"
-                " checkpoint's, or what phase one left in the folder `model` of its working directory"
+                f" checkpoint's, or what phase one left in the folder `model` of its working directory{hint}"
             )
         # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
+        read_config(config.model.directory)
         self.processor = Processor.from_pretrained(
-            config.model.directory, Budgets(**config.processor), position_rule=config.model.position_rule
+            config.model.directory, config.processor, position_rule=config.model.position_rule
         )
+        if is_main():
+            _say_other_budgets(config)
+        config.processor.update(dataclasses.asdict(self.processor.budgets))
         config.model.position_rule = self.processor.position_rule
         self.settings = policy_settings(config)
         config.operations.box_rule = self.settings.box_rule
@@ -190,12 +198,14 @@ class TrainingRun:
         return Progress(self._config.get("title", description), total, step, quiet=not is_main())
 
     def export(self, params: nnx.State) -> pathlib.Path:
-        """Writes the trained model, its processor and its policy settings; returns their directory."""
+        """Writes the trained model, its processor and its policy settings; says where, and returns their directory."""
         directory = self._workdir / MODEL
         nnx.update(self.model, params)
         self.model.save_pretrained(directory)
         self._save_beside_weights(directory)
         wait_for_all("exported")
+        if is_main():
+            print(f"the trained model is in {directory}", file=sys.stderr, flush=True)
         return directory
 
     def _save_beside_weights(self, directory: pathlib.Path) -> None:
@@ -225,6 +235,15 @@ def data_sets(config: ConfigDict) -> DatasetMixture:
                 remedy = f"`pixel-reasoner synthesize` makes one, or give a table of `messages` ({table})"
             raise ConfigError(f"{named}, where no data set is complete: {remedy}; docs/data.md shows both")
     return mixture or config.data.path
+
+
+def _say_other_budgets(config: ConfigDict) -> None:
+    """Says on standard error which budgets of the config are not those that the first model was trained with."""
+    saved = PreprocessorFiles.read(config.model.directory).image.get("budgets", {})
+    now = {name: list(value) if isinstance(value, tuple) else value for name, value in config.processor.items()}
+    if other := [name for name in saved if now.get(name) is not None and now[name] != saved[name]]:
+        settings = ", ".join(f"config.processor.{name} = {now[name]} (the model's: {saved[name]})" for name in other)
+        print(f"not as {config.model.directory} was trained, None would be: {settings}", file=sys.stderr, flush=True)
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:

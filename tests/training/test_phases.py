@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from data_pipeline.exchange.exporting import export_table
 from data_pipeline.records import RecordSource, shards, write_records
@@ -206,10 +206,11 @@ def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_pa
         rl.run(rl_config)
 
 
-def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, start, tmp_path, monkeypatch):
+def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, start, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(start)
     sft_config.model.directory, sft_config.train.steps = "model", 2
     trained = load_file(sft.run(sft_config) / "model.safetensors")
+    assert capsys.readouterr().err.splitlines()[-1] == f"the trained model is in {sft_config.workdir}/model"
     moved = pathlib.Path(sft_config.workdir).rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-m", "pixel_reasoner_jax.commands.cli", "export", "moved", "--out", "out"]
@@ -331,6 +332,38 @@ def test_rules_stay_with_a_run_and_with_a_model(sft_config, tmp_path):
         config.workdir = str(tmp_path / f"run{number}")
         config.model.position_rule, config.operations.box_rule = given
         assert rules(config) == (given[0] or "transformers", given[1] or "raw")
+
+
+def test_budgets_that_the_config_leaves_open_are_the_model_s(sft_config, start, capsys):
+    """They are saved with the run, which keeps them to its end."""
+    own = Processor.from_pretrained(start / "model").budgets
+    sft_config.processor.update(dict.fromkeys(("image", "frame", "video", "video_frames", "video_rate")))
+    sft_config.processor.crop = (5, 7)
+    fresh = copy.deepcopy(sft_config)
+    with TrainingRun(sft_config) as run:
+        assert run.processor.budgets == dataclasses.replace(own, crop=(5, 7))
+    assert "config.processor.crop = [5, 7] (the model's: [16, 20])" in capsys.readouterr().err
+    file = pathlib.Path(sft_config.workdir) / "config.json"
+    saved = json.loads(file.read_text())
+    assert (saved["processor"]["image"], saved["processor"]["crop"]) == ([16, 20], [5, 7])
+    saved["processor"]["image"] = [15, 21]
+    file.write_text(json.dumps(saved))
+    with TrainingRun(fresh, resume=True) as run:
+        assert run.processor.budgets == dataclasses.replace(own, crop=(5, 7), image=(15, 21))
+    assert "config.processor" not in capsys.readouterr().err.partition("trained, None would be")[0]
+
+
+def test_a_run_begins_with_an_adapter_merged_into_its_model(sft_config, start, tmp_path):
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "base_model_name_or_path": str(start / "model")}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    name, one = "model.layers.0.mlp.up_proj", np.ones((256, 1), np.float32)
+    factors = {f"base_model.model.{name}.lora_A.weight": one[:96].T, f"base_model.model.{name}.lora_B.weight": one}
+    save_file(factors, tmp_path / "adapter_model.safetensors")
+    sft_config.model.directory = str(tmp_path)
+    with TrainingRun(sft_config) as run:
+        kernel = np.asarray(run.model.language.layers.mlp.up.kernel[0])
+        np.testing.assert_allclose(kernel, load_file(start / "model" / "model.safetensors")[f"{name}.weight"].T + 2)
+        assert run.settings == PolicySettings.load(start / "model")
 
 
 def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_config, rl_config):
