@@ -52,11 +52,10 @@ def test_nothing_is_started_or_submitted_with_a_wrong_setting(checked, slurm):
     assert checked.commands == []
 
 
-def test_configs_go_by_their_names(checked):
-    installed(checked)
-    recipes = checked.root / "configs" / "recipes"
+def test_configs_go_by_their_names(machine):
+    recipes = machine.root / "configs" / "recipes"
     recipes.mkdir(exist_ok=True)
-    (recipes / "rl_mine.py").write_bytes((checked.root / "configs" / "rl_release_7b.py").read_bytes())
+    (recipes / "rl_mine.py").write_bytes((machine.root / "configs" / "rl_release_7b.py").read_bytes())
     files = {
         "rl_release_7b": "configs/rl_release_7b.py",
         "rl_release_7b.py": "configs/rl_release_7b.py",
@@ -64,9 +63,9 @@ def test_configs_go_by_their_names(checked):
         "recipes/rl_mine": "configs/recipes/rl_mine.py",
     }
     for name, file in files.items():
-        result = checked.launch("gpu_run.sh", "--dry-run", "run", name)
+        result = machine.launch("gpu_run.sh", "--dry-run", "run", name)
         assert result.stdout == f"launch/worker.sh start rl --config {file}\n", result.stderr
-    result = checked.launch("gpu_run.sh", "--dry-run", "run", "rl_none")
+    result = machine.launch("gpu_run.sh", "--dry-run", "run", "rl_none")
     assert result.returncode == 2 and "there is no rl_none" in result.stderr
 
 
