@@ -11,7 +11,7 @@ import numpy as np
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
-from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Processor, Rendered
 
 SYSTEM = "You are a helpful assistant."
 
@@ -32,6 +32,21 @@ the number of these frames in a second, 2 unless given.
 """
 
 KEYS = ("id", "question", "answer", "images", "video", "fps")
+
+
+class QueryError(MediaError):
+    """Media of a query cannot be used, or no longer: there are no responses to it, or no more. Other queries go on.
+
+    Attributes:
+      number: index of the query, in the order in which queries were given.
+      query_id: its id.
+      groups: where `Policy.rollout` raises it, the responses to the other queries.
+    """
+
+    def __init__(self, number: int, query_id: str, reason: str):
+        super().__init__(reason)
+        self.number, self.query_id = number, query_id
+        self.groups: list[list[Any]] = []
 
 
 def check_query(query: Query, scored: bool = False) -> Query:
