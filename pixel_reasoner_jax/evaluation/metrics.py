@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from pixel_reasoner_jax.trajectory import Trajectory
+from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Outcome:
     def of(cls, trajectory: Trajectory, score: float) -> Outcome:
         failed = sum(not record.succeeded for record in trajectory.operations)
         return cls(float(score), len(trajectory.operations), failed)
+
+
+def is_without_room(trajectory: Trajectory) -> bool:
+    """Whether the prompt left no room for a first token of the response."""
+    return trajectory.ended == Ended.LENGTH and not (trajectory.source == Source.SAMPLED).any()
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:

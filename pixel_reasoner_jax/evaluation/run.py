@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
+from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures, is_without_room
 from pixel_reasoner_jax.report.report import StageResponse
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer, score_trajectories
-from pixel_reasoner_jax.rollout import Policy
-from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
+from pixel_reasoner_jax.rollout import Policy, QueryError, answered
+from pixel_reasoner_jax.trajectory import Trajectory
 
 Scorer = Callable[[Sequence[Trajectory]], Sequence[float]]
 """One score for each response, 1 right and 0 wrong."""
@@ -27,6 +27,7 @@ class Evaluation:
       scores: of these trajectories.
       without_room: the number of queries whose prompt is so long that no token of a response fits.
       unchecked: the number of answers that could not be compared with their reference, and scored 0.
+      failed: the queries whose media could not be used, which count in no figure: their ids, with the reasons.
     """
 
     figures: dict[str, float | None]
@@ -34,6 +35,7 @@ class Evaluation:
     scores: list[float]
     without_room: int
     unchecked: int
+    failed: dict[str, str]
 
 
 def evaluate(
@@ -59,7 +61,7 @@ def evaluate(
       on_progress: called with the number of queries answered so far.
 
     Raises:
-      UserError: there are no queries, or one has no answer.
+      UserError: there are no queries, one has no answer, or the media of none can be used.
     """
     if not len(queries):
         raise UserError("no queries to evaluate")
@@ -67,10 +69,16 @@ def evaluate(
     groups: dict[int, list[Trajectory]] = {}
     kept: dict[int, tuple[Trajectory, float]] = {}
     done = without_room = 0
+    failed: dict[str, str] = {}
+
+    def leave_out(error: QueryError) -> None:
+        failed[error.query_id] = str(error)
+        groups.pop(error.number, None)
+
     with AnswerPool() as pool:
         score = scorer or (lambda trajectories: score_trajectories(trajectories, pool))
         with policy.stream(queries, samples=samples, seed=seed, temperature=temperature) as stream:
-            for number, trajectory in stream:
+            for number, trajectory in answered(stream, leave_out):
                 if not trajectory.reference:
                     raise UserError(f"query {trajectory.query_id!r} has no answer to score its responses against")
                 group = groups.setdefault(number, [])
@@ -78,20 +86,17 @@ def evaluate(
                 if len(group) < samples:
                     continue
                 scores = score(groups.pop(number))
-                without_room += _without_room(trajectory)
+                without_room += is_without_room(trajectory)
                 outcomes += map(Outcome.of, group, scores)
                 if number < keep:
                     kept[number] = next((t, float(s)) for t, s in zip(group, scores, strict=True) if t.sample == 0)
                 done += 1
                 if on_progress:
                     on_progress(done)
+    if not outcomes:
+        raise UserError(f"the media of none of {len(queries)} queries can be used; the last: {[*failed.values()][-1]}")
     trajectories, scores = zip(*(kept[number] for number in sorted(kept)), strict=True) if kept else ((), ())
-    return Evaluation(figures(outcomes), list(trajectories), list(scores), without_room, pool.unchecked)
-
-
-def _without_room(trajectory: Trajectory) -> bool:
-    """Whether the prompt left no room for a first token of the response."""
-    return trajectory.ended == Ended.LENGTH and not (trajectory.source == Source.SAMPLED).any()
+    return Evaluation(figures(outcomes), list(trajectories), list(scores), without_room, pool.unchecked, failed)
 
 
 def side_by_side(evaluations: Mapping[str, Evaluation], count: int = 20) -> list[StageResponse]:

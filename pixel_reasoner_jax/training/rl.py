@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,13 +27,17 @@ from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings, check_query
-from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups
+from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.rows import split_by_tokens
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
+
+SHOWN = ("accuracy", "rapr", "reward")  # beside the progress
+
+_log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
@@ -47,6 +52,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
 
     Raises:
       ConfigError: settings that do not go together.
+      UserError: no update was made, and so no model is written; the message says why.
     """
     check_lengths(config)
     data = data_sets(config)
@@ -73,7 +79,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
         learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate)
         state, counters = training.restore(trainer.init(), loader)
-        done = counters.get("episode", 0)
+        done, reason = counters.get("episode", 0), ""
         with training.progress("rl", schedule.episodes, done) as progress:
             for episode in range(done + 1, schedule.episodes + 1):
                 with training.phase("data"):
@@ -81,10 +87,13 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                     queries = [check_query(query, scored=True) for shard in shards for query in shard]
                 state, metrics = run_episode(learner, episode, queries, state)
                 training.write(episode, {**metrics, "skipped_records": loader.skipped})
-                progress.update(episode, accuracy=metrics["accuracy"], rapr=metrics["rapr"], reward=metrics["reward"])
+                progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
+                if not metrics["updates"]:
+                    reason = why_no_update(metrics, config)
+                    _log.warning("episode %d made no update: %s", episode, reason)
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes:
                     training.save(episode, state, loader, episode=episode)
-        return training.export(state.params)
+        return training.export(state, reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +200,7 @@ def run_episode(
         with training.phase("update"):
             state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(step))
         metrics.append(update_metrics)
-    counts = {"answers_unchecked": unchecked, "updates": len(metrics)}
+    counts = {**rewarded.counts(), "answers_unchecked": unchecked, "updates": len(metrics)}
     return state, {**rewarded.metrics(), **counts, **_summary(metrics)}
 
 

@@ -16,11 +16,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from data_pipeline.records import write_records
+from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.parallel import MeshError
-from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing import PictureStore, Processor
+from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft, training_run
 from pixel_reasoner_jax.training.training_run import TrainingRun
@@ -128,6 +131,52 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
     assert [line.get("learning_rate") for line in lines] == [pytest.approx(0.9e-2), None, pytest.approx(0.2e-2)]
     # The second update of an episode meets another policy than the one that sampled.
     assert lines[0]["logprob_difference"] < 1e-4 < lines[0]["kl"]
+
+
+def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(rl_config, caplog):
+    """Whose prompts leave no room for a response."""
+    rl_config.rollout.max_length, rl_config.train.steps = 40, 2
+    for resume in (False, True):
+        with pytest.raises(UserError, match="no update was made, so there is no trained model, and none is written"):
+            rl.run(rl_config, resume)
+    workdir = pathlib.Path(rl_config.workdir)
+    assert not (workdir / "model").exists()
+    assert [(line["updates"], line["without_room"]) for line in read_metrics(workdir)] == [(0, 8), (0, 8)]
+    reason = "no prompt left room for a response: raise rollout.max_length (now 40)"
+    assert [message.partition(reason)[0] for message in caplog.messages if reason in message] == [
+        f"episode {number} made no update: " for number in (1, 2)
+    ]
+
+
+@pytest.mark.slow
+def test_a_file_that_vanishes_in_a_rollout_leaves_its_query_out(rl_config, tmp_path, monkeypatch):
+    """Between its opening and its encoding, where memory is so short that it has to be decoded again."""
+    queries = [seed.query() for seed in PixelSearch(2, "rl")]
+    for query in queries:
+        file = tmp_path / f"{query['id']}.png"
+        query["images"][0].convert("RGB").save(file)
+        query["images"] = [str(file)]
+    write_records(tmp_path / "queries", "query", queries)
+    build, make_policy = Scheduler._build, rl.make_policy
+
+    def lost(scheduler, query):
+        prompt = build(scheduler, query)
+        if query["id"] == queries[0]["id"]:
+            os.remove(query["images"][0])
+        return prompt
+
+    def of_little_memory(*given):
+        policy = make_policy(*given)
+        policy.store = PictureStore(0)
+        return policy
+
+    monkeypatch.setattr(Scheduler, "_build", lost)
+    monkeypatch.setattr(rl, "make_policy", of_little_memory)
+    rl_config.data.path, rl_config.train.steps = str(tmp_path / "queries"), 1
+    with pytest.raises(UserError, match="no update was made.*equal rewards"):  # a random model earns nothing
+        rl.run(rl_config)
+    [line] = read_metrics(pathlib.Path(rl_config.workdir))
+    assert (line["failed_queries"], line["updates"]) == (1, 0) and "accuracy" in line
 
 
 def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_path, monkeypatch):
