@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.parallel import all_gather
+from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings, check_query
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
@@ -90,7 +90,8 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
                 if not metrics["updates"]:
                     reason = why_no_update(metrics, config)
-                    _log.warning("episode %d made no update: %s", episode, reason)
+                    if is_main():
+                        _log.warning("episode %d made no update: %s", episode, reason)
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes:
                     training.save(episode, state, loader, episode=episode)
         return training.export(state, reason)

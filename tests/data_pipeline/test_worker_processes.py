@@ -12,6 +12,7 @@ import pytest
 from data_pipeline import worker_processes
 from data_pipeline.batch_loader import BatchLoader, LoaderSettings
 from data_pipeline.worker_processes import Worker, WorkerError, WorkerProcesses
+from pixel_reasoner_jax.training.feed import Feed
 
 SIZE = 2**22  # of an item, far more than a pipe holds: a worker is always in the middle of sending one
 
@@ -97,6 +98,17 @@ def test_an_error_of_the_dataset_comes_as_it_is():
     pids = [worker.process.pid for worker in items._workers]
     del items, error  # nobody closes it
     assert ended(pids)
+
+
+@pytest.mark.slow
+def test_a_feed_that_waits_for_a_stopped_worker_can_be_left():
+    """As after Ctrl-C: nobody waits for what it reads."""
+    loader = BatchLoader({0: big_items()}, 3, LoaderSettings(workers=1, ahead=1))
+    with Feed(loader, lambda batch: batch[0], lambda planned: lambda: [one[0] for one in planned], 100) as feed:
+        assert next(feed) == [0, 1, 2]
+        [pid] = [worker.process.pid for worker in loader._items._workers]
+        os.kill(pid, signal.SIGSTOP)
+    assert ended([pid])
 
 
 def test_any_error_can_be_sent():

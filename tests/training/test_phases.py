@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 
 from data_pipeline.records import write_records
 from data_pipeline.sources.pixel_search import PixelSearch
+from data_pipeline.worker_processes import WorkerError
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.errors import UserError
@@ -146,6 +148,23 @@ def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(rl_conf
     assert [message.partition(reason)[0] for message in caplog.messages if reason in message] == [
         f"episode {number} made no update: " for number in (1, 2)
     ]
+
+
+@pytest.mark.slow
+def test_a_killed_data_worker_ends_the_run_and_the_run_can_go_on(sft_config, monkeypatch):
+    sft_config.data.workers, sft_config.train.steps = 1, 12
+    write = TrainingRun.write
+
+    def killing(run, step, metrics):
+        write(run, step, metrics)
+        if step == 3:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with monkeypatch.context() as patch, pytest.raises(WorkerError, match="data worker 1 of 1 .* killed by SIGKILL"):
+        patch.setattr(TrainingRun, "write", killing)
+        sft.run(sft_config)
+    assert len(read_metrics(sft.run(sft_config, resume=True).parent)) == 12
 
 
 @pytest.mark.slow
