@@ -1,6 +1,7 @@
 """Workers that are killed, stopped or fail: never silence, and nothing left behind."""
 
 import concurrent.futures
+import gc
 import os
 import signal
 import time
@@ -97,6 +98,7 @@ def test_an_error_of_the_dataset_comes_as_it_is():
     assert "in failing" in error.value.__notes__[-1]
     pids = [worker.process.pid for worker in items._workers]
     del items, error  # nobody closes it
+    gc.collect()
     assert ended(pids)
 
 
