@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError
-from pixel_reasoner_jax.processing import Media, PictureStore
+from pixel_reasoner_jax.processing import Media, MediaError, PictureStore
+from pixel_reasoner_jax.query import Query, query_name
 from pixel_reasoner_jax.rollout.episode import Episode, Observation
 from pixel_reasoner_jax.rollout.groups import ActiveSlot, Group, RolloutSettings
-from pixel_reasoner_jax.rollout.prompt import Prompt, Query, QueryError
+from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import Counters, Extension, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.workers import Task, Workers
@@ -134,7 +135,8 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         """Appends extensions to their slots; the query of one whose image is gone fails."""
         for extension, error in self._runner.extend(extensions):
             if (active := self._active.get(extension.slot)) is not None:  # else another one of its query came before
-                self._fail(active.number, active.episode.prompt.id, error)
+                prompt = active.episode.prompt
+                self._fail(active.number, prompt.id, MediaError(f"{query_name(prompt.query)}: {error}"))
 
     def close(self) -> None:
         """Drops all queries that have not ended, and releases the slots' memory."""
@@ -202,12 +204,20 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             self._loading[number] = str(query["id"]), self._loaders.submit(self._build, query)
 
     def _build(self, query: Query) -> Prompt:
-        """Opens and renders a query in a worker thread, and prepares the pixels of images that must be encoded."""
+        """Opens and renders a query in a worker thread, and prepares the pixels of images that must be encoded.
+
+        Raises:
+          UserError: that cannot be done; the message names the query. A `MediaError` stays one.
+        """
         settings = self._settings
-        prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
-        for media in prompt.rendered.media:
-            if not self._runner.holds(media):
-                _ = media.pixels  # the store keeps them until they are encoded
+        try:
+            prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
+            for media in prompt.rendered.media:
+                if not self._runner.holds(media):
+                    _ = media.pixels  # the store keeps them until they are encoded
+        except UserError as error:
+            kind = MediaError if isinstance(error, MediaError) else UserError
+            raise kind(f"{query_name(query)}: {error}") from error
         return prompt
 
     def _new_episode(self, prompt: Prompt, sample: int) -> Episode:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.evaluation.metrics import Outcome, figures, is_without_room
+from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
 from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.rewards import AnswerPool, RewardTerms, reward_terms, score_trajectories
 from pixel_reasoner_jax.rollout import QueryError, answered
@@ -76,30 +76,23 @@ class RewardedGroups:
         all_outcomes = [Outcome(row[3], int(row[0]), int(row[1])) for row in table.tolist()]
         return {**means, **{name: value for name, value in figures(all_outcomes).items() if value is not None}}
 
-    def counts(self) -> dict[str, int]:
-        """How many queries failed and how many responses had no room, of all processes, which call this together."""
-        trajectories = [trajectory for group in self.groups for trajectory in group]
-        counts = [sum(not group for group in self.groups), sum(map(is_without_room, trajectories))]
-        sums = all_gather(np.array(counts, np.int32)).reshape(-1, 2).sum(axis=0).tolist()
-        return dict(zip(("failed_queries", "without_room"), sums, strict=True))
+    @property
+    def failed_queries(self) -> int:
+        """How many queries of this process failed."""
+        return sum(not group for group in self.groups)
 
 
 def why_no_update(metrics: Mapping[str, float], config: ConfigDict) -> str:
     """Why an episode left nothing to learn, in words, and which settings may change that.
 
     Args:
-      metrics: of the episode: `RewardedGroups.metrics` and `counts`, and `answers_unchecked`.
+      metrics: of the episode.
       config: the experiment.
     """
     samples, queries = config.rollout.samples, config.grpo.queries_per_episode
     responses = int((queries - metrics["failed_queries"]) * samples)
     if not responses:
         return f"the media of all {queries} queries could not be used"
-    if metrics["without_room"] == responses:
-        return (
-            "no prompt left room for a response: raise rollout.max_length"
-            f" (now {config.rollout.max_length}), or lower the budgets of config.processor"
-        )
     reasons = [
         f"the {samples} responses to each query have equal rewards (accuracy {metrics['accuracy']:.3g}),"
         " so that none is better than another"
@@ -134,7 +127,7 @@ def collect(
     scores: dict[int, Future] = {}
 
     def leave_out(error: QueryError) -> None:
-        _log.warning("query %s is left out: %s", error.query_id, error)
+        _log.warning("left out: %s", error)
         groups[error.number] = []
 
     with ThreadPoolExecutor(1) as scorer:

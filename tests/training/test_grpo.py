@@ -95,31 +95,26 @@ def test_a_query_that_failed_counts_nowhere_but_among_the_failed(caplog):
     groups, correct = collect(stream, 3, 2, Pool())
     assert [len(group) for group in groups] == [2, 0, 2]
     np.testing.assert_array_equal(correct, [[1, 0], [0, 0], [1, 1]])
-    assert caplog.messages == ["query b is left out: /data/b.png: the file has changed since it was opened"]
+    assert caplog.messages == ["left out: /data/b.png: the file has changed since it was opened"]
     rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
     assert rewarded.uniform.tolist() == [False, True, True]
     assert len(rewarded.sequences()) == 2 and rewarded.sequences(slice(1, 3)) == []
     metrics = rewarded.metrics()
     assert (metrics["accuracy"], metrics["uniform_groups"], metrics["response_tokens"]) == (0.75, 0.5, 3.0)
-    assert rewarded.counts() == {"failed_queries": 1, "without_room": 0}
+    assert rewarded.failed_queries == 1
 
 
 def test_an_episode_whose_queries_all_failed_has_no_figures():
     groups, correct = collect(InTurn(*(QueryError(n, str(n), "gone") for n in range(2))), 2, 4, None)
     rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
     assert rewarded.metrics() == {} and rewarded.sequences() == []
-    assert rewarded.counts() == {"failed_queries": 2, "without_room": 0}
+    assert rewarded.failed_queries == 2
 
 
 @pytest.mark.parametrize(
     "responses,unchecked,words",
     [
         (None, 0, ["the media of all 2 queries could not be used"]),
-        (
-            dict(answer=4, ended=Ended.LENGTH, source=np.zeros(4, np.int8)),
-            0,
-            ["no prompt left room for a response: raise rollout.max_length (now 40)"],
-        ),
         (
             dict(answer=4),
             0,
@@ -136,15 +131,15 @@ def test_an_episode_whose_queries_all_failed_has_no_figures():
     ],
 )
 def test_why_an_episode_left_nothing_to_learn_is_said(responses, unchecked, words):
-    config = load_config("rl_qwen2_5_vl_7b", [("rollout.samples", "2"), ("rollout.max_length", "40")])
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.samples", "2")])
     config.grpo.queries_per_episode = 2
     groups, correct = [[], []], np.zeros((2, 2))
     if responses is not None:
         operations = [responses["operation"]] if "operation" in responses else []
         one = response(responses["answer"], *operations, ended=responses.get("ended", Ended.ANSWER))
-        one = dataclasses.replace(one, source=responses.get("source", one.source))
         groups, correct = [[one, one]] * 2, np.full((2, 2), float(responses["answer"] == 5))
     rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
     assert rewarded.uniform.all()
-    reason = why_no_update({**rewarded.metrics(), **rewarded.counts(), "answers_unchecked": unchecked}, config)
+    counts = {"failed_queries": rewarded.failed_queries, "answers_unchecked": unchecked}
+    reason = why_no_update({**rewarded.metrics(), **counts}, config)
     assert all(word in reason for word in words), reason
