@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import importlib
 import os
 import sys
@@ -170,6 +171,8 @@ def _main(argv: list[str], debug: bool) -> int:
     parser.add_argument(DEBUG, action="store_true", help="show the traceback of every error")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     chosen = next((argument for argument in argv if not argument.startswith("-")), None)
+    if chosen and chosen not in COMMANDS and (close := difflib.get_close_matches(chosen, COMMANDS, n=1)):
+        parser.error(f"argument COMMAND: invalid choice: {chosen!r}; did you mean {close[0]}?")
     run: Callable[[argparse.Namespace], object] | None = None
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(
@@ -181,11 +184,26 @@ def _main(argv: list[str], debug: bool) -> int:
         )
         if name == chosen:
             run = _configure(subparser, command, overrides, debug)
+        if name == chosen:
+            _check_options(subparser, argv)
     args = parser.parse_args(argv)
     if overrides and not (COMMANDS[args.command].reference or COMMANDS[args.command].about_config):
         raise ConfigError(f"{args.command} has no config: --config.{overrides[0][0]} does not apply")
     run(args)
     return 0
+
+
+def _check_options(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    """Ends with the nearest option to the first one that the command does not have, if any is near."""
+    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    known = [*options, DEBUG, "--version"]
+    for argument in argv:
+        name = argument.partition("=")[0]
+        if name == "--":
+            return
+        close = difflib.get_close_matches(name, known, n=1) if name.startswith("--") and name not in known else []
+        if close:
+            parser.error(f"unrecognized arguments: {name}; did you mean {close[0]}?")
 
 
 def _configure(
@@ -201,6 +219,9 @@ def _configure(
 
     def run(args: argparse.Namespace) -> object:
         config = load_config(args.config, overrides, command.reference)
+        if args.check:
+            print(f"{args.config}: every setting is in order")
+            return None
         if not command.resumes:
             return _run(importlib.import_module(command.module), config)
         identity = (args.coordinator, args.processes, args.process)

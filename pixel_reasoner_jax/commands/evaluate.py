@@ -46,6 +46,16 @@ def run(args: argparse.Namespace) -> None:
             temperature=args.temperature,
             on_progress=lambda done: progress.update(bar, completed=done),
         )
+    if evaluation.without_room == args.count:
+        raise UserError(
+            f"none of the {args.count} prompts leaves room for a response within {policy.limits.max_length} tokens, so"
+            " that there is nothing to score: raise --max-length"
+        )
+    if evaluation.failed:
+        message = (
+            f"{len(evaluation.failed)} of {args.count} queries could not be shown and count in no figure; the last:"
+        )
+        print(message, [*evaluation.failed.values()][-1], file=sys.stderr)
     if evaluation.without_room:
         message = f"{evaluation.without_room} of {args.count} prompts leave no room for a response: raise --max-length"
         print(message, file=sys.stderr)

@@ -51,6 +51,7 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
         default=default,
         help=f"experiment file (default: {default})" if default else f"experiment file, such as {', '.join(names)}",
     )
+    parser.add_argument("--check", action="store_true", help="check the settings and end: nothing is read or written")
     if several_processes:
         parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in config.workdir")
         several = parser.add_argument_group("several processes", "started with the same command, on one or more hosts")

@@ -64,9 +64,9 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     more = {}
     if not args.phases:
         _say("how much fits")
-        more["micro_batch_rows"] = largest_micro_batch(config, model, chips, phases[-1])
+        more["micro_batch_rows"] = largest_micro_batch(config, model, chips, phases[-1], _trying)
         if "decode" in names:
-            more["slots"] = largest_slots(config, model, chips, phases[names.index("decode")])
+            more["slots"] = largest_slots(config, model, chips, phases[names.index("decode")], _trying)
     if args.search:
         more["mesh"] = best_mesh(config, model, chips, _tried)
     print(report(phases, mesh, more))
@@ -112,6 +112,10 @@ def _row(phase: Phase) -> list[str]:
 
 def _mesh(mesh: dict[str, int]) -> str:
     return " ".join(f"{axis}={size}" for axis, size in mesh.items())
+
+
+def _trying(key: str, value: int) -> None:
+    _say(f"compiling with {key}={value}")
 
 
 def _tried(mesh: dict[str, int], phases: list[Phase], refused: str) -> None:

@@ -219,7 +219,8 @@ class PictureStore:
         """Samples a video as `loading.load_video` does; the frames are pictures.
 
         Args:
-          source: a file, its bytes, a list of frames, each as `open` takes it, or a loaded `Video`.
+          source: a file, its bytes, a list of frames, each as `open` takes it, or a loaded `Video`, of whose frames as
+            many are taken as of a file's.
           count: frames to take.
           fps: for a list, the number of its frames in a second; for a file, the frames to take in a second, in place of
             `rate`.
@@ -229,7 +230,9 @@ class PictureStore:
           MediaError: it cannot be read.
         """
         if isinstance(source, Video):
-            return dataclasses.replace(source, frames=[self.open(frame) for frame in source.frames])
+            chosen = sample_video(len(source.frames), source.fps, count, rate)
+            frames, times = ([values[index] for index in chosen] for values in (source.frames, source.times))
+            return Video([*map(self.open, frames)], tuple(times), source.fps * len(chosen) / len(source.frames))
         if not isinstance(source, str | os.PathLike | bytes):
             return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
-from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Processor, Rendered
 from pixel_reasoner_jax.processing.items import media_source
 from pixel_reasoner_jax.query import Query
 from pixel_reasoner_jax.rollout.choices import with_choices
@@ -23,6 +23,21 @@ GUIDELINES = (
 )
 
 TEXT_ONLY_GUIDELINES = "Please think step by step, and put your final answer within \\boxed{}."
+
+
+class QueryError(MediaError):
+    """Media of a query cannot be used, or no longer: there are no responses to it, or no more. Other queries go on.
+
+    Attributes:
+      number: index of the query, in the order in which queries were given.
+      query_id: its id.
+      groups: where `Policy.rollout` raises it, the responses to the other queries.
+    """
+
+    def __init__(self, number: int, query_id: str, reason: str):
+        super().__init__(reason)
+        self.number, self.query_id = number, query_id
+        self.groups: list[list[Any]] = []
 
 
 def query_messages(query: Query, tools: str | None, guidelines: str | None = None) -> list[dict[str, Any]]:

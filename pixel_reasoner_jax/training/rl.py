@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,17 +25,21 @@ from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
 from data_pipeline.reader import QueryReader
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.parallel import all_gather
+from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
-from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups
+from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.rows import split_by_tokens
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
+
+SHOWN = ("accuracy", "rapr", "reward")  # beside the progress
+
+_log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
@@ -49,6 +54,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
 
     Raises:
       ConfigError: settings that do not go together.
+      UserError: no update was made, and so no model is written; the message says why.
     """
     check_lengths(config)
     data = data_sets(config)
@@ -77,6 +83,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
+        reason = ""
         with training.progress("rl", schedule.episodes, done) as progress:
             for episode in range(done + 1, schedule.episodes + 1):
                 with training.phase("data"):
@@ -85,10 +92,14 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 state, metrics = run_episode(learner, episode, queries, state)
                 skipped += metrics.pop("skipped_updates")
                 training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
-                progress.update(episode, accuracy=metrics["accuracy"], rapr=metrics["rapr"], reward=metrics["reward"])
+                progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
+                if not metrics["updates"]:
+                    reason = why_no_update(metrics, config)
+                    if is_main():
+                        _log.warning("episode %d made no update: %s", episode, reason)
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes:
                     training.save(episode, state, loader, episode=episode, skipped_updates=skipped)
-        return training.export(state.params)
+        return training.export(state, reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +198,7 @@ def run_episode(
             groups, correct = collect(stream, len(queries), samples, learner.pool)
     rewarded = reward_groups(groups, correct, config.curiosity, config.grpo.normalize_std)
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
+    failed = int(all_gather(np.int32(rewarded.failed_queries)).sum())
 
     metrics, skipped = [], 0
     updates = _split_into_updates(rewarded, training, config.train.batch_size)
@@ -199,7 +211,12 @@ def run_episode(
             metrics.append(update_metrics)
         else:
             skipped += 1
-    counts = {"answers_unchecked": unchecked, "updates": len(metrics), "skipped_updates": skipped}
+    counts = {
+        "failed_queries": failed,
+        "answers_unchecked": unchecked,
+        "updates": len(metrics),
+        "skipped_updates": skipped,
+    }
     return state, {**rewarded.metrics(), **counts, **_summary(metrics)}
 
 

@@ -74,7 +74,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 progress.update(step, **({"loss": metrics["loss"]} if metrics else {}))
                 if step % train.checkpoint_every == 0 or step == steps:
                     training.save(step, state, batches, skipped_updates=skipped)
-        return training.export(state.params)
+        return training.export(state)
 
 
 def make_trainer(config: ConfigDict, model: Any) -> Trainer:

@@ -22,7 +22,9 @@ from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import ConfigError, open_workdir, save_config, take_over
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.model_files import base_directory, download_hint
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -197,10 +199,21 @@ class TrainingRun:
     def progress(self, description: str, total: int, step: int) -> Progress:
         return Progress(self._config.get("title", description), total, step, quiet=not is_main())
 
-    def export(self, params: nnx.State) -> pathlib.Path:
-        """Writes the trained model, its processor and its policy settings; says where, and returns their directory."""
+    def export(self, state: TrainState, reason: str = "") -> pathlib.Path:
+        """Writes the trained model, its processor and its policy settings; says where, and returns their directory.
+
+        Args:
+          state: the last one.
+          reason: why the last step that made no update made none.
+
+        Raises:
+          UserError: no update was made: the model would be the untrained one.
+        """
+        if not int(state.step):
+            more = reason or f"{self._workdir / METRICS} has the figures of every step"
+            raise UserError(f"no update was made, so there is no trained model, and none is written: {more}")
         directory = self._workdir / MODEL
-        nnx.update(self.model, params)
+        nnx.update(self.model, state.params)
         self.model.save_pretrained(directory)
         self._save_beside_weights(directory)
         wait_for_all("exported")

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -18,11 +19,15 @@ from safetensors.numpy import load_file, save_file
 
 from data_pipeline.exchange.exporting import export_table
 from data_pipeline.records import RecordSource, shards, write_records
+from data_pipeline.sources.pixel_search import PixelSearch
+from data_pipeline.worker_processes import WorkerError
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.parallel import MeshError
-from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing import PictureStore, Processor
+from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft, training_run
 from pixel_reasoner_jax.training.state import Trainer
@@ -132,6 +137,77 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
     assert [line.get("learning_rate") for line in lines] == [pytest.approx(0.9e-2), None, pytest.approx(0.2e-2)]
     # The second update of an episode meets another policy than the one that sampled.
     assert lines[0]["logprob_difference"] < 1e-4 < lines[0]["kl"]
+
+
+def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_config, rl_config, monkeypatch, caplog):
+    """Here nothing is computed that could be learnt."""
+    figures = dict(failed_queries=0, accuracy=0.0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
+    monkeypatch.setattr(Trainer, "update", lambda self, state, *_: (state, {}))
+    monkeypatch.setattr(rl, "run_episode", lambda learner, episode, queries, state: (state, dict(figures)))
+    for run, config in ((sft.run, sft_config), (rl.run, rl_config)):
+        config.train.steps, config.workdir = 2, f"{config.workdir}_{run.__module__}"
+        for resume in (False, True):
+            with pytest.raises(UserError, match="no update was made, so there is no trained model, and none is writ"):
+                run(config, resume)
+        assert not (pathlib.Path(config.workdir) / "model").exists()
+    reasons = [message for message in caplog.messages if message.startswith("episode ")]
+    assert [reason.partition(": ")[0] for reason in reasons] == [f"episode {n} made no update" for n in (1, 2)]
+    assert "equal rewards (accuracy 0)" in reasons[0] and "every response met a limit before its answer" in reasons[0]
+
+
+def test_a_run_whose_prompts_leave_no_room_exports_nothing(rl_config):
+    rl_config.rollout.max_length = 40
+    with pytest.raises(UserError, match="leaves no room for a response within rollout.max_length = 40"):
+        rl.run(rl_config)
+    assert not (pathlib.Path(rl_config.workdir) / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_data_worker_ends_the_run_and_the_run_can_go_on(sft_config, monkeypatch):
+    sft_config.data.workers, sft_config.train.steps = 1, 12
+    write = TrainingRun.write
+
+    def killing(run, step, metrics):
+        write(run, step, metrics)
+        if step == 3:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with monkeypatch.context() as patch, pytest.raises(WorkerError, match="data worker 1 of 1 .* killed by SIGKILL"):
+        patch.setattr(TrainingRun, "write", killing)
+        sft.run(sft_config)
+    assert len(read_metrics(sft.run(sft_config, resume=True).parent)) == 12
+
+
+@pytest.mark.slow
+def test_a_file_that_vanishes_in_a_rollout_leaves_its_query_out(rl_config, tmp_path, monkeypatch):
+    """Between its opening and its encoding, where memory is so short that it has to be decoded again."""
+    queries = [seed.query() for seed in PixelSearch(2, "rl")]
+    for query in queries:
+        file = tmp_path / f"{query['id']}.png"
+        query["images"][0].convert("RGB").save(file)
+        query["images"] = [str(file)]
+    write_records(tmp_path / "queries", "query", queries)
+    build, make_policy = Scheduler._build, rl.make_policy
+
+    def lost(scheduler, query):
+        prompt = build(scheduler, query)
+        if query["id"] == queries[0]["id"]:
+            os.remove(query["images"][0])
+        return prompt
+
+    def of_little_memory(*given):
+        policy = make_policy(*given)
+        policy.store = PictureStore(0)
+        return policy
+
+    monkeypatch.setattr(Scheduler, "_build", lost)
+    monkeypatch.setattr(rl, "make_policy", of_little_memory)
+    rl_config.data.path, rl_config.train.steps = str(tmp_path / "queries"), 1
+    with pytest.raises(UserError, match="no update was made.*equal rewards"):  # a random model earns nothing
+        rl.run(rl_config)
+    [line] = read_metrics(pathlib.Path(rl_config.workdir))
+    assert (line["failed_queries"], line["updates"]) == (1, 0) and "accuracy" in line
 
 
 @pytest.mark.slow
