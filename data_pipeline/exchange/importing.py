@@ -13,7 +13,7 @@ from data_pipeline.exchange.released import MESSAGES_COLUMN, row_to_query, row_t
 from data_pipeline.exchange.tables import Table
 from data_pipeline.records import RecordWriter
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.files import as_path, storage_problem, write_text
 from pixel_reasoner_jax.metrics import Progress
 
 IMPORT_REPORT = "import_report.json"
@@ -44,6 +44,7 @@ def import_tables(
 
     Raises:
       UserError: a table cannot be opened, the tables hold rows of both kinds, or no row can be read.
+      StorageError: the disk is full; the data set is not complete.
     """
     opened = [Table(table) for table in tables]
     kinds = {_kind(row) for table in opened for _, row in _first_mapping(table)}
@@ -63,6 +64,8 @@ def import_tables(
                     record = _record(kind, row, f"{table.path.stem}-{number:06d}", files, mask)
                     writer.write(record)
                 except Exception as error:  # a stranger's row can be wrong in any way
+                    if storage_problem(error):
+                        raise  # and none of the later ones could be written
                     name = row.get("qid") if isinstance(row, dict) else None
                     unreadable.append({"place": location, "id": name, "problem": f"{error}" or type(error).__name__})
                 else:
