@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ import grain
 from absl import flags
 
 from data_pipeline.records import RecordError
+from pixel_reasoner_jax.signals import shielded
 
 MIN_READ = 100  # records that `max_unreadable` is a share of, at least: one bad record of two is no large share
 
@@ -153,7 +155,10 @@ class BatchLoader:
         starts = [self._cursors[shard].used for shard in shards]
         dataset = grain.MapDataset.source(_Interleaved(shards, [self._orders[shard] for shard in shards], starts))
         self._ready = {shard: collections.deque() for shard in shards}
-        self._items = iter(_read_ahead(dataset, self._settings, 2 * self._batch_size * len(shards)))
+        with shielded():  # Grain starts each worker when its first item is asked for
+            self._items = iter(_read_ahead(dataset, self._settings, 2 * self._batch_size * len(shards)))
+            for owner, item in itertools.islice(self._items, max(self._settings.workers, 1)):
+                self._ready[owner].append(item)
 
     def _next_of(self, shard: int) -> Any:
         while not self._ready[shard]:

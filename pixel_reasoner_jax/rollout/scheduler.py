@@ -52,6 +52,7 @@ class RolloutSettings:
       workers: threads that load queries, and as many again that execute operations.
       operation_seconds: an operation that takes longer counts as failed.
       on_event: called with every event of every response.
+      stop: asked between two calls of the engine; once it is True in any process, the rollout ends in all of them.
     """
 
     samples: int
@@ -65,6 +66,11 @@ class RolloutSettings:
     workers: int
     operation_seconds: float
     on_event: Callable[[Event], None] | None
+    stop: Callable[[], bool] | None = None
+
+
+class RolloutStopped(Exception):
+    """`RolloutSettings.stop` of this process or of another one has ended the rollout."""
 
 
 @dataclasses.dataclass
@@ -205,8 +211,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         busy = bool(self._active or self._groups or self._loading or any(self._beginning))
         drawing = sum(active.task is None for active in self._active.values())
         working = self._runner.working()
-        statuses = self._runner.flush(busy, drawing, bool(coming), working)
-        busy, drawing, someone_waits, working = statuses.sum(axis=0).tolist()
+        stop = self._settings.stop is not None and self._settings.stop()
+        statuses = self._runner.flush(busy, drawing, bool(coming), working, stop)
+        busy, drawing, someone_waits, working, stop = statuses.sum(axis=0).tolist()
+        if stop:
+            raise RolloutStopped
         if not drawing:
             self._wait(coming)
         elif someone_waits and working:

@@ -56,6 +56,10 @@ class TrainState:
         return nnx.merge_state(self.trainable, self.frozen)
 
 
+class GradientError(UserError, FloatingPointError):
+    """A gradient that is not finite; the message says which settings help."""
+
+
 class Trainer:
     """Compiles the update for one model and one loss.
 
@@ -169,7 +173,7 @@ class Trainer:
 
         Raises:
           UserError: no token is trained.
-          FloatingPointError: the gradient is not finite.
+          GradientError: the gradient is not finite.
         """
         batches = list(batches)
         normalizer = float(all_gather(np.float32(sum(batch["target_mask"].sum() for batch in batches))).sum())
@@ -184,7 +188,7 @@ class Trainer:
             diagnostics.append(metrics)
         state, norm = self.apply(state, gradients, np.float32(learning_rate))
         if not np.isfinite(norm):
-            raise FloatingPointError(
+            raise GradientError(
                 f"the gradient of update {int(state.step) - 1} is not finite; resume from the last checkpoint with"
                 " a lower optimizer.learning_rate or tighter optimizer.clip_norm"
             )
