@@ -9,9 +9,9 @@
 #   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint
 #   logs | status | stop                   of the run
 #
-# A Slurm job that was preempted or whose node failed is queued again and resumes by itself; .venv and the working
-# directory must then lie where every node sees them. Settings of Slurm, from the environment or as flags
-# (--job-name=… is JOB_NAME):
+# A Slurm job that was preempted, that SIGTERM made save and end, or whose node failed is queued again and resumes by
+# itself; .venv and the working directory must then lie where every node sees them. Settings of Slurm, from the
+# environment or as flags (--job-name=… is JOB_NAME):
 #   JOB_NAME, NODES, GPUS, CPUS            pixel-reasoner, 1 machine, of which 8 and 64 unless given
 #   PARTITION, ACCOUNT, TIME               the cluster's own unless given
 #
@@ -77,8 +77,10 @@ submit() {
   [[ -z "${ACCOUNT:-}" ]] || options+=(--account="$ACCOUNT")
   [[ -z "${TIME:-}" ]] || options+=(--time="$TIME")
   call mkdir -p runs
-  call sbatch "${options[@]}" \
-    --wrap="${environment}srun --cpus-per-task=${CPUS:-64} .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
+  # Status 75: SIGTERM made it save and end. Where Slurm itself ends the job, the shell is gone by then.
+  local again="status=\$?; [ \$status -ne 75 ] || scontrol requeue \$SLURM_JOB_ID; exit \$status" train
+  train=".venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
+  call sbatch "${options[@]}" --wrap="${environment}srun --cpus-per-task=${CPUS:-64} $train || { $again; }"
 }
 
 # The file of a config.

@@ -1,6 +1,6 @@
-"""The exception class of users' mistakes, and how their messages show values.
+"""The exceptions that are no bugs, users' mistakes and runs that were told to end, and how messages show values.
 
-The command line prints the message of such a mistake alone, and other errors' tracebacks.
+The command line prints the message of these alone, and other errors' tracebacks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _short.maxstring = _short.maxother = _short.maxlong = SHOWN
 class UserError(ValueError):
     """A mistake in an option, a setting, a file or a call; the message says what, where and what to do.
 
-    Every other exception that ends a run is a bug of this package, even a ValueError that a library raises.
+    Every other exception that ends a run is a bug of this package, even a ValueError that a library raises, unless it
+    is one of those below or says that a disk fails (`files.storage_problem`).
     """
 
 
@@ -30,6 +31,14 @@ class CheckpointError(UserError):
 
 class MissingModelError(CheckpointError, MissingFileError):
     """A model's folder, or a file that it must have, does not exist."""
+
+
+class RunStopped(Exception):
+    """A run that SIGTERM has ended: nothing is wrong, and it goes on with `resume`; the message says what is saved."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C in a run; the message says where it stopped and what is saved."""
 
 
 def shown(value: object) -> str:

@@ -29,8 +29,14 @@ FLOORS = (
         "pixel_reasoner_jax.compilation",
         "pixel_reasoner_jax.config",
         "pixel_reasoner_jax.model_files",
+        "pixel_reasoner_jax.digests",
     ),
-    ("pixel_reasoner_jax.files", "pixel_reasoner_jax.config_values", "pixel_reasoner_jax.query"),
+    (
+        "pixel_reasoner_jax.files",
+        "pixel_reasoner_jax.config_values",
+        "pixel_reasoner_jax.query",
+        "pixel_reasoner_jax.signals",
+    ),
     ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.errors"),
 )
 """Rooms and plain modules from the top floor to the ground. A room imports what is on lower floors, and itself."""

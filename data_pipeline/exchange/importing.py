@@ -22,7 +22,7 @@ from data_pipeline.exchange.tables import Table, TableRow
 from data_pipeline.reader import check_record
 from data_pipeline.records import RecordWriter
 from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.files import as_path, check_folder, write_text
+from pixel_reasoner_jax.files import as_path, check_folder, storage_problem, write_text
 from pixel_reasoner_jax.metrics import Progress
 
 IMPORT_REPORT = "import_report.json"
@@ -55,6 +55,7 @@ def import_tables(
 
     Raises:
       UserError: a table cannot be opened, the tables hold rows of both kinds, or no row can be read.
+      StorageError: the disk is full; the data set is not complete.
     """
     check_folder(out)
     opened = [Table(table) for table in tables]
@@ -110,6 +111,8 @@ def _written(
     try:
         writer.write(record)
     except UserError as error:  # every other error is of the data set, not of the row, and ends the import
+        if storage_problem(error):
+            raise
         return problem_of(error)
     return record
 

@@ -89,6 +89,7 @@ def _from_run(
 
     graph, target = nnx.split(nnx.eval_shape(build))
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+        checkpoints.check(step)
         directory = checkpoints.state_directory(step)
     stored = array_shapes(directory)
 

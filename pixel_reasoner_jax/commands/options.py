@@ -34,6 +34,13 @@ MASKS = {
 }
 
 
+def _step(text: str) -> int:
+    """The step of a checkpoint."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no step of a checkpoint: it must be 1 or more")
+    return int(text)
+
+
 def experiment(parser: argparse.ArgumentParser, command: str, several_processes: bool) -> None:
     """The options of a command that runs an experiment file.
 
@@ -53,7 +60,12 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
     )
     parser.add_argument("--check", action="store_true", help="check the settings and end: nothing is read or written")
     if several_processes:
-        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in config.workdir")
+        parser.add_argument(
+            "--resume", action="store_true", help="go on from the newest whole checkpoint in config.workdir"
+        )
+        parser.add_argument(
+            "--resume-from", type=_step, metavar="STEP", help="go on from that step's; later ones are set aside"
+        )
         several = parser.add_argument_group("several processes", "started with the same command, on one or more hosts")
         several.add_argument(
             "--distributed", action="store_true", help="join the others, as the TPU slice, Slurm or Kubernetes says"

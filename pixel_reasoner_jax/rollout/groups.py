@@ -27,6 +27,7 @@ class RolloutSettings:
       workers: threads that load queries, and as many again that execute operations.
       operation_seconds: an operation that takes longer counts as failed.
       on_event: called with every event of every response.
+      stop: asked between two calls of the engine; once it is True in any process, the rollout ends in all of them.
     """
 
     samples: int
@@ -40,6 +41,7 @@ class RolloutSettings:
     workers: int
     operation_seconds: float
     on_event: Callable[[Event], None] | None
+    stop: Callable[[], bool] | None = None
 
 
 @dataclasses.dataclass

@@ -147,6 +147,7 @@ class Policy:
         *,
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Scheduler:
         """Answers every query `samples` times, and yields each response as soon as it has ended.
 
@@ -158,6 +159,7 @@ class Policy:
           temperature: of all turns, 0 for greedy; 1 unless given.
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
+          stop: asked every few tokens; once it is True in any process, the iterator raises `RolloutStopped` in all.
 
         Returns:
           An iterator of (index of the query, trajectory) in the order in which they end. `cancel(query_id)` drops
@@ -180,7 +182,7 @@ class Policy:
                 raise UserError("rollouts of several processes need limits.max_length")
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
-        settings = self.rollout_settings(samples, seed, sampling, slots, on_event)
+        settings = self.rollout_settings(samples, seed, sampling, slots, on_event, stop)
         return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
 
     def rollout_settings(
@@ -190,6 +192,7 @@ class Policy:
         sampling: SamplingSettings,
         slots: int,
         on_event: Callable[[Event], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> RolloutSettings:
         """The policy's settings as they are now, with those of one rollout; see `stream` for the arguments.
 
@@ -208,6 +211,7 @@ class Policy:
             workers=self.workers,
             operation_seconds=self.operation_seconds,
             on_event=on_event,
+            stop=stop,
         )
 
     def warmup(self, length: int | None = None, *, sampling: SamplingSettings | None = None) -> None:

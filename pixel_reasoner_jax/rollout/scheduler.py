@@ -39,6 +39,10 @@ POLL_SECONDS = 0.1  # how often to look for operations that take too long, when 
 _log = logging.getLogger(__name__)
 
 
+class RolloutStopped(Exception):
+    """`RolloutSettings.stop` of this process or of another one has ended the rollout."""
+
+
 class Scheduler(Iterator[tuple[int, Trajectory]]):
     """Iterates over pairs (index of the query, trajectory) in the order in which they end; made by `Policy.stream`.
 
@@ -167,8 +171,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         busy = bool(self._active or self._groups or self._loading or any(self._beginning))
         drawing = sum(active.task is None for active in self._active.values())
         working = self._runner.working()
-        statuses = self._runner.flush(busy, drawing, bool(coming), working)
-        busy, drawing, someone_waits, working = statuses.sum(axis=0).tolist()
+        stop = self._settings.stop is not None and self._settings.stop()
+        statuses = self._runner.flush(busy, drawing, bool(coming), working, stop)
+        busy, drawing, someone_waits, working, stop = statuses.sum(axis=0).tolist()
+        if stop:
+            raise RolloutStopped
         if not drawing:
             self._wait(coming)
         elif someone_waits and working:

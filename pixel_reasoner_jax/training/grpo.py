@@ -131,14 +131,18 @@ def collect(
         groups[error.number] = []
 
     with ThreadPoolExecutor(1) as scorer:
-        for number, trajectory in answered(stream, leave_out):
-            groups[number][trajectory.sample] = trajectory
-            missing[number] -= 1
-            if not missing[number]:
-                scores[number] = scorer.submit(score_trajectories, groups[number], pool)
-        return groups, np.array(
-            [scores[number].result() if groups[number] else [0.0] * samples for number in range(queries)]
-        )
+        try:
+            for number, trajectory in answered(stream, leave_out):
+                groups[number][trajectory.sample] = trajectory
+                missing[number] -= 1
+                if not missing[number]:
+                    scores[number] = scorer.submit(score_trajectories, groups[number], pool)
+            return groups, np.array(
+                [scores[number].result() if groups[number] else [0.0] * samples for number in range(queries)]
+            )
+        except BaseException:
+            scorer.shutdown(wait=False, cancel_futures=True)  # or it would score all that waits first
+            raise
 
 
 def reward_groups(

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from flax import nnx
@@ -21,9 +21,9 @@ from data_pipeline.pipeline import DatasetMixture, RecordOrder, record_count
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import ConfigError, open_workdir, save_config, take_over
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.config import FILE, ConfigError, open_workdir, save_config, take_over
+from pixel_reasoner_jax.errors import RunInterrupted, RunStopped, UserError
+from pixel_reasoner_jax.files import StorageError, as_path, storage_problem
 from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
 from pixel_reasoner_jax.model_files import base_directory, download_hint
@@ -35,7 +35,9 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.signals import telling
 from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan
+from pixel_reasoner_jax.training.resumption import choose_step
 from pixel_reasoner_jax.training.state import TrainState
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
@@ -51,7 +53,8 @@ class TrainingRun:
 
     Args:
       config: an experiment of either phase.
-      resume: go on from the newest checkpoint, or from the start where there is none yet.
+      resume: go on from the newest whole checkpoint, or from the start where there is none yet; or the step of the
+        checkpoint to go on from.
 
     Attributes:
       model, processor: as `config.model`, `config.lora` and `config.processor` say, on `config.mesh`.
@@ -60,12 +63,13 @@ class TrainingRun:
       order: which records this process's shards read, and in which order.
     """
 
-    def __init__(self, config: ConfigDict, resume: bool = False):
+    def __init__(self, config: ConfigDict, resume: bool | int = False):
         enable_cache()
         self._config = config
         if resume:
             take_over(config)
-        self._workdir = open_workdir(config, resume)
+        self._workdir = open_workdir(config, bool(resume))
+        _check_is_no_rest(self._workdir)
         mesh = make_mesh(config.mesh)
         if mesh.devices.flat[0].platform == "cpu" and config.model.dtype == "bfloat16":
             raise ConfigError(
@@ -108,24 +112,37 @@ class TrainingRun:
         if is_main():
             save_config(config, self._workdir)  # last: a start that failed leaves no run behind and may be tried again
         self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
-        step = (resume and self._checkpoints.latest_step) or 0
+        self._began = self._step = choose_step(self._checkpoints, resume) if resume else 0
         if resume and is_main():
-            began = f"goes on after step {step}" if step else "has no checkpoint yet and begins anew"
+            began = f"goes on after step {self._step}" if self._step else "has no checkpoint yet and begins anew"
             print(f"{self._workdir} {began}", file=sys.stderr, flush=True)
-        self._metrics = MetricWriter(self._workdir, step) if is_main() else None
+        self._metrics = MetricWriter(self._workdir, self._step) if is_main() else None
         self._seconds: dict[str, float] = {}
+        self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> TrainingRun:
+        self._exit.enter_context(telling(self._where))
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-        if error is None or jax.process_count() == 1:  # after an error, the others would not come to write a checkpoint
-            self._checkpoints.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _) -> None:
+        together = error is None or isinstance(error, RunStopped) or jax.process_count() == 1
+        try:
+            with self._exit as closing:
+                if together:  # after another error, the others would not come to write a checkpoint
+                    closing.callback(self._checkpoints.close)
+                if self._metrics is not None:
+                    closing.callback(self._metrics.close)
+        except Exception as failed:
+            error = error or failed
+            if not storage_problem(error):
+                raise
+        if problem := storage_problem(error):
+            raise StorageError(f"{problem}: the run has ended {self._where()}") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise RunInterrupted(self._where()) from error
 
     def restore(self, state: TrainState, iterator: Any) -> tuple[TrainState, dict[str, Any]]:
-        """Restores the newest checkpoint, if there is one.
+        """Restores the checkpoint that the run goes on from, if it does from one.
 
         Then the arrays of `state` are deleted, the model gets the checkpoint's parameters, and the data iterator is set
         to the checkpoint's position.
@@ -136,12 +153,12 @@ class TrainingRun:
         Raises:
           ConfigError: the data have another number of records than when the checkpoint was saved: another order.
         """
-        if self._checkpoints.latest_step is None:
+        if not self._began:
             return state, {}
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
         for leaf in jax.tree.leaves(state):  # the model's parameters too: there is no room for two states
             leaf.delete()
-        state, meta = self._checkpoints.restore(target)
+        state, meta = self._checkpoints.restore(target, self._began)
         before, now = meta.get("records"), self._records
         if before not in (None, now):
             raise ConfigError(
@@ -152,12 +169,18 @@ class TrainingRun:
         iterator.set_state(meta["iterator"])
         return state, meta["counters"]
 
-    def save(self, step: int, state: TrainState, iterator: Any, **counters: Any) -> None:
-        """Starts writing a checkpoint; `counters` are saved with it as JSON, for `restore` to return."""
+    def save(self, step: int, state: TrainState, position: Mapping[str, Any], **counters: Any) -> None:
+        """Starts writing a checkpoint.
+
+        Args:
+          step: that the state is after.
+          state: of the training.
+          position: the state of this process's data iterator.
+          counters: saved with it as JSON, for `restore` to return.
+        """
         if self._metrics is not None:
             self._metrics.flush()  # a run that goes on from this checkpoint has the metrics up to it
-        by_process = all_gather_json(iterator.get_state())
-        iterator_state = {shard: position for positions in by_process for shard, position in positions.items()}
+        iterator_state = {shard: place for places in all_gather_json(position) for shard, place in places.items()}
         meta = {"iterator": iterator_state, "counters": counters, "records": self._records}
         self._checkpoints.save(step, state, meta)
 
@@ -166,6 +189,21 @@ class TrainingRun:
         """How many records an epoch has, those alone that `data.pass_rates` leaves in: their order depends on it."""
         data, rates = data_sets(self._config), self._config.data.get("pass_rates")
         return record_count(data) if rates is None else record_count(data, rates)
+
+    def has_saved(self, step: int) -> bool:
+        """Whether there is a checkpoint of a step, or it is being written."""
+        return step in self._checkpoints.steps
+
+    def end_early(self) -> NoReturn:
+        """Ends the run because SIGTERM has come, when its checkpoints are written. All processes call this together."""
+        self._checkpoints.wait()
+        raise RunStopped(f"SIGTERM has ended the run {self._where()}")
+
+    def _where(self) -> str:
+        """Where the run is, and what it goes on from."""
+        saved = self._checkpoints.steps_on_disk()
+        has = f"step {saved[-1]} is saved" if saved else "no step is saved yet"
+        return f"after step {self._step}; {has} in {self._workdir}"
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -176,6 +214,7 @@ class TrainingRun:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step, with the seconds of every phase since the last `write`, and tokens a second."""
+        self._step = step
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
         total = sum(seconds.values())
         if self._metrics is not None:
@@ -226,6 +265,19 @@ class TrainingRun:
             return
         self.processor.save_pretrained(directory)
         self.settings.save(directory)
+
+
+def _check_is_no_rest(workdir: pathlib.Path) -> None:
+    """Checks that a directory without a run's config has none of its checkpoints, which would be taken for a new run's.
+
+    Raises:
+      ConfigError: it has.
+    """
+    if not (workdir / FILE).exists() and (workdir / CHECKPOINTS).is_dir() and any((workdir / CHECKPOINTS).iterdir()):
+        raise ConfigError(
+            f"{workdir} holds the checkpoints of a run whose {FILE} is missing: give it back to go on with the run, or"
+            " start a new one with --config.workdir=DIRECTORY"
+        )
 
 
 def data_sets(config: ConfigDict) -> DatasetMixture:
