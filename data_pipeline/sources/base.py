@@ -12,8 +12,9 @@ from typing import Any
 from PIL import Image
 
 from data_pipeline.seed import NormalizedBox, Seed
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.processing.items import MAX_PATH
 
 SeedSource = Sequence[Seed]
 
@@ -55,7 +56,9 @@ class SourceEntry:
         value = self.value.get(name)
         if value is None:
             if default is ...:
-                raise self.error(f"{name!r} is missing; there are {', '.join(map(str, self.value)) or 'no fields'}")
+                raise self.error(
+                    f"{name!r} is missing; there are {', '.join(map(str, self.value))[:200] or 'no fields'}"
+                )
             return default
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -88,7 +91,7 @@ class SourceEntry:
             isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
             for value in values
         ):
-            raise self.error(f"{name!r} is {values!r:.80}, expected a list of numbers")
+            raise self.error(f"{name!r} is {shown(values)}, expected a list of numbers")
         if count is not None and len(values) != count:
             raise self.error(f"{name!r} has {len(values)} numbers, expected {count}")
         return list(values)
@@ -96,6 +99,8 @@ class SourceEntry:
     def path(self, name: str, default: Any = ...) -> pathlib.Path:
         """The path of an existing file; relative paths start in the entry's folder."""
         relative = self.text(name, default)
+        if len(relative) > MAX_PATH:
+            raise self.error(f"{name!r} is {shown(relative)}, too long for a path")
         try:
             path = as_path(relative) if "://" in relative else self.folder / relative
             there = path.is_file()
@@ -151,11 +156,15 @@ class SourceEntry:
         return left, top, right, bottom
 
 
-def upright_size(data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels of an encoded image, turned upright as its EXIF data say; reads only the header."""
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
+def upright_size(source: bytes | str | os.PathLike) -> tuple[int, int]:
+    """(width, height) in pixels of an image, its bytes or its file, turned upright as its EXIF data say.
+
+    Only the header is read. What PIL raises for a broken file is of many classes.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else as_path(source).open("rb") as file:
+        with Image.open(file) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
 class LineReader(Sequence):

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.exchange.table_source import open_records
-
 from data_pipeline.records import RecordError
 from pixel_reasoner_jax.commands.served import opened_policy, temperature_of
 from pixel_reasoner_jax.errors import UserError
@@ -29,6 +28,7 @@ from pixel_reasoner_jax.files import as_path, check_folder, fetch, output_direct
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
 from pixel_reasoner_jax.rewards import extract_answer
+from pixel_reasoner_jax.rollout import answered
 from pixel_reasoner_jax.trajectory import Trajectory
 
 BEGUN, RESPONSES = "generate.json", "responses.jsonl"
@@ -104,12 +104,12 @@ def _answer(
         LineFile(directory, RESPONSES, json.loads) as lines,
         Progress("answering", len(todo) * args.samples, file=sys.stderr) as progress,
     ):
-        answered = 0
+        given = 0
 
         def count(responses: int) -> None:
-            nonlocal answered
-            answered += responses
-            progress.update(answered)
+            nonlocal given
+            given += responses
+            progress.update(given)
 
         def unusable(number: int, error: Exception) -> None:
             lines.append(json.dumps({"row": number, "error": str(error)[:MAX_PROBLEM]}))
@@ -126,8 +126,8 @@ def _answer(
                 yield {key: value for key, value in query.items() if key != "answer"}
 
         options = dict(samples=args.samples, seed=args.seed, temperature=temperature_of(args))
-        with policy.stream(queries(), **options, on_unusable=lambda n, e: unusable(asked[n], e)) as stream:
-            for number, trajectory in stream:
+        with policy.stream(queries(), **options) as stream:
+            for number, trajectory in answered(stream, lambda error: unusable(asked[error.number], error)):
                 if (asked[number], trajectory.sample) not in done:
                     lines.append(json.dumps(response_fields(asked[number], trajectory), allow_nan=False))
                 count(1)

@@ -33,7 +33,7 @@ from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.commands.served import paid
 from pixel_reasoner_jax.endpoint import Endpoint, EndpointSettings
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path, is_remote, write_text
+from pixel_reasoner_jax.files import as_path, check_folder, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.report.text import plain_table, printable
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
       UserError: options that fit no synthesis, a source that cannot be read, a folder that holds another data set, an
         endpoint that cannot be used.
     """
+    check_folder(args.out)
     sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
     prepare = _sampled if args.captioner.startswith("model:") else _written
     settings, captioner, media, endpoint = prepare(args, sources)

@@ -15,7 +15,7 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.parallel import is_shared, make_mesh
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Policy
-from pixel_reasoner_jax.rollout.settings import PolicySettings, check_is_model
+from pixel_reasoner_jax.rollout.settings import PolicySettings, check_is_model, parameter_type
 
 
 class LocalModel:
@@ -23,7 +23,7 @@ class LocalModel:
 
     Args:
       directory: of the model, ours or Hugging Face's.
-      dtype: type of the parameters.
+      dtype: type of the parameters, or "auto"; see `parameter_type`.
       mesh: sizes of the mesh's axes, see `parallel.make_mesh`.
       slots: responses in flight.
 
@@ -39,7 +39,7 @@ class LocalModel:
     def __init__(
         self,
         directory: str | os.PathLike,
-        dtype: str = "float32",
+        dtype: str = "auto",
         mesh: Mapping[str, int] | None = None,
         slots: int = 64,
     ):
@@ -66,12 +66,21 @@ class LocalModel:
                 " together"
             )
         if self._model is None:
+            dtype = parameter_type(self._directory, self._dtype)
             # A mesh of one device would only slow compilation down.
             mesh = None if self._mesh.size == 1 and jax.process_count() == 1 else self._mesh
-            self._model = Qwen2_5_VL.from_pretrained(self._directory, dtype=self._dtype, mesh=mesh)
+            self._model = Qwen2_5_VL.from_pretrained(self._directory, dtype=dtype, mesh=mesh)
         if self._policy is None or self._policy.processor.budgets != protocol.budgets:
             old = self._processor
-            processor = Processor(old.tokenizer, old.config, old.preprocessor, protocol.budgets, old.position_rule)
+            processor = Processor(
+                old.tokenizer,
+                old.config,
+                old.preprocessor,
+                protocol.budgets,
+                old.position_rule,
+                old.video_preprocessor,
+                old.generation,
+            )
             self._policy = None  # its cache is free before the next one's is taken
             self._policy = Policy(self._model, processor, slots=self._slots)
         policy = self._policy

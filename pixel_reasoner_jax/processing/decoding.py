@@ -7,12 +7,12 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path, is_remote
 
 MAX_PIXELS = 80_000_000
@@ -20,6 +20,8 @@ MAX_PIXELS = 80_000_000
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """The formats that are decoded. Formats that contain programs, such as EPS, are not among them."""
+
+MAX_NAME = 1024  # characters of a path in a message; what is longer is no path but data
 
 _ORIENTATION = 0x0112  # EXIF
 
@@ -149,12 +151,13 @@ def sample_video(total: int, fps: float, count: int, rate: float) -> list[int]:
 
 
 def describe(source: object) -> str:
-    """A name for error messages: the path where there is one."""
-    if isinstance(source, bytes):
-        return f"<{len(source)} bytes>"
+    """A name for error messages: the path where there is one, and never the data."""
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or f"<PIL image {source.mode} {source.width}x{source.height}>"
-    return str(source)
+    if isinstance(source, bytes | bytearray | memoryview | Mapping | list | tuple):
+        return shown(source)
+    name = str(source)
+    return shown(name) if name[:5].lower() == "data:" or len(name) > MAX_NAME else name
 
 
 def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing.decoding import (
     MediaError,
     VideoFile,
@@ -219,20 +219,24 @@ class PictureStore:
         """Samples a video as `loading.load_video` does; the frames are pictures.
 
         Args:
-          source: a file, its bytes, a list of frames, each as `open` takes it, or a loaded `Video`.
+          source: a file, its bytes, a list of frames, each as `open` takes it, or a loaded `Video`, of whose frames as
+            many are taken as of a file's.
           count: frames to take.
-          fps: for a list, the number of its frames in a second.
+          fps: for a list, the number of its frames in a second; for a file, the frames to take in a second, in place of
+            `rate`.
           rate: frames to take in a second of video, `count` at most; 0: `count`.
 
         Raises:
           MediaError: it cannot be read.
         """
         if isinstance(source, Video):
-            return dataclasses.replace(source, frames=[self.open(frame) for frame in source.frames])
+            chosen = sample_video(len(source.frames), source.fps, count, rate)
+            frames, times = ([values[index] for index in chosen] for values in (source.frames, source.times))
+            return Video([*map(self.open, frames)], tuple(times), source.fps * len(chosen) / len(source.frames))
         if not isinstance(source, str | os.PathLike | bytes):
             return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)
-        chosen = sample_video(file.total, file.fps, count, rate)
+        chosen = sample_video(file.total, file.fps, count, sampling_rate(file.name, fps, rate))
         frames = [self._open_frame(source, content, file, index) for index in chosen]
         return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
 
@@ -335,8 +339,10 @@ def sample_frames(
       load: turns each frame that is taken into an image with a `size`.
 
     Raises:
-      MediaError: there are no frames, frames of different sizes, or `fps` is not positive.
+      MediaError: it is no list, there are no frames, frames of different sizes, or `fps` is not positive.
     """
+    if not isinstance(source, Sequence):
+        raise MediaError(f"a video is a path, bytes or a list of frames, not {shown(source)}")
     if not len(source):
         raise MediaError("video given as a list: it has no frames")
     fps = LIST_FPS if fps is None else float(fps)
@@ -351,6 +357,19 @@ def sample_frames(
                 f" the first one {frames[0].width}x{frames[0].height}"
             )
     return Video(frames, tuple(index / fps for index in chosen), fps * len(chosen) / len(source))
+
+
+def sampling_rate(name: str, fps: float | None, rate: float) -> float:
+    """The frames to take in a second of the video file `name`: `fps` if it is given, else `rate`.
+
+    Raises:
+      MediaError: `fps` is not positive.
+    """
+    if fps is None:
+        return rate
+    if not 0 < fps < float("inf"):
+        raise MediaError(f"{name}: fps must be positive, got {fps}")
+    return float(fps)
 
 
 def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:

@@ -19,6 +19,7 @@ from pixel_reasoner_jax.config_values import ANSWER_RULES
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.rewards.answers import for_algebra, judge, mathematics
 from pixel_reasoner_jax.rewards.extraction import extract_answer
+from pixel_reasoner_jax.signals import shielded
 from pixel_reasoner_jax.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
@@ -36,15 +37,16 @@ class _Worker:
     def __init__(self, limit: float, deadline: float):
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         command = [sys.executable, "-P", "-m", "pixel_reasoner_jax.rewards.worker", str(limit)]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
-            encoding="ascii",
-        )
+        with shielded():
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                text=True,
+                encoding="ascii",
+            )
         self.ready = False
         self.deadline = deadline
         self.expires = time.monotonic() + START_LIMIT

@@ -236,7 +236,7 @@ class Dialogue(abc.ABC):
         try:
             images = [self.opened.store.open(image) for image in result.images]
             return images, tuple(self._state.resized(image.size, result.kind) for image in images)
-        except ValueError as error:
+        except UserError as error:  # any other is a bug, which is logged where calls are made
             raise OperationError(str(error)) from error
 
     def _emit(self, kind: type, **fields) -> None:

@@ -25,10 +25,10 @@ from pixel_reasoner_jax.endpoint import (
 )
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError, Registry, default_registry
-from pixel_reasoner_jax.processing import Budgets, MediaError, PictureStore
+from pixel_reasoner_jax.processing import Budgets, PictureStore
 from pixel_reasoner_jax.query import Query, check_query, query_name
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits, Observation
-from pixel_reasoner_jax.rollout.prompt import BudgetSizes, OpenedQuery
+from pixel_reasoner_jax.rollout.prompt import BudgetSizes, OpenedQuery, QueryError
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.served_dialogue import ServedDialogue, chat_message
 from pixel_reasoner_jax.rollout.workers import Workers
@@ -105,7 +105,7 @@ class ServedPolicy:
         *,
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
-        on_unusable: Callable[[int, UserError], None] | None = None,
+        on_unusable: Callable[[int, QueryError], None] | None = None,
     ) -> ServedStream:
         """Answers every query `samples` times; arguments and errors as of `Policy.stream`, and these:
 
@@ -140,7 +140,7 @@ class ServedPolicy:
         return ServedStream(settings, map(check_query, queries), self.store)
 
     def rollout(self, queries: Sequence[Query], samples: int = 1, seed: int = 0, **options: Any) -> list[list[Any]]:
-        """One group of `samples` trajectories for every query, in order; see `stream`."""
+        """One group of `samples` trajectories for every query, in order; arguments and errors as of `stream`."""
         groups: list[list[Any]] = [[None] * samples for _ in queries]
         with self.stream(queries, samples, seed, **options) as stream:
             for number, trajectory in stream:
@@ -162,7 +162,7 @@ class ServedRollout:
     seed: int
     sampling: SamplingSettings
     on_event: Callable[[Event], None] | None
-    on_unusable: Callable[[int, UserError], None] | None
+    on_unusable: Callable[[int, QueryError], None] | None
 
 
 class ServedStream(Iterator[tuple[int, Trajectory]]):
@@ -203,6 +203,8 @@ class ServedStream(Iterator[tuple[int, Trajectory]]):
                 return number, future.result()
             try:
                 self._handle(error, number, name, sample)
+            except QueryError:  # the others go on
+                raise
             except BaseException:
                 self.close()
                 raise
@@ -226,9 +228,10 @@ class ServedStream(Iterator[tuple[int, Trajectory]]):
             if number in self._unusable:
                 return
             self._unusable.add(number)
+            problem = QueryError(number, name, str(error))
             if self._settings.on_unusable is None:
-                raise error.problem
-            self._settings.on_unusable(number, error.problem)
+                raise problem
+            self._settings.on_unusable(number, problem)
         elif isinstance(error, RequestError):
             self._failures[name, sample] = str(error)
             self._silent = self._silent + 1 if isinstance(error, NoAnswerError) else self._silent
@@ -316,11 +319,7 @@ class ServedStream(Iterator[tuple[int, Trajectory]]):
 
 
 class _Unusable(Exception):
-    """A query whose media cannot be used; `problem` says why."""
-
-    def __init__(self, problem: UserError):
-        super().__init__(str(problem))
-        self.problem = problem
+    """A query whose media cannot be used."""
 
 
 class _Opening:
@@ -330,7 +329,7 @@ class _Opening:
         self.query, self._settings, self._store = query, settings, store
         self._lock = threading.Lock()
         self._opened: tuple[OpenedQuery, list[dict[str, Any]]] | None = None
-        self._problem: UserError | None = None
+        self._problem: str | None = None
 
     def get(self) -> tuple[OpenedQuery, list[dict[str, Any]]]:
         """The opened query, and its first messages as they are sent."""
@@ -339,8 +338,7 @@ class _Opening:
                 try:
                     self._opened = self._open()
                 except UserError as error:
-                    kind = MediaError if isinstance(error, MediaError) else UserError
-                    self._problem = kind(f"{query_name(self.query)}: {error}")
+                    self._problem = f"{query_name(self.query)}: {error}"
         if self._problem is not None:
             raise _Unusable(self._problem)
         return self._opened

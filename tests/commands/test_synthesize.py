@@ -223,6 +223,14 @@ def test_mistakes_are_named(argv, message, tmp_path, capsys, monkeypatch):
     assert status == 2 and message in err
 
 
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        status, _, err = synthesize(capsys, "--source", "pixel-search:sft", "--count", 1, "--out", out)
+        assert status == 2 and "is to be a folder, and" in err and "out is a file" in err and "Errno" not in err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_help_names_the_sources(capsys):
     status, text, _ = synthesize(capsys, "--help")
     assert status == 0 and all(kind in text for kind in SOURCE_KINDS)
