@@ -54,7 +54,7 @@ def test_the_command(tmp_path, capsys, model):
     assert figures["pixel_search"]["count"] == 3
     results = read_results(tmp_path / "out")
     assert results["benchmarks"]["pixel_search"]["protocol"]["name"] == "model"
-    assert model.made[-1] == ("some/model", "float32", {"data": -1, "fsdp": 2, "tensor": 1}, 64)
+    assert model.made[-1] == ("some/model", "auto", {"data": -1, "fsdp": 2, "tensor": 1}, 64)
 
 
 def test_flags_change_the_protocol(tmp_path, capsys, model):
