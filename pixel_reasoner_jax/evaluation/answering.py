@@ -41,9 +41,9 @@ class Answerer(Interface):
     ) -> contextlib.AbstractContextManager[Iterator[tuple[int, Trajectory]]]:
         """Answers every query `samples` times; see `Policy.stream`.
 
-        Queries have no `answer`, are read a few ahead, and not all of them are in memory at a time. A response may
-        depend on the seed, its query, its sample and the settings alone, so that an evaluation that goes on after it
-        was killed comes to the same figures.
+        Queries have no `answer`. They are read a few ahead, since not all of them fit into memory; their length says
+        how many there are at most. A response may depend on the seed, its query, its sample and the settings alone, so
+        that an evaluation that goes on after it was killed comes to the same figures.
         """
 
 
@@ -113,7 +113,7 @@ def answer(
             worker.put(lambda: scoring.unreadable(item, str(error)))
 
         stream = policy.stream(
-            queries(),
+            _Sized(queries(), len(numbers)),
             samples=protocol.samples,
             seed=protocol.seed,
             sampling=protocol.sampling,
@@ -181,6 +181,19 @@ class Scoring:
             problem=problem,
         )
         return Answer(record)
+
+
+class _Sized:
+    """An iterator with the most that it will give, so that a policy makes no more room than that."""
+
+    def __init__(self, iterator: Iterator[Any], most: int):
+        self._iterator, self._most = iterator, most
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterator
+
+    def __len__(self) -> int:
+        return self._most
 
 
 def _read(asked: Asked, numbers: Sequence[int]) -> Iterator[tuple[Item | UnreadableItem, dict[str, Any]]]:

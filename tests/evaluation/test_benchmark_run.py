@@ -312,3 +312,18 @@ def test_one_process_goes_on_where_two_were_killed(tmp_path, monkeypatch):
     policy = ScriptedPolicy(first(11))
     assert without_times(run(policy, tmp_path / "out", one)) == without_times(whole)
     assert 0 < policy.given < 24  # what the first process had answered it does not ask again
+
+
+def test_in_an_object_store(tmp_path, bucket):
+    data = write_tallyqa(tmp_path / "data", broken=(3,))
+    out = f"{bucket}/out"
+    with pytest.raises(Killed):
+        run(ScriptedPolicy(first(11), kill_after=9), out, asked(data))
+    policy = ScriptedPolicy(first(11))
+    assert without_times(run(policy, out, asked(data))) == without_times(
+        run(ScriptedPolicy(first(11)), tmp_path / "out", asked(data))
+    )
+    assert 0 < policy.given < 23 and read_results(out)["benchmarks"]["tallyqa"]["score"] == 10 / 24
+    keys = [record.key for record in read_records(out)]
+    (found, *_) = read_trajectories(out, keys).values()
+    assert found.messages[1]["content"][0]["image"].size == (32, 24)
