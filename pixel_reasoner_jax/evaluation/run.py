@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from data_pipeline.reader import QueryReader, ValidQueries
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.records import ScoredRecord
 from pixel_reasoner_jax.evaluation.scorers.similarity import anls
@@ -32,6 +33,7 @@ class Evaluation:
       scores: of these trajectories.
       without_room: the number of queries whose prompt is so long that no token of a response fits.
       unchecked: the number of answers that could not be compared with their reference, and scored 0.
+      skipped: the number of queries that are not valid, and are not part of the figures.
     """
 
     tally: Tally
@@ -39,6 +41,7 @@ class Evaluation:
     scores: list[float]
     without_room: int
     unchecked: int
+    skipped: int
 
     @functools.cached_property
     def figures(self) -> dict[str, float | None]:
@@ -58,21 +61,26 @@ def evaluate(
     keep: int = 20,
     on_progress: Callable[[int], None] | None = None,
     on_record: Callable[[ScoredRecord], None] | None = None,
+    reader: QueryReader | None = None,
+    max_unreadable: float = 0.0,
 ) -> Evaluation:
     """Answers every query `samples` times and scores the responses.
 
     Args:
       policy: answers; only its `stream` is used, see `Policy.stream`.
-      queries: a sequence that may create each query when it is asked for; it is read a few queries ahead.
+      queries: a sequence that may create each query when it is asked for; it is read a few queries ahead. Those that
+        are not valid are skipped, see `data_pipeline.reader`.
       samples: responses for each query.
       seed, temperature: of sampling; temperature 0 is greedy, as in published figures.
       scorer: None for `rewards.score_trajectories`.
       keep: of how many queries the first response is kept; with their images, thousands would not fit into memory.
       on_progress: called with the number of queries answered so far.
       on_record: called with the scored record of every response, whose item is the query's number.
+      reader: decides which queries are valid; None: their form and their media alone are looked at.
+      max_unreadable: the largest share of queries that may be skipped; with 0, the first one is an error.
 
     Raises:
-      UserError: there are no queries, or one has no answer.
+      UserError: there are no queries, or too many are not valid; the message names one and says why.
     """
     if not len(queries):
         raise UserError("no queries to evaluate")
@@ -80,17 +88,17 @@ def evaluate(
     groups: dict[int, list[Trajectory]] = {}
     kept: dict[int, tuple[Trajectory, float]] = {}
     done = without_room = 0
+    valid = ValidQueries(queries, reader or QueryReader(), max_unreadable)
     with AnswerPool() as pool:
         score = scorer or (lambda trajectories: score_trajectories(trajectories, pool))
-        with policy.stream(queries, samples=samples, seed=seed, temperature=temperature) as stream:
+        with policy.stream(valid, samples=samples, seed=seed, temperature=temperature) as stream:
             for number, trajectory in stream:
-                if not trajectory.reference:
-                    raise UserError(f"query {trajectory.query_id!r} has no answer to score its responses against")
                 group = groups.setdefault(number, [])
                 group.append(trajectory)
                 if len(group) < samples:
                     continue
                 scores = score(groups.pop(number))
+                number = valid.numbers[number]
                 without_room += _without_room(trajectory)
                 for response, value in zip(group, scores, strict=True):
                     record = ScoredRecord.of(response, BENCHMARK, value, id=str(number))
@@ -102,8 +110,10 @@ def evaluate(
                 done += 1
                 if on_progress:
                     on_progress(done)
+    if not done:
+        raise UserError(f"none of {len(queries)} queries can be used; the log says why")
     trajectories, scores = zip(*(kept[number] for number in sorted(kept)), strict=True) if kept else ((), ())
-    return Evaluation(tally, list(trajectories), list(scores), without_room, pool.unchecked)
+    return Evaluation(tally, list(trajectories), list(scores), without_room, pool.unchecked, valid.skipped)
 
 
 def _without_room(trajectory: Trajectory) -> bool:

@@ -42,7 +42,9 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def data(tmp_path):
-    write_records(tmp_path / "data", "query", ({"id": str(i), "question": "?"} for i in range(41)), shard_size=9)
+    write_records(
+        tmp_path / "data", "query", ({"id": str(i), "question": "?", "answer": "1"} for i in range(41)), shard_size=9
+    )
     return tmp_path / "data"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_pipeline.records import write_records
+from data_pipeline.records import RecordShards
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks import Item, UnreadableItem, open_benchmark
 from pixel_reasoner_jax.evaluation.scorers import SCORERS
@@ -16,7 +16,9 @@ def query(name: str, **changes):
 
 
 def opened(tmp_path, *queries):
-    write_records(tmp_path / "data", "query", queries)
+    shards = RecordShards(tmp_path / "data", "query")  # written in parts, a data set may have an id twice
+    shards.write(0, queries)
+    shards.finish(1)
     return open_benchmark("data", tmp_path / "data")
 
 
