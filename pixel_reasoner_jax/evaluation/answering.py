@@ -20,6 +20,7 @@ from pixel_reasoner_jax.evaluation.benchmarks import Benchmark, Item, Unreadable
 from pixel_reasoner_jax.evaluation.protocol import Protocol
 from pixel_reasoner_jax.evaluation.records import ScoredRecord
 from pixel_reasoner_jax.evaluation.scorers import Scorer, find_scorer
+from pixel_reasoner_jax.query import check_query
 from pixel_reasoner_jax.rollout import SamplingSettings
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -203,7 +204,7 @@ def _read(asked: Asked, numbers: Sequence[int]) -> Iterator[tuple[Item | Unreada
         item, query = asked.benchmark[number], {}
         if isinstance(item, Item):
             try:
-                query = item.query(protocol.prompt, protocol.budgets.video_frames)
+                query = check_query(item.query(protocol.prompt, protocol.budgets.video_frames))
             except (UserError, OSError) as error:
                 item = UnreadableItem(item.id, str(error)[:300], item.categories, item.cluster)
         yield item, query

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import dataclasses
 import json
 import random
 import threading
@@ -21,7 +22,8 @@ from pixel_reasoner_jax.evaluation.records import read_records, read_results
 from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import MediaError, PictureStore
-from pixel_reasoner_jax.rollout.prompt import Prompt, check_query
+from pixel_reasoner_jax.query import check_query
+from pixel_reasoner_jax.rollout.prompt import Prompt
 from tests.evaluation.forms import write_image, write_json
 from tests.evaluation.scripted import Killed, ScriptedPolicy
 
@@ -146,6 +148,21 @@ def test_what_cannot_be_read_is_named_and_wrong(tmp_path):
     assert (found["score"], found["unreadable"], found["responses"]) == (21 / 24, 3, 21)
     assert list(found["unreadable_items"]) == ["1-3", "2-4", "3-6"]
     assert "missing.png" in found["unreadable_items"]["1-3"] and "1x900" in found["unreadable_items"]["3-6"]
+
+
+class Rated(find_benchmark("tallyqa")):
+    """Its second item is a video at no rate that there is."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        return dataclasses.replace(item, video=list(item.images), fps=-1.0) if index == 1 else item
+
+
+def test_a_query_that_cannot_be_asked_is_unreadable(tmp_path):
+    one = asked(write_tallyqa(tmp_path / "data"))
+    one = dataclasses.replace(one, benchmark=Rated(tmp_path / "data"))
+    found = run(ScriptedPolicy(right), tmp_path / "out", one)["benchmarks"]["tallyqa"]
+    assert (found["score"], found["unreadable"]) == (23 / 24, 1) and "fps" in found["unreadable_items"]["0-1"]
 
 
 def test_samples_and_modes(tmp_path):
