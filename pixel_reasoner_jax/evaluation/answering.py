@@ -164,6 +164,7 @@ class Scoring:
             categories=dict(item.categories),
             cluster=item.cluster or None,
             seconds=seconds,
+            order=item.order or (),
             question=item.question,
         )
         return Answer(record, trajectory, item.images)

@@ -150,6 +150,23 @@ def test_what_cannot_be_read_is_named_and_wrong(tmp_path):
     assert "missing.png" in found["unreadable_items"]["1-3"] and "1x900" in found["unreadable_items"]["3-6"]
 
 
+def test_the_order_of_shuffled_options_is_recorded(tmp_path):
+    for n in range(20):
+        write_image(tmp_path / "data" / f"sa_{n}.png", n)
+        options = [f"right {n}", "left", "above", "below"]
+        write_json(tmp_path / "data" / f"sa_{n}.json", {"question": f"q{n}", "options": options})
+    policy = ScriptedPolicy(lambda query, sample: "A")
+    run(policy, tmp_path / "out", asked(tmp_path / "data", "vstar", order_seed=3))
+    records = {record.question: record for record in read_records(tmp_path / "out")}
+    assert len({record.order for record in records.values()}) > 5
+    for query in policy.asked:
+        question, *lines = query["question"].splitlines()
+        shown = [line[4:] for line in lines[:4]]
+        options = [f"right {question[1:]}", "left", "above", "below"]
+        assert shown == [options[place] for place in records[question].order]
+        assert records[question].score == float(shown[0] == options[0])
+
+
 class Rated(find_benchmark("tallyqa")):
     """Its second item is a video at no rate that there is."""
 
