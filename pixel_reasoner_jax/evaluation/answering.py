@@ -20,6 +20,7 @@ from pixel_reasoner_jax.evaluation.benchmarks import Benchmark, Item, Unreadable
 from pixel_reasoner_jax.evaluation.protocol import Protocol
 from pixel_reasoner_jax.evaluation.records import ScoredRecord
 from pixel_reasoner_jax.evaluation.scorers import Scorer, find_scorer
+from pixel_reasoner_jax.query import check_query
 from pixel_reasoner_jax.rollout import SamplingSettings
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -41,9 +42,9 @@ class Answerer(Interface):
     ) -> contextlib.AbstractContextManager[Iterator[tuple[int, Trajectory]]]:
         """Answers every query `samples` times; see `Policy.stream`.
 
-        Queries have no `answer`, are read a few ahead, and not all of them are in memory at a time. A response may
-        depend on the seed, its query, its sample and the settings alone, so that an evaluation that goes on after it
-        was killed comes to the same figures.
+        Queries have no `answer`. They are read a few ahead, since not all of them fit into memory; their length says
+        how many there are at most. A response may depend on the seed, its query, its sample and the settings alone, so
+        that an evaluation that goes on after it was killed comes to the same figures.
         """
 
 
@@ -113,7 +114,7 @@ def answer(
             worker.put(lambda: scoring.unreadable(item, str(error)))
 
         stream = policy.stream(
-            queries(),
+            _Sized(queries(), len(numbers)),
             samples=protocol.samples,
             seed=protocol.seed,
             sampling=protocol.sampling,
@@ -163,6 +164,7 @@ class Scoring:
             categories=dict(item.categories),
             cluster=item.cluster or None,
             seconds=seconds,
+            order=item.order or (),
             question=item.question,
         )
         return Answer(record, trajectory, item.images)
@@ -183,6 +185,19 @@ class Scoring:
         return Answer(record)
 
 
+class _Sized:
+    """An iterator with the most that it will give, so that a policy makes no more room than that."""
+
+    def __init__(self, iterator: Iterator[Any], most: int):
+        self._iterator, self._most = iterator, most
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterator
+
+    def __len__(self) -> int:
+        return self._most
+
+
 def _read(asked: Asked, numbers: Sequence[int]) -> Iterator[tuple[Item | UnreadableItem, dict[str, Any]]]:
     """Items with what is asked; one whose query cannot be made is unreadable."""
     protocol = asked.protocol
@@ -190,7 +205,7 @@ def _read(asked: Asked, numbers: Sequence[int]) -> Iterator[tuple[Item | Unreada
         item, query = asked.benchmark[number], {}
         if isinstance(item, Item):
             try:
-                query = item.query(protocol.prompt, protocol.budgets.video_frames)
+                query = check_query(item.query(protocol.prompt, protocol.budgets.video_frames))
             except (UserError, OSError) as error:
                 item = UnreadableItem(item.id, str(error)[:300], item.categories, item.cluster)
         yield item, query

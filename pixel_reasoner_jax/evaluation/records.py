@@ -51,6 +51,7 @@ class ScoredRecord:
       unreadable: the item's media could not be read: it was not answered, and scores 0.
       problem: what could not be read of it.
       images: the sizes of the query's images after resizing, "WIDTHxHEIGHT"; of a video "WIDTHxHEIGHTxFRAMES".
+      order: where each option that was shown stood in the file; empty where they were shown in the file's order.
       question, reference, response: texts to show, the response's being its last turn.
     """
 
@@ -71,6 +72,7 @@ class ScoredRecord:
     unreadable: bool = False
     problem: str = ""
     images: Sequence[str] = ()
+    order: Sequence[int] = ()
     question: str = ""
     reference: str | list[str] = ""
     response: str = ""
@@ -131,7 +133,7 @@ class ScoredRecord:
                 raise ValueError(f"its {name} is {repr(value)[:80]}")
         if missing := {"benchmark", "id"} - fields.keys():
             raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
-        record = cls(**{**fields, "images": tuple(fields.get("images", ()))})
+        record = cls(**{**fields, **{name: tuple(fields.get(name, ())) for name in ("images", "order")}})
         if record.failed > record.operations:
             raise ValueError(f"it has {record.failed} failed calls of {record.operations}")
         return record
@@ -189,6 +191,7 @@ _VALID = {
     "unreadable": lambda value: isinstance(value, bool),
     "problem": _is_text,
     "images": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "order": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     "question": _is_text,
     "reference": lambda value: value == [] or _are_texts(value),
     "response": _is_text,

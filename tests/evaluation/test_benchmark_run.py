@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import dataclasses
 import json
 import random
 import threading
@@ -147,6 +148,38 @@ def test_what_cannot_be_read_is_named_and_wrong(tmp_path):
     assert (found["score"], found["unreadable"], found["responses"]) == (21 / 24, 3, 21)
     assert list(found["unreadable_items"]) == ["1-3", "2-4", "3-6"]
     assert "missing.png" in found["unreadable_items"]["1-3"] and "1x900" in found["unreadable_items"]["3-6"]
+
+
+def test_the_order_of_shuffled_options_is_recorded(tmp_path):
+    for n in range(20):
+        write_image(tmp_path / "data" / f"sa_{n}.png", n)
+        options = [f"right {n}", "left", "above", "below"]
+        write_json(tmp_path / "data" / f"sa_{n}.json", {"question": f"q{n}", "options": options})
+    policy = ScriptedPolicy(lambda query, sample: "A")
+    run(policy, tmp_path / "out", asked(tmp_path / "data", "vstar", order_seed=3))
+    records = {record.question: record for record in read_records(tmp_path / "out")}
+    assert len({record.order for record in records.values()}) > 5
+    for query in policy.asked:
+        question, *lines = query["question"].splitlines()
+        shown = [line[4:] for line in lines[:4]]
+        options = [f"right {question[1:]}", "left", "above", "below"]
+        assert shown == [options[place] for place in records[question].order]
+        assert records[question].score == float(shown[0] == options[0])
+
+
+class Rated(find_benchmark("tallyqa")):
+    """Its second item is a video at no rate that there is."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        return dataclasses.replace(item, video=list(item.images), fps=-1.0) if index == 1 else item
+
+
+def test_a_query_that_cannot_be_asked_is_unreadable(tmp_path):
+    one = asked(write_tallyqa(tmp_path / "data"))
+    one = dataclasses.replace(one, benchmark=Rated(tmp_path / "data"))
+    found = run(ScriptedPolicy(right), tmp_path / "out", one)["benchmarks"]["tallyqa"]
+    assert (found["score"], found["unreadable"]) == (23 / 24, 1) and "fps" in found["unreadable_items"]["0-1"]
 
 
 def test_samples_and_modes(tmp_path):
@@ -313,3 +346,18 @@ def test_one_process_goes_on_where_two_were_killed(tmp_path, monkeypatch):
     policy = ScriptedPolicy(first(11))
     assert without_times(run(policy, tmp_path / "out", one)) == without_times(whole)
     assert 0 < policy.given < 24  # what the first process had answered it does not ask again
+
+
+def test_in_an_object_store(tmp_path, bucket):
+    data = write_tallyqa(tmp_path / "data", broken=(3,))
+    out = f"{bucket}/out"
+    with pytest.raises(Killed):
+        run(ScriptedPolicy(first(11), kill_after=9), out, asked(data))
+    policy = ScriptedPolicy(first(11))
+    assert without_times(run(policy, out, asked(data))) == without_times(
+        run(ScriptedPolicy(first(11)), tmp_path / "out", asked(data))
+    )
+    assert 0 < policy.given < 23 and read_results(out)["benchmarks"]["tallyqa"]["score"] == 10 / 24
+    keys = [record.key for record in read_records(out)]
+    (found, *_) = read_trajectories(out, keys).values()
+    assert found.messages[1]["content"][0]["image"].size == (32, 24)

@@ -69,7 +69,7 @@ def test_killed_by_the_system_it_goes_on(tmp_path):
 
 
 MEMORY = """
-    import sys
+    import collections, sys
     from tests.evaluation.scripted import ScriptedPolicy
     from tests.evaluation.test_benchmark_run import MODEL, asked, first
     from pixel_reasoner_jax.evaluation.benchmark_run import evaluate_benchmarks
@@ -83,6 +83,7 @@ MEMORY = """
 
     seen = []
     policy = ScriptedPolicy(first(5000))
+    policy.asked = collections.deque(maxlen=1)  # what it would remember of its queries is not the evaluation's
     evaluate_benchmarks([asked(sys.argv[1])], lambda protocol, mode: policy, sys.argv[2], MODEL, progress)
     print(*seen, resident())
 """
