@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import logging
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ import grain
 from absl import flags
 
 from data_pipeline.records import RecordError
+from pixel_reasoner_jax.processing.sources import MediaSettings, media_settings, use_media_settings
 
 MIN_READ = 100  # records that `max_unreadable` is a share of, at least: one bad record of two is no large share
 
@@ -202,11 +204,19 @@ def _read_ahead(dataset: grain.MapDataset, settings: LoaderSettings, ahead: int)
     each = max(-(-ahead // settings.workers), 1)
     options = grain.ReadOptions(settings.threads, settings.threads)
     workers = grain.MultiprocessingOptions(settings.workers, each)
-    return dataset.to_iter_dataset(options).mp_prefetch(workers, worker_init_fn=_end_with_parent)
+    return dataset.to_iter_dataset(options).mp_prefetch(
+        workers, worker_init_fn=functools.partial(_begin_worker, media_settings())
+    )
 
 
-def _end_with_parent(index: int, count: int) -> None:
-    """Runs first in a worker process: ends it when its parent is killed. Grain's workers would wait forever."""
+def _begin_worker(settings: MediaSettings, index: int, count: int) -> None:
+    """Runs first in a worker process: media are read there as here, and it ends with its parent."""
+    use_media_settings(settings, quiet=True)
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker process when its parent is killed. Grain's workers would wait forever."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()

@@ -13,7 +13,9 @@ from PIL import Image
 
 from data_pipeline.seed import NormalizedBox, Seed
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.files import absolute, as_path
+from pixel_reasoner_jax.processing.decoding import FORMATS
+from pixel_reasoner_jax.processing.sources import MediaError, located, media_settings, read_media
 
 SeedSource = Sequence[Seed]
 
@@ -98,6 +100,8 @@ class SourceEntry:
         relative = self.text(name, default)
         try:
             path = as_path(relative) if "://" in relative else self.folder / relative
+            if media_settings().root is not None:
+                path = located(absolute(path))
             there = path.is_file()
         except Exception as error:  # a name that no file can have, or an address that nothing reads; clients differ
             raise self.error(f"{name!r}: {error}") from None
@@ -108,10 +112,12 @@ class SourceEntry:
     def image(self, path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
         """The bytes of an image file, and the (width, height) of the upright image in pixels."""
         try:
-            data = path.read_bytes()
+            data = read_media(path)
             return data, upright_size(data)
+        except MediaError as error:
+            raise self.error(str(error)) from error
         except Exception as error:  # PIL's decoders fail in many ways, and object stores
-            raise self.error(f"{path} cannot be read as an image ({error})") from error
+            raise self.error(f"{path} cannot be read as an image: it is damaged, or something else") from error
 
     def box(self, name: str, size: tuple[int, int], value: Any = None) -> NormalizedBox:
         """A box [left, top, right, bottom], normalized; if any number is above 1, the field is in pixels.
@@ -153,7 +159,7 @@ class SourceEntry:
 
 def upright_size(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels of an encoded image, turned upright as its EXIF data say; reads only the header."""
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 

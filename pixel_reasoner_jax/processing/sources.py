@@ -50,8 +50,8 @@ def media_settings() -> MediaSettings:
     return _settings
 
 
-def use_media_settings(settings: MediaSettings | Mapping[str, Any]) -> None:
-    """Sets what this process reads from now on, and says so where it is not the default.
+def use_media_settings(settings: MediaSettings | Mapping[str, Any], quiet: bool = False) -> None:
+    """Sets what this process reads from now on, and says on standard error what has changed, unless it is `quiet`.
 
     Raises:
       UserError: the root is no folder.
@@ -59,14 +59,11 @@ def use_media_settings(settings: MediaSettings | Mapping[str, Any]) -> None:
     global _settings
     settings = settings if isinstance(settings, MediaSettings) else MediaSettings(**settings)
     if settings.root is not None and not as_path(settings.root).is_dir():
-        raise UserError(f"config.media.root is {settings.root}, which is no folder")
-    if settings != _settings:
-        changed = {
-            field.name: getattr(settings, field.name)
-            for field in dataclasses.fields(settings)
-            if getattr(settings, field.name) != getattr(_settings, field.name)
-        }
-        print("media:", ", ".join(f"{name} = {value}" for name, value in changed.items()), file=sys.stderr)
+        raise UserError(f"the root of media is {settings.root}, which is no folder")
+    now, before = dataclasses.asdict(settings), dataclasses.asdict(_settings)
+    changed = [f"{name} = {value}" for name, value in now.items() if value != before[name]]
+    if changed and not quiet:
+        print("media:", ", ".join(changed), file=sys.stderr, flush=True)
     _settings = settings
     ImageFile.LOAD_TRUNCATED_IMAGES = settings.truncated
     Image.MAX_IMAGE_PIXELS = max(settings.max_pixels, MediaSettings.max_pixels)  # ours is checked first
@@ -115,6 +112,12 @@ def open_media(source: str | os.PathLike | bytes) -> BinaryIO:
         raise MediaError(f"{name}: no permission to read it") from None
     except (OSError, ValueError) as error:
         raise MediaError(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def read_media(source: str | os.PathLike | bytes) -> bytes:
+    """The bytes of a medium's file; errors as of `open_media`."""
+    with open_media(source) as file:
+        return file.read()
 
 
 def open_video(source: str | os.PathLike | bytes) -> BinaryIO:

@@ -26,6 +26,7 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing.sources import use_media_settings
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan
@@ -56,6 +57,7 @@ class TrainingRun:
     def __init__(self, config: ConfigDict, resume: bool = False):
         enable_cache()
         self._config = config
+        use_media_settings(config.media)
         if resume:
             take_over(config)
         self._workdir = open_workdir(config, resume)

@@ -17,17 +17,9 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import MediaError, PictureStore, load_image, load_video
 from pixel_reasoner_jax.processing.decoding import file_digest
 from pixel_reasoner_jax.processing.pixels import STRIP_PIXELS, PixelGate
-from pixel_reasoner_jax.processing.sources import MediaSettings, media_settings, use_media_settings
 from tests.processing.avi import write_avi
 
 READERS = (load_image, load_video, file_digest, PictureStore().open, PictureStore().open_video)
-
-
-@pytest.fixture(autouse=True)
-def settings_as_before():
-    before = media_settings()
-    yield
-    use_media_settings(before)
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -60,7 +52,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
 
 
 @pytest.fixture
-def root(tmp_path) -> pathlib.Path:
+def root(tmp_path, use_media) -> pathlib.Path:
     """A root with an image and a video; the same lie outside, and links lead there."""
     inside = tmp_path / "root"
     (inside / "folder").mkdir(parents=True)
@@ -70,7 +62,7 @@ def root(tmp_path) -> pathlib.Path:
     (inside / "out").symlink_to(tmp_path)
     (inside / "link.png").symlink_to(tmp_path / "a.png")
     (inside / "link.avi").symlink_to(tmp_path / "a.avi")
-    use_media_settings({"root": str(inside)})
+    use_media(root=str(inside))
     return inside
 
 
@@ -86,32 +78,32 @@ def test_nothing_outside_the_root_is_read(root, suffix):
                 each(path)
 
 
-def test_settings_are_said_once_and_checked(tmp_path, capsys):
-    use_media_settings({"root": str(tmp_path), "max_pixels": 100})
-    use_media_settings({"root": str(tmp_path), "max_pixels": 100})
+def test_settings_are_said_once_and_checked(tmp_path, capsys, use_media):
+    use_media(root=str(tmp_path), max_pixels=100)
+    use_media(root=str(tmp_path), max_pixels=100)
     assert capsys.readouterr().err == f"media: root = {tmp_path}, max_pixels = 100\n"
-    with pytest.raises(UserError, match=r"config\.media\.root is .*nowhere, which is no folder"):
-        use_media_settings({"root": str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match=r"root of media is .*nowhere, which is no folder"):
+        use_media(root=str(tmp_path / "nowhere"))
 
 
-def test_the_largest_image_and_frame_are_a_setting(tmp_path):
-    use_media_settings({"max_pixels": 64 * 48 - 1})
+def test_the_largest_image_and_frame_are_a_setting(tmp_path, use_media):
+    use_media(max_pixels=64 * 48 - 1)
     film = write_avi(tmp_path / "film.avi", [noise()] * 2, fps=2)
     for read, source in ((load_image, encoded(noise(), "PNG")), (load_video, film)):
         with pytest.raises(MediaError, match="64x48 pixels.* more than the limit of 3,071"):
             read(source)
-    use_media_settings({"max_pixels": 200_000_000})
+    use_media(max_pixels=200_000_000)
     assert Image.MAX_IMAGE_PIXELS == 200_000_000  # Pillow's own limit does not come first
 
 
-def test_truncated_images_are_taken_only_if_that_is_set(tmp_path):
+def test_truncated_images_are_taken_only_if_that_is_set(tmp_path, use_media):
     path = tmp_path / "photo.jpg"
     path.write_bytes(encoded(noise(), "JPEG")[:-500])
     with pytest.raises(MediaError, match=r"photo\.jpg: the image is truncated: .*config\.media\.truncated=True"):
         load_image(path)
-    use_media_settings({"truncated": True})
+    use_media(truncated=True)
     assert load_image(path).size == (64, 48)
-    use_media_settings(MediaSettings())
+    use_media()
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 

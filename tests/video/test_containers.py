@@ -48,7 +48,9 @@ def test_known_containers(head, name):
     assert container_of(head) == name
 
 
-@pytest.mark.parametrize("head", [b"RIFF\0\0\0\0WEBP", b"\x89PNG", b"GGGG" * 3, b"%PDF-1.4", b"concat:a|b", b"text" * 200])
+@pytest.mark.parametrize(
+    "head", [b"RIFF\0\0\0\0WEBP", b"\x89PNG", b"GGGG" * 3, b"%PDF-1.4", b"concat:a|b", b"text" * 200]
+)
 def test_everything_else_is_no_video(head):
     with pytest.raises(VideoError, match="is no video in a known container"):
         container_of(head)

@@ -20,7 +20,9 @@ def folder(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("clips")
     film(folder / "film.mp4")
     open_gops = "open-gop=1:bframes=2:keyint=10:min-keyint=10:scenecut=0"
-    film(folder / "open.mp4", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-x264-params", open_gops)
+    film(
+        folder / "open.mp4", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-x264-params", open_gops
+    )
     return folder
 
 

@@ -108,7 +108,9 @@ def test_a_child_takes_no_more_memory_than_it_may(monkeypatch, tmp_path, film):
     with_little = DecoderPool(2**28, workers=1)
     monkeypatch.setattr(decoding, "decoders", lambda memory: with_little)
     huge = write_film(tmp_path / "huge.avi", (6000, 6000), 1)
-    with pytest.raises(MediaError, match=r"huge\.avi: the video takes more than 0\.2 GiB .*config\.media\.video_memory"):
+    with pytest.raises(
+        MediaError, match=r"huge\.avi: the video takes more than 0\.2 GiB .*config\.media\.video_memory"
+    ):
         load_video(huge)
     assert greys(load_video(film, 3).frames) == [0, 6, 11]
     with_little.close()
