@@ -21,7 +21,8 @@ from pixel_reasoner_jax.video.index import CUT_OFF, DAMAGED, REENCODE, Frame, Vi
 
 THREADS = 8  # of a decoder, at most: each holds frames of its own
 SEEKABLE = ("mov", "matroska", "avi")  # containers whose key frames can be sought
-PLAIN = ("h264", "hevc", "vp9", "av1", "mjpeg", "mpeg4")  # codecs with a frame for every packet
+PLAIN = ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "mpeg4")  # codecs with a frame for every packet that is shown
+VP8_SHOWN = 0x10  # in the first byte of a packet
 WHOLE = 0.9  # a video that ends before this share of its declared length is truncated
 
 
@@ -114,11 +115,13 @@ class VideoReader:
                 if packet.is_corrupt and self._format in SEEKABLE:
                     raise VideoError(f"is truncated: {CUT_OFF}")
                 count += 1
-                plain = plain and packet.pts is not None
-                if packet.pts is None or packet.is_discard:
+                if packet.pts is None:
+                    plain = False
+                    continue
+                end = max(end, packet.pts + (packet.duration or 0))
+                if packet.is_discard or not self._is_shown(packet):
                     continue
                 times.append(packet.pts)
-                end = max(end, packet.pts + (packet.duration or 0))
                 if packet.is_keyframe:
                     first_key = packet.pts if first_key is None else first_key
                     keys.append(packet.pts)
@@ -126,7 +129,7 @@ class VideoReader:
         times, keys = (array.array("q", sorted(values)) for values in (times, keys))
         if not plain or first_key is None or times[0] < first_key or not _ascends(times):
             return None
-        first = next(self._frames_from(None), None)
+        first = next(self._frames_from(keys[0]), None)
         return (times, keys, _shown_size(first)) if first is not None and first.pts == times[0] else None
 
     def _index_frames(self) -> tuple[array.array, array.array, tuple[int, int]]:
@@ -167,6 +170,9 @@ class VideoReader:
                     shown = True
                     yield frame
 
+    def _is_shown(self, packet: av.Packet) -> bool:
+        return self._stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] & VP8_SHOWN)
+
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
             raise VideoError(f"has frames of {width}x{height} pixels, more than the limit of {self._max_pixels:,}")
@@ -178,7 +184,8 @@ class VideoReader:
         declared, start = self._stream.duration, self._stream.start_time or 0
         if declared is None and len(self._container.streams) == 1 and self._container.duration:
             declared = int(self._container.duration / av.time_base / self._stream.time_base)
-        if count < WHOLE * self._stream.frames or end - start < WHOLE * (declared or 0):
+        fewer = self._format == "avi" and count < WHOLE * self._stream.frames  # in MP4 an edit may leave packets out
+        if fewer or end - start < WHOLE * (declared or 0):
             raise VideoError(f"is truncated: {CUT_OFF}")
 
     def _rate(self, times: array.array, tick: float) -> float:

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from data_pipeline.records import write_records
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.processing import Processor
@@ -192,6 +193,10 @@ def test_a_run_whose_data_grew_does_not_go_on(sft_config, uninterrupted, monkeyp
 
 def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
     model, sft_config.model.directory = sft_config.model.directory, str(tmp_path / "nowhere")
+    sft_config.media.root = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="the root of media is .*nowhere, which is no folder"):
+        TrainingRun(sft_config)
+    sft_config.media.root = None
     with pytest.raises(ConfigError, match="config.model.directory is .*nowhere, which has no config.json"):
         TrainingRun(sft_config)
     sft_config.model.directory = model

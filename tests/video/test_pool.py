@@ -173,3 +173,22 @@ def test_a_stopped_child_does_not_count_as_running():
         time.sleep(0.01)
     child_processes.end(child)
     assert not child_processes.runs(child)
+
+
+def test_bytes_are_copied_once_and_not_within_this_process(film):
+    """The copy is a file in memory, which is handed to the child."""
+    data = film.read_bytes() + bytes(60_000_000)
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    except OSError:
+        pytest.skip("this system does not measure the peak of memory anew")
+    before, _ = memory()
+    assert greys(load_video(data, 3).frames) == [0, 6, 11]
+    assert memory()[1] - before < 30_000_000
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory that this process takes, and took at most."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return values["VmRSS"], values["VmHWM"]
