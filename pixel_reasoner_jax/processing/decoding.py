@@ -9,14 +9,23 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
 from pixel_reasoner_jax.processing.pixels import PixelError, PixelGate, upright_rgb
 from pixel_reasoner_jax.processing.sources import MediaError, describe, media_settings, open_media, open_video
 from pixel_reasoner_jax.video.index import REENCODE, Frame, VideoError, VideoIndex
 from pixel_reasoner_jax.video.pool import decoders
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", *(("AVIF",) if features.check("avif") else ()))
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "PPM",
+    "TIFF",
+    *({"AVIF"} & set(Image.registered_extensions().values())),
+)
 """The formats that are decoded. Formats that contain programs, such as EPS, are not among them."""
 
 _GATE = PixelGate()
@@ -121,7 +130,7 @@ def file_digest(source: str | os.PathLike | bytes) -> str:
         try:
             return hashlib.file_digest(file, _hasher).hexdigest()
         except OSError as error:
-            raise MediaError(f"{describe(source)}: cannot be read ({type(error).__name__}: {error})") from error
+            raise MediaError(f"{describe(source)}: cannot be read ({error.strerror})") from error
 
 
 def digest(data: bytes) -> str:

@@ -17,6 +17,8 @@ from PIL import Image, ImageFile
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, is_remote, resolve_inside
 
+MAX_NAME = 300  # characters of a path that messages repeat; data that somebody took for a path are longer
+
 
 class MediaError(UserError):
     """An image or video that cannot be used; the message names it."""
@@ -70,12 +72,13 @@ def use_media_settings(settings: MediaSettings | Mapping[str, Any], quiet: bool 
 
 
 def describe(source: object) -> str:
-    """A name for error messages: the path where there is one."""
+    """A name for error messages: the path where there is one, shortened if it is too long for one."""
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or f"<PIL image {source.mode} {source.width}x{source.height}>"
-    return str(source)
+    name = str(source)
+    return name if len(name) <= MAX_NAME else f"{name[:80]}…"
 
 
 def open_media(source: str | os.PathLike | bytes) -> BinaryIO:
@@ -111,7 +114,7 @@ def open_media(source: str | os.PathLike | bytes) -> BinaryIO:
     except PermissionError:
         raise MediaError(f"{name}: no permission to read it") from None
     except (OSError, ValueError) as error:
-        raise MediaError(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
+        raise MediaError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def read_media(source: str | os.PathLike | bytes) -> bytes:
@@ -140,7 +143,7 @@ def located(source: str | os.PathLike) -> os.PathLike:
     try:
         return as_path(source) if _settings.root is None else resolve_inside(source, _settings.root)
     except (UserError, ValueError, OSError) as error:
-        raise MediaError(str(error)) from None
+        raise MediaError(str(error).replace(os.fspath(source), describe(source))) from None
 
 
 def _check_regular(status: os.stat_result, name: str) -> None:

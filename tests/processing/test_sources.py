@@ -125,6 +125,15 @@ def test_errors_say_what_to_do_in_our_own_words(tmp_path):
         load_image(heic)
 
 
+def test_no_message_repeats_what_was_taken_for_a_path(root):
+    data = f"data:image/png;base64,{'A' * 100_000}"
+    for path in (data, f"/{'a' * 5000}", f"{'../' * 2000}a.png"):
+        for read in READERS:
+            with pytest.raises(MediaError) as raised:
+                read(path)
+            assert len(str(raised.value)) < 500
+
+
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "I;16", "I", "RGB with transparency", "CMYK"])
 def test_large_images_are_converted_in_strips_to_the_same(kind, monkeypatch):
     image = noise(channels=4)
