@@ -43,17 +43,20 @@ def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: in
         with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
             return _to_rgb(image, name, max_pixels)
     except UnidentifiedImageError:
-        raise MediaError(f"{name}: is no image in a known format ({', '.join(FORMATS)})") from None
+        raise MediaError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from None
     except MediaError:
         raise
+    except Image.DecompressionBombError:
+        raise MediaError(f"{name}: has far more pixels than the limit of {media_settings().max_pixels:,}") from None
     except PixelError as error:
         raise MediaError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise errors of many classes for broken files; none of them names the file
         if "truncated" in str(error) or isinstance(error, EOFError):
             raise MediaError(
-                f"{name}: the image is truncated: copy it anew, or take it as it is with config.media.truncated=True"
+                f"{name}: the image cannot be decoded: it is truncated; copy it anew, or take it as it is with"
+                " config.media.truncated=True"
             ) from error
-        raise MediaError(f"{name}: the image is damaged and cannot be decoded: copy it anew") from error
+        raise MediaError(f"{name}: the image cannot be decoded: it is damaged; copy it anew") from error
 
 
 class VideoFile:

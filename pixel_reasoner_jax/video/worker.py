@@ -70,6 +70,8 @@ def main() -> None:
             send(replies, {"problem": str(error)})
         except MemoryError:
             send(replies, {"problem": f"takes more than {memory / 2**30:.1f} GiB to decode: config.media.video_memory"})
+        except OSError as error:
+            send(replies, {"problem": f"cannot be read ({error.strerror})"})
         finally:
             os.close(descriptor)
             signal.alarm(0)

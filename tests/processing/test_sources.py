@@ -6,8 +6,10 @@ import io
 import os
 import pathlib
 import socket
+import struct
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -96,10 +98,23 @@ def test_the_largest_image_and_frame_are_a_setting(tmp_path, use_media):
     assert Image.MAX_IMAGE_PIXELS == 200_000_000  # Pillow's own limit does not come first
 
 
+def test_far_more_pixels_than_the_limit_are_no_damage():
+    """Pillow itself refuses so many."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    with pytest.raises(MediaError, match="has far more pixels than the limit of 80,000,000"):
+        load_image(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+
+
 def test_truncated_images_are_taken_only_if_that_is_set(tmp_path, use_media):
     path = tmp_path / "photo.jpg"
     path.write_bytes(encoded(noise(), "JPEG")[:-500])
-    with pytest.raises(MediaError, match=r"photo\.jpg: the image is truncated: .*config\.media\.truncated=True"):
+    with pytest.raises(
+        MediaError, match=r"photo\.jpg: the image cannot be decoded: it is truncated; .*config\.media\.truncated=True"
+    ):
         load_image(path)
     use_media(truncated=True)
     assert load_image(path).size == (64, 48)
@@ -117,11 +132,11 @@ def test_errors_say_what_to_do_in_our_own_words(tmp_path):
     damaged = tmp_path / "damaged.png"
     data = encoded(noise(), "PNG")
     damaged.write_bytes(data[:60] + b"\0\0\0\0" + data[64:])
-    with pytest.raises(MediaError, match=r"damaged\.png: the image is damaged and cannot be decoded: copy it anew$"):
+    with pytest.raises(MediaError, match=r"damaged\.png: the image cannot be decoded: it is damaged; copy it anew$"):
         load_image(damaged)
     heic = tmp_path / "photo.heic"
     heic.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    with pytest.raises(MediaError, match=r"photo\.heic: is no image in a known format \(JPEG, PNG"):
+    with pytest.raises(MediaError, match=r"photo\.heic: not an image in a known format \(JPEG, PNG"):
         load_image(heic)
 
 
