@@ -33,8 +33,9 @@ class DecordReader:
             raise
         except Exception as error:  # decord raises its own class, RuntimeError and IndexError alike
             raise VideoError(DAMAGED) from error
-        if self._shape[0] * self._shape[1] > max_pixels:
-            raise VideoError(f"has frames of more pixels than the limit of {max_pixels:,}")
+        height, width = self._shape[:2]
+        if height * width > max_pixels:
+            raise VideoError(f"has frames of {width}x{height} pixels, more than the limit of {max_pixels:,}")
 
     def close(self) -> None:
         del self._reader
