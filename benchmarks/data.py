@@ -25,7 +25,7 @@ from data_pipeline import lessons
 from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.draft import Draft
 from data_pipeline.exchange.exporting import export_table
-from data_pipeline.pipeline import RecordOrder, RenderedSource, trajectory_batches
+from data_pipeline.pipeline import RecordOrder, render_trajectory, trajectory_batches
 from data_pipeline.records import RecordSource, write_records
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import Budgets, Processor, load_image
@@ -85,11 +85,10 @@ def floor(data: pathlib.Path, processor: Processor, count: int) -> dict[str, flo
       `seconds`, `decode`, `resize`, and `share`: that of decoding and resizing.
     """
     source = RecordSource(data, "trajectory")
-    rendered = RenderedSource(source, processor)
     seconds, decode, resize = [], [], []
     for index in range(count):
         began = time.perf_counter()
-        for media in rendered[index].media:
+        for media in render_trajectory(source[index], processor).media:
             media.patches  # noqa: B018
         seconds.append(time.perf_counter() - began)
         items = [item for m in source[index].messages for item in m["content"] if item["type"] == "image"]

@@ -46,8 +46,8 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.path = "data/pixel_reasoner_rl"  # queries: id, question, answer, images or video
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
-    config.data.pass_rates = (0.0, 1.0)  # queries whose stored pass_rate is known and not within are left out
-    config.data.max_unreadable = 0.01  # share of records that may be unreadable, and are skipped; more end the run
+    config.data.pass_rates = (0.0, 1.0)  # queries whose stored pass_rate is known and not within are in no epoch
+    config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped
     # How many shards the records are assigned to, each packed by itself: a multiple of data x fsdp, 0 for just that.
     # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
     config.data.shards = 0

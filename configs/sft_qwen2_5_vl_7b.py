@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     config.data.path = "data/pixel_reasoner_warm_start"  # ArrayRecord trajectories, 5,500 of 7,500 with operations
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
     config.data.workers = 4  # processes that decode and resize; 0: threads
-    config.data.max_unreadable = 0.01  # share of records that may be unreadable, and are skipped; more end the run
+    config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped
     # How many shards the records are assigned to, each packed by itself: a multiple of data x fsdp, 0 for just that.
     # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
     config.data.shards = 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import logging
 import multiprocessing
 import os
 import sys
@@ -20,23 +19,15 @@ from typing import Any
 import grain
 from absl import flags
 
-from data_pipeline.records import RecordError
+from data_pipeline.reader import MIN_READ, RecordError, count_skipped
 from pixel_reasoner_jax.processing.sources import MediaSettings, media_settings, use_media_settings
-
-MIN_READ = 100  # records that `max_unreadable` is a share of, at least: one bad record of two is no large share
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
-    """Stands in for a record that cannot be read; `problem` says why, and names its file and index."""
+    """Stands in for a record that cannot be used; `problem` says why, and names its file, its index and its id."""
 
     problem: str
-
-
-class Unwanted:
-    """Stands in for a record that a filter left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +38,7 @@ class LoaderSettings:
       workers: processes that read and decode; 0 reads in threads of this process.
       threads: reading threads of this process, or of each worker.
       ahead: records to read ahead; None for two batches of every shard.
-      max_unreadable: the largest share of unreadable records in a shard, counted over at least `MIN_READ` records.
-        Unreadable records are skipped; with 0 the first one is an error.
+      max_unreadable: the largest share of unreadable records in a shard, which are skipped; see `count_skipped`.
     """
 
     workers: int = 0
@@ -59,27 +49,26 @@ class LoaderSettings:
 
 @dataclasses.dataclass
 class ShardCursor:
-    """How far a shard was read: records used, and how many of them were skipped as unreadable or by a filter."""
+    """How far a shard was read: records used, and how many of them were skipped as unreadable."""
 
     used: int = 0
     skipped: int = 0
-    unwanted: int = 0
 
 
 class BatchLoader:
     """An iterator of batches: each is a dict from the number of a shard to a list of its next `batch_size` items.
 
     Args:
-      orders: for each shard, a `grain.MapDataset` of its items in their order. `Unreadable` and `Unwanted` items are
-        left out of the batches. All datasets have one length.
+      orders: for each shard, a `grain.MapDataset` of its items in their order. `Unreadable` items are left out of the
+        batches. All datasets have one length.
       batch_size: items of each shard in a batch; what is left at the end is dropped.
       settings: see `LoaderSettings`.
-      epoch: records that all shards together have in an epoch. If a filter leaves out more than that many records of
-        one shard without a break, it is taken to leave out everything. (A shard's own part of an epoch would not be
-        enough to tell, since its next part has other records.)
+      epoch: records that all shards together have in an epoch. If more than that many records of one shard are
+        unreadable without a break, all of them are taken to be. (A shard's own part of an epoch would not be enough to
+        tell, since its next part has other records.)
 
     Raises:
-      RecordError: while iterating, if too many records are unreadable, or the filter leaves out everything.
+      RecordError: while iterating, if too many records are unreadable, or all of them.
     """
 
     def __init__(
@@ -97,7 +86,7 @@ class BatchLoader:
 
     @property
     def skipped(self) -> int:
-        """Records of all shards that could not be read, since the run began."""
+        """Records of all shards that could not be used, since the run began."""
         return sum(cursor.skipped for cursor in self._cursors.values())
 
     def __iter__(self) -> BatchLoader:
@@ -120,16 +109,15 @@ class BatchLoader:
             while len(batch[shard]) < self._batch_size:
                 item = self._next_of(shard)
                 cursor.used += 1
-                since += 1
-                if isinstance(item, Unreadable):
-                    self._skip(cursor, item)
-                elif isinstance(item, Unwanted):
-                    cursor.unwanted += 1
-                else:
+                if not isinstance(item, Unreadable):
                     batch[shard].append(item)
                     since = 0
+                    continue
+                cursor.skipped += 1
+                since += 1
+                count_skipped(item.problem, cursor.skipped, cursor.used, self._settings.max_unreadable)
                 if since > self._epoch:
-                    raise RecordError(f"{since} records on end were left out by the filter: widen it")
+                    raise RecordError(f"none of {since} records on end can be used; the last: {item.problem}")
         self._cursors = cursors
         if max(map(len, self._ready.values())) > 2 * self._batch_size + MIN_READ:
             self.close()  # shards that skip less than others wait with too many: read again from where each stands
@@ -142,7 +130,9 @@ class BatchLoader:
     def set_state(self, state: Mapping[str, Mapping[str, int]]) -> None:
         """Goes on from the cursors in `state`, which may hold more shards than this loader reads."""
         self.close()
-        self._cursors = {shard: ShardCursor(**state[str(shard)]) for shard in self._orders}
+        names = [field.name for field in dataclasses.fields(ShardCursor)]
+        positions = {shard: state[str(shard)] for shard in self._orders}
+        self._cursors = {shard: ShardCursor(*(at[name] for name in names)) for shard, at in positions.items()}
 
     def close(self) -> None:
         """Ends threads and worker processes; they are started again when needed."""
@@ -163,18 +153,6 @@ class BatchLoader:
             owner, item = next(self._items)
             self._ready[owner].append(item)
         return self._ready[shard].popleft()
-
-    def _skip(self, cursor: ShardCursor, item: Unreadable) -> None:
-        cursor.skipped += 1
-        share = self._settings.max_unreadable
-        if cursor.skipped > share * max(cursor.used, MIN_READ):
-            if not share:
-                raise RecordError(item.problem)
-            raise RecordError(
-                f"{cursor.skipped} of {cursor.used} records could not be read, more than a share of {share:g}"
-                f" (data.max_unreadable); the last: {item.problem}"
-            )
-        _log.warning("skipped: %s (%d of %d so far)", item.problem, cursor.skipped, cursor.used)
 
 
 class _Interleaved:

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
 
-from data_pipeline.batch_loader import BatchLoader, LoaderSettings, Unreadable, Unwanted
+from data_pipeline.batch_loader import BatchLoader, LoaderSettings, Unreadable
 from data_pipeline.draft import Draft
-from data_pipeline.records import RecordError, RecordSource, read_description
+from data_pipeline.reader import QueryReader, RecordError, TrajectoryReader
+from data_pipeline.records import RecordSource, read_description
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Processor, Rendered
-from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
+from pixel_reasoner_jax.processing.chat import content_items
+from pixel_reasoner_jax.query import PASS_RATE
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
 DatasetMixture = str | Path | Sequence[tuple[str | Path, float]]
 """The folder of a data set, or several as (folder, weight): records are drawn in proportion to the weights."""
 
-PASS_RATE = "pass_rate"
-"""Key of a query: the share of right responses to it that was measured, from 0 to 1."""
+EVERY_RATE = (0.0, 1.0)
+"""The range of pass rates that leaves no query out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class RecordOrder:
     epochs: int | None = None
 
 
-_DEFAULT_ORDER, _DEFAULT_LOADER = RecordOrder(), LoaderSettings()
+_DEFAULT_ORDER, _DEFAULT_LOADER, _DEFAULT_READER = RecordOrder(), LoaderSettings(), QueryReader()
 
 
 def trajectory_batches(
@@ -58,8 +61,11 @@ def trajectory_batches(
     order: RecordOrder = _DEFAULT_ORDER,
     settings: LoaderSettings = _DEFAULT_LOADER,
     cache_bytes: int = 2**29,
+    row_length: int | None = None,
 ) -> BatchLoader:
     """Batches of rendered trajectories for instruction tuning.
+
+    A trajectory that is not valid (`reader.TrajectoryReader`) counts as unreadable.
 
     Args:
       data: a data set of trajectories, or several; see `DatasetMixture`.
@@ -69,6 +75,7 @@ def trajectory_batches(
       settings: see `LoaderSettings`.
       cache_bytes: memory for rendered trajectories, so that a small data set is decoded and resized only once; the
         worker processes share it.
+      row_length: the most tokens of a trajectory, None for no limit.
 
     Returns:
       An iterator of dicts from the number of a shard to a list of `Trajectory`.
@@ -78,8 +85,12 @@ def trajectory_batches(
       UserError: a data set has fewer records than there are shards.
     """
     cache = cache_bytes // max(settings.workers, 1)
-    sources = [RenderedSource(source, processor, cache) for source in _sources(data, "trajectory")]
-    return _loader(data, sources, _read, batch_size, order, settings)
+    reader = TrajectoryReader(functools.partial(render_trajectory, processor=processor), row_length)
+    datasets = []
+    for path, _ in _weighted(data):
+        source = _open(path, "trajectory")
+        datasets.append((source, ReadSource(source, reader, cache), range(len(source))))
+    return _loader(data, datasets, batch_size, order, settings)
 
 
 def query_batches(
@@ -88,23 +99,29 @@ def query_batches(
     *,
     order: RecordOrder = _DEFAULT_ORDER,
     settings: LoaderSettings = _DEFAULT_LOADER,
-    pass_rates: tuple[float, float] = (0.0, 1.0),
+    pass_rates: tuple[float, float] = EVERY_RATE,
+    reader: QueryReader = _DEFAULT_READER,
 ) -> BatchLoader:
     """Batches of queries for reinforcement learning; arguments and errors as of `trajectory_batches`.
 
-    Media are decoded once here: a query whose media are broken counts as unreadable instead of ending a rollout.
+    A query that is not valid counts as unreadable instead of ending a rollout.
 
     Args:
-      pass_rates: (least, most); a query that has a `pass_rate` outside of them is left out.
+      pass_rates: (least, most); a query that has a `pass_rate` outside of them is left out, and is in no epoch.
+      reader: decides what is valid, and decodes all media for that.
     """
-    read = functools.partial(_read_query, pass_rates=pass_rates)
-    sources = _sources(data, "query")
-    return _loader(data, sources, read, batch_size, order, settings)
+    datasets = []
+    for path, _ in _weighted(data):
+        source = _open(path, "query")
+        datasets.append((source, ReadSource(source, reader), _wanted(path, pass_rates)))
+    return _loader(data, datasets, batch_size, order, settings)
 
 
-def record_count(data: DatasetMixture) -> int:
-    """The number of records of all data sets together."""
-    return sum(read_description(path)["count"] for path, _ in _weighted(data))
+def record_count(data: DatasetMixture, pass_rates: tuple[float, float] = EVERY_RATE) -> int:
+    """The number of records in an epoch of all data sets together; see `query_batches` for `pass_rates`."""
+    if tuple(pass_rates) == EVERY_RATE:
+        return sum(read_description(path)["count"] for path, _ in _weighted(data))
+    return sum(len(_wanted(path, pass_rates)) for path, _ in _weighted(data))
 
 
 def render_trajectory(draft: Draft, processor: Processor) -> Trajectory:
@@ -138,50 +155,52 @@ def _trajectory(draft: Draft, pieces: list[Rendered], source: np.ndarray) -> Tra
     )
 
 
-class RenderedSource:
-    """Stored trajectories as rendered `Trajectory` objects.
+class ReadSource:
+    """The records of a source as a reader gives them, the first ones kept in memory.
 
-    The first ones that are rendered stay in memory, up to `cache_bytes`; this changes the speed, nothing else.
+    Args:
+      records: a `RecordSource`, or another sequence with its `location` that raises `RecordError` for what it cannot
+        read.
+      reader: a `QueryReader` or `TrajectoryReader`.
+      cache_bytes: how much memory the trajectories that are kept may take; this changes the speed, nothing else.
 
     Raises:
-      RecordError: by indexing, if a record cannot be read or rendered; the message names it.
+      RecordError: by indexing, if a record cannot be read or is not valid; the message says where it is stored, its id
+        if it has one, and the reason.
     """
 
-    def __init__(self, records: RecordSource, processor: Processor, cache_bytes: int = 0):
-        self._records, self._processor = records, processor
+    def __init__(self, records: RecordSource, reader: QueryReader | TrajectoryReader, cache_bytes: int = 0):
+        self._records, self._reader = records, reader
         self._free_bytes = cache_bytes
         self._cache: dict[int, Trajectory] = {}
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Trajectory:
-        trajectory = self._cache.get(index)
-        if trajectory is None:
-            trajectory = self._render(index)
-            size = _cached_bytes(trajectory)
-            if size <= self._free_bytes:
+    def __getitem__(self, index: int) -> Any:
+        record = self._cache.get(index)
+        if record is None:
+            record = self._read(index)
+            if self._free_bytes and (size := _cached_bytes(record)) <= self._free_bytes:
                 self._free_bytes -= size
-                self._cache[index] = trajectory
-        return trajectory
+                self._cache[index] = record
+        return record
 
-    def _render(self, index: int) -> Trajectory:
-        draft = self._records[index]
+    def _read(self, index: int) -> Any:
+        record = self._records[index]
         try:
-            return render_trajectory(draft, self._processor)
-        except (ValueError, TypeError, KeyError) as error:  # a conversation that somebody else wrote can be anything
-            raise RecordError(
-                f"{self._records.location(index)}: cannot be rendered: {type(error).__name__}: {error}"
-            ) from error
+            return self._reader(record)
+        except RecordError as error:
+            raise RecordError(f"{self._records.location(index)}: {error}") from error
 
     def __repr__(self) -> str:
-        return f"RenderedSource({self._records!r})"
+        return f"ReadSource({self._records!r})"
 
 
 def _cached_bytes(trajectory: Trajectory) -> int:
     """The memory that a cached trajectory takes: its arrays, and the encoded files in its messages."""
     arrays = (trajectory.tokens, trajectory.source, trajectory.train, *(media.pixels for media in trajectory.media))
-    shown = [item[item["type"]] for message in trajectory.messages for item in message["content"]]
+    shown = [item[kind] for message in trajectory.messages for kind, item in content_items(message)]
     files = [file for one in shown for file in (one if isinstance(one, list) else [one])]
     return sum(array.nbytes for array in arrays) + sum(map(len, files))
 
@@ -190,71 +209,82 @@ def _weighted(data: DatasetMixture) -> Sequence[tuple[str | Path, float]]:
     return [(data, 1.0)] if isinstance(data, str | Path) else data
 
 
-def _sources(data: DatasetMixture, kind: str) -> list[RecordSource]:
-    return [RecordSource(path, kind) for path, _ in _weighted(data)]
+def _open(path: str | Path, kind: str) -> RecordSource:
+    return RecordSource(path, kind)
+
+
+def _wanted(path: str | Path, pass_rates: tuple[float, float]) -> Sequence[int]:
+    """The numbers of the queries of a data set whose pass rate is within a range, or not known; no medium is decoded.
+
+    Raises:
+      RecordError: there are none.
+    """
+    source = _open(path, "query")
+    if tuple(pass_rates) == EVERY_RATE:
+        return range(len(source))
+    return _within(str(path), source.digest, tuple(pass_rates))
+
+
+@functools.lru_cache(maxsize=32)
+def _within(path: str, digest: str, pass_rates: tuple[float, float]) -> np.ndarray:
+    """See `_wanted`; `digest` tells data apart that were written to one folder one after the other.
+
+    Several ask in a run, and all records are read for the answer.
+    """
+    source, (least, most) = _open(path, "query"), pass_rates
+    rates = [_pass_rate(source, index) for index in range(len(source))]
+    wanted = np.array([index for index, rate in enumerate(rates) if rate is None or least <= rate <= most], np.int64)
+    if not len(wanted):
+        raise RecordError(f"{path}: no query has a {PASS_RATE} from {least:g} to {most:g}: widen data.pass_rates")
+    return wanted
+
+
+def _pass_rate(source: RecordSource, index: int) -> float | None:
+    """The stored pass rate of a query; None if there is none, or one that the reader will refuse."""
+    try:
+        rate = source[index].get(PASS_RATE)
+    except RecordError:
+        return None
+    return rate if isinstance(rate, int | float) else None
 
 
 def _loader(
     data: DatasetMixture,
-    sources: Sequence[Any],
-    read: Callable[[Any, int], Any],
+    datasets: Sequence[tuple[RecordSource, ReadSource, Sequence[int]]],
     batch_size: int,
     order: RecordOrder,
     settings: LoaderSettings,
 ) -> BatchLoader:
+    """Reads the data sets: each as it is stored, as it is read, and the numbers of its records that are."""
     weights = [weight for _, weight in _weighted(data)]
     orders = {}
     for shard in order.shards:
-        datasets = [
-            _indices(source, order, number, shard).map(functools.partial(read, source))
-            for number, source in enumerate(sources)
+        read = [
+            _order(source, chosen, order, number, shard).map(functools.partial(_read, records))
+            for number, (source, records, chosen) in enumerate(datasets)
         ]
-        orders[shard] = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
-    return BatchLoader(orders, batch_size, settings, sum(map(len, sources)))
+        orders[shard] = read[0] if len(read) == 1 else grain.MapDataset.mix(read, weights)
+    return BatchLoader(orders, batch_size, settings, sum(len(chosen) for _, _, chosen in datasets))
 
 
-def _indices(source: Sequence[Any], order: RecordOrder, number: int, shard: int) -> grain.MapDataset:
-    """The indices of one shard's records of data set `number`: every `shard_count`-th of the shuffled records."""
+def _order(
+    source: RecordSource, chosen: Sequence[int], order: RecordOrder, number: int, shard: int
+) -> grain.MapDataset:
+    """The indices of one shard's records of data set `number`: every `shard_count`-th of the shuffled `chosen` ones."""
     count = order.shard_count
     if not 0 <= shard < count:
         raise ValueError(f"shard {shard} of {count} does not exist")
-    if len(source) < count:
-        raise UserError(f"{source!r} has {len(source)} records, too few for {count} shards")
+    if len(chosen) < count:
+        raise UserError(f"{source!r} has {len(chosen)} records to read, too few for {count} shards")
     # The epochs are joined before they are split, so that none loses the records that do not divide evenly.
-    epochs = grain.MapDataset.range(len(source)).seed(order.seed + number).shuffle().repeat(order.epochs)
+    epochs = grain.MapDataset.range(len(chosen)).seed(order.seed + number).shuffle().repeat(order.epochs)
     # Every shard takes as many records: at the very end, none has a batch that the others lack.
     even = len(epochs) // count * count
-    return epochs[:even][shard::count]
+    return epochs[:even][shard::count].map(functools.partial(operator.getitem, chosen))
 
 
-def _read(source: Sequence[Any], index: int) -> Any:
+def _read(records: ReadSource, index: int) -> Any:
     try:
-        return source[index]
+        return records[int(index)]
     except RecordError as error:
         return Unreadable(str(error))
-
-
-def _read_query(source: Sequence[Any], index: int, pass_rates: tuple[float, float]) -> Any:
-    query = _read(source, index)
-    if isinstance(query, Unreadable):
-        return query
-    rate = query.pop(PASS_RATE, None)
-    if not isinstance(rate, int | float | None):
-        return Unreadable(f"{source.location(index)}: its {PASS_RATE} is {rate!r:.80}, not a number")
-    least, most = pass_rates
-    if rate is not None and not least <= rate <= most:
-        return Unwanted()  # before its media are decoded
-    try:
-        _check_media(query)
-    except ValueError as error:
-        return Unreadable(f"{source.location(index)}: {error}")
-    return query
-
-
-def _check_media(query: dict[str, Any]) -> None:
-    """Decodes the images, and of a video file the first frame: in a rollout, a broken file would end the run."""
-    video = query.get("video")
-    for image in (*query.get("images", ()), *(video if isinstance(video, list) else ())):
-        decode_image(image)
-    if isinstance(video, bytes | str):
-        VideoFile(video)

@@ -44,6 +44,7 @@ FIXED = (
     "data.path",
     "data.mixture",
     "data.shards",
+    "data.pass_rates",
     "train.batch_size",
     "train.freeze_vision",
     "optimizer.master_weights",

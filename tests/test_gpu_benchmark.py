@@ -58,6 +58,7 @@ def test_every_step_runs_on_a_cpu(tmp_path):
     assert table.count("ours is ") == 7  # every peer's row
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_leaves_the_others(tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()

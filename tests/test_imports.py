@@ -30,7 +30,12 @@ FLOORS = (
         "pixel_reasoner_jax.video",
     ),
     ("pixel_reasoner_jax.arrays", "pixel_reasoner_jax.compilation", "pixel_reasoner_jax.config"),
-    ("pixel_reasoner_jax.files", "pixel_reasoner_jax.config_values", "pixel_reasoner_jax.child_processes"),
+    (
+        "pixel_reasoner_jax.files",
+        "pixel_reasoner_jax.config_values",
+        "pixel_reasoner_jax.query",
+        "pixel_reasoner_jax.child_processes",
+    ),
     ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.errors"),
 )
 """Rooms and plain modules from the top floor to the ground. A room imports what is on lower floors, and itself."""

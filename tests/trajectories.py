@@ -116,6 +116,7 @@ class RulePolicy:
 
     @contextlib.contextmanager
     def stream(self, queries, *, samples, seed, temperature):
+        queries = list(queries)
         self.calls.append((len(queries), samples, seed, temperature))
         yield ((number, self._answer(queries[number], sample)) for sample, number in self._order(len(queries), samples))
 

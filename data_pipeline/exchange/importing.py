@@ -11,6 +11,7 @@ from typing import Any
 from data_pipeline.exchange.media_files import MediaFiles
 from data_pipeline.exchange.released import MESSAGES_COLUMN, row_to_query, row_to_trajectory
 from data_pipeline.exchange.tables import Table
+from data_pipeline.reader import check_record
 from data_pipeline.records import RecordWriter
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
@@ -96,4 +97,6 @@ def _record(kind: str, row: Any, name: str, files: MediaFiles, mask: str) -> Any
         raise row
     if _kind(row) != kind:
         raise UserError(f"a row of another kind: {MESSAGES_COLUMN} is {'missing' if kind == 'trajectory' else 'there'}")
-    return row_to_trajectory(row, name, files, mask) if kind == "trajectory" else row_to_query(row, name, files)
+    record = row_to_trajectory(row, name, files, mask) if kind == "trajectory" else row_to_query(row, name, files)
+    check_record(kind, record)
+    return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from PIL import Image
 from data_pipeline.draft import Draft
 from data_pipeline.inspection.loss_labels import LossLabel, labeled_items
 from data_pipeline.pipeline import render_trajectory
-from data_pipeline.records import RecordError, RecordSource, read_description
+from data_pipeline.reader import RecordError, TrajectoryReader, check_form
+from data_pipeline.records import RecordSource, read_description
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.decoding import FORMATS
@@ -29,19 +31,22 @@ def summarize(source: RecordSource, processor: Processor | None = None) -> dict[
     Returns:
       Plain JSON values. For both kinds of records: `directory`, `kind`, `schema`, `digest`, `count`, `shards`, `bytes`,
       `images` (by kind of image: their count, and the spread of `width` and `height` in pixels), `videos` and
-      `unreadable` (a text for each record or image that cannot be read). For trajectories also: `types`, `operations`
-      (calls by name, and how many failed), `calls` (number of calls to number of trajectories), `masked` (texts of
-      the assistant without loss), `masked_trajectories` (trajectories that have one), and `lengths` (spreads in turns,
-      characters and tokens). For queries also: `several_answers`. A spread is min, median, mean and max.
+      `unreadable` (a text for each record that is not valid, or image that cannot be read). For trajectories also:
+      `types`, `operations` (calls by name, and how many failed), `calls` (number of calls to number of trajectories),
+      `masked` (texts of the assistant without loss), `masked_trajectories` (trajectories that have one), and `lengths`
+      (spreads in turns, characters and tokens). For queries also: `several_answers`. A spread is min, median, mean and
+      max.
     """
     description = read_description(source.directory)
     counts = _Counts(processor)
     with Progress("reading", len(source)) as progress:
         for index in range(len(source)):
             try:
-                counts.add(source[index], source.location(index))
+                record = source[index]
             except RecordError as error:
                 counts.unreadable.append(str(error))
+            else:
+                counts.add(record, source.location(index))
             progress.update(index + 1)
     return {
         "directory": str(source.directory),
@@ -69,6 +74,11 @@ class _Counts:
         self._processor = processor
 
     def add(self, record: Draft | Mapping[str, Any], location: str) -> None:
+        try:
+            check_form("trajectory" if isinstance(record, Draft) else "query", record)
+        except RecordError as error:
+            self.unreadable.append(f"{location}: {error}")
+            return
         if isinstance(record, Draft):
             self._add_trajectory(record, location)
             items = [item for message in record.messages for item in message["content"]]
@@ -98,9 +108,9 @@ class _Counts:
         self._lengths["trained_characters"].append(sum(len(s.text) for s in parts if s.label == LossLabel.TRAINED))
         if self._processor is not None:
             try:
-                trajectory = render_trajectory(draft, self._processor)
-            except ValueError as error:
-                self.unreadable.append(f"{location}: cannot be rendered: {error}")
+                trajectory = TrajectoryReader(functools.partial(render_trajectory, processor=self._processor))(draft)
+            except RecordError as error:
+                self.unreadable.append(f"{location}: {error}")
                 return
             self._lengths["tokens"].append(len(trajectory.tokens))
             self._lengths["trained_tokens"].append(int(trajectory.train.sum()))

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from data_pipeline.draft import Draft
 from data_pipeline.records.media import MediaEntry, MediaTable, StoredMedia
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.processing.chat import content_items
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 SCHEMA = 3
@@ -74,7 +75,7 @@ class TrajectoryCodec:
             "type": record.kind,
             "messages": _json([_without_media(message, media) for message in record.messages]),
             "operations": _json([dataclasses.asdict(operation) for operation in record.operations]),
-            "attributes": _json(record.attributes),
+            "attributes": _attributes(record.attributes),
         }
 
     def decode(self, columns: Mapping[str, Any], media: StoredMedia) -> Draft:
@@ -106,16 +107,13 @@ class QueryCodec:
 
     def encode(self, record: Mapping[str, Any], media: MediaTable) -> dict[str, Any]:
         known = ("id", "question", "answer", "images", "video")
-        for key in known[:2]:
-            if not isinstance(record.get(key), str):
-                raise UserError(f"a query is stored with its {key}, a text; got {record.get(key)!r}")
         return {
             "query_id": _text(record["id"]),
             "question": _text(record["question"]),
             "answers": _answers(record["answer"]) if "answer" in record else [],
             "images": [media.image(image) for image in record.get("images") or ()],
             "video": media.video(record["video"]) if record.get("video") is not None else [],
-            "attributes": _json({key: value for key, value in record.items() if key not in known}),
+            "attributes": _attributes({key: value for key, value in record.items() if key not in known}),
         }
 
     def decode(self, columns: Mapping[str, Any], media: StoredMedia) -> dict[str, Any]:
@@ -138,14 +136,14 @@ def encode_record(kind: str, record: Any, stored_in: Mapping[str, int]) -> tuple
 
     Args:
       kind: one of `RECORD_KINDS`.
-      record: a `Draft` or a query.
+      record: a `Draft` or a query, which has passed `reader.check_form`.
       stored_in: see `MediaTable`.
 
     Returns:
       The bytes, and the entries of the record's media.
 
     Raises:
-      UserError: a query lacks its id or question, or an answer or a medium is of a type that cannot be stored.
+      UserError: an attribute cannot be stored as JSON; the message names it.
     """
     media = MediaTable(stored_in)
     columns = CODECS[kind].encode(record, media)
@@ -183,10 +181,17 @@ def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
 
+def _attributes(attributes: Mapping[str, Any]) -> str:
+    for name, value in attributes.items():
+        try:
+            _json({name: value})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"its {name!s:.80} cannot be stored as JSON: {error}") from None
+    return _json(attributes)
+
+
 def _answers(reference: str | list[str]) -> list[str]:
     answers = list(reference) if isinstance(reference, list | tuple) else [reference]
-    if not all(isinstance(answer, str) for answer in answers):
-        raise UserError(f"an answer is a text or a list of texts, got {reference!r}")
     return list(map(_text, answers))
 
 
@@ -197,11 +202,12 @@ def _reference(answers: list[bytes]) -> str | list[str]:
 
 
 def _without_media(message: Mapping[str, Any], media: MediaTable) -> dict[str, Any]:
-    """A message in which numbers into the media table stand for images and videos."""
-    content = message["content"]
-    items = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    """A message in which numbers into the media table stand for images and videos, without keys that have no value."""
     add = {"image": media.image, "video": media.video}
-    stored = [{key: add[key](value) if key in add else value for key, value in item.items()} for item in items]
+    stored = []
+    for kind, item in content_items(message):
+        given = {"type": kind} | {key: value for key, value in item.items() if value is not None}
+        stored.append({key: add[key](value) if key in add else value for key, value in given.items()})
     return {**message, "content": stored}
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from data_pipeline.reader import RecordError, check_form, errors_named
 from data_pipeline.records.examples import CODECS, RECORD_KINDS, SCHEMA, encode_record
 from data_pipeline.records.media import THIS_RECORD
 from pixel_reasoner_jax.errors import UserError
@@ -32,10 +33,6 @@ DATASET_INFO = "dataset_info.json"
 DESCRIPTION, FEATURES = "metadata.json", "features.json"
 SPLIT, FILE_FORMAT = "train", "array_record"
 FILENAME_TEMPLATE = "{DATASET}-{SPLIT}-{SHARD_INDEX}.{FILEFORMAT}"  # the number of shards need not be known beforehand
-
-
-class RecordError(UserError):
-    """A data set or a record that cannot be read; the message names the file, and the record's index in it."""
 
 
 class RecordShards:
@@ -176,8 +173,16 @@ class ShardWriter:
         self._digest, self._bytes = hashlib.sha256(), 0
 
     def write(self, record: Any) -> None:
-        """Adds a record; media that an earlier record of the shard holds are not stored again."""
-        data, media = encode_record(self._kind, record, self._stored_in)
+        """Adds a record; media that an earlier record of the shard holds are not stored again.
+
+        Raises:
+          RecordError: it is not valid (`reader.check_form`) or cannot be stored, and was not added.
+        """
+        try:
+            with errors_named(check_form(self._kind, record)):
+                data, media = encode_record(self._kind, record, self._stored_in)
+        except RecordError as error:
+            raise RecordError(f"{self._path.name}, record {self.count}: {error}") from error
         for entry in media:
             if entry.data and entry.record == THIS_RECORD:
                 self._stored_in[entry.digest] = self.count

@@ -10,8 +10,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from data_pipeline.reader import RecordError
 from data_pipeline.records.examples import decode_record, media_entries
-from data_pipeline.records.shards import DATASET_INFO, FILE_FORMAT, SPLIT, RecordError, read_description
+from data_pipeline.records.shards import DATASET_INFO, FILE_FORMAT, SPLIT, read_description
 from pixel_reasoner_jax.files import as_path, fetch
 
 

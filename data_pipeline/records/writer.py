@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.draft import Draft
-from data_pipeline.records.shards import RecordShards, ShardWriter
+from data_pipeline.reader import RecordError
+from data_pipeline.records.shards import RecordShards, ShardWriter, shard_name
 from pixel_reasoner_jax.errors import UserError
 
 
@@ -23,6 +24,8 @@ class RecordWriter:
 
     Raises:
       UserError: the folder holds a complete data set, or an argument is out of range.
+      RecordError: on writing, the record is not valid (`reader.check_form`), or a query has the id of an earlier one;
+        the message names it. It was not added, and others may follow.
     """
 
     def __init__(self, directory: str | Path, kind: str, shard_size: int = 1024):
@@ -32,6 +35,7 @@ class RecordWriter:
         self._shards.clear()
         self._finished = 0
         self._open: ShardWriter | None = None
+        self._places: dict[str, tuple[int, int]] = {}  # of the queries: shard, and record in it, by id
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -44,9 +48,16 @@ class RecordWriter:
 
     def write(self, record: Draft | Mapping[str, Any]) -> None:
         """Adds a trajectory (`Draft`) or a query (a mapping as rollouts take it)."""
+        name = record.get("id") if isinstance(record, Mapping) else None
+        if isinstance(name, str) and name in self._places:
+            shard, number = self._places[name]
+            place = f"{shard_name(self._shards.kind, shard)}, record {number}"
+            raise RecordError(f"query {name!r:.80}: {place} has this id already; give each its own")
         if self._open is None:
             self._open = self._shards.open(self._finished)
         self._open.write(record)
+        if isinstance(name, str):
+            self._places[name] = (self._finished, self._open.count - 1)
         if self._open.count == self._shard_size:
             self._close_shard()
 

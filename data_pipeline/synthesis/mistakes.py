@@ -79,14 +79,19 @@ def disjoint_box(
       cue: the box to miss.
       rng: of the choice.
       padding: of the operation, as a share of the image's width and height.
-      least: smallest (width, height) of the box.
-      candidates: if there are any, one of these is chosen.
+      least: smallest (width, height) of the box, as a share of the image.
+      candidates: if there are any, one of these is chosen; of these, the crop with the padding counts as its size.
 
     Returns:
       The box, of about the size of the cue if there is room; None if the image has no such box.
     """
     if candidates:
-        misses = [box for box in candidates if not intersects(widened(outer_box(box), padding), cue)]
+        views = [(box, widened(outer_box(box), padding)) for box in candidates]
+        misses = [
+            box
+            for box, (left, top, right, bottom) in views
+            if not intersects((left, top, right, bottom), cue) and right - left >= least[0] and bottom - top >= least[1]
+        ]
         return misses[rng.integers(len(misses))] if misses else None
     # The box lies in one of four strips beside the cue, a thousandth further away than the padding.
     low = [math.floor(_UNITS * (edge - padding)) - 1 for edge in cue[:2]]

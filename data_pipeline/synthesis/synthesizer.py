@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,7 +89,8 @@ class Synthesizer:
 
     Attributes:
       counts: trajectories made, by kind.
-      impossible: by kind, how often it was drawn for a seed whose geometry does not allow it.
+      impossible: by kind, how often it was drawn for a seed whose geometry does not allow it, or whose crop the
+        operation refuses.
 
     Raises:
       UserError: a mix has unknown kinds or invalid shares.
@@ -120,7 +121,7 @@ class Synthesizer:
         """Makes the trajectory of a seed.
 
         Raises:
-          SynthesisError: no kind of trajectory is possible, or an operation fails.
+          SynthesisError: no kind of trajectory is possible; where an operation fails, it says why.
           CaptionError: a text cannot be written.
           MediaError: an image or a video cannot be loaded.
         """
@@ -142,12 +143,8 @@ class Synthesizer:
             seed = dataclasses.replace(seed, attributes={**seed.attributes, PROPOSED_BOX: list(seed.cue)})
         elif not seed.question:
             seed = self._captioner.add_question(seed)
-        state = MediaState.from_query(images=images, video_frames=frames, resized=self._processor.resized)
-        plan = self._plan(self._context(seed, images, len(frames or ()), rng))
-        if self._revise is not None:
-            plan = self._revise(plan, seed, rng)
-        draft = run_plan(plan, seed, state, self._registry, self._processor.resized, self._guidelines)
-        self.counts[plan.kind] += 1
+        draft = self._make(self._context(seed, images, len(frames or ()), rng), images, frames)
+        self.counts[draft.kind] += 1
         return draft
 
     def _context(self, seed: Seed, images: list, frames: int, rng: np.random.Generator) -> TemplateContext:
@@ -159,17 +156,28 @@ class Synthesizer:
         legible = is_legible(seed, self._processor.resized(size))
         return dataclasses.replace(context, least=least, size=size, legible=legible)
 
-    def _plan(self, context: TemplateContext) -> TrajectoryPlan:
-        """Plans a trajectory of a random kind; if the seed's geometry does not allow the kind, draws another."""
+    def _make(self, context: TemplateContext, images: list[Image.Image], frames: Sequence[Image.Image] | None) -> Draft:
+        """Makes a trajectory of a random kind.
+
+        If the seed's geometry does not allow the kind, or an operation of it fails, draws another.
+        """
+        seed, resized = context.seed, self._processor.resized
+        problem = SynthesisError(f"seed {seed.id}: its geometry allows no kind of trajectory of this mix")
         mix = dict(self._video_mix if context.frames else self._image_mix)
         while any(mix.values()):
             shares = np.array(list(mix.values()))
             kind = list(mix)[context.rng.choice(len(mix), p=shares / shares.sum())]
             if (plan := TEMPLATES[kind](context)) is not None:
-                return plan
+                if self._revise is not None:
+                    plan = self._revise(plan, seed, context.rng)
+                state = MediaState.from_query(images=images, video_frames=frames, resized=resized)
+                try:
+                    return run_plan(plan, seed, state, self._registry, resized, self._guidelines)
+                except SynthesisError as error:
+                    problem = error
             self.impossible[kind] += 1
             del mix[kind]
-        raise SynthesisError(f"seed {context.seed.id}: its geometry allows no kind of trajectory of this mix")
+        raise problem
 
 
 def run_plan(

@@ -88,6 +88,11 @@ COMMANDS = {
     "evaluate": Command(
         "accuracy and use of operations of a model", "pixel_reasoner_jax.commands.evaluate", options.evaluate
     ),
+    "compare": Command(
+        "evaluations of the same items: differences with intervals, and items that flipped",
+        "pixel_reasoner_jax.commands.compare",
+        options.compare,
+    ),
     "generate": Command(
         "answer one question about an image or a video", "pixel_reasoner_jax.commands.generate", options.generate
     ),

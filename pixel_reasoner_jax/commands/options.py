@@ -173,6 +173,23 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help="write the figures and these responses as JSON")
 
 
+def compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results",
+        nargs="+",
+        metavar="DIR",
+        help="what evaluate --out wrote; the others are compared with the first",
+    )
+    parser.add_argument(
+        "--show",
+        type=int,
+        default=6,
+        metavar="N",
+        help="flipped items shown with their responses, of each benchmark (default: %(default)s)",
+    )
+    parser.add_argument("--html", metavar="FILE", help="write a page with the tables and these items")
+
+
 def generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
     parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")

@@ -25,7 +25,9 @@ from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands.evaluate import Queries, prior_figures
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, ConfigError, changes, save_config
-from pixel_reasoner_jax.evaluation.run import Evaluation, evaluate, side_by_side
+from pixel_reasoner_jax.evaluation.records import RECORDS, ScoredRecordWriter, write_results
+from pixel_reasoner_jax.evaluation.run import BENCHMARK, Evaluation, evaluate, side_by_side
+from pixel_reasoner_jax.evaluation.tally import difference
 from pixel_reasoner_jax.files import as_path, output_directory
 from pixel_reasoner_jax.metrics import Progress, read_metrics
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
@@ -34,7 +36,7 @@ from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.sources import MediaSettings
 from pixel_reasoner_jax.report.report import COLUMNS, STAGES, write_report
-from pixel_reasoner_jax.report.text import figures_table
+from pixel_reasoner_jax.report.text import figures_table, interval_text
 from pixel_reasoner_jax.rollout.settings import FILE as SETTINGS
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft
@@ -54,7 +56,7 @@ def run(config: ConfigDict) -> dict[str, Any]:
       config: see configs/quickstart.py.
 
     Returns:
-      The figures printed: stage to accuracy, RaPR, operations per response and failure rate.
+      The figures printed: stage to accuracy and its 95% interval, RaPR, operations per response and failure rate.
 
     Raises:
       ConfigError: the directory holds a quickstart with other settings.
@@ -79,10 +81,13 @@ def run(config: ConfigDict) -> dict[str, Any]:
 
     held_out = PixelSearch(config.evaluation.queries, "heldout", config.seed)
     evaluations = {
-        stage: _evaluate(config, stage, directory, held_out)
+        stage: _evaluate(config, stage, directory, held_out, workdir / "evaluation" / stage)
         for stage, directory in {"warm_start": warm, **runs}.items()
     }
-    figures = {"prior": prior_figures(held_out)} | {stage: result.figures for stage, result in evaluations.items()}
+    figures = {"prior": prior_figures(held_out)} | {
+        stage: {**result.figures, "interval": result.tally.figures()["interval"]}
+        for stage, result in evaluations.items()
+    }
     report = write_report(
         workdir / "report.html",
         figures=figures,
@@ -94,6 +99,11 @@ def run(config: ConfigDict) -> dict[str, Any]:
     )
     print(
         figures_table({STAGES[stage]: row for stage, row in figures.items()}, {k: v for k, (v, _) in COLUMNS.items()})
+    )
+    change = difference(*(evaluations[stage].tally for stage in runs))
+    print(
+        f"accuracy with curiosity less without: {interval_text(change['difference'], change['interval'], '+')},"
+        f" 95% interval over {change['count']} images"
     )
     print(f"report: {report}")
     print(json.dumps(figures, allow_nan=False))
@@ -219,14 +229,22 @@ def _train(
     return run_phase(phase_config(config, section, workdir, str(model), str(data)), resume=begun)
 
 
-def _evaluate(config: ConfigDict, stage: str, directory: pathlib.Path, seeds: PixelSearch) -> Evaluation:
+def _evaluate(
+    config: ConfigDict, stage: str, directory: pathlib.Path, seeds: PixelSearch, out: pathlib.Path
+) -> Evaluation:
+    """Evaluates a stage; `out` is the folder for what `compare` reads, and what it holds of before is replaced."""
     settings = config.evaluation
-    with Progress(f"evaluating {stage}", len(seeds)) as progress:
-        return evaluate(
+    (out / RECORDS).unlink(missing_ok=True)
+    with Progress(f"evaluating {stage}", len(seeds)) as progress, ScoredRecordWriter(out) as writer:
+        evaluation = evaluate(
             load_policy(directory, dtype=config.model.dtype, slots=settings.slots),
             Queries(seeds),
             samples=settings.samples,
             seed=config.seed,
             temperature=settings.temperature,
             on_progress=progress.update,
+            on_record=writer.write,
         )
+    protocol = {"seed": config.seed, **settings.to_dict()}
+    write_results(out, {"benchmarks": {BENCHMARK: {**evaluation.tally.figures(), "protocol": protocol}}})
+    return evaluation

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from data_pipeline.reader import QueryReader, ValidQueries
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.evaluation.metrics import Outcome, anls, figures
+from pixel_reasoner_jax.evaluation.records import ScoredRecord
+from pixel_reasoner_jax.evaluation.scorers.similarity import anls
+from pixel_reasoner_jax.evaluation.tally import Tally
 from pixel_reasoner_jax.report.report import StageResponse
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer, score_trajectories
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
+
+BENCHMARK = "pixel_search"  # what scored records call the quickstart's world
 
 Scorer = Callable[[Sequence[Trajectory]], Sequence[float]]
 """One score for each response, 1 right and 0 wrong."""
@@ -22,18 +28,26 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-      figures: of all responses; see `metrics.figures`.
+      tally: of all responses, for figures with intervals.
       trajectories: the responses that were kept, to be shown: the first sample of each of the first queries.
       scores: of these trajectories.
       without_room: the number of queries whose prompt is so long that no token of a response fits.
       unchecked: the number of answers that could not be compared with their reference, and scored 0.
+      skipped: the number of queries that are not valid, and are not part of the figures.
     """
 
-    figures: dict[str, float | None]
+    tally: Tally
     trajectories: list[Trajectory]
     scores: list[float]
     without_room: int
     unchecked: int
+    skipped: int
+
+    @functools.cached_property
+    def figures(self) -> dict[str, float | None]:
+        """Mean score, as `accuracy`, and those of `metrics.operation_figures`."""
+        found = self.tally.figures()
+        return {"accuracy": found["score"], **{name: found[name] for name in ("rapr", "operations", "failure_rate")}}
 
 
 def evaluate(
@@ -46,47 +60,60 @@ def evaluate(
     scorer: Scorer | None = None,
     keep: int = 20,
     on_progress: Callable[[int], None] | None = None,
+    on_record: Callable[[ScoredRecord], None] | None = None,
+    reader: QueryReader | None = None,
+    max_unreadable: float = 0.0,
 ) -> Evaluation:
     """Answers every query `samples` times and scores the responses.
 
     Args:
       policy: answers; only its `stream` is used, see `Policy.stream`.
-      queries: a sequence that may create each query when it is asked for; it is read a few queries ahead.
+      queries: a sequence that may create each query when it is asked for; it is read a few queries ahead. Those that
+        are not valid are skipped, see `data_pipeline.reader`.
       samples: responses for each query.
       seed, temperature: of sampling; temperature 0 is greedy, as in published figures.
       scorer: None for `rewards.score_trajectories`.
       keep: of how many queries the first response is kept; with their images, thousands would not fit into memory.
       on_progress: called with the number of queries answered so far.
+      on_record: called with the scored record of every response, whose item is the query's number.
+      reader: decides which queries are valid; None: their form and their media alone are looked at.
+      max_unreadable: the largest share of queries that may be skipped; with 0, the first one is an error.
 
     Raises:
-      UserError: there are no queries, or one has no answer.
+      UserError: there are no queries, or too many are not valid; the message names one and says why.
     """
     if not len(queries):
         raise UserError("no queries to evaluate")
-    outcomes: list[Outcome] = []
+    tally = Tally()
     groups: dict[int, list[Trajectory]] = {}
     kept: dict[int, tuple[Trajectory, float]] = {}
     done = without_room = 0
+    valid = ValidQueries(queries, reader or QueryReader(), max_unreadable)
     with AnswerPool() as pool:
         score = scorer or (lambda trajectories: score_trajectories(trajectories, pool))
-        with policy.stream(queries, samples=samples, seed=seed, temperature=temperature) as stream:
+        with policy.stream(valid, samples=samples, seed=seed, temperature=temperature) as stream:
             for number, trajectory in stream:
-                if not trajectory.reference:
-                    raise UserError(f"query {trajectory.query_id!r} has no answer to score its responses against")
                 group = groups.setdefault(number, [])
                 group.append(trajectory)
                 if len(group) < samples:
                     continue
                 scores = score(groups.pop(number))
+                number = valid.numbers[number]
                 without_room += _without_room(trajectory)
-                outcomes += map(Outcome.of, group, scores)
+                for response, value in zip(group, scores, strict=True):
+                    record = ScoredRecord.of(response, BENCHMARK, value, id=str(number))
+                    tally.add(record)
+                    if on_record:
+                        on_record(record)
                 if number < keep:
                     kept[number] = next((t, float(s)) for t, s in zip(group, scores, strict=True) if t.sample == 0)
                 done += 1
                 if on_progress:
                     on_progress(done)
+    if not done:
+        raise UserError(f"none of {len(queries)} queries can be used; the log says why")
     trajectories, scores = zip(*(kept[number] for number in sorted(kept)), strict=True) if kept else ((), ())
-    return Evaluation(figures(outcomes), list(trajectories), list(scores), without_room, pool.unchecked)
+    return Evaluation(tally, list(trajectories), list(scores), without_room, pool.unchecked, valid.skipped)
 
 
 def _without_room(trajectory: Trajectory) -> bool:

@@ -47,6 +47,8 @@ th:first-child { width: 27%; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
 tbody th { font-size: 15px; font-weight: 500; color: var(--ink); }
 tr.best > * { font-weight: 650; }
+.scores { table-layout: auto; } .scores td { white-space: nowrap; }
+.part th:first-child { padding-left: 22px; font-weight: 400; color: var(--soft); }
 .meter { display: block; height: 4px; margin-top: 5px; border-radius: 2px; background: var(--wash); }
 .meter i { display: block; height: 100%; border-radius: 2px; background: var(--accent); }
 
@@ -75,6 +77,7 @@ tr.best > * { font-weight: 650; }
 .chip.bad { background: var(--bad-wash); color: var(--bad); font-weight: 600; }
 .question { font-size: 16px; line-height: 1.4; margin-bottom: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .columns { display: grid; grid-template-columns: minmax(0, 290px) minmax(0, 1fr); gap: 22px; align-items: start; }
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 22px; align-items: start; }
 @media (max-width: 720px) { main { padding: 24px 14px 48px; } .columns { grid-template-columns: minmax(0, 1fr); }
   .charts { grid-template-columns: minmax(0, 1fr); } }
 figure { margin: 0; } figcaption { font-size: 12px; color: var(--faint); margin-top: 3px; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from pixel_reasoner_jax.trajectory import OperationRecord
 # Control characters but tab and newline, and those that reverse the direction of what follows them: a terminal obeys
 # the former (escape sequences move the cursor, set its title, answer back), a reader is misled by the latter.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+MOST_DECIMALS = 4  # of a figure in a table
 
 
 def printable(text: Any) -> str:
@@ -56,3 +59,30 @@ def plain_table(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+
+
+def decimals(interval: Sequence[float]) -> int:
+    """Decimals of a figure that its interval (low, high) allows: down to the second digit of half its width."""
+    half = (interval[1] - interval[0]) / 2
+    if half <= 0.0:
+        return MOST_DECIMALS
+    return min(max(1 - math.floor(math.log10(half) + 1e-9), 0), MOST_DECIMALS)
+
+
+def interval_text(mean: float | None, interval: Sequence[float] | None, sign: str = "") -> str:
+    """A figure and its interval as "0.843 [0.785, 0.890]", in as many digits as the interval allows; "–" without one.
+
+    Args:
+      mean, interval: the figure and (low, high).
+      sign: "+" for differences, which show theirs.
+    """
+    if mean is None or interval is None:
+        return "–"
+    form = f"{sign}.{decimals(interval)}f"
+    mean, low, high = (format(value + 0.0, form) for value in (mean, *interval))
+    return f"{mean} [{low}, {high}]"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value in the digits that mean something."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

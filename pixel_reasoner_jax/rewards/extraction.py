@@ -11,11 +11,15 @@ _ANSWER_LINE = re.compile(r"answer\s{0,8}\*{0,4}\s{0,8}[:：]\**", re.IGNORECASE
 def extract_answer(response: str) -> str | None:
     r"""The final answer of a response: the last `\boxed{...}` that is closed, else the last `<answer>...</answer>`,
     else the first line with text after the last "Answer:". None if the response has none of these."""
-    for find in (_boxed, _tagged, _announced):
-        answer = find(response)
-        if answer is not None:
-            return answer.strip()
-    return None
+    marked = marked_answer(response)
+    answer = _announced(response) if marked is None else marked
+    return None if answer is None else answer.strip()
+
+
+def marked_answer(response: str) -> str | None:
+    r"""What the last closed `\boxed{...}` holds, else the last `<answer>...</answer>`; None if there is neither."""
+    boxed = _boxed(response)
+    return _tagged(response) if boxed is None else boxed
 
 
 def _boxed(response: str) -> str | None:

@@ -10,8 +10,9 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.parallel import is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
+from pixel_reasoner_jax.query import Query, check_query
 from pixel_reasoner_jax.rollout.episode import Event, Limits
-from pixel_reasoner_jax.rollout.prompt import Query, check_query
+from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.runner import Counters, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
@@ -89,6 +90,15 @@ class Policy:
     @params.setter
     def params(self, params: Any) -> None:
         self.runtime.params = params
+
+    def prompt(self, query: Query, store: PictureStore | None = None) -> Prompt:
+        """The prompt of a query as rollouts begin it, its media decoded; whatever error this raises, they would too.
+
+        Args:
+          query: see `Query`.
+          store: keeps its pixels; None: that of the policy.
+        """
+        return Prompt.build(query, self.processor, self.registry, self.guidelines, store or self.store)
 
     def rollout(
         self,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
 from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.query import Query
 
 SYSTEM = "You are a helpful assistant."
 
@@ -23,44 +21,6 @@ GUIDELINES = (
 )
 
 TEXT_ONLY_GUIDELINES = "Please think step by step, and put your final answer within \\boxed{}."
-
-Query = Mapping[str, Any]
-"""A mapping with `id`, `question`, `answer` (str or list of str) and `images` (a list) or `video`.
-
-Rollouts do not need `answer`; it is needed where responses are scored. For a video given as a list of frames, `fps` is
-the number of these frames in a second, 2 unless given.
-"""
-
-KEYS = ("id", "question", "answer", "images", "video", "fps")
-
-
-def check_query(query: Query, scored: bool = False) -> Query:
-    """Checks that a mapping is a query, and returns it unchanged.
-
-    Args:
-      query: see `Query`.
-      scored: whether responses will be compared with the query's answer, so that it must have one.
-
-    Raises:
-      UserError: it is not a query; the message says which key is wrong and what it must be.
-    """
-    if not isinstance(query, Mapping):
-        raise UserError(f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r}")
-    name = f"query {query['id']!r}" if query.get("id") is not None else f"a query with the keys {list(query)}"
-    for key in query:
-        if key not in KEYS:
-            close = difflib.get_close_matches(str(key), KEYS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEYS)}"
-            raise UserError(f"{name}: unknown key {key!r}; {hint}")
-    for key in ("id", "question", *(["answer"] if scored else [])):
-        if query.get(key) in (None, "", []):
-            raise UserError(f"{name}: it has no {key}")
-    if not isinstance(query["question"], str):
-        raise UserError(f"{name}: question must be a text, got {query['question']!r}")
-    images = query.get("images")
-    if images is not None and (isinstance(images, str | bytes) or not isinstance(images, Sequence)):
-        raise UserError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
-    return query
 
 
 def query_messages(query: Query, tools: str | None, guidelines: str | None = None) -> list[dict[str, Any]]:

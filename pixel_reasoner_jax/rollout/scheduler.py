@@ -19,10 +19,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
-from pixel_reasoner_jax.processing import Media, PictureStore
+from pixel_reasoner_jax.processing import Media, MediaError, PictureStore
+from pixel_reasoner_jax.query import Query, query_name
 from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits, Observation
-from pixel_reasoner_jax.rollout.prompt import Prompt, Query
+from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.runner import Counters, Extension, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
@@ -242,12 +244,20 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             self._loading[number] = str(query["id"]), self._loaders.submit(self._build, query)
 
     def _build(self, query: Query) -> Prompt:
-        """Opens and renders a query in a worker thread, and prepares the pixels of images that must be encoded."""
+        """Opens and renders a query in a worker thread, and prepares the pixels of images that must be encoded.
+
+        Raises:
+          UserError: that cannot be done; the message names the query. A `MediaError` stays one.
+        """
         settings = self._settings
-        prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
-        for media in prompt.rendered.media:
-            if not self._runner.holds(media):
-                _ = media.pixels  # the store keeps them until they are encoded
+        try:
+            prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
+            for media in prompt.rendered.media:
+                if not self._runner.holds(media):
+                    _ = media.pixels  # the store keeps them until they are encoded
+        except UserError as error:
+            kind = MediaError if isinstance(error, MediaError) else UserError
+            raise kind(f"{query_name(query)}: {error}") from error
         return prompt
 
     def _new_episode(self, prompt: Prompt, sample: int) -> Episode:

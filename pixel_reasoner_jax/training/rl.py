@@ -22,10 +22,12 @@ from ml_collections import ConfigDict
 
 from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
+from data_pipeline.reader import QueryReader
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import all_gather
+from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings, check_query
+from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -50,10 +52,11 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
     """
     check_lengths(config)
     data = data_sets(config)
-    schedule = UpdateSchedule.of(config, record_count(data), str(data))
+    schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
     with contextlib.ExitStack() as stack:
         training = stack.enter_context(TrainingRun(config, resume))
         pool = stack.enter_context(AnswerPool(rules=config.rewards.rules))
+        policy = make_policy(config, training)
         loader = stack.enter_context(
             query_batches(
                 data,
@@ -61,9 +64,9 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 order=training.order,
                 settings=LoaderSettings(max_unreadable=config.data.max_unreadable),
                 pass_rates=config.data.pass_rates,
+                reader=make_reader(config, policy),
             )
         )
-        policy = make_policy(config, training)
         forbidden = np.zeros(training.model.config.vocab_size, bool)
         forbidden[training.processor.forbidden_tokens] = True
         trainer = make_trainer(config, training.model, forbidden)
@@ -73,17 +76,18 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
         learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate)
         state, counters = training.restore(trainer.init(), loader)
-        done = counters.get("episode", 0)
+        done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
         with training.progress("rl", schedule.episodes, done) as progress:
             for episode in range(done + 1, schedule.episodes + 1):
                 with training.phase("data"):
                     shards = next(loader).values()
-                    queries = [check_query(query, scored=True) for shard in shards for query in shard]
+                    queries = [query for shard in shards for query in shard]
                 state, metrics = run_episode(learner, episode, queries, state)
-                training.write(episode, {**metrics, "skipped_records": loader.skipped})
+                skipped += metrics.pop("skipped_updates")
+                training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
                 progress.update(episode, accuracy=metrics["accuracy"], rapr=metrics["rapr"], reward=metrics["reward"])
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes:
-                    training.save(episode, state, loader, episode=episode)
+                    training.save(episode, state, loader, episode=episode, skipped_updates=skipped)
         return training.export(state.params)
 
 
@@ -108,7 +112,7 @@ class UpdateSchedule:
 
         Args:
           config: see `run`.
-          records: how many records the data set holds.
+          records: how many records of the data set are in an epoch.
           data_name: names the data set in the error message.
 
         Raises:
@@ -170,7 +174,8 @@ def run_episode(
       state: is donated to the first update; returned as it is if the episode makes none.
 
     Returns:
-      The state after the episode, and the episode's metrics over all processes.
+      The state after the episode, and the episode's metrics over all processes; `skipped_updates` of its updates had
+      nothing to train on.
     """
     config, training, policy = learner.config, learner.training, learner.policy
     samples, unchecked = config.rollout.samples, learner.pool.unchecked
@@ -183,15 +188,18 @@ def run_episode(
     rewarded = reward_groups(groups, correct, config.curiosity, config.grpo.normalize_std)
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
 
-    metrics = []
+    metrics, skipped = [], 0
     updates = _split_into_updates(rewarded, training, config.train.batch_size)
     for step, sequences in zip(learner.schedule.steps_of(episode), updates, strict=False):
         with training.phase("pack"):
             batches = training.agree_on_shapes(training.plan(sequences))()
         with training.phase("update"):
             state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(step))
-        metrics.append(update_metrics)
-    counts = {"answers_unchecked": unchecked, "updates": len(metrics)}
+        if update_metrics:
+            metrics.append(update_metrics)
+        else:
+            skipped += 1
+    counts = {"answers_unchecked": unchecked, "updates": len(metrics), "skipped_updates": skipped}
     return state, {**rewarded.metrics(), **counts, **_summary(metrics)}
 
 
@@ -244,6 +252,13 @@ def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
         slots=config.rollout.slots,
         gather_parameters=config.rollout.gather_parameters,
     )
+
+
+def make_reader(config: ConfigDict, policy: Policy) -> QueryReader:
+    """Reads the queries of an RL experiment: those that the policy can be asked, and has room to answer."""
+    # A store of its own, which keeps nothing: queries are read long before they are asked.
+    prompt = functools.partial(policy.prompt, store=PictureStore(0))
+    return QueryReader(prompt, config.rollout.max_length)
 
 
 def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Trainer:

@@ -52,12 +52,14 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 order=training.order,
                 settings=settings,
                 cache_bytes=CACHE_BYTES,
+                row_length=train.row_length,
             )
         )
         trainer = make_trainer(config, training.model)
         learning_rate = learning_rate_schedule(config.optimizer, steps)
-        state, _ = training.restore(trainer.init(), stream)
-        done = int(state.step)
+        state, counters = training.restore(trainer.init(), stream)
+        skipped = counters.get("skipped_updates", 0)
+        done = int(state.step) + skipped
         batches = stack.enter_context(
             Feed(stream, lambda records: training.plan(_sequences(records)), training.agree_on_shapes, steps - done)
         )
@@ -67,10 +69,11 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                     packed = next(batches)
                 with training.phase("update"):
                     state, metrics = trainer.update(state, packed, learning_rate(step - 1))
-                training.write(step, {**metrics, "skipped_records": batches.skipped})
-                progress.update(step, loss=metrics["loss"])
+                skipped += not metrics
+                training.write(step, {**metrics, "skipped_records": batches.skipped, "skipped_updates": skipped})
+                progress.update(step, **({"loss": metrics["loss"]} if metrics else {}))
                 if step % train.checkpoint_every == 0 or step == steps:
-                    training.save(step, state, batches)
+                    training.save(step, state, batches, skipped_updates=skipped)
         return training.export(state.params)
 
 

@@ -14,7 +14,6 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models.layers import ADAPTER
 from pixel_reasoner_jax.models.lora import has_adapters
 from pixel_reasoner_jax.parallel import all_gather, param_shardings, parts, shard_rows
@@ -158,23 +157,23 @@ class Trainer:
         """Makes one optimizer step on all of `batches` together. All processes call this together.
 
         Args:
-          state: its buffers are donated.
+          state: its buffers are donated if there is a step to make.
           batches: see `packing.pack`; on a mesh, those rows that this process's parts hold (see
             `VirtualShards.agree_on_shapes`). Their `vision_index` counts merged tokens within the part of the row.
           learning_rate: multiplies the optimizer's update.
 
         Returns:
           The new state and the loss's diagnostics as token means over all batches, with `gradient_norm` (before
-          clipping), `learning_rate` and `tokens` (trained tokens of all processes).
+          clipping), `learning_rate` and `tokens` (trained tokens of all processes). Where no process has a token that
+          is trained, all return the state as it is and no diagnostics.
 
         Raises:
-          UserError: no token is trained.
           FloatingPointError: the gradient is not finite.
         """
         batches = list(batches)
         normalizer = float(all_gather(np.float32(sum(batch["target_mask"].sum() for batch in batches))).sum())
         if normalizer == 0:
-            raise UserError("no token of the batch is trained: check the trajectories' loss masks")
+            return state, {}
         gradients, diagnostics = None, []
         for batch in batches:
             batch = shard_rows(batch, self._mesh)

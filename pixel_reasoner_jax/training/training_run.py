@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
@@ -132,7 +133,7 @@ class TrainingRun:
         for leaf in jax.tree.leaves(state):  # the model's parameters too: there is no room for two states
             leaf.delete()
         state, meta = self._checkpoints.restore(target)
-        before, now = meta.get("records"), record_count(data_sets(self._config))
+        before, now = meta.get("records"), self._records
         if before not in (None, now):
             raise ConfigError(
                 f"the data of {self._workdir} have {now} records, and had {before} when it was last saved: a run cannot"
@@ -148,8 +149,14 @@ class TrainingRun:
             self._metrics.flush()  # a run that goes on from this checkpoint has the metrics up to it
         by_process = all_gather_json(iterator.get_state())
         iterator_state = {shard: position for positions in by_process for shard, position in positions.items()}
-        records = record_count(data_sets(self._config))
-        self._checkpoints.save(step, state, {"iterator": iterator_state, "counters": counters, "records": records})
+        meta = {"iterator": iterator_state, "counters": counters, "records": self._records}
+        self._checkpoints.save(step, state, meta)
+
+    @functools.cached_property
+    def _records(self) -> int:
+        """How many records an epoch has, those alone that `data.pass_rates` leaves in: their order depends on it."""
+        data, rates = data_sets(self._config), self._config.data.get("pass_rates")
+        return record_count(data) if rates is None else record_count(data, rates)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:

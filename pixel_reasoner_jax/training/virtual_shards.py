@@ -75,10 +75,12 @@ class VirtualShards:
           rows: rows of a batch in one part of the mesh.
 
         Returns:
-          A function that builds the rows of this process's parts in all batches of the update. It does not communicate
-          with other processes and may run in any thread.
+          A function that builds the rows of this process's parts in all batches of the update: none, in all processes,
+          where no shard of any has a sequence. It does not communicate with other processes and may run in any thread.
         """
         most = int(all_gather(np.array([len(plans[shard]) for shard in self.local], np.int32)).max())
+        if not most:
+            return list
         padded = {shard: plans[shard] + [NO_BATCH] * (most - len(plans[shard])) for shard in self.local}
         # Row lengths come first, and then the number of rows of patches that each part needs with these lengths. Taken
         # in one step, the longest rows of one part would be combined with the most rows of another.

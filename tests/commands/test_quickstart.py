@@ -7,6 +7,7 @@ import pytest
 
 from pixel_reasoner_jax.commands import quickstart
 from pixel_reasoner_jax.config import ConfigError, load_config
+from pixel_reasoner_jax.evaluation.compare import compare
 from pixel_reasoner_jax.rollout.settings import load_policy
 
 STAGES = ("prior", "warm_start", "rl_without_curiosity", "rl_with_curiosity")
@@ -34,6 +35,12 @@ def test_every_stage_runs_and_goes_on_where_it_stopped(tmp_path, capsys):
     figures = last_line(capsys)
     assert tuple(figures) == STAGES and figures == returned
     assert all({"accuracy", "rapr"} <= row.keys() for row in figures.values())
+    compared = compare([tmp_path / "run" / "evaluation" / stage for stage in STAGES[2:]]).figures
+    found = compared["benchmarks"]["pixel_search"]
+    assert {stage: part["score"] for stage, part in found["results"].items()} == {
+        stage: figures[stage]["accuracy"] for stage in STAGES[2:]
+    }
+    assert found["results"]["rl_with_curiosity"]["interval"] == figures["rl_with_curiosity"]["interval"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/") > 4 and "RL with curiosity" in page
     settings = load_policy(tmp_path / "run" / "rl_with_curiosity" / "model")
@@ -60,5 +67,8 @@ def test_curiosity_escapes_the_learning_trap(seed, tmp_path):
     figures = quickstart.run(config)
     assert figures["rl_with_curiosity"]["accuracy"] >= 0.8
     assert figures["rl_with_curiosity"]["rapr"] >= 0.8
+    compared = compare([tmp_path / "run" / "evaluation" / stage for stage in STAGES[2:]]).figures
+    change = compared["benchmarks"]["pixel_search"]["differences"]["rl_with_curiosity"]
+    assert change["interval"][0] > 0.2 and change["p"] < 0.001
     assert figures["rl_without_curiosity"]["rapr"] <= 0.1
     assert abs(figures["rl_without_curiosity"]["accuracy"] - figures["prior"]["accuracy"]) <= 0.05

@@ -118,7 +118,8 @@ def test_a_hostile_record_is_only_shown(tmp_path, capsys):
 def test_an_image_of_too_many_pixels_is_counted(tmp_path, capsys):
     buffer = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
-    write_records(tmp_path / "data", "query", [{"id": "a", "question": "?", "images": [buffer.getvalue()]}])
+    query = {"id": "a", "question": "?", "answer": "1", "images": [buffer.getvalue()]}
+    write_records(tmp_path / "data", "query", [query])
     [problem] = json.loads(inspect(capsys, tmp_path / "data", "--json"))["unreadable"]
     assert "record 0: an image cannot be read" in problem
 

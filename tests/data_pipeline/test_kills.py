@@ -42,7 +42,9 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def data(tmp_path):
-    write_records(tmp_path / "data", "query", ({"id": str(i), "question": "?"} for i in range(41)), shard_size=9)
+    write_records(
+        tmp_path / "data", "query", ({"id": str(i), "question": "?", "answer": "1"} for i in range(41)), shard_size=9
+    )
     return tmp_path / "data"
 
 
@@ -81,7 +83,7 @@ def check(log, seen: dict) -> None:
     assert steps == set(range(STEPS))
 
 
-@pytest.mark.parametrize("workers", [(1, 0, 0), pytest.param((2, 1, 0), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [(1, 0), pytest.param((2, 1, 0), marks=pytest.mark.slow)])
 def test_a_killed_reader_goes_on_where_it_was(workers, data, tmp_path):
     whole = query_batches(data, 2, order=RecordOrder(5, range(SHARDS), SHARDS))
     seen = [{str(shard): [q["id"] for q in items] for shard, items in next(whole).items()} for _ in range(STEPS)]
@@ -89,7 +91,7 @@ def test_a_killed_reader_goes_on_where_it_was(workers, data, tmp_path):
     for start in range(0, len(dealt) - 40, 41):  # 41 records do not divide evenly, and all come in every epoch
         assert len(set(dealt[start : start + 41])) == 41
     (tmp_path / "reader.py").write_text(READER)
-    for number, kill_after in zip(workers, (7, 20, None), strict=True):
+    for number, kill_after in zip(workers, (7, 20, None)[-len(workers) :], strict=True):
         read(tmp_path / "reader.py", data, tmp_path / "run", "0,1,2,3", number, kill_after)
     check(tmp_path / "run" / "log.jsonl", seen)
 

@@ -1,5 +1,6 @@
 """The Grain pipeline: every record once an epoch, and exact resumption."""
 
+import functools
 import io
 import itertools
 import json
@@ -12,18 +13,21 @@ import pytest
 from PIL import Image
 
 from data_pipeline import batch_loader, lessons
-from data_pipeline.batch_loader import MIN_READ, BatchLoader, LoaderSettings, Unwanted
+from data_pipeline.batch_loader import MIN_READ, BatchLoader, LoaderSettings, Unreadable
 from data_pipeline.pipeline import (
+    ReadSource,
     RecordOrder,
-    RenderedSource,
     query_batches,
     record_count,
     render_trajectory,
     trajectory_batches,
 )
+from data_pipeline.reader import TrajectoryReader
 from data_pipeline.records import RecordError, RecordSource, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.processing.sources import media_settings
+
+ASKED = {"question": "?", "answer": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def trajectories(registry, processor, tmp_path_factory):
 @pytest.fixture(scope="module")
 def queries(tmp_path_factory):
     directory = tmp_path_factory.mktemp("records") / "rl"
-    items = ({"id": str(index), "question": "?", "answer": "1"} for index in range(20))
+    items = ({"id": str(index), **ASKED} for index in range(20))
     write_records(directory, "query", items, shard_size=6)
     return directory
 
@@ -93,7 +97,7 @@ def test_no_epoch_loses_the_records_that_do_not_divide_evenly(queries):
 
 def test_mixtures_are_dealt_out_to_shards_with_all_their_records(tmp_path):
     for name, count in (("a", 7), ("b", 5)):
-        write_records(tmp_path / name, "query", ({"id": f"{name}{i}", "question": "?"} for i in range(count)))
+        write_records(tmp_path / name, "query", ({"id": f"{name}{i}", **ASKED} for i in range(count)))
     data = [(tmp_path / "a", 1), (tmp_path / "b", 1)]
     with query_batches(data, 2, order=RecordOrder(5, (0, 1), 2)) as batches:
         drawn = list(itertools.islice(batches, 35))
@@ -175,7 +179,7 @@ def test_worker_processes_read_media_as_this_process_does(monkeypatch, tmp_path,
 @pytest.mark.parametrize("weights", [(3, 1), (0.5, 0.5)])
 def test_mixtures_keep_their_weights_and_every_epoch_of_each_data_set(weights, tmp_path):
     for name, count in (("a", 12), ("b", 4)):
-        write_records(tmp_path / name, "query", ({"id": f"{name}{i}", "question": "?"} for i in range(count)))
+        write_records(tmp_path / name, "query", ({"id": f"{name}{i}", **ASKED} for i in range(count)))
     data = [(tmp_path / name, weight) for name, weight in zip("ab", weights, strict=True)]
     assert record_count(data) == 16
     share = weights[0] / sum(weights)
@@ -187,30 +191,67 @@ def test_mixtures_keep_their_weights_and_every_epoch_of_each_data_set(weights, t
             assert sorted(own[start : start + count]) == sorted(f"{name}{i}" for i in range(count))
 
 
+def rated(directory, rates):
+    """A data set of queries with these pass rates, and their numbers for ids."""
+    known = ({"id": str(i), **ASKED} | ({} if rate is None else {"pass_rate": rate}) for i, rate in enumerate(rates))
+    write_records(directory, "query", known, shard_size=10)
+    return directory
+
+
 def test_queries_that_are_too_easy_or_too_hard_are_left_out(tmp_path):
-    rates = [None, 0.0, 0.25, 0.5, 1.0, None, 0.75, 0.1]
-    known = ({"id": str(i), "question": "?"} | ({} if r is None else {"pass_rate": r}) for i, r in enumerate(rates))
-    write_records(tmp_path, "query", known)
-    wanted = query_batches(tmp_path, 5, pass_rates=(0.2, 0.8))
+    data = rated(tmp_path / "data", [None, 0.0, 0.25, 0.5, 1.0, None, 0.75, 0.1])
+    assert record_count(data) == 8 and record_count(data, (0.2, 0.8)) == 5
+    wanted = query_batches(data, 5, pass_rates=(0.2, 0.8))
     for _ in range(3):
         batch = next(wanted)[0]
         assert sorted(query["id"] for query in batch) == ["0", "2", "3", "5", "6"]
-        assert all(query.keys() == {"id", "question"} for query in batch)
+        assert {query["id"]: query.get("pass_rate") for query in batch}["2"] == 0.25  # travels along
     state = wanted.get_state()
-    assert state["0"]["unwanted"] in (7, 8, 9) and state["0"]["skipped"] == 0
-    resumed = query_batches(tmp_path, 5, pass_rates=(0.2, 0.8))
+    assert state == {"0": {"used": 15, "skipped": 0}}
+    resumed = query_batches(data, 5, pass_rates=(0.2, 0.8))
     resumed.set_state(state)
     assert next(resumed) == next(wanted)
-    write_records(tmp_path / "hard", "query", [{"id": "a", "question": "?", "pass_rate": 0.0}])
-    with pytest.raises(RecordError, match="left out by the filter"):
-        next(query_batches(tmp_path / "hard", 1, pass_rates=(0.2, 0.8)))
+    with pytest.raises(RecordError, match=r"hard: no query has a pass_rate from 0.2 to 0.8: widen data.pass_rates"):
+        query_batches(rated(tmp_path / "hard", [0.0]), 1, pass_rates=(0.2, 0.8))
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_an_epoch_has_every_wanted_query_once(tmp_path, shards):
+    """16 of 64; each was seen four times where an epoch had 64."""
+    data = rated(tmp_path / "data", [0.5 if number % 4 == 1 else 1.0 for number in range(64)])
+    wanted, rates = [str(number) for number in range(64) if number % 4 == 1], (0.2, 0.8)
+    assert record_count(data, rates) == 16
+    with query_batches(data, 2, order=RecordOrder(3, range(shards), shards), pass_rates=rates) as batches:
+        for _ in range(2):
+            epoch = [next(batches) for _ in range(8 // shards)]
+            assert sorted((q["id"] for batch in epoch for items in batch.values() for q in items), key=int) == wanted
+    one = query_batches(data, 4, order=RecordOrder(3, epochs=1), pass_rates=rates)
+    assert sorted(sum(ids(one), []), key=int) == wanted
+    with pytest.raises(ValueError, match="has 16 records to read, too few for 17 shards"):
+        query_batches(data, 1, order=RecordOrder(0, (0,), 17), pass_rates=rates)
+
+
+def test_no_medium_is_decoded_to_tell_which_queries_are_wanted(tmp_path, monkeypatch):
+    """Nor is what cannot be read left out: it is skipped, and counted, when it is read."""
+    rates = [0.5, 0.0, 0.5, 1.0]
+    items = [{"id": str(i), **ASKED, "images": [b"no image"], "pass_rate": rate} for i, rate in enumerate(rates)]
+    write_records(tmp_path, "query", items)
+    read = RecordSource.__getitem__
+
+    def second_is_damaged(self, index):
+        if index == 1:
+            raise RecordError("damaged")
+        return read(self, index)
+
+    monkeypatch.setattr(RecordSource, "__getitem__", second_is_damaged)
+    assert record_count(tmp_path, (0.2, 0.8)) == 3
 
 
 @pytest.fixture
 def damaged(tmp_path):
     """40 queries, one of which cannot be read."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 30, 30, 3), np.uint8)
-    items = [{"id": str(i), "question": "?", "images": [Image.fromarray(noise[i])]} for i in range(40)]
+    items = [{"id": str(i), **ASKED, "images": [Image.fromarray(noise[i])]} for i in range(40)]
     write_records(tmp_path, "query", items)
     path = tmp_path / "query-train-00000.array_record"
     content = bytearray(path.read_bytes())
@@ -242,10 +283,10 @@ def test_a_query_whose_media_cannot_be_decoded_is_skipped(tmp_path, caplog):
         {"video": [good, half]},
         {"video": half},
     )
-    write_records(tmp_path, "query", ({"id": str(i), "question": "?"} | item for i, item in enumerate(media)))
+    write_records(tmp_path, "query", ({"id": str(i), **ASKED} | item for i, item in enumerate(media)))
     batches = query_batches(tmp_path, 2, order=RecordOrder(epochs=1), settings=LoaderSettings(max_unreadable=0.05))
     assert sorted(sum(ids(batches), [])) == ["0", "2"]
-    named = {int(re.search(r"record (\d+): <60 bytes>", message).group(1)) for message in caplog.messages}
+    named = {int(re.search(r"record (\d+): query '\d': .*<60 bytes>", message).group(1)) for message in caplog.messages}
     assert named <= {1, 3, 4} and 1 <= batches.skipped <= len(named)
 
 
@@ -261,32 +302,27 @@ def test_too_many_unreadable_records_stop_the_run(damaged):
 def test_shards_that_skip_more_than_others_do_not_fill_the_memory():
     """Shard 1 leaves out nine of ten."""
     numbers = grain.MapDataset.range(10**6)
-    orders = {0: numbers, 1: numbers.map(lambda number: Unwanted() if number % 10 else number)}
-    stream, waiting = BatchLoader(orders, 4, LoaderSettings()), []
+    orders = {0: numbers, 1: numbers.map(lambda number: Unreadable("odd") if number % 10 else number)}
+    stream, waiting = BatchLoader(orders, 4, LoaderSettings(max_unreadable=1.0)), []
     for start in range(0, 400, 4):
         assert next(stream) == {0: [*range(start, start + 4)], 1: [10 * number for number in range(start, start + 4)]}
         waiting.append(sum(map(len, stream._ready.values())))
-    assert max(waiting) <= 2 * MIN_READ and stream.get_state()["1"] == {"used": 3991, "skipped": 0, "unwanted": 3591}
+    assert max(waiting) <= 2 * MIN_READ and stream.get_state()["1"] == {"used": 3991, "skipped": 3591}
 
 
-def test_a_filter_may_leave_a_shard_nothing_of_an_epoch(tmp_path):
-    """4 queries of 32 are wanted, dealt out to 4 shards: in a third of the epochs a shard has none."""
-    items = ({"id": str(i), "question": "?", "pass_rate": float(i < 4)} for i in range(32))
-    write_records(tmp_path, "query", items)
-    order, longest = RecordOrder(3, range(4), 4), 0
-    with query_batches(tmp_path, 1, order=order, pass_rates=(0.5, 1.0)) as batches:
-        for _ in range(6):
-            before = batches.get_state()
-            assert {item["id"] for items in next(batches).values() for item in items} <= set("0123")
-            after = batches.get_state()
-            longest = max(longest, *(after[shard]["unwanted"] - before[shard]["unwanted"] for shard in before))
-    assert longest > 8  # as many as a shard has in an epoch
+def test_a_position_of_an_earlier_version_is_gone_on_from(queries):
+    """It counted queries that a filter left out."""
+    with (
+        query_batches(queries, 3, order=RecordOrder(4)) as batches,
+        query_batches(queries, 3, order=RecordOrder(4)) as b,
+    ):
+        next(batches)
+        b.set_state({"0": batches.get_state()["0"] | {"unwanted": 0}})
+        assert next(b) == next(batches)
 
 
-def test_a_pass_rate_that_is_no_number_is_named(tmp_path):
-    write_records(tmp_path, "query", [{"id": "a", "question": "?", "pass_rate": "half"}])
-    with pytest.raises(RecordError, match="record 0: its pass_rate is 'half'"):
-        next(query_batches(tmp_path, 1))
+def rendered(records, processor, cache_bytes):
+    return ReadSource(records, TrajectoryReader(functools.partial(render_trajectory, processor=processor)), cache_bytes)
 
 
 def test_files_of_held_trajectories_count(registry, processor, tmp_path):
@@ -297,13 +333,13 @@ def test_files_of_held_trajectories_count(registry, processor, tmp_path):
     draft.messages[1]["content"][0]["image"] = buffer.getvalue()
     write_records(tmp_path, "trajectory", [draft])
     for room, held in ((10**6, False), (2 * 10**6, True)):
-        source = RenderedSource(RecordSource(tmp_path), processor, room)
+        source = rendered(RecordSource(tmp_path), processor, room)
         assert (source[0] is source[0]) == held
 
 
 @pytest.mark.parametrize("images", [0, 3, 1000])
 def test_rendered_trajectories_are_held_up_to_a_size(trajectories, processor, images):
-    source = RenderedSource(RecordSource(trajectories, "trajectory"), processor, images * 112 * 112 * 3)
+    source = rendered(RecordSource(trajectories, "trajectory"), processor, images * 112 * 112 * 3)
     first, second = ([source[index] for index in range(20)] for _ in range(2))
     held = [one for one, again in zip(first, second, strict=True) if one is again]
     assert sum(len(trajectory.media) for trajectory in held) <= images
@@ -324,5 +360,5 @@ def test_a_record_that_cannot_be_rendered_is_named(registry, processor, tmp_path
     draft = lessons.warm_start(registry, processor)(PixelSearch(1)[0])
     draft.messages[1]["content"][0]["image"] = b"not an image"
     write_records(tmp_path, "trajectory", [draft])
-    with pytest.raises(RecordError, match=r"00000.array_record, record 0: cannot be rendered"):
+    with pytest.raises(RecordError, match=r"00000.array_record, record 0: trajectory '.*': <12 bytes>"):
         next(trajectory_batches(tmp_path, processor, 1))

@@ -11,10 +11,16 @@ def queries(count):
 
 
 def test_responses_count_in_whatever_order_they_come(make_trajectory):
-    policy, done = RulePolicy(make_trajectory), []
-    evaluation = run.evaluate(policy, queries(7), samples=2, seed=5, temperature=1.0, keep=4, on_progress=done.append)
+    policy, done, records = RulePolicy(make_trajectory), [], []
+    more = dict(on_progress=done.append, on_record=records.append)
+    evaluation = run.evaluate(policy, queries(7), samples=2, seed=5, temperature=1.0, keep=4, **more)
     assert policy.calls == [(7, 2, 5, 1.0)] and done == [1, 2, 3, 4, 5, 6, 7]
     assert evaluation.figures == {"accuracy": 0.5, "rapr": 1.0, "operations": 1.0, "failure_rate": 0.0}
+    assert sorted((r.id, r.sample, r.score) for r in records) == [
+        (str(i), sample, 1.0 - sample) for i in range(7) for sample in range(2)
+    ]
+    figures = evaluation.tally.figures()
+    assert (figures["count"], figures["responses"], figures["pass@2"]["score"]) == (7, 14, 1.0)
     assert [t.query_id for t in evaluation.trajectories] == ["q0", "q1", "q2", "q3"]
     assert evaluation.scores == [1.0] * 4
 
@@ -37,9 +43,19 @@ def test_no_queries():
         run.evaluate(None, [])
 
 
-def test_a_query_without_an_answer_cannot_be_scored(make_trajectory):
-    with pytest.raises(ValueError, match="query 'q1' has no answer"):
-        run.evaluate(RulePolicy(make_trajectory), [*queries(1), {"id": "q1", "question": "?", "answer": []}])
+def test_a_query_that_is_not_valid_is_named_or_skipped_and_counted(make_trajectory, caplog):
+    mixed = [*queries(2), {"id": "mute", "question": "?", "answer": []}, *queries(3)[2:]]
+    policy = RulePolicy(make_trajectory)
+    with pytest.raises(ValueError, match="record 2: query 'mute': it has no answer"):
+        run.evaluate(policy, mixed)
+    records = []
+    evaluation = run.evaluate(policy, mixed, max_unreadable=0.01, on_record=records.append)
+    assert sorted(record.id for record in records) == ["0", "1", "3"]
+    assert (evaluation.figures["accuracy"], evaluation.skipped) == (1.0, 1)
+    assert [t.query_id for t in evaluation.trajectories] == ["q0", "q1", "q2"]
+    assert caplog.messages == ["skipped: record 2: query 'mute': it has no answer (1 of 3 so far)"]
+    with pytest.raises(ValueError, match="none of 1 queries can be used"):
+        run.evaluate(policy, mixed[2:3], max_unreadable=0.01)
 
 
 def test_stages_side_by_side(make_trajectory):

@@ -119,7 +119,8 @@ def test_any_pattern_of_full_attention(full, tmp_path):
     np.testing.assert_allclose(embeddings[index], out.pooler_output.numpy(), atol=1e-4, rtol=0)
 
 
-def test_remat_changes_no_gradient():
+@pytest.mark.parametrize("policies", [("none", "groups"), pytest.param(tuple(REMAT), marks=pytest.mark.slow)])
+def test_remat_changes_no_gradient(policies):
     tower = dataclasses.replace(CONFIG.vision, depth=4, fullatt_block_indexes=(1, 3))
     model = Qwen2_5_VL.create(dataclasses.replace(CONFIG, vision=tower), seed=1)
     batch = our_batch([make_row([5, (4, 6), 6], 0)], 32, 64, 1)
@@ -135,10 +136,11 @@ def test_remat_changes_no_gradient():
     products = {}
     for policy in REMAT:
         run, params = gradient(policy)
-        got = jax.tree.leaves(run(params, batch))
-        expected = expected or got
-        for a, b in zip(expected, got, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-6, err_msg=policy)
+        if policy in policies:
+            got = jax.tree.leaves(run(params, batch))
+            expected = expected or got
+            for a, b in zip(expected, got, strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-6, err_msg=policy)
         products[policy] = count_flops(run.trace(params, long).jaxpr).products
     assert products["none"] == products["dots"] < products["vision"] < products["full"] < products["groups"]
 

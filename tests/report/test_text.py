@@ -1,6 +1,16 @@
 """What untrusted text may become."""
 
-from pixel_reasoner_jax.report.text import arguments_text, escape, figures_table, printable, sizes_text
+import pytest
+
+from pixel_reasoner_jax.report.text import (
+    arguments_text,
+    escape,
+    figures_table,
+    interval_text,
+    p_text,
+    printable,
+    sizes_text,
+)
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 
@@ -40,3 +50,28 @@ def test_figures_table_lines_up():
         "a             0.500     –",
         "long name     1.250     –",
     ]
+
+
+@pytest.mark.parametrize(
+    ("mean", "interval", "shown"),
+    [
+        (0.84293, (0.7853, 0.8901), "0.843 [0.785, 0.890]"),  # V*: half of it is 0.052
+        (0.70341, (0.6961, 0.7106), "0.7034 [0.6961, 0.7106]"),  # TallyQA's complex questions
+        (2 / 3, (0.2077, 0.9385), "0.67 [0.21, 0.94]"),
+        (0.5, (0.0945, 0.9055), "0.50 [0.09, 0.91]"),
+        (1.0, (0.99990, 1.0), "1.0000 [0.9999, 1.0000]"),
+        (0.5, (0.5, 0.5), "0.5000 [0.5000, 0.5000]"),
+        (None, None, "–"),
+    ],
+)
+def test_digits_as_the_interval_allows(mean, interval, shown):
+    assert interval_text(mean, interval) == shown
+
+
+def test_differences_have_a_sign():
+    assert interval_text(0.09, (-0.011, 0.19), "+") == "+0.09 [-0.01, +0.19]"
+    assert interval_text(-0.0, (-0.1, 0.1), "+") == "+0.00 [-0.10, +0.10]"
+
+
+def test_p_values():
+    assert [*map(p_text, (None, 0.00099, 0.0123, 0.5, 1.0))] == ["–", "<0.001", "0.012", "0.50", "1.00"]

@@ -109,13 +109,16 @@ def test_without_workers_an_error_is_logged_and_nothing_raised(monkeypatch, capl
     assert "count as wrong (1 of them)" in record.getMessage() and command in record.getMessage()
 
 
+TOWERS = ["9^{9^{9^{9}}}", "2^" * 400 + "2"]
+
+
 def test_a_worker_over_its_deadline_is_killed():
     with AnswerPool(workers=1, limit=60.0, deadline=0.3) as pool:
         assert pool.score([(r"\boxed{9^{9^{9^{9}}}}", "17")]) == [0.0]
         assert not pool._idle
 
 
-@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "(10^{10^{8}})!", "2^" * 400 + "2"])
+@pytest.mark.parametrize("answer", ["(10^{10^{8}})!", *(pytest.param(a, marks=pytest.mark.slow) for a in TOWERS)])
 def test_the_limit_is_of_computation(answer):
     with AnswerPool(workers=1, limit=0.5, deadline=300.0) as pool:
         start = time.monotonic()
@@ -126,7 +129,7 @@ def test_the_limit_is_of_computation(answer):
 PAIRS = [(rf"\boxed{{\sqrt{{{n}}}\cdot\sqrt{{{n}}}\cdot 2}}", f"2\\cdot {n}") for n in range(1, 17)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_worker_that_is_lost_while_idle_costs_no_answer(number):
     with AnswerPool(workers=2) as pool:
         assert pool.score(PAIRS[:2]) == [1.0, 1.0]
@@ -136,15 +139,15 @@ def test_a_worker_that_is_lost_while_idle_costs_no_answer(number):
         assert pool.unchecked == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGSTOP])
 def test_a_worker_that_is_lost_at_work_gives_its_answer_to_a_fresh_one_once(number, monkeypatch):
     lost = []
 
     def send(worker, task):
-        original(worker, task)
-        if len(lost) < times:
+        if len(lost) < times:  # before it can have answered
             lost.append(worker)
             os.kill(worker.process.pid, number)
+        original(worker, task)
 
     original, times = pool_module._Worker.send, 1
     monkeypatch.setattr(pool_module._Worker, "send", send)

@@ -57,7 +57,8 @@ with open(f"{out}/{me}.json", "w") as file:
 """
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # processes that train as one, in the default tests, answer as one
+@pytest.mark.parametrize("count", [2, 4])
 def test_processes_answer_as_one(tmp_path, world, queries, count):
     model, processor = world
     model.save_pretrained(tmp_path)

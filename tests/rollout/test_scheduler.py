@@ -185,10 +185,10 @@ def test_an_unreadable_image_is_raised_in_its_turn(world, queries, tmp_path):
     broken = {**queries[1], "images": [str(tmp_path / "broken.png")]}
     mixed = [queries[0], broken, *queries[2:]]
     policy = zooming(world)
-    with pytest.raises(MediaError, match=r"broken\.png"):
+    with pytest.raises(MediaError, match=rf"query '{broken['id']}': .*broken\.png"):
         policy.rollout(mixed, samples=2, sampling=TURNS)
     stream, finished = policy.stream(mixed, samples=2, sampling=TURNS), []
-    with pytest.raises(MediaError, match=r"broken\.png"):
+    with pytest.raises(MediaError, match=rf"query '{broken['id']}': .*broken\.png"):
         finished.extend(stream)
     rest = list(stream)  # who wants to goes on without it
     assert sorted(number for number, _ in finished + rest) == [0, 0, 2, 2, 3, 3, 4, 4, 5, 5]

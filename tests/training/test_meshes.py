@@ -1,5 +1,7 @@
 """On a mesh, state lies where its parameters do; a checkpoint of one goes on on another, and on one device."""
 
+import pytest
+
 from tests import processes
 
 SCRIPT = """
@@ -67,7 +69,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
     checkpoints.wait()
     saved = jax.tree.map(np.array, state)
     state, metrics = first.update(state, batches(first), 1.0)
-    for mesh in ({"data": 2, "fsdp": 2, "tensor": 2}, None):
+    for mesh in ({"data": 2, "fsdp": 2, "tensor": 2}, None)[: int(sys.argv[2])]:
         other = trainer(mesh, 9)
         target = begin(other)
         restored, _ = checkpoints.restore(target)
@@ -93,5 +95,6 @@ print("equal")
 """
 
 
-def test_state_lies_with_its_parameters_and_is_restored_on_other_meshes(tmp_path):
-    processes.on_devices(8, SCRIPT, tmp_path)
+@pytest.mark.parametrize("others", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_state_lies_with_its_parameters_and_is_restored_on_other_meshes(tmp_path, others):
+    processes.on_devices(8, SCRIPT, tmp_path, others)

@@ -13,9 +13,10 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
-from data_pipeline.records import write_records
+from data_pipeline.records import RecordSource, shards, write_records
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.errors import UserError
@@ -24,6 +25,7 @@ from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft, training_run
+from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.conftest import REPOSITORY
 
@@ -131,11 +133,75 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
     assert lines[0]["logprob_difference"] < 1e-4 < lines[0]["kl"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["sft", "rl"])
+def test_a_resumed_run_skips_the_same_records(phase, request, start, tmp_path, monkeypatch, luck_pays, caplog):
+    config, run = request.getfixturevalue(f"{phase}_config"), {"sft": sft.run, "rl": rl.run}[phase]
+    kind, sliver = {"sft": "trajectory", "rl": "query"}[phase], Image.new("RGB", (1, 300))
+    records = list(RecordSource(config.data.path))
+    if phase == "sft":
+        records += [dataclasses.replace(records[0], query_id="silent", messages=records[0].messages[:2])]
+        long = [{"role": "user", "content": "word " * 400}, records[0].messages[-1]]
+        records += [dataclasses.replace(records[0], query_id="long", messages=[*records[0].messages, *long])]
+    else:
+        records = [record | {"category": "digits"} for record in records]
+        invalid = ({"images": [sliver]}, {"answer": ""}, {"question": "word " * 200})
+        records += [records[0] | {"id": f"bad{number}"} | fields for number, fields in enumerate(invalid)]
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "check_form", lambda kind, record: "unchecked")
+        write_records(tmp_path / "mixed", kind, records)
+    config.data.update(dict(path=str(tmp_path / "mixed"), max_unreadable=0.2))
+    config.train.steps = 8
+    broken = copy.deepcopy(config)
+    broken.workdir += "_broken"
+    whole = run(config)
+    interrupted(monkeypatch, run, broken, after=5)
+    resumed = run(broken, resume=True)
+    lines, again = read_metrics(whole.parent), read_metrics(resumed.parent)
+    assert [line["skipped_records"] for line in lines] == [line["skipped_records"] for line in again]
+    assert lines[-1]["skipped_records"] >= 2 and all("skipped: " in message for message in caplog.messages)
+    expected, actual = (load_file(directory / "model.safetensors") for directory in (whole, resumed))
+    for name in expected:
+        np.testing.assert_array_equal(expected[name], actual[name], err_msg=name)
+
+
+def test_an_sft_update_with_nothing_to_train_on_is_skipped_and_counted(sft_config, monkeypatch):
+    """All loss masks of the second batch are empty. The other updates are not computed here."""
+    update, numbers = Trainer.update, itertools.count(1)
+
+    def second_is_masked(self, state, batches, learning_rate):
+        if next(numbers) == 2:
+            batches = [{**batch, "target_mask": np.zeros_like(batch["target_mask"])} for batch in batches]
+            return update(self, state, batches, learning_rate)
+        return dataclasses.replace(state, step=state.step + 1), {"loss": 0.5}
+
+    monkeypatch.setattr(Trainer, "update", second_is_masked)
+    interrupted(monkeypatch, sft.run, sft_config, after=3)  # the checkpoint is step 2's, of one update
+    lines = read_metrics(sft.run(sft_config, resume=True).parent)
+    assert [(line["step"], line["skipped_updates"]) for line in lines] == [(1, 0), (2, 1), (3, 1), (4, 1)]
+    assert ["loss" in line for line in lines] == [True, False, True, True]
+
+
+@pytest.mark.slow
+def test_an_rl_update_without_responses_is_skipped_and_counted(rl_config, luck_pays, monkeypatch):
+    """Two updates an episode; where one response has most of the tokens, a share of them has no response in it."""
+
+    def all_in_the_first(lengths, count):
+        return [slice(0, len(lengths)), *[slice(0, 0)] * (count - 1)]
+
+    monkeypatch.setattr(rl, "split_by_tokens", all_in_the_first)
+    rl_config.train.update(dict(batch_size=4, steps=4))
+    lines = read_metrics(rl.run(rl_config).parent)
+    assert [(line["updates"], line["skipped_updates"]) for line in lines] == [(1, 1), (1, 2)]
+
+
 def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_path, monkeypatch):
     monkeypatch.setattr(rl.Policy, "rollout", None)
     rl_config.data.path = str(tmp_path / "queries")
-    write_records(rl_config.data.path, "query", [{"id": f"q{n}", "question": "?"} for n in range(8)])
-    with pytest.raises(ValueError, match="query 'q[0-7]': it has no answer"):
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "check_form", lambda kind, record: "unchecked")
+        write_records(rl_config.data.path, "query", [{"id": f"q{n}", "question": "?", "answer": ""} for n in range(8)])
+    with pytest.raises(ValueError, match=r"2 of 2 records .*record \d: query 'q[0-7]': it has no answer"):
         rl.run(rl_config)
 
 

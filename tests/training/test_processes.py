@@ -88,6 +88,19 @@ def test_processes_train_as_one(request, script, luck_pays, phase, count):
 
 
 @pytest.mark.slow
+def test_processes_leave_out_the_same_updates(request, script, luck_pays):
+    """An episode has 16 responses for 8 updates; the 4 of every shard fall into about the same half of these."""
+    runs = []
+    for name in ("one", "several"):
+        config = configured(request, "rl", name)
+        config.train.update(dict(batch_size=2, steps=16))
+        runs.append(execute(script, "rl", config, 2) if name == "several" else rl.run(config).parent)
+    assert_equal(*runs)
+    skipped = read_metrics(runs[0])[-1]["skipped_updates"]
+    assert 0 < skipped < 16 and skipped + sum(line["updates"] for line in read_metrics(runs[0])) == 16
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_checkpoint_of_two_processes_goes_on_in_others(request, script, count):
     whole = execute(script, "rl", configured(request, "rl", "whole"), 2)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
+
 import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
+from pixel_reasoner_jax.training import rl
 from pixel_reasoner_jax.training.rl import UpdateSchedule
 
 
@@ -30,3 +34,29 @@ def test_steps_given_end_the_last_episode_early():
 def test_too_few_queries_are_named():
     with pytest.raises(ConfigError, match="511 queries of data .*grpo.queries_per_episode is 512"):
         schedule(511)
+
+
+def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
+    """The second of three: one long response can have more than its share of the tokens."""
+    rewarded = types.SimpleNamespace(metrics=lambda: {"accuracy": 0.5})
+    monkeypatch.setattr(rl, "collect", lambda *_: ([], []))
+    monkeypatch.setattr(rl, "reward_groups", lambda *_: rewarded)
+    monkeypatch.setattr(rl, "_split_into_updates", lambda *_: [["a"], [], ["b"]])
+    training = types.SimpleNamespace(
+        phase=lambda _: contextlib.nullcontext(), plan=list, agree_on_shapes=lambda plan: lambda: plan
+    )
+    figures = {"tokens": 5.0, "logprob_difference": 0.0}
+    trainer = types.SimpleNamespace(update=lambda state, batches, rate: (state, figures if batches else {}))
+    policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext())
+    learner = rl.Learner(
+        config=load_config("rl_qwen2_5_vl_7b"),
+        training=training,
+        policy=policy,
+        pool=types.SimpleNamespace(unchecked=0),
+        trainer=trainer,
+        schedule=UpdateSchedule(6, 3),
+        sampling=None,
+        learning_rate=float,
+    )
+    _, metrics = rl.run_episode(learner, 2, [], types.SimpleNamespace(params=None))
+    assert (metrics["updates"], metrics["skipped_updates"], metrics["tokens"]) == (2, 1, 10.0)

@@ -24,6 +24,12 @@ def virtual_shards(monkeypatch):
     return shards
 
 
+def test_an_update_without_sequences_has_no_batches(virtual_shards):
+    """In all processes, which learn of each other how many batches there are."""
+    shards = virtual_shards("sft", 4, train__batch_size=128)
+    assert shards.agree_on_shapes({2: [], 3: []}, None, 1)() == []
+
+
 def test_parts_serve_shards_and_shards_read_evenly(virtual_shards):
     shards = virtual_shards("sft", 4, train__batch_size=128)
     assert (shards.count, shards.local, shards.share) == (4, [2, 3], 32)

@@ -323,7 +323,7 @@ def test_a_mix_that_nothing_can_be_drawn_from_is_refused_at_once(mix):
 
 
 def test_a_data_set_of_somebody_else_is_left_as_it_is(tmp_path):
-    write_records(tmp_path, "query", [{"id": "a", "question": "?"}])
+    write_records(tmp_path, "query", [{"id": "a", "question": "?", "answer": "1"}])
     before = files(tmp_path)
     with pytest.raises(OtherSynthesisError, match="no synthesis made"):
         Synthesis(SynthesisSettings({"list": [image_seed(0)]}, 1), TemplateCaptioner, MEDIA, tmp_path).run()

@@ -190,6 +190,21 @@ def test_an_operation_that_fails_is_an_error_that_names_the_seed(processor):
         Synthesizer(default_registry(), processor, TemplateCaptioner(), image_mix={"single_shot": 1})
 
 
+def test_another_kind_is_taken_where_the_operation_refuses_a_crop(processor):
+    """The crop of this cue is too small to be cropped without padding; its text is large enough to be read as it is."""
+    mix = {"single_pass": 0.9, "recrop_once": 0.05, "text_only": 0.05}
+    synthesizer = Synthesizer(default_registry(0.0), processor, TemplateCaptioner(), padding=0.0, image_mix=mix)
+    seeds = [image_seed(number, cue=(0.4, 0.4, 0.41, 0.45)) for number in range(5)]
+    kinds = {synthesizer(dataclasses.replace(seed, text_height=0.5)).kind for seed in seeds}
+    assert kinds == {"text_only"} and synthesizer.impossible["single_pass"] > 2
+    # One of two candidates is as small.
+    small, large = (0.1, 0.1, 0.11, 0.11), (0.6, 0.6, 0.8, 0.8)
+    mix = {"recrop_once": 1.0}
+    synthesizer = Synthesizer(default_registry(0.0), processor, TemplateCaptioner(), padding=0.0, image_mix=mix)
+    made = [synthesizer(dataclasses.replace(image_seed(n), candidates=(small, large))) for n in range(8)]
+    assert {draft.kind for draft in made} == {"recrop_once"}
+
+
 def test_no_token_of_a_mistaken_call_is_trained(registry, processor):
     synthesizer = lessons.warm_start(registry, processor)
     world = PixelSearch(40, "sft")

@@ -1,0 +1,91 @@
+"""One's own questions as a benchmark: a stored data set of queries."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_pipeline.records import RecordSource
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark, Form
+from pixel_reasoner_jax.evaluation.benchmarks.items import Item
+from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_option, option_texts
+from pixel_reasoner_jax.evaluation.benchmarks.row import Row
+from pixel_reasoner_jax.evaluation.benchmarks.rows import Rows
+from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
+
+KINDS = ("category", "difficulty", "answer_type", "source", "split")
+_KEPT = ("id", "options", "answer")
+
+
+class RecordRows(Rows):
+    """Queries as rows. They are all read once at the start, for their ids; nothing of their media is kept.
+
+    Args:
+      path: names them in messages.
+      records: queries by their number, as `data_pipeline.records` gives them.
+    """
+
+    def __init__(self, path: Any, records: Sequence[Mapping[str, Any]]):
+        self.path, self._records = path, records
+        self._kept: list[tuple] = []
+        for index in range(len(records)):
+            try:
+                record = records[index]
+            except UserError:  # it is said when the row is asked for
+                record = {}
+            self._kept.append(tuple(record.get(name) for name in _KEPT))
+        self.columns = frozenset(_KEPT)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self._records[index]
+
+    def light(self, names: Sequence[str]) -> list[tuple]:
+        places = [_KEPT.index(name) if name in _KEPT else None for name in names]
+        return [tuple(None if place is None else row[place] for place in places) for row in self._kept]
+
+
+class OwnData(Benchmark):
+    """Queries with `question`, `answer`, `images` or `video`, and perhaps `options` and `category`.
+
+    The answer of a question with options is one's text or letter. Categories are the texts in `KINDS`.
+    """
+
+    name = "data"
+    title = "a data set of queries"
+    forms = (Form("a stored data set", (), "read_query", (), ("id",)),)
+    scorer = "choice"
+    scorers = ("choice", "exact")
+
+    def _find(self, given: Any) -> tuple[Form, Rows]:
+        return self.forms[0], RecordRows(given, RecordSource(given, "query"))
+
+    def categories(self, row: Row) -> dict[str, str]:
+        found = {kind: row.get(kind) for kind in KINDS}
+        if isinstance(found["category"], Mapping):
+            found |= found.pop("category")
+        return {str(kind): str(value) for kind, value in found.items() if isinstance(value, str | int | float)}
+
+    def read_query(self, row: Row) -> Item:
+        question = row.text("question")
+        given = row.get("answer")
+        answers = tuple(given) if isinstance(given, list) else row.answers("answer") if given is not None else ()
+        options = option_texts(row.get("options")) if row.get("options") else []
+        right = index_of_option(answers[0], options) if options and answers else None
+        item = Item("", question, tuple(options), right, () if options else answers)
+        video = row.get("video")
+        if video is None:
+            images = tuple(row.get("images") or ())
+            for image in images:
+                decode_image(image)
+            return dataclasses.replace(item, images=images)
+        if isinstance(video, list):
+            for frame in video:
+                decode_image(frame)
+        else:
+            VideoFile(video)
+        return dataclasses.replace(item, video=video, fps=row.get("fps"))

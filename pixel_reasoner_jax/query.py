@@ -1,0 +1,105 @@
+"""A query: what is asked about images or a video, as rollouts and stored data have it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from pixel_reasoner_jax.errors import UserError
+
+Query = Mapping[str, Any]
+"""A mapping with `id`, `question`, `answer` (str or list of str) and `images` (a list) or `video`.
+
+Rollouts do not need `answer`; it is needed where responses are scored. For a video given as a list of frames, `fps` is
+the number of these frames in a second, 2 unless given. Other keys, what else the data know, travel along unread.
+"""
+
+KEYS = ("id", "question", "answer", "images", "video", "fps")
+
+PASS_RATE = "pass_rate"
+"""A further key of a query: the share of right responses to it that was measured, from 0 to 1."""
+
+MISSPELT = 0.8
+"""A key this similar to one that the query lacks (`difflib`'s ratio) is taken for a mistake."""
+
+_MEDIUM = re.compile(r"(image|img|picture|photo|video)s?(_?(path|file|url|bytes|b64|base64)s?)?", re.IGNORECASE)
+
+
+def check_query(query: Query, scored: bool = False) -> Query:
+    """Checks the form of a query, and returns it unchanged; no medium is opened.
+
+    Args:
+      query: see `Query`.
+      scored: whether responses will be compared with the query's answer, so that it must have one.
+
+    Raises:
+      UserError: it is not a query; the message says which key is wrong and what it must be.
+    """
+    if not isinstance(query, Mapping):
+        raise UserError(
+            f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r:.80}"
+        )
+    if is_missing(query.get("id")):
+        raise UserError(f"a query with the keys {[*map(str, query)]!s:.80}: it has no id")
+    name = query_name(query)
+    _check_keys(query, name)
+    if is_missing(query.get("question")):
+        raise UserError(f"{name}: it has no question")
+    if not isinstance(query["question"], str):
+        raise UserError(f"{name}: question must be a text, got {query['question']!r:.80}")
+    if scored:
+        _check_answer(query.get("answer"), name)
+    images, video = query.get("images"), query.get("video")
+    if images is not None and (isinstance(images, str | bytes) or not isinstance(images, Sequence)):
+        raise UserError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
+    if images and video is not None:
+        raise UserError(f"{name}: it has images and a video; a query has either")
+    fps = query.get("fps")
+    if fps is not None and not (_is_number(fps) and 0 < fps < math.inf):
+        raise UserError(f"{name}: fps must be a number greater than 0, got {fps!r:.80}")
+    rate = query.get(PASS_RATE)
+    if rate is not None and not (_is_number(rate) and 0 <= rate <= 1):
+        raise UserError(f"{name}: its {PASS_RATE} is {rate!r:.80}, not a number from 0 to 1")
+    return query
+
+
+def query_name(query: Query) -> str:
+    """Names a query in messages."""
+    return f"query {query['id']!r:.80}"
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field holds nothing: None, NaN (a table's empty cell), a text or a list without content."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
+
+
+def _check_keys(query: Query, name: str) -> None:
+    """Refuses keys that are most likely a misspelt key or a medium, which would otherwise be left out in silence."""
+    absent = [key for key in KEYS if key not in query]
+    without_media = "images" in absent and "video" in absent
+    for key in (key for key in query if key not in KEYS):
+        meant = difflib.get_close_matches(str(key), absent, n=1, cutoff=MISSPELT)
+        if not meant and without_media and _MEDIUM.fullmatch(str(key)):
+            meant = ["video" if str(key).lower().startswith("video") else "images"]
+        if meant:
+            raise UserError(f"{name}: unknown key {key!r:.80}; did you mean {meant[0]!r}?")
+
+
+def _check_answer(answer: Any, name: str) -> None:
+    if is_missing(answer):
+        raise UserError(f"{name}: it has no answer")
+    answers = answer if isinstance(answer, list | tuple) else [answer]
+    if not answers or not all(isinstance(one, str) for one in answers):
+        raise UserError(f"{name}: answer must be a text or a list of texts, got {answer!r:.80}")
+    if any(map(is_missing, answers)):
+        raise UserError(f"{name}: one of its answers is empty")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
