@@ -4,7 +4,6 @@ import functools
 import io
 import itertools
 import json
-import pickle
 import re
 
 import grain
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline import batch_loader, lessons
+from data_pipeline import lessons
 from data_pipeline.batch_loader import MIN_READ, BatchLoader, LoaderSettings, Unreadable
 from data_pipeline.pipeline import (
     ReadSource,
@@ -25,7 +24,9 @@ from data_pipeline.pipeline import (
 from data_pipeline.reader import TrajectoryReader
 from data_pipeline.records import RecordError, RecordSource, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
-from pixel_reasoner_jax.processing.sources import media_settings
+from data_pipeline.worker_processes import WorkerProcesses
+from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.processing.decoding import decode_image
 
 ASKED = {"question": "?", "answer": "1"}
 
@@ -157,23 +158,16 @@ def test_worker_processes_read_the_same(trajectories, processor):
                     )
 
 
-def test_worker_processes_read_media_as_this_process_does(monkeypatch, tmp_path, use_media):
-    begin = []
-
-    class Dataset:
-        def to_iter_dataset(self, options):
-            return self
-
-        def mp_prefetch(self, workers, worker_init_fn):
-            begin.append(worker_init_fn)
-
-    use_media(root=str(tmp_path), max_pixels=1000)
-    batch_loader._read_ahead(Dataset(), LoaderSettings(workers=1), 2)
-    expected = media_settings()
-    use_media()
-    monkeypatch.setattr(batch_loader, "_end_with_parent", lambda: None)
-    pickle.loads(pickle.dumps(begin[0]))(0, 1)  # as in the worker, which has imported the package anew
-    assert media_settings() == expected
+@pytest.mark.slow
+def test_worker_processes_read_media_as_this_process_does(tmp_path, use_media):
+    Image.new("RGB", (40, 30)).save(tmp_path / "outside.png")
+    (tmp_path / "media").mkdir()
+    use_media(root=str(tmp_path / "media"))
+    dataset = grain.MapDataset.source([str(tmp_path / "outside.png")]).map(decode_image)
+    workers = WorkerProcesses(dataset, 1, 1, 1)
+    with pytest.raises(MediaError, match="leads out of"):
+        next(workers)
+    workers.close()
 
 
 @pytest.mark.parametrize("weights", [(3, 1), (0.5, 0.5)])
