@@ -55,6 +55,14 @@ def get_config() -> ConfigDict:
     # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
     config.data.shards = 0
 
+    config.media = ConfigDict()
+    # Paths of media start from this folder and do not lead out of it, whatever a record says; None: any file is read.
+    config.media.root = config_dict.placeholder(str)
+    config.media.max_pixels = 80_000_000  # of an image or a frame; so many are decoded at once, over all threads
+    config.media.truncated = False  # True: images whose end is missing are taken, with grey in its place
+    config.media.video_seconds = 120.0  # that decoding a video may take
+    config.media.video_memory = 4.0  # GiB that decoding a video may take
+
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-6
     config.optimizer.warmup_fraction = 0.1

@@ -26,6 +26,7 @@ from typing import Any
 import grain
 
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.processing.sources import MediaSettings, media_settings, use_media_settings
 
 SILENCE_SECONDS = 60.0  # how long a worker may send nothing before a warning, and from one warning to the next
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)  # of native code
@@ -79,7 +80,8 @@ class WorkerProcesses(Iterator[Any]):
         threading.Thread(target=_warn_of_silence, args=(self._wait, ended), daemon=True).start()
         for index in range(count):
             receiver, sender = context.Pipe(duplex=False)
-            arguments = (sender, dataset[index::count], grain.ReadOptions(threads, max(ahead, threads)))
+            options = grain.ReadOptions(threads, max(ahead, threads))
+            arguments = (sender, dataset[index::count], options, media_settings())
             process = context.Process(target=_work, args=arguments, daemon=True)
             self._workers.append(Worker(f"data worker {index + 1} of {count}", process, receiver))
             process.start()
@@ -159,12 +161,13 @@ def _is_stopped(pid: int | None) -> bool:
         return False
 
 
-def _work(sender: Connection, dataset: grain.MapDataset, options: grain.ReadOptions) -> None:
-    """Reads and sends; runs in a worker process."""
+def _work(sender: Connection, dataset: grain.MapDataset, options: grain.ReadOptions, media: MediaSettings) -> None:
+    """Reads and sends; runs in a worker process, which reads media as the process does that started it."""
     # Signals to the whole group are for the process that reads, which ends its workers when it has saved its state.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    use_media_settings(media, quiet=True)
     try:
         for item in dataset.to_iter_dataset(options):
             sender.send((_ITEM, item))

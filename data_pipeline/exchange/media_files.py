@@ -9,8 +9,8 @@ from typing import Any
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path, is_remote, resolve_inside
 from pixel_reasoner_jax.processing import MediaError
-from pixel_reasoner_jax.processing.decoding import describe
 from pixel_reasoner_jax.processing.items import media_source
+from pixel_reasoner_jax.processing.sources import describe
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".ts", ".mpg", ".mpeg")
@@ -67,7 +67,8 @@ class MediaFiles:
             # A file in an object store is found when it is read: to ask for each one takes long.
             there = is_remote(path) or path.is_file()
         except UserError as error:
-            raise MediaError(f"{error}; import-data takes another folder as --media-root") from None
+            hint = "import-data takes another folder as --media-root, a run as config.media.root"
+            raise MediaError(f"{error}; {hint}") from None
         except (OSError, ValueError) as error:  # a name that no file can have
             raise MediaError(f"{describe(found)}: {getattr(error, 'strerror', None) or error}") from None
         if not there:

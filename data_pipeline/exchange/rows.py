@@ -51,7 +51,7 @@ from data_pipeline.exchange.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, M
 from data_pipeline.sources.base import upright_size
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing import MediaError
-from pixel_reasoner_jax.processing.decoding import describe
+from pixel_reasoner_jax.processing.sources import describe
 from pixel_reasoner_jax.rollout.choices import Options, chosen_option, lettered
 
 Row = Mapping[str, Any]

@@ -13,6 +13,7 @@ from data_pipeline.exchange.released import row_to_query, row_to_trajectory
 from data_pipeline.exchange.tables import Table, TableRow, is_table
 from data_pipeline.records import RecordError, RecordSource
 from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.processing.sources import media_settings
 
 LOSS_MASK = "last-call"
 """The rule for conversations without `train` flags that are read without an import; see `loss_masks`."""
@@ -26,8 +27,8 @@ class TableSource:
     Args:
       path: of the table; see `tables`.
       kind: the kind of records that it must hold, "trajectory" or "query"; None accepts either.
-      media_root: the folder that relative paths of media start from, and that none may lead out of; None for the
-        folder of the table.
+      media_root: the folder that relative paths of media start from, and that none may lead out of; None for
+        `MediaSettings.root`, and without one the folder of the table.
       answered: whether a query must have an answer.
 
     Attributes:
@@ -50,7 +51,7 @@ class TableSource:
         except UserError as error:
             raise RecordError(str(error)) from None
         self.path, self._answered = self._table.path, answered
-        self._media = MediaFiles(self.path.parent if media_root is None else media_root)
+        self._media = MediaFiles(media_root or media_settings().root or self.path.parent)
         self.kind: str = kind_of_table(self._table) or kind or "query"
         if kind not in (None, self.kind):
             holds = {"trajectory": "conversations (trajectories)", "query": "no conversations (queries)"}[self.kind]

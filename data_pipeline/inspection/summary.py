@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,9 +16,10 @@ from data_pipeline.inspection.loss_labels import LossLabel, labeled_items
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.reader import RecordError, TrajectoryReader, check_form
 from data_pipeline.records import RecordSource
-from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing.decoding import FORMATS
+from pixel_reasoner_jax.processing.sources import open_media
 
 
 def summarize(source: RecordSource | TableSource, processor: Processor | None = None) -> dict[str, Any]:
@@ -155,5 +155,5 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 
 def _size(source: bytes | str) -> tuple[int, int]:
     """(width, height) of an encoded image, from its header."""
-    with Image.open(io.BytesIO(source if isinstance(source, bytes) else as_path(source).read_bytes())) as image:
+    with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
         return image.size

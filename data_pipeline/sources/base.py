@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pathlib
@@ -13,8 +12,10 @@ from PIL import Image
 
 from data_pipeline.seed import NormalizedBox, Seed
 from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.files import absolute, as_path
+from pixel_reasoner_jax.processing.decoding import FORMATS
 from pixel_reasoner_jax.processing.items import MAX_PATH
+from pixel_reasoner_jax.processing.sources import MediaError, located, media_settings, open_media, read_media
 
 SeedSource = Sequence[Seed]
 
@@ -103,6 +104,8 @@ class SourceEntry:
             raise self.error(f"{name!r} is {shown(relative)}, too long for a path")
         try:
             path = as_path(relative) if "://" in relative else self.folder / relative
+            if media_settings().root is not None:
+                path = located(absolute(path))
             there = path.is_file()
         except Exception as error:  # a name that no file can have, or an address that nothing reads; clients differ
             raise self.error(f"{name!r}: {error}") from None
@@ -113,10 +116,12 @@ class SourceEntry:
     def image(self, path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
         """The bytes of an image file, and the (width, height) of the upright image in pixels."""
         try:
-            data = path.read_bytes()
+            data = read_media(path)
             return data, upright_size(data)
+        except MediaError as error:
+            raise self.error(str(error)) from error
         except Exception as error:  # PIL's decoders fail in many ways, and object stores
-            raise self.error(f"{path} cannot be read as an image ({error})") from error
+            raise self.error(f"{path} cannot be read as an image: it is damaged, or something else") from error
 
     def box(self, name: str, size: tuple[int, int], value: Any = None) -> NormalizedBox:
         """A box [left, top, right, bottom], normalized; if any number is above 1, the field is in pixels.
@@ -161,10 +166,9 @@ def upright_size(source: bytes | str | os.PathLike) -> tuple[int, int]:
 
     Only the header is read. What PIL raises for a broken file is of many classes.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else as_path(source).open("rb") as file:
-        with Image.open(file) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
+    with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
 class LineReader(Sequence):

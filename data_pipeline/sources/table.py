@@ -32,6 +32,7 @@ from data_pipeline.sources.base import SourceEntry, SourceError
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.processing.decoding import VideoFile
+from pixel_reasoner_jax.processing.sources import media_settings
 from pixel_reasoner_jax.rollout.choices import with_choices
 
 _OF_THE_SEED = frozenset(
@@ -47,7 +48,7 @@ class TableSeeds(Sequence):
             self._table = Table(path)
         except UserError as error:
             raise SourceError(str(error)) from None
-        self._media = MediaFiles(self._table.path.parent)
+        self._media = MediaFiles(media_settings().root or self._table.path.parent)
 
     def __len__(self) -> int:
         return len(self._table)

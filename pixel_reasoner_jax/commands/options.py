@@ -126,6 +126,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="checkpoint directory whose budgets of pixels are taken; the released ones if not",
     )
+    parser.add_argument("--media-root", metavar="DIR", help="no image or video outside this folder is read")
     for medium in ("image", "video"):
         parser.add_argument(
             f"--{medium}-mix",

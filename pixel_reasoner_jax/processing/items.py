@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.processing.decoding import MediaError
 from pixel_reasoner_jax.processing.geometry import resize_within
+from pixel_reasoner_jax.processing.sources import MediaError
 
 MAX_PATH = 4096
 """Characters of the longest path that systems take: a longer text is data in the wrong place."""

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,15 +19,8 @@ import numpy as np
 from PIL import Image
 
 from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.processing.decoding import (
-    MediaError,
-    VideoFile,
-    decode_image,
-    describe,
-    digest,
-    file_digest,
-    sample_video,
-)
+from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image, digest, file_digest, sample_video
+from pixel_reasoner_jax.processing.sources import MediaError, describe
 
 Box = tuple[int, int, int, int]
 
@@ -237,7 +230,8 @@ class PictureStore:
             return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)
         chosen = sample_video(file.total, file.fps, count, sampling_rate(file.name, fps, rate))
-        frames = [self._open_frame(source, content, file, index) for index in chosen]
+        self._make_all({f"{content}#{index}": index for index in chosen}, file.frames)
+        frames = [self._frame(source, content, file, index) for index in chosen]
         return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
 
     def resize(self, picture: Picture, size: tuple[int, int]) -> Picture:
@@ -284,12 +278,10 @@ class PictureStore:
         self._get(key, {key}, lambda: image)
         return self._original(key, describe(source), image.size, lambda: decode_image(source))
 
-    def _open_frame(self, source: str | os.PathLike | bytes, content: str, file: VideoFile, index: int) -> Picture:
-        key = f"{content}#{index}"
-        image = self._get(key, {key}, lambda: file.frame(index))
-        # A later reading opens the file again: one that stayed open would hold buffers.
+    def _frame(self, source: str | os.PathLike | bytes, content: str, file: VideoFile, index: int) -> Picture:
+        # A later reading opens the file again: one that stayed open would hold its bytes.
         read = functools.partial(_unchanged, source, content, lambda source: VideoFile(source).frame(index))
-        return self._original(key, f"{file.name}, frame {index + 1}", image.size, read)
+        return self._original(f"{content}#{index}", f"{file.name}, frame {index + 1}", file.size, read)
 
     def _original(self, key: str, name: str, size: tuple[int, int], read: Callable[[], Image.Image]) -> Picture:
         return Original(self, key, name, size, lambda: self._get(key, {key}, read)).picture()
@@ -308,15 +300,41 @@ class PictureStore:
         try:
             value = make()
         except BaseException as error:
-            with self._lock:
-                del self._making[key]
-            making.set_exception(error)
+            self._give_up([key], error)
             raise
+        return self._finish(key, made_of, value)
+
+    def _make_all(self, keys: Mapping[str, int], make: Callable[[list[int]], Iterator[Image.Image]]) -> None:
+        """Sees to it that images are or were kept, as `_get` does: `make` makes at once those that no thread does."""
         with self._lock:
-            del self._making[key]
+            for key in keys.keys() & self._held.keys():
+                self._held.move_to_end(key)
+            others = [self._making[key] for key in keys if key in self._making]
+            own = {key: index for key, index in keys.items() if key not in self._held and key not in self._making}
+            self._making |= {key: Future() for key in own}
+        left = list(own)
+        try:
+            for key, image in zip(own, make(list(own.values())) if own else (), strict=True):
+                self._finish(key, {key}, image)
+                left.remove(key)
+        except BaseException as error:
+            self._give_up(left, error)
+            raise
+        for making in others:
+            making.result()
+
+    def _finish(self, key: Hashable, made_of: set[str], value: Any) -> Any:
+        with self._lock:
+            making = self._making.pop(key)
             self._keep(key, _Held(value, _bytes(value), frozenset(made_of)))
         making.set_result(value)
         return value
+
+    def _give_up(self, keys: Sequence[Hashable], error: BaseException) -> None:
+        with self._lock:
+            futures = [self._making.pop(key) for key in keys]
+        for making in futures:
+            making.set_exception(error)
 
     def _keep(self, key: Hashable, new: _Held) -> None:
         if new.bytes > self.max_bytes:

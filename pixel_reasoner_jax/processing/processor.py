@@ -18,7 +18,6 @@ from pixel_reasoner_jax.errors import MissingModelError, UserError, shown
 from pixel_reasoner_jax.files import as_path, output_directory
 from pixel_reasoner_jax.model_files import find_file, model_directory, read_json
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
-from pixel_reasoner_jax.processing.decoding import MediaError, describe
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
 from pixel_reasoner_jax.processing.items import MAX_VIDEO_TOKENS, ItemSizes, media_source
 from pixel_reasoner_jax.processing.layout import vision_layout
@@ -27,6 +26,7 @@ from pixel_reasoner_jax.processing.media import Media, normalization_table, proc
 from pixel_reasoner_jax.processing.pictures import Picture, Video
 from pixel_reasoner_jax.processing.positions import check_rule, mrope_positions
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles, preprocessor_files
+from pixel_reasoner_jax.processing.sources import MediaError, describe
 from pixel_reasoner_jax.processing.tokenizer_files import read_tokenizer
 
 Conversation = Sequence[Message]

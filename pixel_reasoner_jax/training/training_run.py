@@ -33,6 +33,7 @@ from pixel_reasoner_jax.models.weights import read_config
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
+from pixel_reasoner_jax.processing.sources import use_media_settings
 from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
@@ -66,6 +67,7 @@ class TrainingRun:
     def __init__(self, config: ConfigDict, resume: bool | int = False):
         enable_cache()
         self._config = config
+        use_media_settings(config.media)
         if resume:
             take_over(config)
         self._workdir = open_workdir(config, bool(resume))

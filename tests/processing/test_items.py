@@ -11,8 +11,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing import MediaError, PictureStore, load_video
-from pixel_reasoner_jax.processing.decoding import describe
 from pixel_reasoner_jax.processing.items import ItemSizes, media_source
+from pixel_reasoner_jax.processing.sources import describe
 from pixel_reasoner_jax.rollout.prompt import Prompt, check_query
 from tests.processing.avi import write_avi
 

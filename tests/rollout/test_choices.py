@@ -3,9 +3,10 @@
 import pytest
 
 from pixel_reasoner_jax.processing import PictureStore
+from pixel_reasoner_jax.query import check_query
 from pixel_reasoner_jax.rewards.answers import accepted
 from pixel_reasoner_jax.rollout.choices import with_choices
-from pixel_reasoner_jax.rollout.prompt import Prompt, check_query
+from pixel_reasoner_jax.rollout.prompt import Prompt
 
 SHOWN = "Which colour?\nA. red\nB. blue"
 

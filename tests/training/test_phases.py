@@ -362,6 +362,10 @@ def test_a_run_whose_data_grew_does_not_go_on(sft_config, uninterrupted, monkeyp
 
 def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
     model, sft_config.model.directory = sft_config.model.directory, str(tmp_path / "nowhere")
+    sft_config.media.root = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="the root of media is .*nowhere, which is no folder"):
+        TrainingRun(sft_config)
+    sft_config.media.root = None
     with pytest.raises(ConfigError, match="config.model.directory is .*nowhere, which has no config.json"):
         TrainingRun(sft_config)
     sft_config.model.directory = model

@@ -57,6 +57,7 @@ def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
         schedule=UpdateSchedule(6, 3),
         sampling=None,
         learning_rate=float,
+        stop=types.SimpleNamespace(asked=None, agreed=lambda: False),
     )
     _, metrics = rl.run_episode(learner, 2, [], types.SimpleNamespace(params=None))
     assert (metrics["updates"], metrics["skipped_updates"], metrics["tokens"]) == (2, 1, 10.0)

@@ -54,6 +54,18 @@ def test_videos_have_frames_or_a_window(write):
     assert by_window.window == (1.0, 2.1) and by_window.video == by_number.video
 
 
+def test_nothing_outside_the_root_of_media_is_read(write, tmp_path, use_media, errors):
+    write("one.png")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "link.png").symlink_to(tmp_path / "one.png")
+    write("media/one.png")
+    names = ("one.png", f"{tmp_path}/media/one.png", f"{tmp_path}/one.png", "link.png", "../one.png")
+    path = write("seeds.jsonl", [GOOD | {"image": name} for name in names])
+    use_media(root=str(tmp_path / "media"))
+    found = errors(TableSeeds(str(path)))
+    assert list(found) == [2, 3, 4] and all("leads out of" in message for message in found.values())
+
+
 def test_every_mistake_is_named_with_its_line(write, errors):
     write("one.png")
     write("text.png").write_bytes(b"no picture")
