@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_options(args)
     directory, source = as_path(args.out), open_records(args.queries, "query", answered=False)
     check_folder(directory)
+    if not len(source):
+        raise UserError(f"{args.queries} has no queries to answer")
     with opened_policy(args, directory, slots=args.slots) as (policy, identity):
         _begin(args, directory, source.digest, identity)
         done = {key for key, *_ in _lines(directory)}

@@ -160,7 +160,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions.add_argument(
         "--max-tokens", type=int, default=400, metavar="N", help="of a passage (default: %(default)s)"
     )
-    _requests(captions)
+    _requests(captions, timeout=120.0)
     captions.add_argument("--cache", metavar="DIR", help=f"of the model's answers (default: {CAPTIONS})")
     parser.epilog = "kinds of source:\n" + "\n".join(f"  {kind:20}{path}" for kind, path in SOURCES.items())
 
@@ -191,13 +191,13 @@ def _model_or_served(parser: argparse.ArgumentParser) -> None:
     served.add_argument(
         "--concurrency", type=int, default=8, metavar="N", help="requests under way at once (default: %(default)s)"
     )
-    _requests(served)
+    _requests(served, timeout=600.0)
     served.add_argument("--cache", metavar="DIR", help="of its answers (default: in the folder that --out names)")
 
 
-def _requests(parser: Any) -> None:
+def _requests(parser: Any, timeout: float) -> None:
     """How requests to an endpoint are sent, and what they may cost."""
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument("--timeout", type=float, default=timeout, metavar="SECONDS", help="default: %(default)s")
     parser.add_argument("--attempts", type=int, default=8, metavar="N", help="of a request (default: %(default)s)")
     parser.add_argument("--requests-per-minute", type=float, metavar="N", help="at most; no limit unless given")
     parser.add_argument(

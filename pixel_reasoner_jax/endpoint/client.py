@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import email.utils
 import hashlib
+import http.cookiejar
 import json
 import math
 import os
@@ -140,13 +141,16 @@ class Endpoint:
             raise EndpointError("set OPENAI_API_KEY to your key, or name a server that needs none")
         self.settings, self._openai = settings, openai
         # Its own retries would not be counted, nor end when the run does.
+        http_client = openai.DefaultHttpxClient(event_hooks={"response": [self._bound]})
+        # Cookies of a server could fill the memory, one at a time.
+        http_client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         self._client = openai.OpenAI(
             api_key=key or "none",
             base_url=base_url,
             timeout=settings.timeout,
             max_retries=0,
             default_headers={"Accept-Encoding": "identity"},
-            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._bound]}),
+            http_client=http_client,
         )
         self._cache = pathlib.Path(settings.cache)
         self._slots = threading.Semaphore(settings.concurrency)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from data_pipeline.records import write_records
 from pixel_reasoner_jax.commands import cli
 from pixel_reasoner_jax.evaluation.records import read_records, read_results
 from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
@@ -198,6 +199,11 @@ def test_many_questions_go_on_where_they_were_killed(server, tmp_path, generated
     assert "differ in samples" in generated("--samples", "3", "--temperature", "0.5", status=2)
     path.write_text("{}\n" + path.read_text())
     assert "line 1 is no response" in generated("--samples", "2", "--temperature", "0.5", status=2)
+
+
+def test_a_data_set_without_queries(generated, tmp_path):
+    write_records(tmp_path / "empty", "query", [])
+    assert "has no queries to answer" in generated("--queries", tmp_path / "empty", status=2)
 
 
 def test_one_question(server, tmp_path, capsys):

@@ -138,6 +138,14 @@ def test_a_request_may_have_options_of_its_own(server, connect):
     assert asked.items() <= server.requests[0].items()
 
 
+def test_nothing_of_a_server_is_kept_but_its_answers(server, connect):
+    server.reply = lambda exchange: exchange.send(200, COUNTED % 1, Set_Cookie=f"c{exchange.number}=1; Path=/")
+    endpoint = connect()
+    for text in "ab":
+        assert ask(endpoint, text).text == "fine"
+    assert len(endpoint._client._client.cookies.jar) == 0
+
+
 def test_a_server_is_named_by_its_url():
     with pytest.raises(UserError, match="'localhost:8000' is no URL"):
         EndpointSettings("m", "localhost:8000")

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -291,5 +292,17 @@ def test_an_operation_that_hangs_or_breaks_fails_alone(server, policy):
     server.reply = script(CALL, RIGHT)
     [[trajectory]] = policy(registry=Registry([Odd()])).rollout(queries(1))
     assert trajectory.operations[0].error == "crop_image_normalized failed (RuntimeError)"
-    [[trajectory]] = policy(operation_seconds=0.0).rollout(queries(1), seed=1)
-    assert trajectory.operations[0].error == "the operation took more than 0 seconds" and trajectory.response == RIGHT
+    released = threading.Event()
+
+    class Slow(CropImage):
+        def observation_text(self, result, sizes):
+            released.wait(10)
+            return "late"
+
+    try:
+        slow = policy(operation_seconds=0.05, registry=Registry([Slow()]))
+        [[trajectory]] = slow.rollout(queries(1), seed=1)
+    finally:
+        released.set()
+    assert trajectory.operations[0].error == "the operation took more than 0.05 seconds"
+    assert trajectory.response == RIGHT
