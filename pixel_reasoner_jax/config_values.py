@@ -69,7 +69,7 @@ _TEXT = bool, "a text that is not empty"
 
 MODEL_HAS = tuple(f"processor.{name}" for name in (*BUDGETS, "video_frames", "video_rate"))
 
-OPTIONAL = ("model.position_rule", "operations.box_rule", "train.steps", *MODEL_HAS)
+OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.steps", *MODEL_HAS)
 """The last parts of the keys of settings that may be None, whatever value a config gives them.
 
 The budgets of the processor are then those of the model (`MODEL_HAS`).
@@ -111,6 +111,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.workers": _NOT_NEGATIVE,
     "data.max_unreadable": _FRACTION,
     "data.pass_rates": (_is_range_of_rates, "(least, most), between 0 and 1"),
+    "media.root": _TEXT,
     "media.max_pixels": _POSITIVE,
     "media.video_seconds": _POSITIVE,
     "media.video_memory": ((lambda value: value >= 0.25), "at least 0.25: a decoder takes as much"),

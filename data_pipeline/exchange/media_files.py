@@ -10,7 +10,7 @@ from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path, is_remote, resolve_inside
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.processing.items import media_source
-from pixel_reasoner_jax.processing.sources import describe
+from pixel_reasoner_jax.processing.sources import describe, read_media
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".ts", ".mpg", ".mpeg")
@@ -88,7 +88,7 @@ class EmbeddedMedia(MediaFiles):
 
 
 def _embedded(found: bytes | str) -> bytes:
-    return found if isinstance(found, bytes) else as_path(found).read_bytes()
+    return found if isinstance(found, bytes) else read_media(found)
 
 
 def is_video(source: Any) -> bool:

@@ -63,12 +63,12 @@ class Runtime:
     def _placed(self, params: Any) -> Any:
         """The parameters in the places of the model's, committed to them, since each other place is another program.
 
-        What is there already is not copied.
+        What is there already is not copied, and what is abstract, of a model whose programs alone matter, is nowhere.
         """
 
-        def place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        def place(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
             is_there = isinstance(leaf, jax.Array) and leaf.committed and leaf.sharding == sharding
-            return leaf if is_there else jax.device_put(leaf, sharding)
+            return leaf if is_there or isinstance(leaf, jax.ShapeDtypeStruct) else jax.device_put(leaf, sharding)
 
         return jax.tree.map(place, params, self._places)
 

@@ -13,7 +13,8 @@ from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing import MediaError, PictureStore, load_video
 from pixel_reasoner_jax.processing.items import ItemSizes, media_source
 from pixel_reasoner_jax.processing.sources import describe
-from pixel_reasoner_jax.rollout.prompt import Prompt, check_query
+from pixel_reasoner_jax.query import check_query
+from pixel_reasoner_jax.rollout.prompt import Prompt
 from tests.processing.avi import write_avi
 
 
