@@ -21,6 +21,7 @@ setup(
     package_dir={"pixel_reasoner_jax.configs": "configs"},
     install_requires=[
         "array-record>=0.8",
+        "av>=16,<19",
         "decord2>=3.0",
         "etils[epath]>=1.10",
         "flax>=0.12,<0.14",

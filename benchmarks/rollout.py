@@ -92,11 +92,11 @@ class WithoutExtend(Forcing):
         super().__init__(runtime, *args)
         extend, processor = self._runner.extend, runtime.processor
 
-        def again(extensions: list[Extension]) -> None:
+        def again(extensions: list[Extension]) -> list:
             for one in (extension for extension in extensions if not extension.prompt):
                 one.start, one.tokens, one.media = 0, one.episode.tokens(), one.episode.media
                 one.positions, one.following = processor.positions(one.tokens, one.media)
-            extend(extensions)
+            return extend(extensions)
 
         self._runner.extend = again
 

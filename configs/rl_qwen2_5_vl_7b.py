@@ -25,14 +25,16 @@ def get_config() -> ConfigDict:
     # longer of its sides ("transformers": from 5.3 on). None: as saved with the model, "released" for Hugging Face's.
     config.model.position_rule = config_dict.placeholder(str)
 
-    # (least, most) tokens of 28x28 pixels for every kind of image.
+    # (least, most) tokens of 28x28 pixels for every kind of image: the paper's. None: as saved with the model, and for
+    # Hugging Face's by its min_pixels and max_pixels, which are 4 and 16384 for an image of Qwen2.5-VL.
     config.processor = ConfigDict()
-    config.processor.image = (4, 2000)
-    config.processor.crop = (4, 1000)
-    config.processor.frame = (4, 400)
-    config.processor.video = (4, 256)
-    config.processor.video_frames = 16
-    config.processor.video_rate = 0.0  # frames in a second of a video, video_frames at most; 0: video_frames of any
+    config.processor.image = config_dict.FieldReference((4, 2000))
+    config.processor.crop = config_dict.FieldReference((4, 1000))
+    config.processor.frame = config_dict.FieldReference((4, 400))
+    config.processor.video = config_dict.FieldReference((4, 256))
+    config.processor.video_frames = config_dict.FieldReference(16)
+    # Frames in a second of a video, video_frames at most; 0: video_frames of any.
+    config.processor.video_rate = config_dict.FieldReference(0.0)
 
     config.operations = ConfigDict()
     config.operations.padding = 0.1  # crops are widened on every side by this fraction of the image
@@ -44,13 +46,21 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
 
     config.data = ConfigDict()
-    config.data.path = "data/pixel_reasoner_rl"  # queries: id, question, answer, images or video
+    config.data.path = "data/pixel_reasoner_rl"  # queries, a data set or a table such as queries.jsonl: docs/data.md
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
     config.data.pass_rates = (0.0, 1.0)  # queries whose stored pass_rate is known and not within are in no epoch
     config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped
     # How many shards the records are assigned to, each packed by itself: a multiple of data x fsdp, 0 for just that.
     # What a step trains on depends on their number: a run that may go on with more devices has enough from the start.
     config.data.shards = 0
+
+    config.media = ConfigDict()
+    # Paths of media start from this folder and do not lead out of it, whatever a record says; None: any file is read.
+    config.media.root = config_dict.placeholder(str)
+    config.media.max_pixels = 80_000_000  # of an image or a frame; so many are decoded at once, over all threads
+    config.media.truncated = False  # True: images whose end is missing are taken, with grey in its place
+    config.media.video_seconds = 120.0  # that decoding a video may take
+    config.media.video_memory = 4.0  # GiB that decoding a video may take
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-6

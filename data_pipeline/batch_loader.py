@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import multiprocessing
-import os
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
-from absl import flags
 
 from data_pipeline.reader import MIN_READ, RecordError, count_skipped
+from data_pipeline.worker_processes import WorkerError, WorkerProcesses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +64,8 @@ class BatchLoader:
 
     Raises:
       RecordError: while iterating, if too many records are unreadable, or all of them.
+      WorkerError: while iterating, if a worker process has died; it names the signal and what to do. The next batch is
+        then read by new ones.
     """
 
     def __init__(
@@ -143,12 +142,16 @@ class BatchLoader:
         starts = [self._cursors[shard].used for shard in shards]
         dataset = grain.MapDataset.source(_Interleaved(shards, [self._orders[shard] for shard in shards], starts))
         self._ready = {shard: collections.deque() for shard in shards}
-        self._items = iter(_read_ahead(dataset, self._settings, 2 * self._batch_size * len(shards)))
+        self._items = _read_ahead(dataset, self._settings, 2 * self._batch_size * len(shards))
 
     def _next_of(self, shard: int) -> Any:
         while not self._ready[shard]:
             # The shards' items come in turn: those of other shards wait here until they are asked for.
-            owner, item = next(self._items)
+            try:
+                owner, item = next(self._items)
+            except WorkerError:
+                self.close()  # the other workers too
+                raise
             self._ready[owner].append(item)
         return self._ready[shard].popleft()
 
@@ -171,23 +174,9 @@ class _Interleaved:
         return f"_Interleaved({self._shards})"
 
 
-def _read_ahead(dataset: grain.MapDataset, settings: LoaderSettings, ahead: int) -> grain.IterDataset:
+def _read_ahead(dataset: grain.MapDataset, settings: LoaderSettings, ahead: int) -> Iterator[Any]:
     ahead = ahead if settings.ahead is None else settings.ahead
-    if not settings.workers:
-        return dataset.to_iter_dataset(grain.ReadOptions(settings.threads, max(ahead, settings.threads)))
-    if not flags.FLAGS.is_parsed():  # Grain's own flags, which its workers ask for
-        flags.FLAGS.mark_as_parsed()
-    each = max(-(-ahead // settings.workers), 1)
-    options = grain.ReadOptions(settings.threads, settings.threads)
-    workers = grain.MultiprocessingOptions(settings.workers, each)
-    return dataset.to_iter_dataset(options).mp_prefetch(workers, worker_init_fn=_end_with_parent)
-
-
-def _end_with_parent(index: int, count: int) -> None:
-    """Runs first in a worker process: ends it when its parent is killed. Grain's workers would wait forever."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    if settings.workers:
+        each = max(-(-ahead // settings.workers), 1)
+        return WorkerProcesses(dataset, settings.workers, settings.threads, each)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(settings.threads, max(ahead, settings.threads))))

@@ -18,8 +18,9 @@ import numpy as np
 
 from data_pipeline.batch_loader import BatchLoader, LoaderSettings, Unreadable
 from data_pipeline.draft import Draft
+from data_pipeline.exchange.table_source import TableSource, open_records
 from data_pipeline.reader import QueryReader, RecordError, TrajectoryReader
-from data_pipeline.records import RecordSource, read_description
+from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Processor, Rendered
 from pixel_reasoner_jax.processing.chat import content_items
@@ -27,7 +28,10 @@ from pixel_reasoner_jax.query import PASS_RATE
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
 DatasetMixture = str | Path | Sequence[tuple[str | Path, float]]
-"""The folder of a data set, or several as (folder, weight): records are drawn in proportion to the weights."""
+"""The folder of a data set or the file of a table, or several as (path, weight).
+
+Of several, records are drawn in proportion to the weights.
+"""
 
 EVERY_RATE = (0.0, 1.0)
 """The range of pass rates that leaves no query out."""
@@ -68,7 +72,7 @@ def trajectory_batches(
     A trajectory that is not valid (`reader.TrajectoryReader`) counts as unreadable.
 
     Args:
-      data: a data set of trajectories, or several; see `DatasetMixture`.
+      data: a data set or table of trajectories, or several; see `DatasetMixture`.
       processor: renders them to tokens.
       batch_size: trajectories of each shard in a batch; what is left at the end is dropped.
       order: see `RecordOrder`.
@@ -88,7 +92,7 @@ def trajectory_batches(
     reader = TrajectoryReader(functools.partial(render_trajectory, processor=processor), row_length)
     datasets = []
     for path, _ in _weighted(data):
-        source = _open(path, "trajectory")
+        source = open_records(path, "trajectory")
         datasets.append((source, ReadSource(source, reader, cache), range(len(source))))
     return _loader(data, datasets, batch_size, order, settings)
 
@@ -112,7 +116,7 @@ def query_batches(
     """
     datasets = []
     for path, _ in _weighted(data):
-        source = _open(path, "query")
+        source = open_records(path, "query")
         datasets.append((source, ReadSource(source, reader), _wanted(path, pass_rates)))
     return _loader(data, datasets, batch_size, order, settings)
 
@@ -120,7 +124,7 @@ def query_batches(
 def record_count(data: DatasetMixture, pass_rates: tuple[float, float] = EVERY_RATE) -> int:
     """The number of records in an epoch of all data sets together; see `query_batches` for `pass_rates`."""
     if tuple(pass_rates) == EVERY_RATE:
-        return sum(read_description(path)["count"] for path, _ in _weighted(data))
+        return sum(len(open_records(path)) for path, _ in _weighted(data))
     return sum(len(_wanted(path, pass_rates)) for path, _ in _weighted(data))
 
 
@@ -169,7 +173,9 @@ class ReadSource:
         if it has one, and the reason.
     """
 
-    def __init__(self, records: RecordSource, reader: QueryReader | TrajectoryReader, cache_bytes: int = 0):
+    def __init__(
+        self, records: RecordSource | TableSource, reader: QueryReader | TrajectoryReader, cache_bytes: int = 0
+    ):
         self._records, self._reader = records, reader
         self._free_bytes = cache_bytes
         self._cache: dict[int, Trajectory] = {}
@@ -209,17 +215,13 @@ def _weighted(data: DatasetMixture) -> Sequence[tuple[str | Path, float]]:
     return [(data, 1.0)] if isinstance(data, str | Path) else data
 
 
-def _open(path: str | Path, kind: str) -> RecordSource:
-    return RecordSource(path, kind)
-
-
 def _wanted(path: str | Path, pass_rates: tuple[float, float]) -> Sequence[int]:
     """The numbers of the queries of a data set whose pass rate is within a range, or not known; no medium is decoded.
 
     Raises:
       RecordError: there are none.
     """
-    source = _open(path, "query")
+    source = open_records(path, "query")
     if tuple(pass_rates) == EVERY_RATE:
         return range(len(source))
     return _within(str(path), source.digest, tuple(pass_rates))
@@ -231,7 +233,7 @@ def _within(path: str, digest: str, pass_rates: tuple[float, float]) -> np.ndarr
 
     Several ask in a run, and all records are read for the answer.
     """
-    source, (least, most) = _open(path, "query"), pass_rates
+    source, (least, most) = open_records(path, "query"), pass_rates
     rates = [_pass_rate(source, index) for index in range(len(source))]
     wanted = np.array([index for index, rate in enumerate(rates) if rate is None or least <= rate <= most], np.int64)
     if not len(wanted):
@@ -239,7 +241,7 @@ def _within(path: str, digest: str, pass_rates: tuple[float, float]) -> np.ndarr
     return wanted
 
 
-def _pass_rate(source: RecordSource, index: int) -> float | None:
+def _pass_rate(source: RecordSource | TableSource, index: int) -> float | None:
     """The stored pass rate of a query; None if there is none, or one that the reader will refuse."""
     try:
         rate = source[index].get(PASS_RATE)

@@ -27,10 +27,13 @@ from data_pipeline.draft import Draft
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Budgets, Picture, load_image, load_video, smart_resize
 from pixel_reasoner_jax.processing.chat import ROLES, content_items
+from pixel_reasoner_jax.processing.items import ItemSizes, media_source
 from pixel_reasoner_jax.query import Query, check_query, is_missing, query_name
 from pixel_reasoner_jax.trajectory import Trajectory
 
 MIN_READ = 100  # records that `max_unreadable` is a share of, at least: one bad record of two is no large share
+
+TOKEN_SIZE = 28  # pixels of a token's side in the released models
 
 LONGEST = 500  # characters of a reason: some repeat the data, such as a file that is given in place of its path
 
@@ -298,10 +301,11 @@ def _decode(items: Iterable[Item]) -> None:
         if kind == "text":
             continue
         try:
+            sizes, source = ItemSizes.of(kind, item, TOKEN_SIZE), media_source(item[kind])
             if kind == "image":
-                budget, image = budgets.of(item.get("kind") or "image"), load_image(item["image"])
+                budget, image = budgets.of(item.get("kind") or "image"), load_image(source)
             else:
-                video = load_video(item["video"], budgets.video_frames, item.get("fps"), budgets.video_rate)
+                video = load_video(source, sizes.frames or budgets.video_frames, sizes.fps, budgets.video_rate)
                 budget, image = budgets.video, video.frames[0]
             smart_resize(image.size, budget)
         except UserError as error:

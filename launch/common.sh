@@ -50,11 +50,28 @@ set_from_flag() {
 
 # The command that trains with a config, sft or rl: its name begins with it.
 phase_of() {
-  [[ -n "$1" ]] || die "CONFIG is missing: such as configs/rl_qwen2_5_vl_7b.py"
+  [[ -n "$1" ]] || die "CONFIG is missing: such as rl_qwen2_5_vl_7b"
   local name
   name="$(basename "$1" .py)"
   case "$name" in
     sft_* | rl_*) echo "${name%%_*}" ;;
     *) die "$1: its name must begin with sft_ or rl_" ;;
   esac
+}
+
+# The files that a config may be, which is given by its path or by its name below configs/, with or without .py.
+config_files() { printf '%s\n' "$1" "configs/$1" "configs/$1.py"; }
+
+# Refuses to go on with a setting that the command would refuse: check_config PHASE CONFIG [--config.KEY=VALUE…].
+# What is installed here checks it, or else any Python that has the little that the check needs.
+check_config() {
+  local python
+  [[ -f pixel_reasoner_jax/commands/cli.py ]] || return 0 # there is nothing to check with
+  for python in .venv/bin/python "${PYTHON:-python3}"; do
+    if "$python" -c "import pixel_reasoner_jax.commands.cli" 2>/dev/null; then
+      "$python" -m pixel_reasoner_jax.commands.cli "$1" --config "${@:2}" --check >/dev/null || exit 2
+      return
+    fi
+  done
+  say "$2 and its overrides are not checked; with \`python3 -m pip install ml-collections 'etils[epath]'\` they would be"
 }

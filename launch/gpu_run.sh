@@ -4,13 +4,14 @@
 #   launch/gpu_run.sh [--slurm] [--dry-run] [--SETTING=VALUE…] COMMAND
 #
 #   setup                                  installs this checkout with CUDA into .venv
-#   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and returns
+#   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and returns; CONFIG is a file
+#                                          or the name of one in configs/, such as rl_qwen2_5_vl_7b
 #   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint
 #   logs | status | stop                   of the run
 #
-# A Slurm job that was preempted or whose node failed is queued again and resumes by itself; .venv and the working
-# directory must then lie where every node sees them. Settings of Slurm, from the environment or as flags
-# (--job-name=… is JOB_NAME):
+# A Slurm job that was preempted, that SIGTERM made save and end, or whose node failed is queued again and resumes by
+# itself; .venv and the working directory must then lie where every node sees them. Settings of Slurm, from the
+# environment or as flags (--job-name=… is JOB_NAME):
 #   JOB_NAME, NODES, GPUS, CPUS            pixel-reasoner, 1 machine, of which 8 and 64 unless given
 #   PARTITION, ACCOUNT, TIME               the cluster's own unless given
 #
@@ -76,8 +77,22 @@ submit() {
   [[ -z "${ACCOUNT:-}" ]] || options+=(--account="$ACCOUNT")
   [[ -z "${TIME:-}" ]] || options+=(--time="$TIME")
   call mkdir -p runs
-  call sbatch "${options[@]}" \
-    --wrap="${environment}srun --cpus-per-task=${CPUS:-64} .venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
+  # Status 75: SIGTERM made it save and end. Where Slurm itself ends the job, the shell is gone by then.
+  local again="status=\$?; [ \$status -ne 75 ] || scontrol requeue \$SLURM_JOB_ID; exit \$status" train
+  train=".venv/bin/pixel-reasoner $(quoted "$@") \${SLURM_RESTART_COUNT:+--resume}"
+  call sbatch "${options[@]}" --wrap="${environment}srun --cpus-per-task=${CPUS:-64} $train || { $again; }"
+}
+
+# The file of a config.
+existing() {
+  local file
+  while IFS= read -r file; do
+    if [[ -f "$file" ]]; then
+      echo "$file"
+      return
+    fi
+  done < <(config_files "$1")
+  die "there is no $1"
 }
 
 # Starts the run with the arguments that a config and overrides make, and those given.
@@ -85,8 +100,9 @@ start() {
   local config="${positional[1]:-}" phase
   [[ ${#positional[@]} -le 2 ]] || die "there is more than a config: ${positional[*]:2}"
   phase="$(phase_of "$config")"
-  [[ -f "$config" ]] || die "there is no $config"
+  config="$(existing "$config")"
   $dry || [[ -x .venv/bin/pixel-reasoner ]] || die "nothing is installed: launch/gpu_run.sh setup"
+  check_config "$phase" "$config" ${overrides[@]+"${overrides[@]}"}
   set -- "$phase" --config "$config" ${overrides[@]+"${overrides[@]}"} "$@"
   if $slurm; then
     submit "$@"

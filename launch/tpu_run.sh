@@ -7,7 +7,8 @@
 #   create                                 asks for the slice as a queued resource and waits until it is ready
 #   setup                                  copies the last commit to all hosts and installs it there
 #   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and watches until it ends;
-#                                          a preempted slice is created and set up again, and the run resumed
+#                                          a preempted slice is created and set up again, and the run resumed; CONFIG
+#                                          is a file or the name of one in configs/, such as rl_qwen2_5_vl_7b
 #   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint, whatever state the slice is in
 #   logs | status | stop | delete          of host WORKER | of slice and run | the run | the slice
 #
@@ -86,16 +87,30 @@ need_for_create() {
   esac
 }
 
+# The file of a config in the last commit.
+committed() {
+  local file
+  while IFS= read -r file; do
+    if git cat-file -e "HEAD:$file" 2>/dev/null; then
+      echo "$file"
+      return
+    fi
+  done < <(config_files "$1")
+  die "$1 is not in the last commit, which is what the hosts get"
+}
+
 need_for_run() {
   need_for_create
   need GS_DIR
   [[ "$GS_DIR" == gs://[!/]* ]] || die "GS_DIR is $GS_DIR: it must be gs://BUCKET or a folder in it"
   local config="${positional[1]:-}" phase
   phase="$(phase_of "$config")"
-  git cat-file -e "HEAD:$config" 2>/dev/null || die "$config is not in the last commit, which is what the hosts get"
+  config="$(committed "$config")"
   [[ ${#positional[@]} == 2 ]] || die "there is more than a config: ${positional[*]:2}"
   [[ " ${overrides[*]-}" != *" --config.workdir="* ]] || die "the working directory is GS_DIR/runs/RUN_NAME: set these"
+  git diff --quiet HEAD -- "$config" || say "the hosts get the last commit, without the changes to $config since"
   workdir="${GS_DIR%/}/runs/${RUN_NAME:-$(basename "$config" .py)}"
+  check_config "$phase" "$config" "--config.workdir=$workdir" ${overrides[@]+"${overrides[@]}"}
   training=("$phase" --distributed --config "$config" "--config.workdir=$workdir" ${overrides[@]+"${overrides[@]}"})
 }
 

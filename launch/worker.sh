@@ -3,11 +3,12 @@
 #
 #   launch/worker.sh install EXTRA    this checkout into .venv, with the extra `tpu` or `cuda`; once for each setup.py
 #   launch/worker.sh start ARGUMENT…  `pixel-reasoner ARGUMENT…` in the background, unless it runs already; fails while
-#                                     another command runs
+#                                     another command runs. Whenever the program ends with status 75, because SIGTERM
+#                                     made it save and stop, it is started again with --resume
 #   launch/worker.sh command          command: what runs, without --resume; nothing if nothing does
 #   launch/worker.sh state            job: none, running, finished, stopped, lost (it died unseen) or failed STATUS
 #   launch/worker.sh logs             what it wrote, until interrupted
-#   launch/worker.sh stop             ends it, in half a minute at most
+#   launch/worker.sh stop             has it save and end, and ends it by force after a minute
 #
 # PYTHON is the interpreter that .venv is made with, python3 unless given.
 set -euo pipefail
@@ -69,9 +70,19 @@ start() {
   rm -f $run/status $run/stopping
   echo "${words[*]}" >$run/command
   echo "worker.sh: $(date): pixel-reasoner $*" >>$run/log
-  # A session of its own: it outlives the connection, and its process group is its pid.
+  # A session of its own: it outlives the connection, and its process group is its pid. `stop` and a machine that goes
+  # down end this shell too, which then starts nothing again.
   # shellcheck disable=SC2016
-  setsid bash -c '"$@"; echo $? >"$0"' $run/status $venv/bin/pixel-reasoner "$@" </dev/null >>$run/log 2>&1 &
+  setsid bash -c '
+    "$@"
+    status=$?
+    while [[ $status == 75 ]]; do
+      [[ " $* " == *" --resume "* ]] || set -- "$@" --resume
+      echo "worker.sh: $(date): $*"
+      "$@"
+      status=$?
+    done
+    echo $status >"$0"' $run/status $venv/bin/pixel-reasoner "$@" </dev/null >>$run/log 2>&1 &
   echo $! >$run/pid
   for _ in $(seq 50); do # until it can be seen: a moment before that it would pass for lost
     [[ "$(state)" == "job: lost" ]] || return 0
@@ -85,7 +96,7 @@ stop() {
   group="$(cat $run/pid)"
   touch $run/stopping # before that, who watches would take it for lost in the moment until its status is written
   kill -TERM -- "-$group"
-  for _ in $(seq 30); do
+  for _ in $(seq 60); do
     kill -0 -- "-$group" 2>/dev/null || break
     sleep 1
   done

@@ -10,14 +10,10 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.files import absolute
 
 CHUNK_BYTES = 2**26  # size of the chunks in which an array is read and written
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is missing or does not fit; the message names the file or directory, and the tensor."""
 
 
 def write_arrays(directory: str | os.PathLike, tree: Any) -> None:

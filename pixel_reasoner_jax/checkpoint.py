@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from pixel_reasoner_jax import digests
 from pixel_reasoner_jax.arrays import CheckpointError, array_shapes, first_difference, shapes_of
 from pixel_reasoner_jax.files import absolute, as_path
 
 STATE, META = "state", "meta"
 CHECKPOINTS = "checkpoints"  # folder in a run's directory
+SET_ASIDE = "checkpoints_set_aside"  # beside it, for those that a run does not go on from
+
+_log = logging.getLogger(__name__)
+# An error that Orbax raises is not logged as well: by its threads, and for each array that was written at that time.
+logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
 
 
 class Checkpoints:
@@ -21,7 +30,8 @@ class Checkpoints:
 
     Saving copies the arrays from the devices and writes them in the background; the training loop may donate its state
     to the next update at once. A checkpoint appears under its step only when it is complete: one whose writing was
-    interrupted is never found, and its remains are removed when the run goes on.
+    interrupted is never found, and its remains are removed when the run goes on. It holds the checksums of its files
+    (`digests`), with which they are compared before it is read.
 
     Args:
       directory: made if missing.
@@ -32,9 +42,14 @@ class Checkpoints:
     def __init__(self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False):
         self.directory = epath.Path(absolute(directory))
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=not read_only, read_only=read_only
+            max_to_keep=keep,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._add_digests),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._saving: int | None = None
+        self._whole: set[int] = set()  # steps whose files were compared with their checksums
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Starts writing a checkpoint. An existing one of the same step is left as it is.
@@ -47,12 +62,63 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arguments = {STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(meta)}
+        self.wait()
+        self._saving = step
         self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that have a complete checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
+
+    def steps_on_disk(self) -> list[int]:
+        """Like `steps`, but asks the disk: also where the writing of a checkpoint has failed."""
+        return sorted(ocp.utils.checkpoint_steps(self.directory))
+
+    def find_damage(self, step: int, share: int = 0, shares: int = 1) -> str | None:
+        """Says what is damaged in a checkpoint, a file and how; None for a whole one.
+
+        Args:
+          step: of the checkpoint.
+          share, shares: one process of several compares its share of the files.
+        """
+        directory = self.directory / str(step)
+        missing = [name for name in (STATE, META) if not (directory / name).is_dir()]
+        if missing:
+            return f"{missing[0]} is missing"
+        try:
+            damage = digests.find_damage(directory, share, shares)
+        except FileNotFoundError:  # of an earlier version
+            _log.warning("checkpoint %d in %s has no checksums: it is read as it is", step, self.directory)
+            damage = None
+        except OSError as error:
+            damage = f"{digests.FILE} cannot be read: {error.strerror or error}"
+        if damage is None:
+            self._whole.add(step)
+        return damage
+
+    def set_aside(self, steps: Iterable[int]) -> epath.Path:
+        """Moves checkpoints out of the run's way, into a folder beside its others; returns that folder.
+
+        One process does it; the others call `reload` afterwards, as it does itself.
+        """
+        folder = self.directory.parent / SET_ASIDE
+        folder.mkdir(parents=True, exist_ok=True)
+        for step in steps:
+            target = folder / str(step)
+            if target.exists():
+                target.rmtree()
+            (self.directory / str(step)).rename(target)
+        return folder
+
+    def reload(self) -> None:
+        """Looks again at which checkpoints there are."""
+        self._manager.reload()
 
     def restore(self, target: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Reads a checkpoint.
@@ -66,15 +132,33 @@ class Checkpoints:
           The state, and the `meta` saved with it.
 
         Raises:
-          CheckpointError: there is no such checkpoint, or it does not fit the target.
+          CheckpointError: there is no such checkpoint, it is damaged, or it does not fit the target.
         """
         step = self._step(step)
+        self.check(step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         if difference := first_difference(shapes_of(abstract), array_shapes(self.state_directory(step))):
             raise CheckpointError(f"checkpoint {step} in {self.directory} does not fit this run: {difference}")
         arguments = {STATE: ocp.args.StandardRestore(abstract), META: ocp.args.JsonRestore()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        except (ValueError, TypeError, LookupError, OSError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise CheckpointError(f"checkpoint {step} in {self.directory} cannot be read: {reason[:200]}") from error
         return restored[STATE], restored[META]
+
+    def check(self, step: int | None = None) -> None:
+        """Compares a checkpoint with its checksums, unless that was done; step None is the newest.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, or it is damaged; the message names the others.
+        """
+        step = self._step(step)
+        if step not in self._whole and (damage := self.find_damage(step)):
+            others = [other for other in self.steps if other != step]
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} is damaged: {damage}; other checkpoints: {others or 'none'}"
+            )
 
     def state_directory(self, step: int | None = None) -> epath.Path:
         """The directory of a checkpoint's arrays, for `arrays.read_arrays`; step None is the newest.
@@ -91,6 +175,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until all checkpoints are on disk, and ends the background threads."""
         self._manager.close()
+
+    def _add_digests(self) -> None:
+        """Orbax calls it, in one process, when all files of a checkpoint are written, and before they can be seen."""
+        temporary = self.directory / f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}"
+        digests.write_digests(temporary if temporary.exists() else self.directory / str(self._saving))
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -29,7 +29,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, RULES
+from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, OPTIONAL, RULES, is_finite
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 
@@ -158,7 +158,7 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
 
 
 def take_over(config: ConfigDict) -> None:
-    """Takes what `config` leaves open, rules and `data.shards`, from the run in `config.workdir` if it holds one."""
+    """Takes what `config` leaves open, rules, budgets and `data.shards`, from the run in `config.workdir`, if any."""
     if not (as_path(config.workdir) / FILE).exists():
         return
     saved, now = dict(_leaves(load_saved(config.workdir))), dict(_leaves(config))
@@ -166,6 +166,9 @@ def take_over(config: ConfigDict) -> None:
         if path in now and now[path] is None:
             section, key = _locate(config, path)
             section[key] = saved.get(path, earlier)
+    for key, value in config.get("processor", {}).items():
+        if value is None and (before := saved.get(f"processor.{key}")) is not None:
+            config.processor[key] = tuple(before) if isinstance(before, list) else before
     config.data.shards = config.data.shards or saved.get("data.shards", 0)
 
 
@@ -207,9 +210,11 @@ def changes(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, tuple[
 def check_values(config: ConfigDict) -> None:
     """Raises a `ConfigError` that names the first value out of range."""
     for path, value in _leaves(config):
+        if not is_finite(value):
+            raise ConfigError(f"config.{path} is {value!r:.80}: no number may be infinite or NaN")
         for key, (test, wanted) in RULES.items():
-            if f".{path}".endswith(f".{key}") and value is not None and not test(value):
-                raise ConfigError(f"config.{path} is {value!r}: it must be {wanted}")
+            if _ends_in(path, key) and value is not None and not test(value):
+                raise ConfigError(f"config.{path} is {value!r:.80}: it must be {wanted}")
 
 
 def _packaged() -> dict[str, pathlib.Path]:
@@ -295,7 +300,7 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             # It stays text, which the type check refuses; but names with commas between them are a tuple.
             value = tuple(text.split(",")) if section.get_type(key) is tuple else text
-    elif text == "None" and section[key] is None:
+    elif text.lower() == "none" and _is_optional(path):
         value = None
     _assign(section, key, value, path, f"--config.{path}={text}")
 
@@ -320,21 +325,30 @@ def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
 def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) -> None:
     """Sets a value, whose type must be that of the key's present value.
 
-    An integer may be given for a float, a list for a tuple, and None if the present value is None.
+    An integer may be given for a float, a list for a tuple, and None for an `OPTIONAL` setting.
     """
     wanted = section.get_type(key)
     if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
         value = float(value)
     if isinstance(value, list) and wanted is tuple:
         value = tuple(value)
-    optional = section[key] is None
+    optional = _is_optional(path)
     if not (value is None and optional) and wanted is not type(None) and type(value) is not wanted:
         name = wanted.__name__ + (" or None" if optional else "")
         raise ConfigError(f"{where}: config.{path} must be {name}, got {value!r}")
     bounds = isinstance(section[key], tuple) and [type(entry) for entry in section[key]] == [int, int]
-    if bounds and [type(entry) for entry in value] != [int, int]:
+    if bounds and value is not None and [type(entry) for entry in value] != [int, int]:
         raise ConfigError(f"{where}: config.{path} must be two integers, like {section[key]!r}, got {value!r}")
     section[key] = value
+
+
+def _is_optional(path: str) -> bool:
+    return any(_ends_in(path, key) for key in OPTIONAL)
+
+
+def _ends_in(path: str, key: str) -> bool:
+    """Whether a dotted key is `key`, or ends in its parts."""
+    return f".{path}".endswith(f".{key}")
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ Higher modules import the names from here; `models.model.REMAT` alone repeats th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ BOX_RULES = ("shown", "raw")  # how the boxes of calls are read, see `operations
 # Of models and runs of ours that began before these were settings.
 EARLIER_POSITION_RULE, EARLIER_BOX_RULE = "transformers", "raw"
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
+BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budgets`
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
@@ -24,8 +26,15 @@ def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in names), "one of " + ", ".join(map(repr, names))
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a value is no infinite number and not NaN, nor holds one."""
+    if isinstance(value, tuple | list):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_mixture(value: Any) -> bool:
@@ -43,6 +52,10 @@ def _is_range_of_rates(value: Any) -> bool:
     return len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] <= value[1] <= 1
 
 
+def _is_budget(value: Any) -> bool:
+    return len(value) == 2 and all(type(number) is int for number in value) and 1 <= value[0] <= value[1]
+
+
 def _are_lora_targets(value: Any) -> bool:
     return all(name in LORA_TARGETS for name in value)
 
@@ -50,25 +63,58 @@ def _are_lora_targets(value: Any) -> bool:
 _FRACTION = (lambda value: 0 <= value <= 1), "between 0 and 1"
 _POSITIVE = (lambda value: value > 0), "greater than 0"
 _NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
+_MOMENTUM = (lambda value: 0 <= value < 1), "0 or greater and less than 1"
+_AXIS = (lambda value: value > 0 or value == -1), "greater than 0, or -1 for the devices that are left"
+_TEXT = bool, "a text that is not empty"
+
+MODEL_HAS = tuple(f"processor.{name}" for name in (*BUDGETS, "video_frames", "video_rate"))
+
+OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.steps", *MODEL_HAS)
+"""The last parts of the keys of settings that may be None, whatever value a config gives them.
+
+The budgets of the processor are then those of the model (`MODEL_HAS`).
+"""
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _NOT_NEGATIVE,
+    "seed": ((lambda value: 0 <= value < 2**31), f"0 or greater and less than {2**31}"),
+    "workdir": _TEXT,
+    "model.directory": _TEXT,
+    "model.preset": _TEXT,
     "model.dtype": _choice(*DTYPES),
     "model.param_dtype": _choice(*DTYPES),
     "model.remat": _choice(*REMAT),
     "model.position_rule": _choice(*POSITION_RULES),
+    **{
+        f"processor.{name}": (
+            _is_budget,
+            "two whole numbers of tokens, (least, most), the first greater than 0 and not larger",
+        )
+        for name in BUDGETS
+    },
+    "processor.video_frames": _POSITIVE,
+    "processor.video_rate": _NOT_NEGATIVE,
+    "mesh.data": _AXIS,
+    "mesh.fsdp": _AXIS,
+    "mesh.tensor": _AXIS,
     "operations.padding": _FRACTION,
     "operations.box_rule": _choice(*BOX_RULES),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_fraction": _FRACTION,
     "optimizer.schedule": _choice(*SCHEDULES),
     "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.b1": _MOMENTUM,
+    "optimizer.b2": _MOMENTUM,
     "optimizer.clip_norm": _NOT_NEGATIVE,
+    "data.path": _TEXT,
     "data.shards": _NOT_NEGATIVE,
     "data.mixture": (_is_mixture, "pairs of a path and a weight greater than 0"),
     "data.workers": _NOT_NEGATIVE,
     "data.max_unreadable": _FRACTION,
     "data.pass_rates": (_is_range_of_rates, "(least, most), between 0 and 1"),
+    "media.root": _TEXT,
+    "media.max_pixels": _POSITIVE,
+    "media.video_seconds": _POSITIVE,
+    "media.video_memory": ((lambda value: value >= 0.25), "at least 0.25: a decoder takes as much"),
     "lora.rank": _NOT_NEGATIVE,
     "lora.alpha": _POSITIVE,
     "lora.targets": (_are_lora_targets, f"out of {', '.join(LORA_TARGETS)}"),
@@ -83,6 +129,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rollout.slots": _POSITIVE,
     "rollout.temperature": _POSITIVE,
     "rollout.later_temperature": _POSITIVE,
+    "rollout.max_operations": _NOT_NEGATIVE,
+    "rollout.max_response_tokens": _POSITIVE,
+    "rollout.max_images": _NOT_NEGATIVE,
+    "rollout.max_length": _POSITIVE,
     "rewards.rules": _choice(*ANSWER_RULES),
     "curiosity.variant": _choice(*CURIOSITY_VARIANTS),
     "curiosity.alpha": _NOT_NEGATIVE,
@@ -103,5 +153,5 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.slots": _POSITIVE,
     "evaluation.temperature": _NOT_NEGATIVE,
 }
-"""For the last parts of a setting's key: a test of the value, and the allowed values in words. Settings that a module
-checks when it starts are not listed here."""
+"""For the last parts of a setting's key: a test of the value, and the allowed values in words. Every setting has one
+but those that are True or False; no number may be infinite or NaN."""

@@ -7,6 +7,7 @@ to this machine before they are read, and `output_directory` copies written file
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import importlib.util
@@ -20,6 +21,9 @@ from collections.abc import Iterator
 from etils import epath
 
 from pixel_reasoner_jax.errors import UserError
+
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What the system says of a disk that takes nothing more, or does not work."""
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -74,6 +78,29 @@ def resolve_inside(path: str | os.PathLike, root: str | os.PathLike) -> pathlib.
     raise UserError(f"{text}: leads out of {root}, the folder that media are read from")
 
 
+class StorageError(UserError):
+    """A disk that takes nothing more or does not work; the message says where that has ended what."""
+
+
+def storage_problem(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, in the system's words, if that is what an exception comes from; else None.
+
+    Libraries wrap the system's errors: causes are looked at too, and messages that hold the system's words.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+            where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+            return f"{os.strerror(error.errno)}{where}"
+        if not isinstance(error, UserError):
+            for words in map(os.strerror, STORAGE_ERRORS):
+                if words in str(error):
+                    return words
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def write_text(path: str | os.PathLike, text: str) -> pathlib.Path | epath.Path:
     """Writes a file atomically: into a temporary file in the same folder, which is then renamed."""
     path = as_path(path)
@@ -109,6 +136,20 @@ def check_output(path: str | os.PathLike) -> None:
         raise UserError(f"{path} cannot be written: {nearest} is not a directory")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{path} cannot be written: no permission to write into {nearest}")
+
+
+def check_folder(path: str | os.PathLike) -> None:
+    """Checks that a path is a folder, or may become one.
+
+    Raises:
+      UserError: the path, or one above it, is a file.
+    """
+    path = as_path(path)
+    if is_remote(path):
+        return
+    nearest = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{path} is to be a folder, and {nearest} is a file: choose another, or remove it")
 
 
 def move(source: pathlib.Path, target: pathlib.Path | epath.Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
+import pathlib
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +20,9 @@ from pixel_reasoner_jax.files import as_path, is_remote, output_directory, uploa
 
 FILE = "metrics.jsonl"
 UPLOAD_SECONDS = 60.0
+EVENTS_SECONDS = 30.0  # between two moments when TensorBoard's events go to the disk
+
+_log = logging.getLogger(__name__)
 
 
 class MetricWriter:
@@ -33,8 +38,6 @@ class MetricWriter:
     """
 
     def __init__(self, directory: str | os.PathLike, step: int = 0):
-        from tensorboardX import SummaryWriter  # it imports torch where that is installed: seconds, for every command
-
         self._directory = as_path(directory)
         path = self._directory / FILE
         kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
@@ -43,7 +46,7 @@ class MetricWriter:
         # Replaced atomically: a run that is killed here still has its metrics.
         path = write_text(self._local / FILE, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8", buffering=1)
-        self._events = SummaryWriter(str(self._local), purge_step=step + 1 if step else None, write_to_disk=True)
+        self._events = _Events(self._local, step)
         self._uploaded = time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -51,8 +54,7 @@ class MetricWriter:
         values = {name: float(value) for name, value in metrics.items() if value is not None}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._events.write(step, values)
         if time.monotonic() - self._uploaded > UPLOAD_SECONDS:
             self.flush()
 
@@ -64,9 +66,9 @@ class MetricWriter:
         self._uploaded = time.monotonic()
 
     def close(self) -> None:
-        self._lines.close()
-        self._events.close()
-        self._end.close()
+        with contextlib.ExitStack() as closing:  # each of them, also where a full disk lets none of them end well
+            for one in (self._end, self._events, self._lines):
+                closing.callback(one.close)
 
     def __enter__(self) -> MetricWriter:
         return self
@@ -75,12 +77,65 @@ class MetricWriter:
         self.close()
 
 
+class _Events:
+    """TensorBoard events of scalars, written by the caller's thread.
+
+    tensorboardX's own writer has a thread that ends with the first error, after which the run would wait for it.
+    """
+
+    def __init__(self, directory: pathlib.Path, step: int):
+        # They import torch where that is installed: seconds, for every command.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._writer, self._flushed = EventsWriter(str(directory / "events")), time.monotonic()
+        if step:  # what an interrupted run wrote after it is not shown
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=step + 1, file_version="brain.Event:2")
+            self._write(step=step + 1, session_log=start)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(step=step, summary=self._summary(value=scalars))
+        if time.monotonic() - self._flushed > EVENTS_SECONDS:
+            self.flush()
+
+    def _write(self, **fields: Any) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), **fields))
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads a `metrics.jsonl`, or the one in a directory. An incomplete last line, of a killed run, is left out."""
+    """Reads a `metrics.jsonl`, or the one in a directory.
+
+    An incomplete last line, of a killed run, is left out, and so are damaged lines, which a warning counts.
+    """
     path = as_path(path)
-    text = (path / FILE if path.is_dir() else path).read_text(encoding="utf-8")
-    complete, _, _ = text.rpartition("\n")
-    return [json.loads(line) for line in complete.splitlines()]
+    file = path / FILE if path.is_dir() else path
+    complete, _, _ = file.read_bytes().rpartition(b"\n")
+    lines = complete.split(b"\n") if complete else []
+    metrics = [_metrics_of(line) for line in lines]
+    if damaged := [number for number, line in enumerate(metrics, 1) if line is None]:
+        many = f"{len(damaged)} lines are" if len(damaged) > 1 else "a line is"
+        _log.warning("%s: %s damaged and left out, the first is line %d", file, many, damaged[0])
+    return [line for line in metrics if line is not None]
+
+
+def _metrics_of(line: bytes) -> dict[str, Any] | None:
+    """The metrics of a line; None for a damaged one."""
+    try:
+        metrics = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(metrics, dict) and type(metrics.get("step")) is int
+    return metrics if whole else None
 
 
 class Progress:

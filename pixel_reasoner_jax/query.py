@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 
 Query = Mapping[str, Any]
 """A mapping with `id`, `question`, `answer` (str or list of str) and `images` (a list) or `video`.
 
-Rollouts do not need `answer`; it is needed where responses are scored. For a video given as a list of frames, `fps` is
-the number of these frames in a second, 2 unless given. Other keys, what else the data know, travel along unread.
+Rollouts do not need `answer`; it is needed where responses are scored. Media are what `processing.items.media_source`
+reads. For a video given as a list of frames, `fps` is the number of these frames in a second, 2 unless given; for a
+video file, the frames to take in a second of it. `options` are shown below the question; see `rollout.choices`. Other
+keys, what else the data know, travel along unread.
 """
 
-KEYS = ("id", "question", "answer", "images", "video", "fps")
+KEYS = ("id", "question", "answer", "images", "video", "fps", "options")
 
 PASS_RATE = "pass_rate"
 """A further key of a query: the share of right responses to it that was measured, from 0 to 1."""
@@ -41,7 +43,7 @@ def check_query(query: Query, scored: bool = False) -> Query:
     """
     if not isinstance(query, Mapping):
         raise UserError(
-            f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {query!r:.80}"
+            f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {shown(query)}"
         )
     if is_missing(query.get("id")):
         raise UserError(f"a query with the keys {[*map(str, query)]!s:.80}: it has no id")
@@ -50,7 +52,7 @@ def check_query(query: Query, scored: bool = False) -> Query:
     if is_missing(query.get("question")):
         raise UserError(f"{name}: it has no question")
     if not isinstance(query["question"], str):
-        raise UserError(f"{name}: question must be a text, got {query['question']!r:.80}")
+        raise UserError(f"{name}: question must be a text, got {shown(query['question'])}")
     if scored:
         _check_answer(query.get("answer"), name)
     images, video = query.get("images"), query.get("video")
@@ -60,16 +62,16 @@ def check_query(query: Query, scored: bool = False) -> Query:
         raise UserError(f"{name}: it has images and a video; a query has either")
     fps = query.get("fps")
     if fps is not None and not (_is_number(fps) and 0 < fps < math.inf):
-        raise UserError(f"{name}: fps must be a number greater than 0, got {fps!r:.80}")
+        raise UserError(f"{name}: fps must be a number greater than 0, got {shown(fps)}")
     rate = query.get(PASS_RATE)
     if rate is not None and not (_is_number(rate) and 0 <= rate <= 1):
-        raise UserError(f"{name}: its {PASS_RATE} is {rate!r:.80}, not a number from 0 to 1")
+        raise UserError(f"{name}: its {PASS_RATE} is {shown(rate)}, not a number from 0 to 1")
     return query
 
 
 def query_name(query: Query) -> str:
     """Names a query in messages."""
-    return f"query {query['id']!r:.80}"
+    return f"query {shown(query['id'])}"
 
 
 def is_missing(value: Any) -> bool:
@@ -88,7 +90,7 @@ def _check_keys(query: Query, name: str) -> None:
         if not meant and without_media and _MEDIUM.fullmatch(str(key)):
             meant = ["video" if str(key).lower().startswith("video") else "images"]
         if meant:
-            raise UserError(f"{name}: unknown key {key!r:.80}; did you mean {meant[0]!r}?")
+            raise UserError(f"{name}: unknown key {shown(key)}; did you mean {meant[0]!r}?")
 
 
 def _check_answer(answer: Any, name: str) -> None:
@@ -96,7 +98,7 @@ def _check_answer(answer: Any, name: str) -> None:
         raise UserError(f"{name}: it has no answer")
     answers = answer if isinstance(answer, list | tuple) else [answer]
     if not answers or not all(isinstance(one, str) for one in answers):
-        raise UserError(f"{name}: answer must be a text or a list of texts, got {answer!r:.80}")
+        raise UserError(f"{name}: answer must be a text or a list of texts, got {shown(answer)}")
     if any(map(is_missing, answers)):
         raise UserError(f"{name}: one of its answers is empty")
 

@@ -6,7 +6,7 @@ import functools
 import gc
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pixel_reasoner_jax.compilation import cache_directory
 
@@ -54,6 +54,16 @@ def qwen_dir() -> pathlib.Path:
     if not (directory / "tokenizer_config.json").exists():
         pytest.skip(f"no Qwen2.5-VL tokenizer in {directory}; set QWEN2_5_VL_DIR to a folder that has it")
     return directory
+
+
+@pytest.fixture
+def use_media() -> Iterator[Callable[..., None]]:
+    """Sets `MediaSettings` for a test, by keyword."""
+    from pixel_reasoner_jax.processing.sources import media_settings, use_media_settings
+
+    before = media_settings()
+    yield lambda **settings: use_media_settings(settings)
+    use_media_settings(before, quiet=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

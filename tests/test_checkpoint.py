@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -11,8 +12,9 @@ import optax
 import pytest
 from flax import nnx
 
+from pixel_reasoner_jax import digests
 from pixel_reasoner_jax.arrays import CheckpointError, read_arrays, write_arrays
-from pixel_reasoner_jax.checkpoint import Checkpoints
+from pixel_reasoner_jax.checkpoint import SET_ASIDE, Checkpoints
 
 
 def make_state(scale=1.0):
@@ -110,6 +112,86 @@ def test_reading_warns_of_nothing(tmp_path, caplog):
         checkpoints.restore(make_state(0))
         read_arrays(checkpoints.state_directory(), make_state(0))
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder of two checkpoints, of steps 1 and 2."""
+    folder = tmp_path_factory.mktemp("saved")
+    with Checkpoints(folder / "run") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step), {"episode": step, "data": {"index": [step, 7]}})
+    return folder / "run"
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
+    file.write_bytes(content)
+
+
+TEARS = {
+    "flipped": flip,
+    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"x"),
+    "removed": lambda file: file.unlink(),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "its folder removed": lambda file: shutil.rmtree(file.parent),
+}
+
+
+@pytest.mark.parametrize("tear", TEARS)
+def test_a_tear_in_any_file_is_said_in_one_line(saved, tear, tmp_path):
+    names = [file.relative_to(saved / "2") for file in (saved / "2").rglob("*") if file.is_file()]
+    names = [name for name in names if str(name) not in (digests.FILE, "commit_success.txt")]  # that is never read
+    assert len(names) > 5
+    run = shutil.copytree(saved, tmp_path / "run")
+    with Checkpoints(run, read_only=True) as checkpoints:
+        for name in names:
+            TEARS[tear](run / "2" / name)
+            assert checkpoints.find_damage(2), name
+            if name != names[-1]:
+                shutil.rmtree(run / "2", ignore_errors=True)
+                shutil.copytree(saved / "2", run / "2")
+        with pytest.raises(CheckpointError, match=r"^checkpoint 2 in .* is damaged: [^\n]*; other .*: \[1\]$"):
+            checkpoints.restore(make_state())
+        assert checkpoints.restore(make_state(), 1)[1]["episode"] == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # of what Orbax leaves behind where it fails
+def test_checkpoints_without_checksums_are_read_and_their_tears_told(saved, tmp_path, caplog):
+    """They are those of earlier versions."""
+    run = shutil.copytree(saved, tmp_path / "run")
+    (run / "2" / digests.FILE).unlink()
+    with Checkpoints(run) as checkpoints:
+        assert checkpoints.restore(make_state())[1]["episode"] == 2
+    assert "checkpoint 2 in" in caplog.text and "has no checksums" in caplog.text
+    for file in [file for file in (run / "2").rglob("*") if file.is_file()]:
+        content = file.read_bytes()
+        file.write_bytes(b"")
+        with Checkpoints(run) as checkpoints:
+            try:
+                state, meta = checkpoints.restore(make_state())
+            except CheckpointError as error:
+                assert len(str(error).splitlines()) == 1
+            else:
+                assert_same(state, make_state(2))
+                assert meta["episode"] == 2
+        file.write_bytes(content)
+
+
+def test_checkpoints_set_aside_are_out_of_the_way(saved, tmp_path):
+    run = shutil.copytree(saved, tmp_path / "run")
+    with Checkpoints(run) as checkpoints:
+        assert checkpoints.set_aside([2]) == tmp_path / SET_ASIDE
+        checkpoints.reload()
+        assert checkpoints.steps == checkpoints.steps_on_disk() == [1]
+        checkpoints.save(2, make_state(5), {"episode": 5})
+        checkpoints.wait()
+        assert checkpoints.restore(make_state())[1] == {"episode": 5}
+        checkpoints.set_aside([2])
+    assert [path.name for path in (tmp_path / SET_ASIDE).iterdir()] == ["2"]
 
 
 def test_arrays_of_their_own_are_read_in_part(tmp_path):

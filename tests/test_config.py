@@ -112,6 +112,21 @@ def test_overrides_take_the_type_of_the_key():
     assert config.lora.targets == ("up",)
 
 
+def test_a_budget_may_be_left_to_the_model_in_any_config():
+    """And keeps its type: another override is checked as before."""
+    config = load_config(RL, [("processor.image", "None"), ("processor.video_frames", "none")])
+    assert config.processor.image is None and config.processor.video_frames is None
+    assert variant("rl_qwen2_5_vl_7b", {"processor.image": None, "workdir": "x"}).processor.image is None
+    again = load_config(RL, [("processor.image", "None"), ("processor.image", "(4, 9)")])
+    assert again.processor.image == (4, 9)
+    for value, message in (
+        ("64", "must be tuple or None, got 64"),
+        ("('a', 2)", "must be two whole numbers of tokens"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(RL, [("processor.image", "None"), ("processor.image", value)])
+
+
 @pytest.mark.parametrize(
     "key,value,message",
     [
@@ -131,7 +146,7 @@ def test_overrides_take_the_type_of_the_key():
         ("optimizer.clip_norm", "None", "config.optimizer.clip_norm must be float, got None"),
         ("train.steps", "many", "config.train.steps must be int or None, got 'many'"),
         ("train.freeze_vision", "1", "config.train.freeze_vision must be bool, got 1"),
-        ("processor.image", "64", "config.processor.image must be tuple, got 64"),
+        ("processor.image", "64", "config.processor.image must be tuple or None, got 64"),
         ("processor.image", "(1,2,3)", "must be two integers, like (4, 2000), got (1, 2, 3)"),
         ("processor.image", "('a', 2)", "must be two integers, like (4, 2000), got ('a', 2)"),
         ("data.mixture", "(('data/a', 'b'),)", "must be pairs of a path and a weight greater than 0"),
@@ -146,12 +161,83 @@ def test_overrides_take_the_type_of_the_key():
         ("rollout.slots", "0", "config.rollout.slots is 0: it must be greater than 0"),
         ("model.remat", "ful", "must be one of 'none', 'vision', 'dots', 'full', 'groups'"),
         ("operations.padding", "1.5", "config.operations.padding is 1.5: it must be between 0 and 1"),
+        ("processor.image", "(9, 4)", "config.processor.image is (9, 4): it must be two whole numbers of tokens"),
+        ("processor.video_frames", "0", "config.processor.video_frames is 0: it must be greater than 0"),
     ],
 )
 def test_override_errors_name_the_key_and_what_to_do(key, value, message):
     with pytest.raises(ConfigError) as error:
         load_config(RL, [(key, value)])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key,value,wanted",
+    [
+        ("data.pass_rates", "()", "it must be (least, most), between 0 and 1"),
+        ("data.pass_rates", "(0, 0.5, 1)", "it must be (least, most), between 0 and 1"),
+        ("data.pass_rates", "(False, True)", "it must be (least, most), between 0 and 1"),
+        ("data.pass_rates", "(0.8, 0.2)", "it must be (least, most), between 0 and 1"),
+        ("data.mixture", "(('data/a', '3'),)", "it must be pairs of a path and a weight greater than 0"),
+        ("data.mixture", "('data/a', 3)", "it must be pairs of a path and a weight greater than 0"),
+        ("data.mixture", "(('data/a', 1e400),)", "no number may be infinite or NaN"),
+        ("data.path", "", "it must be a text that is not empty"),
+        ("optimizer.b1", "1.5", "it must be 0 or greater and less than 1"),
+        ("optimizer.b2", "1", "it must be 0 or greater and less than 1"),
+        ("optimizer.learning_rate", "1e400", "no number may be infinite or NaN"),
+        ("rollout.temperature", "-1", "it must be greater than 0"),
+        ("rollout.max_length", "0", "it must be greater than 0"),
+        ("rollout.max_images", "-1", "it must be 0 or greater"),
+        ("train.batch_size", "0", "it must be greater than 0"),
+        (
+            "processor.image",
+            "(9, 4)",
+            "it must be two whole numbers of tokens, (least, most), the first greater than 0 and not larger",
+        ),
+        ("processor.video_frames", "0", "it must be greater than 0"),
+        ("mesh.fsdp", "-2", "it must be greater than 0, or -1 for the devices that are left"),
+        ("mesh.data", "0", "it must be greater than 0, or -1 for the devices that are left"),
+        ("seed", "5000000000", "it must be 0 or greater and less than 2147483648"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(key, value, wanted):
+    with pytest.raises(ConfigError) as error:
+        load_config(RL, [(key, value)])
+    assert str(error.value).startswith(f"config.{key} is ") and str(error.value).endswith(wanted)
+
+
+@pytest.mark.parametrize("name", ["rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b", "quickstart"])
+def test_every_setting_has_a_rule(name):
+    """No number may be NaN, infinite or far below zero, and no text empty, whichever setting it is."""
+    for path, value in configuration._leaves(load_config(name)):
+        kind = type(value) if value is not None else str
+        wrong = {bool: (), int: (-5,), float: (float("nan"), float("inf"), -5.0), str: ("",), tuple: (("?",),)}[kind]
+        if path.endswith("train.steps"):
+            wrong = (0, -1)
+        if name == "quickstart" and path == "title":
+            continue
+        for one in wrong:
+            config = load_config(name)
+            section, key = configuration._locate(config, path)
+            section[key] = one
+            with pytest.raises(ConfigError, match=rf"config\.{path} is "):
+                check_values(config)
+
+
+def test_what_may_be_left_open_may_be_left_open_again(tmp_path):
+    """Also where the config, or the one that it is a variant of, gives it a value."""
+    base = write(tmp_path, "return variant('rl_qwen2_5_vl_7b', {'train.steps': 5, 'model.position_rule': 'released'})")
+    opened = [("train.steps", "None"), ("model.position_rule", "none")]
+    config = load_config(base, opened, "rl_qwen2_5_vl_7b")
+    assert config.train.steps is None and config.model.position_rule is None
+    config = load_config(base, [*opened, ("train.steps", "7"), ("model.position_rule", "transformers")])
+    assert (config.train.steps, config.model.position_rule) == (7, "transformers")
+    again = write(tmp_path, f"return variant({str(base)!r}, {{'train.steps': None}})", "again.py")
+    assert load_config(again, reference="rl_qwen2_5_vl_7b").train.steps is None
+    assert load_config("quickstart", [("rl.train.steps", "None")]).rl.train.steps is None
+    for name in ("rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b", "quickstart"):
+        config = load_config(name)
+        assert all(configuration._is_optional(path) for path, value in configuration._leaves(config) if value is None)
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,30 @@ FLOORS = (
     ("pixel_reasoner_jax.operations",),
     ("pixel_reasoner_jax.models", "pixel_reasoner_jax.buckets"),
     ("pixel_reasoner_jax.processing",),
-    ("pixel_reasoner_jax.parallel", "pixel_reasoner_jax.checkpoint", "pixel_reasoner_jax.metrics"),
-    ("pixel_reasoner_jax.arrays", "pixel_reasoner_jax.compilation", "pixel_reasoner_jax.config"),
-    ("pixel_reasoner_jax.files", "pixel_reasoner_jax.config_values", "pixel_reasoner_jax.query"),
-    ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.errors"),
+    (
+        "pixel_reasoner_jax.parallel",
+        "pixel_reasoner_jax.checkpoint",
+        "pixel_reasoner_jax.metrics",
+        "pixel_reasoner_jax.video",
+    ),
+    (
+        "pixel_reasoner_jax.arrays",
+        "pixel_reasoner_jax.compilation",
+        "pixel_reasoner_jax.config",
+        "pixel_reasoner_jax.model_files",
+        "pixel_reasoner_jax.digests",
+    ),
+    (
+        "pixel_reasoner_jax.files",
+        "pixel_reasoner_jax.config_values",
+        "pixel_reasoner_jax.query",
+        "pixel_reasoner_jax.child_processes",
+    ),
+    ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.errors", "pixel_reasoner_jax.signals"),
 )
 """Rooms and plain modules from the top floor to the ground. A room imports what is on lower floors, and itself."""
 
-MODELS_MAY_USE = ("models", "parallel", "arrays", "config_values", "files", "errors")
+MODELS_MAY_USE = ("models", "parallel", "arrays", "config_values", "files", "model_files", "errors")
 """Modules of `pixel_reasoner_jax` that `models` may import: nothing of runs, of their checkpoints or of training."""
 
 

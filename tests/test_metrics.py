@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pixel_reasoner_jax.metrics import MetricWriter, Progress, read_metrics
 
@@ -43,6 +45,38 @@ def test_a_resumed_run_writes_every_step_once(tmp_path):
         (4, 40),
         (5, 50),
     ]
+
+
+def test_damaged_lines_block_nothing(tmp_path, caplog):
+    with MetricWriter(tmp_path) as writer:
+        for step in range(1, 7):
+            writer.write(step, {"loss": step})
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines()
+    lines[1], lines[2], lines[3] = lines[1][:20], b'\xff\x00"', b"[" * 100_000
+    lines += [b"", b'{"loss": 1}', b'{"step": "7"}', b"7", b'{"step": 8, "loss": 8}']
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 5, 6, 8]
+    assert "7 lines are damaged and left out, the first is line 2" in caplog.text
+    with MetricWriter(tmp_path, step=6) as writer:
+        writer.write(7, {"loss": 7})
+    caplog.clear()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 5, 6, 7]
+    assert not caplog.text
+
+
+def test_a_full_disk_is_an_error_of_the_line_that_has_no_room(tmp_path, monkeypatch):
+    writer = MetricWriter(tmp_path)
+    writer.write(1, {"loss": 1})
+    writer.flush()
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(writer, "_lines", full)
+        with pytest.raises(OSError, match="No space left"):
+            for step in range(2, 9999):
+                writer.write(step, {"loss": step})
+                full.flush()
+        with contextlib.suppress(OSError):
+            writer.close()
 
 
 def test_a_new_run_starts_anew(tmp_path):

@@ -108,6 +108,22 @@ def outline():
     return parse
 
 
+class InTurn:
+    """Iterates over items; those that are exceptions are raised, after which it goes on, as a policy's stream does."""
+
+    def __init__(self, *items):
+        self._items = iter(items)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        item = next(self._items)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
 class RulePolicy:
     """Answers "i" to query i and "wrong" in every second sample; remembers how it was asked."""
 

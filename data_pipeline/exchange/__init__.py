@@ -1,1 +1,1 @@
-"""Import from and export to tables (JSON, JSON lines, parquet) in the form of Pixel Reasoner's released data."""
+"""Tables of one's own data and of released ones: read as they are, imported into data sets, exported from them."""

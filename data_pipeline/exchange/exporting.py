@@ -14,6 +14,7 @@ from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing.decoding import digest
+from pixel_reasoner_jax.processing.items import SIZE_KEYS
 
 ITEM_KEYS = ("type", "text", "image", "video", "train", "kind", "fps")  # of an item; unused ones are null
 IMAGE_SIGNATURES = {
@@ -83,6 +84,7 @@ def _trajectory(draft: Draft, media: _MediaFolder) -> dict[str, Any]:
             "role": message["role"],
             "content": [
                 {key: put[key](item[key]) if key in put and key in item else item.get(key) for key in ITEM_KEYS}
+                | {key: item[key] for key in SIZE_KEYS if key in item}
                 for item in message["content"]
             ],
         }
@@ -119,8 +121,8 @@ def _list(answer: str | list[str]) -> list[str]:
 
 def _trajectory_schema(pa: Any) -> Any:
     text, texts = pa.string(), pa.list_(pa.string())
-    types = {"video": texts, "train": pa.bool_(), "fps": pa.float64()}
-    item = pa.struct([(key, types.get(key, text)) for key in ITEM_KEYS])
+    types = dict.fromkeys(SIZE_KEYS, pa.int64()) | {"video": texts, "train": pa.bool_(), "fps": pa.float64()}
+    item = pa.struct([(key, types.get(key, text)) for key in dict.fromkeys((*ITEM_KEYS, *SIZE_KEYS))])
     message = pa.struct([("role", text), ("content", pa.list_(item))])
     columns = {"answer": texts, "message_list": pa.list_(message)}
     names = ("qid", "question", "answer", "type", "message_list", "operations", "attributes")

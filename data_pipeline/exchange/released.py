@@ -1,28 +1,33 @@
-"""Rows in the form of Pixel Reasoner's released data to trajectories and queries.
+"""Rows of tables to trajectories and queries.
 
-A trajectory is a row with `message_list`: messages with `role` and `content`, a list of items of `text`, `image` or
-`video`. A query is a row with `question`, `answer`, `image` (a list; the frames of a video), `is_video` and `qid`.
-Rows that `exporting` wrote have more columns, which are read too.
+A trajectory is a row with a conversation: `message_list`, as Pixel Reasoner's released data have it, `messages` or
+`conversations`; see `forms`. A query is any other row; see `rows`. Rows that `exporting` wrote have more columns, which
+are read too. Whether what a row holds can be trained on is not asked here.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from data_pipeline.draft import Draft
+from data_pipeline.exchange.columns import is_missing, parsed, plain, read_answers, read_mapping
+from data_pipeline.exchange.forms import CONVERSATIONS, conversation_in_our_form
 from data_pipeline.exchange.loss_masks import with_loss_mask
 from data_pipeline.exchange.media_files import MediaFiles
-from pixel_reasoner_jax.errors import UserError
+from data_pipeline.exchange.rows import check_columns, read_row, row_id
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.operations import OperationError
 from pixel_reasoner_jax.operations.calls import parse_call
-from pixel_reasoner_jax.processing.chat import ROLES, content_items
+from pixel_reasoner_jax.processing.chat import content_items
+from pixel_reasoner_jax.processing.items import SIZE_KEYS, ItemSizes
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.trajectory import OperationRecord
 
-MESSAGES_COLUMN = "message_list"
+_OWN_COLUMNS = frozenset({*CONVERSATIONS, "system", "type", "operations"})
+_READ = _OWN_COLUMNS | {"attributes", "id", "qid", "question", "answer", "image", "images", "video", "videos"}
+"""Columns of a trajectory's row that are no attributes; its media have their places in the conversation."""
 
 _GUIDELINES = re.compile(r"\s*\n\n(?:Guidelines:|Please think step by step).*", re.DOTALL)
 _ERROR = "Execution error:"
@@ -30,59 +35,49 @@ _SIZE = re.compile(r"(?:Image|Frame) Size: (\d+)x(\d+)")
 
 
 def row_to_trajectory(row: Mapping[str, Any], name: str, files: MediaFiles, mask: str) -> Draft:
-    """The trajectory of a row with `message_list`.
+    """The trajectory of a row with a conversation.
 
     Args:
-      row: `qid`, `question`, `answer`, `type`, `operations` and `attributes` are taken if present, and otherwise
-        derived from the conversation.
-      name: the id for a row without `qid`.
+      row: `id` or `qid`, `question`, `answer`, `type`, `operations` and `attributes` are taken if present, and
+        otherwise derived from the conversation.
+      name: the id for a row without one.
       files: reads the row's media.
       mask: the rule for conversations without `train` flags; see `loss_masks`.
 
     Raises:
       ValueError: the row is not such a conversation (UserError), or its media cannot be read (MediaError). A row of
-        unexpected structure may raise anything; `importing` catches all.
+        unexpected structure may raise anything; `table_source` catches all.
     """
-    messages = _messages(row[MESSAGES_COLUMN], files)
+    messages = _messages(row, files)
     if messages[-1]["role"] != "assistant" or not _text(messages[-1]):
         raise UserError("the conversation does not end with the assistant's answer")
     asked = next((message for message in messages if message["role"] == "user"), None)
     if asked is None:
         raise UserError("nobody asks in the conversation")
-    stored = map(OperationRecord.from_dict, json.loads(row.get("operations") or "[]"))
-    operations = list(stored) or _operations(messages)
-    answer = row.get("answer")
+    row = {column: value for column, value in row.items() if not is_missing(value)}
+    check_columns(row, _OWN_COLUMNS)
+    operations = _stored_operations(row) or _operations(messages)
+    answers = read_answers(row.get("answer")) or [extract_answer(_text(messages[-1])) or ""]
+    attributes = {column: plain(value, column) for column, value in row.items() if column not in _READ}
     return Draft(
-        query_id=_id(row, name),
-        question=row.get("question") or _GUIDELINES.sub("", _text(asked)).strip(),
-        reference=extract_answer(_text(messages[-1])) or "" if answer in (None, []) else _answer(answer),
-        kind=row.get("type") or template_of(operations),
+        query_id=row_id(row) or name,
+        question=_column_text(row, "question") or _GUIDELINES.sub("", _text(asked)).strip(),
+        reference=answers[0] if len(answers) == 1 else answers,
+        kind=_column_text(row, "type") or template_of(operations),
         messages=with_loss_mask(messages, operations, mask),
         operations=tuple(operations),
-        attributes=json.loads(row.get("attributes") or "{}"),
+        attributes=attributes | read_mapping(row.get("attributes", {}), "attributes"),
     )
 
 
 def row_to_query(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[str, Any]:
-    """The query of a row without `message_list`; arguments and errors as of `row_to_trajectory`."""
-    question = row.get("question")
-    if not isinstance(question, str) or not question.strip():
-        raise UserError(f"question is {question!r}; it is a text")
-    query: dict[str, Any] = {"id": _id(row, name), "question": question}
-    if row.get("answer") in (None, "", []):
-        raise UserError("it has no answer")
-    query["answer"] = _answer(row["answer"])
-    media = row.get("image")
-    media = [media] if isinstance(media, str | bytes | Mapping) else list(media if media is not None else ())
-    if row.get("is_video"):
-        query["video"] = files.video(media)
-        if row.get("fps"):
-            query["fps"] = float(row["fps"])
-    elif media:
-        query["images"] = [files.image(image) for image in media]
-    if row.get("pass_rate") is not None:
-        query["pass_rate"] = float(row["pass_rate"])
-    return query | json.loads(row.get("attributes") or "{}")
+    """The query of a row without a conversation; arguments and errors as of `row_to_trajectory`."""
+    read = read_row(row, files)
+    for column in ("question", "answer"):
+        if column not in read:
+            raise UserError(f"it has no {column}; its columns are {', '.join(map(str, row))[:200]}")
+    attributes = read.pop("attributes", {})
+    return {"id": name, **read, **attributes}
 
 
 def template_of(operations: list[OperationRecord]) -> str:
@@ -100,18 +95,32 @@ def template_of(operations: list[OperationRecord]) -> str:
     return "further_zoom" if _contains(*boxes) else "recrop_once"
 
 
-def _messages(given: Any, files: MediaFiles) -> list[dict[str, Any]]:
-    if isinstance(given, str):
-        given = json.loads(given)
-    if not isinstance(given, list) or not given:
-        raise UserError(f"{MESSAGES_COLUMN} is {type(given).__name__}; it is a list of messages")
-    messages = []
-    for number, message in enumerate(given):
-        location = f"message {number}"
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            role = message.get("role") if isinstance(message, Mapping) else message
-            raise UserError(f"{location}: role is {role!r:.80}; it is one of {', '.join(ROLES)}")
-        items = [_item(kind, item, files, messages) for kind, item in content_items(message, location)]
+def _stored_operations(row: Mapping[str, Any]) -> list[OperationRecord]:
+    given = parsed(row.get("operations", []), "operations")
+    if not isinstance(given, list):
+        raise UserError(f"operations is {shown(given)}; it is a list")
+    try:
+        return list(map(OperationRecord.from_dict, given))
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"operations is {shown(given)}; it is a list as export-data writes it") from None
+
+
+def _column_text(row: Mapping[str, Any], column: str) -> str | None:
+    text = row.get(column)
+    if text is not None and not isinstance(text, str):
+        raise UserError(f"{column} is {shown(text)}; it is a text")
+    return text and text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
+
+
+def _messages(row: Mapping[str, Any], files: MediaFiles) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    for number, message in enumerate(conversation_in_our_form(row)):
+        items = []
+        for kind, item in content_items(message, f"message {number}"):
+            try:
+                items.append(_item(kind, item, files, messages))
+            except UserError as error:
+                raise UserError(f"message {number}: {error}") from None
         messages.append({"role": message["role"], "content": items})
     return messages
 
@@ -121,12 +130,13 @@ def _item(kind: str, item: Mapping[str, Any], files: MediaFiles, before: list[di
     if kind == "text":
         flag = item.get("train")
         return {"type": "text", "text": item["text"]} | ({} if flag is None else {"train": bool(flag)})
+    ItemSizes.of(kind, item, token_size=28)  # only as a check
+    sizes = {key: item[key] for key in SIZE_KEYS if item.get(key) is not None}
     if kind == "video":
-        rate = item.get("fps")
-        return {"type": "video", "video": files.video(item["video"])} | ({} if rate is None else {"fps": float(rate)})
+        return {"type": "video", "video": files.video(item["video"]), **sizes}
     image = item["image"]
     image = image[0] if isinstance(image, list) and len(image) == 1 else image
-    found: dict[str, Any] = {"type": "image", "image": files.image(image)}
+    found: dict[str, Any] = {"type": "image", "image": files.image(image), **sizes}
     kinds = [i["type"] for message in before for i in message["content"]]
     answered = any(message["role"] == "assistant" for message in before)
     budget = item.get("kind") or (("frame" if "video" in kinds else "crop") if answered else None)
@@ -160,17 +170,6 @@ def _contains(outer: Any, inner: Any) -> bool:
         )
     except (TypeError, ValueError):
         return False
-
-
-def _id(row: Mapping[str, Any], name: str) -> str:
-    given = row.get("qid")
-    return name if given in (None, "") else str(given)
-
-
-def _answer(given: Any) -> str | list[str]:
-    """The answer, or several, as text."""
-    answers = [str(answer) for answer in (given if isinstance(given, list | tuple) else [given])]
-    return answers[0] if len(answers) == 1 else answers
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -1,52 +1,101 @@
-"""Tables of rows in files: JSON (one list), JSON lines, parquet."""
+"""Tables of rows in files: JSON lines, JSON (one list), CSV, parquet. Written are JSON lines and parquet."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import glob
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import MissingFileError, UserError
-from pixel_reasoner_jax.files import as_path, output_directory
+from data_pipeline.exchange.table_rows import BATCH_ROWS, FORMATS, open_rows
+from pixel_reasoner_jax.errors import MissingFileError, UserError, shown
+from pixel_reasoner_jax.files import as_path, fetch, output_directory
 
-TABLE_SUFFIXES = (".json", ".jsonl", ".parquet")
-BATCH_ROWS = 64  # rows of a parquet file in memory at once
+TABLE_SUFFIXES = tuple(FORMATS)
 
 TableRow = dict[str, Any]
 ParquetSchema = Callable[[Any], Any]
 
 
 class Table:
-    """The rows of a file, in the format that its suffix says.
+    """The rows of a file, in the format that its suffix says, for random access from any thread or process.
 
     Args:
-      path: a file with one of `TABLE_SUFFIXES`, local or in an object store.
+      path: a file with one of `TABLE_SUFFIXES`, local or in an object store, from which it is copied once.
+
+    Attributes:
+      path: as given.
 
     Raises:
       MissingFileError: there is no such file.
-      UserError: another suffix, or a file of another format.
+      UserError: another suffix, a file of another format, or one without rows.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = as_path(path)
-        if self.path.suffix not in TABLE_SUFFIXES:
+        if not is_table(path):
             raise UserError(f"{path}: rows are read from {', '.join(TABLE_SUFFIXES)} files")
         if not self.path.is_file():
-            raise MissingFileError(f"{path}: no such file")
-        read = {".json": _json_rows, ".jsonl": _json_lines, ".parquet": _parquet_rows}[self.path.suffix]
-        self._count, self._rows = read(self.path)
+            raise MissingFileError(f"{path}: {'it is no file' if self.path.exists() else 'no such file'}")
+        self._local = fetch(self.path.parent, glob.escape(self.path.name)) / self.path.name
+        try:
+            self._rows = open_rows(self._local, self.path.suffix.lower())
+        except UserError as error:
+            raise UserError(f"{path} {error}") from None
+        if not len(self._rows):
+            raise UserError(f"{path}: there are no rows in it")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash of the file's content, in hexadecimal."""
+        with open(self._local, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """The size of the file."""
+        return self._local.stat().st_size
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._rows)
 
-    def __iter__(self) -> Iterator[tuple[str, TableRow | ValueError]]:
-        """(location, row) of every row; the location is text for messages, an unreadable row is given as an error."""
-        for number, row in enumerate(self._rows()):
-            if not isinstance(row, Mapping | ValueError):
-                row = ValueError(f"a row is a mapping, not {type(row).__name__}")
-            yield f"{self.path}, row {number}", row
+    def __getitem__(self, index: int) -> TableRow:
+        """A row.
+
+        Raises:
+          UserError: it cannot be read; the message does not name it, see `location`.
+          IndexError: there is no such row.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)} in {self.path}")
+        return _mapping(self._rows[index])
+
+    def in_order(self) -> Iterator[TableRow | UserError]:
+        """All rows; one that cannot be read is given as the error. Faster than by index for large parquet files."""
+        for row in self._rows.in_order():
+            try:
+                yield row if isinstance(row, UserError) else _mapping(row)
+            except UserError as error:
+                yield error
+
+    def location(self, index: int) -> str:
+        """The file and the row, by its line or its number from 1, as text for messages."""
+        return f"{self.path}, {self._rows.unit} {self._rows.number(index)}"
+
+
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a path names a table, by its suffix."""
+    return as_path(path).suffix.lower() in TABLE_SUFFIXES
+
+
+def _mapping(row: Any) -> TableRow:
+    if not isinstance(row, Mapping):
+        raise UserError(f"a row is a mapping of columns to values: expected a JSON object, got {shown(row)}")
+    return dict(row)
 
 
 @contextlib.contextmanager
@@ -72,46 +121,6 @@ def table_writer(path: str | os.PathLike, schema: ParquetSchema) -> Iterator[Cal
             os.replace(temporary, folder / path.name)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _json_rows(path: Any) -> tuple[int, Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path} holds {type(rows).__name__}, not a list of rows")
-    return len(rows), lambda: iter(rows)
-
-
-def _json_lines(path: Any) -> tuple[int, Any]:
-    def lines() -> Iterator[bytes]:  # which are not all UTF-8, perhaps
-        with path.open("rb") as file:
-            yield from (line for line in file if line.strip())
-
-    def rows() -> Iterator[Any]:
-        for line in lines():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield ValueError(f"not JSON: {error}")
-
-    return sum(1 for _ in lines()), rows
-
-
-def _parquet_rows(path: Any) -> tuple[int, Any]:
-    import pyarrow.parquet  # for tables of this kind alone
-
-    def rows() -> Iterator[TableRow]:
-        with path.open("rb") as file:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS):
-                yield from batch.to_pylist()
-
-    with path.open("rb") as file:
-        try:
-            return pyarrow.parquet.ParquetFile(file).metadata.num_rows, rows
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path} is not a parquet file: {error}") from None
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def inspection_page(figures: Mapping[str, Any], drafts: Sequence[Draft]) -> str:
     """The page, as HTML: `figures` from `summarize`, then `drafts` with the loss mask in colors."""
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in figure_lines(figures))
     legend = " ".join(f'<span class="segment {label}">{escape(text)}</span>' for label, text in LEGEND.items())
-    title = f"{figures['kind']} records in {figures['directory']}"
+    title = f"{figures['kind']} records in {figures['path']}"
     body = f'<h1>{escape(title)}</h1><div class="card scroll"><table><tbody>{rows}</tbody></table></div>'
     return document(title, f"{STYLE}{body}<p>{legend}</p>{''.join(map(_card, drafts))}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,32 +11,33 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.draft import Draft
+from data_pipeline.exchange.table_source import TableSource
 from data_pipeline.inspection.loss_labels import LossLabel, labeled_items
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.reader import RecordError, TrajectoryReader, check_form
-from data_pipeline.records import RecordSource, read_description
-from pixel_reasoner_jax.files import as_path
+from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing.decoding import FORMATS
+from pixel_reasoner_jax.processing.sources import open_media
 
 
-def summarize(source: RecordSource, processor: Processor | None = None) -> dict[str, Any]:
-    """Reads all records of a data set and counts what they hold.
+def summarize(source: RecordSource | TableSource, processor: Processor | None = None) -> dict[str, Any]:
+    """Reads all records of a data set or a table and counts what they hold.
 
     Args:
-      source: the data set.
+      source: the data set or the table.
       processor: counts tokens, for which it decodes and resizes every image; None counts characters only.
 
     Returns:
-      Plain JSON values. For both kinds of records: `directory`, `kind`, `schema`, `digest`, `count`, `shards`, `bytes`,
-      `images` (by kind of image: their count, and the spread of `width` and `height` in pixels), `videos` and
-      `unreadable` (a text for each record that is not valid, or image that cannot be read). For trajectories also:
-      `types`, `operations` (calls by name, and how many failed), `calls` (number of calls to number of trajectories),
-      `masked` (texts of the assistant without loss), `masked_trajectories` (trajectories that have one), and `lengths`
-      (spreads in turns, characters and tokens). For queries also: `several_answers`. A spread is min, median, mean and
-      max.
+      Plain JSON values. For both kinds of records: `path`, `kind`, `digest`, `count`, `bytes`, of a data set also
+      `schema` and `shards`; `images` (by kind of image: their count, and the spread of `width` and `height` in pixels),
+      `videos` and `unreadable` (a text for each record that is not valid, or image that cannot be read). For
+      trajectories also: `types`, `operations` (calls by name, and how many failed), `calls` (number of calls to number
+      of trajectories), `masked` (texts of the assistant without loss), `masked_trajectories` (trajectories that have
+      one), and `lengths` (spreads in turns, characters and tokens). For queries also: `several_answers`. A spread is
+      min, median, mean and max.
     """
-    description = read_description(source.directory)
     counts = _Counts(processor)
     with Progress("reading", len(source)) as progress:
         for index in range(len(source)):
@@ -49,10 +49,9 @@ def summarize(source: RecordSource, processor: Processor | None = None) -> dict[
                 counts.add(record, source.location(index))
             progress.update(index + 1)
     return {
-        "directory": str(source.directory),
-        **{name: description[name] for name in ("kind", "schema", "digest", "count")},
-        "shards": len(description["shards"]),
-        "bytes": sum(shard["bytes"] for shard in description["shards"]),
+        "path": str(source.path),
+        "kind": source.kind,
+        **source.describe(),
         **(counts.of_trajectories() if source.kind == "trajectory" else {"several_answers": counts.several_answers}),
         "images": counts.images(),
         "videos": counts.videos,
@@ -156,5 +155,5 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 
 def _size(source: bytes | str) -> tuple[int, int]:
     """(width, height) of an encoded image, from its header."""
-    with Image.open(io.BytesIO(source if isinstance(source, bytes) else as_path(source).read_bytes())) as image:
+    with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
         return image.size

@@ -20,6 +20,8 @@ LEGEND = {
     LossLabel.MASKED: "masked: the assistant's, without loss",
     LossLabel.CONTEXT: "context",
 }
+MARKS = {LossLabel.TRAINED: ("[+", "+]"), LossLabel.MASKED: ("[-", "-]"), LossLabel.CONTEXT: ("", "")}
+"""Stand around a text where there are no colors, as in a file."""
 MAX_CONTEXT = 400  # characters of a text that is not the assistant's
 
 
@@ -53,7 +55,7 @@ def figure_lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def show_trajectory(console: rich.console.Console, draft: Draft) -> None:
-    """Prints a conversation, each text in the color of its `LossLabel`."""
+    """Prints a conversation, each text in the color of its `LossLabel`, or within its `MARKS` where there are none."""
     title = f"{draft.query_id}  {draft.kind}  reference: {draft.reference}"
     console.print(rich.text.Text(printable(title), "bold"), soft_wrap=True)
     for message in draft.messages:
@@ -62,15 +64,23 @@ def show_trajectory(console: rich.console.Console, draft: Draft) -> None:
             words = item.text or _media(item.media)
             if item.label == LossLabel.CONTEXT and len(words) > MAX_CONTEXT:
                 words = f"{words[:MAX_CONTEXT]} … ({len(words) - MAX_CONTEXT:,} characters more)"
-            text.append(printable(words), STYLES[item.label] if item.text else "cyan")
+            text.append(_marked(console, printable(words), item.label), STYLES[item.label] if item.text else "cyan")
         console.print(text, soft_wrap=True)
     console.print()
 
 
 def show_legend(console: rich.console.Console) -> None:
-    """Prints which color means what."""
-    console.print(rich.text.Text("  ").join(rich.text.Text(LEGEND[label], style) for label, style in STYLES.items()))
+    """Prints which color, or which mark, means what."""
+    meanings = (rich.text.Text(_marked(console, LEGEND[label], label), style) for label, style in STYLES.items())
+    console.print(rich.text.Text("  ").join(meanings))
     console.print()
+
+
+def _marked(console: rich.console.Console, text: str, label: LossLabel) -> str:
+    if console.color_system is not None and not console.no_color:
+        return text
+    before, after = MARKS[label]
+    return f"{before}{text}{after}"
 
 
 def _media(media: Any) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Picture
 from pixel_reasoner_jax.processing.decoding import digest
+from pixel_reasoner_jax.processing.sources import located
 
 MediaSource = Image.Image | Picture | bytes | str | os.PathLike
 
@@ -81,17 +82,22 @@ class MediaTable:
 
 
 class StoredMedia:
-    """The media of a record that was read: bytes of files, and paths.
+    """The media of a record that was read: bytes of files, and paths, which do not lead out of `MediaSettings.root`.
 
     Args:
       entries: as they were stored.
       find: see `examples.FindFile`.
+
+    Raises:
+      MediaError: a path leads out of the root.
     """
 
     def __init__(self, entries: list[MediaEntry], find: Callable[[int, str], bytes]):
         self._kinds = [entry.kind for entry in entries]
         self._files = [
-            entry.path or (entry.data if entry.record == THIS_RECORD else find(entry.record, entry.digest))
+            os.fspath(located(entry.path))
+            if entry.path
+            else (entry.data if entry.record == THIS_RECORD else find(entry.record, entry.digest))
             for entry in entries
         ]
 

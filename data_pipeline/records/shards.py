@@ -12,12 +12,13 @@ Until the data set is complete, a hidden file beside each finished shard notes i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -27,7 +28,15 @@ from data_pipeline.reader import RecordError, check_form, errors_named
 from data_pipeline.records.examples import CODECS, RECORD_KINDS, SCHEMA, encode_record
 from data_pipeline.records.media import THIS_RECORD
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path, is_remote, move, write_text
+from pixel_reasoner_jax.files import (
+    StorageError,
+    as_path,
+    check_folder,
+    is_remote,
+    move,
+    storage_problem,
+    write_text,
+)
 
 DATASET_INFO = "dataset_info.json"
 DESCRIPTION, FEATURES = "metadata.json", "features.json"
@@ -47,13 +56,14 @@ class RecordShards:
       extend: add shards to the data set that the folder holds, if it does; its own stay as they are.
 
     Raises:
-      UserError: an unknown kind, or the folder holds a data set already.
+      UserError: an unknown kind, a file where the folder is to be, or the folder holds a data set already.
     """
 
     def __init__(self, directory: str | os.PathLike, kind: str, extend: bool = False):
         if kind not in RECORD_KINDS:
             raise UserError(f"unknown kind of record {kind!r}, expected one of {RECORD_KINDS}")
         self.directory, self.kind = as_path(directory), kind
+        check_folder(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._kept: list[dict[str, Any]] = []
         if (self.directory / DATASET_INFO).exists():
@@ -186,24 +196,45 @@ class ShardWriter:
         for entry in media:
             if entry.data and entry.record == THIS_RECORD:
                 self._stored_in[entry.digest] = self.count
-        self._writer.write(data)
+        with self._telling_of_the_disk():
+            self._writer.write(data)
         self._digest.update(hashlib.sha256(data).digest())
         self._bytes += len(data)
         self.count += 1
 
     def close(self) -> None:
-        """Moves the file to its final name, then writes the note that the shard is finished."""
-        self._writer.close()
-        move(self._temporary, self._path)
-        self._cleanup()
+        """Moves the file to its final name, then writes the note that the shard is finished.
+
+        Raises:
+          StorageError: the disk has no room for it; nothing of the shard is left.
+        """
         note = {"file": self._path.name, "count": self.count, "bytes": self._bytes, "digest": self._digest.hexdigest()}
-        write_text(self._note, json.dumps(note))
+        try:
+            with self._telling_of_the_disk():
+                self._writer.close()
+                move(self._temporary, self._path)
+                write_text(self._note, json.dumps(note))
+        finally:
+            self._temporary.unlink(missing_ok=True)
+            self._cleanup()
 
     def abandon(self) -> None:
         """Removes the unfinished file."""
-        self._writer.close()
-        self._temporary.unlink(missing_ok=True)
-        self._cleanup()
+        try:
+            with self._telling_of_the_disk():
+                self._writer.close()
+        finally:
+            self._temporary.unlink(missing_ok=True)
+            self._cleanup()
+
+    @contextlib.contextmanager
+    def _telling_of_the_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if (problem := storage_problem(error)) is None:
+                raise
+            raise StorageError(f"{self._path} cannot be written: {problem}") from error
 
     def _cleanup(self) -> None:
         if self._scratch:

@@ -24,6 +24,7 @@ class RecordSource:
       kind: the kind of records that it must hold, one of `RECORD_KINDS`; None accepts either.
 
     Attributes:
+      path: as given.
       kind: the kind of its records.
       digest: of its content.
 
@@ -32,14 +33,15 @@ class RecordSource:
     """
 
     def __init__(self, directory: str | os.PathLike, kind: str | None = None):
-        self.directory = as_path(directory)
+        self.path = as_path(directory)
         description = read_description(directory)
         self.kind: str = description["kind"]
         if kind not in (None, self.kind):
             raise RecordError(f"{directory} holds records of kind {self.kind!r}, expected {kind!r}")
         self.digest: str = description["digest"]
+        self._description = description
         shards = description["shards"]
-        self._files = [self.directory / shard["file"] for shard in shards]
+        self._files = [self.path / shard["file"] for shard in shards]
         self._ends = list(itertools.accumulate(shard["count"] for shard in shards))
         for path in self._files:
             if not path.exists():
@@ -49,6 +51,12 @@ class RecordSource:
             local = fetch(directory, f"*.{FILE_FORMAT}", "*.json")
             # The counts are known: no file is opened before it is read.
             self._columns = tfds.builder_from_directory(local).as_data_source(SPLIT)
+
+    def describe(self) -> dict[str, Any]:
+        """`schema`, `digest`, `count`, `shards` (how many) and `bytes`, as plain values."""
+        figures = {name: self._description[name] for name in ("schema", "digest", "count")}
+        shards = self._description["shards"]
+        return {**figures, "shards": len(shards), "bytes": sum(shard["bytes"] for shard in shards)}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -84,9 +92,9 @@ class RecordSource:
     def _locate(self, index: int) -> tuple[int, int]:
         """The number of a record's shard, and the record's index in it."""
         if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)} in {self.directory}")
+            raise IndexError(f"record {index} of {len(self)} in {self.path}")
         shard = bisect.bisect_right(self._ends, index)
         return shard, int(index) - (self._ends[shard - 1] if shard else 0)
 
     def __repr__(self) -> str:
-        return f"RecordSource({str(self.directory)!r}, {self.kind!r}, digest={self.digest!r})"
+        return f"RecordSource({str(self.path)!r}, {self.kind!r}, digest={self.digest!r})"

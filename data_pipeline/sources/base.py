@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pathlib
@@ -12,8 +11,11 @@ from typing import Any
 from PIL import Image
 
 from data_pipeline.seed import NormalizedBox, Seed
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.files import absolute, as_path
+from pixel_reasoner_jax.processing.decoding import FORMATS
+from pixel_reasoner_jax.processing.items import MAX_PATH
+from pixel_reasoner_jax.processing.sources import MediaError, located, media_settings, open_media, read_media
 
 SeedSource = Sequence[Seed]
 
@@ -55,7 +57,9 @@ class SourceEntry:
         value = self.value.get(name)
         if value is None:
             if default is ...:
-                raise self.error(f"{name!r} is missing; there are {', '.join(map(str, self.value)) or 'no fields'}")
+                raise self.error(
+                    f"{name!r} is missing; there are {', '.join(map(str, self.value))[:200] or 'no fields'}"
+                )
             return default
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -88,7 +92,7 @@ class SourceEntry:
             isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
             for value in values
         ):
-            raise self.error(f"{name!r} is {values!r:.80}, expected a list of numbers")
+            raise self.error(f"{name!r} is {shown(values)}, expected a list of numbers")
         if count is not None and len(values) != count:
             raise self.error(f"{name!r} has {len(values)} numbers, expected {count}")
         return list(values)
@@ -96,8 +100,12 @@ class SourceEntry:
     def path(self, name: str, default: Any = ...) -> pathlib.Path:
         """The path of an existing file; relative paths start in the entry's folder."""
         relative = self.text(name, default)
+        if len(relative) > MAX_PATH:
+            raise self.error(f"{name!r} is {shown(relative)}, too long for a path")
         try:
             path = as_path(relative) if "://" in relative else self.folder / relative
+            if media_settings().root is not None:
+                path = located(absolute(path))
             there = path.is_file()
         except Exception as error:  # a name that no file can have, or an address that nothing reads; clients differ
             raise self.error(f"{name!r}: {error}") from None
@@ -108,10 +116,12 @@ class SourceEntry:
     def image(self, path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
         """The bytes of an image file, and the (width, height) of the upright image in pixels."""
         try:
-            data = path.read_bytes()
+            data = read_media(path)
             return data, upright_size(data)
+        except MediaError as error:
+            raise self.error(str(error)) from error
         except Exception as error:  # PIL's decoders fail in many ways, and object stores
-            raise self.error(f"{path} cannot be read as an image ({error})") from error
+            raise self.error(f"{path} cannot be read as an image: it is damaged, or something else") from error
 
     def box(self, name: str, size: tuple[int, int], value: Any = None) -> NormalizedBox:
         """A box [left, top, right, bottom], normalized; if any number is above 1, the field is in pixels.
@@ -151,9 +161,12 @@ class SourceEntry:
         return left, top, right, bottom
 
 
-def upright_size(data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels of an encoded image, turned upright as its EXIF data say; reads only the header."""
-    with Image.open(io.BytesIO(data)) as image:
+def upright_size(source: bytes | str | os.PathLike) -> tuple[int, int]:
+    """(width, height) in pixels of an image, its bytes or its file, turned upright as its EXIF data say.
+
+    Only the header is read. What PIL raises for a broken file is of many classes.
+    """
+    with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 

@@ -13,11 +13,12 @@ the answer is then the letter with its text.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 
 from data_pipeline.seed import Seed
 from data_pipeline.sources.base import ListReader, SourceEntry
+from pixel_reasoner_jax.errors import shown
+from pixel_reasoner_jax.rollout.choices import with_choices
 
 VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov")
 
@@ -62,7 +63,5 @@ def _with_choices(entry: SourceEntry) -> tuple[str, str | list[str]]:
     texts = [entry.part(choice, "choice").text("choice").strip() for choice in choices]
     right = answer if isinstance(answer, str) else answer[0]
     if right not in texts:
-        raise entry.error(f"its answer {right!r} is none of its choices")
-    letters = string.ascii_uppercase[: len(texts)]
-    lines = [f"{letter}. {text.removesuffix('.')}" for letter, text in zip(letters, texts, strict=True)]
-    return "\n".join([question, *lines]), lines[texts.index(right)]
+        raise entry.error(f"its answer {shown(right)} is none of its choices")
+    return with_choices(question, right, texts)

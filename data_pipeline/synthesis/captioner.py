@@ -118,10 +118,16 @@ class TemplateCaptioner:
     spend: Spend = Spend()
 
     def add_question(self, seed: Seed) -> Seed:
-        raise CaptionError("it has no question, and only a captioner that sees can ask one")
+        raise CaptionError(
+            "it has no question, and only a captioner that sees can ask one: give question and answer, or --captioner"
+            " openai"
+        )
 
     def add_cue(self, seed: Seed) -> Seed:
-        raise CaptionError("it does not say where its evidence is, and only a captioner that sees can find it")
+        raise CaptionError(
+            "it does not say where its evidence is, and only a captioner that sees can find it: give the box, of a"
+            " video the window, or --captioner openai"
+        )
 
     def write(self, seed: Seed, passage: Passage, target: tuple = ()) -> str:
         try:

@@ -21,6 +21,7 @@ from data_pipeline.synthesis.legibility import is_legible
 from data_pipeline.synthesis.prose import find_flaw
 from data_pipeline.synthesis.synthesizer import MediaLoader
 from data_pipeline.synthesis.templates import FURTHER
+from pixel_reasoner_jax.errors import shown
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, parse_call
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rewards.answers import accepted, clean
@@ -143,7 +144,7 @@ def _check_answer(draft: Draft, turns: Sequence[str]) -> None:
     wanted = draft.reference if isinstance(draft.reference, str) else draft.reference[0]
     found = extract_answer(turns[-1])
     if not wanted.strip() or found != wanted.strip():
-        raise CheckError("answer", f"the last turn answers {found!r}, the reference is {wanted!r}")
+        raise CheckError("answer", f"the last turn answers {shown(found)}, the reference is {shown(wanted)}")
 
 
 def _check_no_leak(draft: Draft, turns: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from data_pipeline.synthesis.templates import SAMPLED
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import MediaError, Picture
 from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
-from pixel_reasoner_jax.rollout import Policy
+from pixel_reasoner_jax.rollout import Policy, QueryError, answered
 from pixel_reasoner_jax.rollout.prompt import query_messages
 from pixel_reasoner_jax.trajectory import Ended, Trajectory
 
@@ -57,7 +57,7 @@ class PolicySampler:
           seed: of the sampling.
         """
         outcomes: dict[int, Draft | CaptionError] = {
-            number: CaptionError("it has no question, and a model of ours asks none")
+            number: CaptionError("it has no question, and a model of ours asks none: give question and answer")
             for number, one in enumerate(seeds)
             if not one.question
         }
@@ -65,8 +65,12 @@ class PolicySampler:
         groups: dict[int, list[Trajectory]] = {}
         given = 0
         queries = [seeds[number].query() for number in asked]
+
+        def leave_out(error: QueryError) -> None:
+            outcomes[asked[error.number]] = CaptionError(str(error))
+
         with self._policy.stream(queries, self._samples, seed, self._temperature) as stream:
-            for query, trajectory in stream:
+            for query, trajectory in answered(stream, leave_out):
                 group = groups.setdefault(asked[query], [])
                 group.append(trajectory)
                 if len(group) == self._samples:

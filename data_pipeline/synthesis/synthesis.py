@@ -180,11 +180,14 @@ class Synthesis:
                     on_progress(summary)
         finally:
             pool.close()  # a thread that waits for a model is not waited for
-        if not summary.count:
-            store.clear()  # with other sources, the same folder may be tried again
-            raise UserError(f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}")
         lines = (json.dumps(rejection) + "\n" for rejection in rejected)
         write_text(self._directory / REJECTED_FILE, "".join(lines))
+        if not summary.count:
+            store.clear()  # with other sources, the same folder may be tried again
+            raise UserError(
+                f"none of {summary.seeds} seeds gave a trajectory; the first: {rejected[0]['message']}"
+                f" ({self._directory / REJECTED_FILE} names them all)"
+            )
         store.finish(summary.shards)
         shares = summary.shares(self._settings.image_mix, self._settings.video_mix)
         content = {"settings": self._settings.to_json(), "shares": shares, **summary.to_json()}

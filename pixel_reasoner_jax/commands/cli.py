@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,9 +19,11 @@ from types import ModuleType
 from pixel_reasoner_jax import __version__
 from pixel_reasoner_jax.commands import options
 from pixel_reasoner_jax.config import ConfigError, load_config
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import RunStopped, UserError
+from pixel_reasoner_jax.files import storage_problem
+from pixel_reasoner_jax.signals import INTERRUPTED, STOPPED, Interrupts
 
-DEBUG = "--debug"
+DEBUG, RESUME, RESUME_FROM = "--debug", "--resume", "--resume-from"
 
 OVERRIDES = """\
 Every setting of the experiment file can be overridden, for example
@@ -40,6 +44,7 @@ class Command:
       add_options: adds what it takes to its parser; None for experiments, which all take the same.
       reference: name of the packaged config that knows every key of its experiments; None for a command without one.
       resumes: whether it can go on from a checkpoint.
+      goes_on: whether it goes on where it was when it is called again, with --resume if it `resumes`.
       several_processes: it can run as one of several processes, and is no experiment.
       about_config: it reads the config of another command itself, and settings can be overridden for it too.
       example: overrides to show in its help.
@@ -50,6 +55,7 @@ class Command:
     add_options: Callable[[argparse.ArgumentParser], None] | None = None
     reference: str | None = None
     resumes: bool = False
+    goes_on: bool = False
     several_processes: bool = False
     about_config: bool = False
     example: str = "--config.optimizer.learning_rate=1e-6 --config.train.batch_size=64"
@@ -60,24 +66,28 @@ COMMANDS = {
         "the whole method in miniature on this machine, with a report",
         "pixel_reasoner_jax.commands.quickstart",
         reference="quickstart",
+        goes_on=True,
         example="--config.seed=1 --config.rl.curiosity.alpha=0.5",
     ),
     "synthesize": Command(
         "trajectories for phase one from annotated images and videos",
         "pixel_reasoner_jax.commands.synthesize",
         options.synthesize,
+        goes_on=True,
     ),
     "sft": Command(
         "phase one: instruction tuning on synthesized trajectories",
         "pixel_reasoner_jax.training.sft",
         reference="sft_qwen2_5_vl_7b",
         resumes=True,
+        goes_on=True,
     ),
     "rl": Command(
         "phase two: curiosity-driven GRPO",
         "pixel_reasoner_jax.training.rl",
         reference="rl_qwen2_5_vl_7b",
         resumes=True,
+        goes_on=True,
     ),
     "plan": Command(
         "whether a run fits given chips, and what it takes there: nothing runs, no TPU is needed",
@@ -90,6 +100,7 @@ COMMANDS = {
         "pixel_reasoner_jax.commands.evaluate",
         options.evaluate,
         several_processes=True,
+        goes_on=True,
     ),
     "compare": Command(
         "evaluations of the same items: differences with intervals, and items that flipped",
@@ -109,7 +120,7 @@ COMMANDS = {
         "what a data set holds, with the mask in colors", "pixel_reasoner_jax.commands.inspect_data", options.inspect
     ),
     "import-data": Command(
-        "released trajectories or queries to a data set",
+        "tables of trajectories or queries, one's own or released, to a data set",
         "pixel_reasoner_jax.commands.import_data",
         options.import_data,
     ),
@@ -125,44 +136,80 @@ def main(argv: Sequence[str] | None = None) -> int:
     `--debug`, anywhere among the arguments, shows the traceback of every error.
 
     Returns:
-      The exit status: 0, 2 for what the user can mend (`UserError`, or a file that the system refuses), 130 if
-      interrupted. Every other exception is a bug and is raised.
+      The exit status: 0, 2 for what the user can mend (`UserError`, a file that the system refuses, a full disk),
+      `INTERRUPTED` after Ctrl-C, `STOPPED` where a run ended for SIGTERM and the same command goes on. Every other
+      exception is a bug and is raised.
     """
+    is_program = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in argv
     argv = [argument for argument in argv if argument != DEBUG]
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch, which is not needed
-    try:
-        return _main(argv, debug)
-    except (KeyboardInterrupt, UserError, OSError) as error:
-        if debug or not _is_told_in_one_line(error):
-            raise
-        return _report(error)
+    again = _command_to_go_on(argv)
+    with Interrupts(lambda state: _say_interrupted(state, again)) as interrupts:
+        try:
+            return _main(argv, debug, again)
+        except BaseException as error:
+            if debug or not _is_told_in_one_line(error):
+                raise
+            status = _report(error, again)
+            interrupts.told = True
+            return status
+        finally:
+            if is_program and interrupts.count:
+                interrupts.keep()  # while the process ends, too
+
+
+def _command_to_go_on(argv: list[str]) -> str:
+    """The command that goes on where one with these arguments has stopped; "" for commands that begin anew."""
+    command = COMMANDS.get(argv[0]) if argv else None
+    if command is None or not command.goes_on:
+        return ""
+    rest, arguments = [], iter(argv)
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name == RESUME_FROM and name == argument:
+            next(arguments, None)
+        elif name not in (RESUME, RESUME_FROM):
+            rest.append(argument)
+    return shlex.join(["pixel-reasoner", *rest, *([RESUME] if command.resumes else [])])
 
 
 def _is_told_in_one_line(error: BaseException) -> bool:
-    """Whether an exception is no bug: an interrupt, a mistake of the user's, or an error about a file.
+    """Whether an exception is no bug: an interrupt, a mistake of the user's, or an error about a file or a disk.
 
     The system names the file; the client of an object store raises its errors about files without an errno.
     """
-    if isinstance(error, OSError) and not isinstance(error, UserError):
+    if isinstance(error, OSError) and not isinstance(error, UserError) and not storage_problem(error):
         return error.filename is not None or error.errno is None
-    return isinstance(error, KeyboardInterrupt | UserError)
+    if isinstance(error, KeyboardInterrupt | UserError | RunStopped):
+        return True
+    return isinstance(error, Exception) and storage_problem(error) is not None
 
 
-def _report(error: BaseException) -> int:
-    """Says what went wrong; returns the exit status."""
+def _say_interrupted(state: str, again: str) -> None:
+    where = f" {state}" if state else ""
+    go_on = f"; go on with: {again}" if again else ""
+    print(f"pixel-reasoner: interrupted{where}{go_on}", file=sys.stderr, flush=True)
+
+
+def _report(error: BaseException, again: str) -> int:
+    """Says what went wrong, and where it helps the command that goes on; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
-        print("pixel-reasoner: interrupted", file=sys.stderr)
-        return 130
+        _say_interrupted(str(error), again)
+        return INTERRUPTED
+    if isinstance(error, RunStopped):
+        print(f"pixel-reasoner: {error}; go on with: {again}", file=sys.stderr)
+        return STOPPED
     if _is_told_in_one_line(error):
-        print(f"pixel-reasoner: error: {error}", file=sys.stderr)
+        text = error if isinstance(error, UserError) else storage_problem(error) or error
+        print(f"pixel-reasoner: error: {text}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
     return 1
 
 
-def _main(argv: list[str], debug: bool) -> int:
+def _main(argv: list[str], debug: bool, again: str) -> int:
     argv, overrides = _split_overrides(argv)
     parser = argparse.ArgumentParser(
         "pixel-reasoner",
@@ -173,6 +220,8 @@ def _main(argv: list[str], debug: bool) -> int:
     parser.add_argument(DEBUG, action="store_true", help="show the traceback of every error")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     chosen = next((argument for argument in argv if not argument.startswith("-")), None)
+    if chosen and chosen not in COMMANDS and (close := difflib.get_close_matches(chosen, COMMANDS, n=1)):
+        parser.error(f"argument COMMAND: invalid choice: {chosen!r}; did you mean {close[0]}?")
     run: Callable[[argparse.Namespace], object] | None = None
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(
@@ -183,7 +232,8 @@ def _main(argv: list[str], debug: bool) -> int:
             allow_abbrev=False,
         )
         if name == chosen:
-            run = _configure(subparser, command, overrides, debug)
+            run = _configure(subparser, command, overrides, debug, again)
+            _check_options(subparser, argv)
     args = parser.parse_args(argv)
     if overrides and not (COMMANDS[args.command].reference or COMMANDS[args.command].about_config):
         raise ConfigError(f"{args.command} has no config: --config.{overrides[0][0]} does not apply")
@@ -191,8 +241,21 @@ def _main(argv: list[str], debug: bool) -> int:
     return 0
 
 
+def _check_options(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    """Ends with the nearest option to the first one that the command does not have, if any is near."""
+    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    known = [*options, DEBUG, "--version"]
+    for argument in argv:
+        name = argument.partition("=")[0]
+        if name == "--":
+            return
+        close = difflib.get_close_matches(name, known, n=1) if name.startswith("--") and name not in known else []
+        if close:
+            parser.error(f"unrecognized arguments: {name}; did you mean {close[0]}?")
+
+
 def _configure(
-    parser: argparse.ArgumentParser, command: Command, overrides: list[tuple[str, str]], debug: bool
+    parser: argparse.ArgumentParser, command: Command, overrides: list[tuple[str, str]], debug: bool, again: str
 ) -> Callable[[argparse.Namespace], object]:
     """Adds a command's options; returns what runs it."""
     if command.add_options is not None:
@@ -202,7 +265,7 @@ def _configure(
         def run_options(args: argparse.Namespace) -> object:
             module = importlib.import_module(command.module)
             if command.several_processes and _is_one_of_several(args):
-                return _run_joined(module, args, debug, args)
+                return _run_joined(module, args, debug, again, args)
             return _run(module, args, *more)
 
         return run_options
@@ -211,12 +274,16 @@ def _configure(
 
     def run(args: argparse.Namespace) -> object:
         config = load_config(args.config, overrides, command.reference)
+        if args.check:
+            print(f"{args.config}: every setting is in order")
+            return None
         module = importlib.import_module(command.module)
         if not command.resumes:
             return _run(module, config)
+        resume = args.resume_from or args.resume
         if not _is_one_of_several(args):
-            return _run(module, config, resume=args.resume)
-        return _run_joined(module, args, debug, config, resume=args.resume)
+            return _run(module, config, resume=resume)
+        return _run_joined(module, args, debug, again, config, resume=resume)
 
     return run
 
@@ -233,22 +300,26 @@ def _run(module: ModuleType, *args, **options) -> object:
     return module.run(*args, **options)
 
 
-def _run_joined(module: ModuleType, args: argparse.Namespace, debug: bool, *given: object, **options: object) -> object:
+def _run_joined(
+    module: ModuleType, args: argparse.Namespace, debug: bool, again: str, *given: object, **options: object
+) -> object:
     """Runs as one of several processes: where one fails, all end."""
     from pixel_reasoner_jax.parallel import join
 
     join(args.coordinator, args.processes, args.process)
     try:
         return _run(module, *given, **options)
+    except RunStopped:  # in all of them, which end in the usual way
+        raise
     except BaseException as error:
         if debug:
             traceback.print_exception(error)
-        status = _report(error)
+        status = _report(error, again)
         if status == 1:  # JAX has no one class of error for a connection that broke
-            again = " with --resume" if "resume" in options else ""
+            how = " with --resume" if "resume" in options else ""
             print(
                 "pixel-reasoner: error: this process ends, and with it the others of its run. If the error is a lost"
-                f" connection, another one failed first, and its output says why. Start all of them again{again}",
+                f" connection, another one failed first, and its output says why. Start all of them again{how}",
                 file=sys.stderr,
             )
         # Leaving in the usual way would wait for the others, which wait for this one.

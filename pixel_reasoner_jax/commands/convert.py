@@ -10,14 +10,17 @@ import argparse
 import json
 import os
 
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from pixel_reasoner_jax.arrays import CheckpointError, write_arrays
+from pixel_reasoner_jax.arrays import write_arrays
 from pixel_reasoner_jax.checkpoint import check_is_no_run
+from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.model_files import check_is_empty
 from pixel_reasoner_jax.models import Qwen2_5_VL
-from pixel_reasoner_jax.models.weights import CONVERTED
+from pixel_reasoner_jax.models.weights import CONVERTED, read_config
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 
@@ -31,21 +34,23 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
     """Writes a Hugging Face directory as a converted one.
 
     Args:
-      directory: config.json, safetensors, tokenizer and preprocessor_config.json.
-      out: made if missing.
+      directory: config.json, safetensors and tokenizer, or an adapter of a model that has them.
+      out: made if missing; must be empty.
       dtype: type the parameters are stored in.
 
     Raises:
-      CheckpointError: `out` already holds a converted model.
+      CheckpointError: `out` holds anything already.
       UserError: a file is missing or does not fit; the message names it.
     """
     out = as_path(out)
     if (out / CONVERTED).exists():
         raise CheckpointError(f"{out} already holds a converted model: choose another directory")
+    check_is_empty(out)
     check_is_no_run(directory)
-    model = Qwen2_5_VL.from_pretrained(directory, dtype)
+    config = read_config(directory).to_hf() | {"dtype": str(jnp.dtype(dtype))}
     processor = Processor.from_pretrained(directory)
-    write_text(out / "config.json", json.dumps(model.config.to_hf(), indent=2) + "\n")
+    model = Qwen2_5_VL.from_pretrained(directory, dtype)
+    write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
     processor.save_pretrained(out)
     PolicySettings.load(directory).save(out)
     write_arrays(out / CONVERTED, nnx.state(model, nnx.Param))

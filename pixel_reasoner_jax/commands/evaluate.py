@@ -21,7 +21,7 @@ from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.report.report import COLUMNS, STAGES, write_report
 from pixel_reasoner_jax.report.text import figures_table, printable
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
-from pixel_reasoner_jax.rollout.settings import load_policy
+from pixel_reasoner_jax.rollout.settings import load_policy, parameter_type
 
 SETTINGS = ("model", "dtype", "text_only", "split", "count", "world_seed", "samples", "seed", "temperature")
 
@@ -57,6 +57,16 @@ def _run_on_world(args: argparse.Namespace) -> None:
             temperature=args.temperature,
             on_progress=lambda done: progress.update(bar, completed=done),
         )
+    if evaluation.without_room == args.count:
+        raise UserError(
+            f"none of the {args.count} prompts leaves room for a response within {policy.limits.max_length} tokens, so"
+            " that there is nothing to score: raise --max-length"
+        )
+    if evaluation.failed:
+        message = (
+            f"{len(evaluation.failed)} of {args.count} queries could not be shown and count in no figure; the last:"
+        )
+        print(message, [*evaluation.failed.values()][-1], file=sys.stderr)
     if evaluation.without_room:
         message = f"{evaluation.without_room} of {args.count} prompts leave no room for a response: raise --max-length"
         print(message, file=sys.stderr)
@@ -73,7 +83,7 @@ def _run_on_world(args: argparse.Namespace) -> None:
             figures={"prior": table["prior"], name: table["policy"]},
             runs={},
             responses=side_by_side({name: evaluation}),
-            config={key: getattr(args, key) for key in SETTINGS},
+            config={key: getattr(args, key) for key in SETTINGS} | {"dtype": parameter_type(args.model, args.dtype)},
             title=f"{name} on pixel search",
         )
         print(f"report: {path}")

@@ -34,9 +34,7 @@ def run(args: argparse.Namespace) -> None:
     )
     asked = benchmarks(args, model.own)
     with Bars() as bars:
-        results = evaluate_benchmarks(
-            asked, model.policy, args.out, {"name": model.name, "hash": model.hash}, bars.update
-        )
+        results = evaluate_benchmarks(asked, model.policy, args.out, model.description, bars.update)
     if results is None:  # the first process says it
         return
     report(results["benchmarks"])

@@ -1,4 +1,4 @@
-"""`pixel-reasoner export`: a checkpoint of a run, or a converted model, to the Hugging Face form."""
+"""`pixel-reasoner export`: a checkpoint of a run, a converted model or an adapter, to the Hugging Face form."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from etils import epath
 from flax import nnx
 from jax.typing import DTypeLike
 
-from pixel_reasoner_jax.arrays import CheckpointError, array_shapes, read_arrays
+from pixel_reasoner_jax.arrays import array_shapes, read_arrays
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.config import load_saved
+from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.model_files import adapter_config, check_is_empty, model_directory
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
-from pixel_reasoner_jax.models.weights import CONVERTED, read_config
+from pixel_reasoner_jax.models.weights import CONVERTED, read_config, stored_dtype
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.training.training_run import INITIAL
@@ -41,30 +43,33 @@ def export(
     """Writes a model that `transformers` loads, with its processor and its policy settings.
 
     Args:
-      source: a run's working directory, or a converted directory.
-      out: made if missing; older weights in it are replaced.
+      source: a run's working directory, a converted directory, or an adapter's, which is merged into its model.
+      out: made if missing; must be empty.
       step: which checkpoint of the run; None for the newest.
-      dtype: type of the tensors; None keeps the run's `model.param_dtype`, and takes float32 for a converted directory.
+      dtype: type of the tensors; None keeps the run's `model.param_dtype`, the type of an adapter's model, and takes
+        float32 for a converted directory.
       max_shard_size: bytes of one file, or a string such as "5GB".
 
     Raises:
-      CheckpointError: nothing to export in `source`, a converted model in `out`, or arrays that do not fit its config.
+      CheckpointError: nothing to export in `source`, anything in `out`, or arrays that do not fit its config.
       ConfigError: the run's config is missing.
     """
-    source = as_path(source)
-    if not source.is_dir():
-        raise CheckpointError(f"{source}: no such directory")
-    if (as_path(out) / CONVERTED).is_dir():  # its arrays would be read in place of what is written here
+    source = model_directory(source)
+    if (as_path(out) / CONVERTED).is_dir():
         raise CheckpointError(f"{out} holds a converted model in {CONVERTED}/: choose another directory")
+    check_is_empty(out)
     if (source / CHECKPOINTS).is_dir():
         model, processor, settings = _from_run(source, step, dtype)
-    elif (source / CONVERTED).is_dir():
-        model = Qwen2_5_VL.from_pretrained(source, dtype or "float32")
+    elif (source / CONVERTED).is_dir() or adapter_config(source) is not None:
         processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
+        kept = "float32" if (source / CONVERTED).is_dir() else stored_dtype(source)
+        model = Qwen2_5_VL.from_pretrained(source, dtype or kept)
     elif list(source.glob("model*.safetensors")):
         raise CheckpointError(f"{source} is in the Hugging Face form already: there is nothing to export")
     else:
-        raise CheckpointError(f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/")
+        raise CheckpointError(
+            f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/, nor an adapter"
+        )
     model.save_pretrained(out, max_shard_size)
     processor.save_pretrained(out)
     settings.save(out)
@@ -84,6 +89,7 @@ def _from_run(
 
     graph, target = nnx.split(nnx.eval_shape(build))
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+        checkpoints.check(step)
         directory = checkpoints.state_directory(step)
     stored = array_shapes(directory)
 

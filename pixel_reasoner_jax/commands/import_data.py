@@ -1,4 +1,4 @@
-"""`pixel-reasoner import-data`: tables in the released form to a data set, with a report of what could not be read."""
+"""`pixel-reasoner import-data`: tables to a data set, with a report of what could not be read."""
 
 from __future__ import annotations
 
@@ -24,3 +24,5 @@ def run(args: argparse.Namespace) -> None:
     left = len(report["unreadable"])
     more = f", {left} could not be read: {as_path(args.out) / IMPORT_REPORT} names them" if left else ""
     print(f"{report['kind']} records in {args.out}: {report['written']} of {report['rows']} rows{more}")
+    if report["without_media"]:
+        print(f"{report['without_media']} of them have no image and no video")

@@ -9,6 +9,7 @@ import numpy as np
 import rich.console
 
 from data_pipeline.draft import Draft
+from data_pipeline.exchange.table_source import TableSource, open_records
 from data_pipeline.inspection.page import inspection_page
 from data_pipeline.inspection.summary import summarize
 from data_pipeline.inspection.terminal import show_legend, show_summary, show_trajectory
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--samples is {args.samples}; it cannot be negative")
     if args.html:
         check_output(args.html)
-    source = RecordSource(args.dataset)
+    source = open_records(args.dataset)
     figures = summarize(source, Processor.from_pretrained(args.model) if args.model else None)
     samples = _samples(source, args.samples, args.seed)
     if args.json:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"page: {page}")
 
 
-def _samples(source: RecordSource, count: int, seed: int) -> list[Draft]:
+def _samples(source: RecordSource | TableSource, count: int, seed: int) -> list[Draft]:
     """Trajectories drawn at random, of those that can be read."""
     if source.kind != "trajectory":
         return []

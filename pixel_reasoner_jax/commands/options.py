@@ -42,6 +42,7 @@ SOURCES = {
     "tfds": "FILE.json: any TFDS data set with boxes, and a field map",
     "pixel-search": "SPLIT of the procedural world of images",
     "pixel-search-video": "SPLIT of the world of videos",
+    "table": "FILE.jsonl, .json, .csv or .parquet: one a row, as the file of jsonl",
 }
 
 MASKS = {
@@ -49,6 +50,13 @@ MASKS = {
     "last-two-turns": "the last two turns of the assistant, as the released training does",
     "all": "all that the assistant wrote",
 }
+
+
+def _step(text: str) -> int:
+    """The step of a checkpoint."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no step of a checkpoint: it must be 1 or more")
+    return int(text)
 
 
 def experiment(parser: argparse.ArgumentParser, command: str, several_processes: bool) -> None:
@@ -68,8 +76,14 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
         default=default,
         help=f"experiment file (default: {default})" if default else f"experiment file, such as {', '.join(names)}",
     )
+    parser.add_argument("--check", action="store_true", help="check the settings and end: nothing is read or written")
     if several_processes:
-        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in config.workdir")
+        parser.add_argument(
+            "--resume", action="store_true", help="go on from the newest whole checkpoint in config.workdir"
+        )
+        parser.add_argument(
+            "--resume-from", type=_step, metavar="STEP", help="go on from that step's; later ones are set aside"
+        )
         _processes(parser)
 
 
@@ -110,6 +124,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="checkpoint directory whose budgets of pixels are taken; the released ones if not",
     )
+    parser.add_argument("--media-root", metavar="DIR", help="no image or video outside this folder is read")
     for medium in ("image", "video"):
         parser.add_argument(
             f"--{medium}-mix",
@@ -174,7 +189,9 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+    )
     parser.add_argument(
         "--out",
         metavar="PATH",
@@ -186,9 +203,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=float, help="0 is greedy (default: the protocol's, or 1 in the quickstart's world)"
     )
-    parser.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
-    )
+    _parameter_type(parser)
     parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
     parser.add_argument(
         "--max-length",
@@ -254,7 +269,9 @@ def compare(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+    )
     parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
     parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
     parser.add_argument("--question", required=True, metavar="TEXT")
@@ -267,9 +284,7 @@ def generate(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of a response, what operations return included, in place of the model's limit",
     )
-    parser.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
-    )
+    _parameter_type(parser)
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
     parser.add_argument(
         "--html",
@@ -280,25 +295,27 @@ def generate(parser: argparse.ArgumentParser) -> None:
 
 
 def convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="DIR", help="Hugging Face checkpoint directory")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the converted checkpoint; must hold none yet")
+    parser.add_argument("model", metavar="DIR", help="Hugging Face checkpoint directory, or an adapter's")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the converted checkpoint; new or empty")
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters (default: %(default)s)"
     )
 
 
 def export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="DIR", help="working directory of a run, or a converted model")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the Hugging Face directory to write")
+    parser.add_argument("source", metavar="DIR", help="working directory of a run, a converted model, or an adapter")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the Hugging Face directory to write; new or empty")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint of the run (default: the newest)")
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="type of the tensors (default: as the run trained; float32 if converted)"
+        "--dtype",
+        choices=DTYPES,
+        help="type of the tensors (default: as the run trained, or an adapter's model is; float32 if converted)",
     )
     parser.add_argument("--max-shard-size", default="5GB", help="of one file (default: %(default)s)")
 
 
 def inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
+    parser.add_argument("dataset", metavar="PATH", help="a data set of trajectories or queries, or a table of them")
     parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
     parser.add_argument("--html", metavar="FILE", help="a page with the figures and the samples")
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="trajectories shown (default: %(default)s)")
@@ -307,9 +324,13 @@ def inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def import_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tables", nargs="+", metavar="FILE", help=".json, .jsonl or .parquet, in the released form")
+    parser.add_argument("tables", nargs="+", metavar="FILE", help=".jsonl, .json, .csv or .parquet: see docs/data.md")
     parser.add_argument("--out", required=True, metavar="DIR", help="the data set to write")
-    parser.add_argument("--media-root", metavar="DIR", help="of relative paths (default: the folder of each table)")
+    parser.add_argument(
+        "--media-root",
+        metavar="DIR",
+        help="where relative paths of media start, and none leads out of (default: the folder of each table)",
+    )
     parser.add_argument("--keep-paths", action="store_true", help="store the paths of media, not their bytes")
     rules = "; ".join(f"{name}: {meaning}" for name, meaning in MASKS.items())
     parser.add_argument(
@@ -324,6 +345,15 @@ def import_data(parser: argparse.ArgumentParser) -> None:
 def export_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
     parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .parquet; media go into NAME_media/")
+
+
+def _parameter_type(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", *DTYPES),
+        help="type of the parameters; auto: as stored, and float32 on a CPU (default: %(default)s)",
+    )
 
 
 def _mix(text: str) -> dict[str, float]:

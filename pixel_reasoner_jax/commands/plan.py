@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,12 +18,15 @@ from pixel_reasoner_jax.commands.options import PRESETS
 from pixel_reasoner_jax.commands.quickstart import phase_config
 from pixel_reasoner_jax.config import SECTIONS, ConfigError, load_config
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.model_files import base_directory
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.models.weights import read_config
 from pixel_reasoner_jax.plan.chips import GIB, topology
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.programs import Programs
 from pixel_reasoner_jax.plan.search import Largest, best_mesh, largest_micro_batch, largest_slots
+from pixel_reasoner_jax.processing import Geometry
+from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
 from pixel_reasoner_jax.report.text import plain_table
 
 HEADINGS = [
@@ -60,9 +64,9 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     more = {}
     if not args.phases:
         _say("how much fits")
-        more["micro_batch_rows"] = largest_micro_batch(config, model, chips, phases[-1])
+        more["micro_batch_rows"] = largest_micro_batch(config, model, chips, phases[-1], _trying)
         if "decode" in names:
-            more["slots"] = largest_slots(config, model, chips, phases[names.index("decode")])
+            more["slots"] = largest_slots(config, model, chips, phases[names.index("decode")], _trying)
     if args.search:
         more["mesh"] = best_mesh(config, model, chips, _tried)
     print(report(phases, mesh, more))
@@ -110,6 +114,10 @@ def _mesh(mesh: dict[str, int]) -> str:
     return " ".join(f"{axis}={size}" for axis, size in mesh.items())
 
 
+def _trying(key: str, value: int) -> None:
+    _say(f"compiling with {key}={value}")
+
+
 def _tried(mesh: dict[str, int], phases: list[Phase], refused: str) -> None:
     figures = refused or ", ".join(
         f"{one.phase} {'fits' if one.fits else 'does not fit'}, {one.seconds_floor:.3g} s" for one in phases
@@ -141,15 +149,19 @@ def load_experiment(
         return phase_config(config, "rl", pathlib.Path(config.workdir), "", ""), Config.preset(preset)
     command = next((owner for owner, sections in SECTIONS.items() if any(name in config for name in sections)), "sft")
     config = load_config(path, overrides, f"{command}_qwen2_5_vl_7b")
-    return config, _sizes(config.model.directory, preset)
+    model = _sizes(config.model.directory, preset)
+    if (base_directory(config.model.directory) / "config.json").exists():
+        budgets = PreprocessorFiles.read(config.model.directory).budgets(Geometry.from_config(model.to_hf()).token_size)
+        config.processor.update(dataclasses.asdict(budgets.replaced(config.processor)))
+    return config, model
 
 
 def _sizes(directory: str, preset: str | None) -> Config:
-    file = as_path(directory) / "config.json"
+    file = base_directory(directory) / "config.json"
     if preset is not None:
         return Config.preset(preset)
     if file.exists():
-        return Config.from_hf(json.loads(file.read_text(encoding="utf-8")))
+        return read_config(directory)
     words = re.split(r"[-_/.]", str(directory).lower())
     if named := [word for word in words if word in PRESETS]:
         return Config.preset(named[-1])

@@ -34,6 +34,7 @@ from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import SINGLE as WEIGHTS
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing.sources import MediaSettings
 from pixel_reasoner_jax.report.report import COLUMNS, STAGES, write_report
 from pixel_reasoner_jax.report.text import figures_table, interval_text
 from pixel_reasoner_jax.rollout.settings import FILE as SETTINGS
@@ -206,6 +207,7 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             processor=dataclasses.asdict(lessons.BUDGETS),
             operations=dict(padding=lessons.PADDING, release=False, box_rule=None),
             mesh=dict(data=-1, fsdp=1, tensor=1),
+            media=dataclasses.asdict(MediaSettings()),
             data=dict(path=data, mixture=(), shards=0, workers=0, max_unreadable=0.0, pass_rates=(0.0, 1.0)),
         )
     )

@@ -32,9 +32,10 @@ from data_pipeline.synthesis.synthesizer import BudgetMediaLoader
 from data_pipeline.synthesis.templates import IMAGE_MIX, SAMPLED, SAMPLED_MIX, TEMPLATES, VIDEO_MIX
 from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path, is_remote, write_text
+from pixel_reasoner_jax.files import as_path, check_folder, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing.sources import MediaSettings, use_media_settings
 from pixel_reasoner_jax.report.text import plain_table, printable
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
       UserError: options that fit no synthesis, a source that cannot be read, a folder that holds another data set, an
         endpoint that cannot be used.
     """
+    check_folder(args.out)
+    use_media_settings(MediaSettings(root=args.media_root))
     sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
     prepare = _sampled if args.captioner.startswith("model:") else _written
     settings, captioner, media, endpoint = prepare(args, sources)

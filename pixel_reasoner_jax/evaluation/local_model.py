@@ -15,20 +15,20 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.parallel import is_shared, make_mesh
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Policy
-from pixel_reasoner_jax.rollout.settings import PolicySettings, check_is_model
+from pixel_reasoner_jax.rollout.settings import PolicySettings, check_is_model, parameter_type
 
 
 class LocalModel:
     """A model on this machine's devices, or with several processes on those of all of them.
 
     Args:
-      directory: of the model, ours or Hugging Face's.
-      dtype: type of the parameters.
+      directory: of the model, ours or Hugging Face's, or an adapter's.
+      dtype: type of the parameters, or "auto"; see `parameter_type`.
       mesh: sizes of the mesh's axes, see `parallel.make_mesh`.
       slots: responses in flight.
 
     Attributes:
-      name, hash: of the model.
+      description: its name, a hash of its weights, and the type that they are loaded in, for results.
       own: what it brings along for protocols.
 
     Raises:
@@ -38,17 +38,20 @@ class LocalModel:
     def __init__(
         self,
         directory: str | os.PathLike,
-        dtype: str = "float32",
+        dtype: str = "auto",
         mesh: Mapping[str, int] | None = None,
         slots: int = 64,
     ):
         check_is_model(directory)
-        self._directory, self._dtype, self._slots = directory, dtype, slots
+        self._directory, self._slots = directory, slots
         self._mesh = make_mesh(mesh or {"data": -1})
         self._processor = Processor.from_pretrained(directory)
         self.own = OwnSettings(PolicySettings.load(directory), self._processor.budgets)
-        self.name = as_path(directory).resolve().name
-        self.hash = model_hash(directory)
+        self.description = {
+            "name": as_path(directory).resolve().name,
+            "hash": model_hash(directory),
+            "dtype": parameter_type(directory, dtype),
+        }
         self._model: Qwen2_5_VL | None = None
         self._policy: Policy | None = None
 
@@ -66,7 +69,7 @@ class LocalModel:
         if self._model is None:
             # A mesh of one device would only slow compilation down.
             mesh = None if self._mesh.size == 1 and jax.process_count() == 1 else self._mesh
-            self._model = Qwen2_5_VL.from_pretrained(self._directory, dtype=self._dtype, mesh=mesh)
+            self._model = Qwen2_5_VL.from_pretrained(self._directory, dtype=self.description["dtype"], mesh=mesh)
         if self._policy is None or self._policy.processor.budgets != protocol.budgets:
             old = self._processor
             processor = Processor(old.tokenizer, old.config, old.preprocessor, protocol.budgets, old.position_rule)

@@ -14,7 +14,7 @@ from pixel_reasoner_jax.evaluation.scorers.similarity import anls
 from pixel_reasoner_jax.evaluation.tally import Tally
 from pixel_reasoner_jax.report.report import StageResponse
 from pixel_reasoner_jax.rewards import AnswerPool, extract_answer, score_trajectories
-from pixel_reasoner_jax.rollout import Policy
+from pixel_reasoner_jax.rollout import Policy, QueryError, answered
 from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
 
 BENCHMARK = "pixel_search"  # what scored records call the quickstart's world
@@ -34,6 +34,7 @@ class Evaluation:
       without_room: the number of queries whose prompt is so long that no token of a response fits.
       unchecked: the number of answers that could not be compared with their reference, and scored 0.
       skipped: the number of queries that are not valid, and are not part of the figures.
+      failed: the queries whose media were lost meanwhile, which are no part either: their ids, with the reasons.
     """
 
     tally: Tally
@@ -42,6 +43,7 @@ class Evaluation:
     without_room: int
     unchecked: int
     skipped: int
+    failed: dict[str, str]
 
     @functools.cached_property
     def figures(self) -> dict[str, float | None]:
@@ -80,7 +82,7 @@ def evaluate(
       max_unreadable: the largest share of queries that may be skipped; with 0, the first one is an error.
 
     Raises:
-      UserError: there are no queries, or too many are not valid; the message names one and says why.
+      UserError: there are no queries, too many are not valid, or none can be used; the message names one and says why.
     """
     if not len(queries):
         raise UserError("no queries to evaluate")
@@ -88,11 +90,17 @@ def evaluate(
     groups: dict[int, list[Trajectory]] = {}
     kept: dict[int, tuple[Trajectory, float]] = {}
     done = without_room = 0
+    failed: dict[str, str] = {}
+
+    def leave_out(error: QueryError) -> None:
+        failed[error.query_id] = str(error)
+        groups.pop(error.number, None)
+
     valid = ValidQueries(queries, reader or QueryReader(), max_unreadable)
     with AnswerPool() as pool:
         score = scorer or (lambda trajectories: score_trajectories(trajectories, pool))
         with policy.stream(valid, samples=samples, seed=seed, temperature=temperature) as stream:
-            for number, trajectory in stream:
+            for number, trajectory in answered(stream, leave_out):
                 group = groups.setdefault(number, [])
                 group.append(trajectory)
                 if len(group) < samples:
@@ -111,9 +119,10 @@ def evaluate(
                 if on_progress:
                     on_progress(done)
     if not done:
-        raise UserError(f"none of {len(queries)} queries can be used; the log says why")
+        reason = [*failed.values(), "the log says why"][0]
+        raise UserError(f"none of {len(queries)} queries can be used: {reason}")
     trajectories, scores = zip(*(kept[number] for number in sorted(kept)), strict=True) if kept else ((), ())
-    return Evaluation(tally, list(trajectories), list(scores), without_room, pool.unchecked, valid.skipped)
+    return Evaluation(tally, list(trajectories), list(scores), without_room, pool.unchecked, valid.skipped, failed)
 
 
 def _without_room(trajectory: Trajectory) -> bool:

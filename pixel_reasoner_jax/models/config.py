@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -147,29 +148,30 @@ class Config:
         Raises:
           ModelConfigError: another model type, or a feature this model does not implement; the message names the key.
         """
-        if config.get("model_type") != "qwen2_5_vl":
-            raise ModelConfigError(f"model_type is {config.get('model_type')!r}; only 'qwen2_5_vl' is supported")
-        text = config.get("text_config") or config
-        vision = config.get("vision_config")
+        _check_model_type(config.get("model_type"))
+        _check_quantization(config)
+        text = _section(config, "text_config") or config
+        vision = _section(config, "vision_config")
         if not vision:
             raise ModelConfigError("config has no vision_config")
         _check_supported(text, vision)
         rope = _rope(text)
-        values = {key: text[key] for key in _TEXT_KEYS if text.get(key) is not None}
-        values |= {key: config[key] for key in _ROOT_KEYS if config.get(key) is not None}
+        values = {key: config[key] for key in (*_ROOT_KEYS, *_TOKENS) if config.get(key) is not None}
+        values |= {key: text[key] for key in _TEXT_KEYS if text.get(key) is not None}
         values["tie_word_embeddings"] = bool(
             config.get("tie_word_embeddings", False) or text.get("tie_word_embeddings", False)
         )
-        if isinstance(text.get("eos_token_id"), list):
-            values["eos_token_id"] = tuple(text["eos_token_id"])
+        if "eos_token_id" in values:
+            values["eos_token_id"] = _numbers(values["eos_token_id"])
         values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
         missing = [key for key in _TEXT_REQUIRED if values.get(key) is None]
         if missing:
             raise ModelConfigError(f"config lacks {', '.join(missing)}")
+        _check_types(cls, values | rope)
         return cls(vision=_vision_from_hf(vision), **values, **rope)
 
     def to_hf(self) -> dict[str, Any]:
-        """The nested form that transformers 5 writes and loads, as JSON types."""
+        """The nested form that transformers 5 writes and loads, and transformers 4 from 4.52 on, as JSON types."""
         vision = dataclasses.asdict(self.vision)
         theta = vision.pop("rope_theta")
         vision |= {
@@ -189,6 +191,8 @@ class Config:
                 "rope_theta": self.rope_theta,
                 "mrope_section": list(self.mrope_section),
             },
+            "rope_theta": self.rope_theta,  # this and the next are what transformers 4 reads
+            "rope_scaling": {"rope_type": "default", "type": "default", "mrope_section": list(self.mrope_section)},
         }
         return {
             "architectures": ["Qwen2_5_VLForConditionalGeneration"],
@@ -207,15 +211,73 @@ _TEXT_REQUIRED = (
     "num_attention_heads",
     "num_key_value_heads",
 )
-_TEXT_KEYS = (
-    *_TEXT_REQUIRED,
-    "rms_norm_eps",
-    "max_position_embeddings",
-    "initializer_range",
-    "bos_token_id",
-    "eos_token_id",
-)
+_TOKENS = ("bos_token_id", "eos_token_id")
+_TEXT_KEYS = (*_TEXT_REQUIRED, "rms_norm_eps", "max_position_embeddings", "initializer_range", *_TOKENS)
 _ROOT_KEYS = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+_OTHERS = {  # other networks that are taken for this one
+    "qwen2_vl": "Qwen2-VL, an earlier network",
+    "qwen2_5_omni": "Qwen2.5-Omni, which hears and speaks",
+    "qwen2_5_omni_thinker": "a part of Qwen2.5-Omni",
+    "qwen3_vl": "Qwen3-VL, a later network",
+    "qwen3_vl_moe": "Qwen3-VL, a later network",
+    "qwen2": "Qwen2 or Qwen2.5, which sees no images",
+    "qwen2_moe": "Qwen2, which sees no images",
+    "qwen3": "Qwen3, which sees no images",
+    "qwen2_5_vl_text": "the decoder of a Qwen2.5-VL alone",
+    "qwen2_5_vl_vision": "the vision tower of a Qwen2.5-VL alone",
+}
+_QUANTIZED = {"awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8", "fbgemm_fp8": "FP8"}
+
+
+def _check_model_type(kind: Any) -> None:
+    if kind == "qwen2_5_vl":
+        return
+    known = _OTHERS.get(kind) if isinstance(kind, str) else None
+    what = f": this is {known}" if known else ""
+    raise ModelConfigError(
+        f"model_type is {kind!r:.40}; only 'qwen2_5_vl' is supported{what}; take a Qwen2.5-VL, such as"
+        " Qwen/Qwen2.5-VL-7B-Instruct"
+    )
+
+
+def _check_quantization(config: Mapping[str, Any]) -> None:
+    quantization = config.get("quantization_config") or (_section(config, "text_config") or {}).get(
+        "quantization_config"
+    )
+    if not quantization:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+    name = _QUANTIZED.get(method, method) if isinstance(method, str) else "a kind that it does not name"
+    raise ModelConfigError(
+        f"quantization_config: the weights are quantized ({name:.40}), and only float32, float16 and bfloat16 are"
+        " supported; take the model that it was made of, such as Qwen/Qwen2.5-VL-7B-Instruct"
+    )
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    section = config.get(key)
+    if section is not None and not isinstance(section, Mapping):
+        raise ModelConfigError(f"{key} is {section!r:.40}; it must be an object")
+    return section
+
+
+def _check_types(kind: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Checks that numbers are numbers, of the type that the fields of a dataclass have."""
+    for field in dataclasses.fields(kind):
+        if field.name not in values or field.name == "vision":
+            continue
+        value = values[field.name]
+        if field.name in ("mrope_section", "fullatt_block_indexes") or isinstance(value, tuple):
+            right = isinstance(value, tuple) and all(type(entry) is int for entry in value)
+            wanted = "whole numbers"
+        elif isinstance(field.default, float):
+            right, wanted = type(value) in (int, float) and 0 <= value < math.inf, "a number"
+        elif isinstance(field.default, bool):
+            right, wanted = type(value) is bool, "true or false"
+        else:
+            right, wanted = type(value) is int and value >= 0, "a whole number"
+        if not right:
+            raise ModelConfigError(f"{prefix}{field.name} is {value!r:.80}; it must be {wanted}")
 
 
 def _check_supported(text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
@@ -223,20 +285,32 @@ def _check_supported(text: Mapping[str, Any], vision: Mapping[str, Any]) -> None
         if (act := part.get("hidden_act", "silu")) != "silu":
             raise ModelConfigError(f"{where}hidden_act is {act!r}; only 'silu' is supported")
     layers = text.get("num_hidden_layers", 0)
-    slides = text.get("use_sliding_window") and text.get("max_window_layers", layers) < layers
-    if slides or "sliding_attention" in (text.get("layer_types") or ()):
+    whole, kinds = text.get("max_window_layers", layers), text.get("layer_types")
+    all_whole = isinstance(whole, int) and isinstance(layers, int) and whole >= layers
+    if text.get("use_sliding_window") and not all_whole or isinstance(kinds, list) and "sliding_attention" in kinds:
         raise ModelConfigError("use_sliding_window: sliding-window attention in the decoder is not supported")
 
 
 def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    rope = _section(text, "rope_parameters") or _section(text, "rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "mrope"):
         raise ModelConfigError(f"rope_parameters: rope type {kind!r} is not supported, only M-RoPE without scaling")
     return {
-        "rope_theta": float(rope.get("rope_theta", text.get("rope_theta", Config.rope_theta))),
-        "mrope_section": tuple(rope.get("mrope_section", Config.mrope_section)),
+        "rope_theta": _number(rope.get("rope_theta", text.get("rope_theta", Config.rope_theta)), "rope_theta"),
+        "mrope_section": _numbers(rope.get("mrope_section", Config.mrope_section)),
     }
+
+
+def _number(value: Any, key: str) -> float:
+    if type(value) not in (int, float):
+        raise ModelConfigError(f"{key} is {value!r:.80}; it must be a number")
+    return float(value)
+
+
+def _numbers(value: Any) -> Any:
+    """A list as a tuple; `_check_types` says what is wrong with anything else."""
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
@@ -245,8 +319,10 @@ def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
     if "in_channels" not in values and "in_chans" in vision:  # the released files' name for it
         values["in_channels"] = vision["in_chans"]
     if "fullatt_block_indexes" in values:
-        values["fullatt_block_indexes"] = tuple(values["fullatt_block_indexes"])
-    values["rope_theta"] = float((vision.get("rope_parameters") or {}).get("rope_theta", VisionConfig.rope_theta))
+        values["fullatt_block_indexes"] = _numbers(values["fullatt_block_indexes"])
+    rope = _section(vision, "rope_parameters") or {}
+    values["rope_theta"] = _number(rope.get("rope_theta", VisionConfig.rope_theta), "vision_config.rope_theta")
+    _check_types(VisionConfig, values, "vision_config.")
     return VisionConfig(**values)
 
 

@@ -103,7 +103,8 @@ class Qwen2_5_VL(nnx.Module):
         """Reads config.json and safetensors, of Hugging Face's or of ours.
 
         Args:
-          directory: holds config.json and model.safetensors, or several files and their index.
+          directory: holds config.json and model.safetensors, or several files and their index; or an adapter as PEFT
+            saves it, which is merged into the model that its adapter_config.json names.
           dtype: type of the computation, and of the parameters unless `param_dtype` is given.
           mesh: each parameter is put where `parallel.sharding` says; None: all on the default device.
           remat: see the class.

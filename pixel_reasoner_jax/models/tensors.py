@@ -16,7 +16,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pixel_reasoner_jax.arrays import CheckpointError
+from pixel_reasoner_jax.errors import CheckpointError
+from pixel_reasoner_jax.model_files import POINTER, check_is_no_pointer, read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -41,18 +42,19 @@ def open_tensors(directory: pathlib.Path, rename: Callable[[str], str]) -> dict[
     """All tensors of model.safetensors, or of several files and their index, by the names that `rename` gives them.
 
     Raises:
-      CheckpointError: files that are missing, damaged or cut short, or that do not hold what the index says.
+      CheckpointError: files that are missing, damaged or cut short, or that do not hold what the index says; weights
+        in another form.
     """
     if (directory / INDEX).exists():
-        weight_map = read_json(directory / INDEX)["weight_map"]
+        weight_map = _read_index(directory)
         files = sorted(set(weight_map.values()))
     elif (directory / SINGLE).exists():
         weight_map, files = None, [SINGLE]
     else:
-        raise CheckpointError(f"{directory} holds neither {SINGLE} nor {INDEX}")
+        raise CheckpointError(f"{directory} holds neither {SINGLE} nor {INDEX}{_other_form(directory)}")
     tensors: dict[str, StoredTensor] = {}
     for file in files:
-        for name, tensor in _open_file(directory / file).items():
+        for name, tensor in open_file(directory / file).items():
             if weight_map is not None and weight_map.get(name) != file:
                 raise CheckpointError(f"{directory / file} holds {name}, which {INDEX} does not place there")
             if rename(name) in tensors:
@@ -90,36 +92,82 @@ def write_tensors(
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Raises: CheckpointError: it cannot be read."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+def open_file(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """The tensors of one file.
 
-
-def _open_file(path: pathlib.Path) -> dict[str, StoredTensor]:
+    Raises:
+      CheckpointError: it cannot be read, is cut short, damaged or no safetensors file, or holds types other than float.
+    """
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
+            first = file.read(8)
+            check_is_no_pointer(path, first + file.read(len(POINTER) - 8))
+            start = 8 + int.from_bytes(first, "little")
             if start > size:
                 raise CheckpointError(f"{path} is cut short or no safetensors file")
+            file.seek(8)
             header = json.loads(file.read(start - 8))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} has a damaged header, or is no safetensors file")
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
         try:
-            (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
-            known = entry["dtype"] in DTYPES
+            (begin, end), shape, kind = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} has a damaged header at {name}") from error
-        if not known:
-            raise CheckpointError(f"{path}: {name} has type {entry['dtype']}; supported are {', '.join(DTYPES)}")
-        dtype = DTYPES[entry["dtype"]]
+            raise CheckpointError(f"{path} has a damaged header at {name:.80}") from error
+        if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+            raise CheckpointError(f"{path} has a damaged header at {name:.80}")
+        if not isinstance(kind, str) or kind not in DTYPES:
+            raise CheckpointError(
+                f"{path}: {name:.80} has type {kind!s:.20}; supported are {', '.join(DTYPES)}, and no quantized weights"
+            )
+        dtype = DTYPES[kind]
         if start + end > size or end - begin != math.prod(shape) * dtype.itemsize:
-            raise CheckpointError(f"{path} is cut short or damaged at {name}")
+            raise CheckpointError(f"{path} is cut short or damaged at {name:.80}")
         tensors[name] = StoredTensor(path, start + begin, dtype, shape)
     return tensors
+
+
+def _read_index(directory: pathlib.Path) -> dict[str, str]:
+    """File names by tensor, of an index whose files are all there."""
+    path = directory / INDEX
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"cannot read {path}: it has no weight_map from tensors to files")
+    files = sorted(set(weight_map.values()))
+    if outside := [file for file in files if pathlib.PurePath(file).name != file]:
+        raise CheckpointError(f"{path} names {outside[0]!r:.80}, which is no file in its folder")
+    if missing := [file for file in files if not (directory / file).exists()]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(
+            f"{directory} lacks {missing[0]:.80}{more} of the {len(files)} files that {INDEX} names: the download is"
+            " not complete; the same `hf download` again gets what is missing"
+        )
+    return weight_map
+
+
+def _other_form(directory: pathlib.Path) -> str:
+    """What a folder without the weights' files holds in their place, as the end of a message; empty if nothing known.
+
+    An object store's folder was copied without files of other forms.
+    """
+
+    def first(*patterns: str) -> str | None:
+        return next((path.name for pattern in patterns for path in sorted(directory.glob(pattern))), None)
+
+    if name := first("model-*-of-*.safetensors"):
+        return f", which says what is in {name} and the others: download it too"
+    if name := first("pytorch_model*.bin*", "*.bin", "*.pt", "*.pth"):
+        return (
+            f", but {name}: pickled weights are not read; transformers' from_pretrained and then save_pretrained make"
+            " safetensors of them"
+        )
+    if name := first("*.gguf"):
+        return f", but {name}, the form of llama.cpp, which is not read: download the model's safetensors"
+    if name := first("*.safetensors"):
+        return f", but {name}, which has none of these names"
+    return ": it has no weights in that form"

@@ -21,12 +21,14 @@ from flax import nnx
 from jax.sharding import Sharding
 from jaxtyping import Array
 
-from pixel_reasoner_jax.arrays import CheckpointError, read_arrays
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.arrays import read_arrays
+from pixel_reasoner_jax.errors import CheckpointError, UserError
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, move
+from pixel_reasoner_jax.model_files import base_directory, model_directory, read_json
 from pixel_reasoner_jax.models.config import Config, ModelConfigError
 from pixel_reasoner_jax.models.layers import ADAPTER, Adapter
-from pixel_reasoner_jax.models.tensors import INDEX, SINGLE, StoredTensor, open_tensors, read_json, write_tensors
+from pixel_reasoner_jax.models.peft import merged_tensors
+from pixel_reasoner_jax.models.tensors import DTYPES, INDEX, SINGLE, StoredTensor, open_tensors, write_tensors
 from pixel_reasoner_jax.parallel import is_main, to_host
 
 CONVERTED = "parameters"  # folder of the model's own arrays, in place of safetensors
@@ -116,27 +118,44 @@ def released_name(name: str) -> str:
 
 
 def read_config(directory: str | os.PathLike) -> Config:
-    """The configuration in a checkpoint directory.
+    """The configuration in a checkpoint directory; of an adapter's, that of the model it was trained on.
 
     Raises:
-      CheckpointError: there is no such directory, or no config.json in it.
+      MissingModelError: there is no such directory, or not that of an adapter's model.
+      CheckpointError: there is no config.json in it.
       ModelConfigError: a configuration this model does not implement.
     """
-    directory = as_path(directory)
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such directory")
-    path = directory / "config.json"
+    path = base_directory(model_directory(directory)) / "config.json"
     try:
         return Config.from_hf(read_json(path))
     except ModelConfigError as error:
         raise ModelConfigError(f"{path}: {error}") from None
 
 
+def stored_dtype(directory: str | os.PathLike) -> str:
+    """The type of a checkpoint's parameters, as its config.json says, else its embedding: "float32", "bfloat16", …
+
+    What says nothing is float32, as `convert` writes unless told otherwise.
+    """
+    base = base_directory(model_directory(directory))
+    config = read_json(base / "config.json")
+    for section in filter(None, (config, config.get("text_config"))):
+        for key in ("dtype", "torch_dtype"):
+            name = str(section.get(key)).removeprefix("torch.")
+            if name in map(str, DTYPES.values()):
+                return name
+    if (base / CONVERTED).is_dir():
+        return "float32"
+    tensors = open_tensors(fetch(base, "*.json", "*.safetensors"), released_name)
+    return str(tensors["model.embed_tokens.weight"].dtype) if "model.embed_tokens.weight" in tensors else "float32"
+
+
 def read_parameters(directory: str | os.PathLike, config: Config, abstract: nnx.State, shardings=None) -> nnx.State:
     """Fills an abstract state from a directory's safetensors, or from a converted directory.
 
     Args:
-      directory: holds model.safetensors, or several files and their index, or what `convert` made of them.
+      directory: holds model.safetensors, or several files and their index, or what `convert` made of them; or an
+        adapter, which is merged into its model's.
       config: the sizes the files must have.
       abstract: state whose values have shapes and dtypes; every value is cast to its dtype.
       shardings: state of the same structure with a sharding for each parameter; None puts all on the default device.
@@ -144,8 +163,14 @@ def read_parameters(directory: str | os.PathLike, config: Config, abstract: nnx.
     Raises:
       CheckpointError: a tensor is missing, unknown, misshapen, of another kind than float, or a file is cut short.
     """
-    converted = as_path(directory) / CONVERTED
+    base = base_directory(directory)
+    converted = base / CONVERTED
     if converted.is_dir():
+        if base != as_path(directory):
+            raise CheckpointError(
+                f"{base}, which the adapter in {directory} was trained on, is a converted model: name the Hugging Face"
+                " form of it"
+            )
         return read_arrays(converted, abstract, shardings)
     return nnx.from_flat_state(list(stream_parameters(directory, config, abstract, shardings)))
 
@@ -160,7 +185,10 @@ def stream_parameters(
     what its devices hold.
     """
     table = tensor_targets(config)
-    tensors = open_tensors(fetch(directory, "*.json", "*.safetensors"), released_name)
+    base = base_directory(directory)
+    tensors = open_tensors(fetch(base, "*.json", "*.safetensors"), released_name)
+    if base != as_path(directory):
+        tensors = merged_tensors(fetch(directory, "*.json", "*.safetensors"), tensors, released_name)
     _check(table, tensors, directory)
     stored: dict[tuple[str, ...], list[tuple[TensorTarget, StoredTensor]]] = {}
     for name, target in table.items():
@@ -197,7 +225,7 @@ def write_parameters(
         total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
         weight_map = {name: file for file, names in shards.items() for name in names}
         dtype = str(parameters["language", "embedding"].dtype)
-        _write_json(scratch / "config.json", config.to_hf() | {"dtype": dtype})
+        _write_json(scratch / "config.json", config.to_hf() | {"dtype": dtype, "torch_dtype": dtype})
         if len(shards) > 1:
             _write_json(scratch / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
         for file, names in shards.items():
@@ -335,13 +363,31 @@ def _check(table: dict[str, TensorTarget], tensors: dict[str, StoredTensor], dir
             raise CheckpointError(f"{directory} {kind} tensors {', '.join(sorted(names)[:8])}{more}")
     for name, target in table.items():
         if tensors[name].shape != target.shape:
+            _check_vocabulary(name, tensors[name].shape, target.shape, directory)
             raise CheckpointError(
                 f"{directory}: {name} has shape {list(tensors[name].shape)}, config.json makes it {list(target.shape)}"
             )
+
+
+def _check_vocabulary(name: str, shape: tuple[int, ...], expected: tuple[int, ...], directory) -> None:
+    """Says of an embedding or head of other rows than config.json says what it is."""
+    if name in ("model.embed_tokens.weight", "lm_head.weight") and shape[1:] == expected[1:]:
+        raise CheckpointError(
+            f"{directory}: {name} has shape {list(shape)}, config.json makes it {list(expected)}: the embeddings were"
+            f" resized after config.json was written; where vocab_size is {expected[0]} in it, write {shape[0]}"
+        )
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-__all__ = ["CheckpointError", "tensor_targets", "read_config", "read_parameters", "released_name", "write_parameters"]
+__all__ = [
+    "CheckpointError",
+    "tensor_targets",
+    "read_config",
+    "stored_dtype",
+    "read_parameters",
+    "released_name",
+    "write_parameters",
+]

@@ -89,7 +89,7 @@ class Programs:
         if "rollout" in config:
             rl.check_lengths(config)
         self._geometry = Geometry.from_config(model.to_hf())
-        self._budgets = Budgets(**config.processor)
+        self._budgets = Budgets().replaced(config.processor)
         self._model = _abstract_model(config, model, self.mesh)
         graph, params = nnx.split(self._model)
         self._params = self._with_shardings(params)

@@ -67,12 +67,27 @@ def sizes(limit: int) -> list[int]:
     return found
 
 
-def largest_micro_batch(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> Largest:
-    """The largest `config.train.micro_batch_rows` for the update that was measured as `present`."""
+def _silent(key: str, value: int) -> None:
+    """Says nothing of what is tried."""
+
+
+def largest_micro_batch(
+    config: ConfigDict,
+    model: Config,
+    topology: Topology,
+    present: Phase,
+    progress: Callable[[str, int], None] = _silent,
+) -> Largest:
+    """The largest `config.train.micro_batch_rows` for the update that was measured as `present`.
+
+    Args:
+      progress: is called with the setting's key and a size, before that size is compiled.
+    """
     rows = config.train.micro_batch_rows
     parts = Programs(config, model, topology.devices).rows // rows
 
     def measured(rows: int) -> Phase:
+        progress("train.micro_batch_rows", rows)
         return _measure(config, model, topology, present.phase, "train.micro_batch_rows", rows)
 
     useful = -(-config.train.batch_size // parts)
@@ -80,10 +95,21 @@ def largest_micro_batch(config: ConfigDict, model: Config, topology: Topology, p
     return Largest(found, "which a whole batch takes" if found >= useful else "")
 
 
-def largest_slots(config: ConfigDict, model: Config, topology: Topology, present: Phase) -> Largest:
-    """The largest `config.rollout.slots` for the phase that was measured as `present`, decoding."""
+def largest_slots(
+    config: ConfigDict,
+    model: Config,
+    topology: Topology,
+    present: Phase,
+    progress: Callable[[str, int], None] = _silent,
+) -> Largest:
+    """The largest `config.rollout.slots` for the phase that was measured as `present`, decoding.
+
+    Args:
+      progress: see `largest_micro_batch`.
+    """
 
     def measured(slots: int) -> Phase:
+        progress("rollout.slots", slots)
         return _measure(config, model, topology, present.phase, "rollout.slots", slots)
 
     slots = bucket(config.rollout.slots)

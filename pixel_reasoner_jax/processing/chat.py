@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tokenizers
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.processing.items import SOURCE_KEYS
 from pixel_reasoner_jax.processing.media import Media
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
@@ -76,7 +77,7 @@ class ChatRenderer:
     """Turns messages into tokens.
 
     A message is a mapping of `role` and `content`. The content is a string or a list of items, each with `text` (and an
-    optional `train`, by default true for the assistant and false for others), `image` or `video`.
+    optional `train`, by default true for the assistant and false for others), `image` or `video`; see `content_items`.
 
     Args:
       tokenizer: a `tokenizers.Tokenizer` with Qwen's special tokens; it is copied.
@@ -120,7 +121,7 @@ class ChatRenderer:
         """
         role = message.get("role")
         if role not in ROLES:
-            raise UserError(f"{place}: role is {role!r}; it is one of {', '.join(ROLES)}")
+            raise UserError(f"{place}: role is {shown(role)}; it is one of {', '.join(ROLES)}")
         writer = _Writer(self._encode)
         writer.special(self.ids.im_start)
         writer.text(f"{role}\n", False)
@@ -200,6 +201,9 @@ class _Writer:
 def content_items(message: Message, place: str = "message") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Iterates over the content of a message as (kind, item); the kind is "text", "image" or "video".
 
+    The medium of an item lies under its kind, whatever key the message has it under: `image`, `image_url`, or, in an
+    item with a `type`, `path`, `url`, `base64` or `bytes`. It is given as it is written; `items.media_source` reads it.
+
     Raises:
       UserError: content of another form; the message names the item.
     """
@@ -207,16 +211,28 @@ def content_items(message: Message, place: str = "message") -> Iterator[tuple[st
     if isinstance(content, str):
         yield "text", {"text": content}
         return
-    if not isinstance(content, Sequence):
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise UserError(f"{place}: content is {type(content).__name__}; it is a string or a list of items")
     for number, item in enumerate(content):
         if not isinstance(item, Mapping):
             raise UserError(f"{place}, item {number}: {type(item).__name__}; it is a mapping of text, image or video")
-        # Rows of a table hold every key, the unused ones as None.
-        present = [kind for kind in ("text", "image", "video") if item.get(kind) is not None]
-        kind = item.get("type") or (present[0] if len(present) == 1 else None)
-        if kind not in present:
-            raise UserError(f"{place}, item {number}: type {kind!r} with {present or 'no text, image or video'}")
-        if kind == "text" and not isinstance(item["text"], str):
-            raise UserError(f"{place}, item {number}: text is {type(item['text']).__name__}; it is a string")
-        yield kind, item
+        yield _item(item, f"{place}, item {number}")
+
+
+def _item(item: Mapping[str, Any], place: str) -> tuple[str, Mapping[str, Any]]:
+    # Rows of a table hold every key, the unused ones as None.
+    names = {"text": "text", "image": "image", "image_url": "image", "video": "video", "video_url": "video"}
+    present = [name for name in names if item.get(name) is not None]
+    of_any = {key: item[key] for key in SOURCE_KEYS if item.get(key) is not None}
+    name = item.get("type") or (present[0] if len(present) == 1 else None)
+    kind = names.get(name) if isinstance(name, str) else None
+    given = [one for one in present if names[one] == kind]
+    if kind is None or len(given) > 1 or (not given and (kind == "text" or not of_any)):
+        what = ", ".join([*present, *of_any]) or "no text, image or video"
+        raise UserError(f"{place}: type {shown(name)} with {what}")
+    if kind == "text":
+        if not isinstance(item["text"], str):
+            raise UserError(f"{place}: text is {type(item['text']).__name__}; it is a string")
+        return kind, item
+    source = item[given[0]] if given else of_any
+    return kind, item if source is item.get(kind) else {**item, kind: source}

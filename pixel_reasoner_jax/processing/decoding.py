@@ -2,54 +2,65 @@
 
 from __future__ import annotations
 
-import contextlib
+import bisect
 import functools
 import hashlib
-import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path, is_remote
+from pixel_reasoner_jax.processing.pixels import PixelError, PixelGate, upright_rgb
+from pixel_reasoner_jax.processing.sources import MediaError, describe, media_settings, open_media, open_video
+from pixel_reasoner_jax.video.index import REENCODE, Frame, VideoError, VideoIndex
+from pixel_reasoner_jax.video.pool import decoders
 
-MAX_PIXELS = 80_000_000
-"""An image with more pixels is refused before it is decoded: a small file can hold gigabytes of them."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "PPM",
+    "TIFF",
+    *({"AVIF"} & set(Image.registered_extensions().values())),
+)
 """The formats that are decoded. Formats that contain programs, such as EPS, are not among them."""
 
-_ORIENTATION = 0x0112  # EXIF
+_GATE = PixelGate()
+_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 _hasher = functools.partial(hashlib.blake2b, digest_size=16)
 
 
-class MediaError(UserError):
-    """An image or video that cannot be used; the message names it."""
-
-
-def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int | None = None) -> Image.Image:
     """Decodes an image as RGB; see `loading.load_image`."""
     name = describe(source)
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(source, name, max_pixels)
-        with Image.open(_file(source), formats=FORMATS) as image:
+        with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
             return _to_rgb(image, name, max_pixels)
-    except FileNotFoundError:
-        raise MediaError(f"{name}: no such file") from None
     except UnidentifiedImageError:
         raise MediaError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from None
     except MediaError:
         raise
+    except Image.DecompressionBombError:
+        raise MediaError(f"{name}: has far more pixels than the limit of {media_settings().max_pixels:,}") from None
+    except PixelError as error:
+        raise MediaError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise errors of many classes for broken files; none of them names the file
-        raise MediaError(f"{name}: the image cannot be decoded ({type(error).__name__}: {error})") from error
+        if "truncated" in str(error) or isinstance(error, EOFError):
+            raise MediaError(
+                f"{name}: the image cannot be decoded: it is truncated; copy it anew, or take it as it is with"
+                " config.media.truncated=True"
+            ) from error
+        raise MediaError(f"{name}: the image cannot be decoded: it is damaged; copy it anew") from error
 
 
 class VideoFile:
-    """A video file that is open for reading (with decord); frames are decoded one by one.
+    """A video file that is open for reading; frames are decoded in a child process, see `video.pool`.
 
     Args:
       source: a path, or the bytes of a file.
@@ -58,50 +69,56 @@ class VideoFile:
       name: names the video in error messages.
       total: number of frames.
       fps: frames in a second.
+      size: (width, height) of its frames.
 
     Raises:
-      MediaError: the file cannot be read, has no frames, or its frames are larger than `MAX_PIXELS`.
+      MediaError: the file cannot be read, is no video, has no frames, or its frames are larger than
+        `MediaSettings.max_pixels`.
     """
 
     def __init__(self, source: str | os.PathLike | bytes):
-        import decord  # a shared library of some size, needed for video files alone
-
         self.name = describe(source)
-        with self._errors_named():
-            if not isinstance(source, bytes) and not as_path(source).is_file():
-                raise MediaError(f"{self.name}: no such file")
-            self._reader = decord.VideoReader(_file(source))
-            self.total = len(self._reader)
-            if self.total == 0:
-                raise MediaError(f"{self.name}: the video has no frames")
-            height, width = self._reader[0].shape[:2]
-            self.fps = float(self._reader.get_avg_fps())
-        if height * width > MAX_PIXELS:
-            raise MediaError(
-                f"{self.name}: frames of {width}x{height} pixels are more than the limit of {MAX_PIXELS:,}"
+        self._file = open_video(source)
+        settings = media_settings()
+        try:
+            self._index: VideoIndex = decoders(int(settings.video_memory * 2**30)).index(
+                self._file.fileno(), settings.max_pixels, settings.video_seconds
             )
-        if not 0 < self.fps < float("inf"):
-            raise MediaError(f"{self.name}: the video's frame rate is {self.fps}")
+        except VideoError as error:
+            raise MediaError(f"{self.name}: the video {error}") from None
+        self.total, self.fps, self.size = len(self._index.times), self._index.rate, self._index.size
 
     def frame(self, index: int) -> Image.Image:
         """The RGB frame with this index, from 0."""
-        with self._errors_named():
-            return Image.fromarray(self._reader[index].asnumpy())
+        [frame] = self.frames([index])
+        return frame
 
-    def times(self, indices: list[int]) -> tuple[float, ...]:
-        """The times of frames, in seconds from the start of the video."""
-        with self._errors_named():
-            return tuple(map(float, self._reader.get_frame_timestamp(indices)[:, 0]))
+    def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        """The RGB frames with these indices, which ascend; all but the one that was yielded last are still to decode.
 
-    @contextlib.contextmanager
-    def _errors_named(self) -> Iterator[None]:
+        Raises:
+          MediaError: one cannot be decoded.
+        """
+        settings = media_settings()
+        wanted = [(index, self._index.times[index], self._key_before(self._index.times[index])) for index in indices]
+        pool = decoders(int(settings.video_memory * 2**30))
         try:
-            yield
-        except MediaError:
-            raise
-        except Exception as error:  # decord raises its own class and RuntimeError alike
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise MediaError(f"{self.name}: the video cannot be decoded or has no frames ({reason})") from error
+            for raw in pool.read(self._file.fileno(), wanted, settings.max_pixels, settings.video_seconds):
+                frame = _upright(raw)
+                if frame.size != self.size:
+                    raise MediaError(f"{self.name}: the video changes its size: {REENCODE}")
+                yield frame
+        except VideoError as error:
+            raise MediaError(f"{self.name}: the video {error}") from None
+
+    def times(self, indices: Sequence[int]) -> tuple[float, ...]:
+        """The times of frames, in seconds from the first one."""
+        times, tick = self._index.times, self._index.tick
+        return tuple((times[index] - times[0]) * tick for index in indices)
+
+    def _key_before(self, time: int) -> int | None:
+        keys = self._index.keys
+        return keys[max(bisect.bisect_right(keys, time) - 1, 0)] if keys else None
 
 
 def file_digest(source: str | os.PathLike | bytes) -> str:
@@ -112,20 +129,11 @@ def file_digest(source: str | os.PathLike | bytes) -> str:
     """
     if isinstance(source, bytes):
         return digest(source)
-    try:
-        with as_path(source).open("rb") as file:
+    with open_media(source) as file:
+        try:
             return hashlib.file_digest(file, _hasher).hexdigest()
-    except FileNotFoundError:
-        raise MediaError(f"{describe(source)}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{describe(source)}: cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _file(source: str | os.PathLike | bytes) -> str | io.BytesIO:
-    """The source as decoders open it: a local path, or a file in memory for bytes and object stores."""
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    return io.BytesIO(as_path(source).read_bytes()) if is_remote(source) else os.fspath(source)
+        except OSError as error:
+            raise MediaError(f"{describe(source)}: cannot be read ({error.strerror})") from error
 
 
 def digest(data: bytes) -> str:
@@ -148,33 +156,20 @@ def sample_video(total: int, fps: float, count: int, rate: float) -> list[int]:
     return sample_indices(total, min(count, max(1, round(total / fps * rate))) if rate else count)
 
 
-def describe(source: object) -> str:
-    """A name for error messages: the path where there is one."""
-    if isinstance(source, bytes):
-        return f"<{len(source)} bytes>"
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or f"<PIL image {source.mode} {source.width}x{source.height}>"
-    return str(source)
-
-
-def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    if image.width * image.height > max_pixels:
-        raise MediaError(f"{name}: {image.width}x{image.height} pixels are more than the limit of {max_pixels:,}")
-    if image.width < 1 or image.height < 1:
+def _to_rgb(image: Image.Image, name: str, max_pixels: int | None) -> Image.Image:
+    most, pixels = media_settings().max_pixels, image.width * image.height
+    limit = most if max_pixels is None else max_pixels
+    if pixels > limit:
+        raise MediaError(f"{name}: {image.width}x{image.height} pixels are more than the limit of {limit:,}")
+    if pixels < 1:
         raise MediaError(f"{name}: the image has no pixels")
-    image.load()
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # PIL's own conversion would clip at 255
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise MediaError(f"{name}: grey values beyond 16 bits are not supported")
-        # Mode "I", unlike "I;16", does not tell the number of bits: if all values fit into 8 bits, these are assumed.
-        unit = 1 if image.mode == "I" and values.max() <= 0xFF else 257
-        image = Image.fromarray((values.astype(np.uint32) // unit).astype(np.uint8))
-    if image.mode == "F":
-        raise MediaError(f"{name}: floating-point pixels are not supported")
-    if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    with _GATE.room(pixels, most):
+        image.load()
+        return upright_rgb(image)
+
+
+def _upright(raw: Frame) -> Image.Image:
+    """A frame as it is to be shown."""
+    frame = Image.frombuffer("RGB", raw.size, raw.pixels, "raw", "RGB", 0, 1)
+    turn = _TURNS.get(round(raw.rotation / 90) * 90 % 360)
+    return frame if turn is None else frame.transpose(turn)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 
 MAX_ASPECT_RATIO = 200
 """Images longer than this many times their width are refused, as Qwen2-VL's processor does."""
@@ -33,13 +33,24 @@ class Geometry:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Geometry:
-        """Reads a model's config.json; a missing entry keeps Qwen2.5-VL's value."""
-        vision = dict(config.get("vision_config") or {})
+        """Reads a model's config.json; a missing entry keeps Qwen2.5-VL's value.
+
+        Raises:
+          UserError: an entry that is no size.
+        """
+        vision = config.get("vision_config") or {}
+        if not isinstance(vision, Mapping):
+            raise UserError(f"vision_config is {vision!r:.40}; it must be an object")
+        vision = dict(vision)
         vision["merge_size"] = vision.pop("spatial_merge_size", cls.merge_size)
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in vision.items() if name in names})
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise UserError(f"vision_config has {field.name} {value!r:.40}; it must be a whole number above 0")
         if self.window_size % self.token_size:
             raise UserError(
                 f"window_size {self.window_size} is not a multiple of patch_size {self.patch_size}"
@@ -71,7 +82,7 @@ class Geometry:
 class Budgets:
     """How many tokens (28x28 pixels each in Qwen2.5-VL) an image may have: (least, most) for every kind of image.
 
-    The defaults of image, crop and frame are those the released model was trained with; its evaluation used
+    The defaults of image, crop and frame are those the released Pixel Reasoner was trained with; its evaluation used
     (256, 8000), (256, 5120) and (256, 5120). Leave some slack between least and most, since sides are rounded to
     tokens.
 
@@ -96,22 +107,27 @@ class Budgets:
 
     def __post_init__(self):
         for kind in self.KINDS:
-            budget = tuple(getattr(self, kind))
+            budget = getattr(self, kind)
+            budget = tuple(budget) if isinstance(budget, list | tuple) else (budget,)
             if len(budget) != 2 or not all(isinstance(number, int) for number in budget):
                 raise UserError(f"budget of {kind} is {budget}; it needs two whole numbers, such as (4, 2000)")
             least, most = budget
             if not 1 <= least <= most:
                 raise UserError(f"budget of {kind} is {(least, most)}; it needs 1 <= least <= most tokens")
             object.__setattr__(self, kind, budget)
-        if self.video_frames < 1:
-            raise UserError(f"video_frames must be at least 1, got {self.video_frames}")
-        if self.video_rate < 0:
-            raise UserError(f"video_rate must not be negative, got {self.video_rate}")
+        if not isinstance(self.video_frames, int) or self.video_frames < 1:
+            raise UserError(f"video_frames must be a whole number, at least 1, got {self.video_frames!r:.40}")
+        if not isinstance(self.video_rate, int | float) or not 0 <= self.video_rate < math.inf:
+            raise UserError(f"video_rate must be a number and not negative, got {self.video_rate!r:.40}")
+
+    def replaced(self, given: Mapping[str, Any]) -> Budgets:
+        """Those `given` by their names, and for those that are None or not given these."""
+        return dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
 
     def of(self, kind: str) -> tuple[int, int]:
         """(least, most) tokens of a kind of image."""
         if kind not in self.KINDS:
-            raise UserError(f"unknown kind of image {kind!r}; it is one of {', '.join(self.KINDS)}")
+            raise UserError(f"unknown kind of image {shown(kind)}; it is one of {', '.join(self.KINDS)}")
         return getattr(self, kind)
 
 
@@ -132,21 +148,28 @@ def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int
     Raises:
       UserError: an aspect ratio above 200.
     """
+    least, most = budget
+    return resize_within(size, (least * token_size**2, most * token_size**2), token_size)
+
+
+def resize_within(size: tuple[int, int], pixels: tuple[int, int], token_size: int = 28) -> tuple[int, int]:
+    """As `smart_resize`, with (least, most) pixels after resizing in place of tokens."""
     width, height = size
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise UserError(f"an image of {width}x{height} pixels is more than {MAX_ASPECT_RATIO} times as long as wide")
-    least, most = budget
+    least, most = pixels
+    area = token_size**2
     columns, rows = round(width / token_size), round(height / token_size)
     # Operations are in transformers' order: another order rounds otherwise, and floor and ceil could then differ by 1.
-    if columns * rows > most:
-        shrink = math.sqrt((height * width) / (most * token_size**2))
+    if columns * rows * area > most:
+        shrink = math.sqrt((height * width) / most)
         columns, rows = (max(1, math.floor(side / shrink / token_size)) for side in size)
-    elif columns * rows < least:
-        grow = math.sqrt(least * token_size**2 / (height * width))
+    elif columns * rows * area < least:
+        grow = math.sqrt(least / (height * width))
         columns, rows = (math.ceil(side * grow / token_size) for side in size)
-    if columns * rows > most:
+    if columns * rows * area > most:
         if columns >= rows:
-            columns = max(1, most // rows)
+            columns = max(1, most // (rows * area))
         else:
-            rows = max(1, most // columns)
+            rows = max(1, most // (columns * area))
     return columns * token_size, rows * token_size

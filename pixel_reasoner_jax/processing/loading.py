@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from pixel_reasoner_jax.processing.decoding import MAX_PIXELS, VideoFile, decode_image, sample_video
-from pixel_reasoner_jax.processing.pictures import Picture, Video, sample_frames
+from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image, sample_video
+from pixel_reasoner_jax.processing.pictures import Picture, Video, sample_frames, sampling_rate
 
 ImageSource = str | os.PathLike | bytes | Image.Image | Picture
 
 
-def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: ImageSource, max_pixels: int | None = None) -> Image.Image:
     """Reads an image as RGB: upright (EXIF orientation applied), on white where it is transparent, 8 bits a channel.
 
     Args:
       source: a path, the bytes of a file, a PIL image (returned as it is when it needs no change) or a `Picture`.
-      max_pixels: the largest width times height that is decoded.
+      max_pixels: the largest width times height that is decoded; None for `MediaSettings.max_pixels`.
 
     Raises:
       MediaError: the image cannot be read, is truncated, too large, or of an unknown pixel format.
@@ -35,10 +35,11 @@ def load_video(
     """Samples frames evenly over a video; takes all frames if it has fewer than asked for.
 
     Args:
-      source: a file (read with decord), its bytes, or a list of frames, each as `load_image` takes it; a `Video` is
+      source: a file, its bytes, or a list of frames, each as `load_image` takes it; a `Video` is
         returned as it is.
       count: frames to take.
-      fps: for a list, the number of its frames in a second; 2 unless given. A file tells its frame rate itself.
+      fps: for a list, the number of its frames in a second; 2 unless given. A file tells its frame rate itself: for
+        one, the frames to take in a second, in place of `rate`.
       rate: frames to take in a second of video, `count` at most; 0: `count`, however long the video is.
 
     Raises:
@@ -49,5 +50,5 @@ def load_video(
     if not isinstance(source, str | os.PathLike | bytes):
         return sample_frames(source, count, fps, load_image, rate)
     file = VideoFile(source)
-    chosen = sample_video(file.total, file.fps, count, rate)
-    return Video([file.frame(index) for index in chosen], file.times(chosen), file.fps * len(chosen) / file.total)
+    chosen = sample_video(file.total, file.fps, count, sampling_rate(file.name, fps, rate))
+    return Video(list(file.frames(chosen)), file.times(chosen), file.fps * len(chosen) / file.total)

@@ -11,23 +11,16 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.processing.decoding import (
-    MediaError,
-    VideoFile,
-    decode_image,
-    describe,
-    digest,
-    file_digest,
-    sample_video,
-)
+from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image, digest, file_digest, sample_video
+from pixel_reasoner_jax.processing.sources import MediaError, describe
 
 Box = tuple[int, int, int, int]
 
@@ -219,21 +212,26 @@ class PictureStore:
         """Samples a video as `loading.load_video` does; the frames are pictures.
 
         Args:
-          source: a file, its bytes, a list of frames, each as `open` takes it, or a loaded `Video`.
+          source: a file, its bytes, a list of frames, each as `open` takes it, or a loaded `Video`, of whose frames as
+            many are taken as of a file's.
           count: frames to take.
-          fps: for a list, the number of its frames in a second.
+          fps: for a list, the number of its frames in a second; for a file, the frames to take in a second, in place of
+            `rate`.
           rate: frames to take in a second of video, `count` at most; 0: `count`.
 
         Raises:
           MediaError: it cannot be read.
         """
         if isinstance(source, Video):
-            return dataclasses.replace(source, frames=[self.open(frame) for frame in source.frames])
+            chosen = sample_video(len(source.frames), source.fps, count, rate)
+            frames, times = ([values[index] for index in chosen] for values in (source.frames, source.times))
+            return Video([*map(self.open, frames)], tuple(times), source.fps * len(chosen) / len(source.frames))
         if not isinstance(source, str | os.PathLike | bytes):
             return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)
-        chosen = sample_video(file.total, file.fps, count, rate)
-        frames = [self._open_frame(source, content, file, index) for index in chosen]
+        chosen = sample_video(file.total, file.fps, count, sampling_rate(file.name, fps, rate))
+        self._make_all({f"{content}#{index}": index for index in chosen}, file.frames)
+        frames = [self._frame(source, content, file, index) for index in chosen]
         return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
 
     def resize(self, picture: Picture, size: tuple[int, int]) -> Picture:
@@ -280,12 +278,10 @@ class PictureStore:
         self._get(key, {key}, lambda: image)
         return self._original(key, describe(source), image.size, lambda: decode_image(source))
 
-    def _open_frame(self, source: str | os.PathLike | bytes, content: str, file: VideoFile, index: int) -> Picture:
-        key = f"{content}#{index}"
-        image = self._get(key, {key}, lambda: file.frame(index))
-        # A later reading opens the file again: one that stayed open would hold buffers.
+    def _frame(self, source: str | os.PathLike | bytes, content: str, file: VideoFile, index: int) -> Picture:
+        # A later reading opens the file again: one that stayed open would hold its bytes.
         read = functools.partial(_unchanged, source, content, lambda source: VideoFile(source).frame(index))
-        return self._original(key, f"{file.name}, frame {index + 1}", image.size, read)
+        return self._original(f"{content}#{index}", f"{file.name}, frame {index + 1}", file.size, read)
 
     def _original(self, key: str, name: str, size: tuple[int, int], read: Callable[[], Image.Image]) -> Picture:
         return Original(self, key, name, size, lambda: self._get(key, {key}, read)).picture()
@@ -304,15 +300,41 @@ class PictureStore:
         try:
             value = make()
         except BaseException as error:
-            with self._lock:
-                del self._making[key]
-            making.set_exception(error)
+            self._give_up([key], error)
             raise
+        return self._finish(key, made_of, value)
+
+    def _make_all(self, keys: Mapping[str, int], make: Callable[[list[int]], Iterator[Image.Image]]) -> None:
+        """Sees to it that images are or were kept, as `_get` does: `make` makes at once those that no thread does."""
         with self._lock:
-            del self._making[key]
+            for key in keys.keys() & self._held.keys():
+                self._held.move_to_end(key)
+            others = [self._making[key] for key in keys if key in self._making]
+            own = {key: index for key, index in keys.items() if key not in self._held and key not in self._making}
+            self._making |= {key: Future() for key in own}
+        left = list(own)
+        try:
+            for key, image in zip(own, make(list(own.values())) if own else (), strict=True):
+                self._finish(key, {key}, image)
+                left.remove(key)
+        except BaseException as error:
+            self._give_up(left, error)
+            raise
+        for making in others:
+            making.result()
+
+    def _finish(self, key: Hashable, made_of: set[str], value: Any) -> Any:
+        with self._lock:
+            making = self._making.pop(key)
             self._keep(key, _Held(value, _bytes(value), frozenset(made_of)))
         making.set_result(value)
         return value
+
+    def _give_up(self, keys: Sequence[Hashable], error: BaseException) -> None:
+        with self._lock:
+            futures = [self._making.pop(key) for key in keys]
+        for making in futures:
+            making.set_exception(error)
 
     def _keep(self, key: Hashable, new: _Held) -> None:
         if new.bytes > self.max_bytes:
@@ -335,8 +357,10 @@ def sample_frames(
       load: turns each frame that is taken into an image with a `size`.
 
     Raises:
-      MediaError: there are no frames, frames of different sizes, or `fps` is not positive.
+      MediaError: it is no list, there are no frames, frames of different sizes, or `fps` is not positive.
     """
+    if not isinstance(source, Sequence):
+        raise MediaError(f"a video is a path, bytes or a list of frames, not {shown(source)}")
     if not len(source):
         raise MediaError("video given as a list: it has no frames")
     fps = LIST_FPS if fps is None else float(fps)
@@ -351,6 +375,19 @@ def sample_frames(
                 f" the first one {frames[0].width}x{frames[0].height}"
             )
     return Video(frames, tuple(index / fps for index in chosen), fps * len(chosen) / len(source))
+
+
+def sampling_rate(name: str, fps: float | None, rate: float) -> float:
+    """The frames to take in a second of the video file `name`: `fps` if it is given, else `rate`.
+
+    Raises:
+      MediaError: `fps` is not positive.
+    """
+    if fps is None:
+        return rate
+    if not 0 < fps < float("inf"):
+        raise MediaError(f"{name}: fps must be positive, got {fps}")
+    return float(fps)
 
 
 def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:

@@ -14,21 +14,24 @@ import transformers
 from PIL import Image
 
 from pixel_reasoner_jax.config_values import EARLIER_POSITION_RULE
-from pixel_reasoner_jax.errors import MissingFileError, UserError
-from pixel_reasoner_jax.files import as_path, fetch, output_directory
+from pixel_reasoner_jax.errors import MissingModelError, UserError, shown
+from pixel_reasoner_jax.files import as_path, output_directory
+from pixel_reasoner_jax.model_files import find_file, model_directory, read_json
 from pixel_reasoner_jax.processing.chat import DEFAULT_SYSTEM, ChatRenderer, Message, Rendered, content_items
-from pixel_reasoner_jax.processing.decoding import MediaError, describe
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry, smart_resize
+from pixel_reasoner_jax.processing.items import MAX_VIDEO_TOKENS, ItemSizes, media_source
 from pixel_reasoner_jax.processing.layout import vision_layout
 from pixel_reasoner_jax.processing.loading import ImageSource, load_image, load_video
 from pixel_reasoner_jax.processing.media import Media, normalization_table, process_image, process_video
 from pixel_reasoner_jax.processing.pictures import Picture, Video
 from pixel_reasoner_jax.processing.positions import check_rule, mrope_positions
+from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles, preprocessor_files
+from pixel_reasoner_jax.processing.sources import MediaError, describe
+from pixel_reasoner_jax.processing.tokenizer_files import read_tokenizer
 
 Conversation = Sequence[Message]
 
-TOKENIZER_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
-
+GENERATION_FILE = "generation_config.json"
 MAX_POSITION = 2**24
 """A video that lasts longer than so many positions is refused: rotary angles, in float32, would no longer be exact."""
 
@@ -42,9 +45,11 @@ class Processor:
       preprocessor: preprocessor_config.json; `image_mean` and `image_std` are read from it.
       budgets: tokens for every kind of image.
       position_rule: where positions go on after a video, "released" or "transformers"; see `mrope_positions`.
+      video_preprocessor: video_preprocessor_config.json, which is saved again.
+      generation: generation_config.json, how others sample from the model, which is saved again.
 
     Attributes:
-      tokenizer, config, preprocessor, budgets, position_rule: as given.
+      tokenizer, config, preprocessor, budgets, position_rule, video_preprocessor, generation: as given.
       geometry: patch, merge and window sizes, from `config`.
       ids: `SpecialTokens`; each of them is an attribute of the processor too (`processor.im_end`).
     """
@@ -56,10 +61,13 @@ class Processor:
         preprocessor: Mapping[str, Any],
         budgets: Budgets | None = None,
         position_rule: str = "released",
+        video_preprocessor: Mapping[str, Any] | None = None,
+        generation: Mapping[str, Any] | None = None,
     ):
         check_rule(position_rule)
         self.tokenizer = tokenizer
         self.config, self.preprocessor = dict(config), dict(preprocessor)
+        self.video_preprocessor, self.generation = dict(video_preprocessor or {}), dict(generation or {})
         self.geometry = Geometry.from_config(config)
         self.budgets = budgets or Budgets()
         self.position_rule = position_rule
@@ -77,15 +85,16 @@ class Processor:
     def from_pretrained(
         cls,
         directory: str | pathlib.Path,
-        budgets: Budgets | None = None,
+        budgets: Budgets | Mapping[str, Any] | None = None,
         frames: int | None = None,
         position_rule: str | None = None,
     ) -> Processor:
         """Reads a checkpoint directory of Hugging Face or of ours: tokenizer, config.json, preprocessor_config.json.
 
         Args:
-          directory: here or in an object store; nothing else is downloaded.
-          budgets: tokens for every kind of image; None takes those saved with the processor, else the defaults.
+          directory: here or in an object store; nothing else is downloaded. What an adapter's lacks, its model's has.
+          budgets: tokens for every kind of image. What is None, or None in a mapping from the names of budgets, is as
+            the checkpoint's files say (`PreprocessorFiles.budgets`).
           frames: frames taken from a query video, in place of what the budgets say.
           position_rule: where positions go on after a video. None takes what was saved with the processor;
             "transformers" for one of ours that was saved before this was a setting, and "released" for a checkpoint of
@@ -95,32 +104,46 @@ class Processor:
           MissingFileError: a file is missing; the message names it.
           UserError: a file does not fit the others; the message says which entry.
         """
-        directory = as_path(directory)
-        config, preprocessor = (_read_json(directory / name) for name in ("config.json", "preprocessor_config.json"))
-        if budgets is None:
-            budgets = Budgets(**preprocessor.get("budgets", {}))
+        directory = model_directory(directory)
+        file = find_file(directory, "config.json")
+        if file is None:
+            raise MissingModelError(f"{directory / 'config.json'}: no such file; a checkpoint directory has one")
+        config, files = read_json(file), PreprocessorFiles.read(directory)
+        if not isinstance(budgets, Budgets):
+            budgets = files.budgets(Geometry.from_config(config).token_size).replaced(budgets or {})
         if frames is not None:
             budgets = dataclasses.replace(budgets, video_frames=frames)
         if position_rule is None:
-            earlier = EARLIER_POSITION_RULE if "budgets" in preprocessor else "released"
-            position_rule = preprocessor.get("position_rule", earlier)
-        local = fetch(directory, *TOKENIZER_FILES)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(local, local_files_only=True)
-        return cls(tokenizer, config, preprocessor, budgets, position_rule)
+            earlier = EARLIER_POSITION_RULE if "budgets" in files.image else "released"
+            position_rule = files.image.get("position_rule", earlier)
+        generation = find_file(directory, GENERATION_FILE)
+        return cls(
+            read_tokenizer(directory),
+            config,
+            files.image,
+            budgets,
+            position_rule,
+            video_preprocessor=files.video,
+            generation=generation and read_json(generation),
+        )
 
     def save_pretrained(self, directory: str | pathlib.Path) -> None:
-        """Writes the files that `from_pretrained` and transformers' AutoTokenizer and AutoConfig read.
+        """Writes the files that `from_pretrained` and transformers' AutoProcessor and AutoConfig read.
 
         An existing config.json is left as it is: the model has written it.
         """
         directory = as_path(directory)
         with output_directory(directory) as local:
             self.tokenizer.save_pretrained(local)
-        settings = {"budgets": dataclasses.asdict(self.budgets), "position_rule": self.position_rule}
-        preprocessor = {**self.preprocessor, **settings}
-        (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+        files = preprocessor_files(
+            self.preprocessor, self.video_preprocessor, self.geometry, self.budgets, self.position_rule
+        )
+        ends = {"eos_token_id": [*self.stop_tokens], "bos_token_id": self.endoftext, "pad_token_id": self.endoftext}
+        files[GENERATION_FILE] = self.generation or ends
         if not (directory / "config.json").exists():
-            (directory / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+            files["config.json"] = self.config
+        for name, content in files.items():
+            (directory / name).write_text(json.dumps(content, indent=2) + "\n")
 
     @functools.cached_property
     def forbidden_tokens(self) -> np.ndarray:
@@ -144,42 +167,46 @@ class Processor:
         """Reads an image as RGB; see `loading.load_image`."""
         return load_image(source)
 
-    def load_video(self, source: Any, fps: float | None = None) -> Video:
-        """Samples a file, its bytes or a list of frames as the budgets say; see `loading.load_video`."""
-        return load_video(source, self.budgets.video_frames, fps, self.budgets.video_rate)
+    def load_video(self, source: Any, fps: float | None = None, frames: int | None = None) -> Video:
+        """Samples a file, its bytes or a list of frames as the budgets say, or `frames`; see `loading.load_video`."""
+        rate = 0.0 if frames else self.budgets.video_rate
+        return load_video(media_source(source), frames or self.budgets.video_frames, fps, rate)
 
-    def image(self, source: ImageSource | Media, kind: str = "image") -> Media:
+    def image(self, source: Any, kind: str = "image", sizes: ItemSizes = ItemSizes()) -> Media:  # noqa: B008  frozen
         """Loads and resizes an image and splits it into patches; a `Media` is returned as it is.
 
         Args:
-          source: a path, bytes, a PIL image, a `Media`, or a `Picture`, which is processed only when its pixels are
-            used.
+          source: a path, bytes, a PIL image, whatever else `media_source` reads, a `Media`, or a `Picture`, which is
+            processed only when its pixels are used.
           kind: "image", "crop" or "frame": which budget of tokens.
+          sizes: what goes before the budget.
 
         Raises:
           MediaError: it cannot be read, or is longer than 200 times its width.
         """
         if isinstance(source, Media):
             return source
-        image = source if isinstance(source, Picture) else load_image(source)
-        size = self._size_of(image, kind, source)
+        image = source if isinstance(source, Picture) else load_image(media_source(source))
+        size = self._size_of(image, kind, source, sizes)
         return process_image(image, size, self.geometry, self._normalization)
 
-    def video(self, source: Any, fps: float | None = None) -> Media:
+    def video(self, source: Any, fps: float | None = None, sizes: ItemSizes = ItemSizes()) -> Media:  # noqa: B008
         """Samples and resizes a video and splits it into patches; a `Media` is returned as it is.
 
         Args:
-          source: a file, its bytes, a list of frames, a loaded `Video` (one of pictures is processed only when its
-            pixels are used) or a `Media`.
-          fps: for a list, the number of its frames in a second.
+          source: a file, its bytes, a list of frames, whatever else `media_source` reads, a loaded `Video` (one of
+            pictures is processed only when its pixels are used) or a `Media`.
+          fps: for a list, the number of its frames in a second; for a file, the frames to take in a second of it.
+          sizes: what goes before the budget.
 
         Raises:
           MediaError: it cannot be read, is longer than 200 times its width, or lasts longer than `MAX_POSITION`.
         """
         if isinstance(source, Media):
             return source
-        video = self.load_video(source, fps)
-        size = self._size_of(video.frames[0], "video", video.frames[0] if video is source else source)
+        video = self.load_video(source, fps, sizes.frames)
+        size = self._size_of(video.frames[0], "video", video.frames[0] if video is source else source, sizes)
+        self._check_length(len(video.frames), size, sizes)
         media = process_video(video.frames, video.fps, size, self.geometry, self._normalization)
         with np.errstate(over="ignore", invalid="ignore"):
             interval = np.float32(media.second_per_grid) * np.float32(self.geometry.tokens_per_second)
@@ -198,8 +225,8 @@ class Processor:
         without a system message gets that of the template.
 
         Args:
-          messages: see `ChatRenderer`; images and videos in any form that `image` and `video` take. An item with a list
-            of frames may have an `fps`.
+          messages: see `ChatRenderer`; images and videos in any form that `image` and `video` take, and beside them
+            what `ItemSizes` reads.
           start: index of the first of `messages` in its conversation.
           generation_prompt: open an assistant turn at the end.
         """
@@ -299,25 +326,42 @@ class Processor:
         for number, messages in enumerate(conversations):
             if isinstance(messages, Mapping | str):
                 raise UserError(
-                    f"conversation {number} is not a list of messages but {messages!r:.80}; a single conversation is"
+                    f"conversation {number} is not a list of messages but {shown(messages)}; a single conversation is"
                     " given as processor([conversation])"
                 )
         return self.batch([self.render(messages) for messages in conversations])
 
     def _media(self, kind: str, item: Mapping[str, Any], place: str) -> Media:
-        media = (
-            self.image(item["image"], item.get("kind") or "image")
-            if kind == "image"
-            else self.video(item["video"], item.get("fps"))
-        )
+        source = item[kind]
+        if isinstance(source, Media):
+            media = source
+        else:
+            try:
+                sizes = ItemSizes.of(kind, item, self.geometry.token_size)
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from None
+            if kind == "image":
+                media = self.image(source, item.get("kind") or "image", sizes)
+            else:
+                media = self.video(source, sizes.fps, sizes)
         if media.kind != kind:
             raise UserError(f"{place}: a processed {media.kind} is given as {kind}")
         return media
 
-    def _size_of(self, image: Image.Image | Picture, kind: str, source: Any) -> tuple[int, int]:
+    def _check_length(self, frames: int, size: tuple[int, int], sizes: ItemSizes) -> None:
+        """Checks that a video whose item asks for frames or sizes is not longer than any model reads."""
+        steps = -(-frames // self.geometry.temporal_patch_size)
+        tokens = steps * size[0] * size[1] // self.geometry.token_size**2
+        if sizes != ItemSizes(fps=sizes.fps) and tokens > MAX_VIDEO_TOKENS:
+            raise MediaError(
+                f"{frames} frames of {size[0]}x{size[1]} pixels take {tokens:,} tokens, more than {MAX_VIDEO_TOKENS:,}:"
+                " nframes and the pixels ask for too much together"
+            )
+
+    def _size_of(self, image: Image.Image | Picture, kind: str, source: Any, sizes: ItemSizes) -> tuple[int, int]:
         budget = self.budgets.of(kind)
         try:
-            return smart_resize(image.size, budget, self.geometry.token_size)
+            return sizes.size(image.size, budget, self.geometry.token_size)
         except ValueError as error:
             raise MediaError(f"{describe(source)}: {error}") from None
 
@@ -325,9 +369,13 @@ class Processor:
     def _vocabulary_size(self) -> int:
         """Rows of the model's embedding; often there are more than the tokenizer has tokens."""
         used = max(self.tokenizer.get_vocab().values()) + 1
-        size = self.config.get("vocab_size") or (self.config.get("text_config") or {}).get("vocab_size") or used
-        if size < used:
-            raise UserError(f"config.json has vocab_size {size}; the tokenizer's largest id is {used - 1}")
+        text = self.config.get("text_config") or self.config
+        size = (text.get("vocab_size") if isinstance(text, Mapping) else None) or self.config.get("vocab_size") or used
+        if not isinstance(size, int) or size < used:
+            raise UserError(
+                f"config.json has vocab_size {size!r:.40}, and the tokenizer's largest id is {used - 1}: they are of"
+                " different models, or tokens were added without resizing the embeddings"
+            )
         return size
 
     def _check_preprocessor(self) -> None:
@@ -337,7 +385,9 @@ class Processor:
             if given is not None and given != needed:
                 raise UserError(f"preprocessor_config.json has {name} {given}; the model's config.json has {needed}")
         for name in ("image_mean", "image_std"):
-            if len(self.preprocessor.get(name) or ()) != 3:
+            given = self.preprocessor.get(name)
+            numbers = given if isinstance(given, list | tuple) else ()
+            if len(numbers) != 3 or not all(isinstance(number, int | float) for number in numbers):
                 raise UserError(f"preprocessor_config.json needs {name}, three numbers")
 
 
@@ -353,12 +403,3 @@ def _join(pieces: Sequence[Rendered]) -> Rendered:
 
 def _untrained(tokens: np.ndarray) -> Rendered:
     return Rendered(tokens, np.zeros(len(tokens), bool), [])
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.exists():
-        raise MissingFileError(f"{path}: no such file; a checkpoint directory has one")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None

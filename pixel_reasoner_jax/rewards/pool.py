@@ -6,15 +6,14 @@ import atexit
 import collections
 import json
 import logging
-import os
 import selectors
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from pixel_reasoner_jax import child_processes
 from pixel_reasoner_jax.config_values import ANSWER_RULES
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.rewards.answers import for_algebra, judge, mathematics
@@ -27,27 +26,23 @@ Task = tuple[str, str]
 """An answer and a reference."""
 
 LOOK_SECONDS = 1.0  # between two looks at whether workers still run
-START_LIMIT = 120.0  # seconds a worker may take to import sympy on a busy machine
 
 
 class _Worker:
     """One process that runs `rewards.worker`; a worker that was killed is replaced by a new one."""
 
     def __init__(self, limit: float, deadline: float):
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        command = [sys.executable, "-P", "-m", "pixel_reasoner_jax.rewards.worker", str(limit)]
-        self.process = subprocess.Popen(
-            command,
+        self.process = child_processes.start(
+            "pixel_reasoner_jax.rewards.worker",
+            str(limit),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
             text=True,
             encoding="ascii",
         )
         self.ready = False
         self.deadline = deadline
-        self.expires = time.monotonic() + START_LIMIT
+        self.expires = time.monotonic() + child_processes.START_LIMIT
 
     def send(self, task: Task) -> None:
         """Sends one (answer, reference); both are short, so that the pipe's buffer takes them at once."""
@@ -63,12 +58,7 @@ class _Worker:
 
     def runs(self) -> bool:
         """Whether the process has neither ended nor been stopped."""
-        if self.process.poll() is not None:
-            return False
-        # Without the call (macOS before Python 3.13), the deadline is what ends a stopped worker.
-        return not hasattr(os, "waitid") or not os.waitid(
-            os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT
-        )
+        return child_processes.runs(self.process)
 
     @property
     def at_limit(self) -> bool:
@@ -76,9 +66,7 @@ class _Worker:
         return self.process.returncode == -signal.SIGXCPU
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+        child_processes.end(self.process)
         self.process.stdout.close()
         try:
             self.process.stdin.close()

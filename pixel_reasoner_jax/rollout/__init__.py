@@ -2,8 +2,8 @@
 
 from pixel_reasoner_jax.query import Query, check_query
 from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, Limits, OperationRun, TurnText
-from pixel_reasoner_jax.rollout.policy import Policy
-from pixel_reasoner_jax.rollout.prompt import query_messages
+from pixel_reasoner_jax.rollout.policy import Policy, answered
+from pixel_reasoner_jax.rollout.prompt import QueryError, query_messages
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 
 __all__ = [
@@ -13,8 +13,10 @@ __all__ = [
     "OperationRun",
     "Policy",
     "Query",
+    "QueryError",
     "SamplingSettings",
     "TurnText",
+    "answered",
     "check_query",
     "query_messages",
 ]

@@ -171,9 +171,11 @@ class Engine:
         def compiled(step: Callable, *fixed: Any, **options: Any) -> Callable:
             return jax.jit(functools.partial(step, *fixed), **options)
 
+        # Only if the parameters are kept as arguments is what comes out committed to their devices, as is what other
+        # steps give back: for an uncommitted array, the step that takes it would be compiled again.
         static = ("count", "length", "dtype", "penalized")
-        self.empty = compiled(empty, graphdef, mesh, static_argnames=static)
-        self.empty_table = compiled(empty_table, graphdef, mesh, static_argnames=("size",))
+        self.empty = compiled(empty, graphdef, mesh, static_argnames=static, keep_unused=True)
+        self.empty_table = compiled(empty_table, graphdef, mesh, static_argnames=("size",), keep_unused=True)
         self.encode = compiled(encode, graphdef, mesh, donate_argnames=("table",))
         self.extend = compiled(extend, graphdef, mesh, donate_argnames=("slots",))
         self.fork = compiled(fork, mesh, donate_argnames=("slots",))

@@ -305,7 +305,7 @@ class Episode:
         try:
             images = [self.prompt.store.open(image) for image in result.images]
             return images, tuple(self._processor.resized(image.size, result.kind) for image in images)
-        except ValueError as error:
+        except UserError as error:  # any other is a bug, which is logged where calls are made
             raise OperationError(str(error)) from error
 
     def _refuse(self, call: Call | OperationError, reason: Ended) -> None:

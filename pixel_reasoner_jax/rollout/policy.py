@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 from pixel_reasoner_jax.compilation import enable_cache
@@ -13,11 +13,12 @@ from pixel_reasoner_jax.parallel import is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.query import Query, check_query
 from pixel_reasoner_jax.rollout.episode import Event, Limits
-from pixel_reasoner_jax.rollout.prompt import Prompt
+from pixel_reasoner_jax.rollout.groups import RolloutSettings
+from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import Counters, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
-from pixel_reasoner_jax.rollout.scheduler import RolloutSettings, Scheduler
+from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.trajectory import Trajectory
 
 DECODE_STEPS = 32  # the default of a policy's `decode_steps`
@@ -44,7 +45,9 @@ class Policy:
       operation_seconds: an operation that takes longer counts as failed.
       image_bytes: the most memory of the host that decoded images take; an image that was evicted is decoded again.
 
-    `params` holds the parameters in use: assign a trained tree and the next rollout uses it, nothing is copied.
+    `params` holds the parameters in use: assign a trained tree and the next rollout uses it. Nothing is copied, unless
+    it lies on other devices or is divided otherwise than the model: it is then brought there, or programs would be
+    compiled for its places too.
     `counters` are sums over all rollouts of the policy.
     """
 
@@ -118,12 +121,22 @@ class Policy:
         Returns:
           One group of `samples` trajectories for every query, in order. If a prompt leaves no room for a response, its
           trajectories are the prompt alone, ended by `Ended.LENGTH`, so that one long query does not stop a run.
+
+        Raises:
+          QueryError: the media of a query cannot be used. It is raised when the others have been answered, and has
+            their groups; see `stream` for taking responses as they come.
         """
         queries = list(queries)
         groups: list[list[Any]] = [[None] * samples for _ in queries]
+        failed: list[QueryError] = []
         with self.stream(queries, samples, seed, temperature, sampling=sampling, on_event=on_event) as stream:
-            for number, trajectory in stream:
+            for number, trajectory in answered(stream, failed.append):
                 groups[number][trajectory.sample] = trajectory
+        if failed:
+            for error in failed:
+                groups[error.number] = []
+            failed[0].groups = groups
+            raise failed[0]
         return groups
 
     def stream(
@@ -135,6 +148,7 @@ class Policy:
         *,
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
+        stop: Callable[[], bool] | None = None,
         on_unusable: Callable[[int, UserError], None] | None = None,
     ) -> Scheduler:
         """Answers every query `samples` times, and yields each response as soon as it has ended.
@@ -147,6 +161,7 @@ class Policy:
           temperature: of all turns, 0 for greedy; 1 unless given.
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
+          stop: asked every few tokens; once it is True in any process, the iterator raises `RolloutStopped` in all.
           on_unusable: called with the index of a query whose media cannot be used and the error, which is otherwise
             raised.
 
@@ -155,8 +170,9 @@ class Policy:
           a query, `close()` all that have not ended.
 
         Raises:
-          UserError: a setting out of range, a mapping that is not a query (`check_query`), or a query with an image
-            that cannot be read (`processing.MediaError`).
+          UserError: a setting out of range, or a mapping that is not a query (`check_query`).
+          QueryError: while iterating, for a query with media that cannot be used, or no longer; iteration goes on
+            with the other queries (`answered`).
         """
         if samples < 1:
             raise UserError(f"samples must be at least 1, got {samples}")
@@ -170,7 +186,7 @@ class Policy:
                 raise UserError("rollouts of several processes need limits.max_length")
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
-        settings = self.rollout_settings(samples, seed, sampling, slots, on_event)
+        settings = self.rollout_settings(samples, seed, sampling, slots, on_event, stop)
         settings = dataclasses.replace(settings, on_unusable=on_unusable)
         return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
 
@@ -181,6 +197,7 @@ class Policy:
         sampling: SamplingSettings,
         slots: int,
         on_event: Callable[[Event], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> RolloutSettings:
         """The policy's settings as they are now, with those of one rollout; see `stream` for the arguments.
 
@@ -199,6 +216,7 @@ class Policy:
             workers=self.workers,
             operation_seconds=self.operation_seconds,
             on_event=on_event,
+            stop=stop,
         )
 
     def warmup(self, length: int | None = None, *, sampling: SamplingSettings | None = None) -> None:
@@ -227,3 +245,25 @@ class Policy:
     def _slots_per_part(self, slots: int) -> int:
         """How many slots each part of the mesh has, for `slots` slots in all."""
         return -(-slots // parts(self.runtime.mesh))
+
+
+def answered(
+    stream: Iterable[tuple[int, Trajectory]], on_failure: Callable[[QueryError], None]
+) -> Iterator[tuple[int, Trajectory]]:
+    """What a stream yields, however many of its queries fail.
+
+    Args:
+      stream: see `Policy.stream`.
+      on_failure: called with the error of every query whose media cannot be used. Some of its responses may have been
+        yielded before; no more follow.
+    """
+    responses = iter(stream)
+    while True:
+        try:
+            response = next(responses)
+        except StopIteration:
+            return
+        except QueryError as error:
+            on_failure(error)
+        else:
+            yield response

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
-from pixel_reasoner_jax.processing import Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.processing.items import media_source
 from pixel_reasoner_jax.query import Query
+from pixel_reasoner_jax.rollout.choices import with_choices
 
 SYSTEM = "You are a helpful assistant."
 
@@ -21,6 +23,21 @@ GUIDELINES = (
 )
 
 TEXT_ONLY_GUIDELINES = "Please think step by step, and put your final answer within \\boxed{}."
+
+
+class QueryError(MediaError):
+    """Media of a query cannot be used, or no longer: there are no responses to it, or no more. Other queries go on.
+
+    Attributes:
+      number: index of the query, in the order in which queries were given.
+      query_id: its id.
+      groups: where `Policy.rollout` raises it, the responses to the other queries.
+    """
+
+    def __init__(self, number: int, query_id: str, reason: str):
+        super().__init__(reason)
+        self.number, self.query_id = number, query_id
+        self.groups: list[list[Any]] = []
 
 
 def query_messages(query: Query, tools: str | None, guidelines: str | None = None) -> list[dict[str, Any]]:
@@ -90,14 +107,17 @@ class Prompt:
         store: PictureStore,
     ) -> Prompt:
         """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
+        question, answer = with_choices(query["question"], query.get("answer", ""), query.get("options"))
+        query = {**query, "question": question, "answer": answer}
         images: list[Picture] = []
         video = None
         try:
             for image in query.get("images") or ():
-                images.append(store.open(image))
+                images.append(store.open(media_source(image)))
             if query.get("video") is not None:
                 budgets = processor.budgets
-                video = store.open_video(query["video"], budgets.video_frames, query.get("fps"), budgets.video_rate)
+                source, fps = media_source(query["video"]), query.get("fps")
+                video = store.open_video(source, budgets.video_frames, fps, budgets.video_rate)
         except BaseException:
             for picture in images:
                 store.forget(picture)

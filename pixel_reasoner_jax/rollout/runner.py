@@ -16,7 +16,7 @@ import numpy as np
 
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.parallel import is_shared, local_parts, local_rows, parts, shard_rows
-from pixel_reasoner_jax.processing import Media, vision_layout
+from pixel_reasoner_jax.processing import Media, MediaError, vision_layout
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
 from pixel_reasoner_jax.rollout.engine import Decoded, ExtendBatch, ForkBatch, Slots
 from pixel_reasoner_jax.rollout.engine_calls import KINDS, MAX_CALLS, EngineCall, ProgramKey, common_order, exchange
@@ -270,13 +270,22 @@ class ModelRunner:
             seen=self._seen([], self.shapes.rows(size))
         )
 
-    def extend(self, extensions: list[Extension]) -> None:
-        """Appends extensions to their slots: `CHUNK` tokens at a time, chunks of one bucket of lengths in one call."""
-        for part in range(self.parts):
-            self._extend([extension for extension in extensions if self.part(extension.slot) == part], part)
+    def extend(self, extensions: list[Extension]) -> list[tuple[Extension, MediaError]]:
+        """Appends extensions to their slots: `CHUNK` tokens at a time, chunks of one bucket of lengths in one call.
 
-    def _extend(self, extensions: list[Extension], part: int) -> None:
+        Returns:
+          Those with an image whose file has changed or is gone since it was opened, which are not appended.
+        """
+        unreadable: list[tuple[Extension, MediaError]] = []
+        for part in range(self.parts):
+            self._extend([one for one in extensions if self.part(one.slot) == part], part, unreadable)
+        return unreadable
+
+    def _extend(self, extensions: list[Extension], part: int, unreadable: list[tuple[Extension, MediaError]]) -> None:
         for group in self._split_by_images(extensions):
+            group = [one for one in group if self._has_pixels(one, part, unreadable)]
+            if not group:
+                continue
             vision_index = self._encode(group, part)
             for start in range(0, max(len(extension.tokens) for extension in group), CHUNK):
                 batches: dict[int, list[int]] = {}
@@ -289,6 +298,18 @@ class ModelRunner:
                         chosen = [(group[number], vision_index[number]) for number in numbers[first : first + rows]]
                         batch = self._extend_batch(chosen, start, width, rows)
                         self._enqueue(part, EngineCall("extend", width, batch))
+
+    def _has_pixels(self, extension: Extension, part: int, unreadable: list[tuple[Extension, MediaError]]) -> bool:
+        """Gives an extension the pixels of its images that must be encoded; adds it to `unreadable` if one has none."""
+        held = self._table.allocators[part]
+        try:
+            extension.media = [
+                one if one.key in held else dataclasses.replace(one, source=one.pixels) for one in extension.media
+            ]
+        except MediaError as error:
+            unreadable.append((extension, error))
+            return False
+        return True
 
     def _extend_batch(
         self, extensions: list[tuple[Extension, np.ndarray]], start: int, width: int, rows: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -39,7 +40,9 @@ class Runtime:
         gather_parameters: bool = True,
         cache_dtype: str | None = None,
     ):
-        self.graphdef, self._params = nnx.split(model)
+        self.graphdef, params = nnx.split(model)
+        self._places = jax.tree.map(lambda leaf: leaf.sharding, params)
+        self._params = self._placed(params)
         self.config, self.mesh, self.processor = model.config, model.mesh, processor
         self.cache_dtype = cache_dtype
         self.engine = Engine(self.graphdef, processor.stop_tokens, self.mesh, gather_parameters)
@@ -54,8 +57,20 @@ class Runtime:
 
     @params.setter
     def params(self, params: Any) -> None:
-        self._params = params
+        self._params = self._placed(params)
         self.version += 1  # the table of an older version holds embeddings of other parameters
+
+    def _placed(self, params: Any) -> Any:
+        """The parameters in the places of the model's, committed to them, since each other place is another program.
+
+        What is there already is not copied, and what is abstract, of a model whose programs alone matter, is nowhere.
+        """
+
+        def place(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+            is_there = isinstance(leaf, jax.Array) and leaf.committed and leaf.sharding == sharding
+            return leaf if is_there or isinstance(leaf, jax.ShapeDtypeStruct) else jax.device_put(leaf, sharding)
+
+        return jax.tree.map(place, params, self._places)
 
     def forbidden(self, sampling: SamplingSettings) -> np.ndarray:
         """Which tokens are never drawn with these settings, bool [vocab].

@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations import Call, OperationError, Registry
+from pixel_reasoner_jax.operations import Call, OperationError
 from pixel_reasoner_jax.processing import Media, MediaError, PictureStore
 from pixel_reasoner_jax.query import Query, query_name
-from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits, Observation
-from pixel_reasoner_jax.rollout.prompt import Prompt
+from pixel_reasoner_jax.rollout.episode import Episode, Observation
+from pixel_reasoner_jax.rollout.groups import ActiveSlot, Group, RolloutSettings
+from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import Counters, Extension, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -39,80 +39,19 @@ POLL_SECONDS = 0.1  # how often to look for operations that take too long, when 
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class RolloutSettings:
-    """The settings of one rollout; see `Policy` and `Policy.stream`.
-
-    Attributes:
-      samples: responses to each query.
-      seed, sampling: how tokens are drawn.
-      slots: responses in flight in each part of the mesh, at most.
-      decode_steps: the most tokens of a slot that one call of the engine samples.
-      registry: the operations that may be called; None for none.
-      limits: where a response ends.
-      guidelines: the text after the question; None for the paper's.
-      workers: threads that load queries, and as many again that execute operations.
-      operation_seconds: an operation that takes longer counts as failed.
-      on_event: called with every event of every response.
-      on_unusable: called with the number of a query that cannot be used and its error, which is otherwise raised.
-    """
-
-    samples: int
-    seed: int
-    sampling: SamplingSettings
-    slots: int
-    decode_steps: int
-    registry: Registry | None
-    limits: Limits
-    guidelines: str | None
-    workers: int
-    operation_seconds: float
-    on_event: Callable[[Event], None] | None
-    on_unusable: Callable[[int, UserError], None] | None = None
-
-
-@dataclasses.dataclass
-class Group:
-    """The samples of one query.
-
-    Attributes:
-      number: index of the query, in the order in which queries were given.
-      prompt: the rendered query.
-      begun: how many samples have been given a slot.
-      prompt_slot: a slot that holds the prompt; None until it is prefilled. Until all samples have begun, the free
-        slots of this slot's part of the mesh are given to no other query.
-    """
-
-    number: int
-    prompt: Prompt
-    begun: int = 0
-    prompt_slot: int | None = None
-
-
-@dataclasses.dataclass
-class ActiveSlot:
-    """A slot in use.
-
-    Attributes:
-      number: index of its query, in the order in which queries were given.
-      episode: the response in the slot.
-      position: M-RoPE position of the next text token.
-      call, task: the operation that the response waits for; None while it is being sampled.
-    """
-
-    number: int
-    episode: Episode
-    position: int
-    call: Call | OperationError | None = None
-    task: Task | None = None
+class RolloutStopped(Exception):
+    """`RolloutSettings.stop` of this process or of another one has ended the rollout."""
 
 
 class Scheduler(Iterator[tuple[int, Trajectory]]):
     """Iterates over pairs (index of the query, trajectory) in the order in which they end; made by `Policy.stream`.
 
-    Use it as a context manager, or `close` it, if it is not read to its end. If several processes share the mesh, each
-    of them must read to the end, or the others would wait for ever. Settings and parameters are those that the policy
-    had when the rollout began.
+    Use it as a context manager, or `close` it, if it is not read to its end: the slots' memory is then free at once,
+    and not only when it is collected. If several processes share the mesh, each of them must read to the end, or the
+    others would wait for ever. Settings and parameters are those that the policy had when the rollout began.
+
+    Raises:
+      QueryError: by `next`, in its turn, for a query whose media cannot be used. Iteration goes on with the others.
     """
 
     def __init__(
@@ -134,32 +73,38 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._loading: dict[int, tuple[str, Task]] = {}
         self._groups: collections.deque[Group] = collections.deque()
         self._active: dict[int, ActiveSlot] = {}
-        self._finished: collections.deque[tuple[int, Trajectory | BaseException]] = collections.deque()
+        # Each with the index and the id of its query.
+        self._finished: collections.deque[tuple[int, str, Trajectory | BaseException]] = collections.deque()
         self._cancelled: set[str] = set()
         self._over = False  # True once no process has anything left to do, which all of them know
 
     def __next__(self) -> tuple[int, Trajectory]:
         while True:
-            began = time.perf_counter()
-            self._runner.check()
-            try:
-                while not (self._finished or self._over):
-                    self._over = not self._step()
-            except BaseException:
-                self.close()
-                self._runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
-                raise
-            finally:
-                self._counters.seconds += time.perf_counter() - began
+            self._run_until_one_has_finished()
             if not self._finished:
                 self.close()
                 raise StopIteration
-            number, result = self._finished.popleft()
+            number, query_id, result = self._finished.popleft()
+            if query_id in self._cancelled:
+                continue
             if not isinstance(result, BaseException):
                 return number, result
             if self._settings.on_unusable is None or not isinstance(result, UserError):
                 raise result
             self._settings.on_unusable(number, result)
+
+    def _run_until_one_has_finished(self) -> None:
+        began = time.perf_counter()
+        self._runner.check()
+        try:
+            while not (self._finished or self._over):
+                self._over = not self._step()
+        except BaseException:
+            self.close()
+            self._runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
+            raise
+        finally:
+            self._counters.seconds += time.perf_counter() - began
 
     def __enter__(self) -> Scheduler:
         return self
@@ -168,20 +113,36 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self.close()
 
     def cancel(self, query_id: str) -> None:
-        """Drops a query, whatever state it is in: its slots are freed and none of its trajectories is yielded."""
+        """Drops a query, whatever state it is in: its slots are freed, and nothing of it is yielded or raised."""
         query_id = str(query_id)
         self._cancelled.add(query_id)
+        self._drop(lambda number, prompt: prompt.id == query_id)
+
+    def _drop(self, is_meant: Callable[[int, Prompt], bool]) -> None:
+        """Frees what some queries hold, given by their index and prompt: slots, pixels, places in the queues."""
         groups = [*self._groups, *filter(None, self._beginning)]
-        for prompt in [group.prompt for group in groups] + [active.episode.prompt for active in self._active.values()]:
-            if prompt.id == query_id:
+        held = [(group.number, group.prompt) for group in groups]
+        held += [(active.number, active.episode.prompt) for active in self._active.values()]
+        numbers = {number for number, prompt in held if is_meant(number, prompt)}
+        for number, prompt in held:
+            if number in numbers:
                 self._forget(prompt)
-        self._groups = collections.deque(group for group in self._groups if group.prompt.id != query_id)
-        self._beginning = [group if group and group.prompt.id != query_id else None for group in self._beginning]
-        for slot in [slot for slot, active in self._active.items() if active.episode.prompt.id == query_id]:
+        self._groups = collections.deque(group for group in self._groups if group.number not in numbers)
+        self._beginning = [group if group and group.number not in numbers else None for group in self._beginning]
+        for slot in [slot for slot, active in self._active.items() if active.number in numbers]:
             self._release(slot)
-        self._finished = collections.deque(
-            one for one in self._finished if getattr(one[1], "query_id", None) != query_id
-        )
+
+    def _fail(self, number: int, query_id: str, error: UserError) -> None:
+        """Drops a query alone and has `error` raised in its turn; what has finished of it is yielded before."""
+        self._drop(lambda other, _: other == number)
+        self._finished.append((number, query_id, QueryError(number, query_id, str(error))))
+
+    def _extend(self, extensions: list[Extension]) -> None:
+        """Appends extensions to their slots; the query of one whose image is gone fails."""
+        for extension, error in self._runner.extend(extensions):
+            if (active := self._active.get(extension.slot)) is not None:  # else another one of its query came before
+                prompt = active.episode.prompt
+                self._fail(active.number, prompt.id, MediaError(f"{query_name(prompt.query)}: {error}"))
 
     def close(self) -> None:
         """Drops all queries that have not ended, and releases the slots' memory."""
@@ -212,8 +173,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         busy = bool(self._active or self._groups or self._loading or any(self._beginning))
         drawing = sum(active.task is None for active in self._active.values())
         working = self._runner.working()
-        statuses = self._runner.flush(busy, drawing, bool(coming), working)
-        busy, drawing, someone_waits, working = statuses.sum(axis=0).tolist()
+        stop = self._settings.stop is not None and self._settings.stop()
+        statuses = self._runner.flush(busy, drawing, bool(coming), working, stop)
+        busy, drawing, someone_waits, working, stop = statuses.sum(axis=0).tolist()
+        if stop:
+            raise RolloutStopped
         if not drawing:
             self._wait(coming)
         elif someone_waits and working:
@@ -275,9 +239,12 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         """Gives free slots to the next samples: prefills each prompt once, and forks it to the samples' slots."""
         for number in [number for number, (_, task) in self._loading.items() if task.future.done()]:
             query_id, task = self._loading.pop(number)
-            if error := task.future.exception():
-                if query_id not in self._cancelled:
-                    self._finished.append((number, error))
+            error = task.future.exception()
+            if isinstance(error, UserError):
+                self._fail(number, query_id, error)
+                continue
+            if error is not None:
+                self._finished.append((number, query_id, error))
                 continue
             prompt = task.future.result()
             if query_id in self._cancelled:
@@ -306,15 +273,15 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             if group.begun == self._settings.samples:
                 self._beginning[part] = None
         self._runner.fork(early)  # before the next group's prompt can overwrite the prompt that these are forked from
-        self._runner.extend(extensions)
-        self._runner.fork(forks)
+        self._extend(extensions)
+        self._runner.fork([fork for fork in forks if fork[1] in self._active])
 
     def _finish_without_response(self, number: int, prompt: Prompt) -> None:
         """Ends the samples of a prompt that leaves no room for a response: their trajectories are the prompt alone."""
         for sample in range(self._settings.samples):
             episode = self._new_episode(prompt, sample)
             episode.end_if_full()
-            self._finished.append((number, episode.trajectory()))
+            self._finished.append((number, prompt.id, episode.trajectory()))
 
     def _part_with_room(self) -> int | None:
         """The part of the mesh where the next sample begins; None if none can begin now.
@@ -374,7 +341,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             extensions.append(
                 Extension(slot, start, active.episode, rendered.tokens, media, positions, following, prompt=False)
             )
-        self._runner.extend(extensions)
+        self._extend(extensions)
 
     def _execute(self, episode: Episode, call: Call | OperationError) -> tuple[Observation, list[Media]]:
         """Runs a call in a worker thread.
@@ -418,7 +385,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
     def _finish(self, slot: int) -> None:
         active = self._active[slot]
         self._release(slot)
-        self._finished.append((active.number, active.episode.trajectory()))
+        self._finished.append((active.number, active.episode.prompt.id, active.episode.trajectory()))
 
     def _release(self, slot: int) -> None:
         active = self._active.pop(slot)

@@ -7,13 +7,16 @@ import json
 import os
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.config_values import BOX_RULES, EARLIER_BOX_RULE
-from pixel_reasoner_jax.errors import MissingFileError, UserError
+from pixel_reasoner_jax.errors import MissingModelError, UserError
 from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.model_files import base_directory, download_hint, find_file
 from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.models.weights import read_config, stored_dtype
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.episode import Limits
@@ -52,13 +55,15 @@ class PolicySettings:
     def load(cls, directory: str | os.PathLike) -> PolicySettings:
         """Reads the settings saved in a checkpoint directory; a Hugging Face checkpoint has none and gets the defaults.
 
+        An adapter's are in its folder, or those of the model that it was trained on.
+
         A model of ours that was saved before there was a `box_rule` has learnt "raw".
 
         Raises:
           UserError: the file is not JSON, or has an unknown key or a value out of range; the message names the file.
         """
-        path = as_path(directory) / FILE
-        if not path.exists():
+        path = find_file(directory, FILE)
+        if path is None:
             return cls()
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
@@ -74,19 +79,26 @@ class PolicySettings:
 
 
 def check_is_model(directory: str | os.PathLike) -> None:
-    """Raises MissingFileError or another UserError, which says what it is instead, for what is no model directory."""
+    """Checks what can be told of a model directory from its small files.
+
+    Raises:
+      MissingFileError: there is no such directory, or a file is missing from it.
+      UserError: it is a run's, or its configuration does not fit; the message names the file.
+    """
     directory = as_path(directory)
     if not directory.is_dir():
-        raise MissingFileError(f"{directory}: no such model directory; give a folder with config.json and safetensors")
+        hint = download_hint(directory, "give") or "; give a folder with config.json and safetensors"
+        raise MissingModelError(f"{directory}: no such model directory{hint}")
     check_is_no_run(directory)
-    if not (directory / "config.json").exists():
-        raise MissingFileError(f"{directory}: no config.json in it, so it is not a model directory")
+    if not (base_directory(directory) / "config.json").exists():
+        raise MissingModelError(f"{directory}: no config.json in it, so it is not a model directory")
+    read_config(directory)
 
 
 def load_policy(
     directory: str | os.PathLike,
     *,
-    dtype: str = "float32",
+    dtype: str = "auto",
     text_only: bool = False,
     mesh: Mesh | None = None,
     **options: Any,
@@ -94,8 +106,8 @@ def load_policy(
     """Loads a policy from a checkpoint directory, ours or Hugging Face's; nothing is downloaded.
 
     Args:
-      directory: holds config.json, safetensors, tokenizer and preprocessor_config.json.
-      dtype: type of the parameters.
+      directory: holds config.json, safetensors and tokenizer, or an adapter of a model that does.
+      dtype: type of the parameters, or "auto"; see `parameter_type`.
       text_only: offer no operations.
       mesh: the devices that the model is put on; None for the default one.
       options: further arguments of `Policy`, such as `decode_steps`.
@@ -104,14 +116,33 @@ def load_policy(
       MissingFileError: there is no such directory, or a file is missing from it.
       UserError: a file does not fit the model; the message names the file.
     """
+    # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
     check_is_model(directory)
     settings = PolicySettings.load(directory)
+    processor = Processor.from_pretrained(directory)
     return Policy(
-        Qwen2_5_VL.from_pretrained(directory, dtype=dtype, mesh=mesh),
-        Processor.from_pretrained(directory),
+        Qwen2_5_VL.from_pretrained(directory, dtype=parameter_type(directory, dtype), mesh=mesh),
+        processor,
         registry=settings.registry(),
         limits=settings.limits,
         guidelines=None if text_only else settings.guidelines,
         text_only=text_only,
         **options,
     )
+
+
+def parameter_type(directory: str | os.PathLike, dtype: str = "auto") -> str:
+    """The type that a model's parameters are loaded in.
+
+    Args:
+      directory: of the model.
+      dtype: a type, which is returned; or "auto": the type that they are stored in, but bfloat16 in the place of
+        float16, for which activations are too large, and float32 on a CPU, where XLA cannot compute products of others
+        in every shape.
+    """
+    if dtype != "auto":
+        return dtype
+    if jax.default_backend() == "cpu":
+        return "float32"
+    stored = stored_dtype(directory)
+    return "bfloat16" if stored == "float16" else stored

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -35,16 +36,21 @@ class Task:
             self.future.set_result(self.function(*self.args))
         except BaseException as error:
             self.future.set_exception(error)
+        del self.function, self.args  # who holds the task for its result need not hold what it was made of
 
 
 class Workers:
-    """A pool of `count` daemon threads: unlike those of an executor, they do not keep the process from ending."""
+    """A pool of `count` daemon threads: unlike those of an executor, they do not keep the process from ending.
+
+    They end when the pool is closed, or when nobody holds it any more.
+    """
 
     def __init__(self, count: int):
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._count = count
         self._started = 0
         self._lock = threading.Lock()
+        self._end = weakref.finalize(self, _end, self._tasks, count)
 
     def submit(self, function: Callable, *args: Any) -> Task:
         """Queues a call of the function; the threads take calls in the order in which they were submitted."""
@@ -64,20 +70,27 @@ class Workers:
 
     def close(self) -> None:
         """Cancels the tasks that have not begun; every thread ends after its present task."""
-        while not self._tasks.empty():
-            with contextlib.suppress(queue.Empty):
-                if (task := self._tasks.get_nowait()) is not None:
-                    task.future.cancel()
-        for _ in range(self._count):
-            self._tasks.put(None)
+        self._end()
 
     def _start(self) -> None:
-        threading.Thread(target=self._work, daemon=True).start()
+        threading.Thread(target=_work, args=(self._tasks, self._lock), daemon=True).start()
 
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            task.run()
-            with self._lock:
-                if task.given_up:  # another thread has replaced this one
-                    return
-            del task  # or its arguments would stay in memory until the next task
+
+def _work(tasks: queue.SimpleQueue[Task | None], lock: threading.Lock) -> None:
+    """What a thread does. It does not hold the pool, which may so be collected while threads wait for tasks."""
+    while (task := tasks.get()) is not None:
+        task.run()
+        with lock:
+            if task.given_up:  # another thread has replaced this one
+                return
+        del task  # or its result would stay in memory until the next task
+
+
+def _end(tasks: queue.SimpleQueue[Task | None], count: int) -> None:
+    """Cancels the tasks that have not begun, and ends `count` threads after their present task."""
+    while not tasks.empty():
+        with contextlib.suppress(queue.Empty):
+            if (task := tasks.get_nowait()) is not None:
+                task.future.cancel()
+    for _ in range(count):
+        tasks.put(None)

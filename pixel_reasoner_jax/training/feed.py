@@ -11,7 +11,7 @@ from pixel_reasoner_jax.training.packing import Batch
 
 
 class Feed:
-    """Iterates over updates, yielding the list of batches of each; a context manager that ends its threads.
+    """Iterates over updates, yielding the list of batches of each; a context manager that ends threads and stream.
 
     One thread reads and plans the update after the next, another builds the batches of the next. In between, all
     processes agree on the batches' shapes. The caller's thread does that, because all processes must issue their
@@ -84,5 +84,9 @@ class Feed:
         return self
 
     def __exit__(self, *_) -> None:
-        for pool in (self._reader, self._builder):
-            pool.shutdown(cancel_futures=True)
+        pools = self._reader, self._builder
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._stream.close()  # or a read that waits for a stopped worker would be waited for
+        for pool in pools:
+            pool.shutdown()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,36 +25,46 @@ from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
 from data_pipeline.reader import QueryReader
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.parallel import all_gather
+from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
-from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups
+from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
+from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.rows import split_by_tokens
 from pixel_reasoner_jax.training.state import Trainer, TrainState
+from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 
+SHOWN = ("accuracy", "rapr", "reward")  # beside the progress
 
-def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
+_log = logging.getLogger(__name__)
+
+
+def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
     """Trains on the queries in `config.data.path`; configs/rl_qwen2_5_vl_7b.py documents every key.
 
     Args:
       config: an RL experiment.
-      resume: go on from the last checkpoint in `config.workdir`.
+      resume: go on from the newest whole checkpoint in `config.workdir`, or from that of a step.
 
     Returns:
       The directory of the trained model, in the Hugging Face form.
 
     Raises:
       ConfigError: settings that do not go together.
+      UserError: no update was made, and so no model is written; the message says why.
+      RunStopped: SIGTERM has come. The running episode is begun anew when the run goes on, from the parameters that it
+        began with; where these are gone and were not saved, its updates are made first, and it is saved.
     """
     check_lengths(config)
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
         training = stack.enter_context(TrainingRun(config, resume))
         pool = stack.enter_context(AnswerPool(rules=config.rewards.rules))
         policy = make_policy(config, training)
@@ -74,21 +85,36 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             config.rollout.temperature, later=SamplingSettings(config.rollout.later_temperature)
         )
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
-        learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate)
+        learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
+        reason = ""
+        stop.begin()
         with training.progress("rl", schedule.episodes, done) as progress:
             for episode in range(done + 1, schedule.episodes + 1):
+                position = loader.get_state()
                 with training.phase("data"):
                     shards = next(loader).values()
                     queries = [query for shard in shards for query in shard]
-                state, metrics = run_episode(learner, episode, queries, state)
+                try:
+                    state, metrics = run_episode(learner, episode, queries, state)
+                except EpisodeDropped:
+                    if episode > 1 and not training.has_saved(episode - 1):
+                        training.save(episode - 1, state, position, episode=episode - 1, skipped_updates=skipped)
+                    training.end_early()
                 skipped += metrics.pop("skipped_updates")
                 training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
-                progress.update(episode, accuracy=metrics["accuracy"], rapr=metrics["rapr"], reward=metrics["reward"])
-                if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes:
-                    training.save(episode, state, loader, episode=episode, skipped_updates=skipped)
-        return training.export(state.params)
+                progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
+                if not metrics["updates"]:
+                    reason = why_no_update(metrics, config)
+                    if is_main():
+                        _log.warning("episode %d made no update: %s", episode, reason)
+                stopping = stop.agreed()
+                if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes or stopping:
+                    training.save(episode, state, loader.get_state(), episode=episode, skipped_updates=skipped)
+                if stopping:
+                    training.end_early()
+        return training.export(state, reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +176,7 @@ class Learner:
       pool: scores answers.
       trainer, learning_rate: what updates, and its learning rate by the number of the update, from 0.
       schedule: the updates that are planned.
+      stop: whether SIGTERM has come.
     """
 
     config: ConfigDict
@@ -160,6 +187,11 @@ class Learner:
     schedule: UpdateSchedule
     sampling: SamplingSettings
     learning_rate: Callable[[int], float]
+    stop: StopRequest
+
+
+class EpisodeDropped(Exception):
+    """SIGTERM has ended an episode, which is to be begun anew: the state before it is still there, or saved."""
 
 
 def run_episode(
@@ -176,6 +208,9 @@ def run_episode(
     Returns:
       The state after the episode, and the episode's metrics over all processes; `skipped_updates` of its updates had
       nothing to train on.
+
+    Raises:
+      EpisodeDropped: SIGTERM has come.
     """
     config, training, policy = learner.config, learner.training, learner.policy
     samples, unchecked = config.rollout.samples, learner.pool.unchecked
@@ -183,14 +218,21 @@ def run_episode(
     policy.params = state.params
     with training.phase("rollout"):  # answers are scored at the same time
         seed = _episode_seed(config.seed, episode)
-        with policy.stream(queries, samples, seed, sampling=learner.sampling) as stream:
-            groups, correct = collect(stream, len(queries), samples, learner.pool)
+        try:
+            with policy.stream(queries, samples, seed, sampling=learner.sampling, stop=learner.stop.asked) as stream:
+                groups, correct = collect(stream, len(queries), samples, learner.pool)
+        except RolloutStopped:
+            raise EpisodeDropped from None
     rewarded = reward_groups(groups, correct, config.curiosity, config.grpo.normalize_std)
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
+    failed = int(all_gather(np.int32(rewarded.failed_queries)).sum())
 
     metrics, skipped = [], 0
     updates = _split_into_updates(rewarded, training, config.train.batch_size)
     for step, sequences in zip(learner.schedule.steps_of(episode), updates, strict=False):
+        begins_anew = not metrics or episode == 1 or training.has_saved(episode - 1)
+        if learner.stop.agreed() and begins_anew:
+            raise EpisodeDropped
         with training.phase("pack"):
             batches = training.agree_on_shapes(training.plan(sequences))()
         with training.phase("update"):
@@ -199,7 +241,12 @@ def run_episode(
             metrics.append(update_metrics)
         else:
             skipped += 1
-    counts = {"answers_unchecked": unchecked, "updates": len(metrics), "skipped_updates": skipped}
+    counts = {
+        "failed_queries": failed,
+        "answers_unchecked": unchecked,
+        "updates": len(metrics),
+        "skipped_updates": skipped,
+    }
     return state, {**rewarded.metrics(), **counts, **_summary(metrics)}
 
 

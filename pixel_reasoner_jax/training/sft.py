@@ -16,21 +16,25 @@ from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 from pixel_reasoner_jax.trajectory import Trajectory
 
 CACHE_BYTES = 2**29  # memory for rendered trajectories, so that a small data set is decoded and resized only once
 
 
-def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
+def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
     """Trains on the trajectories in `config.data.path`; configs/sft_qwen2_5_vl_7b.py documents every key.
 
     Args:
       config: an SFT experiment.
-      resume: go on from the last checkpoint in `config.workdir`.
+      resume: go on from the newest whole checkpoint in `config.workdir`, or from that of a step.
 
     Returns:
       The directory of the trained model, in the Hugging Face form.
+
+    Raises:
+      RunStopped: SIGTERM has come, and the state after the step that was running is saved.
     """
     train = config.train
     data = data_sets(config)
@@ -42,6 +46,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
             f" config.train.batch_size is {train.batch_size}"
         )
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
         training = stack.enter_context(TrainingRun(config, resume))
         settings = LoaderSettings(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
         stream = stack.enter_context(
@@ -63,6 +68,7 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
         batches = stack.enter_context(
             Feed(stream, lambda records: training.plan(_sequences(records)), training.agree_on_shapes, steps - done)
         )
+        stop.begin()
         with training.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
                 with training.phase("data"):
@@ -72,9 +78,12 @@ def run(config: ConfigDict, resume: bool = False) -> pathlib.Path:
                 skipped += not metrics
                 training.write(step, {**metrics, "skipped_records": batches.skipped, "skipped_updates": skipped})
                 progress.update(step, **({"loss": metrics["loss"]} if metrics else {}))
-                if step % train.checkpoint_every == 0 or step == steps:
-                    training.save(step, state, batches, skipped_updates=skipped)
-        return training.export(state.params)
+                stopping = stop.agreed()
+                if step % train.checkpoint_every == 0 or step == steps or stopping:
+                    training.save(step, state, batches.get_state(), skipped_updates=skipped)
+                if stopping:
+                    training.end_early()
+        return training.export(state)
 
 
 def make_trainer(config: ConfigDict, model: Any) -> Trainer:

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models.layers import ADAPTER
 from pixel_reasoner_jax.models.lora import has_adapters
 from pixel_reasoner_jax.parallel import all_gather, param_shardings, parts, shard_rows
@@ -53,6 +54,10 @@ class TrainState:
     def params(self) -> nnx.State:
         """All parameters, as `nnx.merge` with the model's graph definition takes them."""
         return nnx.merge_state(self.trainable, self.frozen)
+
+
+class GradientError(UserError, FloatingPointError):
+    """A gradient that is not finite; the message says which settings help."""
 
 
 class Trainer:
@@ -168,7 +173,7 @@ class Trainer:
           is trained, all return the state as it is and no diagnostics.
 
         Raises:
-          FloatingPointError: the gradient is not finite.
+          GradientError: the gradient is not finite.
         """
         batches = list(batches)
         normalizer = float(all_gather(np.float32(sum(batch["target_mask"].sum() for batch in batches))).sum())
@@ -183,7 +188,7 @@ class Trainer:
             diagnostics.append(metrics)
         state, norm = self.apply(state, gradients, np.float32(learning_rate))
         if not np.isfinite(norm):
-            raise FloatingPointError(
+            raise GradientError(
                 f"the gradient of update {int(state.step) - 1} is not finite; resume from the last checkpoint with"
                 " a lower optimizer.learning_rate or tighter optimizer.clip_norm"
             )

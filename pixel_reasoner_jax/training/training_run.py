@@ -10,26 +10,35 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from data_pipeline.exchange.tables import TABLE_SUFFIXES, is_table
 from data_pipeline.pipeline import DatasetMixture, RecordOrder, record_count
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import ConfigError, open_workdir, save_config, take_over
-from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.config import FILE, ConfigError, open_workdir, save_config, take_over
+from pixel_reasoner_jax.errors import RunInterrupted, RunStopped, UserError
+from pixel_reasoner_jax.files import StorageError, as_path, storage_problem
+from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.metrics import MetricWriter, Progress
+from pixel_reasoner_jax.model_files import base_directory, download_hint
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.models.weights import read_config
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
-from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
+from pixel_reasoner_jax.processing.sources import use_media_settings
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.signals import telling
 from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan
+from pixel_reasoner_jax.training.resumption import choose_step
 from pixel_reasoner_jax.training.state import TrainState
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
@@ -45,7 +54,8 @@ class TrainingRun:
 
     Args:
       config: an experiment of either phase.
-      resume: go on from the newest checkpoint, or from the start where there is none yet.
+      resume: go on from the newest whole checkpoint, or from the start where there is none yet; or the step of the
+        checkpoint to go on from.
 
     Attributes:
       model, processor: as `config.model`, `config.lora` and `config.processor` say, on `config.mesh`.
@@ -54,12 +64,14 @@ class TrainingRun:
       order: which records this process's shards read, and in which order.
     """
 
-    def __init__(self, config: ConfigDict, resume: bool = False):
+    def __init__(self, config: ConfigDict, resume: bool | int = False):
         enable_cache()
         self._config = config
+        use_media_settings(config.media)
         if resume:
             take_over(config)
-        self._workdir = open_workdir(config, resume)
+        self._workdir = open_workdir(config, bool(resume))
+        _check_is_no_rest(self._workdir)
         mesh = make_mesh(config.mesh)
         if mesh.devices.flat[0].platform == "cpu" and config.model.dtype == "bfloat16":
             raise ConfigError(
@@ -72,15 +84,20 @@ class TrainingRun:
         config.data.shards = self.shards.count
         self.order = RecordOrder(config.seed, self.shards.local, self.shards.count)
         check_is_no_run(config.model.directory)
-        if not (as_path(config.model.directory) / "config.json").exists():
+        if not (base_directory(config.model.directory) / "config.json").exists():
+            hint = download_hint(config.model.directory, "name")
             raise ConfigError(
                 f"config.model.directory is {config.model.directory}, which has no config.json: it must be a downloaded"
-                " checkpoint's, or what phase one left in the folder `model` of its working directory"
+                f" checkpoint's, or what phase one left in the folder `model` of its working directory{hint}"
             )
         # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
+        read_config(config.model.directory)
         self.processor = Processor.from_pretrained(
-            config.model.directory, Budgets(**config.processor), position_rule=config.model.position_rule
+            config.model.directory, config.processor, position_rule=config.model.position_rule
         )
+        if is_main():
+            _say_other_budgets(config)
+        config.processor.update(dataclasses.asdict(self.processor.budgets))
         config.model.position_rule = self.processor.position_rule
         self.settings = policy_settings(config)
         config.operations.box_rule = self.settings.box_rule
@@ -97,24 +114,37 @@ class TrainingRun:
         if is_main():
             save_config(config, self._workdir)  # last: a start that failed leaves no run behind and may be tried again
         self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
-        step = (resume and self._checkpoints.latest_step) or 0
+        self._began = self._step = choose_step(self._checkpoints, resume) if resume else 0
         if resume and is_main():
-            began = f"goes on after step {step}" if step else "has no checkpoint yet and begins anew"
+            began = f"goes on after step {self._step}" if self._step else "has no checkpoint yet and begins anew"
             print(f"{self._workdir} {began}", file=sys.stderr, flush=True)
-        self._metrics = MetricWriter(self._workdir, step) if is_main() else None
+        self._metrics = MetricWriter(self._workdir, self._step) if is_main() else None
         self._seconds: dict[str, float] = {}
+        self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> TrainingRun:
+        self._exit.enter_context(telling(self._where))
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-        if error is None or jax.process_count() == 1:  # after an error, the others would not come to write a checkpoint
-            self._checkpoints.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _) -> None:
+        together = error is None or isinstance(error, RunStopped) or jax.process_count() == 1
+        try:
+            with self._exit as closing:
+                if together:  # after another error, the others would not come to write a checkpoint
+                    closing.callback(self._checkpoints.close)
+                if self._metrics is not None:
+                    closing.callback(self._metrics.close)
+        except Exception as failed:
+            error = error or failed
+            if not storage_problem(error):
+                raise
+        if problem := storage_problem(error):
+            raise StorageError(f"{problem}: the run has ended {self._where()}") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise RunInterrupted(self._where()) from error
 
     def restore(self, state: TrainState, iterator: Any) -> tuple[TrainState, dict[str, Any]]:
-        """Restores the newest checkpoint, if there is one.
+        """Restores the checkpoint that the run goes on from, if it does from one.
 
         Then the arrays of `state` are deleted, the model gets the checkpoint's parameters, and the data iterator is set
         to the checkpoint's position.
@@ -125,12 +155,12 @@ class TrainingRun:
         Raises:
           ConfigError: the data have another number of records than when the checkpoint was saved: another order.
         """
-        if self._checkpoints.latest_step is None:
+        if not self._began:
             return state, {}
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
         for leaf in jax.tree.leaves(state):  # the model's parameters too: there is no room for two states
             leaf.delete()
-        state, meta = self._checkpoints.restore(target)
+        state, meta = self._checkpoints.restore(target, self._began)
         before, now = meta.get("records"), self._records
         if before not in (None, now):
             raise ConfigError(
@@ -141,12 +171,18 @@ class TrainingRun:
         iterator.set_state(meta["iterator"])
         return state, meta["counters"]
 
-    def save(self, step: int, state: TrainState, iterator: Any, **counters: Any) -> None:
-        """Starts writing a checkpoint; `counters` are saved with it as JSON, for `restore` to return."""
+    def save(self, step: int, state: TrainState, position: Mapping[str, Any], **counters: Any) -> None:
+        """Starts writing a checkpoint.
+
+        Args:
+          step: that the state is after.
+          state: of the training.
+          position: the state of this process's data iterator.
+          counters: saved with it as JSON, for `restore` to return.
+        """
         if self._metrics is not None:
             self._metrics.flush()  # a run that goes on from this checkpoint has the metrics up to it
-        by_process = all_gather_json(iterator.get_state())
-        iterator_state = {shard: position for positions in by_process for shard, position in positions.items()}
+        iterator_state = {shard: place for places in all_gather_json(position) for shard, place in places.items()}
         meta = {"iterator": iterator_state, "counters": counters, "records": self._records}
         self._checkpoints.save(step, state, meta)
 
@@ -155,6 +191,21 @@ class TrainingRun:
         """How many records an epoch has, those alone that `data.pass_rates` leaves in: their order depends on it."""
         data, rates = data_sets(self._config), self._config.data.get("pass_rates")
         return record_count(data) if rates is None else record_count(data, rates)
+
+    def has_saved(self, step: int) -> bool:
+        """Whether there is a checkpoint of a step, or it is being written."""
+        return step in self._checkpoints.steps
+
+    def end_early(self) -> NoReturn:
+        """Ends the run because SIGTERM has come, when its checkpoints are written. All processes call this together."""
+        self._checkpoints.wait()
+        raise RunStopped(f"SIGTERM has ended the run {self._where()}")
+
+    def _where(self) -> str:
+        """Where the run is, and what it goes on from."""
+        saved = self._checkpoints.steps_on_disk()
+        has = f"step {saved[-1]} is saved" if saved else "no step is saved yet"
+        return f"after step {self._step}; {has} in {self._workdir}"
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -165,6 +216,7 @@ class TrainingRun:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step, with the seconds of every phase since the last `write`, and tokens a second."""
+        self._step = step
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
         total = sum(seconds.values())
         if self._metrics is not None:
@@ -188,13 +240,26 @@ class TrainingRun:
     def progress(self, description: str, total: int, step: int) -> Progress:
         return Progress(self._config.get("title", description), total, step, quiet=not is_main())
 
-    def export(self, params: nnx.State) -> pathlib.Path:
-        """Writes the trained model, its processor and its policy settings; returns their directory."""
+    def export(self, state: TrainState, reason: str = "") -> pathlib.Path:
+        """Writes the trained model, its processor and its policy settings; says where, and returns their directory.
+
+        Args:
+          state: the last one.
+          reason: why the last step that made no update made none.
+
+        Raises:
+          UserError: no update was made: the model would be the untrained one.
+        """
+        if not int(state.step):
+            more = reason or f"{self._workdir / METRICS} has the figures of every step"
+            raise UserError(f"no update was made, so there is no trained model, and none is written: {more}")
         directory = self._workdir / MODEL
-        nnx.update(self.model, params)
+        nnx.update(self.model, state.params)
         self.model.save_pretrained(directory)
         self._save_beside_weights(directory)
         wait_for_all("exported")
+        if is_main():
+            print(f"the trained model is in {directory}", file=sys.stderr, flush=True)
         return directory
 
     def _save_beside_weights(self, directory: pathlib.Path) -> None:
@@ -204,20 +269,48 @@ class TrainingRun:
         self.settings.save(directory)
 
 
-def data_sets(config: ConfigDict) -> DatasetMixture:
-    """The data that `config.data` names: the path of one data set, or the paths of several with their weights.
+def _check_is_no_rest(workdir: pathlib.Path) -> None:
+    """Checks that a directory without a run's config has none of its checkpoints, which would be taken for a new run's.
 
     Raises:
-      ConfigError: a path holds no complete data set.
+      ConfigError: it has.
+    """
+    if not (workdir / FILE).exists() and (workdir / CHECKPOINTS).is_dir() and any((workdir / CHECKPOINTS).iterdir()):
+        raise ConfigError(
+            f"{workdir} holds the checkpoints of a run whose {FILE} is missing: give it back to go on with the run, or"
+            " start a new one with --config.workdir=DIRECTORY"
+        )
+
+
+def data_sets(config: ConfigDict) -> DatasetMixture:
+    """The data that `config.data` names: the path of a data set or a table, or the paths of several with their weights.
+
+    Raises:
+      ConfigError: a path holds neither a complete data set nor a table.
     """
     mixture = tuple(config.data.mixture)
     for path, key in [(path, "mixture") for path, _ in mixture] or [(config.data.path, "path")]:
-        if not (as_path(path) / DATASET_INFO).exists():
-            raise ConfigError(
-                f"config.data.{key} names {path}, where no data set is complete: `pixel-reasoner synthesize` and"
-                " `import-data` make one, and data_pipeline.records.write_records"
-            )
+        named = f"config.data.{key} names {path}"
+        if is_table(path):
+            if not as_path(path).is_file():
+                raise ConfigError(f"{named}, and there is no such file")
+        elif not (as_path(path) / DATASET_INFO).exists():
+            table = ", ".join(TABLE_SUFFIXES)
+            if "rollout" in config:
+                remedy = f"give a table of questions and answers ({table}), or make a set of it with `import-data`"
+            else:
+                remedy = f"`pixel-reasoner synthesize` makes one, or give a table of `messages` ({table})"
+            raise ConfigError(f"{named}, where no data set is complete: {remedy}; docs/data.md shows both")
     return mixture or config.data.path
+
+
+def _say_other_budgets(config: ConfigDict) -> None:
+    """Says on standard error which budgets of the config are not those that the first model was trained with."""
+    saved = PreprocessorFiles.read(config.model.directory).image.get("budgets", {})
+    now = {name: list(value) if isinstance(value, tuple) else value for name, value in config.processor.items()}
+    if other := [name for name in saved if now.get(name) is not None and now[name] != saved[name]]:
+        settings = ", ".join(f"config.processor.{name} = {now[name]} (the model's: {saved[name]})" for name in other)
+        print(f"not as {config.model.directory} was trained, None would be: {settings}", file=sys.stderr, flush=True)
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:

@@ -70,6 +70,12 @@ def test_overrides_and_resume_reach_the_run(implementation, capsys):
     assert implementation.calls[1][1] == {"resume": False}
 
 
+def test_settings_are_checked_without_a_run(implementation, capsys):
+    status, out, err = run(capsys, "rl", "--config", "rl_qwen2_5_vl_7b", "--check", "--config.train.steps=5")
+    assert (status, out, err) == (0, "rl_qwen2_5_vl_7b: every setting is in order\n", "")
+    assert not implementation.calls
+
+
 def test_quickstart_needs_no_config(implementation, capsys):
     assert run(capsys, "quickstart", "--config.seed=3")[0] == 0
     ((config,), options) = implementation.calls[0]
@@ -88,7 +94,12 @@ def test_other_commands_parse_their_own_options(implementation, capsys):
         ((), "COMMAND"),
         (("fly",), "invalid choice: 'fly'"),
         (("rl",), "--config"),
-        (("rl", "--config", RL, "--resum"), "unrecognized arguments: --resum"),
+        (("evaluat", "--model", "x"), "invalid choice: 'evaluat'; did you mean evaluate?"),
+        (("rl", "--config", RL, "--resum"), "unrecognized arguments: --resum; did you mean --resume?"),
+        (("rl", "--confg", RL), "unrecognized arguments: --confg; did you mean --config?"),
+        (("generate", "--modle=x", "--question", "?"), "unrecognized arguments: --modle; did you mean --model?"),
+        (("generate", *ASKED, "--xyzzy"), "unrecognized arguments: --xyzzy"),
+        (("rl", "--config", RL, "--check", "--config.optimizer.b1=1.5"), "config.optimizer.b1 is 1.5: it must be"),
         (("rl", "--config", RL, "--config.optimizer.learnig_rate=1"), "did you mean config.optimizer.learning_rate?"),
         (("rl", "--config", RL, "--config.seed"), "--config.seed needs a value"),
         (("rl", "--config", "configs/rl_qwen.py"), "there is no config 'configs/rl_qwen.py'; did you mean rl_"),

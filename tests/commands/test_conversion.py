@@ -9,8 +9,12 @@ import jax
 import numpy as np
 import optax
 import pytest
+import torch
+import transformers
 from flax import nnx
-from safetensors.numpy import load_file
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from data_pipeline.tokenizer import save_processor, train_tokenizer
 from pixel_reasoner_jax.arrays import CheckpointError
@@ -20,10 +24,11 @@ from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import load_config, open_workdir, save_config
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
-from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing import Budgets, Processor, SpecialTokens
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import INITIAL
+from tests.forward import forward
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,10 @@ def released(tmp_path_factory):
     save_processor(train_tokenizer(["a small text to learn from"] * 4, 400), directory, Budgets())
     config = Config.preset("tiny")
     vision = dataclasses.replace(config.vision, depth=1, fullatt_block_indexes=(0,))
-    config = dataclasses.replace(config, vision=vision, num_hidden_layers=1)
+    ids = SpecialTokens.of(train_tokenizer(["a small text to learn from"] * 4, 400).backend_tokenizer)
+    tokens = {"image_token_id": ids.image_pad, "video_token_id": ids.video_pad, "eos_token_id": ids.im_end}
+    tokens |= {"vision_start_token_id": ids.vision_start, "vision_end_token_id": ids.vision_end}
+    config = dataclasses.replace(config, vision=vision, num_hidden_layers=1, **tokens)
     Qwen2_5_VL.create(config, seed=1).save_pretrained(directory)
     PolicySettings(padding=0.01).save(directory)
     return directory
@@ -66,6 +74,82 @@ def test_converted_and_exported_is_the_same(released, tmp_path):
     Processor.from_pretrained(tmp_path / "exported")
     with pytest.raises(CheckpointError, match="already holds a converted model"):
         convert(released, tmp_path / "converted")
+
+
+def test_an_export_is_what_transformers_loads(released, tmp_path):
+    """Configuration, tokenizer and model, whose logits for an image of the sizes that budgets make are ours."""
+    convert(released, tmp_path / "converted")
+    export(tmp_path / "converted", tmp_path / "exported")
+    model, processor = (part.from_pretrained(tmp_path / "exported") for part in (Qwen2_5_VL, Processor))
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "exported")
+    assert (config.model_type, config.dtype) == ("qwen2_5_vl", torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    message = {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (130, 90), "teal")}]}
+    text = tokenizer.apply_chat_template([message], tokenize=False)
+    theirs, report = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path / "exported", output_loading_info=True
+    )
+    assert not any(report.values())
+    assert theirs.generation_config.eos_token_id == [processor.im_end, processor.endoftext]
+
+    images = Qwen2VLImageProcessorPil.from_pretrained(tmp_path / "exported")([message["content"][0]["image"]])
+    grid = torch.tensor(np.asarray(images["image_grid_thw"]))
+    tokens = tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * int(grid.prod() // 4)))["input_ids"]
+    batch = processor([[message]])
+    np.testing.assert_array_equal(batch["tokens"], [tokens])
+    inputs = torch.tensor([tokens])
+    with torch.no_grad():
+        expected = theirs(
+            input_ids=inputs,
+            pixel_values=torch.tensor(np.asarray(images["pixel_values"])),
+            image_grid_thw=grid,
+            mm_token_type_ids=(inputs == processor.image_pad).int(),
+        )
+    np.testing.assert_allclose(forward(model, batch), expected.logits.numpy(), atol=1e-4)
+
+
+def test_nothing_is_written_over(released, tmp_path):
+    convert(released, tmp_path / "converted")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.safetensors").write_text("mine")
+    for write, source in ((export, tmp_path / "converted"), (convert, released)):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}/mine is there already and not empty: choose another"):
+            write(source, tmp_path / "mine")
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
+    (tmp_path / "empty").mkdir()
+    export(tmp_path / "converted", tmp_path / "empty")
+
+
+def test_an_adapter_is_merged_into_the_model_that_it_names(released, tmp_path):
+    """By all that reads a model; what is its own comes first, all else is the model's."""
+    adapter, random = tmp_path / "adapter", np.random.default_rng(0)
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "base_model_name_or_path": str(released)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    name = "model.layers.0.self_attn.o_proj"
+    a, b = random.normal(size=(2, 96)).astype(np.float32), random.normal(size=(96, 2)).astype(np.float32)
+    factors = {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+    save_file(factors, adapter / "adapter_model.safetensors")
+    expected = tensors(released)
+    expected[f"{name}.weight"] = (3 * a.T.astype(np.float64) @ b.T).T.astype(np.float32) + expected[f"{name}.weight"]
+
+    export(adapter, tmp_path / "exported")
+    convert(adapter, tmp_path / "converted")
+    export(tmp_path / "converted", tmp_path / "again")
+    for directory in (tmp_path / "exported", tmp_path / "again"):
+        got = tensors(directory)
+        np.testing.assert_allclose(got.pop(f"{name}.weight"), expected[f"{name}.weight"], atol=1e-5)
+        assert_same_tensors(got, {key: tensor for key, tensor in expected.items() if key in got})
+        assert PolicySettings.load(directory).padding == 0.01
+        assert not (directory / "adapter_config.json").exists()
+    policy = load_policy(adapter)
+    assert policy.processor.budgets == Budgets() and policy.registry is not None
+    with pytest.raises(
+        CheckpointError, match="converted, which the adapter in .* was trained on, is a converted model"
+    ):
+        settings["base_model_name_or_path"] = "../converted"
+        (adapter / "adapter_config.json").write_text(json.dumps(settings))
+        load_policy(adapter)
 
 
 def start_run(released, tmp_path, model, **settings):

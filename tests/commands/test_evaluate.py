@@ -9,6 +9,7 @@ import pytest
 
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands import evaluate, options
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.rollout.episode import Limits
 from pixel_reasoner_jax.trajectory import Ended
 from tests.trajectories import RulePolicy
@@ -46,6 +47,16 @@ def test_prompts_that_leave_no_room_are_counted(capsys, monkeypatch, make_trajec
     policy._answer = lambda query, sample: make_trajectory(ended=Ended.LENGTH)  # which has begun
     evaluate.run(arguments("--count", "8"))
     assert "no room" not in capsys.readouterr().err
+
+
+def test_no_accuracy_is_printed_where_no_response_has_room(capsys, monkeypatch, make_trajectory):
+    policy = RulePolicy(make_trajectory)
+    policy.limits = Limits()
+    policy._answer = lambda query, sample: make_trajectory(source=np.zeros(10, np.int8), ended=Ended.LENGTH)
+    monkeypatch.setattr(evaluate, "load_policy", lambda *_, **__: policy)
+    with pytest.raises(UserError, match="none of the 8 prompts leaves room for a response within 10 tokens.*--max-len"):
+        evaluate.run(arguments("--count", "8", "--max-length", "10"))
+    assert capsys.readouterr().out == ""
 
 
 def test_the_prior_of_the_world():

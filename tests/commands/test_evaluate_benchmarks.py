@@ -16,7 +16,7 @@ class ScriptedModel:
     """Stands for `LocalModel`; `answer` is what its policies answer."""
 
     answer = staticmethod(lambda query, sample: first(12)(query, sample) if query["question"][0] == "q" else "1")
-    name, hash, own = "scripted", "1", OwnSettings()
+    description, own = {"name": "scripted", "hash": "1", "dtype": "float32"}, OwnSettings()
     made: list = []
 
     def __init__(self, *arguments):
@@ -54,7 +54,7 @@ def test_the_command(tmp_path, capsys, model):
     assert figures["pixel_search"]["count"] == 3
     results = read_results(tmp_path / "out")
     assert results["benchmarks"]["pixel_search"]["protocol"]["name"] == "model"
-    assert model.made[-1] == ("some/model", "float32", {"data": -1, "fsdp": 2, "tensor": 1}, 64)
+    assert model.made[-1] == ("some/model", "auto", {"data": -1, "fsdp": 2, "tensor": 1}, 64)
 
 
 def test_flags_change_the_protocol(tmp_path, capsys, model):

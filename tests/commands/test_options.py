@@ -8,6 +8,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from data_pipeline.exchange import loss_masks
 from data_pipeline.sources import SOURCE_KINDS
 from data_pipeline.synthesis.endpoint import EndpointSettings
@@ -33,6 +35,13 @@ def test_names_and_defaults_are_those_of_the_modules_that_run():
     for name in ("temperature", "max_tokens", "timeout", "attempts", "base_url", "requests_per_minute", "budget"):
         assert getattr(args, name) == getattr(settings, name)
     assert args.prices == (settings.prompt_price, settings.completion_price)
+
+
+@pytest.mark.parametrize("declare, needed", [(options.evaluate, []), (options.generate, ["--question", "?"])])
+def test_parameters_are_loaded_as_they_are_stored(declare, needed):
+    parser = argparse.ArgumentParser()
+    declare(parser)
+    assert parser.parse_args(["--model", "x", *needed]).dtype == "auto"
 
 
 def test_declaring_options_imports_nothing_heavy():

@@ -9,6 +9,7 @@ from pixel_reasoner_jax.commands import quickstart
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.evaluation.compare import compare
 from pixel_reasoner_jax.rollout.settings import load_policy
+from tests.training.conftest import let_luck_pay
 
 STAGES = ("prior", "warm_start", "rl_without_curiosity", "rl_with_curiosity")
 
@@ -22,7 +23,8 @@ def last_line(capsys) -> dict:
     return json.loads(output[-1])
 
 
-def test_every_stage_runs_and_goes_on_where_it_stopped(tmp_path, capsys):
+def test_every_stage_runs_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
+    let_luck_pay(monkeypatch)  # a run that makes no update is an error
     config = load_config("quickstart")
     config.workdir = str(tmp_path / "run")
     config.pretraining.update(dict(lessons=16, train=dict(batch_size=8, steps=2, micro_batch_rows=8)))

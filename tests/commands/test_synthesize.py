@@ -39,6 +39,12 @@ def synthesize(capsys, *argv) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
+def test_a_root_of_media_must_be_there(seeds, tmp_path, capsys):
+    argv = ("--source", seeds, "--count", 1, "--out", tmp_path / "out", "--media-root", tmp_path / "nowhere")
+    status, _, err = synthesize(capsys, *argv)
+    assert status == 2 and f"the root of media is {tmp_path}/nowhere, which is no folder" in err
+
+
 def test_trajectories_a_table_and_a_page(seeds, tmp_path, capsys):
     out = tmp_path / "out"
     argv = ("--source", seeds, "pixel-search:sft", "--source", "pixel-search-video:sft")
@@ -221,6 +227,14 @@ def test_mistakes_are_named(argv, message, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     status, _, err = synthesize(capsys, *argv, "--out", tmp_path / "out")
     assert status == 2 and message in err
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        status, _, err = synthesize(capsys, "--source", "pixel-search:sft", "--count", 1, "--out", out)
+        assert status == 2 and "is to be a folder, and" in err and "out is a file" in err and "Errno" not in err
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_help_names_the_sources(capsys):

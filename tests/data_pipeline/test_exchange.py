@@ -174,7 +174,9 @@ def test_paths_are_kept_where_asked(folder):
 
 BROKEN = {
     "no such file": {"message_list": [*OPENING[:1], said("user", {"type": "image", "image": "gone.png"}, text("?"))]},
-    "cannot be decoded": {"message_list": [said("user", {"type": "image", "image": "broken.png"})]},
+    "cannot be decoded": {
+        "message_list": [said("user", {"type": "image", "image": "broken.png"}), said("assistant", text("It is 7."))]
+    },
     "role is 'tool'": {"message_list": [said("tool", text("?"))]},
     "does not end with the assistant": {"message_list": OPENING},
     "list of messages": {"message_list": 3},
@@ -187,9 +189,9 @@ BROKEN = {
 def test_what_cannot_be_read_is_reported(folder):
     report, drafts = imported(folder, [{"message_list": conversation()}, *BROKEN.values()])
     assert len(drafts) == report["written"] == 1 and report["rows"] == 1 + len(BROKEN)
-    for number, (problem, found) in enumerate(zip(BROKEN, report["unreadable"], strict=True), start=1):
+    for number, (problem, found) in enumerate(zip(BROKEN, report["unreadable"], strict=True), start=2):
         assert problem in found["problem"] and found["place"].endswith(f"rows.json, row {number}")
-    with pytest.raises(ValueError, match="none of 1 rows can be read; the first: .*row 0: the conversation does not"):
+    with pytest.raises(ValueError, match="none of 1 rows can be read; the first: .*row 1: the conversation does not"):
         import_tables([write(folder / "bad.json", [{"message_list": OPENING}])], folder / "bad")
 
 
@@ -197,7 +199,7 @@ def test_rows_of_other_types_are_reported(folder):
     good = {"message_list": conversation()}
     bad = [{"question": 7}, {"type": 7}, {"operations": "[1]"}, {"operations": "7"}, {"message_list": "[" * 100_000}]
     report = import_tables([write(folder / "t.json", [good, *(good | change for change in bad)])], folder / "t")
-    assert report["written"] == 1 and [row["place"][-1] for row in report["unreadable"]] == list("12345")
+    assert report["written"] == 1 and [row["place"][-1] for row in report["unreadable"]] == list("23456")
 
 
 def write(path, rows):
@@ -212,9 +214,9 @@ def test_files_that_are_no_tables(folder):
     assert all("not JSON" in row["problem"] for row in report["unreadable"])
     (folder / "x.parquet").write_bytes(b"not parquet")
     for name, rows, problem in (
-        ("x.csv", [], "rows are read from"),
+        ("x.txt", [], "rows are read from"),
         ("x.json", {}, "not a list"),
-        ("y.json", [], "no"),
+        ("y.json", [], "there are no rows in it"),
     ):
         with pytest.raises(ValueError, match=problem):
             import_tables([write(folder / name, rows)], folder / "out")

@@ -94,6 +94,18 @@ def test_the_terminal_shows_the_mask_in_colors(drafts):
         assert "".join(colored[label].split()) == "".join(words.split()) != ""
 
 
+def test_a_file_shows_the_mask_in_marks(dataset, drafts, capsys):
+    draft = next(draft for draft in drafts if any(not i["train"] for i in draft.messages[2]["content"]))
+    output = io.StringIO()
+    show_trajectory(rich.console.Console(file=output, width=10_000), draft)
+    for label, before, after in ((LossLabel.TRAINED, "[+", "+]"), (LossLabel.MASKED, "[-", "-]")):
+        words = [s.text for m in draft.messages for s in labeled_items(m) if s.label == label]
+        assert words and all(f"{before}{text}{after}" in output.getvalue() for text in words)
+        assert output.getvalue().count(before) >= len(words)
+    out = inspect(capsys, dataset)
+    assert "[+trained+]  [-masked: the assistant's, without loss-]  context\n" in out
+
+
 def test_the_page_shows_the_mask(dataset, tmp_path, capsys):
     assert "page: " in inspect(capsys, dataset, "--html", tmp_path / "page.html", "--samples", 24)
     page = (tmp_path / "page.html").read_text()

@@ -24,6 +24,9 @@ from data_pipeline.pipeline import (
 from data_pipeline.reader import TrajectoryReader
 from data_pipeline.records import RecordError, RecordSource, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
+from data_pipeline.worker_processes import WorkerProcesses
+from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.processing.decoding import decode_image
 
 ASKED = {"question": "?", "answer": "1"}
 
@@ -153,6 +156,18 @@ def test_worker_processes_read_the_same(trajectories, processor):
                         np.array_equal(one.patches, two.patches)
                         for one, two in zip(trajectory.media, other.media, strict=True)
                     )
+
+
+@pytest.mark.slow
+def test_worker_processes_read_media_as_this_process_does(tmp_path, use_media):
+    Image.new("RGB", (40, 30)).save(tmp_path / "outside.png")
+    (tmp_path / "media").mkdir()
+    use_media(root=str(tmp_path / "media"))
+    dataset = grain.MapDataset.source([str(tmp_path / "outside.png")]).map(decode_image)
+    workers = WorkerProcesses(dataset, 1, 1, 1)
+    with pytest.raises(MediaError, match="leads out of"):
+        next(workers)
+    workers.close()
 
 
 @pytest.mark.parametrize("weights", [(3, 1), (0.5, 0.5)])

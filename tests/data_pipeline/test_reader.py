@@ -269,7 +269,7 @@ def test_items_are_stored_with_their_type_and_without_unused_keys(tmp_path):
         ([{"image": SMALL, "kind": "poster"}], "unknown kind of image 'poster'"),
         ([{"image": SMALL[:60]}], "<60 bytes>"),
         ([{"video": [SMALL, png(30, 40)]}], "frame 2 is 30x40 pixels"),
-        ([{"video": [SMALL], "fps": 0}], "fps must be positive, got 0"),
+        ([{"video": [SMALL], "fps": 0}], "fps is 0; it is a number of frames in a second, above 0"),
         ([{"video": [SMALL], "fps": "fast"}], "fast"),
     ],
 )

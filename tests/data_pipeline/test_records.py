@@ -44,6 +44,19 @@ def test_trajectories_come_back(drafts, tmp_path):
                 assert item == read
 
 
+def test_stored_paths_do_not_lead_out_of_the_root_of_media(tmp_path, use_media):
+    paths = ("photos/cat.jpg", f"{tmp_path}/media/cat.jpg", "/etc/passwd", "../cat.jpg", "photos/../../cat.jpg")
+    (tmp_path / "media").mkdir()
+    write_records(tmp_path / "data", "query", [{"id": path, "question": "?", "video": path} for path in paths])
+    source = RecordSource(tmp_path / "data", "query")
+    assert [query["video"] for query in source] == list(paths)
+    use_media(root=str(tmp_path / "media"))
+    assert source[0]["video"] == f"{tmp_path}/media/photos/cat.jpg" and source[1]["video"] == paths[1]
+    for index in (2, 3, 4):
+        with pytest.raises(RecordError, match=f"record {index}: cannot be read: .* leads out of {tmp_path}/media"):
+            source[index]
+
+
 def test_queries_come_back_with_images_videos_and_paths(tmp_path):
     image, other = PixelSearch(1)[0].images[0], Image.new("L", (30, 20), 7)
     queries = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from data_pipeline.records import RecordShards
@@ -59,6 +61,16 @@ def test_options_with_the_right_one_always_first_are_shuffled(tmp_path):
     assert "the first one in every row" in benchmark.notes[0]
     assert len({item.letter for item in items}) == 3
     assert all(item.options[item.right] == "red" for item in items)
+
+
+def test_a_table_is_asked_as_it_is(tmp_path):
+    (tmp_path / "1.png").write_bytes(image_bytes(1))
+    rows = [{"question": "What?", "answer": "B", "options": ["green", "red"], "image": "1.png", "split": "test"}]
+    rows += [{"id": "bad", "question": "What?", "answer": "red", "image": "gone.png"}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = open_benchmark("data", tmp_path / "t.jsonl")
+    assert (first.letter, first.categories, len(first.images)) == ("B", {"split": "test"}, 1)
+    assert isinstance(second, UnreadableItem) and "line 2: id 'bad'" in second.problem
 
 
 def test_a_folder_without_a_data_set(tmp_path):

@@ -1,9 +1,13 @@
 """Evaluation with a policy that answers by rule."""
 
+import contextlib
+
 import pytest
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation import run
-from tests.trajectories import RulePolicy
+from pixel_reasoner_jax.rollout import QueryError
+from tests.trajectories import InTurn, RulePolicy
 
 
 def queries(count):
@@ -29,6 +33,30 @@ def test_a_failed_last_operation_counts_as_wrong(make_trajectory):
     policy = RulePolicy(make_trajectory)
     policy._answer = lambda query, sample: make_trajectory(reference="red")  # right, but its last call failed
     assert run.evaluate(policy, queries(1)).figures["accuracy"] == 0.0
+
+
+class Losing(RulePolicy):
+    """Loses the media of some queries, each after its first response."""
+
+    def __init__(self, make_trajectory, *lost):
+        super().__init__(make_trajectory)
+        self.lost = lost
+
+    @contextlib.contextmanager
+    def stream(self, queries, **options):
+        with super().stream(queries, **options) as items:
+            items = list(items)
+        begun = [next(item for item in items if item[0] == number) for number in self.lost]
+        errors = [QueryError(number, f"q{number}", "gone") for number in self.lost]
+        yield InTurn(*begun, *errors, *(item for item in items if item[0] not in self.lost))
+
+
+def test_a_query_whose_media_are_lost_counts_in_no_figure(make_trajectory):
+    evaluation = run.evaluate(Losing(make_trajectory, 0, 2), queries(4), samples=2, temperature=1.0)
+    assert evaluation.figures["accuracy"] == 0.5 and evaluation.failed == {"q0": "gone", "q2": "gone"}
+    assert [t.query_id for t in evaluation.trajectories] == ["q1", "q3"]
+    with pytest.raises(UserError, match="none of 2 queries can be used: gone"):
+        run.evaluate(Losing(make_trajectory, 0, 1), queries(2), samples=2, temperature=1.0)
 
 
 def test_another_scorer(make_trajectory):

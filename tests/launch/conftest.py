@@ -27,6 +27,7 @@ esac
 TRAINING = """
 [[ "$*" == *--resume* ]] || [[ ! -e "$CLOUD/hang" ]] || exec -a pixel-reasoner sleep 600
 [[ ! -e "$CLOUD/breaks" ]] || { echo "out of luck"; exit 3; }
+[[ ! -e "$CLOUD/stopped" ]] || { rm "$CLOUD/stopped"; exit 75; }
 """
 
 

@@ -18,6 +18,7 @@ def test_manifest():
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     pod = job["template"]["spec"]
     [container] = pod["containers"]
+    assert pod["terminationGracePeriodSeconds"] >= 60 and jobset["spec"]["failurePolicy"]["maxRestarts"] > 1
     topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
     chips = container["resources"]["limits"]["google.com/tpu"] * job["parallelism"]
     assert math.prod(map(int, topology.split("x"))) == chips and job["completions"] == job["parallelism"]

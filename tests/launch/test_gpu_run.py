@@ -38,6 +38,32 @@ def test_one_machine(machine):
     assert machine.commands[-2:] == [command, [*command, "--resume"]]
 
 
+def test_a_run_that_sigterm_has_stopped_goes_on(machine):
+    machine.launch("gpu_run.sh", "setup")
+    (machine.cloud / "stopped").touch()
+    machine.launch("gpu_run.sh", "run", CONFIG, OVERRIDE)
+    wait_for(machine, "finished")
+    command = ["pixel-reasoner", "sft", "--config", CONFIG, OVERRIDE]
+    assert machine.commands[-2:] == [command, [*command, "--resume"]]
+    (machine.cloud / "stopped").touch()
+    machine.launch("gpu_run.sh", "resume", CONFIG, OVERRIDE)
+    wait_for(machine, "finished")
+    assert machine.commands[-2:] == [[*command, "--resume"]] * 2  # said once
+
+
+def test_a_run_that_is_stopped_on_purpose_does_not_go_on(machine):
+    """The program takes SIGTERM as a wish to save and end with status 75."""
+    machine.launch("gpu_run.sh", "setup")
+    (machine.root / ".venv" / "bin" / "pixel-reasoner").write_text(
+        '#!/usr/bin/env bash\necho begun >>"$CLOUD/begun"\ntrap "exit 75" TERM\nsleep 600 &\nwait\n'
+    )
+    machine.launch("gpu_run.sh", "run", CONFIG)
+    wait_for(machine, "running")
+    assert machine.launch("gpu_run.sh", "stop").returncode == 0
+    wait_for(machine, "stopped")
+    assert (machine.cloud / "begun").read_text() == "begun\n"
+
+
 def test_one_machine_runs_one_thing(machine):
     machine.launch("gpu_run.sh", "setup")
     (machine.cloud / "hang").touch()
@@ -86,6 +112,13 @@ def test_slurm(machine):
             *resume,
         ]
         assert machine.commands[-1] == command
+    machine.stand_in("scontrol")
+    for status, requeued in ((75, True), (1, False)):
+        machine.stand_in("srun", f"exit {status}")
+        environment = machine.environment | {"SLURM_JOB_ID": "7"}
+        done = subprocess.run(["sh", "-c", script], env=environment, cwd=machine.root)
+        assert done.returncode == status
+        assert (machine.commands[-1] == ["scontrol", "requeue", "7"]) == requeued
     machine.launch("gpu_run.sh", *options, "--nodes=2", "run", CONFIG)
     *flags, wrapped = machine.commands[-1]
     assert "--nodes=2" in flags and "--ntasks-per-node=1" in flags

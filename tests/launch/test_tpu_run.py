@@ -189,6 +189,20 @@ def test_what_goes_on_on_one_host_alone(machine, own):
         machine.launch("tpu_run.sh", "stop", **SETTINGS)
 
 
+def test_a_run_that_sigterm_has_stopped_goes_on_where_it_is(machine):
+    set_up(machine)
+    for host in ("host0", "host1"):
+        (machine.cloud / host / "stopped").touch()
+    program = '[[ ! -e "$HOME/stopped" ]] || { rm "$HOME/stopped"; exit 75; }'
+    for host in ("host0", "host1"):
+        installed = machine.cloud / host / "pixel_reasoner_jax" / ".venv" / "bin" / "pixel-reasoner"
+        installed.write_text(installed.read_text() + program + "\n")
+    result = machine.launch("tpu_run.sh", "run", CONFIG, OVERRIDE, **SETTINGS)
+    assert result.returncode == 0, result.stderr
+    assert steps(machine) == ["create", "scp", "install", "start"]
+    assert sorted(trained(machine)) == [START, START, [*START, "--resume"], [*START, "--resume"]]
+
+
 def test_a_run_that_fails_is_not_started_again(machine):
     set_up(machine)
     (machine.cloud / "breaks").touch()

@@ -215,6 +215,87 @@ def test_an_index_that_misplaces_is_an_error(model, tmp_path):
         Qwen2_5_VL.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "weight_map, message",
+    [
+        (None, "index.json: it has no weight_map from tensors to files"),
+        ({"a": 1}, "no weight_map"),
+        ({"a": "../elsewhere.safetensors"}, "names '../elsewhere.safetensors', which is no file in its folder"),
+        ({"a": "one.safetensors", "b": "two.safetensors"}, "lacks one.safetensors and 1 more of the 2 files that .*"
+         "download is not complete; the same `hf download`"),
+    ],
+)  # fmt: skip
+def test_an_index_without_its_files_says_so(directory, weight_map, message):
+    (directory / weights.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=message):
+        Qwen2_5_VL.from_pretrained(directory)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("pytorch_model.bin", "but pytorch_model.bin: pickled weights are not read"),
+        ("pytorch_model.bin.index.json", "pickled weights are not read"),
+        ("model-00001-of-00002.safetensors", "which says what is in model-00001-of-00002.safetensors and the others"),
+        ("weights.gguf", "but weights.gguf, the form of llama.cpp"),
+        ("other.safetensors", "but other.safetensors, which has none of these names"),
+        ("README.md", "neither model.safetensors nor model.safetensors.index.json: it has no weights"),
+    ],
+)
+def test_weights_in_another_form_are_named(directory, name, message):
+    (directory / "model.safetensors").rename(directory / name)
+    with pytest.raises(CheckpointError, match=message):
+        Qwen2_5_VL.from_pretrained(directory)
+
+
+def test_a_pointer_in_the_place_of_a_file_is_named(directory):
+    (directory / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 1\n")
+    with pytest.raises(CheckpointError, match="model.safetensors is a Git LFS pointer, .* `git lfs pull`"):
+        Qwen2_5_VL.from_pretrained(directory)
+
+
+def test_embeddings_of_other_rows_than_the_config_says_are_named(directory):
+    name = "model.embed_tokens.weight"
+    edit(directory, lambda t: t.update({name: t[name][:500], "lm_head.weight": t["lm_head.weight"][:500]}))
+    with pytest.raises(CheckpointError, match=r"\[500, 96\], .*\[512, 96\]: the embeddings were resized .* write 500"):
+        Qwen2_5_VL.from_pretrained(directory)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        {"a": 1},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", 4]}},
+        {"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}},
+        {"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}},
+    ],
+)
+def test_a_header_of_another_form_is_named(directory, header):
+    content = json.dumps(header).encode()
+    (directory / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + bytes(4))
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        Qwen2_5_VL.from_pretrained(directory)
+
+
+@pytest.mark.parametrize(
+    "config, stored",
+    [
+        ({"dtype": "float16"}, "float16"),
+        ({"dtype": None, "torch_dtype": "float32"}, "float32"),
+        ({"dtype": None, "torch_dtype": None, "text_config": {"dtype": "torch.float16"}}, "float16"),
+        ({"dtype": "auto", "torch_dtype": None}, "bfloat16"),  # what the tensors are
+    ],
+)
+def test_the_type_that_parameters_are_stored_in(directory, config, stored):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    assert weights.stored_dtype(directory) == stored
+
+
 def test_an_empty_directory_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="config.json"):
         Qwen2_5_VL.from_pretrained(tmp_path)

@@ -59,6 +59,20 @@ def test_what_ends_the_search_is_said(monkeypatch, available, says):
     assert str(found) == says
 
 
+def test_what_is_tried_is_said_before_it_is_compiled(monkeypatch):
+    told = []
+
+    def measured(config, model, topology, name, key, slots):
+        assert told[-1] == (key, slots)
+        return phase(100 + slots, 300)
+
+    monkeypatch.setattr(search_module, "_measure", measured)
+    config = load_config("rl_qwen2_5_vl_7b")
+    present = phase(100 + config.rollout.slots, 300)
+    search_module.largest_slots(config, None, None, present, lambda *tried: told.append(tried))
+    assert told == [("rollout.slots", 128), ("rollout.slots", 192)]
+
+
 def test_the_fastest_mesh_that_fits_is_recommended(monkeypatch):
     """Decoding fits a mesh with tensor alone, where the update is slower; one that does not is left at that."""
     seconds = {("decode", 1): None, ("decode", 2): 2.0, ("decode", 4): 1.0, ("grpo_update", 2): 1.0}

@@ -48,6 +48,12 @@ for placed in (None, mesh):
         assert not compiles, compiles
         slots = policy.runtime._shapes.slots
         assert slots == 3, slots
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        policy.params = jax.device_put(policy.params, everywhere)  # by hand, with another sharding than the model's
+        compiles.clear()
+        [again] = policy.rollout(queries[:1], samples=2, seed=3, sampling=sampling)
+        assert not compiles, compiles
+        assert [t.tokens.tolist() for t in again] == [t.tokens.tolist() for t in answers[-1][0]]
 for one, other in zip(*answers, strict=True):
     for a, b in zip(one, other, strict=True):
         assert a.tokens.tolist() == b.tokens.tolist(), (a.query_id, a.sample)

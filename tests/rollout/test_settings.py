@@ -1,10 +1,13 @@
 """How a checkpoint wants to be asked, saved beside it."""
 
+import json
+
+import jax
 import pytest
 
 from pixel_reasoner_jax.operations import MediaState
 from pixel_reasoner_jax.rollout.episode import Limits
-from pixel_reasoner_jax.rollout.settings import FILE, PolicySettings, load_policy
+from pixel_reasoner_jax.rollout.settings import FILE, PolicySettings, load_policy, parameter_type
 
 
 def test_settings_are_saved_with_a_checkpoint(tmp_path):
@@ -39,7 +42,28 @@ def test_unreadable_settings_are_named(tmp_path, content):
         PolicySettings.load(tmp_path)
 
 
+def test_auto_is_the_stored_type_where_it_can_be_computed(tmp_path, monkeypatch):
+    for stored, accelerator in (("bfloat16", "bfloat16"), ("float16", "bfloat16"), ("float32", "float32")):
+        (tmp_path / "config.json").write_text(json.dumps({"torch_dtype": stored}))
+        for backend, expected in (("cpu", "float32"), ("gpu", accelerator), ("tpu", accelerator)):
+            monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+            assert parameter_type(tmp_path) == expected
+            assert parameter_type(tmp_path, "float32") == "float32"
+
+
+def test_an_adapter_has_the_settings_of_its_model(tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    PolicySettings(padding=0.3).save(base)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    assert PolicySettings.load(adapter).padding == 0.3
+    PolicySettings(padding=0.2).save(adapter)
+    assert PolicySettings.load(adapter).padding == 0.2
+
+
 def test_a_missing_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such model directory; .*`hf download Qwen/Qwen2.5-VL-7B-Instruct "):
+        load_policy("Qwen/Qwen2.5-VL-7B-Instruct")
     with pytest.raises(FileNotFoundError, match="nowhere: no such model directory"):
         load_policy(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no config.json"):

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
-from pixel_reasoner_jax.training.grpo import collect, reward_groups
+from pixel_reasoner_jax.rollout import QueryError
+from pixel_reasoner_jax.training.grpo import collect, reward_groups, why_no_update
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
+from tests.trajectories import InTurn
 
 CURIOSITY = ConfigDict(dict(variant="paper", alpha=1.0, beta=0.05, rate_floor=0.5, max_operations=1))
 WORKED = OperationRecord(0, "zoom_in", {}, sizes=((28, 28),))
@@ -77,3 +80,66 @@ def test_answers_are_scored_while_the_rollout_goes_on():
     assert [[t.query_id for t in group] for group in groups] == [["a", "a"], ["b", "b"]]
     assert [[t.sample for t in group] for group in groups] == [[0, 1], [0, 1]]
     np.testing.assert_array_equal(correct, [[1, 1], [0, 1]])
+
+
+def test_a_query_that_failed_counts_nowhere_but_among_the_failed(caplog):
+    class Pool:
+        def score(self, pairs, recovered):
+            return [float(text.endswith("5}")) for text, _ in pairs]
+
+    def answers(number, *given):
+        return [(number, dataclasses.replace(response(answer), sample=n)) for n, answer in enumerate(given)]
+
+    lost = QueryError(1, "b", "/data/b.png: the file has changed since it was opened")
+    stream = InTurn(*answers(2, 5, 5), *answers(1, 4)[:1], lost, *answers(0, 5, 4))
+    groups, correct = collect(stream, 3, 2, Pool())
+    assert [len(group) for group in groups] == [2, 0, 2]
+    np.testing.assert_array_equal(correct, [[1, 0], [0, 0], [1, 1]])
+    assert caplog.messages == ["left out: /data/b.png: the file has changed since it was opened"]
+    rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
+    assert rewarded.uniform.tolist() == [False, True, True]
+    assert len(rewarded.sequences()) == 2 and rewarded.sequences(slice(1, 3)) == []
+    metrics = rewarded.metrics()
+    assert (metrics["accuracy"], metrics["uniform_groups"], metrics["response_tokens"]) == (0.75, 0.5, 3.0)
+    assert rewarded.failed_queries == 1
+
+
+def test_an_episode_whose_queries_all_failed_has_no_figures():
+    groups, correct = collect(InTurn(*(QueryError(n, str(n), "gone") for n in range(2))), 2, 4, None)
+    rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
+    assert rewarded.metrics() == {} and rewarded.sequences() == []
+    assert rewarded.failed_queries == 2
+
+
+@pytest.mark.parametrize(
+    "responses,unchecked,words",
+    [
+        (None, 0, ["the media of all 2 queries could not be used"]),
+        (
+            dict(answer=4),
+            0,
+            ["the 2 responses to each query have equal rewards (accuracy 0)", "data.pass_rates"],
+        ),
+        (dict(answer=5), 0, ["equal rewards (accuracy 1)", "data.pass_rates"]),
+        (dict(answer=4, operation=FAILED), 0, ["equal rewards", "every call of an operation failed"]),
+        (dict(answer=4), 3, ["equal rewards", "3 of 4 answers could not be checked"]),
+        (
+            dict(answer=4, ended=Ended.TOKENS),
+            0,
+            ["every response met a limit before its answer"],
+        ),
+    ],
+)
+def test_why_an_episode_left_nothing_to_learn_is_said(responses, unchecked, words):
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.samples", "2")])
+    config.grpo.queries_per_episode = 2
+    groups, correct = [[], []], np.zeros((2, 2))
+    if responses is not None:
+        operations = [responses["operation"]] if "operation" in responses else []
+        one = response(responses["answer"], *operations, ended=responses.get("ended", Ended.ANSWER))
+        groups, correct = [[one, one]] * 2, np.full((2, 2), float(responses["answer"] == 5))
+    rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
+    assert rewarded.uniform.all()
+    counts = {"failed_queries": rewarded.failed_queries, "answers_unchecked": unchecked}
+    reason = why_no_update({**rewarded.metrics(), **counts}, config)
+    assert all(word in reason for word in words), reason

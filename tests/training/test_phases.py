@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -14,19 +15,25 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from data_pipeline.exchange.exporting import export_table
 from data_pipeline.records import RecordSource, shards, write_records
+from data_pipeline.sources.pixel_search import PixelSearch
+from data_pipeline.worker_processes import WorkerError
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.parallel import MeshError
-from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing import PictureStore, Processor
+from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft, training_run
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.conftest import REPOSITORY
+from tests.data_pipeline.tables import write_table
 
 RL_FIGURES = {
     "reward", "reward_correct", "reward_bonus", "reward_penalty", "accuracy", "rapr", "operations", "response_tokens",
@@ -132,6 +139,77 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
     assert lines[0]["logprob_difference"] < 1e-4 < lines[0]["kl"]
 
 
+def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_config, rl_config, monkeypatch, caplog):
+    """Here nothing is computed that could be learnt."""
+    figures = dict(failed_queries=0, accuracy=0.0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
+    monkeypatch.setattr(Trainer, "update", lambda self, state, *_: (state, {}))
+    monkeypatch.setattr(rl, "run_episode", lambda learner, episode, queries, state: (state, dict(figures)))
+    for run, config in ((sft.run, sft_config), (rl.run, rl_config)):
+        config.train.steps, config.workdir = 2, f"{config.workdir}_{run.__module__}"
+        for resume in (False, True):
+            with pytest.raises(UserError, match="no update was made, so there is no trained model, and none is writ"):
+                run(config, resume)
+        assert not (pathlib.Path(config.workdir) / "model").exists()
+    reasons = [message for message in caplog.messages if message.startswith("episode ")]
+    assert [reason.partition(": ")[0] for reason in reasons] == [f"episode {n} made no update" for n in (1, 2)]
+    assert "equal rewards (accuracy 0)" in reasons[0] and "every response met a limit before its answer" in reasons[0]
+
+
+def test_a_run_whose_prompts_leave_no_room_exports_nothing(rl_config):
+    rl_config.rollout.max_length = 40
+    with pytest.raises(UserError, match="leaves no room for a response within rollout.max_length = 40"):
+        rl.run(rl_config)
+    assert not (pathlib.Path(rl_config.workdir) / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_data_worker_ends_the_run_and_the_run_can_go_on(sft_config, monkeypatch):
+    sft_config.data.workers, sft_config.train.steps = 1, 12
+    write = TrainingRun.write
+
+    def killing(run, step, metrics):
+        write(run, step, metrics)
+        if step == 3:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with monkeypatch.context() as patch, pytest.raises(WorkerError, match="data worker 1 of 1 .* killed by SIGKILL"):
+        patch.setattr(TrainingRun, "write", killing)
+        sft.run(sft_config)
+    assert len(read_metrics(sft.run(sft_config, resume=True).parent)) == 12
+
+
+@pytest.mark.slow
+def test_a_file_that_vanishes_in_a_rollout_leaves_its_query_out(rl_config, tmp_path, monkeypatch):
+    """Between its opening and its encoding, where memory is so short that it has to be decoded again."""
+    queries = [seed.query() for seed in PixelSearch(2, "rl")]
+    for query in queries:
+        file = tmp_path / f"{query['id']}.png"
+        query["images"][0].convert("RGB").save(file)
+        query["images"] = [str(file)]
+    write_records(tmp_path / "queries", "query", queries)
+    build, make_policy = Scheduler._build, rl.make_policy
+
+    def lost(scheduler, query):
+        prompt = build(scheduler, query)
+        if query["id"] == queries[0]["id"]:
+            os.remove(query["images"][0])
+        return prompt
+
+    def of_little_memory(*given):
+        policy = make_policy(*given)
+        policy.store = PictureStore(0)
+        return policy
+
+    monkeypatch.setattr(Scheduler, "_build", lost)
+    monkeypatch.setattr(rl, "make_policy", of_little_memory)
+    rl_config.data.path, rl_config.train.steps = str(tmp_path / "queries"), 1
+    with pytest.raises(UserError, match="no update was made.*equal rewards"):  # a random model earns nothing
+        rl.run(rl_config)
+    [line] = read_metrics(pathlib.Path(rl_config.workdir))
+    assert (line["failed_queries"], line["updates"]) == (1, 0) and "accuracy" in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["sft", "rl"])
 def test_a_resumed_run_skips_the_same_records(phase, request, start, tmp_path, monkeypatch, luck_pays, caplog):
@@ -204,10 +282,11 @@ def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_pa
         rl.run(rl_config)
 
 
-def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, start, tmp_path, monkeypatch):
+def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, start, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(start)
     sft_config.model.directory, sft_config.train.steps = "model", 2
     trained = load_file(sft.run(sft_config) / "model.safetensors")
+    assert capsys.readouterr().err.splitlines()[-1] == f"the trained model is in {sft_config.workdir}/model"
     moved = pathlib.Path(sft_config.workdir).rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-m", "pixel_reasoner_jax.commands.cli", "export", "moved", "--out", "out"]
@@ -236,11 +315,36 @@ def test_a_cpu_is_not_asked_for_bfloat16(sft_config):
 def test_data_that_are_not_there_are_named_with_their_setting(sft_config, rl_config, tmp_path):
     here = rl_config.data.path
     sft_config.data.path = str(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="config.data.path names .*nowhere, where no data set is complete"):
+    with pytest.raises(
+        ConfigError, match="config.data.path names .*nowhere, where no data set is complete: .*synthesize"
+    ):
         sft.run(sft_config)
+    rl_config.data.path = str(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="names .*nowhere, .*: give a table of questions and answers") as raised:
+        rl.run(rl_config)
+    assert "synthesize" not in str(raised.value)
+    rl_config.data.path = str(tmp_path / "gone.csv")
+    with pytest.raises(ConfigError, match="config.data.path names .*gone.csv, and there is no such file"):
+        rl.run(rl_config)
     rl_config.data.mixture = ((here, 1.0), ("elsewhere", 1.0))
     with pytest.raises(ConfigError, match="config.data.mixture names elsewhere"):
         rl.run(rl_config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase,suffix", [("sft", ".parquet"), ("rl", ".jsonl"), ("rl", ".csv")])
+def test_a_table_trains_as_the_data_set_it_holds(phase, suffix, request, uninterrupted, luck_pays, tmp_path):
+    """Without an import: the trained model is the same."""
+    config = request.getfixturevalue(f"{phase}_config")
+    table = tmp_path / f"table{suffix}"
+    export_table(config.data.path, table.with_suffix(".jsonl") if suffix == ".csv" else table)
+    if suffix == ".csv":
+        write_table(table, list(map(json.loads, table.with_suffix(".jsonl").read_text().splitlines())))
+    config.data.path = str(table)
+    model = {"sft": sft, "rl": rl}[phase].run(config)
+    expected = load_file(uninterrupted(phase) / "model.safetensors")
+    trained = load_file(model / "model.safetensors")
+    assert all(np.array_equal(trained[name], values) for name, values in expected.items())
 
 
 def test_a_directory_in_use_is_refused(sft_config, uninterrupted):
@@ -258,6 +362,10 @@ def test_a_run_whose_data_grew_does_not_go_on(sft_config, uninterrupted, monkeyp
 
 def test_a_start_that_failed_may_be_tried_again(sft_config, tmp_path):
     model, sft_config.model.directory = sft_config.model.directory, str(tmp_path / "nowhere")
+    sft_config.media.root = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="the root of media is .*nowhere, which is no folder"):
+        TrainingRun(sft_config)
+    sft_config.media.root = None
     with pytest.raises(ConfigError, match="config.model.directory is .*nowhere, which has no config.json"):
         TrainingRun(sft_config)
     sft_config.model.directory = model
@@ -304,6 +412,38 @@ def test_rules_stay_with_a_run_and_with_a_model(sft_config, tmp_path):
         config.workdir = str(tmp_path / f"run{number}")
         config.model.position_rule, config.operations.box_rule = given
         assert rules(config) == (given[0] or "transformers", given[1] or "raw")
+
+
+def test_budgets_that_the_config_leaves_open_are_the_model_s(sft_config, start, capsys):
+    """They are saved with the run, which keeps them to its end."""
+    own = Processor.from_pretrained(start / "model").budgets
+    sft_config.processor.update(dict.fromkeys(("image", "frame", "video", "video_frames", "video_rate")))
+    sft_config.processor.crop = (5, 7)
+    fresh = copy.deepcopy(sft_config)
+    with TrainingRun(sft_config) as run:
+        assert run.processor.budgets == dataclasses.replace(own, crop=(5, 7))
+    assert "config.processor.crop = [5, 7] (the model's: [16, 20])" in capsys.readouterr().err
+    file = pathlib.Path(sft_config.workdir) / "config.json"
+    saved = json.loads(file.read_text())
+    assert (saved["processor"]["image"], saved["processor"]["crop"]) == ([16, 20], [5, 7])
+    saved["processor"]["image"] = [15, 21]
+    file.write_text(json.dumps(saved))
+    with TrainingRun(fresh, resume=True) as run:
+        assert run.processor.budgets == dataclasses.replace(own, crop=(5, 7), image=(15, 21))
+    assert "config.processor" not in capsys.readouterr().err.partition("trained, None would be")[0]
+
+
+def test_a_run_begins_with_an_adapter_merged_into_its_model(sft_config, start, tmp_path):
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "base_model_name_or_path": str(start / "model")}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    name, one = "model.layers.0.mlp.up_proj", np.ones((256, 1), np.float32)
+    factors = {f"base_model.model.{name}.lora_A.weight": one[:96].T, f"base_model.model.{name}.lora_B.weight": one}
+    save_file(factors, tmp_path / "adapter_model.safetensors")
+    sft_config.model.directory = str(tmp_path)
+    with TrainingRun(sft_config) as run:
+        kernel = np.asarray(run.model.language.layers.mlp.up.kernel[0])
+        np.testing.assert_allclose(kernel, load_file(start / "model" / "model.safetensors")[f"{name}.weight"].T + 2)
+        assert run.settings == PolicySettings.load(start / "model")
 
 
 def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_config, rl_config):

@@ -38,12 +38,15 @@ def test_too_few_queries_are_named():
 
 def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
     """The second of three: one long response can have more than its share of the tokens."""
-    rewarded = types.SimpleNamespace(metrics=lambda: {"accuracy": 0.5})
+    rewarded = types.SimpleNamespace(metrics=lambda: {"accuracy": 0.5}, failed_queries=0)
     monkeypatch.setattr(rl, "collect", lambda *_: ([], []))
     monkeypatch.setattr(rl, "reward_groups", lambda *_: rewarded)
     monkeypatch.setattr(rl, "_split_into_updates", lambda *_: [["a"], [], ["b"]])
     training = types.SimpleNamespace(
-        phase=lambda _: contextlib.nullcontext(), plan=list, agree_on_shapes=lambda plan: lambda: plan
+        phase=lambda _: contextlib.nullcontext(),
+        plan=list,
+        agree_on_shapes=lambda plan: lambda: plan,
+        has_saved=lambda _: True,
     )
     figures = {"tokens": 5.0, "logprob_difference": 0.0}
     trainer = types.SimpleNamespace(update=lambda state, batches, rate: (state, figures if batches else {}))
@@ -57,6 +60,7 @@ def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
         schedule=UpdateSchedule(6, 3),
         sampling=None,
         learning_rate=float,
+        stop=types.SimpleNamespace(asked=None, agreed=lambda: False),
     )
     _, metrics = rl.run_episode(learner, 2, [], types.SimpleNamespace(params=None))
     assert (metrics["updates"], metrics["skipped_updates"], metrics["tokens"]) == (2, 1, 10.0)

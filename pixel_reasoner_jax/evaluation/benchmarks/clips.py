@@ -6,8 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
-from pixel_reasoner_jax.processing.decoding import MediaError, VideoFile
+from pixel_reasoner_jax.processing.decoding import VideoFile
 from pixel_reasoner_jax.processing.pictures import LIST_FPS, Video
+from pixel_reasoner_jax.processing.sources import MediaError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Clip:
         chosen = self.indices(file.total, file.fps, count)
         times = file.times(chosen)
         seconds = max((chosen[-1] - chosen[0]) / file.fps, 1 / file.fps)
-        return Video([file.frame(index) for index in chosen], times, max(len(chosen) - 1, 1) / seconds)
+        return Video(list(file.frames(chosen)), times, max(len(chosen) - 1, 1) / seconds)
 
     def bounds(self, total: int, fps: float) -> tuple[int, int]:
         """The first and the last frame, from 0, of a video of `total` frames."""

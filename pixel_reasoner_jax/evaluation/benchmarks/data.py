@@ -1,4 +1,4 @@
-"""One's own questions as a benchmark: a stored data set of queries."""
+"""One's own questions as a benchmark: a stored data set of queries, or a table of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_pipeline.records import RecordSource
+from data_pipeline.exchange.table_source import open_records
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark, Form
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item
@@ -24,7 +24,7 @@ class RecordRows(Rows):
 
     Args:
       path: names them in messages.
-      records: queries by their number, as `data_pipeline.records` gives them.
+      records: queries by their number, as `open_records` gives them.
     """
 
     def __init__(self, path: Any, records: Sequence[Mapping[str, Any]]):
@@ -56,14 +56,14 @@ class OwnData(Benchmark):
     """
 
     name = "data"
-    title = "a data set of queries"
-    forms = (Form("a stored data set", (), "read_query", (), ("id",)),)
+    title = "a data set or a table of queries"
+    forms = (Form("a stored data set or a table", (), "read_query", (), ("id",)),)
     scorer = "choice"
     scorers = ("choice", "exact")
     protocol = "model"
 
     def _find(self, given: Any) -> tuple[Form, Rows]:
-        return self.forms[0], RecordRows(given, RecordSource(given, "query"))
+        return self.forms[0], RecordRows(given, open_records(given, "query"))
 
     def categories(self, row: Row) -> dict[str, str]:
         found = {kind: row.get(kind) for kind in KINDS}

@@ -15,7 +15,8 @@ from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_text
 from pixel_reasoner_jax.evaluation.benchmarks.released import RELEASED, read_released
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row, natural
 from pixel_reasoner_jax.evaluation.benchmarks.rows import JsonRows, RowError, Rows, read_json
-from pixel_reasoner_jax.processing.decoding import MediaError, VideoFile
+from pixel_reasoner_jax.processing.decoding import VideoFile
+from pixel_reasoner_jax.processing.sources import MediaError
 
 PER_TASK = 200
 FRAMES_FPS = 3.0  # of videos that are folders of frames

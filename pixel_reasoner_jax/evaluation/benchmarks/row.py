@@ -15,7 +15,8 @@ from typing import Any
 from pixel_reasoner_jax.evaluation.benchmarks.items import LETTERS
 from pixel_reasoner_jax.evaluation.benchmarks.rows import RowError
 from pixel_reasoner_jax.files import resolve_inside
-from pixel_reasoner_jax.processing.decoding import MediaError, VideoFile, decode_image, digest
+from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image, digest
+from pixel_reasoner_jax.processing.sources import MediaError
 from pixel_reasoner_jax.rewards import extract_answer
 
 MAX_LITERAL = 100_000  # characters of a list that is written as text

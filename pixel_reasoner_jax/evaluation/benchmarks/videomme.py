@@ -7,7 +7,8 @@ from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt
 from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_letter, without_label
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row
 from pixel_reasoner_jax.evaluation.benchmarks.rows import RowError
-from pixel_reasoner_jax.processing.decoding import MediaError, VideoFile
+from pixel_reasoner_jax.processing.decoding import VideoFile
+from pixel_reasoner_jax.processing.sources import MediaError
 
 FOLDERS = ("data", "videos", "video", "")
 SUFFIXES = (".mp4", ".MP4", ".mkv")

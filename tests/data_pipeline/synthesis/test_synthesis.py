@@ -306,6 +306,8 @@ def test_when_the_sources_run_out_it_says_so(tmp_path):
     nothing = {"none": [image_seed(1, question="", answer="")]}
     with pytest.raises(ValueError, match="none of 1 seeds gave a trajectory; the first: it has no question"):
         Synthesis(SynthesisSettings(nothing, 10), TemplateCaptioner, MEDIA, tmp_path / "none").run()
+    [rejection] = map(json.loads, (tmp_path / "none" / REJECTED_FILE).read_text().splitlines())
+    assert rejection["id"] and "give question and answer" in rejection["message"]
     mended = SynthesisSettings({"none": [image_seed(1)]}, 10)  # in the same folder
     assert Synthesis(mended, TemplateCaptioner, MEDIA, tmp_path / "none").run().count == 1
     with pytest.raises(ValueError, match="at least one source"):

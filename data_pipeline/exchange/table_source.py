@@ -1,0 +1,152 @@
+"""A table as a sequence of records: it is trained on, synthesized from and looked at as it is, without an import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from data_pipeline.exchange.columns import is_missing
+from data_pipeline.exchange.forms import conversation_column
+from data_pipeline.exchange.media_files import MediaFiles
+from data_pipeline.exchange.released import row_to_query, row_to_trajectory
+from data_pipeline.exchange.tables import Table, TableRow, is_table
+from data_pipeline.records import RecordError, RecordSource
+from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.processing.sources import media_settings
+
+LOSS_MASK = "last-call"
+"""The rule for conversations without `train` flags that are read without an import; see `loss_masks`."""
+
+
+class TableSource:
+    """The rows of a table as decoded records, for random access from any thread or process.
+
+    A row is read when it is asked for. Its media are paths, or the bytes that the row holds; files must be there.
+
+    Args:
+      path: of the table; see `tables`.
+      kind: the kind of records that it must hold, "trajectory" or "query"; None accepts either.
+      media_root: the folder that relative paths of media start from, and that none may lead out of; None for
+        `MediaSettings.root`, and without one the folder of the table.
+
+    Attributes:
+      path: as given.
+      kind: the kind of its records: that of the first row that can be read.
+
+    Raises:
+      RecordError: there is no such table, or it is of another kind.
+    """
+
+    def __init__(self, path: str | os.PathLike, kind: str | None = None, media_root: str | os.PathLike | None = None):
+        try:
+            self._table = Table(path)
+        except UserError as error:
+            raise RecordError(str(error)) from None
+        self.path = self._table.path
+        self._media = MediaFiles(media_root or media_settings().root or self.path.parent)
+        self.kind: str = kind_of_table(self._table) or kind or "query"
+        if kind not in (None, self.kind):
+            holds = {"trajectory": "conversations (trajectories)", "query": "no conversations (queries)"}[self.kind]
+            raise RecordError(f"{path}: its rows have {holds}, expected records of kind {kind!r}")
+
+    @property
+    def digest(self) -> str:
+        """A hash of the table's content, without that of the files that it names."""
+        return self._table.digest
+
+    def describe(self) -> dict[str, Any]:
+        """`digest`, `count`, and `bytes` of the file, as plain values."""
+        return {"digest": self.digest, "count": len(self), "bytes": self._table.bytes}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Any:
+        """Record `index`: a trajectory as `Draft`, a query as a mapping.
+
+        Raises:
+          RecordError: the row cannot be read; the message names the file, the line or row, and the id.
+          IndexError: there is no such row.
+        """
+        row = None
+        try:
+            row = self._table[index]
+            return row_to_record(self.kind, row, default_id(self.path.stem, index), self._media, LOSS_MASK)
+        except IndexError:
+            raise
+        except Exception as error:  # a stranger's row can be wrong in any way
+            raise RecordError(f"{self.location(index)}: {named(row)}{problem_of(error)}") from error
+
+    def location(self, index: int) -> str:
+        """The file of record `index` and its line or number there, from 1, as text for messages."""
+        return self._table.location(index)
+
+    def __repr__(self) -> str:
+        return f"TableSource({str(self.path)!r}, {self.kind!r})"
+
+
+def open_records(path: str | os.PathLike, kind: str | None = None) -> RecordSource | TableSource:
+    """The records of a data set or of a table, in one interface.
+
+    Args:
+      path: the folder of a data set, or a file with one of the suffixes of tables.
+      kind: the kind of records that it must hold, one of `RECORD_KINDS`; None accepts either.
+
+    Raises:
+      RecordError: there is no data set and no table of this kind.
+    """
+    return TableSource(path, kind) if is_table(path) else RecordSource(path, kind)
+
+
+def row_to_record(kind: str, row: TableRow, name: str, media: MediaFiles, mask: str) -> Any:
+    """The record of a row: a `Draft` or a query.
+
+    Args:
+      kind: "trajectory" or "query".
+      row: of a table.
+      name: the id of a row without one.
+      media, mask: see `released`.
+
+    Raises:
+      UserError: the row is wrong, or of another kind. Rows of unexpected structure may raise anything.
+    """
+    column = conversation_column(row)
+    if (column is not None) != (kind == "trajectory"):
+        what = "it has no conversation" if column is None else f"it has a conversation, {column}"
+        raise UserError(f"a row of another kind: {what}")
+    return row_to_trajectory(row, name, media, mask) if column else row_to_query(row, name, media)
+
+
+def kind_of_table(table: Table) -> str | None:
+    """The kind of records of a table's first row that can be read; None if there is none."""
+    for row in table.in_order():
+        if not isinstance(row, UserError):
+            return "query" if conversation_column(row) is None else "trajectory"
+    return None
+
+
+def default_id(stem: str, index: int) -> str:
+    """The id of a row without one, from the name of its file."""
+    return f"{stem}-{index:06d}"
+
+
+def named(row: TableRow | None) -> str:
+    """The id of a row to begin a message with; empty where it has none."""
+    given = given_id(row)
+    return "" if given is None else f"id {shown(given)}: "
+
+
+def given_id(row: TableRow | None) -> Any:
+    """The id as it stands in a row, whatever it is; None where there is none."""
+    return next((row[name] for name in ("id", "qid") if not is_missing(row.get(name))), None) if row else None
+
+
+def problem_of(error: Exception) -> str:
+    """What is wrong with a row."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {shown(str(error))}"

@@ -1,0 +1,40 @@
+"""Child processes that run a module of this package: started by `-m`, so that scripts without a main guard work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from pixel_reasoner_jax.signals import shielded
+
+START_LIMIT = 120.0  # seconds a child may take to start on a busy machine
+
+
+def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen:
+    """Starts `python -m module arguments`, which finds what this process finds, prints nothing and gets no Ctrl-C.
+
+    Args:
+      module: its dotted name.
+      options: of `subprocess.Popen`, such as the pipes that it talks through.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    with shielded():
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, **options)
+
+
+def runs(process: subprocess.Popen) -> bool:
+    """Whether a child has neither ended nor been stopped."""
+    if process.poll() is not None:
+        return False
+    # Without the call (macOS before Python 3.13), a deadline is what ends a stopped child.
+    return not hasattr(os, "waitid") or not os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kills a child, if it still runs, and waits for its end."""
+    if process.poll() is None:
+        process.kill()
+    process.wait()

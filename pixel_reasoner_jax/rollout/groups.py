@@ -1,0 +1,83 @@
+"""What a rollout consists of: its settings, the groups of samples, and the slots in use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.operations import Call, OperationError, Registry
+from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits
+from pixel_reasoner_jax.rollout.prompt import Prompt
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings
+from pixel_reasoner_jax.rollout.workers import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSettings:
+    """The settings of one rollout; see `Policy` and `Policy.stream`.
+
+    Attributes:
+      samples: responses to each query.
+      seed, sampling: how tokens are drawn.
+      slots: responses in flight in each part of the mesh, at most.
+      decode_steps: the most tokens of a slot that one call of the engine samples.
+      registry: the operations that may be called; None for none.
+      limits: where a response ends.
+      guidelines: the text after the question; None for the paper's.
+      workers: threads that load queries, and as many again that execute operations.
+      operation_seconds: an operation that takes longer counts as failed.
+      on_event: called with every event of every response.
+      stop: asked between two calls of the engine; once it is True in any process, the rollout ends in all of them.
+      on_unusable: called with the number of a query that cannot be used and its error, which is otherwise raised.
+    """
+
+    samples: int
+    seed: int
+    sampling: SamplingSettings
+    slots: int
+    decode_steps: int
+    registry: Registry | None
+    limits: Limits
+    guidelines: str | None
+    workers: int
+    operation_seconds: float
+    on_event: Callable[[Event], None] | None
+    stop: Callable[[], bool] | None = None
+    on_unusable: Callable[[int, UserError], None] | None = None
+
+
+@dataclasses.dataclass
+class Group:
+    """The samples of one query.
+
+    Attributes:
+      number: index of the query, in the order in which queries were given.
+      prompt: the rendered query.
+      begun: how many samples have been given a slot.
+      prompt_slot: a slot that holds the prompt; None until it is prefilled. Until all samples have begun, the free
+        slots of this slot's part of the mesh are given to no other query.
+    """
+
+    number: int
+    prompt: Prompt
+    begun: int = 0
+    prompt_slot: int | None = None
+
+
+@dataclasses.dataclass
+class ActiveSlot:
+    """A slot in use.
+
+    Attributes:
+      number: index of its query, in the order in which queries were given.
+      episode: the response in the slot.
+      position: M-RoPE position of the next text token.
+      call, task: the operation that the response waits for; None while it is being sampled.
+    """
+
+    number: int
+    episode: Episode
+    position: int
+    call: Call | OperationError | None = None
+    task: Task | None = None
