@@ -44,8 +44,8 @@ class Command:
       add_options: adds what it takes to its parser; None for experiments, which all take the same.
       reference: name of the packaged config that knows every key of its experiments; None for a command without one.
       resumes: whether it can go on from a checkpoint.
-      several_processes: it can run as one of several processes, and is no experiment.
       goes_on: whether it goes on where it was when it is called again, with --resume if it `resumes`.
+      several_processes: it can run as one of several processes, and is no experiment.
       about_config: it reads the config of another command itself, and settings can be overridden for it too.
       example: overrides to show in its help.
     """
@@ -55,8 +55,8 @@ class Command:
     add_options: Callable[[argparse.ArgumentParser], None] | None = None
     reference: str | None = None
     resumes: bool = False
-    several_processes: bool = False
     goes_on: bool = False
+    several_processes: bool = False
     about_config: bool = False
     example: str = "--config.optimizer.learning_rate=1e-6 --config.train.batch_size=64"
 
@@ -100,6 +100,7 @@ COMMANDS = {
         "pixel_reasoner_jax.commands.evaluate",
         options.evaluate,
         several_processes=True,
+        goes_on=True,
     ),
     "compare": Command(
         "evaluations of the same items: differences with intervals, and items that flipped",
@@ -273,10 +274,10 @@ def _configure(
 
     def run(args: argparse.Namespace) -> object:
         config = load_config(args.config, overrides, command.reference)
-        module = importlib.import_module(command.module)
         if args.check:
             print(f"{args.config}: every setting is in order")
             return None
+        module = importlib.import_module(command.module)
         if not command.resumes:
             return _run(module, config)
         resume = args.resume_from or args.resume

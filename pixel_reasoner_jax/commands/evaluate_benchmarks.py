@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         asked = benchmarks(args, model.own)
         if args.write_pass_rates:
             check_pass_rate_copy(_rated(asked).benchmark.rows.path, args.write_pass_rates)
-        results = evaluate_benchmarks(asked, model.policy, args.out, model.identity, bars.update)
+        results = evaluate_benchmarks(asked, model.policy, args.out, model.description, bars.update)
     if results is None:  # the first process says it
         return
     report(results["benchmarks"])

@@ -182,7 +182,7 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 def _model_or_served(parser: argparse.ArgumentParser) -> None:
     """A model directory, or a served model in its place."""
-    parser.add_argument("--model", metavar="DIR", help="checkpoint directory, ours or Hugging Face's")
+    parser.add_argument("--model", metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's")
     served = parser.add_argument_group(
         "a served model, in place of --model", "chat completions of OpenAI's form; the key is OPENAI_API_KEY's"
     )

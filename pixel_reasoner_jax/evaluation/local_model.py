@@ -22,14 +22,13 @@ class LocalModel:
     """A model on this machine's devices, or with several processes on those of all of them.
 
     Args:
-      directory: of the model, ours or Hugging Face's.
+      directory: of the model, ours or Hugging Face's, or an adapter's.
       dtype: type of the parameters, or "auto"; see `parameter_type`.
       mesh: sizes of the mesh's axes, see `parallel.make_mesh`.
       slots: responses in flight.
 
     Attributes:
-      name, hash: of the model.
-      identity: what results say of it.
+      description: its name, a hash of its weights, and the type that they are loaded in, for results.
       own: what it brings along for protocols.
 
     Raises:
@@ -44,13 +43,15 @@ class LocalModel:
         slots: int = 64,
     ):
         check_is_model(directory)
-        self._directory, self._dtype, self._slots = directory, dtype, slots
+        self._directory, self._slots = directory, slots
         self._mesh = make_mesh(mesh or {"data": -1})
         self._processor = Processor.from_pretrained(directory)
         self.own = OwnSettings(PolicySettings.load(directory), self._processor.budgets)
-        self.name = as_path(directory).resolve().name
-        self.hash = model_hash(directory)
-        self.identity = {"name": self.name, "hash": self.hash}
+        self.description = {
+            "name": as_path(directory).resolve().name,
+            "hash": model_hash(directory),
+            "dtype": parameter_type(directory, dtype),
+        }
         self._model: Qwen2_5_VL | None = None
         self._policy: Policy | None = None
 
@@ -66,10 +67,9 @@ class LocalModel:
                 " together"
             )
         if self._model is None:
-            dtype = parameter_type(self._directory, self._dtype)
             # A mesh of one device would only slow compilation down.
             mesh = None if self._mesh.size == 1 and jax.process_count() == 1 else self._mesh
-            self._model = Qwen2_5_VL.from_pretrained(self._directory, dtype=dtype, mesh=mesh)
+            self._model = Qwen2_5_VL.from_pretrained(self._directory, dtype=self.description["dtype"], mesh=mesh)
         if self._policy is None or self._policy.processor.budgets != protocol.budgets:
             old = self._processor
             processor = Processor(

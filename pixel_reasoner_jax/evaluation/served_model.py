@@ -14,16 +14,14 @@ class ServedModel:
       endpoint: where it is served; its settings should be `isolated`.
 
     Attributes:
-      name: that it is asked for by.
       own: the defaults.
-      identity: what results say of it.
+      description: its name and where it is served, for results.
     """
 
     def __init__(self, endpoint: Endpoint):
         self._endpoint = endpoint
         self.own = OwnSettings()
-        self.name = endpoint.settings.model
-        self.identity = {"name": self.name, "endpoint": endpoint.url}
+        self.description = {"name": endpoint.settings.model, "endpoint": endpoint.url}
 
     def policy(self, protocol: Protocol, mode: str) -> ServedPolicy:
         """What answers by a protocol in one of its modes."""

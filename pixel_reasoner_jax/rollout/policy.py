@@ -148,8 +148,8 @@ class Policy:
         *,
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
-        on_unusable: Callable[[int, UserError], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        on_unusable: Callable[[int, UserError], None] | None = None,
     ) -> Scheduler:
         """Answers every query `samples` times, and yields each response as soon as it has ended.
 
@@ -161,9 +161,9 @@ class Policy:
           temperature: of all turns, 0 for greedy; 1 unless given.
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
+          stop: asked every few tokens; once it is True in any process, the iterator raises `RolloutStopped` in all.
           on_unusable: called with the index of a query whose media cannot be used and the error, which is otherwise
             raised.
-          stop: asked every few tokens; once it is True in any process, the iterator raises `RolloutStopped` in all.
 
         Returns:
           An iterator of (index of the query, trajectory) in the order in which they end. `cancel(query_id)` drops

@@ -87,12 +87,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             number, query_id, result = self._finished.popleft()
             if query_id in self._cancelled:
                 continue
-            if isinstance(result, QueryError) and self._settings.on_unusable is not None:
-                self._settings.on_unusable(number, result)
-                continue
-            if isinstance(result, BaseException):
+            if not isinstance(result, BaseException):
+                return number, result
+            if self._settings.on_unusable is None or not isinstance(result, UserError):
                 raise result
-            return number, result
+            self._settings.on_unusable(number, result)
 
     def _run_until_one_has_finished(self) -> None:
         began = time.perf_counter()

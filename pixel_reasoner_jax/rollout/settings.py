@@ -79,7 +79,12 @@ class PolicySettings:
 
 
 def check_is_model(directory: str | os.PathLike) -> None:
-    """Raises MissingModelError or another UserError, which says what it is instead, for what is no model directory."""
+    """Checks what can be told of a model directory from its small files.
+
+    Raises:
+      MissingFileError: there is no such directory, or a file is missing from it.
+      UserError: it is a run's, or its configuration does not fit; the message names the file.
+    """
     directory = as_path(directory)
     if not directory.is_dir():
         hint = download_hint(directory, "give") or "; give a folder with config.json and safetensors"
@@ -87,6 +92,7 @@ def check_is_model(directory: str | os.PathLike) -> None:
     check_is_no_run(directory)
     if not (base_directory(directory) / "config.json").exists():
         raise MissingModelError(f"{directory}: no config.json in it, so it is not a model directory")
+    read_config(directory)
 
 
 def load_policy(
@@ -110,9 +116,8 @@ def load_policy(
       MissingFileError: there is no such directory, or a file is missing from it.
       UserError: a file does not fit the model; the message names the file.
     """
-    check_is_model(directory)
     # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
-    read_config(directory)
+    check_is_model(directory)
     settings = PolicySettings.load(directory)
     processor = Processor.from_pretrained(directory)
     return Policy(

@@ -16,7 +16,7 @@ class ScriptedModel:
     """Stands for `LocalModel`; `answer` is what its policies answer."""
 
     answer = staticmethod(lambda query, sample: first(12)(query, sample) if query["question"][0] == "q" else "1")
-    identity, own = {"name": "scripted", "hash": "1"}, OwnSettings()
+    description, own = {"name": "scripted", "hash": "1", "dtype": "float32"}, OwnSettings()
     made: list = []
 
     def __init__(self, *arguments):

@@ -1,6 +1,7 @@
 """A model directory under protocols: its policies have their budgets, prompts, operations and limits."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -8,6 +9,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation import local_model
 from pixel_reasoner_jax.evaluation.benchmarks import find_benchmark
 from pixel_reasoner_jax.evaluation.protocol import make_protocol
+from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.rollout import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 
@@ -31,6 +33,7 @@ def model(world_directory, tmp_path, monkeypatch):
     monkeypatch.setattr(local_model.Qwen2_5_VL, "from_pretrained", load)
     for file in world_directory.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(Config.preset("tiny").to_hf()))
     PolicySettings("Look.", padding=0.3, limits=Limits(1, 50)).save(tmp_path)
     found = local_model.LocalModel(tmp_path, "float32", slots=5)
     found.loaded = loaded
@@ -40,7 +43,7 @@ def model(world_directory, tmp_path, monkeypatch):
 def test_one_copy_of_the_weights_answers_by_every_protocol(model):
     own = make_protocol(find_benchmark("pixel_search"), model.own)
     paper = make_protocol(find_benchmark("vstar"), model.own)
-    assert model.loaded == [] and model.own.settings.guidelines == "Look." and len(model.hash) == 16
+    assert model.loaded == [] and model.own.settings.guidelines == "Look." and len(model.description["hash"]) == 16
     policy = model.policy(own, "pixel")
     assert (policy.guidelines, policy.limits, policy.slots) == ("Look.", Limits(1, 50), 5)
     assert policy.processor.budgets == model.own.budgets and policy.registry is not None

@@ -160,5 +160,11 @@ def test_the_hash_of_a_model(tmp_path):
     (tmp_path / "a" / "parameters").mkdir()  # a converted model
     (tmp_path / "a" / "parameters" / "d").write_bytes(b"x")
     assert model_hash(tmp_path / "a") != hashes["a"]
+    (tmp_path / "e").mkdir()  # an adapter of one of them
+    (tmp_path / "e" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "c")}))
+    (tmp_path / "e" / "adapter_model.safetensors").write_bytes(b"x")
+    assert model_hash(tmp_path / "e") not in (hashes["c"], model_hash(tmp_path / "a"))
+    (tmp_path / "c" / "model.safetensors").write_bytes(b"y")
+    assert len({model_hash(tmp_path / name) for name in "ce"} | {hashes["c"]}) == 3
     assert set(versions()) >= {"pixel_reasoner_jax", "jax", "python"}
     assert Image.__version__ == versions()["pillow"]
