@@ -6,8 +6,8 @@ Names and defaults that belong to the modules that run are repeated here; tests/
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
+from pixel_reasoner_jax.commands.model_options import model_or_served, requests
 from pixel_reasoner_jax.config import config_names
 from pixel_reasoner_jax.config_values import DTYPES
 
@@ -160,7 +160,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions.add_argument(
         "--max-tokens", type=int, default=400, metavar="N", help="of a passage (default: %(default)s)"
     )
-    _requests(captions, timeout=120.0)
+    requests(captions, timeout=120.0)
     captions.add_argument("--cache", metavar="DIR", help=f"of the model's answers (default: {CAPTIONS})")
     parser.epilog = "kinds of source:\n" + "\n".join(f"  {kind:20}{path}" for kind, path in SOURCES.items())
 
@@ -180,38 +180,8 @@ def plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="a last line for programs: a list of phases")
 
 
-def _model_or_served(parser: argparse.ArgumentParser) -> None:
-    """A model directory, or a served model in its place."""
-    parser.add_argument("--model", metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's")
-    served = parser.add_argument_group(
-        "a served model, in place of --model", "chat completions of OpenAI's form; the key is OPENAI_API_KEY's"
-    )
-    served.add_argument("--endpoint", metavar="URL", help="of the server, such as http://localhost:8000/v1")
-    served.add_argument("--endpoint-model", metavar="NAME", help="what the server calls the model")
-    served.add_argument(
-        "--concurrency", type=int, default=8, metavar="N", help="requests under way at once (default: %(default)s)"
-    )
-    _requests(served, timeout=600.0)
-    served.add_argument("--cache", metavar="DIR", help="of its answers (default: in the folder that --out names)")
-
-
-def _requests(parser: Any, timeout: float) -> None:
-    """How requests to an endpoint are sent, and what they may cost."""
-    parser.add_argument("--timeout", type=float, default=timeout, metavar="SECONDS", help="default: %(default)s")
-    parser.add_argument("--attempts", type=int, default=8, metavar="N", help="of a request (default: %(default)s)")
-    parser.add_argument("--requests-per-minute", type=float, metavar="N", help="at most; no limit unless given")
-    parser.add_argument(
-        "--prices",
-        type=_prices,
-        default=(0.0, 0.0),
-        metavar="PROMPT,COMPLETION",
-        help="of a million tokens, to count what is spent",
-    )
-    parser.add_argument("--budget", type=float, metavar="AMOUNT", help="stop when this run has spent so much")
-
-
 def evaluate(parser: argparse.ArgumentParser) -> None:
-    _model_or_served(parser)
+    model_or_served(parser)
     parser.add_argument(
         "--out",
         metavar="PATH",
@@ -295,7 +265,7 @@ def compare(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(parser: argparse.ArgumentParser) -> None:
-    _model_or_served(parser)
+    model_or_served(parser)
     parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
     parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
     parser.add_argument("--question", metavar="TEXT")
@@ -398,11 +368,3 @@ def _mix(text: str) -> dict[str, float]:
         return {kind: float(share) for kind, share in pairs}
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not KIND=SHARE,KIND=SHARE") from None
-
-
-def _prices(text: str) -> tuple[float, float]:
-    try:
-        prompt, completion = map(float, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not PROMPT,COMPLETION, such as 2.5,10") from None
-    return prompt, completion
