@@ -114,7 +114,7 @@ class BatchLoader:
                 since += 1
                 count_skipped(item.problem, cursor.skipped, cursor.used, self._settings.max_unreadable)
                 if since > self._epoch:
-                    raise RecordError(f"none of {since} records on end can be used; the last: {item.problem}")
+                    raise RecordError(f"{since} records after one another cannot be used; the last: {item.problem}")
         self._cursors = cursors
         if max(map(len, self._ready.values())) > 2 * self._batch_size + MIN_READ:
             self.close()  # shards that skip less than others wait with too many: read again from where each stands

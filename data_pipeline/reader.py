@@ -205,7 +205,7 @@ def count_skipped(problem: str, skipped: int, read: int, max_unreadable: float) 
             raise RecordError(problem)
         raise RecordError(
             f"{skipped} of {read} records could not be read, more than a share of {max_unreadable:g}"
-            f" (data.max_unreadable); the last: {problem}"
+            f" (data.max_unreadable); `pixel-reasoner inspect` or `import-data` lists them; the last: {problem}"
         )
     _log.warning("skipped: %s (%d of %d so far)", " ".join(problem.splitlines()), skipped, read)
 

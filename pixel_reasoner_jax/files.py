@@ -64,18 +64,17 @@ def resolve_inside(path: str | os.PathLike, root: str | os.PathLike) -> pathlib.
       UserError: it leads out of the root.
     """
     text = os.fspath(path).removeprefix("file://")
+    start = os.fspath(root).rstrip("/") if is_remote(root) else os.path.realpath(root)
     if is_remote(root):
-        start = os.fspath(root).rstrip("/")
         scheme, _, rest = (text if is_remote(text) else f"{start}/{text}").partition("://")
         inside = f"{scheme}://{posixpath.normpath(rest)}"
         if not text.startswith("/") and inside.startswith(f"{start}/"):
             return as_path(inside)
     elif not is_remote(text):
-        start = os.path.realpath(root)
         inside = os.path.realpath(os.path.join(start, text))
         if inside == start or inside.startswith(os.path.join(start, "")):
             return pathlib.Path(inside)
-    raise UserError(f"{text}: leads out of {root}, the folder that media are read from")
+    raise UserError(f"{text}: leads out of {start}, the folder that media are read from")
 
 
 class StorageError(UserError):

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, ModuleType
 
+from pixel_reasoner_jax.errors import RunStopped
+
 INTERRUPTED = 130  # exit status after Ctrl-C
 STOPPED = 75  # exit status after SIGTERM of a run that goes on with --resume: EX_TEMPFAIL of sysexits.h
 
@@ -87,6 +89,8 @@ class Interrupts:
             )  # in here it would be lost too
             again.daemon = True
             again.start()
+        elif issubclass(unraisable.exc_type, RunStopped):
+            pass  # SIGTERM is remembered, and the run ends where it looks next
         elif not (self.count or inspect.iscoroutine(unraisable.object) or str(unraisable.exc_value) == CLOSED_LOOP):
             otherwise(unraisable)
 

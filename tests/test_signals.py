@@ -14,6 +14,7 @@ import pytest
 
 from pixel_reasoner_jax import signals
 from pixel_reasoner_jax.commands import cli
+from pixel_reasoner_jax.errors import RunStopped
 from tests.conftest import REPOSITORY
 
 PROGRAM = """
@@ -82,6 +83,17 @@ def test_ctrl_c_in_a_destructor_is_not_lost():
     destructor = "type('D', (), {'__del__': lambda self: time.sleep(60)})(); time.sleep(5)"
     status, said = interrupted(destructor, "pass", 1)
     assert status == 130 and len(said.splitlines()) == 1
+
+
+def test_sigterm_in_a_destructor_is_without_a_word(monkeypatch):
+    def stopped(self):
+        raise RunStopped("SIGTERM")
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    with signals.Interrupts(print):
+        type("Stopped", (), {"__del__": stopped})()
+    assert not shown
 
 
 def test_what_is_changed_is_restored():

@@ -47,7 +47,7 @@ def parsed(value: Any, name: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise UserError(f"{name} is the text {shown(value)}, which is not JSON") from None
+        raise UserError(f'{name} is the text {shown(value)}, which is not JSON, as [1, 2] and ["a", "b"] are') from None
 
 
 def read_mapping(value: Any, name: str) -> dict[str, Any]:

@@ -272,7 +272,8 @@ def _read_box(value: Any, name: str, read: Mapping[str, Any]) -> dict[str, Any]:
         left, right, top, bottom = left * size[0], right * size[0], top * size[1], bottom * size[1]
     width, height = size or (math.inf, math.inf)
     if min(right, width) <= max(left, 0) or min(bottom, height) <= max(top, 0):
-        raise UserError(f"{name!r} is empty, inverted or outside the image")
+        within = f" of {width} x {height} pixels" if size else ""
+        raise UserError(f"{name!r} is empty, inverted or outside the image{within}: {shown(numbers)}")
     box: dict[str, Any] = {"xyxy": [left, top, right, bottom]}
     for key, check in (("frame", read_whole(0)), ("label", read_text), ("weight", read_number)):
         if not is_missing(known.get(key)):

@@ -320,7 +320,7 @@ def _cells(lines: Iterable[str]) -> Any:
 def _reason(error: Exception) -> str:
     """What an error says in short, without the data it is about."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.pos + 1}"
+        return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, OSError) and error.strerror:

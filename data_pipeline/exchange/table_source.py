@@ -10,9 +10,10 @@ from data_pipeline.exchange.columns import is_missing
 from data_pipeline.exchange.forms import conversation_column
 from data_pipeline.exchange.media_files import MediaFiles
 from data_pipeline.exchange.released import row_to_query, row_to_trajectory
-from data_pipeline.exchange.tables import Table, TableRow, is_table
+from data_pipeline.exchange.tables import TABLE_SUFFIXES, Table, TableRow, is_table
 from data_pipeline.records import RecordError, RecordSource
 from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.processing.sources import media_settings
 
 LOSS_MASK = "last-call"
@@ -108,7 +109,11 @@ def open_records(path: str | os.PathLike, kind: str | None = None, answered: boo
     Raises:
       RecordError: there is no data set and no table of this kind.
     """
-    return TableSource(path, kind, answered=answered) if is_table(path) else RecordSource(path, kind)
+    if is_table(path):
+        return TableSource(path, kind, answered=answered)
+    if as_path(path).is_file():
+        raise RecordError(f"{path} is neither the folder of a data set nor a table ({', '.join(TABLE_SUFFIXES)})")
+    return RecordSource(path, kind)
 
 
 def row_to_record(kind: str, row: TableRow, name: str, media: MediaFiles, mask: str, answered: bool = True) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_pipeline.draft import Draft
 from data_pipeline.exchange.table_source import TableSource
@@ -17,9 +17,9 @@ from data_pipeline.pipeline import render_trajectory
 from data_pipeline.reader import RecordError, TrajectoryReader, check_form
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.metrics import Progress
-from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing import MediaError, Processor
 from pixel_reasoner_jax.processing.decoding import FORMATS
-from pixel_reasoner_jax.processing.sources import open_media
+from pixel_reasoner_jax.processing.sources import describe, open_media
 
 
 def summarize(source: RecordSource | TableSource, processor: Processor | None = None) -> dict[str, Any]:
@@ -155,5 +155,8 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 
 def _size(source: bytes | str) -> tuple[int, int]:
     """(width, height) of an encoded image, from its header."""
-    with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
-        return image.size
+    try:
+        with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
+            return image.size
+    except UnidentifiedImageError:
+        raise MediaError(f"{describe(source)}: not an image in a known format ({', '.join(FORMATS)})") from None

@@ -233,7 +233,7 @@ def _main(argv: list[str], debug: bool, again: str) -> int:
         )
         if name == chosen:
             run = _configure(subparser, command, overrides, debug, again)
-            _check_options(subparser, argv)
+            _check_options(subparser, argv, bool(command.reference or command.about_config))
     args = parser.parse_args(argv)
     if overrides and not (COMMANDS[args.command].reference or COMMANDS[args.command].about_config):
         raise ConfigError(f"{args.command} has no config: --config.{overrides[0][0]} does not apply")
@@ -241,14 +241,17 @@ def _main(argv: list[str], debug: bool, again: str) -> int:
     return 0
 
 
-def _check_options(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    """Ends with the nearest option to the first one that the command does not have, if any is near."""
+def _check_options(parser: argparse.ArgumentParser, argv: list[str], has_config: bool) -> None:
+    """Ends with what the first option that the command does not have may have meant: a setting, or the nearest one."""
     options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     known = [*options, DEBUG, "--version"]
     for argument in argv:
         name = argument.partition("=")[0]
         if name == "--":
             return
+        if has_config and name.startswith("--") and name not in known and "." in name:
+            setting = f"--config.{name.removeprefix('--')}"
+            parser.error(f"unrecognized arguments: {name}; settings are given as --config.KEY=VALUE: {setting}")
         close = difflib.get_close_matches(name, known, n=1) if name.startswith("--") and name not in known else []
         if close:
             parser.error(f"unrecognized arguments: {name}; did you mean {close[0]}?")

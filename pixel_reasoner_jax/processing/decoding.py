@@ -53,8 +53,8 @@ def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: in
     except Exception as error:  # decoders raise errors of many classes for broken files; none of them names the file
         if "truncated" in str(error) or isinstance(error, EOFError):
             raise MediaError(
-                f"{name}: the image cannot be decoded: it is truncated; copy it anew, or take it as it is with"
-                " config.media.truncated=True"
+                f"{name}: the image cannot be decoded: it is truncated; copy it anew; training takes it as it is with"
+                " --config.media.truncated=True"
             ) from error
         raise MediaError(f"{name}: the image cannot be decoded: it is damaged; copy it anew") from error
 

@@ -61,7 +61,7 @@ def use_media_settings(settings: MediaSettings | Mapping[str, Any], quiet: bool 
     global _settings
     settings = settings if isinstance(settings, MediaSettings) else MediaSettings(**settings)
     if settings.root is not None and not as_path(settings.root).is_dir():
-        raise UserError(f"the root of media is {settings.root}, which is no folder")
+        raise UserError(f"the root of media (media.root, --media-root) is {settings.root}, which is no folder")
     now, before = dataclasses.asdict(settings), dataclasses.asdict(_settings)
     changed = [f"{name} = {value}" for name, value in now.items() if value != before[name]]
     if changed and not quiet:

@@ -310,7 +310,8 @@ def _say_other_budgets(config: ConfigDict) -> None:
     now = {name: list(value) if isinstance(value, tuple) else value for name, value in config.processor.items()}
     if other := [name for name in saved if now.get(name) is not None and now[name] != saved[name]]:
         settings = ", ".join(f"config.processor.{name} = {now[name]} (the model's: {saved[name]})" for name in other)
-        print(f"not as {config.model.directory} was trained, None would be: {settings}", file=sys.stderr, flush=True)
+        text = f"{config.model.directory} was trained with other budgets, which None in their place takes: {settings}"
+        print(text, file=sys.stderr, flush=True)
 
 
 def policy_settings(config: ConfigDict) -> PolicySettings:

@@ -96,6 +96,10 @@ def test_other_commands_parse_their_own_options(implementation, capsys):
         (("rl",), "--config"),
         (("evaluat", "--model", "x"), "invalid choice: 'evaluat'; did you mean evaluate?"),
         (("rl", "--config", RL, "--resum"), "unrecognized arguments: --resum; did you mean --resume?"),
+        (
+            ("rl", "--config", RL, "--data.path=x"),
+            "--data.path; settings are given as --config.KEY=VALUE: --config.data.path",
+        ),
         (("rl", "--confg", RL), "unrecognized arguments: --confg; did you mean --config?"),
         (("generate", "--modle=x", "--question", "?"), "unrecognized arguments: --modle; did you mean --model?"),
         (("generate", *ASKED, "--xyzzy"), "unrecognized arguments: --xyzzy"),

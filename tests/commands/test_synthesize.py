@@ -42,7 +42,9 @@ def synthesize(capsys, *argv) -> tuple[int, str, str]:
 def test_a_root_of_media_must_be_there(seeds, tmp_path, capsys):
     argv = ("--source", seeds, "--count", 1, "--out", tmp_path / "out", "--media-root", tmp_path / "nowhere")
     status, _, err = synthesize(capsys, *argv)
-    assert status == 2 and f"the root of media is {tmp_path}/nowhere, which is no folder" in err
+    assert (
+        status == 2 and f"the root of media (media.root, --media-root) is {tmp_path}/nowhere, which is no folder" in err
+    )
 
 
 def test_trajectories_a_table_and_a_page(seeds, tmp_path, capsys):

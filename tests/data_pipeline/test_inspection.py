@@ -136,6 +136,17 @@ def test_an_image_of_too_many_pixels_is_counted(tmp_path, capsys):
     assert "record 0: an image cannot be read" in problem
 
 
+def test_what_is_no_image_and_no_data_set_is_named(tmp_path, capsys):
+    (tmp_path / "notes.jpg").write_text("no image")
+    table = tmp_path / "queries.jsonl"
+    table.write_text(json.dumps({"image": "notes.jpg", "question": "?", "answer": "1"}))
+    [problem] = json.loads(inspect(capsys, table, "--json"))["unreadable"]
+    assert f"{tmp_path}/notes.jpg: not an image in a known format (JPEG, " in problem
+    (tmp_path / "queries.tsv").write_text("image\tquestion")
+    assert cli.main(["inspect", str(tmp_path / "queries.tsv")]) == 2
+    assert "queries.tsv is neither the folder of a data set nor a table (.csv, " in capsys.readouterr().err
+
+
 def test_a_broken_record_is_counted(dataset, capsys):
     path = dataset / "trajectory-train-00001.array_record"
     content = bytearray(path.read_bytes())

@@ -125,7 +125,7 @@ def test_where_no_record_is_valid_reading_ends(unchecked, tmp_path):
     with (
         query_batches(tmp_path, 1, settings=LoaderSettings(max_unreadable=1.0)) as batches,
         pytest.raises(
-            RecordError, match=r"none of 5 records on end can be used; the last: .*, record \d: query '\d': it"
+            RecordError, match=r"5 records after one another cannot be used; the last: .*, record \d: query '\d': it"
         ),
     ):
         next(batches)

@@ -178,7 +178,10 @@ WRONG = {
     "fps is 0; it is above 0": {"video": "film.avi", "fps": 0},
     "fps is of a video": {"image": "photos/1.png", "fps": 2},
     "'box' has 3 numbers": {"image": "photos/1.png", "box": [1, 2, 3]},
-    "'box' is empty, inverted": {"image": "photos/1.png", "box": [40, 10, 20, 30]},
+    "'box' is empty, inverted or outside the image of .* pixels: .*40, 10, 20, 30": {
+        "image": "photos/1.png",
+        "box": [40, 10, 20, 30],
+    },
     "'boxes' is empty, inverted or outside": {"image": "photos/1.png", "boxes": [[0, 0, 9, 9], [90, 0, 99, 9]]},
     "shares of an image": {"video": "film.avi", "box": [0, 0, 0.5, 0.5]},
     "box and boxes": {"image": "photos/1.png", "box": [0, 0, 9, 9], "boxes": [[0, 0, 9, 9]]},
@@ -189,6 +192,7 @@ WRONG = {
     "segments is": {"segments": ["one"]},
     "checklist has": {"checklist": ["one"]},
     "options is": {"options": 3},
+    "options is the text 'red;blue', which is not JSON, as \\[1, 2\\]": {"options": "red;blue"},
     "answer 'a green one' is none of its options": {"options": ["red", "blue"], "answer": "a green one"},
     "attributes has 'images'": {"attributes": {"images": ["photos/1.png"]}},
     "nothing is downloaded": {"image": "https://example.org/1.png"},
@@ -234,10 +238,12 @@ def test_missing_answers(suffix, folder):
 
 
 def test_lines_are_those_of_the_file(folder):
-    (folder / "t.jsonl").write_text("\n\n" + json.dumps(ASKED) + "\n\n{oops\n" + json.dumps([1]) + "\n")
+    cut = '{"image": "phot'
+    (folder / "t.jsonl").write_text("\n\n" + json.dumps(ASKED) + "\n\n{oops\n" + json.dumps([1]) + f"\n{cut}\n")
     source = TableSource(folder / "t.jsonl")
-    assert len(source) == 3 and source[0]["answer"] == "a"
-    for index, line, problem in ((1, 5, "not JSON .*oops"), (2, 6, "expected a JSON object")):
+    assert len(source) == 4 and source[0]["answer"] == "a"
+    cut_off = r"not JSON \(Invalid control character at character 16\)"
+    for index, line, problem in ((1, 5, "not JSON .*oops"), (2, 6, "expected a JSON object"), (3, 7, cut_off)):
         with pytest.raises(RecordError, match=f"line {line}: .*{problem}"):
             source[index]
     cells = 'question,answer,image\r\n"a ""b""\r\nc",x,\r\n\r\nshort,y\r\n"d",z,photos/1.png\r\n'
