@@ -5,10 +5,10 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
-from data_pipeline.exchange.table_source import open_records
 from PIL import Image
 
 from data_pipeline.exchange.pass_rates import PassRateCopy, write_pass_rates
+from data_pipeline.exchange.table_source import open_records
 from data_pipeline.pipeline import record_count
 from data_pipeline.records import RecordSource, write_records
 from pixel_reasoner_jax.errors import UserError
