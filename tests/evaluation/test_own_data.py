@@ -67,10 +67,13 @@ def test_a_table_is_asked_as_it_is(tmp_path):
     (tmp_path / "1.png").write_bytes(image_bytes(1))
     rows = [{"question": "What?", "answer": "B", "options": ["green", "red"], "image": "1.png", "split": "test"}]
     rows += [{"id": "bad", "question": "What?", "answer": "red", "image": "gone.png"}]
+    (tmp_path / "2.png").write_text("no image")
+    rows += [{"question": "What?", "answer": "red", "image": "2.png"}]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first, second = open_benchmark("data", tmp_path / "t.jsonl")
+    first, second, third = open_benchmark("data", tmp_path / "t.jsonl")
     assert (first.letter, first.categories, len(first.images)) == ("B", {"split": "test"}, 1)
-    assert isinstance(second, UnreadableItem) and "line 2: id 'bad'" in second.problem
+    assert isinstance(second, UnreadableItem) and second.problem.startswith(f"{tmp_path}/t.jsonl, line 2: id 'bad'")
+    assert second.problem.count("t.jsonl") == 1 and third.problem.startswith(f"{tmp_path}/t.jsonl, line 3: ")
 
 
 def test_a_folder_without_a_data_set(tmp_path):

@@ -168,8 +168,9 @@ class Benchmark(Sequence[Item | UnreadableItem]):
         except Exception as error:  # rows are untrusted, and so are the errors that they make readers raise
             known = isinstance(error, UserError | OSError)
             problem = str(error) if known else f"{type(error).__name__}: {error}"
-            path, number = self.rows.locate(index)
-            return UnreadableItem(identity, f"{path}, row {number}: {problem}"[:MAX_PROBLEM], categories, cluster)
+            place = self.rows.place(index)
+            problem = problem if problem.startswith(place) else f"{place}: {problem}"
+            return UnreadableItem(identity, problem[:MAX_PROBLEM], categories, cluster)
         item = dataclasses.replace(item, id=identity, categories=categories, cluster=cluster)
         if item.options and self._shuffles:
             return shuffled(item, self.name, self.seed, self.fixed_options)

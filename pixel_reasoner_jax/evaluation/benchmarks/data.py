@@ -24,7 +24,7 @@ class RecordRows(Rows):
 
     Args:
       path: names them in messages.
-      records: queries by their number, as `open_records` gives them.
+      records: queries by their number, with their `location`, as `open_records` gives them.
     """
 
     def __init__(self, path: Any, records: Sequence[Mapping[str, Any]]):
@@ -43,6 +43,9 @@ class RecordRows(Rows):
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self._records[index]
+
+    def place(self, index: int) -> str:
+        return self._records.location(index)
 
     def light(self, names: Sequence[str]) -> list[tuple]:
         places = [_KEPT.index(name) if name in _KEPT else None for name in names]

@@ -44,6 +44,11 @@ class Rows(Sequence[Mapping[str, Any]]):
         """The file that a row is in, and its number there."""
         return self.path, index
 
+    def place(self, index: int) -> str:
+        """What messages about a row begin with."""
+        path, number = self.locate(index)
+        return f"{path}, row {number}"
+
 
 class JsonRows(Rows):
     """The rows of a JSON file, as `json_rows` gives them.
