@@ -45,6 +45,7 @@ class Command:
       reference: name of the packaged config that knows every key of its experiments; None for a command without one.
       resumes: whether it can go on from a checkpoint.
       goes_on: whether it goes on where it was when it is called again, with --resume if it `resumes`.
+      goes_on_with: the option without which it begins anew all the same.
       several_processes: it can run as one of several processes, and is no experiment.
       about_config: it reads the config of another command itself, and settings can be overridden for it too.
       example: overrides to show in its help.
@@ -56,6 +57,7 @@ class Command:
     reference: str | None = None
     resumes: bool = False
     goes_on: bool = False
+    goes_on_with: str | None = None
     several_processes: bool = False
     about_config: bool = False
     example: str = "--config.optimizer.learning_rate=1e-6 --config.train.batch_size=64"
@@ -101,6 +103,7 @@ COMMANDS = {
         options.evaluate,
         several_processes=True,
         goes_on=True,
+        goes_on_with="--on",
     ),
     "compare": Command(
         "evaluations of the same items: differences with intervals, and items that flipped",
@@ -108,7 +111,11 @@ COMMANDS = {
         options.compare,
     ),
     "generate": Command(
-        "answer one question about an image or a video", "pixel_reasoner_jax.commands.generate", options.generate
+        "answer one question about an image or a video",
+        "pixel_reasoner_jax.commands.generate",
+        options.generate,
+        goes_on=True,
+        goes_on_with="--queries",
     ),
     "convert": Command(
         "a Hugging Face checkpoint to a sharded one of ours", "pixel_reasoner_jax.commands.convert", options.convert
@@ -164,6 +171,8 @@ def _command_to_go_on(argv: list[str]) -> str:
     """The command that goes on where one with these arguments has stopped; "" for commands that begin anew."""
     command = COMMANDS.get(argv[0]) if argv else None
     if command is None or not command.goes_on:
+        return ""
+    if command.goes_on_with and command.goes_on_with not in {argument.partition("=")[0] for argument in argv}:
         return ""
     rest, arguments = [], iter(argv)
     for argument in arguments:
