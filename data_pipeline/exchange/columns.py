@@ -120,16 +120,16 @@ def read_text(value: Any, name: str) -> str:
     return str(value)
 
 
-def read_numbers(count: int) -> ReadValue:
-    """Reads lists of `count` finite numbers."""
+def read_numbers(count: int | None = None) -> ReadValue:
+    """Reads lists of finite numbers, of length `count` if that is given."""
 
     def read(value: Any, name: str) -> list[float]:
         value = parsed(value, name)
         if not isinstance(value, list | tuple) or not all(
             isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < _LARGEST for one in value
         ):
-            raise UserError(f"{name} is {shown(value)}, expected a list of numbers")
-        if len(value) != count:
+            raise UserError(f"{name!r} is {shown(value)}, expected a list of numbers")
+        if count is not None and len(value) != count:
             raise UserError(f"{name!r} has {len(value)} numbers, expected {count}")
         return list(value)
 

@@ -30,8 +30,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from PIL import UnidentifiedImageError
-
 from data_pipeline.exchange.columns import (
     READERS,
     is_missing,
@@ -48,10 +46,9 @@ from data_pipeline.exchange.columns import (
 )
 from data_pipeline.exchange.forms import media_of, query_in_our_form
 from data_pipeline.exchange.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, MediaFiles, is_video
-from data_pipeline.sources.base import upright_size
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing import MediaError
-from pixel_reasoner_jax.processing.sources import describe
+from pixel_reasoner_jax.processing.decoding import upright_size
 from pixel_reasoner_jax.rollout.choices import Options, chosen_option, lettered
 
 Row = Mapping[str, Any]
@@ -265,7 +262,7 @@ def _read_boxes(value: Any, name: str, read: Mapping[str, Any]) -> list[dict[str
 def _read_box(value: Any, name: str, read: Mapping[str, Any]) -> dict[str, Any]:
     known = value if isinstance(value, Mapping) else {"xyxy": value}
     left, top, right, bottom = numbers = read_numbers(4)(known.get("xyxy"), name)
-    size = image_size(read["images"][0]) if read.get("images") else None
+    size = upright_size(read["images"][0]) if read.get("images") else None
     if max(numbers) <= 1:
         if size is None:
             raise UserError(f"{name} is {numbers}, shares of an image; without images it is in pixels")
@@ -278,17 +275,3 @@ def _read_box(value: Any, name: str, read: Mapping[str, Any]) -> dict[str, Any]:
         if not is_missing(known.get(key)):
             box[key] = check(known[key], f"{key} of {name}")
     return box
-
-
-def image_size(image: bytes | str) -> tuple[int, int]:
-    """(width, height) of an upright image in pixels, from its header.
-
-    Raises:
-      MediaError: it cannot be read.
-    """
-    try:
-        return upright_size(image)
-    except Exception as error:  # PIL's decoders fail in many ways, and object stores
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it is in no known format" if unknown else f"{type(error).__name__}: {error}"
-        raise MediaError(f"{describe(image)} cannot be read as an image ({reason})") from error
