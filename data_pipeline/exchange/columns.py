@@ -10,17 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.query import is_missing
 
 _LARGEST = 1e12
 """Numbers must be below it: coordinates, times and counts are, infinity and NaN are not."""
 
 ReadValue = Callable[[Any, str], Any]
 """(value, name of the column) to what is stored; raises a UserError that names the column."""
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: null, NaN, an empty text, list or mapping."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or value in ("", [], {})
 
 
 def plain(value: Any, name: str) -> Any:

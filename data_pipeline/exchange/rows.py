@@ -32,7 +32,6 @@ from typing import Any
 
 from data_pipeline.exchange.columns import (
     READERS,
-    is_missing,
     parsed,
     plain,
     read_answers,
@@ -49,6 +48,7 @@ from data_pipeline.exchange.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, M
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.processing.decoding import upright_size
+from pixel_reasoner_jax.query import MISSPELT, is_missing
 from pixel_reasoner_jax.rollout.choices import Options, chosen_option, lettered
 
 Row = Mapping[str, Any]
@@ -158,8 +158,13 @@ def check_columns(row: Row, more: frozenset[str] = frozenset()) -> None:
 
 def row_id(row: Row) -> str | None:
     """The id that a row has; None if it has none."""
-    given = next((row[name] for name in ("id", "qid") if not is_missing(row.get(name))), None)
+    given = given_id(row)
     return None if given is None else read_text(given, "id")
+
+
+def given_id(row: Row) -> Any:
+    """The id as it stands in a row, whatever it is; None where there is none."""
+    return next((row[name] for name in ("id", "qid") if not is_missing(row.get(name))), None)
 
 
 def _given(row: Row) -> dict[str, Any]:
@@ -173,7 +178,7 @@ def _misspelt(name: str, words: frozenset[str], known: frozenset[str]) -> str | 
         return name  # but for capital letters or space around it
     if name in _PROPERTY_WORDS or len(name) > 2 * max(map(len, known)) or (len(words) > 1 and words & known):
         return None
-    return next(iter(difflib.get_close_matches(name, [one for one in known if len(one) > 3], 1, 0.8)), None)
+    return next(iter(difflib.get_close_matches(name, [one for one in known if len(one) > 3], 1, MISSPELT)), None)
 
 
 def _looks_like_a_medium(value: Any) -> bool:

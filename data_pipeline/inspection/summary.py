@@ -29,8 +29,8 @@ def summarize(source: RecordSource | TableSource, processor: Processor | None = 
 
     Returns:
       Plain JSON values. For both kinds of records: `path`, `kind`, `digest`, `count`, `bytes`, of a data set also
-      `schema` and `shards`; `images` (by kind of image: their count, and the spread of the upright `width` and `height`
-      in pixels), `videos` and `unreadable` (a text for each record that is not valid, or image that cannot be read). For
+      `schema` and `shards`; `images` (by kind of image: their count, and the spread of upright `width` and `height` in
+      pixels), `videos` and `unreadable` (a text for each record that is not valid, or image that cannot be read). For
       trajectories also: `types`, `operations` (calls by name, and how many failed), `calls` (number of calls to number
       of trajectories), `masked` (texts of the assistant without loss), `masked_trajectories` (trajectories that have
       one), and `lengths` (spreads in turns, characters and tokens). For queries also: `several_answers`. A spread is
