@@ -83,24 +83,12 @@ submit() {
   call sbatch "${options[@]}" --wrap="${environment}srun --cpus-per-task=${CPUS:-64} $train || { $again; }"
 }
 
-# The file of a config.
-existing() {
-  local file
-  while IFS= read -r file; do
-    if [[ -f "$file" ]]; then
-      echo "$file"
-      return
-    fi
-  done < <(config_files "$1")
-  die "there is no $1"
-}
-
 # Starts the run with the arguments that a config and overrides make, and those given.
 start() {
   local config="${positional[1]:-}" phase
   [[ ${#positional[@]} -le 2 ]] || die "there is more than a config: ${positional[*]:2}"
   phase="$(phase_of "$config")"
-  config="$(existing "$config")"
+  config="$(find_config "$config" test -f)" || die "there is no ${positional[1]}"
   $dry || [[ -x .venv/bin/pixel-reasoner ]] || die "nothing is installed: launch/gpu_run.sh setup"
   check_config "$phase" "$config" ${overrides[@]+"${overrides[@]}"}
   set -- "$phase" --config "$config" ${overrides[@]+"${overrides[@]}"} "$@"

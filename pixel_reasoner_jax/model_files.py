@@ -33,7 +33,7 @@ def model_directory(directory: str | os.PathLike) -> ModelPath:
     """
     path = as_path(directory)
     if not path.is_dir():
-        wrong = "it is a file: name a folder" if path.exists() else "no such directory"
+        wrong = "it is a file: name a folder" if path.exists() else "no such model directory"
         raise MissingModelError(f"{path}: {wrong}{download_hint(directory, 'give')}")
     return path
 
