@@ -6,7 +6,7 @@
 #   setup                                  installs this checkout with CUDA into .venv
 #   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and returns; CONFIG is a file
 #                                          or the name of one in configs/, such as rl_qwen2_5_vl_7b
-#   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint
+#   resume CONFIG [--config.KEY=VALUE…]    the same from the newest whole checkpoint
 #   logs | status | stop                   of the run
 #
 # A Slurm job that was preempted, that SIGTERM made save and end, or whose node failed is queued again and resumes by

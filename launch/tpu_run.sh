@@ -9,7 +9,7 @@
 #   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and watches until it ends;
 #                                          a preempted slice is created and set up again, and the run resumed; CONFIG
 #                                          is a file or the name of one in configs/, such as rl_qwen2_5_vl_7b
-#   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint, whatever state the slice is in
+#   resume CONFIG [--config.KEY=VALUE…]    the same from the newest whole checkpoint, whatever state the slice is in
 #   logs | status | stop | delete          of host WORKER | of slice and run | the run | the slice
 #
 # Settings, from the environment or as flags (--tpu-name=… is TPU_NAME):
