@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import string
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -60,6 +61,7 @@ def check_query(query: Query, scored: bool = False) -> Query:
         raise UserError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
     if images and video is not None:
         raise UserError(f"{name}: it has images and a video; a query has either")
+    _check_options(query.get("options"), name)
     fps = query.get("fps")
     if fps is not None and not (_is_number(fps) and 0 < fps < math.inf):
         raise UserError(f"{name}: fps must be a number greater than 0, got {shown(fps)}")
@@ -106,6 +108,18 @@ def _check_answer(answer: Any, name: str) -> None:
         raise UserError(f"{name}: answer must be a text or a list of texts, got {shown(answer)}")
     if any(map(is_blank, answers)):
         raise UserError(f"{name}: one of its answers is empty")
+
+
+def _check_options(options: Any, name: str) -> None:
+    if options is None:
+        return
+    texts = [*options, *options.values()] if isinstance(options, Mapping) else options
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"{name}: options must be a list of texts, or a mapping from letters to texts, got {shown(options)}"
+        )
+    if not isinstance(options, Mapping) and len(options) > len(string.ascii_uppercase):
+        raise UserError(f"{name}: it has {len(options)} options; there are letters for {len(string.ascii_uppercase)}")
 
 
 def _is_number(value: Any) -> bool:
