@@ -68,9 +68,9 @@ def check_form(kind: str, record: Any) -> str:
     else:
         name, items = _check_trajectory(record), _items(record.messages)
     with errors_named(name):
-        for place, kind, item in items:
-            if kind != "text":
-                _check_medium(item[kind], kind, place)
+        for place, medium, item in items:
+            if medium != "text":
+                _check_medium(item[medium], medium, place)
     return name
 
 

@@ -31,6 +31,7 @@ from data_pipeline.seed import Seed
 from data_pipeline.sources.base import SourceEntry, SourceError
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.decoding import VideoFile, upright_size
+from pixel_reasoner_jax.processing.pictures import LIST_FPS
 from pixel_reasoner_jax.processing.sources import media_settings, read_media
 from pixel_reasoner_jax.rollout.choices import with_choices
 
@@ -88,7 +89,7 @@ def _seed(row: Mapping[str, Any], name: str, location: str, folder: Any) -> Seed
 def _video(row: Mapping[str, Any]) -> dict[str, Any]:
     video = {"video": row["video"], "fps": row.get("fps")}
     if isinstance(row["video"], list):
-        video = {"video": [*map(read_media, row["video"])], "fps": row.get("fps", 2.0)}
+        video = {"video": [*map(read_media, row["video"])], "fps": row.get("fps", LIST_FPS)}
     if "frames" in row:
         return video | {"cue": tuple(row["frames"])}
     if "window" in row:

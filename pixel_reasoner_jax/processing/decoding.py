@@ -6,6 +6,7 @@ import bisect
 import contextlib
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 
@@ -105,6 +106,21 @@ class VideoFile:
         except VideoError as error:
             raise MediaError(f"{self.name}: the video {error}") from None
         self.total, self.fps, self.size = len(self._index.times), self._index.rate, self._index.size
+
+    def sample(self, count: int, fps: float | None, rate: float) -> list[int]:
+        """The indices of the frames to take, spread evenly over the video.
+
+        Args:
+          count: the most frames.
+          fps: frames to take in a second, in place of `rate`; None for `rate`.
+          rate: see `sample_video`.
+
+        Raises:
+          MediaError: `fps` is not positive.
+        """
+        if fps is not None and not 0 < fps < math.inf:
+            raise MediaError(f"{self.name}: fps must be positive, got {fps}")
+        return sample_video(self.total, self.fps, count, rate if fps is None else fps)
 
     def frame(self, index: int) -> Image.Image:
         """The RGB frame with this index, from 0."""
