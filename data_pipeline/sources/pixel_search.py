@@ -131,6 +131,10 @@ class PixelSearch:
     def __len__(self) -> int:
         return self.count
 
+    def id(self, index: int) -> str:
+        """The id of a seed, which is not drawn for it."""
+        return f"pixel-search-{self.seed}-{self.split}-{index:06d}"
+
     def __getitem__(self, index: int) -> Seed:
         if not 0 <= index < self.count:
             raise IndexError(f"seed {index} of {self.count}")
@@ -149,7 +153,7 @@ class PixelSearch:
         image = draw([(*corner, c, int(d)) for corner, c, d in zip(corners, colors, digits, strict=True)], background)
         left, top = corners[0]
         return Seed(
-            id=f"pixel-search-{self.seed}-{self.split}-{index:06d}",
+            id=self.id(index),
             question=QUESTION,
             answer=str(digits[0]),
             images=(image,),

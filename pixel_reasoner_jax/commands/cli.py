@@ -16,8 +16,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from ml_collections import ConfigDict
-
 from pixel_reasoner_jax import __version__
 from pixel_reasoner_jax.commands import options
 from pixel_reasoner_jax.config import ConfigError, load_config
@@ -47,6 +45,7 @@ class Command:
       reference: name of the packaged config that knows every key of its experiments; None for a command without one.
       resumes: whether it can go on from a checkpoint.
       goes_on: whether it goes on where it was when it is called again, with --resume if it `resumes`.
+      several_processes: it can run as one of several processes, and is no experiment.
       about_config: it reads the config of another command itself, and settings can be overridden for it too.
       example: overrides to show in its help.
     """
@@ -57,6 +56,7 @@ class Command:
     reference: str | None = None
     resumes: bool = False
     goes_on: bool = False
+    several_processes: bool = False
     about_config: bool = False
     example: str = "--config.optimizer.learning_rate=1e-6 --config.train.batch_size=64"
 
@@ -96,7 +96,11 @@ COMMANDS = {
         about_config=True,
     ),
     "evaluate": Command(
-        "accuracy and use of operations of a model", "pixel_reasoner_jax.commands.evaluate", options.evaluate
+        "a model on benchmarks, one's own questions or the quickstart's world: scores with intervals",
+        "pixel_reasoner_jax.commands.evaluate",
+        options.evaluate,
+        several_processes=True,
+        goes_on=True,
     ),
     "compare": Command(
         "evaluations of the same items: differences with intervals, and items that flipped",
@@ -257,7 +261,14 @@ def _configure(
     if command.add_options is not None:
         command.add_options(parser)
         more = [overrides] if command.about_config else []
-        return lambda args: _run(importlib.import_module(command.module), args, *more)
+
+        def run_options(args: argparse.Namespace) -> object:
+            module = importlib.import_module(command.module)
+            if command.several_processes and _is_one_of_several(args):
+                return _run_joined(module, args, debug, again, args)
+            return _run(module, args, *more)
+
+        return run_options
     options.experiment(parser, command.reference.split("_")[0], command.resumes)
     parser.epilog = OVERRIDES.format(example=command.example)
 
@@ -266,14 +277,20 @@ def _configure(
         if args.check:
             print(f"{args.config}: every setting is in order")
             return None
+        module = importlib.import_module(command.module)
         if not command.resumes:
-            return _run(importlib.import_module(command.module), config)
-        identity, resume = (args.coordinator, args.processes, args.process), args.resume_from or args.resume
-        if not args.distributed and all(value is None for value in identity):
-            return _run(importlib.import_module(command.module), config, resume=resume)
-        return _run_joined(importlib.import_module(command.module), config, resume, identity, debug, again)
+            return _run(module, config)
+        resume = args.resume_from or args.resume
+        if not _is_one_of_several(args):
+            return _run(module, config, resume=resume)
+        return _run_joined(module, args, debug, again, config, resume=resume)
 
     return run
+
+
+def _is_one_of_several(args: argparse.Namespace) -> bool:
+    """Whether the options of `options._processes` ask to join other processes."""
+    return args.distributed or any(value is not None for value in (args.coordinator, args.processes, args.process))
 
 
 def _run(module: ModuleType, *args, **options) -> object:
@@ -284,19 +301,14 @@ def _run(module: ModuleType, *args, **options) -> object:
 
 
 def _run_joined(
-    module: ModuleType,
-    config: ConfigDict,
-    resume: bool | int,
-    identity: tuple[str | None, int | None, int | None],
-    debug: bool,
-    again: str,
+    module: ModuleType, args: argparse.Namespace, debug: bool, again: str, *given: object, **options: object
 ) -> object:
     """Runs as one of several processes: where one fails, all end."""
     from pixel_reasoner_jax.parallel import join
 
-    join(*identity)
+    join(args.coordinator, args.processes, args.process)
     try:
-        return _run(module, config, resume=resume)
+        return _run(module, *given, **options)
     except RunStopped:  # in all of them, which end in the usual way
         raise
     except BaseException as error:
@@ -304,9 +316,10 @@ def _run_joined(
             traceback.print_exception(error)
         status = _report(error, again)
         if status == 1:  # JAX has no one class of error for a connection that broke
+            how = " with --resume" if "resume" in options else ""
             print(
                 "pixel-reasoner: error: this process ends, and with it the others of its run. If the error is a lost"
-                " connection, another one failed first, and its output says why. Start all of them again with --resume",
+                f" connection, another one failed first, and its output says why. Start all of them again{how}",
                 file=sys.stderr,
             )
         # Leaving in the usual way would wait for the others, which wait for this one.

@@ -7,13 +7,33 @@ from __future__ import annotations
 
 import argparse
 
+from pixel_reasoner_jax.commands.model_options import model_or_served, requests
 from pixel_reasoner_jax.config import config_names
 from pixel_reasoner_jax.config_values import DTYPES
 
 PRESETS = ("3b", "7b", "32b", "72b", "tiny")  # sizes of released models
 CHIPS = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
 CAPTIONS = "~/.cache/pixel_reasoner_jax/captions"  # where answers of captioning models are kept
+ANSWERS = "~/.cache/pixel_reasoner_jax/answers"  # where those of served models are kept that belong to no local folder
 GENERATED = "runs/generate"  # where `generate` saves, unless told otherwise
+
+BENCHMARKS = (
+    "vstar",
+    "tallyqa",
+    "infovqa",
+    "mvbench",
+    "hrbench4k",
+    "hrbench8k",
+    "visualprobe",
+    "mme_realworld_lite",
+    "docvqa",
+    "textvqa",
+    "chartqa",
+    "videomme",
+    "pixel_search",
+    "data",
+)
+PROTOCOLS = ("paper", "model", "lmms-eval", "vlmevalkit")
 
 SOURCES = {
     "jsonl": "FILE.jsonl: one annotated query a line",
@@ -66,13 +86,18 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
         parser.add_argument(
             "--resume-from", type=_step, metavar="STEP", help="go on from that step's; later ones are set aside"
         )
-        several = parser.add_argument_group("several processes", "started with the same command, on one or more hosts")
-        several.add_argument(
-            "--distributed", action="store_true", help="join the others, as the TPU slice, Slurm or Kubernetes says"
-        )
-        several.add_argument("--coordinator", metavar="HOST:PORT", help="where none of them does: of process 0")
-        several.add_argument("--processes", type=int, metavar="N", help="how many there are")
-        several.add_argument("--process", type=int, metavar="NUMBER", help="which of them this is, from 0")
+        _processes(parser)
+
+
+def _processes(parser: argparse.ArgumentParser) -> None:
+    """How a process finds the others of its run."""
+    several = parser.add_argument_group("several processes", "started with the same command, on one or more hosts")
+    several.add_argument(
+        "--distributed", action="store_true", help="join the others, as the TPU slice, Slurm or Kubernetes says"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where none of them does: of process 0")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="NUMBER", help="which of them this is, from 0")
 
 
 def synthesize(parser: argparse.ArgumentParser) -> None:
@@ -135,17 +160,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions.add_argument(
         "--max-tokens", type=int, default=400, metavar="N", help="of a passage (default: %(default)s)"
     )
-    captions.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s")
-    captions.add_argument("--attempts", type=int, default=8, metavar="N", help="of a request (default: %(default)s)")
-    captions.add_argument("--requests-per-minute", type=float, metavar="N", help="at most; no limit unless given")
-    captions.add_argument(
-        "--prices",
-        type=_prices,
-        default=(0.0, 0.0),
-        metavar="PROMPT,COMPLETION",
-        help="of a million tokens, to count what is spent",
-    )
-    captions.add_argument("--budget", type=float, metavar="AMOUNT", help="stop when this run has spent so much")
+    requests(captions, timeout=120.0)
     captions.add_argument("--cache", metavar="DIR", help=f"of the model's answers (default: {CAPTIONS})")
     parser.epilog = "kinds of source:\n" + "\n".join(f"  {kind:20}{path}" for kind, path in SOURCES.items())
 
@@ -166,25 +181,70 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
+    model_or_served(parser)
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+        "--out",
+        metavar="PATH",
+        help="with --on the folder for results, records and trajectories, where the same command goes on; without, a"
+        " file for the figures and the first 20 responses as JSON",
     )
-    parser.add_argument("--split", default="heldout", help="split of the pixel-search world (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=256, help="queries (default: %(default)s)")
-    parser.add_argument("--world-seed", type=int, default=0, help="seed of the world (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=1, help="responses a query (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument("--samples", type=int, metavar="N", help="responses to each question (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, help="0 is greedy (default: the protocol's, or 1 in the quickstart's world)"
+    )
     _parameter_type(parser)
     parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
     parser.add_argument(
         "--max-length",
         type=int,
-        help="tokens of prompt and response together: with --slots, how large the KV cache is (default: as trained)",
+        help="tokens of prompt and response together: with --slots, how large the KV cache is (default: the protocol's"
+        " or the model's)",
     )
-    parser.add_argument("--text-only", action="store_true", help="offer no operations")
-    parser.add_argument("--html", metavar="FILE", help="write a report with responses to the first 20 queries")
-    parser.add_argument("--out", metavar="FILE", help="write the figures and these responses as JSON")
+    benchmarks = parser.add_argument_group("benchmarks and one's own questions")
+    benchmarks.add_argument(
+        "--on",
+        action="append",
+        metavar="NAME:PATH",
+        help="a benchmark and where its files are, or module:Class:PATH of your own; repeat it for several:"
+        f" {', '.join(BENCHMARKS)}",
+    )
+    benchmarks.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help=f"{', '.join(PROTOCOLS)} (default: paper; for pixel_search and data, model: as the model was trained)",
+    )
+    benchmarks.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PART=VALUE",
+        help="change a part of the protocol: budgets.image=256,16384, sampling.top_p=0.95, prompt=lmms-eval,"
+        " scorer=NAME, order=shuffled, …",
+    )
+    benchmarks.add_argument("--mode", choices=("pixel", "text", "both"), help="with operations, without, or either way")
+    benchmarks.add_argument(
+        "--metric", metavar="RULE", help="the rule that scores data, by its name or module:function"
+    )
+    benchmarks.add_argument(
+        "--submission", metavar="FILE", help="write the answers as the benchmark's server takes them"
+    )
+    benchmarks.add_argument(
+        "--write-pass-rates",
+        metavar="DATASET",
+        help="write a copy of data:PATH in which each query has its share of right responses, which data.pass_rates"
+        " filters by: a new folder for a data set, or for a table a new file beside it",
+    )
+    devices = parser.add_argument_group("devices, with --on", "sizes of the mesh's axes; -1 takes what is left")
+    for axis, size in (("data", -1), ("fsdp", 1), ("tensor", 1)):
+        devices.add_argument(f"--mesh.{axis}", type=int, default=size, metavar="N", help="default: %(default)s")
+    _processes(parser)
+    world = parser.add_argument_group("the quickstart's world, without --on")
+    world.add_argument("--split", default="heldout", help="of the world (default: %(default)s)")
+    world.add_argument("--count", type=int, default=256, help="queries (default: %(default)s)")
+    world.add_argument("--world-seed", type=int, default=0, help="seed of the world (default: %(default)s)")
+    world.add_argument("--text-only", action="store_true", help="offer no operations")
+    world.add_argument("--html", metavar="FILE", help="write a report with responses to the first 20 queries")
 
 
 def compare(parser: argparse.ArgumentParser) -> None:
@@ -205,12 +265,16 @@ def compare(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
-    )
+    model_or_served(parser)
     parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
     parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
-    parser.add_argument("--question", required=True, metavar="TEXT")
+    parser.add_argument("--question", metavar="TEXT")
+    parser.add_argument(
+        "--queries",
+        metavar="TABLE",
+        help="many questions in place of one: a table or a data set, answered into the folder --out, where the same"
+        " command goes on",
+    )
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="responses (default: %(default)s)")
     parser.add_argument("--temperature", type=float, help="default: 0, greedy, for one response and 1 for several")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
@@ -221,13 +285,18 @@ def generate(parser: argparse.ArgumentParser) -> None:
         help="tokens of a response, what operations return included, in place of the model's limit",
     )
     _parameter_type(parser)
+    parser.add_argument(
+        "--slots", type=int, default=64, metavar="N", help="of --queries, responses in flight (default: %(default)s)"
+    )
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
     parser.add_argument(
         "--html",
         metavar="FILE",
         help=f"the page with the crops in place (default: beside --out, or {GENERATED}/NAME of what was shown)",
     )
-    parser.add_argument("--out", metavar="FILE", help="the same as JSON (default: beside the page)")
+    parser.add_argument(
+        "--out", metavar="PATH", help="the same as JSON (default: beside the page); with --queries, the folder"
+    )
 
 
 def convert(parser: argparse.ArgumentParser) -> None:
@@ -299,11 +368,3 @@ def _mix(text: str) -> dict[str, float]:
         return {kind: float(share) for kind, share in pairs}
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not KIND=SHARE,KIND=SHARE") from None
-
-
-def _prices(text: str) -> tuple[float, float]:
-    try:
-        prompt, completion = map(float, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not PROMPT,COMPLETION, such as 2.5,10") from None
-    return prompt, completion

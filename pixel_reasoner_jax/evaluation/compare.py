@@ -1,7 +1,7 @@
 """Compares evaluations of the same items: paired differences with intervals, and the items that flipped.
 
-The first evaluation is the baseline; each of the others is compared with it. Comparing reads the scored records alone,
-twice: once for the scores, and once for the texts of the few items that are shown.
+The first evaluation is the baseline; each of the others is compared with it. Comparing reads the scored records twice:
+once for the scores, and once for the texts of the few items that are shown, whose trajectories it reads too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.records import MODES, ScoredRecord, read_records, read_results
 from pixel_reasoner_jax.evaluation.tally import RIGHT, Tally, difference
+from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
 from pixel_reasoner_jax.report.comparison_page import FlippedItem, FlippedResponse
 
 NAMED = 5  # ids, or settings, that a message names
@@ -84,8 +85,12 @@ class _Side:
         for record in read_records(self.run.directory) if wanted else ():
             if (record.benchmark, record.mode) == (self.benchmark, self.mode) and record.id in wanted:
                 found[record.id] = min(found.get(record.id, record), record, key=rank)
+        kept = read_trajectories(self.run.directory, [record.key for record in found.values()])
         return {
-            id: (record, FlippedResponse(self.run.name, scores[id], record.answer, record.response))
+            id: (
+                record,
+                FlippedResponse(self.run.name, scores[id], record.answer, record.response, kept.get(record.key)),
+            )
             for id, record in found.items()
         }
 

@@ -11,21 +11,20 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pixel_reasoner_jax.errors import MissingFileError, UserError
-from pixel_reasoner_jax.files import as_path, fetch, is_remote, output_directory, upload, write_text
+from pixel_reasoner_jax.evaluation.line_file import LineFile
+from pixel_reasoner_jax.files import as_path, fetch, write_text
+from pixel_reasoner_jax.report.lineage import prompt_items
 from pixel_reasoner_jax.rewards import extract_answer
-from pixel_reasoner_jax.trajectory import Source, Trajectory
+from pixel_reasoner_jax.trajectory import Trajectory
 
 RECORDS = "records.jsonl"
 RESULTS = "results.json"
 MODES = ("pixel", "text")  # with operations, and without
 MAX_TEXT = 4_000  # characters of a text that are kept: enough to look at, whatever a model wrote
-UPLOAD_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +49,9 @@ class ScoredRecord:
       tokens: sampled tokens; None if they were not counted.
       seconds: that the response took; None if they were not counted.
       unreadable: the item's media could not be read: it was not answered, and scores 0.
+      problem: what could not be read of it.
+      images: the sizes of the query's images after resizing, "WIDTHxHEIGHT"; of a video "WIDTHxHEIGHTxFRAMES".
+      order: where each option that was shown stood in the file; empty where they were shown in the file's order.
       question, reference, response: texts to show, the response's being its last turn.
     """
 
@@ -68,6 +70,9 @@ class ScoredRecord:
     tokens: int | None = None
     seconds: float | None = None
     unreadable: bool = False
+    problem: str = ""
+    images: Sequence[str] = ()
+    order: Sequence[int] = ()
     question: str = ""
     reference: str | list[str] = ""
     response: str = ""
@@ -90,7 +95,8 @@ class ScoredRecord:
             operations=len(trajectory.operations),
             failed=sum(not operation.succeeded for operation in trajectory.operations),
             ended=None if trajectory.ended is None else str(trajectory.ended),
-            tokens=int((trajectory.source == Source.SAMPLED).sum()),
+            tokens=trajectory.sampled,
+            images=_query_sizes(trajectory),
             question=trajectory.question,
             reference=trajectory.reference,
             response=trajectory.response,
@@ -104,7 +110,7 @@ class ScoredRecord:
 
     def line(self) -> str:
         """The record as one line of JSON without its end; long texts are cut."""
-        texts = {name: _cut(getattr(self, name)) for name in ("answer", "question", "reference", "response")}
+        texts = {name: _cut(getattr(self, name)) for name in ("answer", "problem", "question", "reference", "response")}
         return json.dumps({**vars(self), **texts}, allow_nan=False)
 
     @classmethod
@@ -127,10 +133,20 @@ class ScoredRecord:
                 raise ValueError(f"its {name} is {repr(value)[:80]}")
         if missing := {"benchmark", "id"} - fields.keys():
             raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
-        record = cls(**fields)
+        record = cls(**{**fields, **{name: tuple(fields.get(name, ())) for name in ("images", "order")}})
         if record.failed > record.operations:
             raise ValueError(f"it has {record.failed} failed calls of {record.operations}")
         return record
+
+
+def _query_sizes(trajectory: Trajectory) -> tuple[str, ...]:
+    """The sizes of the media before the first turn of the assistant, for `ScoredRecord.images`."""
+    count = sum(item.get("type") in ("image", "video") for item in prompt_items(trajectory))
+    sizes = []
+    for media in trajectory.media[:count]:
+        frames = (media.grid[0] * media.temporal_patch_size,) if media.kind == "video" else ()
+        sizes.append("x".join(map(str, (*media.size, *frames))))
+    return tuple(sizes)
 
 
 def _is_score(value: Any) -> bool:
@@ -173,6 +189,9 @@ _VALID = {
     "tokens": lambda value: value is None or _is_count(value),
     "seconds": lambda value: value is None or _is_duration(value),
     "unreadable": lambda value: isinstance(value, bool),
+    "problem": _is_text,
+    "images": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "order": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     "question": _is_text,
     "reference": lambda value: value == [] or _are_texts(value),
     "response": _is_text,
@@ -187,60 +206,14 @@ def _cut(value: Any) -> Any:
     return value
 
 
-class ScoredRecordWriter:
-    """Appends to the `records.jsonl` of an evaluation, which may have been begun before.
-
-    A record is in the file when `write` returns, whatever happens to this process afterwards. In an object store
-    nothing can be appended to a file: there the file is copied once a minute, and when the writer is closed.
-
-    Args:
-      directory: of the evaluation; made if missing. A damaged last line of an earlier attempt is taken away.
-    """
+class ScoredRecordWriter(LineFile):
+    """Appends to the `records.jsonl` of an evaluation, which may have been begun before; see `LineFile`."""
 
     def __init__(self, directory: str | os.PathLike):
-        self._directory = as_path(directory)
-        earlier = self._directory / RECORDS
-        self._scratch = output_directory(directory)
-        path = self._scratch.__enter__() / RECORDS
-        if is_remote(self._directory) and earlier.exists():
-            path.write_bytes(earlier.read_bytes())
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(self._file, _whole_bytes(path))
-        self._local, self._uploaded = path.parent, time.monotonic()
+        super().__init__(directory, RECORDS, ScoredRecord.from_line)
 
     def write(self, record: ScoredRecord) -> None:
-        data = record.line().encode("ascii") + b"\n"
-        while data:
-            data = data[os.write(self._file, data) :]
-        if is_remote(self._directory) and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
-            upload(self._local, self._directory)
-            self._uploaded = time.monotonic()
-
-    def close(self) -> None:
-        os.close(self._file)
-        self._scratch.__exit__(None, None, None)
-
-    def __enter__(self) -> ScoredRecordWriter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-
-def _whole_bytes(path: pathlib.Path) -> int:
-    """The length of the file's whole lines: all of it but a last line that was cut short or cannot be read."""
-    with path.open("rb") as file:
-        end = begin = 0
-        last = b""
-        for line in file:
-            begin, end, last = end, end + len(line), line
-    if not last.endswith(b"\n"):
-        return begin
-    try:
-        ScoredRecord.from_line(last.decode("utf-8"))
-    except ValueError:
-        return begin
-    return end
+        self.append(record.line())
 
 
 def read_records(directory: str | os.PathLike) -> Iterator[ScoredRecord]:

@@ -9,6 +9,8 @@ from typing import Any
 from pixel_reasoner_jax.report.page import document
 from pixel_reasoner_jax.report.score_tables import comparison_rows
 from pixel_reasoner_jax.report.text import escape
+from pixel_reasoner_jax.report.trajectory_html import trajectory_html
+from pixel_reasoner_jax.trajectory import Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +22,14 @@ class FlippedResponse:
       score: of the item, the mean of its responses' scores.
       answer: that was taken from the response shown; None if it has none.
       response: its text, "" if it was not kept.
+      trajectory: all of it; None if it was not kept.
     """
 
     name: str
     score: float
     answer: str | None
     response: str
+    trajectory: Trajectory | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +88,16 @@ def _row(row: Sequence[str]) -> str:
 
 def _item(item: FlippedItem) -> str:
     where = f'<span class="where">{escape(item.benchmark)} {escape(item.id)}</span>'
-    responses = "".join(map(_response, item.responses))
+    responses = "".join(_response(response) for response in item.responses if response.trajectory is None)
+    sides = f'<div class="sides">{responses}</div>' if responses else ""
     return (
         f'<article class="card trajectory"><header>{where}</header><p class="question">{escape(item.question)}</p>'
-        f'<p class="note">Expected: <b>{escape(item.expected)}</b></p><div class="sides">{responses}</div></article>'
+        f'<p class="note">Expected: <b>{escape(item.expected)}</b></p>{sides}</article>'
+        + "".join(
+            trajectory_html(response.trajectory, correct=response.score, label=response.name)
+            for response in item.responses
+            if response.trajectory is not None
+        )
     )
 
 

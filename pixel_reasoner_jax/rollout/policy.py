@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
@@ -11,7 +12,7 @@ from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.parallel import is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.query import Query, check_query
-from pixel_reasoner_jax.rollout.episode import Event, Limits
+from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.groups import RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import Counters, ModelRunner
@@ -148,6 +149,7 @@ class Policy:
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        on_unusable: Callable[[int, UserError], None] | None = None,
     ) -> Scheduler:
         """Answers every query `samples` times, and yields each response as soon as it has ended.
 
@@ -160,6 +162,8 @@ class Policy:
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
           stop: asked every few tokens; once it is True in any process, the iterator raises `RolloutStopped` in all.
+          on_unusable: called with the index of a query whose media cannot be used and the error, which is otherwise
+            raised.
 
         Returns:
           An iterator of (index of the query, trajectory) in the order in which they end. `cancel(query_id)` drops
@@ -183,6 +187,7 @@ class Policy:
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
         settings = self.rollout_settings(samples, seed, sampling, slots, on_event, stop)
+        settings = dataclasses.replace(settings, on_unusable=on_unusable)
         return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
 
     def rollout_settings(

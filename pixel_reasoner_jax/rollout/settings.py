@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.config_values import BOX_RULES, EARLIER_BOX_RULE
@@ -18,7 +19,7 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import read_config, stored_dtype
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.policy import Policy
 
 FILE = "pixel_reasoner.json"
@@ -77,11 +78,26 @@ class PolicySettings:
         write_text(as_path(directory) / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
+def check_is_model(directory: str | os.PathLike) -> None:
+    """Checks what can be told of a model directory from its small files.
+
+    Raises:
+      MissingFileError: there is no such directory, or a file is missing from it.
+      UserError: it is a run's, or its configuration does not fit; the message names the file.
+    """
+    directory = model_directory(directory)
+    check_is_no_run(directory)
+    if not (base_directory(directory) / "config.json").exists():
+        raise MissingModelError(f"{directory}: no config.json in it, so it is not a model directory")
+    read_config(directory)
+
+
 def load_policy(
     directory: str | os.PathLike,
     *,
     dtype: str = "auto",
     text_only: bool = False,
+    mesh: Mesh | None = None,
     **options: Any,
 ) -> Policy:
     """Loads a policy from a checkpoint directory, ours or Hugging Face's; nothing is downloaded.
@@ -90,22 +106,19 @@ def load_policy(
       directory: holds config.json, safetensors and tokenizer, or an adapter of a model that does.
       dtype: type of the parameters, or "auto"; see `parameter_type`.
       text_only: offer no operations.
+      mesh: the devices that the model is put on; None for the default one.
       options: further arguments of `Policy`, such as `decode_steps`.
 
     Raises:
       MissingFileError: there is no such directory, or a file is missing from it.
       UserError: a file does not fit the model; the message names the file.
     """
-    directory = model_directory(directory)
-    check_is_no_run(directory)
-    if not (base_directory(directory) / "config.json").exists():
-        raise MissingModelError(f"{directory}: no config.json in it, so it is not a model directory")
     # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
-    read_config(directory)
+    check_is_model(directory)
     settings = PolicySettings.load(directory)
     processor = Processor.from_pretrained(directory)
     return Policy(
-        Qwen2_5_VL.from_pretrained(directory, dtype=parameter_type(directory, dtype)),
+        Qwen2_5_VL.from_pretrained(directory, dtype=parameter_type(directory, dtype), mesh=mesh),
         processor,
         registry=settings.registry(),
         limits=settings.limits,

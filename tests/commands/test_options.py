@@ -12,8 +12,10 @@ import pytest
 
 from data_pipeline.exchange import loss_masks
 from data_pipeline.sources import SOURCE_KINDS
-from data_pipeline.synthesis.endpoint import EndpointSettings
 from pixel_reasoner_jax.commands import options
+from pixel_reasoner_jax.endpoint import EndpointSettings
+from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS
+from pixel_reasoner_jax.evaluation.protocol import PROTOCOLS
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.plan import chips
 
@@ -23,6 +25,7 @@ def test_names_and_defaults_are_those_of_the_modules_that_run():
     assert tuple(options.MASKS) == loss_masks.LOSS_MASK_RULES
     assert options.CHIPS == chips.EXAMPLES
     assert all(Config.preset(name) for name in options.PRESETS)
+    assert list(options.BENCHMARKS) == list(BENCHMARKS) and list(options.PROTOCOLS) == list(PROTOCOLS)
     settings = EndpointSettings("gpt-4o")
     assert pathlib.Path(options.CAPTIONS).expanduser() == settings.cache
     parser = argparse.ArgumentParser()

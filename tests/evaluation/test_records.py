@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixel_reasoner_jax.evaluation import records
+from pixel_reasoner_jax.evaluation import line_file, records
 from pixel_reasoner_jax.evaluation.records import (
     ScoredRecord,
     ScoredRecordWriter,
@@ -42,6 +42,9 @@ FULL = record(
     ended="answer",
     tokens=512,
     seconds=1.5,
+    problem="no such file",
+    images=("840x560", "448x448x16"),
+    order=(2, 0, 1),
     question="Wo?",
     reference=["B", "rot"],
     response="It is \\boxed{B}.",
@@ -158,7 +161,7 @@ def test_a_killed_evaluation_leaves_whole_lines(tmp_path):
 
 
 def test_in_an_object_store(bucket, monkeypatch):
-    monkeypatch.setattr(records, "UPLOAD_SECONDS", 0.0)
+    monkeypatch.setattr(line_file, "UPLOAD_SECONDS", 0.0)
     directory = f"{bucket}/out"
     with ScoredRecordWriter(directory) as writer:
         writer.write(record("a"))

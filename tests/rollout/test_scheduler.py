@@ -195,6 +195,10 @@ def test_an_unreadable_image_is_raised_in_its_turn(world, queries, tmp_path):
     stream = policy.stream(mixed, samples=2, sampling=TURNS)
     stream.cancel(broken["id"])
     assert len(list(stream)) == 10
+    unusable = {}
+    with policy.stream(mixed, samples=2, sampling=TURNS, on_unusable=unusable.__setitem__) as stream:
+        assert len(list(stream)) == 10
+    assert list(unusable) == [1] and "broken.png" in str(unusable[1])
 
 
 def test_a_cancelled_query_leaves_no_pixels(world, queries, tmp_path):

@@ -90,6 +90,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
     scorer: ClassVar[str]
     scorers: ClassVar[tuple[str, ...]]
     prompts: ClassVar[Mapping[str, Prompt]] = {"plain": Prompt()}
+    protocol: ClassVar[str] = "paper"
     fixed_options: ClassVar[int] = 0
 
     def __init__(self, path: str | os.PathLike, order: str = ORDERS[0], seed: int = 0):
@@ -105,6 +106,11 @@ class Benchmark(Sequence[Item | UnreadableItem]):
         self._numbers: dict[str, int] | None = None
         self._shuffles = order == "shuffled" or self.form.gold_first or self._right_is_first()
         self.notes = tuple(self.remarks())
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The id of every item, which need not be read for it."""
+        return self._ids
 
     def categories(self, row: Row) -> dict[str, str]:
         """The kinds of category of a row, and its value of each."""

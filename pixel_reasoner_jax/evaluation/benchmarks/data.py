@@ -60,6 +60,7 @@ class OwnData(Benchmark):
     forms = (Form("a stored data set or a table", (), "read_query", (), ("id",)),)
     scorer = "choice"
     scorers = ("choice", "exact")
+    protocol = "model"
 
     def _find(self, given: Any) -> tuple[Form, Rows]:
         return self.forms[0], RecordRows(given, open_records(given, "query"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from data_pipeline.sources.pixel_search import SPLITS, PixelSearch
 from pixel_reasoner_jax.errors import UserError
@@ -29,13 +29,18 @@ class PixelSearchBenchmark(Benchmark):
     scorer = "answer"
     scorers = ("answer", "exact")
     prompts: ClassVar = {"plain": Prompt("{question}")}
+    protocol = "model"
 
     def __init__(self, path: str | os.PathLike = "heldout", order: str = "published", seed: int = 0):
         split, _, count = os.fspath(path).partition(":")
         if split not in SPLITS or (count and not (count.isdecimal() and 0 < int(count) < 10**7)):
             raise UserError(f"{path}: pixel search is SPLIT or SPLIT:COUNT, with a split of {', '.join(SPLITS)}")
-        self.seeds: Sequence[Any] = PixelSearch(int(count or COUNT), split, seed)
+        self.seeds = PixelSearch(int(count or COUNT), split, seed)
         self.order, self.seed, self.notes = order, seed, ()
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return [self.seeds.id(index) for index in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.seeds)
