@@ -43,7 +43,7 @@ setup(
     ],
     extras_require={
         "gs": ["gcsfs>=2024.6"],
-        "synthesis": ["openai>=2.0"],
+        "endpoint": ["openai>=2.0"],
         "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
         "test": [

@@ -30,6 +30,7 @@ class Ended(enum.StrEnum):
     TOKENS = "max_tokens"  # the limit on response tokens was met, or an observation would have exceeded it
     IMAGES = "max_images"  # an observation would have exceeded the limit on images
     LENGTH = "max_length"  # as for TOKENS, with the limit on tokens of prompt and response together
+    WITHHELD = "withheld"  # a served model, or the filter of who serves it, has refused to answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Trajectory:
       media: processed images and videos (`processing.Media`), in the order of their tokens.
       operations: the calls, in order.
       ended: why the episode ended; None for a trajectory that was synthesized or imported, and not sampled.
+      counted: how many tokens a served model wrote, as its server counts them. It has no `tokens`; None where the
+        server does not count, and for all other trajectories.
     """
 
     query_id: str
@@ -103,6 +106,12 @@ class Trajectory:
     temperatures: np.ndarray | None = None
     operations: list[OperationRecord] = dataclasses.field(default_factory=list)
     ended: Ended | None = None
+    counted: int | None = None
+
+    @property
+    def sampled(self) -> int | None:
+        """How many tokens were sampled; None if that is unknown."""
+        return int((self.source == Source.SAMPLED).sum()) if len(self.tokens) else self.counted
 
     @property
     def response(self) -> str:

@@ -40,6 +40,7 @@ FLOORS = (
         "pixel_reasoner_jax.files",
         "pixel_reasoner_jax.config_values",
         "pixel_reasoner_jax.query",
+        "pixel_reasoner_jax.endpoint",
         "pixel_reasoner_jax.child_processes",
     ),
     ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.errors", "pixel_reasoner_jax.signals"),

@@ -70,10 +70,14 @@ def row_to_trajectory(row: Mapping[str, Any], name: str, files: MediaFiles, mask
     )
 
 
-def row_to_query(row: Mapping[str, Any], name: str, files: MediaFiles) -> dict[str, Any]:
-    """The query of a row without a conversation; arguments and errors as of `row_to_trajectory`."""
+def row_to_query(row: Mapping[str, Any], name: str, files: MediaFiles, answered: bool = True) -> dict[str, Any]:
+    """The query of a row without a conversation; arguments and errors as of `row_to_trajectory`.
+
+    Args:
+      answered: whether it must have an answer.
+    """
     read = read_row(row, files)
-    for column in ("question", "answer"):
+    for column in ("question", *(["answer"] if answered else [])):
         if column not in read:
             raise UserError(f"it has no {column}; its columns are {', '.join(map(str, row))[:200]}")
     attributes = read.pop("attributes", {})

@@ -29,6 +29,7 @@ class TableSource:
       kind: the kind of records that it must hold, "trajectory" or "query"; None accepts either.
       media_root: the folder that relative paths of media start from, and that none may lead out of; None for
         `MediaSettings.root`, and without one the folder of the table.
+      answered: whether a query must have an answer.
 
     Attributes:
       path: as given.
@@ -38,12 +39,18 @@ class TableSource:
       RecordError: there is no such table, or it is of another kind.
     """
 
-    def __init__(self, path: str | os.PathLike, kind: str | None = None, media_root: str | os.PathLike | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        kind: str | None = None,
+        media_root: str | os.PathLike | None = None,
+        answered: bool = True,
+    ):
         try:
             self._table = Table(path)
         except UserError as error:
             raise RecordError(str(error)) from None
-        self.path = self._table.path
+        self.path, self._answered = self._table.path, answered
         self._media = MediaFiles(media_root or media_settings().root or self.path.parent)
         self.kind: str = kind_of_table(self._table) or kind or "query"
         if kind not in (None, self.kind):
@@ -75,7 +82,8 @@ class TableSource:
         row = None
         try:
             row = self._table[index]
-            return row_to_record(self.kind, row, default_id(self.path.stem, index), self._media, LOSS_MASK)
+            name = default_id(self.path.stem, index)
+            return row_to_record(self.kind, row, name, self._media, LOSS_MASK, self._answered)
         except IndexError:
             raise
         except Exception as error:  # a stranger's row can be wrong in any way
@@ -89,27 +97,28 @@ class TableSource:
         return f"TableSource({str(self.path)!r}, {self.kind!r})"
 
 
-def open_records(path: str | os.PathLike, kind: str | None = None) -> RecordSource | TableSource:
+def open_records(path: str | os.PathLike, kind: str | None = None, answered: bool = True) -> RecordSource | TableSource:
     """The records of a data set or of a table, in one interface.
 
     Args:
       path: the folder of a data set, or a file with one of the suffixes of tables.
       kind: the kind of records that it must hold, one of `RECORD_KINDS`; None accepts either.
+      answered: whether a table's queries must have answers; those of a data set need none.
 
     Raises:
       RecordError: there is no data set and no table of this kind.
     """
-    return TableSource(path, kind) if is_table(path) else RecordSource(path, kind)
+    return TableSource(path, kind, answered=answered) if is_table(path) else RecordSource(path, kind)
 
 
-def row_to_record(kind: str, row: TableRow, name: str, media: MediaFiles, mask: str) -> Any:
+def row_to_record(kind: str, row: TableRow, name: str, media: MediaFiles, mask: str, answered: bool = True) -> Any:
     """The record of a row: a `Draft` or a query.
 
     Args:
       kind: "trajectory" or "query".
       row: of a table.
       name: the id of a row without one.
-      media, mask: see `released`.
+      media, mask, answered: see `released`.
 
     Raises:
       UserError: the row is wrong, or of another kind. Rows of unexpected structure may raise anything.
@@ -118,7 +127,7 @@ def row_to_record(kind: str, row: TableRow, name: str, media: MediaFiles, mask: 
     if (column is not None) != (kind == "trajectory"):
         what = "it has no conversation" if column is None else f"it has a conversation, {column}"
         raise UserError(f"a row of another kind: {what}")
-    return row_to_trajectory(row, name, media, mask) if column else row_to_query(row, name, media)
+    return row_to_trajectory(row, name, media, mask) if column else row_to_query(row, name, media, answered)
 
 
 def kind_of_table(table: Table) -> str | None:

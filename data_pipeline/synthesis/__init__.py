@@ -1,6 +1,6 @@
 """From seeds to trajectories: templates, deliberate mistakes, captioners, and the synthesizer that runs the plans."""
 
-from data_pipeline.synthesis.captioner import Captioner, CaptionError, Passage, Spend, TemplateCaptioner
+from data_pipeline.synthesis.captioner import Captioner, CaptionError, Passage, TemplateCaptioner
 from data_pipeline.synthesis.synthesizer import BudgetMediaLoader, SynthesisError, Synthesizer, run_plan
 from data_pipeline.synthesis.templates import (
     IMAGE_MIX,
@@ -21,7 +21,6 @@ __all__ = [
     "Passage",
     "TrajectoryPlan",
     "TemplateContext",
-    "Spend",
     "OperationTurn",
     "SynthesisError",
     "Synthesizer",

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from data_pipeline.seed import Seed
 from data_pipeline.synthesis.phrases import PHRASES
+from pixel_reasoner_jax.endpoint import Spend
 from pixel_reasoner_jax.errors import UserError
 
 
@@ -38,29 +39,6 @@ class Passage(enum.StrEnum):
     TOO_SMALL = "too_small"  # what too wide a crop shows, and that the detail is in it, but still too small
     EVIDENCE = "evidence"  # what the right operation shows
     REASONING = "reasoning"  # the way to the answer without any operation
-
-
-@dataclasses.dataclass(frozen=True)
-class Spend:
-    """The cost of a model's answers.
-
-    Attributes:
-      requests: answers that were used, those from the cache included.
-      paid: how many of them were requested by this run, and so paid for.
-      prompt_tokens, completion_tokens: of all answers.
-      cost: of all answers, in the currency of the prices.
-      paid_cost: of the paid ones.
-    """
-
-    requests: int = 0
-    paid: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    paid_cost: float = 0.0
-
-    def __add__(self, other: Spend) -> Spend:
-        return Spend(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
 class Captioner(Protocol):

@@ -22,11 +22,11 @@ from typing import Any
 from PIL import Image
 
 from data_pipeline.seed import NormalizedBox, Seed
-from data_pipeline.synthesis.captioner import CaptionError, Passage, Spend, UnconfirmedBoxError
-from data_pipeline.synthesis.endpoint import Endpoint
+from data_pipeline.synthesis.captioner import CaptionError, Passage, UnconfirmedBoxError
 from data_pipeline.synthesis.mistakes import area, widened
 from data_pipeline.synthesis.prose import find_flaw, is_refusal
 from data_pipeline.synthesis.synthesizer import MediaLoader
+from pixel_reasoner_jax.endpoint import Endpoint, RequestError, Spend
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.report.images import data_uri
@@ -189,12 +189,15 @@ class ModelCaptioner:
             {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]},
         ]
         for attempt in range(attempts):
-            answer = self._endpoint.complete(messages, attempt)
+            try:
+                answer = self._endpoint.complete(messages, attempt)
+            except RequestError as error:
+                raise CaptionError(str(error)) from None
             self.spend += answer.spend
             value, problem = None, answer.problem
             if problem is None:
                 try:
-                    value = read(answer.text)
+                    value = read(answer.text.strip())
                 except ValueError as error:
                     problem = str(error)
             yield value, problem

@@ -8,7 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipeline.synthesis.captioner import Spend, UnconfirmedBoxError
+from data_pipeline.synthesis.captioner import UnconfirmedBoxError
+from pixel_reasoner_jax.endpoint import Spend
 
 
 @dataclasses.dataclass

@@ -25,7 +25,7 @@ from data_pipeline.draft import Draft
 from data_pipeline.records.media import encode_png
 from data_pipeline.seed import Seed
 from data_pipeline.sources import SeedSource, SourceError
-from data_pipeline.synthesis.captioner import Captioner, CaptionError, Spend
+from data_pipeline.synthesis.captioner import Captioner, CaptionError
 from data_pipeline.synthesis.checks import CheckError, check_trajectory
 from data_pipeline.synthesis.duplicates import DuplicateFilter, Fingerprint, fingerprint
 from data_pipeline.synthesis.policy_sampler import PolicySampler
@@ -33,6 +33,7 @@ from data_pipeline.synthesis.store import SynthesisStore
 from data_pipeline.synthesis.summary import SynthesisSummary, read_settings, read_summary
 from data_pipeline.synthesis.synthesizer import PROPOSED_BOX, MediaLoader, SynthesisError, Synthesizer
 from data_pipeline.synthesis.templates import IMAGE_MIX, SAMPLED_MIX, VIDEO_MIX, check_mix
+from pixel_reasoner_jax.endpoint import Spend
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.operations import default_registry

@@ -14,6 +14,7 @@ import rich.progress
 
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands import evaluate_benchmarks
+from pixel_reasoner_jax.commands.served import is_served
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
 from pixel_reasoner_jax.evaluation.run import evaluate, side_by_side
@@ -26,6 +27,10 @@ from pixel_reasoner_jax.rollout.settings import load_policy, parameter_type
 SETTINGS = ("model", "dtype", "text_only", "split", "count", "world_seed", "samples", "seed", "temperature")
 
 
+OF_BENCHMARKS = "protocol set metric mode submission write_pass_rates endpoint distributed coordinator".split()
+"""Options that the quickstart's world does not have."""
+
+
 def run(args: argparse.Namespace) -> None:
     """A table, and one JSON line with the same figures."""
     for name, least in (("count", 1), ("samples", 1), ("slots", 1), ("temperature", 0), ("world_seed", 0)):
@@ -36,11 +41,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_on_world(args: argparse.Namespace) -> None:
     """Accuracy and use of operations in the quickstart's world."""
-    for option in ("protocol", "set", "metric", "mode", "submission", "distributed", "coordinator"):
+    for option in OF_BENCHMARKS:
         if getattr(args, option):
-            raise UserError(f"--{option} is for benchmarks: name one with --on")
+            raise UserError(f"--{option.replace('_', '-')} is for benchmarks: name one with --on")
     args.samples = 1 if args.samples is None else args.samples
     args.temperature = 1.0 if args.temperature is None else args.temperature
+    is_served(args)
     for path in filter(None, (args.html, args.out)):
         check_output(path)
     seeds = PixelSearch(args.count, args.split, args.world_seed)

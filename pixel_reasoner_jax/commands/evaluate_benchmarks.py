@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from data_pipeline.exchange.pass_rates import check_pass_rate_copy, write_pass_rates
+from pixel_reasoner_jax.commands.served import is_served, open_endpoint, paid
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.answering import Asked
 from pixel_reasoner_jax.evaluation.benchmark_run import evaluate_benchmarks, name_benchmarks
 from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
+from pixel_reasoner_jax.evaluation.benchmarks.data import OwnData
 from pixel_reasoner_jax.evaluation.local_model import LocalModel
+from pixel_reasoner_jax.evaluation.pass_rates import pass_rates
 from pixel_reasoner_jax.evaluation.protocol import OwnSettings, make_protocol
 from pixel_reasoner_jax.evaluation.records import MODES, RESULTS, read_records
 from pixel_reasoner_jax.evaluation.scorers import find_scorer
+from pixel_reasoner_jax.evaluation.served_model import ServedModel
 from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.report.score_tables import benchmark_table
 from pixel_reasoner_jax.report.text import printable
+from pixel_reasoner_jax.trajectory import Ended
 
 WORLD = {"split": "heldout", "count": 256, "world_seed": 0, "text_only": False, "html": None}  # their defaults
 SHOWN = 3  # unreadable items that are named on the terminal
@@ -29,20 +36,36 @@ LINE = 200
 def run(args: argparse.Namespace) -> None:
     """A table, what the figures stand for, and one JSON line."""
     check_options(args)
-    model = LocalModel(
-        args.model, args.dtype, {axis: getattr(args, f"mesh.{axis}") for axis in ("data", "fsdp", "tensor")}, args.slots
-    )
-    asked = benchmarks(args, model.own)
-    with Bars() as bars:
+    with opened_model(args) as model, Bars() as bars:
+        asked = benchmarks(args, model.own)
+        if args.write_pass_rates:
+            check_pass_rate_copy(_rated(asked).benchmark.rows.path, args.write_pass_rates)
         results = evaluate_benchmarks(asked, model.policy, args.out, model.description, bars.update)
     if results is None:  # the first process says it
         return
     report(results["benchmarks"])
     if args.submission:
         print(f"submission: {write_submission(args.submission, asked, args.out)}")
+    if args.write_pass_rates:
+        print(write_rates(_rated(asked), args.out, args.write_pass_rates))
     print(f"results: {as_path(args.out) / RESULTS}")
     kept = ("score", "interval", "count", "unreadable", "rapr", "protocol_hash")
     print(json.dumps({name: {key: one[key] for key in kept} for name, one in results["benchmarks"].items()}))
+
+
+@contextlib.contextmanager
+def opened_model(args: argparse.Namespace) -> Iterator[LocalModel | ServedModel]:
+    """The model that the options name, here or served."""
+    if not is_served(args):
+        mesh = {axis: getattr(args, f"mesh.{axis}") for axis in ("data", "fsdp", "tensor")}
+        yield LocalModel(args.model, args.dtype, mesh, args.slots)
+        return
+    endpoint = open_endpoint(args, args.out)
+    try:
+        yield ServedModel(endpoint)
+    finally:
+        endpoint.close()
+        print(paid(endpoint), file=sys.stderr)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -107,6 +130,22 @@ def _submitted(asked: Sequence[Asked]) -> list[Asked]:
     return [one for one in asked if type(one.benchmark).submission is not Benchmark.submission]
 
 
+def _rated(asked: Sequence[Asked]) -> Asked:
+    """The data whose pass rates are written."""
+    found = [one for one in asked if isinstance(one.benchmark, OwnData)]
+    if len(found) != 1:
+        raise UserError("--write-pass-rates needs one data:PATH, whose queries get their pass rates")
+    return found[0]
+
+
+def write_rates(one: Asked, directory: str, out: str) -> str:
+    """Writes the pass rates of one's own data, with operations if it was asked with them; says what was written."""
+    rates = pass_rates(directory, one.name, one.protocol.modes[0], one.benchmark.ids)
+    copy = write_pass_rates(one.benchmark.rows.path, out, rates)
+    left_out = f", {copy.left_out:,} that cannot be read left out" if copy.left_out else ""
+    return f"pass rates: {out} ({copy.count:,} queries, {copy.rated:,} with a rate{left_out})"
+
+
 def write_submission(path: str, asked: Sequence[Asked], directory: str) -> Any:
     """Writes the answers of the first samples in the form of the benchmark's server; returns the file's path."""
     (one,) = _submitted(asked)
@@ -146,7 +185,9 @@ def _remarks(one: Mapping[str, Any]) -> Iterator[str]:
         yield f"{one['unscored']} items have no score, since their answers are withheld or the rule leaves them out"
     for mode in MODES:
         ended = one.get("modes", {one["mode"]: one}).get(mode, {}).get("ended", {})
-        if cut := ended.get("length"):
+        if withheld := ended.get(Ended.WITHHELD):
+            yield f"{withheld} responses, {mode}, were refused by the model or by the filter of who serves it"
+        if cut := ended.get(Ended.LENGTH):
             yield f"{cut} responses, {mode}, were cut by the limit on the length of prompt and response: --max-length"
 
 

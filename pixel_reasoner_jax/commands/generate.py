@@ -1,9 +1,8 @@
-"""`pixel-reasoner generate`: one question about an image or a video, answered before one's eyes."""
+"""`pixel-reasoner generate`: one question about an image or a video, answered before one's eyes; or a table of them."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import pathlib
@@ -13,7 +12,9 @@ from typing import Any
 import rich.console
 import rich.text
 
+from pixel_reasoner_jax.commands import generate_table
 from pixel_reasoner_jax.commands.options import GENERATED
+from pixel_reasoner_jax.commands.served import opened_policy, temperature_of
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.processing import load_image
@@ -21,53 +22,59 @@ from pixel_reasoner_jax.report.page import trajectories_page
 from pixel_reasoner_jax.report.text import arguments_text, printable, sizes_text
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
 from pixel_reasoner_jax.rewards import extract_answer
-from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Event, OperationRun, TurnText
-from pixel_reasoner_jax.rollout.settings import load_policy
-from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
+from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, Event, OperationRun, TurnText
+from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 
 SHOWN_TOKENS = 8  # written before they are shown: fewer look livelier, more are faster
 
 
-def run(args: argparse.Namespace) -> list[Trajectory]:
+def run(args: argparse.Namespace) -> list[Trajectory] | dict[str, Any]:
     """Answers one question, shows each response as it grows, and saves all as a page and as JSON.
+
+    With `--queries` it answers a table of questions instead; see `generate_table`.
 
     Raises:
       UserError: options that make no question, one file of two, or a file that cannot be written; as MediaError an
         image or video that cannot be read; as MissingFileError no such model directory, or one with a file missing.
     """
+    check_sampling(args)
+    if args.queries:
+        return generate_table.run(args)
     query = build_query(args)
     html, out = outputs(args, query["id"])
     for path in (html, out):
         check_output(path)
-    temperature = args.temperature
-    if temperature is None:
-        temperature = 0.0 if args.samples == 1 else 1.0
-    policy = load_policy(args.model, dtype=args.dtype, text_only=args.text_only, decode_steps=SHOWN_TOKENS)
-    # How long a prompt may be is a limit of training, whose rows must hold it.
-    policy.limits = dataclasses.replace(policy.limits, max_length=None)
-    if args.max_tokens is not None:
-        policy.limits = dataclasses.replace(policy.limits, max_response_tokens=args.max_tokens)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`
     printer = Printer(rich.console.Console(highlight=False), args.samples)
-    [group] = policy.rollout([query], samples=args.samples, seed=args.seed, temperature=temperature, on_event=printer)
+    options = dict(samples=args.samples, seed=args.seed, temperature=temperature_of(args), on_event=printer)
+    with opened_policy(args, decode_steps=SHOWN_TOKENS) as (policy, _):
+        [group] = policy.rollout([query], **options)
     save(group, html, out)
     return group
 
 
-def build_query(args: argparse.Namespace) -> dict[str, Any]:
-    """The query that the options ask; the images are read here, before a large model is."""
-    if not args.question.strip():
-        raise UserError("--question is empty: say what to ask")
-    if bool(args.image) == bool(args.video):
-        given = "both were given" if args.image else "neither was given"
-        raise UserError(f"give either --image or --video; {given}")
+def check_sampling(args: argparse.Namespace) -> None:
+    """Raises UserError for numbers that are out of range."""
     if args.samples < 1:
         raise UserError(f"--samples must be at least 1, got {args.samples}")
     if args.temperature is not None and args.temperature < 0:
         raise UserError(f"--temperature must be 0 (greedy) or more, got {args.temperature}")
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UserError(f"--max-tokens must be at least 1, got {args.max_tokens}")
+    if args.slots < 1:
+        raise UserError(f"--slots must be at least 1, got {args.slots}")
+
+
+def build_query(args: argparse.Namespace) -> dict[str, Any]:
+    """The query that the options ask; the images are read here, before a large model is."""
+    if args.question is None:
+        raise UserError("give --question TEXT, or --queries TABLE with many of them")
+    if not args.question.strip():
+        raise UserError("--question is empty: say what to ask")
+    if bool(args.image) == bool(args.video):
+        given = "both were given" if args.image else "neither was given"
+        raise UserError(f"give either --image or --video; {given}")
     query: dict[str, Any] = {"question": args.question, "answer": ""}
     if args.video:
         if not as_path(args.video).is_file():
@@ -135,7 +142,7 @@ class Printer:
 
     def _answer(self, trajectory: Trajectory) -> None:
         answer = extract_answer(trajectory.response)
-        written = int((trajectory.source == Source.SAMPLED).sum())
+        written = "unknown" if trajectory.sampled is None else trajectory.sampled
         self._show(f"answer: {answer}" if answer else "no answer in a box", "bold green" if answer else "yellow")
         ended = "" if trajectory.ended in (Ended.ANSWER, None) else f", stopped by {trajectory.ended.value}"
         self._show(f"operations: {len(trajectory.operations)}, tokens written: {written}{ended}\n", "dim")

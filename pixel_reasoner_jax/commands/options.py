@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 
+from pixel_reasoner_jax.commands.model_options import model_or_served, requests
 from pixel_reasoner_jax.config import config_names
 from pixel_reasoner_jax.config_values import DTYPES
 
 PRESETS = ("3b", "7b", "32b", "72b", "tiny")  # sizes of released models
 CHIPS = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
 CAPTIONS = "~/.cache/pixel_reasoner_jax/captions"  # where answers of captioning models are kept
+ANSWERS = "~/.cache/pixel_reasoner_jax/answers"  # where those of served models are kept that belong to no local folder
 GENERATED = "runs/generate"  # where `generate` saves, unless told otherwise
 
 BENCHMARKS = (
@@ -158,17 +160,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions.add_argument(
         "--max-tokens", type=int, default=400, metavar="N", help="of a passage (default: %(default)s)"
     )
-    captions.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s")
-    captions.add_argument("--attempts", type=int, default=8, metavar="N", help="of a request (default: %(default)s)")
-    captions.add_argument("--requests-per-minute", type=float, metavar="N", help="at most; no limit unless given")
-    captions.add_argument(
-        "--prices",
-        type=_prices,
-        default=(0.0, 0.0),
-        metavar="PROMPT,COMPLETION",
-        help="of a million tokens, to count what is spent",
-    )
-    captions.add_argument("--budget", type=float, metavar="AMOUNT", help="stop when this run has spent so much")
+    requests(captions, timeout=120.0)
     captions.add_argument("--cache", metavar="DIR", help=f"of the model's answers (default: {CAPTIONS})")
     parser.epilog = "kinds of source:\n" + "\n".join(f"  {kind:20}{path}" for kind, path in SOURCES.items())
 
@@ -189,9 +181,7 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
-    )
+    model_or_served(parser)
     parser.add_argument(
         "--out",
         metavar="PATH",
@@ -239,6 +229,12 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     benchmarks.add_argument(
         "--submission", metavar="FILE", help="write the answers as the benchmark's server takes them"
     )
+    benchmarks.add_argument(
+        "--write-pass-rates",
+        metavar="DATASET",
+        help="write a copy of data:PATH in which each query has its share of right responses, which data.pass_rates"
+        " filters by: a new folder for a data set, or for a table a new file beside it",
+    )
     devices = parser.add_argument_group("devices, with --on", "sizes of the mesh's axes; -1 takes what is left")
     for axis, size in (("data", -1), ("fsdp", 1), ("tensor", 1)):
         devices.add_argument(f"--mesh.{axis}", type=int, default=size, metavar="N", help="default: %(default)s")
@@ -269,12 +265,16 @@ def compare(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
-    )
+    model_or_served(parser)
     parser.add_argument("--image", action="append", metavar="FILE", help="the image; repeat it for several")
     parser.add_argument("--video", metavar="FILE", help="the video, in place of an image")
-    parser.add_argument("--question", required=True, metavar="TEXT")
+    parser.add_argument("--question", metavar="TEXT")
+    parser.add_argument(
+        "--queries",
+        metavar="TABLE",
+        help="many questions in place of one: a table or a data set, answered into the folder --out, where the same"
+        " command goes on",
+    )
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="responses (default: %(default)s)")
     parser.add_argument("--temperature", type=float, help="default: 0, greedy, for one response and 1 for several")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
@@ -285,13 +285,18 @@ def generate(parser: argparse.ArgumentParser) -> None:
         help="tokens of a response, what operations return included, in place of the model's limit",
     )
     _parameter_type(parser)
+    parser.add_argument(
+        "--slots", type=int, default=64, metavar="N", help="of --queries, responses in flight (default: %(default)s)"
+    )
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
     parser.add_argument(
         "--html",
         metavar="FILE",
         help=f"the page with the crops in place (default: beside --out, or {GENERATED}/NAME of what was shown)",
     )
-    parser.add_argument("--out", metavar="FILE", help="the same as JSON (default: beside the page)")
+    parser.add_argument(
+        "--out", metavar="PATH", help="the same as JSON (default: beside the page); with --queries, the folder"
+    )
 
 
 def convert(parser: argparse.ArgumentParser) -> None:
@@ -363,11 +368,3 @@ def _mix(text: str) -> dict[str, float]:
         return {kind: float(share) for kind, share in pairs}
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not KIND=SHARE,KIND=SHARE") from None
-
-
-def _prices(text: str) -> tuple[float, float]:
-    try:
-        prompt, completion = map(float, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not PROMPT,COMPLETION, such as 2.5,10") from None
-    return prompt, completion

@@ -17,7 +17,6 @@ from typing import Any
 from data_pipeline.sources import SeedSource, open_source
 from data_pipeline.synthesis.captioner import Captioner, TemplateCaptioner
 from data_pipeline.synthesis.contact_sheet import contact_sheet
-from data_pipeline.synthesis.endpoint import Endpoint, EndpointSettings
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
 from data_pipeline.synthesis.phrases import PHRASES
 from data_pipeline.synthesis.policy_sampler import PolicySampler
@@ -31,6 +30,8 @@ from data_pipeline.synthesis.synthesis import (
 from data_pipeline.synthesis.synthesizer import BudgetMediaLoader
 from data_pipeline.synthesis.templates import IMAGE_MIX, SAMPLED, SAMPLED_MIX, TEMPLATES, VIDEO_MIX
 from pixel_reasoner_jax.checkpoint import check_is_no_run
+from pixel_reasoner_jax.commands.served import paid
+from pixel_reasoner_jax.endpoint import Endpoint, EndpointSettings
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, check_folder, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
     finally:
         if endpoint is not None:
             endpoint.close()
-            print(_paid(endpoint), file=sys.stderr)
+            print(paid(endpoint), file=sys.stderr)
     if held is not None:
         extended = f"held {held:,} trajectories, to which {summary.count - held:,} were added"
         print(f"{out} {extended if summary.count > held else 'is complete already'}", file=sys.stderr)
@@ -225,14 +226,6 @@ def _locked(out: Any) -> Iterator[None]:
 def _figures(summary: SynthesisSummary) -> dict[str, float]:
     figures = {"rejected": summary.rejected.total()}
     return figures | ({"cost": summary.spend.cost} if summary.spend.cost else {})
-
-
-def _paid(endpoint: Endpoint) -> str:
-    spend = endpoint.spend
-    return (
-        f"asked the model {spend.paid:,} times for {spend.paid_cost:.2f};"
-        f" {spend.requests - spend.paid:,} answers were remembered"
-    )
 
 
 def _wanted(summary: SynthesisSummary, settings: SynthesisSettings) -> collections.Counter[str]:

@@ -5,6 +5,7 @@ The folder holds
     evaluation.json     what is evaluated: benchmarks, protocols, model; written first
     records.jsonl       a line for each response with its score
     trajectories.jsonl  a line for each response with its conversation and log-probabilities; images/
+    unanswered.json     what a served model gave no answer to; there is none of a complete evaluation
     results.json        the figures; written last
 
 A response depends on nothing but its query, the seed and the protocol, so that an evaluation that goes on comes to the
@@ -42,8 +43,10 @@ from pixel_reasoner_jax.evaluation.tally import benchmark_figures
 from pixel_reasoner_jax.evaluation.trajectories import TRAJECTORIES, TrajectoryWriter
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, wait_for_all
+from pixel_reasoner_jax.rollout.served import UnansweredError
 
 BEGUN = "evaluation.json"
+UNANSWERED = "unanswered.json"
 NAMED = 20  # unreadable items that results name
 
 
@@ -75,7 +78,8 @@ def evaluate_benchmarks(
       What `results.json` holds; None in all processes but the first.
 
     Raises:
-      UserError: the folder holds another evaluation, or processes see different folders.
+      UserError: the folder holds another evaluation, or processes see different folders. As UnansweredError, a served
+        model gave no answer to some items: the evaluation has no results until the same one has asked for them again.
     """
     for one in asked:
         if not len(one.benchmark):
@@ -94,13 +98,18 @@ def evaluate_benchmarks(
         if is_main():
             (directory / RESULTS).unlink(missing_ok=True)
         own = directory if is_main() else directory / f"process-{process:05d}"
+        unanswered = _Unanswered(own)
         with contextlib.ExitStack() as files:
             records = files.enter_context(ScoredRecordWriter(own))
             trajectories = files.enter_context(TrajectoryWriter(own, directory))
             for one in todo:
                 share = dataclasses.replace(one, numbers=one.numbers[process::count])
                 keep = _Keeper(records, trajectories, share, on_progress)
-                answer(one.asked, one.mode, share.numbers, policy(one.asked.protocol, one.mode), keep)
+                try:
+                    answer(one.asked, one.mode, share.numbers, policy(one.asked.protocol, one.mode), keep)
+                except UnansweredError as error:
+                    unanswered.add(one, error)
+        unanswered.raise_if_any()
     wait_for_all("answered")
     if not is_main():
         return None
@@ -124,6 +133,28 @@ class _Todo:
     mode: str
     numbers: Sequence[int]
     answered: frozenset[tuple[str, int]] = frozenset()
+
+
+class _Unanswered:
+    """What a served model gave no answer to: named in a file, and an error once all else is answered."""
+
+    def __init__(self, directory: Any):
+        self._file = directory / UNANSWERED
+        self._file.unlink(missing_ok=True)
+        self._failures: dict[tuple[str, int], str] = {}
+
+    def add(self, todo: _Todo, error: UnansweredError) -> None:
+        """Takes note of an error; one that says that the endpoint is down is raised."""
+        name = f"{todo.asked.name}, {todo.mode}"
+        self._failures |= {(f"{name}: {id}", sample): why for (id, sample), why in error.failures.items()}
+        lines = {f"{id}, sample {sample}": why for (id, sample), why in self._failures.items()}
+        write_text(self._file, json.dumps(lines, indent=2) + "\n")
+        if error.stopped:
+            raise error
+
+    def raise_if_any(self) -> None:
+        if self._failures:
+            raise UnansweredError(self._failures, stopped=False)
 
 
 class _Keeper:

@@ -72,7 +72,15 @@ class LocalModel:
             self._model = Qwen2_5_VL.from_pretrained(self._directory, dtype=self.description["dtype"], mesh=mesh)
         if self._policy is None or self._policy.processor.budgets != protocol.budgets:
             old = self._processor
-            processor = Processor(old.tokenizer, old.config, old.preprocessor, protocol.budgets, old.position_rule)
+            processor = Processor(
+                old.tokenizer,
+                old.config,
+                old.preprocessor,
+                protocol.budgets,
+                old.position_rule,
+                old.video_preprocessor,
+                old.generation,
+            )
             self._policy = None  # its cache is free before the next one's is taken
             self._policy = Policy(self._model, processor, slots=self._slots)
         policy = self._policy

@@ -19,7 +19,7 @@ from pixel_reasoner_jax.evaluation.line_file import LineFile
 from pixel_reasoner_jax.files import as_path, fetch, write_text
 from pixel_reasoner_jax.report.lineage import prompt_items
 from pixel_reasoner_jax.rewards import extract_answer
-from pixel_reasoner_jax.trajectory import Source, Trajectory
+from pixel_reasoner_jax.trajectory import Trajectory
 
 RECORDS = "records.jsonl"
 RESULTS = "results.json"
@@ -95,7 +95,7 @@ class ScoredRecord:
             operations=len(trajectory.operations),
             failed=sum(not operation.succeeded for operation in trajectory.operations),
             ended=None if trajectory.ended is None else str(trajectory.ended),
-            tokens=int((trajectory.source == Source.SAMPLED).sum()),
+            tokens=trajectory.sampled,
             images=_query_sizes(trajectory),
             question=trajectory.question,
             reference=trajectory.reference,

@@ -28,6 +28,7 @@ ENDED = {
     Ended.TOKENS: "limit on tokens",
     Ended.IMAGES: "limit on images",
     Ended.LENGTH: "cache full",
+    Ended.WITHHELD: "refused to answer",
 }
 
 _CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|$)", re.DOTALL)
@@ -163,11 +164,10 @@ class _View:
 
 
 def _header(trajectory: Trajectory, correct: float | None, label: str) -> str:
-    sampled = int((trajectory.source == 1).sum())
     made = len(trajectory.operations)
     chips = [f'<span class="chip">{made} operation{"" if made == 1 else "s"}</span>']
-    if sampled:
-        chips.append(f'<span class="chip">{sampled:,} tokens written</span>')
+    if trajectory.sampled:
+        chips.append(f'<span class="chip">{trajectory.sampled:,} tokens written</span>')
     if trajectory.ended is not None and trajectory.ended != Ended.ANSWER:
         chips.append(f'<span class="chip bad">stopped: {ENDED[trajectory.ended]}</span>')
     badge = "" if correct is None else _badge(correct)

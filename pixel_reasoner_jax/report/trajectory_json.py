@@ -30,6 +30,7 @@ def trajectory_dict(trajectory: Trajectory, *, correct: float | None = None) -> 
         "tokens": {
             "total": len(trajectory.tokens),
             **{source.name.lower(): int((trajectory.source == source).sum()) for source in Source},
+            "sampled": trajectory.sampled,
         },
         "messages": [
             {"role": message["role"], "content": [_item(item, media) for item in message["content"]]}

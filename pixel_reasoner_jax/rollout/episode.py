@@ -10,97 +10,31 @@ from typing import Any
 import numpy as np
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, Result, error_text
-from pixel_reasoner_jax.processing import Picture, Processor, Rendered
+from pixel_reasoner_jax.operations import Call, OperationError, Registry
+from pixel_reasoner_jax.processing import Processor, Rendered
+from pixel_reasoner_jax.rollout.dialogue import Dialogue, Event, Limits, Observation, TurnText
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
-from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
+from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class TurnText:
-    """Text of a turn, as the tokens that were just sampled continue it."""
-
-    query_id: str
-    sample: int
-    turn: int
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class OperationRun:
-    """An operation was executed, or refused by a limit; `images` are those that it returned, before resizing."""
-
-    query_id: str
-    sample: int
-    turn: int
-    record: OperationRecord
-    images: list[Picture]
-
-
-@dataclasses.dataclass(frozen=True)
-class EpisodeEnd:
-    """A response has ended."""
-
-    query_id: str
-    sample: int
-    trajectory: Trajectory
-
-
-Event = TurnText | OperationRun | EpisodeEnd
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Where a response ends.
+class RenderedObservation(Observation):
+    """An observation with its tokens.
 
     Attributes:
-      max_operations: calls executed, failed ones included. One more call ends the response. A call that this or
-        another limit refuses is recorded as one that failed.
-      max_response_tokens: tokens after the prompt, observations included.
-      max_images: images that operations may add.
-      max_length: tokens of prompt and response together; None for no such limit.
+      rendered: tokens and images of its message, and the opening of the next assistant turn.
     """
 
-    max_operations: int = 4
-    max_response_tokens: int = 12_288
-    max_images: int = 16
-    max_length: int | None = None
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in ("max_operations", "max_images") else 1
-            if value is not None and value < least:
-                raise UserError(f"limit {field.name} cannot be {value}: it must be at least {least}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Observation:
-    """The outcome of a call, not yet appended to the episode.
-
-    Attributes:
-      record: the call and its outcome.
-      message: the user message that shows the outcome to the model.
-      rendered: tokens and images of this message, and the opening of the next assistant turn.
-      images: the images that the operation returned.
-      state: the episode's images and frames after the call.
-    """
-
-    record: OperationRecord
-    message: dict[str, Any]
     rendered: Rendered
-    images: list[Picture]
-    state: MediaState
 
 
-class Episode:
+class Episode(Dialogue):
     """One sample of one query, while it is rolled out.
 
     For each turn, the scheduler calls `add_sampled` once or several times and then `end_turn`. If this returns a call,
     it calls `execute` (in any thread, since that does not change the episode) and then `observe` with the outcome,
-    which returns the tokens to append before the next turn. The episode is over when `ended` is set.
+    whose tokens are appended before the next turn. The episode is over when `ended` is set.
     """
 
     def __init__(
@@ -113,22 +47,17 @@ class Episode:
         sampling: SamplingSettings,
         on_event: Callable[[Event], None] | None = None,
     ):
-        self.prompt, self.sample, self.sampling = prompt, sample, sampling
-        self._processor, self._registry, self._limits, self._on_event = processor, registry, limits, on_event
-        self._state = prompt.state.fork()
-        self._messages = list(prompt.messages)
+        super().__init__(prompt, sample, registry, limits, on_event)
+        self.prompt, self.sampling = prompt, sampling
+        self._processor = processor
         self.media = list(prompt.rendered.media)
         # Pieces of (tokens, source, logprobs, policy_logprobs, temperature), joined once at the end.
         self._pieces = [(prompt.rendered.tokens, Source.PROMPT, None, None, 1.0)]
-        self._images = 0
         self._turn_tokens: list[int] = []
         self._text = self._new_text()
         self._closed = True  # whether the last turn ended with a sampled stop token
         self.length = len(prompt.rendered.tokens)
         self.sampled = 0
-        self.turn = 0
-        self.operations: list[OperationRecord] = []
-        self.ended: Ended | None = None
 
     @property
     def room(self) -> int:
@@ -155,7 +84,7 @@ class Episode:
     def end_if_full(self) -> None:
         """Ends the episode if its prompt leaves no room for a response."""
         if self.room < 1:
-            self._finish(self._token_limit)
+            self.finish(self.token_limit)
 
     def add_sampled(self, tokens: np.ndarray, logprobs: np.ndarray, policy_logprobs: np.ndarray) -> bool:
         """Appends sampled tokens unchanged, up to the one that completes a stop string.
@@ -195,65 +124,22 @@ class Episode:
         tokens = self._turn_tokens
         self._closed = bool(tokens) and tokens[-1] in self._processor.stop_tokens
         text = self._processor.tokenizer.decode(tokens[:-1] if self._closed else tokens)
-        self._messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
         if self._on_event and len(text) > len(self._text.text):
             self._emit(TurnText, text=text[len(self._text.text) :])
         self._turn_tokens, self._text = [], self._new_text()
-        if self.room < 1 and not stopped:
-            return self._finish(self._token_limit)
-        call = self._registry.parse(text) if self._registry is not None else None
-        if call is None:
-            return self._finish(Ended.ANSWER if stopped else Ended.TOKENS)
-        if len(self.operations) >= self._limits.max_operations:
-            return self._refuse(call, Ended.OPERATIONS)
-        return call
+        return self.close_turn(text, stopped)
 
-    def execute(self, call: Call | OperationError) -> Observation:
-        """Runs a call. An `OperationError` becomes an observation too, which shows the error to the model."""
-        name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
-        state = self._state.fork()
-        try:
-            if isinstance(call, OperationError):
-                raise call
-            result = self._registry.execute(call, state)
-            images, sizes = self._open_images(result)
-        except OperationError as error:
-            return self.failure(call, str(error))
-        state.images[len(state.images) - len(images) :] = images
-        content = [{"type": "text", "text": self._registry.observation_text(call, result, sizes)}]
-        content += [{"type": "image", "image": image, "kind": result.kind} for image in images]
-        outcome = {"boxes": tuple(result.boxes), "sizes": sizes, "sources": tuple(result.sources)}
-        record = OperationRecord(self.turn, name, arguments, **outcome)
-        return self._observation(record, content, images, state)
-
-    def failure(self, call: Call | OperationError, error: str) -> Observation:
-        """The observation of a call that has failed: the model is shown the error."""
-        name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
-        record = OperationRecord(self.turn, name, arguments, error=error)
-        return self._observation(record, [{"type": "text", "text": error_text(error)}], [], self._state)
-
-    def observe(self, call: Call | OperationError, observation: Observation) -> Rendered | None:
-        """Appends the outcome of a call; none of it if it would exceed a limit.
-
-        Returns:
-          The tokens and images appended, or None if a limit refuses them, which ends the episode.
-        """
-        if self._images + len(observation.images) > self._limits.max_images:
-            return self._refuse(call, Ended.IMAGES)
+    def observe(self, call: Call | OperationError, observation: RenderedObservation) -> bool:
+        if not super().observe(call, observation):
+            return False
         rendered = observation.rendered
-        if len(rendered.tokens) >= self.room:  # the answer needs at least one token more
-            return self._refuse(call, self._token_limit)
-        self._state = observation.state
-        self._images += len(observation.images)
-        self.operations.append(observation.record)
-        self._messages.append(observation.message)
         self.media.extend(rendered.media)
         self._pieces.append((rendered.tokens, Source.OBSERVATION, None, None, 1.0))
         self.length += len(rendered.tokens)
-        if self._on_event:
-            self._emit(OperationRun, record=observation.record, images=observation.images)
-        self.turn += 1
-        return rendered
+        return True
+
+    def tokens_of(self, observation: RenderedObservation) -> int:
+        return len(observation.rendered.tokens)
 
     def tokens(self) -> np.ndarray:
         """All tokens so far, int32 [length]."""
@@ -267,7 +153,7 @@ class Episode:
             query_id=self.prompt.id,
             question=self.prompt.query["question"],
             reference=self.prompt.query.get("answer", ""),
-            messages=self._messages,
+            messages=self.messages,
             tokens=tokens,
             source=source,
             train=source == Source.SAMPLED,
@@ -281,8 +167,7 @@ class Episode:
         )
 
     @property
-    def _token_limit(self) -> Ended:
-        """Which of the two limits on tokens is met first."""
+    def token_limit(self) -> Ended:
         response_end = len(self.prompt.rendered.tokens) + self._limits.max_response_tokens
         return Ended.TOKENS if response_end == self.end else Ended.LENGTH
 
@@ -292,39 +177,10 @@ class Episode:
             return None
         return TextStream(self._processor.tokenizer, self.sampling.stop_strings)
 
-    def _observation(self, record, content, images, state) -> Observation:
-        message = {"role": "user", "content": content}
-        return Observation(record, message, self._processor.render_continuation(message, self._closed), images, state)
-
-    def _open_images(self, result: Result) -> tuple[list[Picture], tuple[tuple[int, int], ...]]:
-        """The pictures of a result and their (width, height) after resizing.
-
-        Raises:
-          OperationError: an image cannot be opened, or its shape is refused.
-        """
-        try:
-            images = [self.prompt.store.open(image) for image in result.images]
-            return images, tuple(self._processor.resized(image.size, result.kind) for image in images)
-        except UserError as error:  # any other is a bug, which is logged where calls are made
-            raise OperationError(str(error)) from error
-
-    def _refuse(self, call: Call | OperationError, reason: Ended) -> None:
-        """Ends the response at a call that a limit refuses. The call is recorded, as one that failed."""
-        name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
-        record = OperationRecord(self.turn, name, arguments, error=f"refused: {reason}")
-        self.operations.append(record)
-        if self._on_event:
-            self._emit(OperationRun, record=record, images=[])
-        self._finish(reason)
-
-    def _finish(self, reason: Ended) -> None:
-        self.ended = reason
-        if self._on_event:
-            self._emit(EpisodeEnd, trajectory=self.trajectory())
-
-    def _emit(self, kind: type, **fields) -> None:
-        turn = {} if kind is EpisodeEnd else {"turn": self.turn}
-        self._on_event(kind(query_id=self.prompt.id, sample=self.sample, **turn, **fields))
+    def _observation(self, *parts: Any) -> RenderedObservation:
+        observation = super()._observation(*parts)
+        rendered = self._processor.render_continuation(observation.message, self._closed)
+        return RenderedObservation(**vars(observation), rendered=rendered)
 
 
 class TextStream:

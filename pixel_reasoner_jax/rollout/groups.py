@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
-from pixel_reasoner_jax.rollout.episode import Episode, Event, Limits
+from pixel_reasoner_jax.rollout.dialogue import Event, Limits
+from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task

@@ -12,7 +12,7 @@ from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.parallel import is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.query import Query, check_query
-from pixel_reasoner_jax.rollout.episode import Event, Limits
+from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.groups import RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import Counters, ModelRunner

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
-from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Processor, Rendered
+from pixel_reasoner_jax.processing import (
+    Budgets,
+    MediaError,
+    Picture,
+    PictureStore,
+    Processor,
+    Rendered,
+    smart_resize,
+)
 from pixel_reasoner_jax.processing.items import media_source
 from pixel_reasoner_jax.query import Query
 from pixel_reasoner_jax.rollout.choices import with_choices
@@ -66,25 +74,38 @@ def query_messages(query: Query, tools: str | None, guidelines: str | None = Non
     ]
 
 
+class ImageSizes(Protocol):
+    """What tells the sizes in which a model is shown images: a `Processor`, or a `BudgetSizes`."""
+
+    budgets: Budgets
+
+    def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]:
+        """The (width, height) that an image of `size` is resized to; kind: see `Budgets`."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A query whose media are opened and whose prompt is rendered, once for all of its samples.
+class BudgetSizes:
+    """The sizes that budgets give, for a model whose processor is not here."""
+
+    budgets: Budgets = Budgets()
+
+    def resized(self, size: tuple[int, int], kind: str = "image") -> tuple[int, int]:
+        return smart_resize(size, self.budgets.of(kind))
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedQuery:
+    """A query whose media are opened and whose first messages are written, once for all of its samples.
 
     Attributes:
       messages: the conversation before the first response.
       state: the query's images and frames, as operations see them.
-      rendered: the prompt's tokens and media.
-      positions: int32 [3, tokens], M-RoPE positions of the prompt.
-      next_position: M-RoPE position of the response's first token.
       store: keeps the pixels.
     """
 
     query: Query
     messages: list[dict[str, Any]]
     state: MediaState
-    rendered: Rendered
-    positions: np.ndarray
-    next_position: int
     store: PictureStore
 
     @property
@@ -98,15 +119,19 @@ class Prompt:
         return [*self.state.images, *self.state.frames]
 
     @classmethod
-    def build(
+    def open(
         cls,
         query: Query,
-        processor: Processor,
+        sizes: ImageSizes,
         registry: Registry | None,
         guidelines: str | None,
         store: PictureStore,
-    ) -> Prompt:
-        """Opens the media of a query and renders its conversation; `registry` None gives the text-only baseline."""
+    ) -> OpenedQuery:
+        """Opens the media of a query and writes its conversation; `registry` None gives the text-only baseline.
+
+        Raises:
+          UserError: a medium cannot be read, or there are images and a video.
+        """
         question, answer = with_choices(query["question"], query.get("answer", ""), query.get("options"))
         query = {**query, "question": question, "answer": answer}
         images: list[Picture] = []
@@ -115,7 +140,7 @@ class Prompt:
             for image in query.get("images") or ():
                 images.append(store.open(media_source(image)))
             if query.get("video") is not None:
-                budgets = processor.budgets
+                budgets = sizes.budgets
                 source, fps = media_source(query["video"]), query.get("fps")
                 video = store.open_video(source, budgets.video_frames, fps, budgets.video_rate)
         except BaseException:
@@ -123,9 +148,37 @@ class Prompt:
                 store.forget(picture)
             raise
         frames = video.frames if video else None
-        state = MediaState.from_query(images=images, video_frames=frames, resized=processor.resized)
+        state = MediaState.from_query(images=images, video_frames=frames, resized=sizes.resized)
         tools = None if registry is None else tools_section(registry.signatures(state))
         messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
-        rendered = processor.render(messages, generation_prompt=True)
+        return OpenedQuery(query, messages, state, store)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt(OpenedQuery):
+    """An opened query whose prompt is rendered.
+
+    Attributes:
+      rendered: the prompt's tokens and media.
+      positions: int32 [3, tokens], M-RoPE positions of the prompt.
+      next_position: M-RoPE position of the response's first token.
+    """
+
+    rendered: Rendered
+    positions: np.ndarray
+    next_position: int
+
+    @classmethod
+    def build(
+        cls,
+        query: Query,
+        processor: Processor,
+        registry: Registry | None,
+        guidelines: str | None,
+        store: PictureStore,
+    ) -> Prompt:
+        """Opens the media of a query and renders its conversation; arguments and errors as of `OpenedQuery.open`."""
+        opened = OpenedQuery.open(query, processor, registry, guidelines, store)
+        rendered = processor.render(opened.messages, generation_prompt=True)
         positions, next_position = processor.positions(rendered.tokens, rendered.media)
-        return cls(query, messages, state, rendered, positions, next_position, store)
+        return cls(**vars(opened), rendered=rendered, positions=positions, next_position=next_position)

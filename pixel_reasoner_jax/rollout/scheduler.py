@@ -23,7 +23,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError
 from pixel_reasoner_jax.processing import Media, MediaError, PictureStore
 from pixel_reasoner_jax.query import Query, query_name
-from pixel_reasoner_jax.rollout.episode import Episode, Observation
+from pixel_reasoner_jax.rollout.episode import Episode, RenderedObservation
 from pixel_reasoner_jax.rollout.groups import ActiveSlot, Group, RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import Counters, Extension, ModelRunner
@@ -329,13 +329,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             else:
                 continue
             start = active.episode.length
-            rendered = active.episode.observe(active.call, observation)
+            goes_on = active.episode.observe(active.call, observation)
             active.call = active.task = None
             if self._active.get(slot) is not active:  # `on_event` has cancelled its query
                 continue
-            if rendered is None:
+            if not goes_on:
                 self._finish(slot)
                 continue
+            rendered = observation.rendered
             positions, following = self._processor.positions(rendered.tokens, rendered.media, active.position)
             active.position = following
             extensions.append(
@@ -343,7 +344,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             )
         self._extend(extensions)
 
-    def _execute(self, episode: Episode, call: Call | OperationError) -> tuple[Observation, list[Media]]:
+    def _execute(self, episode: Episode, call: Call | OperationError) -> tuple[RenderedObservation, list[Media]]:
         """Runs a call in a worker thread.
 
         Returns:

@@ -19,7 +19,7 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import read_config, stored_dtype
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.policy import Policy
 
 FILE = "pixel_reasoner.json"

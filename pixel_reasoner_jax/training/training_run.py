@@ -34,7 +34,7 @@ from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wai
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
 from pixel_reasoner_jax.processing.sources import use_media_settings
-from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
 from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan

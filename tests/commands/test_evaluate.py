@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands import evaluate, options
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.trajectory import Ended
 from tests.trajectories import RulePolicy
 

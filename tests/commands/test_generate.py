@@ -9,11 +9,11 @@ import pytest
 import rich.console
 from PIL import Image
 
-from pixel_reasoner_jax.commands import generate, options
+from pixel_reasoner_jax.commands import generate, options, served
 from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.processing import MediaError
-from pixel_reasoner_jax.rollout.episode import EpisodeEnd, Limits, OperationRun, TurnText
+from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, Limits, OperationRun, TurnText
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 from tests.processing.avi import write_avi
 
@@ -81,7 +81,7 @@ class FakePolicy:
 @pytest.fixture
 def policy(monkeypatch):
     fake = FakePolicy()
-    monkeypatch.setattr(generate, "load_policy", lambda *_, **__: fake)
+    monkeypatch.setattr(served, "load_policy", lambda *_, **__: fake)
     return fake
 
 
@@ -224,3 +224,25 @@ def test_a_checkpoint_of_the_quickstart_from_end_to_end(quickstart_model, pictur
     assert "tokens written: " in capsys.readouterr().out
     [saved] = json.loads(page.with_suffix(".json").read_text())["trajectories"]
     assert saved["response"] == response.response and "data:image/" in page.read_text()
+
+
+def test_many_questions_of_a_checkpoint(quickstart_model, picture, tmp_path, capsys):
+    """Cut short in the middle of a line, it goes on to the same file."""
+    rows = [{"image": "picture.png", "question": f"Which colour, {word}?"} for word in ("why", "where", "who")]
+    rows.insert(1, {"image": "gone.png", "question": "?"})
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--model", str(quickstart_model), "--queries", str(tmp_path / "table.jsonl"), "--max-tokens", "9"]
+    given += ["--samples", "2", "--seed", "4", "--slots", "2", "--out", str(tmp_path / "out")]
+    parser = argparse.ArgumentParser()
+    options.generate(parser)
+    figures = generate.run(parser.parse_args(given))
+    assert (figures["responses"], figures["unreadable"]) == (6, 1) and 6 <= figures["tokens"] <= 54
+    path = tmp_path / "out" / "responses.jsonl"
+    whole = path.read_bytes()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    assert [(line["row"], line.get("sample")) for line in lines] == [
+        *((0, 0), (0, 1), (1, None), (2, 0), (2, 1), (3, 0), (3, 1))
+    ]
+    assert [line["id"] for line in lines if "id" in line][::2] == ["table-000000", "table-000002", "table-000003"]
+    path.write_bytes(whole[: len(whole) // 2])
+    assert generate.run(parser.parse_args(given)) == figures and path.read_bytes() == whole

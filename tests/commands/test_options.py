@@ -12,8 +12,8 @@ import pytest
 
 from data_pipeline.exchange import loss_masks
 from data_pipeline.sources import SOURCE_KINDS
-from data_pipeline.synthesis.endpoint import EndpointSettings
 from pixel_reasoner_jax.commands import options
+from pixel_reasoner_jax.endpoint import EndpointSettings
 from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS
 from pixel_reasoner_jax.evaluation.protocol import PROTOCOLS
 from pixel_reasoner_jax.models import Config

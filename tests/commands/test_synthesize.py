@@ -12,9 +12,9 @@ from pixel_reasoner_jax.commands import cli
 from pixel_reasoner_jax.commands import synthesize as synthesize_command
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.report.images import data_uri
-from tests.data_pipeline.synthesis.chat_server import pictures, said
 from tests.data_pipeline.synthesis.seeds import encoded, picture
 from tests.data_pipeline.synthesis.test_policy_sampler import GOOD, ScriptedPolicy
+from tests.endpoint.chat_server import pictures, said
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout import Limits, Policy
+from tests.endpoint.conftest import connect, server  # noqa: F401
 
 
 @pytest.fixture(scope="session")

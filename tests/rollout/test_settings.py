@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from pixel_reasoner_jax.operations import MediaState
-from pixel_reasoner_jax.rollout.episode import Limits
+from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.settings import FILE, PolicySettings, load_policy, parameter_type
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from data_pipeline.synthesis import BudgetMediaLoader, CaptionError, Passage
 from data_pipeline.synthesis.captioner import UnconfirmedBoxError
 from data_pipeline.synthesis.model_captioner import ANSWER_ATTEMPTS, PROMPT_NAMES, ModelCaptioner, load_prompts
-from tests.data_pipeline.synthesis.chat_server import pictures, said
 from tests.data_pipeline.synthesis.seeds import CUE, image_seed, video_seed
+from tests.endpoint.chat_server import pictures, said
 
 
 @pytest.fixture

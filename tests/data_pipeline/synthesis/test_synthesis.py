@@ -15,7 +15,7 @@ import pytest
 from data_pipeline.records import DATASET_INFO, RecordSource, read_description, write_records
 from data_pipeline.seed import Seed
 from data_pipeline.sources import SourceError, open_source
-from data_pipeline.synthesis import BudgetMediaLoader, CaptionError, Spend, TemplateCaptioner
+from data_pipeline.synthesis import BudgetMediaLoader, CaptionError, TemplateCaptioner
 from data_pipeline.synthesis.checks import check_trajectory
 from data_pipeline.synthesis.contact_sheet import contact_sheet
 from data_pipeline.synthesis.model_captioner import ModelCaptioner, load_prompts
@@ -28,10 +28,11 @@ from data_pipeline.synthesis.synthesis import (
     SynthesisSettings,
     round_robin,
 )
+from pixel_reasoner_jax.endpoint import Spend
 from pixel_reasoner_jax.files import as_path
 from tests.data_pipeline.synthesis import killed
-from tests.data_pipeline.synthesis.chat_server import said
 from tests.data_pipeline.synthesis.seeds import CUE, encoded, image_seed, picture, video_seed
+from tests.endpoint.chat_server import said
 from tests.processing.avi import write_avi
 
 MEDIA = BudgetMediaLoader()

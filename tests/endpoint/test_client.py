@@ -7,10 +7,18 @@ import time
 
 import pytest
 
-from data_pipeline.synthesis import endpoint as module
-from data_pipeline.synthesis.captioner import CaptionError, Spend
-from data_pipeline.synthesis.endpoint import EndpointError, RateLimit
-from tests.data_pipeline.synthesis.chat_server import said
+from pixel_reasoner_jax.endpoint import (
+    ContextError,
+    EndpointError,
+    EndpointSettings,
+    FilteredError,
+    RequestError,
+    Spend,
+)
+from pixel_reasoner_jax.endpoint import client as module
+from pixel_reasoner_jax.endpoint.client import RateLimit
+from pixel_reasoner_jax.errors import UserError
+from tests.endpoint.chat_server import said
 
 
 def ask(endpoint, text="hello", attempt=0):
@@ -19,10 +27,11 @@ def ask(endpoint, text="hello", attempt=0):
 
 def failing_first(times, fail):
     """Answers that fail so often, then succeed."""
-    return lambda exchange: fail(exchange) if exchange.number <= times else exchange.say(" fine\n")
+    return lambda exchange: fail(exchange) if exchange.number <= times else exchange.say("fine")
 
 
 COUNTED = '{"choices": [{"message": {"content": "fine"}}], "usage": {"prompt_tokens": %s}}'
+CALLING = '{"choices": [{"message": {"tool_calls": %s}}]}'
 PASSING = {
     "429": lambda exchange: exchange.fail(429),
     "500": lambda exchange: exchange.fail(500),
@@ -38,6 +47,15 @@ PASSING = {
     "endless usage": lambda exchange: exchange.send(200, COUNTED % ("1" + "0" * 400)),
     "negative usage": lambda exchange: exchange.send(200, COUNTED % "-1000000000"),
     "hung up": lambda exchange: exchange.hang_up(),
+    "cut": lambda exchange: exchange.send(200, COUNTED % 1, Content_Length="1000"),
+    "huge": lambda exchange: exchange.send(200, COUNTED % 1 + " " * module.MOST_BYTES),
+    "huge error": lambda exchange: exchange.send(400, " " * (module.MOST_BYTES + 1)),
+    "compressed": lambda exchange: exchange.send(200, COUNTED % 1, Content_Encoding="gzip"),
+    "interrupted": lambda exchange: exchange.say("half", "abort"),
+    "calls that are a text": lambda exchange: exchange.send(200, CALLING % '"crop"'),
+    "a call without a name": lambda exchange: exchange.send(200, CALLING % '[{"function": {"arguments": "{}"}}]'),
+    "a reason that is a number": lambda exchange: exchange.say("fine", 5),
+    "nested": lambda exchange: exchange.send(200, "[" * 100_000),
 }
 
 
@@ -55,6 +73,82 @@ def test_a_time_out_is_tried_again(server, connect):
     start = time.monotonic()
     assert ask(connect(timeout=0.2)).text == "fine"
     assert time.monotonic() - start < 1.4
+
+
+def test_an_answer_that_drips_is_a_time_out(server, connect):
+    def drip(exchange):
+        exchange.begin(200, 1000)
+        for _ in range(20):
+            exchange.handler.wfile.write(b" ")
+            time.sleep(0.05)
+
+    server.reply = failing_first(1, drip)
+    assert ask(connect(timeout=0.3)).text == "fine"
+
+
+def test_where_one_request_alone_fails_others_go_on(server, connect):
+    server.reply = lambda exchange: exchange.fail(500) if said(exchange.request) == "bad" else exchange.say("fine")
+    endpoint = connect(isolated=True)
+    for _ in range(2):
+        with pytest.raises(RequestError, match="did not answer in 3 attempts; the last one: status 500.*no"):
+            ask(endpoint, "bad")
+        assert ask(endpoint).text == "fine"
+    server.reply = lambda exchange: exchange.fail(422, "no such parameter")
+    with pytest.raises(RequestError, match="does not take the request: status 422"):
+        ask(connect(isolated=True), "another")
+
+
+@pytest.mark.parametrize(
+    "message,code,kind",
+    [
+        ("This model's maximum context length is 4096 tokens", None, ContextError),
+        ("no", "context_length_exceeded", ContextError),
+        ("harmful", "content_filter", FilteredError),
+    ],
+)
+def test_refusals_have_kinds(server, connect, message, code, kind):
+    server.reply = lambda exchange: exchange.fail(400, message, code)
+    with pytest.raises(kind):
+        ask(connect(isolated=True))
+
+
+def test_what_an_answer_holds(server, connect):
+    call = {"id": "1", "type": "function", "function": {"name": "crop", "arguments": '{"a": 1'}}
+    object_call = {"function": {"name": "crop \ud800", "arguments": {"a": 1}}}
+    message = {
+        "content": [{"type": "text", "text": "I "}, {"type": "text", "text": "look\ud800"}],
+        "tool_calls": [call, object_call],
+    }
+    choice = {"message": message, "finish_reason": "tool_calls", "stop_reason": "</s>"}
+    server.reply = lambda exchange: exchange.send(200, {"choices": [choice], "usage": None})
+    answers = [ask(connect()), ask(connect())]  # the second one from the cache
+    for answer in answers:
+        assert (answer.text, answer.stopped_by, answer.finish) == ("I look\ud800", "</s>", "tool_calls")
+        assert answer.calls == (("crop", '{"a": 1'), ("crop \ud800", '{"a": 1}')) and answer.prompt_tokens == 0
+    assert len(server.requests) == 1
+
+
+def test_a_request_may_have_options_of_its_own(server, connect):
+    messages = [{"role": "user", "content": "hello"}]
+    for _ in range(2):
+        connect().complete(messages, temperature=0.0, seed=5, stop=["x"], extra_body={"top_k": 3})
+    connect().complete(messages, temperature=0.0, seed=6)
+    assert [request.get("seed") for request in server.requests] == [5, 6]
+    asked = {"temperature": 0.0, "seed": 5, "stop": ["x"], "top_k": 3, "max_tokens": 400}
+    assert asked.items() <= server.requests[0].items()
+
+
+def test_nothing_of_a_server_is_kept_but_its_answers(server, connect):
+    server.reply = lambda exchange: exchange.send(200, COUNTED % 1, Set_Cookie=f"c{exchange.number}=1; Path=/")
+    endpoint = connect()
+    for text in "ab":
+        assert ask(endpoint, text).text == "fine"
+    assert len(endpoint._client._client.cookies.jar) == 0
+
+
+def test_a_server_is_named_by_its_url():
+    with pytest.raises(UserError, match="'localhost:8000' is no URL"):
+        EndpointSettings("m", "localhost:8000")
 
 
 @pytest.mark.parametrize("name", ["500", "malformed", "hung up"])
@@ -103,13 +197,13 @@ def test_a_request_that_is_not_taken_is_about_one_seed_only_where_others_are(ser
     with pytest.raises(EndpointError, match="takes no request: status 400.*no such parameter"):
         ask(connect())
     server.reply = lambda exchange: exchange.fail(400, "harmful", "content_policy_violation")
-    with pytest.raises(CaptionError, match="does not take the request"):
+    with pytest.raises(RequestError, match="does not take the request"):
         ask(connect())
     endpoint = connect()
     server.reply = lambda exchange: exchange.say("fine")
     ask(endpoint)
     server.reply = lambda exchange: exchange.fail(400, "image too large")
-    with pytest.raises(CaptionError, match="image too large"):
+    with pytest.raises(RequestError, match="image too large"):
         ask(endpoint, "another")
 
 

@@ -3,7 +3,7 @@
 Transient failures (429, 5xx, time-outs, lost connections, malformed answers) are retried after the time that
 `Retry-After` says, or after a doubling time with jitter. A failure that persists stops the run, which can be started
 again later: answers are cached by a hash of the request and cost nothing then. Refusals, truncated and empty answers
-are answers too, and are cached.
+are answers too, and are cached. A server's answer is untrusted: only so much of it is read, for so long.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import contextlib
 import dataclasses
 import email.utils
 import hashlib
+import http.cookiejar
 import json
 import math
 import os
 import pathlib
 import random
-import tempfile
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from data_pipeline.synthesis.captioner import CaptionError, Spend
+from pixel_reasoner_jax.endpoint.completion import Completion, Spend, clip, read_cache, read_completion, write_cache
 from pixel_reasoner_jax.errors import UserError
 
 RETRIED_STATUSES = (408, 409, 425, 429)
@@ -39,9 +40,30 @@ FILTER_CODES = ("content_filter", "content_policy_violation")
 LONGEST_WAIT = 60.0
 """The most seconds between two attempts, unless the server asks for more."""
 
+MOST_BYTES = 2**23
+"""The most bytes of an answer's body that are read."""
+
+_TOO_LONG = re.compile(r"context[ _](length|window)|(prompt|input|messages?) (is|are) too long", re.IGNORECASE)
+
 
 class EndpointError(UserError):
     """The endpoint cannot be used, now or at all. The run stops; started again, it goes on where it was."""
+
+
+class RequestError(UserError):
+    """The endpoint gives no answer to one request; others it may answer."""
+
+
+class NoAnswerError(RequestError):
+    """The endpoint did not answer the request, however often it was asked."""
+
+
+class FilteredError(RequestError):
+    """The endpoint's filter refuses what the request says or shows."""
+
+
+class ContextError(RequestError):
+    """The request is longer than the model's context."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +73,7 @@ class EndpointSettings:
     Attributes:
       model: its name.
       base_url: of the server; None for OPENAI_BASE_URL, or if that is not set, OpenAI's own. The key is OPENAI_API_KEY.
-      temperature, max_tokens: of an answer.
+      temperature, max_tokens: of an answer, unless the request says otherwise.
       timeout: seconds that an attempt may take.
       attempts: for one request, before the run stops.
       requests_per_minute: the most that are sent; None for no limit.
@@ -59,9 +81,11 @@ class EndpointSettings:
       prompt_price, completion_price: of a million tokens.
       budget: the most that this run may cost; None for no limit.
       cache: the folder of cached answers.
+      isolated: a request that fails for good fails alone, with a `RequestError`. Otherwise it stops the run, unless
+        the endpoint has only refused it and taken others.
 
     Raises:
-      UserError: a value is out of range.
+      UserError: a value is out of range, or `base_url` is no URL.
     """
 
     model: str
@@ -76,8 +100,11 @@ class EndpointSettings:
     completion_price: float = 0.0
     budget: float | None = None
     cache: str | os.PathLike = pathlib.Path.home() / ".cache" / "pixel_reasoner_jax" / "captions"
+    isolated: bool = False
 
     def __post_init__(self):
+        if self.base_url is not None and not re.match(r"https?://[^/\s]", self.base_url):
+            raise UserError(f"{self.base_url!r:.80} is no URL of a server, such as http://localhost:8000/v1")
         for name in ("max_tokens", "timeout", "attempts", "requests_per_minute", "concurrency"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -86,21 +113,6 @@ class EndpointSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"{name.replace('_', ' ')} must be 0 or more, got {value}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """An answer of the model.
-
-    Attributes:
-      text: without surrounding white space.
-      problem: why the text cannot be used; None if it can.
-      spend: its cost.
-    """
-
-    text: str
-    problem: str | None
-    spend: Spend
 
 
 class Endpoint:
@@ -121,15 +133,25 @@ class Endpoint:
             import openai  # an extra
         except ImportError:
             raise EndpointError(
-                'asking a model needs openai, which comes with pip install "pixel-reasoner-jax[synthesis]"'
+                'asking a model needs openai, which comes with pip install "pixel-reasoner-jax[endpoint]"'
             ) from None
         base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
         key = os.environ.get("OPENAI_API_KEY")
         if not key and not base_url:
-            raise EndpointError("set OPENAI_API_KEY to your key, or name a server that needs none with --base-url")
+            raise EndpointError("set OPENAI_API_KEY to your key, or name a server that needs none")
         self.settings, self._openai = settings, openai
         # Its own retries would not be counted, nor end when the run does.
-        self._client = openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=settings.timeout, max_retries=0)
+        http_client = openai.DefaultHttpxClient(event_hooks={"response": [self._bound]})
+        # Cookies of a server could fill the memory, one at a time.
+        http_client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        self._client = openai.OpenAI(
+            api_key=key or "none",
+            base_url=base_url,
+            timeout=settings.timeout,
+            max_retries=0,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=http_client,
+        )
         self._cache = pathlib.Path(settings.cache)
         self._slots = threading.Semaphore(settings.concurrency)
         self._rate = RateLimit(settings.requests_per_minute)
@@ -138,46 +160,54 @@ class Endpoint:
         self._stop_error = EndpointError("the run is ending")
         self.spend = Spend()
 
+    @property
+    def url(self) -> str:
+        """Where the requests go."""
+        return str(self._client.base_url)
+
     def close(self) -> None:
         """Ends all waiting, and refuses new requests."""
         self._closed.set()
         self._client.close()
 
-    def complete(self, messages: list[dict[str, Any]], attempt: int = 0) -> Completion:
+    def complete(self, messages: list[dict[str, Any]], attempt: int = 0, **options: Any) -> Completion:
         """The answer to a conversation, from the cache or the endpoint.
 
         Args:
           messages: in the endpoint's form, with images as data URLs.
           attempt: another number asks for another answer to the same messages.
+          options: of the request, such as `seed`, in place of the settings' and beside them; those that OpenAI's
+            protocol does not have are a mapping, `extra_body`.
 
         Raises:
           EndpointError: the endpoint cannot be used.
-          CaptionError: the endpoint refuses this request, but not others.
+          RequestError: the endpoint refuses this request, but not others.
         """
         request = {
             "model": self.settings.model,
             "messages": messages,
             "temperature": self.settings.temperature,
             "max_tokens": self.settings.max_tokens,
+            **options,
         }
         key = hashlib.sha256(json.dumps([request, attempt], sort_keys=True).encode()).hexdigest()
         file = self._cache / key[:2] / f"{key}.json"
-        reply, paid = _read_cache(file), False
-        if reply is None:
-            reply, paid = self._reply(request), True
-            _write_cache(file, reply)
-        spend = self._cost(reply, paid)
+        completion, paid = read_cache(file), False
+        if completion is None:
+            completion, paid = self._reply(request), True
+            write_cache(file, completion)
+        spend = self._cost(completion, paid)
         with self._lock:
             self.spend += spend
-        return Completion(reply["text"].strip(), _problem(reply), spend)
+        return dataclasses.replace(completion, spend=spend)
 
-    def _cost(self, reply: dict[str, Any], paid: bool) -> Spend:
-        prompt, completion = reply["prompt_tokens"], reply["completion_tokens"]
+    def _cost(self, answer: Completion, paid: bool) -> Spend:
+        prompt, completion = answer.prompt_tokens, answer.completion_tokens
         cost = (prompt * self.settings.prompt_price + completion * self.settings.completion_price) / 1e6
         return Spend(1, int(paid), prompt, completion, cost, cost if paid else 0.0)
 
-    def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A reply to one request. If it fails, the run ends: all threads raise the same error."""
+    def _reply(self, request: dict[str, Any]) -> Completion:
+        """A reply to one request. If the endpoint cannot be used, the run ends: all threads raise the same error."""
         try:
             return self._retry(request)
         except EndpointError as error:
@@ -187,7 +217,7 @@ class Endpoint:
                     self._closed.set()
             raise self._stop_error from None
 
-    def _retry(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _retry(self, request: dict[str, Any]) -> Completion:
         """A reply to one request, after at most `attempts` attempts."""
         if self._closed.is_set():
             raise self._stop_error
@@ -205,35 +235,72 @@ class Endpoint:
             if attempt + 1 < self.settings.attempts:
                 backoff = min(2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
                 self._pause(backoff if wait is None else wait + backoff * 0.1)
-        raise EndpointError(
-            f"{self._client.base_url} did not answer in {self.settings.attempts} attempts; the last one: {problem}."
-            " What was answered before is kept: start the same command again"
-        )
+        said = f"{self._client.base_url} did not answer in {self.settings.attempts} attempts; the last one: {problem}"
+        if self.settings.isolated:
+            raise NoAnswerError(said)
+        raise EndpointError(f"{said}. What was answered before is kept: start the same command again")
 
-    def _attempt(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _attempt(self, request: dict[str, Any]) -> Completion:
         """One attempt; raises `_TransientError` if another one may succeed."""
         openai = self._openai
         try:
             raw = self._client.chat.completions.with_raw_response.create(**request)
         except openai.APIStatusError as error:
-            said = f"status {error.status_code}, {_clip(error.message)}"
-            if error.status_code in FATAL_STATUSES or getattr(error, "code", None) == "insufficient_quota":
-                raise EndpointError(f"{self._client.base_url} refuses: {said}") from None
-            if error.status_code in RETRIED_STATUSES or error.status_code >= 500:
-                raise _TransientError(said, _retry_after(error.response.headers)) from None
-            if getattr(error, "code", None) not in FILTER_CODES and not self.spend.requests:
-                raise EndpointError(f"{self._client.base_url} takes no request: {said}") from None
-            raise CaptionError(f"the endpoint does not take the request: {said}") from None
+            raise self._refusal(error) from None
         except openai.APIConnectionError as error:  # a time-out is one
-            raise _TransientError(f"{type(error).__name__} ({error.__cause__ or error})") from None
+            raise _TransientError(f"{type(error).__name__} ({clip(error.__cause__ or error)})") from None
         try:
-            return _read(json.loads(raw.http_response.content))
+            return read_completion(json.loads(raw.http_response.content))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise _TransientError(f"its answer is not a chat completion ({type(error).__name__}: {error})") from None
+            problem = f"its answer is not a chat completion ({type(error).__name__}: {clip(error)})"
+            raise _TransientError(problem) from None
+
+    def _refusal(self, error: Any) -> Exception:
+        """What an answer with a status of 400 or above means."""
+        code, said = getattr(error, "code", None), f"status {error.status_code}, {clip(error.message)}"
+        if error.status_code in FATAL_STATUSES or code == "insufficient_quota":
+            return EndpointError(f"{self._client.base_url} refuses: {said}")
+        if error.status_code in RETRIED_STATUSES or error.status_code >= 500:
+            return _TransientError(said, _retry_after(error.response.headers))
+        if code in FILTER_CODES:
+            return FilteredError(f"the endpoint does not take the request: {said}")
+        if not self.settings.isolated and not self.spend.requests:
+            return EndpointError(f"{self._client.base_url} takes no request: {said}")
+        too_long = code == "context_length_exceeded" or _TOO_LONG.search(error.message)
+        return (ContextError if too_long else RequestError)(f"the endpoint does not take the request: {said}")
+
+    def _bound(self, response: Any) -> None:
+        """Bounds the size of a response's body, and the time in which it comes; called before it is read."""
+        if response.headers.get("content-encoding", "identity") != "identity":  # it could grow without bounds
+            raise _TransientError("its answer is compressed, though that was not asked for")
+        response.stream = _bounded(response.stream, self.settings.timeout)
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):
             raise self._stop_error
+
+
+def _bounded(stream: Any, seconds: float) -> Any:
+    """The stream of a body, which fails where the body is longer than `MOST_BYTES` or comes too slowly."""
+
+    class Bounded(type(stream)):
+        def __init__(self) -> None:
+            """What it reads is not its own."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            end, size = time.monotonic() + seconds, 0
+            for piece in stream:
+                size += len(piece)
+                if size > MOST_BYTES:
+                    raise _TransientError(f"its answer is longer than {MOST_BYTES:,} bytes")
+                if time.monotonic() > end:
+                    raise _TransientError(f"its answer takes more than {seconds:g} seconds")
+                yield piece
+
+        def close(self) -> None:
+            stream.close()
+
+    return Bounded()
 
 
 class RateLimit:
@@ -269,45 +336,6 @@ class _TransientError(Exception):
         self.wait = wait
 
 
-MOST_TOKENS = 10**8  # of a request
-
-
-def _read(body: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a chat completion that are used; any exception means that the object is none."""
-    choice = body["choices"][0]
-    message = choice["message"]
-    text = message.get("content")
-    if text is not None and not isinstance(text, str):
-        raise TypeError("its content is not a text")
-    usage = body.get("usage") or {}
-    return {
-        "text": text or "",
-        "refusal": str(message.get("refusal") or ""),
-        "finish": str(choice.get("finish_reason") or "stop"),
-        "prompt_tokens": _tokens(usage.get("prompt_tokens") or 0),
-        "completion_tokens": _tokens(usage.get("completion_tokens") or 0),
-    }
-
-
-def _tokens(count: Any) -> int:
-    """A number of tokens as the endpoint says it: what is no such number would cost anything, or nothing."""
-    if not isinstance(count, int | float) or not 0 <= count <= MOST_TOKENS:
-        raise ValueError(f"its usage counts {str(count)[:20]} tokens")
-    return int(count)
-
-
-def _problem(reply: dict[str, Any]) -> str | None:
-    if reply["refusal"]:
-        return f"the model refuses: {_clip(reply['refusal'])}"
-    if reply["finish"] == "content_filter":
-        return "the endpoint's filter withholds the answer"
-    if reply["finish"] == "length":
-        return "the answer was cut at the limit of tokens"
-    if reply["finish"] != "stop":
-        return f"the answer ended for the reason {_clip(reply['finish'])!r}"
-    return None if reply["text"].strip() else "the answer is empty"
-
-
 def _retry_after(headers: Any) -> float | None:
     """The seconds to wait that the header says, as a number or a date; None without a valid header."""
     value = headers.get("retry-after")
@@ -319,27 +347,3 @@ def _retry_after(headers: Any) -> float | None:
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return min(max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0), 3600.0)
     return None
-
-
-def _read_cache(file: pathlib.Path) -> dict[str, Any] | None:
-    """A reply from the cache; None if it is not there or cannot be read."""
-    try:
-        reply = json.loads(file.read_text(encoding="utf-8"))
-        names = {"text": str, "refusal": str, "finish": str, "prompt_tokens": int, "completion_tokens": int}
-        return reply if all(isinstance(reply[name], kind) for name, kind in names.items()) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_cache(file: pathlib.Path, reply: dict[str, Any]) -> None:
-    """Writes a reply to the cache, atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".")
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        json.dump(reply, out)
-    os.replace(temporary, file)
-
-
-def _clip(text: Any, length: int = 200) -> str:
-    text = " ".join(str(text).split())
-    return text if len(text) <= length else f"{text[:length]} …"

@@ -16,7 +16,8 @@ Reply = Callable[["Exchange"], None]
 
 def said(request: dict[str, Any]) -> str:
     """The text of a request's last message."""
-    return "".join(item["text"] for item in request["messages"][-1]["content"] if item["type"] == "text")
+    content = request["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(item["text"] for item in content if item["type"] == "text")
 
 
 def pictures(request: dict[str, Any]) -> list[str]:
@@ -39,12 +40,16 @@ class Exchange:
 
     def send(self, status: int, body: str | dict[str, Any], **headers: str) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
-        self.handler.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            self.handler.send_header(name.replace("_", "-"), value)
-        self.handler.send_header("Content-Length", str(len(data)))
-        self.handler.end_headers()
+        self.begin(status, len(data), **headers)
         self.handler.wfile.write(data)
+        self.handler.close_connection = "Content_Length" in headers
+
+    def begin(self, status: int, length: int, **headers: str) -> None:
+        """The status and the headers."""
+        self.handler.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content_Length": str(length), **headers}.items():
+            self.handler.send_header(name.replace("_", "-"), value)
+        self.handler.end_headers()
 
     def say(self, text: str | None, finish: str = "stop", refusal: str | None = None) -> None:
         """A completion of 100 tokens read and 10 written."""

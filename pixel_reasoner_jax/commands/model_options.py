@@ -1,0 +1,44 @@
+"""Options that name a model: its directory, or where it is served and how it is asked."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def model_or_served(parser: argparse.ArgumentParser) -> None:
+    """A model directory, or a served model in its place."""
+    parser.add_argument("--model", metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's")
+    served = parser.add_argument_group(
+        "a served model, in place of --model", "chat completions of OpenAI's form; the key is OPENAI_API_KEY's"
+    )
+    served.add_argument("--endpoint", metavar="URL", help="of the server, such as http://localhost:8000/v1")
+    served.add_argument("--endpoint-model", metavar="NAME", help="what the server calls the model")
+    served.add_argument(
+        "--concurrency", type=int, default=8, metavar="N", help="requests under way at once (default: %(default)s)"
+    )
+    requests(served, timeout=600.0)
+    served.add_argument("--cache", metavar="DIR", help="of its answers (default: in the folder that --out names)")
+
+
+def requests(parser: Any, timeout: float) -> None:
+    """How requests to an endpoint are sent, and what they may cost."""
+    parser.add_argument("--timeout", type=float, default=timeout, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument("--attempts", type=int, default=8, metavar="N", help="of a request (default: %(default)s)")
+    parser.add_argument("--requests-per-minute", type=float, metavar="N", help="at most; no limit unless given")
+    parser.add_argument(
+        "--prices",
+        type=prices,
+        default=(0.0, 0.0),
+        metavar="PROMPT,COMPLETION",
+        help="of a million tokens, to count what is spent",
+    )
+    parser.add_argument("--budget", type=float, metavar="AMOUNT", help="stop when this run has spent so much")
+
+
+def prices(text: str) -> tuple[float, float]:
+    try:
+        prompt, completion = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PROMPT,COMPLETION, such as 2.5,10") from None
+    return prompt, completion
