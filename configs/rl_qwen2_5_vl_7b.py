@@ -55,7 +55,8 @@ def get_config() -> ConfigDict:
     config.data.shards = 0
 
     config.media = ConfigDict()
-    # Paths of media start from this folder and do not lead out of it, whatever a record says; None: any file is read.
+    # Paths of media start from this folder and do not lead out of it, whatever a record says. None: those of a table do
+    # not lead out of its folder, and those of a data set name any file.
     config.media.root = config_dict.placeholder(str)
     config.media.max_pixels = 80_000_000  # of an image or a frame; so many are decoded at once, over all threads
     config.media.truncated = False  # True: images whose end is missing are taken, with grey in its place

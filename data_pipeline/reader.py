@@ -24,16 +24,15 @@ from typing import Any
 from PIL import Image
 
 from data_pipeline.draft import Draft
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.processing import Budgets, Picture, load_image, load_video, smart_resize
+from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.processing import Budgets, Picture, load_image, load_video
 from pixel_reasoner_jax.processing.chat import ROLES, content_items
+from pixel_reasoner_jax.processing.geometry import TOKEN_SIZE
 from pixel_reasoner_jax.processing.items import ItemSizes, media_source
-from pixel_reasoner_jax.query import Query, check_query, is_missing, query_name
+from pixel_reasoner_jax.query import Query, check_query, is_blank, query_name
 from pixel_reasoner_jax.trajectory import Trajectory
 
 MIN_READ = 100  # records that `max_unreadable` is a share of, at least: one bad record of two is no large share
-
-TOKEN_SIZE = 28  # pixels of a token's side in the released models
 
 LONGEST = 500  # characters of a reason: some repeat the data, such as a file that is given in place of its path
 
@@ -69,9 +68,9 @@ def check_form(kind: str, record: Any) -> str:
     else:
         name, items = _check_trajectory(record), _items(record.messages)
     with errors_named(name):
-        for place, kind, item in items:
-            if kind != "text":
-                _check_medium(item[kind], kind, place)
+        for place, medium, item in items:
+            if medium != "text":
+                _check_medium(item[medium], medium, place)
     return name
 
 
@@ -234,14 +233,14 @@ def _check_trajectory(draft: Any) -> str:
     """Checks the form of a trajectory, and returns its name for messages."""
     if not isinstance(draft, Draft):
         raise RecordError(f"a trajectory is stored from a Draft, not from {type(draft).__name__}")
-    if not isinstance(draft.query_id, str) or is_missing(draft.query_id):
-        raise RecordError(f"a trajectory has the query_id {draft.query_id!r:.80}; it must be a text")
-    with errors_named(name := f"trajectory {draft.query_id!r:.80}"):
+    if not isinstance(draft.query_id, str) or is_blank(draft.query_id):
+        raise RecordError(f"a trajectory has the query_id {shown(draft.query_id)}; it must be a text")
+    with errors_named(name := f"trajectory {shown(draft.query_id)}"):
         references = draft.reference if isinstance(draft.reference, list | tuple) else [draft.reference]
         texts = {"question": [draft.question], "kind": [draft.kind], "reference": references}
         for field, values in texts.items():
             if not all(isinstance(value, str) for value in values):
-                raise UserError(f"its {field} is {getattr(draft, field)!r:.80}; it must be a text")
+                raise UserError(f"its {field} is {shown(getattr(draft, field))}; it must be a text")
         for _ in _items(draft.messages):  # checks their form
             pass
         if not any(message["role"] == "assistant" for message in draft.messages):
@@ -266,7 +265,7 @@ def _items(messages: Any) -> Iterator[Item]:
         if not isinstance(message, Mapping):
             raise UserError(f"{place} is {type(message).__name__}; it is a mapping with role and content")
         if message.get("role") not in ROLES:
-            raise UserError(f"{place}: role is {message.get('role')!r:.80}; it is one of {', '.join(ROLES)}")
+            raise UserError(f"{place}: role is {shown(message.get('role'))}; it is one of {', '.join(ROLES)}")
         for index, (kind, item) in enumerate(content_items(message, place)):
             yield f"{place}, item {index}", kind, item
 
@@ -307,6 +306,6 @@ def _decode(items: Iterable[Item]) -> None:
             else:
                 video = load_video(source, sizes.frames or budgets.video_frames, sizes.fps, budgets.video_rate)
                 budget, image = budgets.video, video.frames[0]
-            smart_resize(image.size, budget)
+            sizes.size(image.size, budget, TOKEN_SIZE)
         except UserError as error:
             raise UserError(f"{place}: {error}") from error

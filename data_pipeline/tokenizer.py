@@ -20,8 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Budgets
-
-TOKEN_PIXELS = 28 * 28
+from pixel_reasoner_jax.processing.geometry import TOKEN_SIZE
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -138,7 +137,7 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, directory: str | Path, bu
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(directory)
-    least, most = (TOKEN_PIXELS * tokens for tokens in budgets.image)
+    least, most = (TOKEN_SIZE**2 * tokens for tokens in budgets.image)
     preprocessor = {
         "min_pixels": least,
         "max_pixels": most,

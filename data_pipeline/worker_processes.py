@@ -25,6 +25,7 @@ from typing import Any
 
 import grain
 
+from pixel_reasoner_jax.child_processes import how_ended
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.sources import MediaSettings, media_settings, use_media_settings
 
@@ -125,20 +126,18 @@ def _cause_of_death(worker: Worker, count: int) -> str:
     status = worker.process.exitcode
     name = f"{worker.name} (process {worker.process.pid})"
     fewer = f"fewer workers (--config.data.workers, now {count}; 0 reads in threads of the run itself)"
-    if status is None or status >= 0:
-        how = f"ended with exit status {status}; what it wrote before says why"
-        return f"{name} {how}. Go on with --resume once that is mended"
-    try:
-        signal_name = signal.Signals(-status).name
-    except ValueError:
-        signal_name = f"signal {-status}"
+    if status is None:
+        return f"{name} has closed its pipe, and has not ended: go on with --resume"
+    how = how_ended(status)
+    if status >= 0:
+        return f"{name} ended with {how}; what it wrote before says why. Go on with --resume once that is mended"
     if -status == signal.SIGKILL:
         reason = ", most likely because the machine has run out of memory"
-        return f"{name} was killed by {signal_name}{reason}: go on with --resume, and with {fewer} if it happens again"
+        return f"{name} was killed by {how}{reason}: go on with --resume, and with {fewer} if it happens again"
     if -status in CRASHES:
         reason = ": a library crashed, most likely on a damaged file or for want of memory"
-        return f"{name} died of {signal_name}{reason}. Go on with --resume, and with {fewer} if it happens again"
-    return f"{name} was ended by {signal_name}, which somebody sent: go on with --resume"
+        return f"{name} died of {how}{reason}. Go on with --resume, and with {fewer} if it happens again"
+    return f"{name} was ended by {how}, which somebody sent: go on with --resume"
 
 
 def _warn_of_silence(wait: _Wait, ended: threading.Event) -> None:

@@ -59,8 +59,18 @@ phase_of() {
   esac
 }
 
-# The files that a config may be, which is given by its path or by its name below configs/, with or without .py.
-config_files() { printf '%s\n' "$1" "configs/$1" "configs/$1.py"; }
+# The file of a config, which is given by its path or by its name below configs/, with or without .py: the first one for
+# which the command succeeds. find_config CONFIG COMMAND…
+find_config() {
+  local file
+  for file in "$1" "configs/$1" "configs/$1.py"; do
+    if "${@:2}" "$file"; then
+      echo "$file"
+      return
+    fi
+  done
+  return 1
+}
 
 # Refuses to go on with a setting that the command would refuse: check_config PHASE CONFIG [--config.KEY=VALUE…].
 # What is installed here checks it, or else any Python that has the little that the check needs.

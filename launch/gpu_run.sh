@@ -6,7 +6,7 @@
 #   setup                                  installs this checkout with CUDA into .venv
 #   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and returns; CONFIG is a file
 #                                          or the name of one in configs/, such as rl_qwen2_5_vl_7b
-#   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint
+#   resume CONFIG [--config.KEY=VALUE…]    the same from the newest whole checkpoint
 #   logs | status | stop                   of the run
 #
 # A Slurm job that was preempted, that SIGTERM made save and end, or whose node failed is queued again and resumes by
@@ -83,24 +83,12 @@ submit() {
   call sbatch "${options[@]}" --wrap="${environment}srun --cpus-per-task=${CPUS:-64} $train || { $again; }"
 }
 
-# The file of a config.
-existing() {
-  local file
-  while IFS= read -r file; do
-    if [[ -f "$file" ]]; then
-      echo "$file"
-      return
-    fi
-  done < <(config_files "$1")
-  die "there is no $1"
-}
-
 # Starts the run with the arguments that a config and overrides make, and those given.
 start() {
   local config="${positional[1]:-}" phase
   [[ ${#positional[@]} -le 2 ]] || die "there is more than a config: ${positional[*]:2}"
   phase="$(phase_of "$config")"
-  config="$(existing "$config")"
+  config="$(find_config "$config" test -f)" || die "there is no ${positional[1]}"
   $dry || [[ -x .venv/bin/pixel-reasoner ]] || die "nothing is installed: launch/gpu_run.sh setup"
   check_config "$phase" "$config" ${overrides[@]+"${overrides[@]}"}
   set -- "$phase" --config "$config" ${overrides[@]+"${overrides[@]}"} "$@"

@@ -9,7 +9,7 @@
 #   run CONFIG [--config.KEY=VALUE…]       starts sft or rl, as the config's name begins, and watches until it ends;
 #                                          a preempted slice is created and set up again, and the run resumed; CONFIG
 #                                          is a file or the name of one in configs/, such as rl_qwen2_5_vl_7b
-#   resume CONFIG [--config.KEY=VALUE…]    the same from the last checkpoint, whatever state the slice is in
+#   resume CONFIG [--config.KEY=VALUE…]    the same from the newest whole checkpoint, whatever state the slice is in
 #   logs | status | stop | delete          of host WORKER | of slice and run | the run | the slice
 #
 # Settings, from the environment or as flags (--tpu-name=… is TPU_NAME):
@@ -87,17 +87,7 @@ need_for_create() {
   esac
 }
 
-# The file of a config in the last commit.
-committed() {
-  local file
-  while IFS= read -r file; do
-    if git cat-file -e "HEAD:$file" 2>/dev/null; then
-      echo "$file"
-      return
-    fi
-  done < <(config_files "$1")
-  die "$1 is not in the last commit, which is what the hosts get"
-}
+is_committed() { git cat-file -e "HEAD:$1" 2>/dev/null; }
 
 need_for_run() {
   need_for_create
@@ -105,7 +95,8 @@ need_for_run() {
   [[ "$GS_DIR" == gs://[!/]* ]] || die "GS_DIR is $GS_DIR: it must be gs://BUCKET or a folder in it"
   local config="${positional[1]:-}" phase
   phase="$(phase_of "$config")"
-  config="$(committed "$config")"
+  config="$(find_config "$config" is_committed)" ||
+    die "${positional[1]} is not in the last commit, which is what the hosts get"
   [[ ${#positional[@]} == 2 ]] || die "there is more than a config: ${positional[*]:2}"
   [[ " ${overrides[*]-}" != *" --config.workdir="* ]] || die "the working directory is GS_DIR/runs/RUN_NAME: set these"
   git diff --quiet HEAD -- "$config" || say "the hosts get the last commit, without the changes to $config since"

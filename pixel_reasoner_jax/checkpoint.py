@@ -12,7 +12,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from pixel_reasoner_jax import digests
-from pixel_reasoner_jax.arrays import CheckpointError, array_shapes, first_difference, shapes_of
+from pixel_reasoner_jax.arrays import array_shapes, first_difference, shapes_of
+from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.files import absolute, as_path
 
 STATE, META = "state", "meta"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -31,6 +32,16 @@ def runs(process: subprocess.Popen) -> bool:
         return False
     # Without the call (macOS before Python 3.13), a deadline is what ends a stopped child.
     return not hasattr(os, "waitid") or not os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+
+
+def how_ended(status: int) -> str:
+    """The signal that a status of `Popen.returncode`'s kind tells of, by its name, or the exit status, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
 
 
 def end(process: subprocess.Popen) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, OPTIONAL, RULES, is_finite
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path, write_text
 
 PACKAGE = pathlib.Path(__file__).parent
@@ -211,10 +211,10 @@ def check_values(config: ConfigDict) -> None:
     """Raises a `ConfigError` that names the first value out of range."""
     for path, value in _leaves(config):
         if not is_finite(value):
-            raise ConfigError(f"config.{path} is {value!r:.80}: no number may be infinite or NaN")
+            raise ConfigError(f"config.{path} is {shown(value)}: no number may be infinite or NaN")
         for key, (test, wanted) in RULES.items():
             if _ends_in(path, key) and value is not None and not test(value):
-                raise ConfigError(f"config.{path} is {value!r:.80}: it must be {wanted}")
+                raise ConfigError(f"config.{path} is {shown(value)}: it must be {wanted}")
 
 
 def _packaged() -> dict[str, pathlib.Path]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from pixel_reasoner_jax.errors import CheckpointError, MissingModelError, UserError
+from pixel_reasoner_jax.errors import CheckpointError, MissingModelError, UserError, shown
 from pixel_reasoner_jax.files import as_path, is_remote
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -33,7 +33,7 @@ def model_directory(directory: str | os.PathLike) -> ModelPath:
     """
     path = as_path(directory)
     if not path.is_dir():
-        wrong = "it is a file: name a folder" if path.exists() else "no such directory"
+        wrong = "it is a file: name a folder" if path.exists() else "no such model directory"
         raise MissingModelError(f"{path}: {wrong}{download_hint(directory, 'give')}")
     return path
 
@@ -85,7 +85,7 @@ def base_directory(directory: str | os.PathLike) -> ModelPath:
         return directory
     name, where = config.get("base_model_name_or_path"), f"{directory / ADAPTER_CONFIG}: base_model_name_or_path"
     if not isinstance(name, str) or not name:
-        raise CheckpointError(f"{where} is {name!r:.80}: it must name the folder of the model that was adapted")
+        raise CheckpointError(f"{where} is {shown(name)}: it must name the folder of the model that was adapted")
     found = [as_path(name)] if is_remote(name) else [pathlib.Path(name).expanduser(), directory / name]
     for path in found:
         if path.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import string
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -45,11 +46,11 @@ def check_query(query: Query, scored: bool = False) -> Query:
         raise UserError(
             f"a query is a mapping with {', '.join(KEYS)}, and queries are a list of them; got {shown(query)}"
         )
-    if is_missing(query.get("id")):
-        raise UserError(f"a query with the keys {[*map(str, query)]!s:.80}: it has no id")
+    if is_blank(query.get("id")):
+        raise UserError(f"a query with the keys {shown([*map(str, query)])}: it has no id")
     name = query_name(query)
     _check_keys(query, name)
-    if is_missing(query.get("question")):
+    if is_blank(query.get("question")):
         raise UserError(f"{name}: it has no question")
     if not isinstance(query["question"], str):
         raise UserError(f"{name}: question must be a text, got {shown(query['question'])}")
@@ -60,6 +61,7 @@ def check_query(query: Query, scored: bool = False) -> Query:
         raise UserError(f"{name}: images must be a list, of one image too; got {type(images).__name__}")
     if images and video is not None:
         raise UserError(f"{name}: it has images and a video; a query has either")
+    _check_options(query.get("options"), name)
     fps = query.get("fps")
     if fps is not None and not (_is_number(fps) and 0 < fps < math.inf):
         raise UserError(f"{name}: fps must be a number greater than 0, got {shown(fps)}")
@@ -75,10 +77,15 @@ def query_name(query: Query) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a field holds nothing: None, NaN (a table's empty cell), a text or a list without content."""
+    """Whether a value stands for none: None, NaN (a table's empty cell), an empty text, list or mapping."""
     if isinstance(value, float):
         return math.isnan(value)
-    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
+    return value is None or (isinstance(value, str | list | tuple | Mapping) and not value)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value is missing, or a text of nothing but white space."""
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
 
 
 def _check_keys(query: Query, name: str) -> None:
@@ -94,13 +101,25 @@ def _check_keys(query: Query, name: str) -> None:
 
 
 def _check_answer(answer: Any, name: str) -> None:
-    if is_missing(answer):
+    if is_blank(answer):
         raise UserError(f"{name}: it has no answer")
     answers = answer if isinstance(answer, list | tuple) else [answer]
     if not answers or not all(isinstance(one, str) for one in answers):
         raise UserError(f"{name}: answer must be a text or a list of texts, got {shown(answer)}")
-    if any(map(is_missing, answers)):
+    if any(map(is_blank, answers)):
         raise UserError(f"{name}: one of its answers is empty")
+
+
+def _check_options(options: Any, name: str) -> None:
+    if options is None:
+        return
+    texts = [*options, *options.values()] if isinstance(options, Mapping) else options
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"{name}: options must be a list of texts, or a mapping from letters to texts, got {shown(options)}"
+        )
+    if not isinstance(options, Mapping) and len(options) > len(string.ascii_uppercase):
+        raise UserError(f"{name}: it has {len(options)} options; there are letters for {len(string.ascii_uppercase)}")
 
 
 def _is_number(value: Any) -> bool:

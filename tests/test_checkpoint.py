@@ -13,8 +13,9 @@ import pytest
 from flax import nnx
 
 from pixel_reasoner_jax import digests
-from pixel_reasoner_jax.arrays import CheckpointError, read_arrays, write_arrays
+from pixel_reasoner_jax.arrays import read_arrays, write_arrays
 from pixel_reasoner_jax.checkpoint import SET_ASIDE, Checkpoints
+from pixel_reasoner_jax.errors import CheckpointError
 
 
 def make_state(scale=1.0):

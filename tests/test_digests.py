@@ -1,3 +1,5 @@
+"""A folder whose files changed on the disk is told from one that is whole."""
+
 from __future__ import annotations
 
 import pytest

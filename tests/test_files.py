@@ -18,11 +18,11 @@ from PIL import Image
 
 from data_pipeline.records import RecordError, RecordShards, RecordSource, read_description, write_records
 from pixel_reasoner_jax import files
-from pixel_reasoner_jax.arrays import CheckpointError, read_arrays, write_arrays
+from pixel_reasoner_jax.arrays import read_arrays, write_arrays
 from pixel_reasoner_jax.checkpoint import Checkpoints
 from pixel_reasoner_jax.commands.cli import main
 from pixel_reasoner_jax.compilation import cache_directory
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import CheckpointError, UserError
 from pixel_reasoner_jax.metrics import MetricWriter, read_metrics
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import MediaError, load_image, load_video

@@ -31,7 +31,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 399
 def test_a_name_of_the_hub_suggests_its_download(name, command, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert f"`hf download {command} --local-dir {folder}`, then give {folder}" in download_hint(name, "give")
-    with pytest.raises(MissingModelError, match=f"{name.rstrip('/')}: no such directory; .*hf download"):
+    with pytest.raises(MissingModelError, match=f"{name.rstrip('/')}: no such model directory; .*hf download"):
         model_directory(name)
 
 

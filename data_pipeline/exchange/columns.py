@@ -10,17 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.query import is_missing
 
 _LARGEST = 1e12
 """Numbers must be below it: coordinates, times and counts are, infinity and NaN are not."""
 
 ReadValue = Callable[[Any, str], Any]
 """(value, name of the column) to what is stored; raises a UserError that names the column."""
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: null, NaN, an empty text, list or mapping."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or value in ("", [], {})
 
 
 def plain(value: Any, name: str) -> Any:
@@ -120,16 +116,16 @@ def read_text(value: Any, name: str) -> str:
     return str(value)
 
 
-def read_numbers(count: int) -> ReadValue:
-    """Reads lists of `count` finite numbers."""
+def read_numbers(count: int | None = None) -> ReadValue:
+    """Reads lists of finite numbers, of length `count` if that is given."""
 
     def read(value: Any, name: str) -> list[float]:
         value = parsed(value, name)
         if not isinstance(value, list | tuple) or not all(
             isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < _LARGEST for one in value
         ):
-            raise UserError(f"{name} is {shown(value)}, expected a list of numbers")
-        if len(value) != count:
+            raise UserError(f"{name!r} is {shown(value)}, expected a list of numbers")
+        if count is not None and len(value) != count:
             raise UserError(f"{name!r} has {len(value)} numbers, expected {count}")
         return list(value)
 

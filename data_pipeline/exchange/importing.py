@@ -10,14 +10,8 @@ from typing import Any
 
 from data_pipeline.draft import Draft
 from data_pipeline.exchange.media_files import EmbeddedMedia, MediaFiles
-from data_pipeline.exchange.table_source import (
-    LOSS_MASK,
-    default_id,
-    given_id,
-    kind_of_table,
-    problem_of,
-    row_to_record,
-)
+from data_pipeline.exchange.rows import given_id
+from data_pipeline.exchange.table_source import LOSS_MASK, default_id, kind_of_table, problem_of, row_to_record
 from data_pipeline.exchange.tables import Table, TableRow
 from data_pipeline.reader import check_record
 from data_pipeline.records import RecordWriter

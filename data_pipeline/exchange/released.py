@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipeline.draft import Draft
-from data_pipeline.exchange.columns import is_missing, parsed, plain, read_answers, read_mapping
+from data_pipeline.exchange.columns import parsed, plain, read_answers, read_mapping
 from data_pipeline.exchange.forms import CONVERSATIONS, conversation_in_our_form
 from data_pipeline.exchange.loss_masks import with_loss_mask
 from data_pipeline.exchange.media_files import MediaFiles
@@ -21,7 +21,9 @@ from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.operations import OperationError
 from pixel_reasoner_jax.operations.calls import parse_call
 from pixel_reasoner_jax.processing.chat import content_items
+from pixel_reasoner_jax.processing.geometry import TOKEN_SIZE
 from pixel_reasoner_jax.processing.items import SIZE_KEYS, ItemSizes
+from pixel_reasoner_jax.query import is_missing
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.trajectory import OperationRecord
 
@@ -134,7 +136,7 @@ def _item(kind: str, item: Mapping[str, Any], files: MediaFiles, before: list[di
     if kind == "text":
         flag = item.get("train")
         return {"type": "text", "text": item["text"]} | ({} if flag is None else {"train": bool(flag)})
-    ItemSizes.of(kind, item, token_size=28)  # only as a check
+    ItemSizes.of(kind, item, TOKEN_SIZE)  # only as a check
     sizes = {key: item[key] for key in SIZE_KEYS if item.get(key) is not None}
     if kind == "video":
         return {"type": "video", "video": files.video(item["video"]), **sizes}

@@ -30,11 +30,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from PIL import UnidentifiedImageError
-
 from data_pipeline.exchange.columns import (
     READERS,
-    is_missing,
     parsed,
     plain,
     read_answers,
@@ -48,10 +45,10 @@ from data_pipeline.exchange.columns import (
 )
 from data_pipeline.exchange.forms import media_of, query_in_our_form
 from data_pipeline.exchange.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, MediaFiles, is_video
-from data_pipeline.sources.base import upright_size
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.processing import MediaError
-from pixel_reasoner_jax.processing.sources import describe
+from pixel_reasoner_jax.processing.decoding import upright_size
+from pixel_reasoner_jax.query import MISSPELT, is_missing
 from pixel_reasoner_jax.rollout.choices import Options, chosen_option, lettered
 
 Row = Mapping[str, Any]
@@ -161,8 +158,13 @@ def check_columns(row: Row, more: frozenset[str] = frozenset()) -> None:
 
 def row_id(row: Row) -> str | None:
     """The id that a row has; None if it has none."""
-    given = next((row[name] for name in ("id", "qid") if not is_missing(row.get(name))), None)
+    given = given_id(row)
     return None if given is None else read_text(given, "id")
+
+
+def given_id(row: Row) -> Any:
+    """The id as it stands in a row, whatever it is; None where there is none."""
+    return next((row[name] for name in ("id", "qid") if not is_missing(row.get(name))), None)
 
 
 def _given(row: Row) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _misspelt(name: str, words: frozenset[str], known: frozenset[str]) -> str | 
         return name  # but for capital letters or space around it
     if name in _PROPERTY_WORDS or len(name) > 2 * max(map(len, known)) or (len(words) > 1 and words & known):
         return None
-    return next(iter(difflib.get_close_matches(name, [one for one in known if len(one) > 3], 1, 0.8)), None)
+    return next(iter(difflib.get_close_matches(name, [one for one in known if len(one) > 3], 1, MISSPELT)), None)
 
 
 def _looks_like_a_medium(value: Any) -> bool:
@@ -265,7 +267,7 @@ def _read_boxes(value: Any, name: str, read: Mapping[str, Any]) -> list[dict[str
 def _read_box(value: Any, name: str, read: Mapping[str, Any]) -> dict[str, Any]:
     known = value if isinstance(value, Mapping) else {"xyxy": value}
     left, top, right, bottom = numbers = read_numbers(4)(known.get("xyxy"), name)
-    size = image_size(read["images"][0]) if read.get("images") else None
+    size = upright_size(read["images"][0]) if read.get("images") else None
     if max(numbers) <= 1:
         if size is None:
             raise UserError(f"{name} is {numbers}, shares of an image; without images it is in pixels")
@@ -279,17 +281,3 @@ def _read_box(value: Any, name: str, read: Mapping[str, Any]) -> dict[str, Any]:
         if not is_missing(known.get(key)):
             box[key] = check(known[key], f"{key} of {name}")
     return box
-
-
-def image_size(image: bytes | str) -> tuple[int, int]:
-    """(width, height) of an upright image in pixels, from its header.
-
-    Raises:
-      MediaError: it cannot be read.
-    """
-    try:
-        return upright_size(image)
-    except Exception as error:  # PIL's decoders fail in many ways, and object stores
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it is in no known format" if unknown else f"{type(error).__name__}: {error}"
-        raise MediaError(f"{describe(image)} cannot be read as an image ({reason})") from error

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipeline.exchange.columns import is_missing
 from data_pipeline.exchange.forms import conversation_column
 from data_pipeline.exchange.media_files import MediaFiles
 from data_pipeline.exchange.released import row_to_query, row_to_trajectory
+from data_pipeline.exchange.rows import given_id
 from data_pipeline.exchange.tables import TABLE_SUFFIXES, Table, TableRow, is_table
 from data_pipeline.records import RecordError, RecordSource
 from pixel_reasoner_jax.errors import UserError, shown
@@ -150,13 +150,8 @@ def default_id(stem: str, index: int) -> str:
 
 def named(row: TableRow | None) -> str:
     """The id of a row to begin a message with; empty where it has none."""
-    given = given_id(row)
+    given = None if row is None else given_id(row)
     return "" if given is None else f"id {shown(given)}: "
-
-
-def given_id(row: TableRow | None) -> Any:
-    """The id as it stands in a row, whatever it is; None where there is none."""
-    return next((row[name] for name in ("id", "qid") if not is_missing(row.get(name))), None) if row else None
 
 
 def problem_of(error: Exception) -> str:

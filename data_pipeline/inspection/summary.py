@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from data_pipeline.draft import Draft
 from data_pipeline.exchange.table_source import TableSource
@@ -18,8 +17,7 @@ from data_pipeline.reader import RecordError, TrajectoryReader, check_form
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.processing import MediaError, Processor
-from pixel_reasoner_jax.processing.decoding import FORMATS
-from pixel_reasoner_jax.processing.sources import describe, open_media
+from pixel_reasoner_jax.processing.decoding import upright_size
 
 
 def summarize(source: RecordSource | TableSource, processor: Processor | None = None) -> dict[str, Any]:
@@ -31,8 +29,8 @@ def summarize(source: RecordSource | TableSource, processor: Processor | None = 
 
     Returns:
       Plain JSON values. For both kinds of records: `path`, `kind`, `digest`, `count`, `bytes`, of a data set also
-      `schema` and `shards`; `images` (by kind of image: their count, and the spread of `width` and `height` in pixels),
-      `videos` and `unreadable` (a text for each record that is not valid, or image that cannot be read). For
+      `schema` and `shards`; `images` (by kind of image: their count, and the spread of upright `width` and `height` in
+      pixels), `videos` and `unreadable` (a text for each record that is not valid, or image that cannot be read). For
       trajectories also: `types`, `operations` (calls by name, and how many failed), `calls` (number of calls to number
       of trajectories), `masked` (texts of the assistant without loss), `masked_trajectories` (trajectories that have
       one), and `lengths` (spreads in turns, characters and tokens). For queries also: `several_answers`. A spread is
@@ -87,8 +85,8 @@ class _Counts:
             items += [{"type": "video", "video": record["video"]}] if "video" in record else []
         for kind, source in self._pictures(items):
             try:
-                size = _size(source)
-            except Exception as error:  # PIL's decoders fail in many ways, and object stores
+                size = upright_size(source)
+            except MediaError as error:
                 self.unreadable.append(f"{location}: an image cannot be read: {error}")
             else:
                 self._sizes[kind].append(size)
@@ -151,12 +149,3 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
         "mean": float(np.mean(values)),
         "max": max(values),
     }
-
-
-def _size(source: bytes | str) -> tuple[int, int]:
-    """(width, height) of an encoded image, from its header."""
-    try:
-        with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
-            return image.size
-    except UnidentifiedImageError:
-        raise MediaError(f"{describe(source)}: not an image in a known format ({', '.join(FORMATS)})") from None

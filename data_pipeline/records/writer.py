@@ -9,7 +9,7 @@ from typing import Any
 from data_pipeline.draft import Draft
 from data_pipeline.reader import RecordError
 from data_pipeline.records.shards import RecordShards, ShardWriter, shard_name
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 
 
 class RecordWriter:
@@ -52,7 +52,7 @@ class RecordWriter:
         if isinstance(name, str) and name in self._places:
             shard, number = self._places[name]
             place = f"{shard_name(self._shards.kind, shard)}, record {number}"
-            raise RecordError(f"query {name!r:.80}: {place} has this id already; give each its own")
+            raise RecordError(f"query {shown(name)}: {place} has this id already; give each its own")
         if self._open is None:
             self._open = self._shards.open(self._finished)
         self._open.write(record)

@@ -8,21 +8,15 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image
-
+from data_pipeline.exchange.columns import read_numbers
 from data_pipeline.seed import NormalizedBox, Seed
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import absolute, as_path
-from pixel_reasoner_jax.processing.decoding import FORMATS
+from pixel_reasoner_jax.processing.decoding import upright_size
 from pixel_reasoner_jax.processing.items import MAX_PATH
-from pixel_reasoner_jax.processing.sources import MediaError, located, media_settings, open_media, read_media
+from pixel_reasoner_jax.processing.sources import MediaError, located, media_settings, read_media
 
 SeedSource = Sequence[Seed]
-
-_MAX_NUMBER = 1e12
-"""Numbers must be below it: coordinates, times and counts are, infinity and NaN are not."""
-
-_ORIENTATION = 0x0112  # EXIF
 
 
 class SourceError(UserError):
@@ -88,14 +82,10 @@ class SourceEntry:
         return self._finite(name, self.get(name, list), count)
 
     def _finite(self, name: str, values: Any, count: int | None) -> list[float]:
-        if not isinstance(values, list | tuple) or not all(
-            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
-            for value in values
-        ):
-            raise self.error(f"{name!r} is {shown(values)}, expected a list of numbers")
-        if count is not None and len(values) != count:
-            raise self.error(f"{name!r} has {len(values)} numbers, expected {count}")
-        return list(values)
+        try:
+            return read_numbers(count)(values, name)
+        except UserError as error:
+            raise self.error(str(error)) from None
 
     def path(self, name: str, default: Any = ...) -> pathlib.Path:
         """The path of an existing file; relative paths start in the entry's folder."""
@@ -117,11 +107,12 @@ class SourceEntry:
         """The bytes of an image file, and the (width, height) of the upright image in pixels."""
         try:
             data = read_media(path)
-            return data, upright_size(data)
         except MediaError as error:
             raise self.error(str(error)) from error
-        except Exception as error:  # PIL's decoders fail in many ways, and object stores
-            raise self.error(f"{path} cannot be read as an image: it is damaged, or something else") from error
+        try:
+            return data, upright_size(data)
+        except MediaError as error:  # which knows no name of the data
+            raise self.error(f"{path}: {error}") from error
 
     def box(self, name: str, size: tuple[int, int], value: Any = None) -> NormalizedBox:
         """A box [left, top, right, bottom], normalized; if any number is above 1, the field is in pixels.
@@ -159,16 +150,6 @@ class SourceEntry:
         if left >= right or top >= bottom:
             raise self.error(f"{name!r} is empty, inverted or outside the image")
         return left, top, right, bottom
-
-
-def upright_size(source: bytes | str | os.PathLike) -> tuple[int, int]:
-    """(width, height) in pixels of an image, its bytes or its file, turned upright as its EXIF data say.
-
-    Only the header is read. What PIL raises for a broken file is of many classes.
-    """
-    with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
-        width, height = image.size
-        return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
 class LineReader(Sequence):

@@ -24,15 +24,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipeline.exchange.media_files import MediaFiles
-from data_pipeline.exchange.rows import image_size, read_row
+from data_pipeline.exchange.rows import read_row
 from data_pipeline.exchange.table_source import default_id, named, problem_of
 from data_pipeline.exchange.tables import Table
 from data_pipeline.seed import Seed
 from data_pipeline.sources.base import SourceEntry, SourceError
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path
-from pixel_reasoner_jax.processing.decoding import VideoFile
-from pixel_reasoner_jax.processing.sources import media_settings
+from pixel_reasoner_jax.processing.decoding import VideoFile, upright_size
+from pixel_reasoner_jax.processing.pictures import LIST_FPS
+from pixel_reasoner_jax.processing.sources import media_settings, read_media
 from pixel_reasoner_jax.rollout.choices import with_choices
 
 _OF_THE_SEED = frozenset(
@@ -89,7 +89,7 @@ def _seed(row: Mapping[str, Any], name: str, location: str, folder: Any) -> Seed
 def _video(row: Mapping[str, Any]) -> dict[str, Any]:
     video = {"video": row["video"], "fps": row.get("fps")}
     if isinstance(row["video"], list):
-        video = {"video": [_data(frame) for frame in row["video"]], "fps": row.get("fps", 2.0)}
+        video = {"video": [*map(read_media, row["video"])], "fps": row.get("fps", LIST_FPS)}
     if "frames" in row:
         return video | {"cue": tuple(row["frames"])}
     if "window" in row:
@@ -103,19 +103,13 @@ def _video(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _images(row: Mapping[str, Any], entry: SourceEntry) -> dict[str, Any]:
-    size = image_size(row["images"][0])
+    size, *_ = map(upright_size, row["images"])  # a seed has none that cannot be read
     corners = [box["xyxy"] for box in row.get("boxes", ())]
     around = [pick(sides) for pick, sides in zip((min, min, max, max), zip(*corners, strict=True), strict=False)]
     shares = [corner / side for corner, side in zip(around, (*size, *size), strict=False)]
-    for image in row["images"][1:]:
-        image_size(image)
     return {
-        "images": tuple(map(_data, row["images"])),
+        "images": tuple(map(read_media, row["images"])),
         "cue": entry.inside("box", tuple(shares)) if shares else (),
         "candidates": tuple(entry.box("candidates", size, box) for box in row.get("candidates", ())),
         "text_height": entry.height("text_height", size[1]),
     }
-
-
-def _data(file: bytes | str) -> bytes:
-    return file if isinstance(file, bytes) else as_path(file).read_bytes()

@@ -29,8 +29,10 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.seed import NormalizedBox, Seed
-from data_pipeline.sources.base import SourceEntry, SourceError, read_json, upright_size
+from data_pipeline.sources.base import SourceEntry, SourceError, read_json
 from pixel_reasoner_jax.files import as_path
+from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.processing.decoding import upright_size
 
 SMALLEST_SIDE = 32
 """The smallest side, in pixels, of a box that is chosen among several."""
@@ -78,8 +80,8 @@ class BoxedDataset(Sequence):
         data = _part(record, self._image)
         try:
             size = upright_size(data)
-        except Exception as error:  # PIL's decoders fail in many ways
-            raise entry.error(f"{self._image!r} cannot be read as an image ({error})") from error
+        except MediaError as error:
+            raise entry.error(f"{self._image!r}: {error}") from error
         boxes = self._boxes(entry, _part(record, self._box))
         chosen = _smallest(boxes, size)
         question = self._map.text("question_text", None) or self._text(record, "question")

@@ -16,7 +16,6 @@ from jax.typing import DTypeLike
 
 from pixel_reasoner_jax.arrays import write_arrays
 from pixel_reasoner_jax.checkpoint import check_is_no_run
-from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.model_files import check_is_empty
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -43,8 +42,6 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
       UserError: a file is missing or does not fit; the message names it.
     """
     out = as_path(out)
-    if (out / CONVERTED).exists():
-        raise CheckpointError(f"{out} already holds a converted model: choose another directory")
     check_is_empty(out)
     check_is_no_run(directory)
     config = read_config(directory).to_hf() | {"dtype": str(jnp.dtype(dtype))}

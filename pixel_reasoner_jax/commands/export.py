@@ -16,7 +16,6 @@ from pixel_reasoner_jax.arrays import array_shapes, read_arrays
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.config import load_saved
 from pixel_reasoner_jax.errors import CheckpointError
-from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.model_files import adapter_config, check_is_empty, model_directory
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
@@ -55,8 +54,6 @@ def export(
       ConfigError: the run's config is missing.
     """
     source = model_directory(source)
-    if (as_path(out) / CONVERTED).is_dir():
-        raise CheckpointError(f"{out} holds a converted model in {CONVERTED}/: choose another directory")
     check_is_empty(out)
     if (source / CHECKPOINTS).is_dir():
         model, processor, settings = _from_run(source, step, dtype)

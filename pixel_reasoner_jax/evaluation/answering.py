@@ -21,7 +21,7 @@ from pixel_reasoner_jax.evaluation.protocol import Protocol
 from pixel_reasoner_jax.evaluation.records import ScoredRecord
 from pixel_reasoner_jax.evaluation.scorers import Scorer, find_scorer
 from pixel_reasoner_jax.query import check_query
-from pixel_reasoner_jax.rollout import SamplingSettings
+from pixel_reasoner_jax.rollout import QueryError, SamplingSettings, answered
 from pixel_reasoner_jax.trajectory import Trajectory
 
 READ_AHEAD = 16  # items that wait, with their media, to be asked
@@ -38,9 +38,8 @@ class Answerer(Interface):
         samples: int,
         seed: int,
         sampling: SamplingSettings,
-        on_unusable: Callable[[int, UserError], None],
     ) -> contextlib.AbstractContextManager[Iterator[tuple[int, Trajectory]]]:
-        """Answers every query `samples` times; see `Policy.stream`.
+        """Answers every query `samples` times; see `Policy.stream`. One that cannot be used is a `QueryError`.
 
         Queries have no `answer`. They are read a few ahead, since not all of them fit into memory; their length says
         how many there are at most. A response may depend on the seed, its query, its sample and the settings alone, so
@@ -109,8 +108,8 @@ def answer(
                 asked_of[0] += 1
                 yield query
 
-        def unusable(number: int, error: UserError) -> None:
-            item = pending.pop(number).item
+        def leave_out(error: QueryError) -> None:
+            item = pending.pop(error.number).item
             worker.put(lambda: scoring.unreadable(item, str(error)))
 
         stream = policy.stream(
@@ -118,10 +117,9 @@ def answer(
             samples=protocol.samples,
             seed=protocol.seed,
             sampling=protocol.sampling,
-            on_unusable=unusable,
         )
         with stream as responses:
-            for number, trajectory in responses:
+            for number, trajectory in answered(responses, leave_out):
                 one = pending[number]
                 one.left -= 1
                 if not one.left:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 
 
 class ModelConfigError(UserError):
@@ -235,7 +235,7 @@ def _check_model_type(kind: Any) -> None:
     known = _OTHERS.get(kind) if isinstance(kind, str) else None
     what = f": this is {known}" if known else ""
     raise ModelConfigError(
-        f"model_type is {kind!r:.40}; only 'qwen2_5_vl' is supported{what}; take a Qwen2.5-VL, such as"
+        f"model_type is {shown(kind)}; only 'qwen2_5_vl' is supported{what}; take a Qwen2.5-VL, such as"
         " Qwen/Qwen2.5-VL-7B-Instruct"
     )
 
@@ -257,7 +257,7 @@ def _check_quantization(config: Mapping[str, Any]) -> None:
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
     section = config.get(key)
     if section is not None and not isinstance(section, Mapping):
-        raise ModelConfigError(f"{key} is {section!r:.40}; it must be an object")
+        raise ModelConfigError(f"{key} is {shown(section)}; it must be an object")
     return section
 
 
@@ -277,7 +277,7 @@ def _check_types(kind: type, values: Mapping[str, Any], prefix: str = "") -> Non
         else:
             right, wanted = type(value) is int and value >= 0, "a whole number"
         if not right:
-            raise ModelConfigError(f"{prefix}{field.name} is {value!r:.80}; it must be {wanted}")
+            raise ModelConfigError(f"{prefix}{field.name} is {shown(value)}; it must be {wanted}")
 
 
 def _check_supported(text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
@@ -304,7 +304,7 @@ def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any, key: str) -> float:
     if type(value) not in (int, float):
-        raise ModelConfigError(f"{key} is {value!r:.80}; it must be a number")
+        raise ModelConfigError(f"{key} is {shown(value)}; it must be a number")
     return float(value)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pixel_reasoner_jax.errors import CheckpointError
+from pixel_reasoner_jax.errors import CheckpointError, shown
 from pixel_reasoner_jax.model_files import ADAPTER_CONFIG, adapter_config
 from pixel_reasoner_jax.models.tensors import StoredTensor, open_file
 
@@ -132,27 +132,27 @@ def merged_tensors(
 
 def _check_config(config: Mapping[str, Any], path: pathlib.Path) -> None:
     if (kind := config.get("peft_type")) != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {kind!r:.40}; of PEFT's adapters only LORA is read; {MERGE}")
+        raise CheckpointError(f"{path}: peft_type is {shown(kind)}; of PEFT's adapters only LORA is read; {MERGE}")
     for key in UNSUPPORTED:
         if config.get(key):
-            raise CheckpointError(f"{path}: {key} is {config[key]!r:.40}, which is not supported; {MERGE}")
+            raise CheckpointError(f"{path}: {key} is {shown(config[key])}, which is not supported; {MERGE}")
     begun = str(config.get("init_lora_weights")).lower()
     if begun.startswith(CHANGES_THE_MODEL):
         raise CheckpointError(
-            f"{path}: init_lora_weights is {begun!r:.40}, which took the adapter out of the model's weights; {MERGE}"
+            f"{path}: init_lora_weights is {shown(begun)}, which took the adapter out of the model's weights; {MERGE}"
         )
     for key, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         mapping = config.get(patterns) or {}
         if not isinstance(mapping, dict):
-            raise CheckpointError(f"{path}: {patterns} is {mapping!r:.40}; it maps modules to numbers")
+            raise CheckpointError(f"{path}: {patterns} is {shown(mapping)}; it maps modules to numbers")
         for value in (config.get(key), *mapping.values()):
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise CheckpointError(f"{path}: {key} or {patterns} has {value!r:.40}; it must be a number above 0")
+                raise CheckpointError(f"{path}: {key} or {patterns} has {shown(value)}; it must be a number above 0")
         for pattern in mapping:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise CheckpointError(f"{path}: {patterns} has {pattern!r:.80}: {error}") from None
+                raise CheckpointError(f"{path}: {patterns} has {shown(pattern)}: {error}") from None
 
 
 def _rank_and_scale(config: Mapping[str, Any], module: str) -> tuple[int, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pixel_reasoner_jax.errors import CheckpointError
+from pixel_reasoner_jax.errors import CheckpointError, shown
 from pixel_reasoner_jax.model_files import POINTER, check_is_no_pointer, read_json
 
 INDEX = "model.safetensors.index.json"
@@ -140,7 +140,7 @@ def _read_index(directory: pathlib.Path) -> dict[str, str]:
         raise CheckpointError(f"cannot read {path}: it has no weight_map from tensors to files")
     files = sorted(set(weight_map.values()))
     if outside := [file for file in files if pathlib.PurePath(file).name != file]:
-        raise CheckpointError(f"{path} names {outside[0]!r:.80}, which is no file in its folder")
+        raise CheckpointError(f"{path} names {shown(outside[0])}, which is no file in its folder")
     if missing := [file for file in files if not (directory / file).exists()]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(

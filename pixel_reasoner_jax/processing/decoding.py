@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pixel_reasoner_jax.processing.pixels import PixelError, PixelGate, upright_rgb
+from pixel_reasoner_jax.processing.pixels import PixelError, PixelGate, oriented_size, upright_rgb
 from pixel_reasoner_jax.processing.sources import MediaError, describe, media_settings, open_media, open_video
 from pixel_reasoner_jax.video.index import REENCODE, Frame, VideoError, VideoIndex
 from pixel_reasoner_jax.video.pool import decoders
@@ -37,11 +39,28 @@ _hasher = functools.partial(hashlib.blake2b, digest_size=16)
 def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int | None = None) -> Image.Image:
     """Decodes an image as RGB; see `loading.load_image`."""
     name = describe(source)
-    try:
+    with _named(name):
         if isinstance(source, Image.Image):
             return _to_rgb(source, name, max_pixels)
         with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
             return _to_rgb(image, name, max_pixels)
+
+
+def upright_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
+    """(width, height) in pixels of an image file, upright as its EXIF data say; only its header is read.
+
+    Raises:
+      MediaError: it cannot be read.
+    """
+    with _named(describe(source)), open_media(source) as file, Image.open(file, formats=FORMATS) as image:
+        return oriented_size(image)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turns every error of the body, which decodes an image, into a `MediaError` that begins with its name."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise MediaError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from None
     except MediaError:
@@ -87,6 +106,21 @@ class VideoFile:
         except VideoError as error:
             raise MediaError(f"{self.name}: the video {error}") from None
         self.total, self.fps, self.size = len(self._index.times), self._index.rate, self._index.size
+
+    def sample(self, count: int, fps: float | None, rate: float) -> list[int]:
+        """The indices of the frames to take, spread evenly over the video.
+
+        Args:
+          count: the most frames.
+          fps: frames to take in a second, in place of `rate`; None for `rate`.
+          rate: see `sample_video`.
+
+        Raises:
+          MediaError: `fps` is not positive.
+        """
+        if fps is not None and not 0 < fps < math.inf:
+            raise MediaError(f"{self.name}: fps must be positive, got {fps}")
+        return sample_video(self.total, self.fps, count, rate if fps is None else fps)
 
     def frame(self, index: int) -> Image.Image:
         """The RGB frame with this index, from 0."""

@@ -12,6 +12,9 @@ from pixel_reasoner_jax.errors import UserError, shown
 MAX_ASPECT_RATIO = 200
 """Images longer than this many times their width are refused, as Qwen2-VL's processor does."""
 
+TOKEN_SIZE = 28
+"""Side of the square that becomes one token in the released models, in pixels."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -40,7 +43,7 @@ class Geometry:
         """
         vision = config.get("vision_config") or {}
         if not isinstance(vision, Mapping):
-            raise UserError(f"vision_config is {vision!r:.40}; it must be an object")
+            raise UserError(f"vision_config is {shown(vision)}; it must be an object")
         vision = dict(vision)
         vision["merge_size"] = vision.pop("spatial_merge_size", cls.merge_size)
         names = {field.name for field in dataclasses.fields(cls)}
@@ -50,7 +53,7 @@ class Geometry:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if type(value) is not int or value < 1:
-                raise UserError(f"vision_config has {field.name} {value!r:.40}; it must be a whole number above 0")
+                raise UserError(f"vision_config has {field.name} {shown(value)}; it must be a whole number above 0")
         if self.window_size % self.token_size:
             raise UserError(
                 f"window_size {self.window_size} is not a multiple of patch_size {self.patch_size}"
@@ -116,9 +119,9 @@ class Budgets:
                 raise UserError(f"budget of {kind} is {(least, most)}; it needs 1 <= least <= most tokens")
             object.__setattr__(self, kind, budget)
         if not isinstance(self.video_frames, int) or self.video_frames < 1:
-            raise UserError(f"video_frames must be a whole number, at least 1, got {self.video_frames!r:.40}")
+            raise UserError(f"video_frames must be a whole number, at least 1, got {shown(self.video_frames)}")
         if not isinstance(self.video_rate, int | float) or not 0 <= self.video_rate < math.inf:
-            raise UserError(f"video_rate must be a number and not negative, got {self.video_rate!r:.40}")
+            raise UserError(f"video_rate must be a number and not negative, got {shown(self.video_rate)}")
 
     def replaced(self, given: Mapping[str, Any]) -> Budgets:
         """Those `given` by their names, and for those that are None or not given these."""
@@ -131,7 +134,7 @@ class Budgets:
         return getattr(self, kind)
 
 
-def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int = 28) -> tuple[int, int]:
+def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int = TOKEN_SIZE) -> tuple[int, int]:
     """The size that an image is resized to: multiples of a token's side, about its aspect ratio, within a budget.
 
     Equal to `smart_resize` of transformers' Qwen2-VL, except where that exceeds the budget (very long images, and
@@ -152,7 +155,7 @@ def smart_resize(size: tuple[int, int], budget: tuple[int, int], token_size: int
     return resize_within(size, (least * token_size**2, most * token_size**2), token_size)
 
 
-def resize_within(size: tuple[int, int], pixels: tuple[int, int], token_size: int = 28) -> tuple[int, int]:
+def resize_within(size: tuple[int, int], pixels: tuple[int, int], token_size: int = TOKEN_SIZE) -> tuple[int, int]:
     """As `smart_resize`, with (least, most) pixels after resizing in place of tokens."""
     width, height = size
     if max(size) > MAX_ASPECT_RATIO * min(size):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image, sample_video
-from pixel_reasoner_jax.processing.pictures import Picture, Video, sample_frames, sampling_rate
+from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
+from pixel_reasoner_jax.processing.pictures import Picture, Video, sample_frames
 
 ImageSource = str | os.PathLike | bytes | Image.Image | Picture
 
@@ -50,5 +50,5 @@ def load_video(
     if not isinstance(source, str | os.PathLike | bytes):
         return sample_frames(source, count, fps, load_image, rate)
     file = VideoFile(source)
-    chosen = sample_video(file.total, file.fps, count, sampling_rate(file.name, fps, rate))
+    chosen = file.sample(count, fps, rate)
     return Video(list(file.frames(chosen)), file.times(chosen), file.fps * len(chosen) / file.total)

@@ -229,7 +229,7 @@ class PictureStore:
         if not isinstance(source, str | os.PathLike | bytes):
             return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)
-        chosen = sample_video(file.total, file.fps, count, sampling_rate(file.name, fps, rate))
+        chosen = file.sample(count, fps, rate)
         self._make_all({f"{content}#{index}": index for index in chosen}, file.frames)
         frames = [self._frame(source, content, file, index) for index in chosen]
         return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
@@ -375,19 +375,6 @@ def sample_frames(
                 f" the first one {frames[0].width}x{frames[0].height}"
             )
     return Video(frames, tuple(index / fps for index in chosen), fps * len(chosen) / len(source))
-
-
-def sampling_rate(name: str, fps: float | None, rate: float) -> float:
-    """The frames to take in a second of the video file `name`: `fps` if it is given, else `rate`.
-
-    Raises:
-      MediaError: `fps` is not positive.
-    """
-    if fps is None:
-        return rate
-    if not 0 < fps < float("inf"):
-        raise MediaError(f"{name}: fps must be positive, got {fps}")
-    return float(fps)
 
 
 def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:

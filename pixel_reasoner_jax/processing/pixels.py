@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 STRIP_PIXELS = 2**20
 _ORIENTATION = 0x0112  # EXIF
+_SIDEWAYS = 5  # the least of the orientations whose width and height change places
 
 
 class PixelGate:
@@ -44,6 +45,12 @@ class PixelGate:
 
 class PixelError(ValueError):
     """Pixels of a kind that is not supported; the message follows the file's name."""
+
+
+def oriented_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an image when it is upright; its pixels need not be loaded."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION, 1) >= _SIDEWAYS else (width, height)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

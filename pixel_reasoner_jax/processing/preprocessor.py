@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.model_files import ModelPath, base_directory, read_json
 from pixel_reasoner_jax.processing.geometry import Budgets, Geometry
@@ -94,7 +94,7 @@ class PreprocessorFiles:
         if saved is not None:
             names = {field.name for field in dataclasses.fields(Budgets)}
             if not isinstance(saved, Mapping) or (unknown := sorted(saved.keys() - names)):
-                what = f"has {unknown[0]!r:.40}, which is none" if isinstance(saved, Mapping) else "is no object"
+                what = f"has {shown(unknown[0])}, which is none" if isinstance(saved, Mapping) else "is no object"
                 raise UserError(f"budgets {what}; they are {', '.join(sorted(names))}")
             return Budgets(**saved)
         budgets = Budgets()
@@ -146,7 +146,7 @@ def _tokens(file: Mapping[str, Any], token_size: int, default: tuple[int, int]) 
     for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         stated = [given for given in (file.get(name), size.get(edge), size.get(name)) if given is not None]
         if stated and (not isinstance(stated[0], int | float) or not 0 < stated[0] < math.inf):
-            raise UserError(f"{name} is {stated[0]!r:.40}; it must be a number of pixels above 0")
+            raise UserError(f"{name} is {shown(stated[0])}; it must be a number of pixels above 0")
         numbers.append(stated[0] / token_size**2 if stated else None)
     if numbers == [None, None]:
         return None
@@ -170,7 +170,7 @@ def _say_what_is_taken(directory: str, there: bool, names: tuple[str, ...], stat
 def _section(folder: ModelPath, both: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     section = both.get(name)
     if section is not None and not isinstance(section, dict):
-        raise UserError(f"{folder / BOTH_FILE}: {name} is {section!r:.40}; it must be an object")
+        raise UserError(f"{folder / BOTH_FILE}: {name} is {shown(section)}; it must be an object")
     return section
 
 

@@ -373,7 +373,7 @@ class Processor:
         size = (text.get("vocab_size") if isinstance(text, Mapping) else None) or self.config.get("vocab_size") or used
         if not isinstance(size, int) or size < used:
             raise UserError(
-                f"config.json has vocab_size {size!r:.40}, and the tokenizer's largest id is {used - 1}: they are of"
+                f"config.json has vocab_size {shown(size)}, and the tokenizer's largest id is {used - 1}: they are of"
                 " different models, or tokens were added without resizing the embeddings"
             )
         return size

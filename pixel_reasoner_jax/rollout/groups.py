@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.episode import Episode
@@ -30,7 +29,6 @@ class RolloutSettings:
       operation_seconds: an operation that takes longer counts as failed.
       on_event: called with every event of every response.
       stop: asked between two calls of the engine; once it is True in any process, the rollout ends in all of them.
-      on_unusable: called with the number of a query that cannot be used and its error, which is otherwise raised.
     """
 
     samples: int
@@ -45,7 +43,6 @@ class RolloutSettings:
     operation_seconds: float
     on_event: Callable[[Event], None] | None
     stop: Callable[[], bool] | None = None
-    on_unusable: Callable[[int, UserError], None] | None = None
 
 
 @dataclasses.dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
@@ -149,7 +148,6 @@ class Policy:
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
         stop: Callable[[], bool] | None = None,
-        on_unusable: Callable[[int, UserError], None] | None = None,
     ) -> Scheduler:
         """Answers every query `samples` times, and yields each response as soon as it has ended.
 
@@ -162,8 +160,6 @@ class Policy:
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
           stop: asked every few tokens; once it is True in any process, the iterator raises `RolloutStopped` in all.
-          on_unusable: called with the index of a query whose media cannot be used and the error, which is otherwise
-            raised.
 
         Returns:
           An iterator of (index of the query, trajectory) in the order in which they end. `cancel(query_id)` drops
@@ -187,7 +183,6 @@ class Policy:
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
         settings = self.rollout_settings(samples, seed, sampling, slots, on_event, stop)
-        settings = dataclasses.replace(settings, on_unusable=on_unusable)
         return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
 
     def rollout_settings(

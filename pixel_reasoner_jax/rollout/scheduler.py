@@ -87,11 +87,9 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             number, query_id, result = self._finished.popleft()
             if query_id in self._cancelled:
                 continue
-            if not isinstance(result, BaseException):
-                return number, result
-            if self._settings.on_unusable is None or not isinstance(result, UserError):
+            if isinstance(result, BaseException):
                 raise result
-            self._settings.on_unusable(number, result)
+            return number, result
 
     def _run_until_one_has_finished(self) -> None:
         began = time.perf_counter()

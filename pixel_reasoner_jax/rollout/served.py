@@ -105,7 +105,6 @@ class ServedPolicy:
         *,
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
-        on_unusable: Callable[[int, QueryError], None] | None = None,
     ) -> ServedStream:
         """Answers every query `samples` times; arguments and errors as of `Policy.stream`, and these:
 
@@ -135,7 +134,6 @@ class ServedPolicy:
             seed=seed,
             sampling=sampling,
             on_event=on_event,
-            on_unusable=on_unusable,
         )
         return ServedStream(settings, map(check_query, queries), self.store)
 
@@ -162,7 +160,6 @@ class ServedRollout:
     seed: int
     sampling: SamplingSettings
     on_event: Callable[[Event], None] | None
-    on_unusable: Callable[[int, QueryError], None] | None
 
 
 class ServedStream(Iterator[tuple[int, Trajectory]]):
@@ -228,10 +225,7 @@ class ServedStream(Iterator[tuple[int, Trajectory]]):
             if number in self._unusable:
                 return
             self._unusable.add(number)
-            problem = QueryError(number, name, str(error))
-            if self._settings.on_unusable is None:
-                raise problem
-            self._settings.on_unusable(number, problem)
+            raise QueryError(number, name, str(error))
         elif isinstance(error, RequestError):
             self._failures[name, sample] = str(error)
             self._silent = self._silent + 1 if isinstance(error, NoAnswerError) else self._silent

@@ -14,7 +14,7 @@ from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.config_values import BOX_RULES, EARLIER_BOX_RULE
 from pixel_reasoner_jax.errors import MissingModelError, UserError
 from pixel_reasoner_jax.files import as_path, write_text
-from pixel_reasoner_jax.model_files import base_directory, download_hint, find_file
+from pixel_reasoner_jax.model_files import base_directory, find_file, model_directory
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import read_config, stored_dtype
 from pixel_reasoner_jax.operations import Registry, default_registry
@@ -85,10 +85,7 @@ def check_is_model(directory: str | os.PathLike) -> None:
       MissingFileError: there is no such directory, or a file is missing from it.
       UserError: it is a run's, or its configuration does not fit; the message names the file.
     """
-    directory = as_path(directory)
-    if not directory.is_dir():
-        hint = download_hint(directory, "give") or "; give a folder with config.json and safetensors"
-        raise MissingModelError(f"{directory}: no such model directory{hint}")
+    directory = model_directory(directory)
     check_is_no_run(directory)
     if not (base_directory(directory) / "config.json").exists():
         raise MissingModelError(f"{directory}: no config.json in it, so it is not a model directory")

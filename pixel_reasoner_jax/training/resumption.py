@@ -6,8 +6,8 @@ import sys
 
 import jax
 
-from pixel_reasoner_jax.arrays import CheckpointError
 from pixel_reasoner_jax.checkpoint import Checkpoints
+from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, wait_for_all
 
 

@@ -99,8 +99,7 @@ class _Worker:
         code = self.process.returncode
         if code == -signal.SIGALRM:
             raise _Lost("took more time to decode than config.media.video_seconds allows")
-        how = signal.Signals(-code).name if -code in list(signal.Signals) else f"exit status {code}"
-        raise _Lost(f"ended the process that decodes it ({how})")
+        raise _Lost(f"ended the process that decodes it ({child_processes.how_ended(code)})")
 
 
 class DecoderPool:

@@ -17,11 +17,11 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from data_pipeline.tokenizer import save_processor, train_tokenizer
-from pixel_reasoner_jax.arrays import CheckpointError
 from pixel_reasoner_jax.checkpoint import Checkpoints
 from pixel_reasoner_jax.commands.convert import convert
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import load_config, open_workdir, save_config
+from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Budgets, Processor, SpecialTokens
@@ -68,11 +68,11 @@ def test_converted_and_exported_is_the_same(released, tmp_path):
         np.testing.assert_array_equal(got, want)
     export(tmp_path / "converted", tmp_path / "exported")
     assert_same_tensors(tensors(tmp_path / "exported"), tensors(released))
-    with pytest.raises(CheckpointError, match="converted holds a converted model"):
+    with pytest.raises(CheckpointError, match="converted is there already and not empty"):
         export(tmp_path / "converted", tmp_path / "converted")
     assert PolicySettings.load(tmp_path / "exported").padding == 0.01
     Processor.from_pretrained(tmp_path / "exported")
-    with pytest.raises(CheckpointError, match="already holds a converted model"):
+    with pytest.raises(CheckpointError, match="converted is there already and not empty"):
         convert(released, tmp_path / "converted")
 
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_exported_says_so(released, tmp_path):
     with pytest.raises(CheckpointError, match=f"{released} is in the Hugging Face form already"):
         export(released, tmp_path / "out")
     for write in (convert, export):
-        with pytest.raises(CheckpointError, match=f"{tmp_path}/nowhere: no such directory"):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}/nowhere: no such model directory"):
             write(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(CheckpointError, match="config.json"):
         convert(tmp_path, tmp_path / "out")

@@ -90,6 +90,16 @@ def test_a_query_that_later_steps_would_refuse_is_refused(name, built, build):
         check_record("query", QUERY | fields)
 
 
+def test_sizes_that_an_item_asks_for_are_checked_as_they_will_be_used():
+    def asked(image, **sizes):
+        shown = {"type": "image", "image": image} | sizes
+        return draft(said("user", [shown]), said("assistant"))
+
+    check_record("trajectory", asked(SLIVER, resized_height=280, resized_width=280))
+    with pytest.raises(RecordError, match=r"^trajectory 't': message 0, item 0: .* more than 200 times"):
+        check_record("trajectory", asked(SMALL, resized_height=28, resized_width=28 * 300))
+
+
 def test_invalid_queries_are_skipped_counted_and_named_and_a_resumed_run_skips_the_same(
     unchecked, build, tmp_path, caplog
 ):

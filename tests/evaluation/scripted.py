@@ -11,6 +11,7 @@ from PIL import Image
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import PictureStore
+from pixel_reasoner_jax.rollout import QueryError
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 from tests.trajectories import message, text
 
@@ -39,32 +40,45 @@ class ScriptedPolicy:
         self._store = PictureStore()
 
     @contextlib.contextmanager
-    def stream(self, queries, *, samples, seed, sampling, on_unusable):
+    def stream(self, queries, *, samples, seed, sampling):
         self.sampling = samples, seed, sampling
-        yield self._responses(enumerate(queries), samples, on_unusable)
+        yield Stream(self._responses(enumerate(queries), samples))
 
-    def _responses(self, queries: Iterator, samples: int, on_unusable: Callable) -> Iterator[tuple[int, Trajectory]]:
+    def _responses(self, queries: Iterator, samples: int) -> Iterator[tuple[int, Trajectory | QueryError]]:
         open_queries = []
         for number, query in queries:
             self.asked.append(query)
             open_queries.append((number, query))
             if len(open_queries) == self._together:
-                yield from self._end(open_queries, samples, on_unusable)
+                yield from self._end(open_queries, samples)
                 open_queries = []
-        yield from self._end(open_queries, samples, on_unusable)
+        yield from self._end(open_queries, samples)
 
-    def _end(self, open_queries, samples, on_unusable):
+    def _end(self, open_queries, samples):
         for number, query in reversed(open_queries):
             for sample in reversed(range(samples)):
                 try:
                     response = self._answer(query, sample)
                 except UserError as error:
-                    on_unusable(number, error)
+                    yield number, QueryError(number, query["id"], str(error))
                     break
                 if self.given == self._kill_after:
                     raise Killed
                 self.given += 1
                 yield number, trajectory(query, sample, response, self._store)
+
+
+class Stream(Iterator):
+    """Goes on after an error that it has raised, as a rollout does."""
+
+    def __init__(self, responses: Iterator[tuple[int, Trajectory | QueryError]]):
+        self._responses = responses
+
+    def __next__(self) -> tuple[int, Trajectory]:
+        number, response = next(self._responses)
+        if isinstance(response, QueryError):
+            raise response
+        return number, response
 
 
 def trajectory(query: dict[str, Any], sample: int, response: str, store: PictureStore | None = None) -> Trajectory:

@@ -251,13 +251,13 @@ class RenderingPolicy(ScriptedPolicy):
         super().__init__(answer)
         self._processor, self._registry, self.prompts, self.sizes = processor, registry, [], []
 
-    def _responses(self, queries, samples, on_unusable):
+    def _responses(self, queries, samples):
         for number, query in queries:
             prompt = Prompt.build(check_query(query), self._processor, self._registry, "Think.", PictureStore())
             self.prompts.append(self._processor.tokenizer.decode(prompt.rendered.tokens))
             self.sizes.append([media.size for media in prompt.rendered.media])
             self.asked.append(query)
-            for _, trajectory in super()._responses(iter([(number, query)]), samples, on_unusable):
+            for _, trajectory in super()._responses(iter([(number, query)]), samples):
                 trajectory.media = prompt.rendered.media
                 yield number, trajectory
 

@@ -32,7 +32,7 @@ def test_queries_are_items(tmp_path):
         query("c", options=["(A) green", "(B) red"], category={"kind": "colour", "odd": ["x"]}),
         query("c", options=["green", "red"], answer="B"),
         query("d", options=["green", "red"], answer="blue"),
-        query("e", options="green, red"),
+        query("e", options=["green", "red"], answer="C"),
         query("f", images=[b"no image"]),
         query("g", images=[], video=[image_bytes(n) for n in range(3)], fps=4.0),
         {"id": "h", "question": "What?"},

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pixel_reasoner_jax.processing import MediaError, PictureStore, Video, load_image, load_video
-from pixel_reasoner_jax.processing.decoding import sample_indices
+from pixel_reasoner_jax.processing.decoding import sample_indices, upright_size
 from tests.processing.avi import write_avi
 
 
@@ -54,6 +54,7 @@ def test_jpeg_orientation_is_applied_once(tmp_path, orientation):
     exif[0x0112] = orientation
     path = tmp_path / "photo.jpg"
     stored.save(path, exif=exif, quality=95)
+    assert upright_size(path) == upright.size
     loaded = load_image(path)
     for again in (loaded, load_image(loaded)):
         assert again.size == (48, 32)

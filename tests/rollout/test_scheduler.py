@@ -21,7 +21,7 @@ from scipy.special import log_softmax
 from pixel_reasoner_jax.operations import Call, CropImage, Registry
 from pixel_reasoner_jax.processing import Budgets, MediaError, grid_patches
 from pixel_reasoner_jax.processing.geometry import smart_resize
-from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, runtime
+from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, answered, runtime
 from pixel_reasoner_jax.rollout.engine import Engine
 from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.rollout.shapes import Shapes, _most_blocks, row_patches
@@ -195,10 +195,10 @@ def test_an_unreadable_image_is_raised_in_its_turn(world, queries, tmp_path):
     stream = policy.stream(mixed, samples=2, sampling=TURNS)
     stream.cancel(broken["id"])
     assert len(list(stream)) == 10
-    unusable = {}
-    with policy.stream(mixed, samples=2, sampling=TURNS, on_unusable=unusable.__setitem__) as stream:
-        assert len(list(stream)) == 10
-    assert list(unusable) == [1] and "broken.png" in str(unusable[1])
+    unusable = []
+    with policy.stream(mixed, samples=2, sampling=TURNS) as stream:
+        assert len(list(answered(stream, unusable.append))) == 10
+    assert [error.number for error in unusable] == [1] and "broken.png" in str(unusable[0])
 
 
 def test_a_cancelled_query_leaves_no_pixels(world, queries, tmp_path):

@@ -15,7 +15,7 @@ from pixel_reasoner_jax.endpoint import Completion, EndpointError
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, CropImage, OperationError, Registry, parse_call
 from pixel_reasoner_jax.processing import Budgets
-from pixel_reasoner_jax.rollout import Limits, OperationRun, SamplingSettings
+from pixel_reasoner_jax.rollout import Limits, OperationRun, SamplingSettings, answered
 from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, TurnText
 from pixel_reasoner_jax.rollout.prompt import GUIDELINES, TEXT_ONLY_GUIDELINES
 from pixel_reasoner_jax.rollout.served import REFUSED, SILENT, ServedPolicy, UnansweredError
@@ -261,10 +261,9 @@ def test_media_that_cannot_be_used(server, policy, tmp_path):
     bad = [{"id": "gone", "question": "?", "images": [str(tmp_path / "no.png")]}]
     bad += [{"id": "long", "question": "?", "images": [Image.new("RGB", (4000, 10))]}]
     problems = []
-    more = dict(samples=2, on_unusable=lambda number, error: problems.append((number, str(error))))
-    with policy().stream(bad + queries(2), **more) as stream:
-        assert sorted(number for number, _ in stream) == [2, 2, 3, 3]
-    assert [number for number, _ in sorted(problems)] == [0, 1]
+    with policy().stream(bad + queries(2), samples=2) as stream:
+        assert sorted(number for number, _ in answered(stream, problems.append)) == [2, 2, 3, 3]
+    assert sorted(error.number for error in problems) == [0, 1]
     with pytest.raises(UserError, match="no.png"):
         policy().rollout(bad[:1])
 

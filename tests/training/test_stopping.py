@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pixel_reasoner_jax.arrays import CheckpointError
 from pixel_reasoner_jax.checkpoint import SET_ASIDE
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.errors import RunInterrupted, RunStopped
+from pixel_reasoner_jax.errors import CheckpointError, RunInterrupted, RunStopped
 from pixel_reasoner_jax.files import StorageError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.training import rl, sft, stopping

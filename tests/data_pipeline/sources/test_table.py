@@ -100,7 +100,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "not JSON",
         "expected a JSON object, got [1]",
         "'image': ",
-        "text.png cannot be read as an image",
+        "text.png: not an image in a known format",
         "'box' is empty, inverted or outside",
         "'box' is empty, inverted or outside",
         "expected a list of numbers",
@@ -114,7 +114,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "'window' has 1 numbers, expected 2",
         "frames is 1.5; it is a whole number, 1 or more",
         "not JSON",
-        "cannot be read as an image",
+        "not an image in a known format",
         "nothing is downloaded",
         "leads out of",
     ]

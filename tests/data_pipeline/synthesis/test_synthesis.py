@@ -89,7 +89,9 @@ def test_what_is_written(seeds_file, whole):
     assert summary["rejected"].keys() <= {"unreadable", "duplicate"} and len(rejected) >= 2
     for one in rejected:
         assert one["source"] == str(seeds_file)
-        message = {5: f"{seeds_file}, line 6: not JSON", 11: "cannot be read"}.get(one["entry"], "the same as q")
+        message = {5: f"{seeds_file}, line 6: not JSON", 11: "11.jpg: the image cannot be decoded"}.get(
+            one["entry"], "the same as q"
+        )
         assert message in one["message"]
     used = {int(draft.query_id[1:]) for draft in drafts}
     assert len({2, 8, 15} & used) == 1
