@@ -200,7 +200,7 @@ def update(tmp_path_factory):
     return train_work.build(directory, rows=2, length=96)
 
 
-@pytest.mark.parametrize("phase", train_work.PHASES)
+@pytest.mark.parametrize("phase", ["grpo", pytest.param("sft", marks=pytest.mark.slow)])
 def test_both_sides_make_the_same_updates(update, phase):
     """Three of them: were the steps not alike, the second and third loss would tell."""
     own, other = train_own.Own(update, phase), train_peer.Peer(update, phase)

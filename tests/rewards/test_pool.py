@@ -129,7 +129,8 @@ def test_the_limit_is_of_computation(answer):
 PAIRS = [(rf"\boxed{{\sqrt{{{n}}}\cdot\sqrt{{{n}}}\cdot 2}}", f"2\\cdot {n}") for n in range(1, 17)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+@pytest.mark.slow  # lost at work, in the default tests, takes the same way
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_that_is_lost_while_idle_costs_no_answer(number):
     with AnswerPool(workers=2) as pool:
         assert pool.score(PAIRS[:2]) == [1.0, 1.0]

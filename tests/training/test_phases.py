@@ -282,6 +282,7 @@ def test_a_query_without_an_answer_is_named_before_it_is_asked(rl_config, tmp_pa
         rl.run(rl_config)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_is_exported_without_its_first_model(sft_config, start, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(start)
     sft_config.model.directory, sft_config.train.steps = "model", 2

@@ -63,7 +63,7 @@ def step(model, loss, batches, **options):
 grpo = functools.partial(rl._loss, clip_low=0.2, clip_high=0.35)
 
 
-@pytest.mark.parametrize("loss", [sft._loss, grpo])
+@pytest.mark.parametrize("loss", [pytest.param(sft._loss, marks=pytest.mark.slow), grpo])
 def test_packed_and_accumulated_is_what_every_sequence_alone_adds_up_to(start, processor, sequences, loss):
     load = functools.partial(Qwen2_5_VL.from_pretrained, start / "model")
     rows = [[sequence] for sequence in sequences]
