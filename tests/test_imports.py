@@ -42,7 +42,8 @@ FLOORS = (
         "pixel_reasoner_jax.query",
         "pixel_reasoner_jax.child_processes",
     ),
-    ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.errors", "pixel_reasoner_jax.signals"),
+    ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.signals"),
+    ("pixel_reasoner_jax.errors",),
 )
 """Rooms and plain modules from the top floor to the ground. A room imports what is on lower floors, and itself."""
 

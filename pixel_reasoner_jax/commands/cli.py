@@ -6,6 +6,7 @@ A command's module is imported only when that command runs, so that help and mis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -23,7 +24,7 @@ from pixel_reasoner_jax.commands import options
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.errors import RunStopped, UserError
 from pixel_reasoner_jax.files import storage_problem
-from pixel_reasoner_jax.signals import INTERRUPTED, STOPPED, Interrupts
+from pixel_reasoner_jax.signals import INTERRUPTED, STOPPED, Interrupts, starting
 
 DEBUG, RESUME, RESUME_FROM = "--debug", "--resume", "--resume-from"
 
@@ -262,16 +263,18 @@ def _configure(
     parser.epilog = OVERRIDES.format(example=command.example)
 
     def run(args: argparse.Namespace) -> object:
-        config = load_config(args.config, overrides, command.reference)
-        if args.check:
-            print(f"{args.config}: every setting is in order")
-            return None
+        with starting() if command.resumes else contextlib.nullcontext():  # imports take seconds
+            config = load_config(args.config, overrides, command.reference)
+            if args.check:
+                print(f"{args.config}: every setting is in order")
+                return None
+            module = importlib.import_module(command.module)
         if not command.resumes:
-            return _run(importlib.import_module(command.module), config)
+            return _run(module, config)
         identity, resume = (args.coordinator, args.processes, args.process), args.resume_from or args.resume
         if not args.distributed and all(value is None for value in identity):
-            return _run(importlib.import_module(command.module), config, resume=resume)
-        return _run_joined(importlib.import_module(command.module), config, resume, identity, debug, again)
+            return _run(module, config, resume=resume)
+        return _run_joined(module, config, resume, identity, debug, again)
 
     return run
 

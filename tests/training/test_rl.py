@@ -43,7 +43,9 @@ def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
     monkeypatch.setattr(rl, "reward_groups", lambda *_: rewarded)
     monkeypatch.setattr(rl, "_split_into_updates", lambda *_: [["a"], [], ["b"]])
     training = types.SimpleNamespace(
-        phase=lambda _: contextlib.nullcontext(), plan=list, agree_on_shapes=lambda plan: lambda: plan,
+        phase=lambda _: contextlib.nullcontext(),
+        plan=list,
+        agree_on_shapes=lambda plan: lambda: plan,
         has_saved=lambda _: True,
     )
     figures = {"tokens": 5.0, "logprob_difference": 0.0}
