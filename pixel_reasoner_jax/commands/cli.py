@@ -199,7 +199,9 @@ def _report(error: BaseException, again: str) -> int:
         print(f"pixel-reasoner: {error}; go on with: {again}", file=sys.stderr)
         return STOPPED
     if _is_told_in_one_line(error):
-        text = error if isinstance(error, UserError) else storage_problem(error) or error
+        text = str(error)
+        if not isinstance(error, UserError) and (problem := storage_problem(error)):
+            text = f"{problem}: what this command was writing is not complete; make room, or write elsewhere"
         print(f"pixel-reasoner: error: {text}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
