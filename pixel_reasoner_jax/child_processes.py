@@ -20,7 +20,7 @@ def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen:
       module: its dotted name.
       options: of `subprocess.Popen`, such as the pipes that it talks through.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
     command = [sys.executable, "-P", "-m", module, *arguments]
     with shielded():
         return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, **options)

@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, OPTIONAL, RULES, is_finite
 from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.files import as_path, check_folder, write_text
 
 PACKAGE = pathlib.Path(__file__).parent
 FILE = "config.json"  # the resolved config in a run's directory
@@ -130,8 +130,10 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
     Raises:
       ConfigError: the directory holds a run and `resume` is False, or a setting has changed that a resumed run may not
         change (`FIXED`).
+      UserError: the directory, or one above it, is a file.
     """
     workdir = as_path(config.workdir)
+    check_folder(workdir)
     if not (workdir / FILE).exists():
         return workdir
     if not resume:
@@ -185,7 +187,10 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
     """
     file = as_path(workdir) / FILE
     try:
-        return ConfigDict(json.loads(file.read_text(encoding="utf-8")))
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        if not saved:  # `ConfigDict` takes null for a config without settings
+            raise ValueError("it is empty")
+        return ConfigDict(saved)
     except FileNotFoundError:
         raise ConfigError(
             f"{workdir} holds no run: there is no {file.name} in it; name the config.workdir of a run"

@@ -33,8 +33,11 @@ class MissingModelError(CheckpointError, MissingFileError):
     """A model's folder, or a file that it must have, does not exist."""
 
 
-class RunStopped(Exception):
-    """A run that SIGTERM has ended: nothing is wrong, and it goes on with `resume`; the message says what is saved."""
+class RunStopped(BaseException):
+    """A run that SIGTERM has ended: nothing is wrong, and it goes on with `resume`; the message says what is saved.
+
+    No Exception: it comes wherever the program is, also where every Exception means that a file is damaged.
+    """
 
 
 class RunInterrupted(KeyboardInterrupt):

@@ -113,8 +113,10 @@ def write_text(path: str | os.PathLike, text: str) -> pathlib.Path | epath.Path:
             file.write(text)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         pathlib.Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = os.fspath(path)  # what is being written does not say where, and the temporary name is ours
         raise
     return path
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, ModuleType
+from typing import NoReturn
 
 from pixel_reasoner_jax.errors import RunStopped
 
@@ -108,6 +109,24 @@ def telling(state: Callable[[], str]) -> Iterator[None]:
 def current_state() -> str:
     """Where the innermost `telling` body is; "" outside of all."""
     return _states[-1]() if _states else ""
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """While the body runs, SIGTERM raises `RunStopped`: a run that has not begun has nothing to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop_at_start())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def stop_at_start() -> NoReturn:
+    """Raises what ends a run before it has begun."""
+    raise RunStopped("SIGTERM came before the run had begun: nothing new is lost")
 
 
 @contextlib.contextmanager

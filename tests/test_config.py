@@ -19,6 +19,7 @@ from pixel_reasoner_jax.config import (
     take_over,
     variant,
 )
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import model
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
@@ -476,6 +477,12 @@ def test_a_directory_holds_a_run_only_once_its_config_is_saved(tmp_path):
     assert not workdir.exists() and open_workdir(config, resume=False) == workdir
 
 
+def test_a_file_is_no_directory_for_a_run(tmp_path):
+    (tmp_path / "run").write_text("notes")
+    with pytest.raises(UserError, match="run is to be a folder, and .*run is a file: choose another"):
+        open_workdir(load_config(RL, [("workdir", str(tmp_path / "run"))]), resume=False)
+
+
 def test_a_run_that_goes_on_says_what_is_new(tmp_path, capsys):
     config, workdir = started(tmp_path)
     assert open_workdir(config, resume=True) == workdir and capsys.readouterr().err == ""
@@ -535,7 +542,7 @@ def test_a_run_keeps_its_rules_of_answers(tmp_path):
         open_workdir(config, resume=True)
 
 
-@pytest.mark.parametrize("text", ["", '{"seed": 0', "[1]", "\xff"])
+@pytest.mark.parametrize("text", ["", '{"seed": 0', "[1]", "\xff", "null", "{}"])
 def test_a_damaged_saved_config_is_named(tmp_path, text):
     config, workdir = started(tmp_path)
     (workdir / "config.json").write_text(text, encoding="latin-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import os
@@ -20,6 +21,7 @@ from data_pipeline.records import RecordError, RecordShards, RecordSource, read_
 from pixel_reasoner_jax import files
 from pixel_reasoner_jax.arrays import read_arrays, write_arrays
 from pixel_reasoner_jax.checkpoint import Checkpoints
+from pixel_reasoner_jax.commands import cli
 from pixel_reasoner_jax.commands.cli import main
 from pixel_reasoner_jax.compilation import cache_directory
 from pixel_reasoner_jax.errors import CheckpointError, UserError
@@ -34,6 +36,19 @@ def test_local_paths_stay_what_they_are(tmp_path):
     assert files.as_path("runs/a") == files.fetch("runs/a") == pathlib.Path("runs/a")
     with files.output_directory(tmp_path / "new") as local:
         assert local == tmp_path / "new" and local.is_dir()
+
+
+def test_a_disk_that_is_full_is_named_by_the_file_that_was_to_be_written(monkeypatch, tmp_path, capsys):
+    def fill(handle, *_, **__):
+        os.close(handle)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fdopen", fill)
+    monkeypatch.setattr(cli, "_main", lambda *_: files.write_text(tmp_path / "page.html", "x"))
+    assert main([]) == 2
+    said = f"error: No space left on device: {tmp_path / 'page.html'}: what this command was writing is not complete"
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_paths_that_cannot_be_used_say_why(monkeypatch, tmp_path, capsys):

@@ -72,7 +72,7 @@ class MediaFiles:
         except (OSError, ValueError) as error:  # a name that no file can have
             raise MediaError(f"{describe(found)}: {getattr(error, 'strerror', None) or error}") from None
         if not there:
-            raise MediaError(f"{path}: {'it is no file' if path.exists() else 'no such file'}")
+            raise MediaError(f"{describe(path)}: {'it is no file' if path.exists() else 'no such file'}")
         return os.fspath(path)
 
 

@@ -27,6 +27,12 @@ BATCH_ROWS = 64  # rows of a parquet file that are made from columns at once
 KEPT_BYTES = 2**28  # of decoded row groups of one parquet file
 
 _BOM = b"\xef\xbb\xbf"
+_NO_TEXTS = (
+    ((b"\xff\xfe", b"\xfe\xff"), "is UTF-16: save it as UTF-8"),
+    ((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), "is compressed: unpack it first"),
+    ((b"PAR1",), "is a parquet file: name it .parquet"),
+)
+"""What a file of text does not begin with, and what to do."""
 _SPACE = " \t\r\n"
 
 
@@ -71,6 +77,11 @@ class _TextRows:
 
     def __init__(self, path: str):
         self._path = path
+        with open(path, "rb") as file:
+            head = file.read(8)
+        for beginnings, problem in _NO_TEXTS:
+            if head.startswith(beginnings):
+                raise UserError(problem)
         self._spans = np.array(list(self._find()), np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
@@ -109,7 +120,9 @@ class JsonLineRows(_TextRows):
         offset = 0
         with open(self._path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.removeprefix(_BOM).strip():
+                if text := line.removeprefix(_BOM).strip():
+                    if not offset and (text == b"[" or text.startswith(b"[{")):
+                        raise UserError("is one JSON list, not a row on each line: name it .json")
                     yield offset, offset + len(line), number
                 offset += len(line)
 
@@ -132,7 +145,10 @@ class JsonRows(_TextRows):
         at = _skip(text, len(_BOM) if text.startswith(_BOM.decode("latin-1")) else 0)
         try:
             if text[at : at + 1] != "[":
-                raise UserError(f"holds {type(decode(text, at)[0]).__name__}, not a list of rows")
+                value, end = decode(text, at)
+                lines = _skip(text, end) < len(text)
+                hint = "name a file with a row on each line .jsonl" if lines else "write [{…}, {…}]"
+                raise UserError(f"holds {type(value).__name__}, not a list of rows: {hint}")
             at = _skip(text, at + 1)
             for number in itertools.count(1):
                 if number == 1 and text[at : at + 1] == "]":
@@ -200,9 +216,7 @@ class CsvRows(_TextRows):
         names = [cell.strip() for cell in cells]
         if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
             raise UserError(f"begins with {shown(names[0])}: columns are separated by commas")
-        repeated = [name for name, count in collections.Counter(names).items() if count > 1]
-        if repeated:
-            raise UserError(f"names the column {shown(repeated[0])} more than once in its first line")
+        _check_unique(names, " in its first line")
         return names
 
     def _parse(self, data: bytes) -> Any:
@@ -247,8 +261,10 @@ class ParquetRows:
                 groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
                 self._ends = list(itertools.accumulate(group.num_rows for group in groups))
                 self._bytes = [group.total_byte_size for group in groups]
+                names = file.schema_arrow.names
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"is not a parquet file ({_reason(error)})") from None
+        _check_unique(names, "")
         self._forget()
 
     def _forget(self) -> None:
@@ -311,6 +327,12 @@ def _named_errors() -> Iterator[None]:
         raise UserError(f"the parquet file cannot be read ({_reason(error)})") from error
 
 
+def _check_unique(names: list[str], where: str) -> None:
+    repeated = [name for name, count in collections.Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"names the column {shown(repeated[0])} more than once{where}")
+
+
 def _cells(lines: Iterable[str]) -> Any:
     """A reader of CSV."""
     csv.field_size_limit(2**31 - 1)  # of a cell, which may hold an image; it is a setting of the process
@@ -321,6 +343,8 @@ def _reason(error: Exception) -> str:
     """What an error says in short, without the data it is about."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1} is not UTF-8: save the file as UTF-8"
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, OSError) and error.strerror:

@@ -6,6 +6,7 @@ A command's module is imported only when that command runs, so that help and mis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -21,7 +22,7 @@ from pixel_reasoner_jax.commands import options
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.errors import RunStopped, UserError
 from pixel_reasoner_jax.files import storage_problem
-from pixel_reasoner_jax.signals import INTERRUPTED, STOPPED, Interrupts
+from pixel_reasoner_jax.signals import INTERRUPTED, STOPPED, Interrupts, starting
 
 DEBUG, RESUME, RESUME_FROM = "--debug", "--resume", "--resume-from"
 
@@ -211,7 +212,9 @@ def _report(error: BaseException, again: str) -> int:
         print(f"pixel-reasoner: {error}; go on with: {again}", file=sys.stderr)
         return STOPPED
     if _is_told_in_one_line(error):
-        text = error if isinstance(error, UserError) else storage_problem(error) or error
+        text = str(error)
+        if not isinstance(error, UserError) and (problem := storage_problem(error)):
+            text = f"{problem}: what this command was writing is not complete; make room, or write elsewhere"
         print(f"pixel-reasoner: error: {text}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
@@ -285,11 +288,12 @@ def _configure(
     parser.epilog = OVERRIDES.format(example=command.example)
 
     def run(args: argparse.Namespace) -> object:
-        config = load_config(args.config, overrides, command.reference)
-        if args.check:
-            print(f"{args.config}: every setting is in order")
-            return None
-        module = importlib.import_module(command.module)
+        with starting() if command.resumes else contextlib.nullcontext():  # imports take seconds
+            config = load_config(args.config, overrides, command.reference)
+            if args.check:
+                print(f"{args.config}: every setting is in order")
+                return None
+            module = importlib.import_module(command.module)
         if not command.resumes:
             return _run(module, config)
         resume = args.resume_from or args.resume

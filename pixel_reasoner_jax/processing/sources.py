@@ -78,7 +78,7 @@ def describe(source: object) -> str:
     if isinstance(source, bytes | bytearray | memoryview | Mapping | list | tuple):
         return shown(source)
     name = str(source)
-    return shown(name) if name[:5].lower() == "data:" or len(name) > MAX_NAME else name
+    return shown(name) if name[:5].lower() == "data:" or len(name) > MAX_NAME or not name.isprintable() else name
 
 
 def open_media(source: str | os.PathLike | bytes) -> BinaryIO:

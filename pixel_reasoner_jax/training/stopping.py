@@ -9,8 +9,8 @@ from types import FrameType
 import jax
 import numpy as np
 
-from pixel_reasoner_jax.errors import RunStopped
 from pixel_reasoner_jax.parallel import all_gather
+from pixel_reasoner_jax.signals import stop_at_start
 
 
 class StopRequest:
@@ -48,4 +48,4 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first, self._asked = not self._asked, True
         if first and not self._begun and not jax.distributed.is_initialized():
-            raise RunStopped("SIGTERM came before the run had begun: nothing new is lost")
+            stop_at_start()

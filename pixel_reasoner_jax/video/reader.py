@@ -97,7 +97,7 @@ class VideoReader:
         streams = [s for s in self._container.streams.video if Disposition.attached_pic not in s.disposition]
         if not streams:
             raise VideoError("has no video stream")
-        self._stream = max(streams, key=lambda s: s.width * s.height if s.codec_context else -1)
+        self._stream = max(streams, key=_preference)
         if self._stream.codec_context is None:
             raise VideoError(f"is of a codec that cannot be decoded here: {REENCODE}")
         self._check_size(self._stream.width, self._stream.height)
@@ -230,6 +230,13 @@ def _named(problem: str) -> Iterator[None]:
 
 def _open_nothing(url: str, flags: int, options: dict) -> None:
     raise PermissionError("a video may not open other files")
+
+
+def _preference(stream: av.VideoStream) -> tuple[bool, bool, int]:
+    """Orders the streams of a file as players do: those that can be decoded, the default one, the largest."""
+    if stream.codec_context is None:
+        return False, False, 0
+    return True, Disposition.default in stream.disposition, stream.width * stream.height
 
 
 def _rgb(frame: av.VideoFrame) -> bytes | memoryview:

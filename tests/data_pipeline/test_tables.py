@@ -6,6 +6,7 @@ import csv
 import json
 import pickle
 
+import pyarrow.parquet
 import pytest
 
 from data_pipeline.exchange import table_rows
@@ -293,7 +294,13 @@ NO_TABLES = {
     "e.json": (b" \n", "is empty"),
     "l.json": (b"[]", "there are no rows in it"),
     "e.csv": (b"question,answer\n", "there are no rows in it"),
-    "d.json": (b'{"question": 1}', "holds dict, not a list of rows"),
+    "d.json": (b'{"question": 1}', r"holds dict, not a list of rows: write \[{…}"),
+    "lines.json": (b'{"question": 1}\n{"question": 2}\n', "not a list of rows: name .* .jsonl"),
+    "list.jsonl": (b'[\n {"question": 1}\n]\n', "is one JSON list.*: name it .json"),
+    "line.jsonl": (b'[{"question": 1}]', "is one JSON list.*: name it .json"),
+    "wide.csv": ("question,answer\na,b\n".encode("utf-16"), "is UTF-16: save it as UTF-8"),
+    "zip.jsonl": (b"\x1f\x8b\x08\x00\x00", "is compressed: unpack it first"),
+    "parquet.json": (b"PAR1\x15\x04", "is a parquet file: name it .parquet"),
     "h.json": (b'[{"question": 1}, {"a"', "is not JSON"),
     "m.json": (b'[{"question": 1} {"a": 1}]', "after row 1 a comma"),
     "t.json": (b'[{"question": 1}] []', "something follows"),
@@ -314,6 +321,28 @@ def test_files_that_are_no_tables_are_named(name, tmp_path):
     if name != "x.xlsx":
         with pytest.raises(RecordError, match=f"{name}.*{problem}"):
             open_records(tmp_path / name)
+
+
+def test_a_parquet_file_names_each_column_once(tmp_path):
+    names = ["question", "answer", "answer"]
+    columns = [pyarrow.array(["x"]) for _ in names]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=names), tmp_path / "t.parquet")
+    with pytest.raises(RecordError, match="t.parquet names the column 'answer' more than once"):
+        open_records(tmp_path / "t.parquet")
+
+
+def test_what_is_not_utf8_says_so(tmp_path):
+    for suffix, text in ((".csv", "question,answer\nOù?,x\n"), (".jsonl", '{"question": "Où?", "answer": "x"}\n')):
+        (tmp_path / f"t{suffix}").write_bytes(text.encode("latin-1"))
+        with pytest.raises(RecordError, match=r"t\.\w+, line .*byte \d+ is not UTF-8: save the file as UTF-8"):
+            TableSource(tmp_path / f"t{suffix}")[0]
+
+
+def test_messages_are_one_line_whatever_a_path_is(folder):
+    source = TableSource(write_table(folder / "t.jsonl", [{**ASKED, "image": "photos/1.png\n\x1b[2J"}]))
+    with pytest.raises(RecordError, match="'image': '.*: no such file") as caught:
+        source[0]
+    assert str(caught.value).isprintable()
 
 
 def test_no_row_leads_out_of_the_folder(folder):

@@ -10,16 +10,21 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file
 
+from pixel_reasoner_jax import signals
 from pixel_reasoner_jax.checkpoint import SET_ASIDE
+from pixel_reasoner_jax.commands import cli
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.errors import CheckpointError, RunInterrupted, RunStopped
 from pixel_reasoner_jax.files import StorageError
 from pixel_reasoner_jax.metrics import read_metrics
+from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft, stopping
 from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun
@@ -128,6 +133,24 @@ def test_rl_between_two_updates_of_an_episode(rl_config, monkeypatch, luck_pays,
             rl.run(rl_config)
     assert saved_steps(rl_config) == saved and len(made) == 2 * saved[-1] + (update % 2 if saved == [2] else 0)
     assert_same_end(whole, rl.run(rl_config, resume=True))
+
+
+def test_sigterm_while_a_file_is_read_is_not_taken_for_damage_of_it(start, monkeypatch):
+    """What reads a stranger's file takes every Exception for damage; a signal comes wherever the program is."""
+    monkeypatch.setattr(tokenizers.Tokenizer, "from_file", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(RunStopped, match="nothing new is lost"), StopRequest():
+        Processor.from_pretrained(start / "model")
+
+
+@pytest.mark.parametrize("at", ["load_config", "importlib"])
+def test_sigterm_while_a_command_starts_has_the_status_of_a_run_that_goes_on(at, monkeypatch, capsys):
+    def send(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, at, send if at == "load_config" else types.SimpleNamespace(import_module=send))
+    command = ["sft", "--config", "sft_qwen2_5_vl_7b"]
+    assert cli.main(command) == signals.STOPPED
+    assert capsys.readouterr().err.endswith("go on with: pixel-reasoner sft --config sft_qwen2_5_vl_7b --resume\n")
 
 
 def test_sigterm_before_a_run_has_begun_ends_it_at_once():

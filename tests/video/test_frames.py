@@ -104,6 +104,13 @@ def test_other_containers(tmp_path, name, options):
     check(path, same_times=name in ("picture.gif", "hidden_frames.webm"))  # ffprobe tells no times of some frames
 
 
+def test_of_several_streams_the_default_one_is_shown(folder, tmp_path):
+    film(tmp_path / "larger.mp4", size="96x64", seconds=1)
+    streams = ("-i", folder / "film.mp4", "-i", tmp_path / "larger.mp4", "-map", "0:v", "-map", "1:v", "-c", "copy")
+    ffmpeg(*streams, "-disposition:v:1", "0", tmp_path / "two.mp4")
+    assert check(tmp_path / "two.mp4").size == (64, 48)
+
+
 def test_varying_frame_rates(folder, tmp_path):
     late = "setpts='if(lt(N,10),N,3*N-20)/10/TB'"
     coded = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-pix_fmt", "yuv420p")
