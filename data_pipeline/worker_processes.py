@@ -27,7 +27,7 @@ import grain
 
 from pixel_reasoner_jax.child_processes import how_ended
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.processing.sources import MediaSettings, media_settings, use_media_settings
+from pixel_reasoner_jax.processing.sources import media_settings, use_media_settings
 
 SILENCE_SECONDS = 60.0  # how long a worker may send nothing before a warning, and from one warning to the next
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)  # of native code
@@ -68,7 +68,7 @@ class WorkerProcesses(Iterator[Any]):
       ahead: items that each reads ahead.
 
     Raises:
-      WorkerError: while iterating, if a process has died. An exception of the dataset is raised as it is.
+      WorkerError: at once or while iterating, if a process has died. An exception of the dataset is raised as it is.
     """
 
     def __init__(self, dataset: grain.MapDataset, count: int, threads: int, ahead: int):
@@ -79,14 +79,24 @@ class WorkerProcesses(Iterator[Any]):
         # Also at the exit of this process, before multiprocessing waits for the workers, which ignore its SIGTERM.
         self._end = multiprocessing.util.Finalize(self, _kill, (self._workers, ended), exitpriority=10)
         threading.Thread(target=_warn_of_silence, args=(self._wait, ended), daemon=True).start()
+        options, orders = grain.ReadOptions(threads, max(ahead, threads)), []
         for index in range(count):
-            receiver, sender = context.Pipe(duplex=False)
-            options = grain.ReadOptions(threads, max(ahead, threads))
-            arguments = (sender, dataset[index::count], options, media_settings())
-            process = context.Process(target=_work, args=arguments, daemon=True)
+            (receiver, sender), (order_receiver, order_sender) = (context.Pipe(duplex=False) for _ in range(2))
+            process = context.Process(target=_work, args=(sender, order_receiver), daemon=True)
             self._workers.append(Worker(f"data worker {index + 1} of {count}", process, receiver))
+            orders.append(order_sender)
             process.start()
             sender.close()
+            order_receiver.close()
+        # Not among the arguments: multiprocessing writes these into a pipe whose other end this process holds too, and
+        # would wait for ever for a worker that died before it read them.
+        for index, (worker, order) in enumerate(zip(self._workers, orders, strict=True)):
+            with order:
+                try:
+                    order.send((dataset[index::count], options, media_settings()))
+                except OSError:
+                    self.close()
+                    raise WorkerError(_cause_of_death(worker, count)) from None
 
     def __next__(self) -> Any:
         worker = self._workers[self._turn]
@@ -160,18 +170,19 @@ def _is_stopped(pid: int | None) -> bool:
         return False
 
 
-def _work(sender: Connection, dataset: grain.MapDataset, options: grain.ReadOptions, media: MediaSettings) -> None:
+def _work(sender: Connection, order: Connection) -> None:
     """Reads and sends; runs in a worker process, which reads media as the process does that started it."""
     # Signals to the whole group are for the process that reads, which ends its workers when it has saved its state.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    use_media_settings(media, quiet=True)
     try:
+        dataset, options, media = order.recv()
+        use_media_settings(media, quiet=True)
         for item in dataset.to_iter_dataset(options):
             sender.send((_ITEM, item))
         sender.send((_END, None))
-    except (BrokenPipeError, ConnectionResetError):  # nobody reads any more
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # nobody reads any more
         return
     except Exception as error:
         sender.send((_ERROR, _sendable(error)))

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import gc
+import multiprocessing.resource_tracker
+import multiprocessing.spawn
 import os
 import signal
 import time
@@ -38,6 +40,15 @@ def ended(pids, seconds=20.0):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return True
+
+
+def test_a_worker_that_dies_before_it_begins_ends_the_reading(monkeypatch):
+    """As one does in a script without a main guard, which runs the script again."""
+    multiprocessing.resource_tracker.ensure_running()  # by this Python
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", b"/bin/false")
+    large = grain.MapDataset.source([bytes(2**22)])  # more than a pipe holds
+    with pytest.raises(WorkerError, match=r"data worker 1 of 2 \(process \d+\) ended with exit status 1"):
+        WorkerProcesses(large, 2, 1, 1)
 
 
 def test_a_stopped_worker_is_named_and_a_killed_one_ends_the_reading(monkeypatch, caplog):
