@@ -115,7 +115,7 @@ def write_text(path: str | os.PathLike, text: str) -> pathlib.Path | epath.Path:
         os.replace(temporary, path)
     except BaseException as error:
         pathlib.Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename = os.fspath(path)  # what is being written does not say where, and the temporary name is ours
         raise
     return path
