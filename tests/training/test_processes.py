@@ -114,7 +114,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_others(request, script, count)
 
 
 @pytest.mark.slow
-def test_the_others_end_when_a_process_is_killed(request, tmp_path):
+def test_the_others_end_when_a_process_is_killed(request, script, tmp_path):
     config = configured(request, "rl", "killed", epochs=1000)
     config.train.steps = 1000
     settings = [f"--config.{path}={value}" for path, value in leaves(config)]
@@ -137,9 +137,7 @@ def test_the_others_end_when_a_process_is_killed(request, tmp_path):
     assert status > 0 and waited < 60, (status, waited, said[-2000:])
     assert "this process ends, and with it the others of its run" in said
     config.train.steps = len(read_metrics(metrics)) + 1
-    settings = [f"--config.{path}={value}" for path, value in leaves(config)]
-    command = ["-m", "pixel_reasoner_jax.commands.cli", "rl", "--config", "rl_qwen2_5_vl_7b", "--resume", *settings]
-    processes.run(command, 2)
+    execute(script, "rl", config, 2, resume=True)
     assert (pathlib.Path(config.workdir) / "model" / "model.safetensors").exists()
 
 
