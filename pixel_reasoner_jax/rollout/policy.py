@@ -16,7 +16,7 @@ from pixel_reasoner_jax.rollout.groups import RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import Counters, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -170,12 +170,7 @@ class Policy:
           QueryError: while iterating, for a query with media that cannot be used, or no longer; iteration goes on
             with the other queries (`answered`).
         """
-        if samples < 1:
-            raise UserError(f"samples must be at least 1, got {samples}")
-        if sampling is None:
-            sampling = SamplingSettings(1.0 if temperature is None else temperature)
-        elif temperature is not None:
-            raise UserError("give temperature or sampling, which has a temperature of its own, not both")
+        sampling = chosen_sampling(samples, temperature, sampling)
         slots = self.slots
         if is_shared(self.runtime.mesh):
             if self.limits.max_length is None:

@@ -85,6 +85,21 @@ class SamplingSettings:
         return any(one.repetition_penalty != 1 for one in (self, self.later or self))
 
 
+def chosen_sampling(samples: int, temperature: float | None, sampling: SamplingSettings | None) -> SamplingSettings:
+    """The settings that a rollout's arguments come to: `sampling`, or those of a temperature, 1 unless given.
+
+    Raises:
+      UserError: fewer than one sample, or both a temperature and settings.
+    """
+    if samples < 1:
+        raise UserError(f"samples must be at least 1, got {samples}")
+    if sampling is None:
+        return SamplingSettings(1.0 if temperature is None else temperature)
+    if temperature is not None:
+        raise UserError("give temperature or sampling, which has a temperature of its own, not both")
+    return sampling
+
+
 _COMMON = ("forbidden_tokens", "stop_strings", "max_turn_tokens")
 
 

@@ -29,7 +29,7 @@ from pixel_reasoner_jax.processing import Budgets, PictureStore
 from pixel_reasoner_jax.query import Query, check_query, query_name
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits, Observation
 from pixel_reasoner_jax.rollout.prompt import BudgetSizes, OpenedQuery, QueryError
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling
 from pixel_reasoner_jax.rollout.served_dialogue import ServedDialogue, chat_message
 from pixel_reasoner_jax.rollout.workers import Workers
 from pixel_reasoner_jax.trajectory import Ended, Trajectory
@@ -115,12 +115,7 @@ class ServedPolicy:
           EndpointError: by the iterator, if the endpoint cannot be used. As UnansweredError, it gave no answer to some
             queries; all others were answered before.
         """
-        if samples < 1:
-            raise UserError(f"samples must be at least 1, got {samples}")
-        if sampling is None:
-            sampling = SamplingSettings(1.0 if temperature is None else temperature)
-        elif temperature is not None:
-            raise UserError("give temperature or sampling, which has a temperature of its own, not both")
+        sampling = chosen_sampling(samples, temperature, sampling)
         if sampling.forbidden_tokens:
             raise UserError("a served model has no forbidden_tokens: which ids its tokens have is not known here")
         settings = ServedRollout(
