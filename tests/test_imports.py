@@ -42,6 +42,7 @@ FLOORS = (
         "pixel_reasoner_jax.query",
         "pixel_reasoner_jax.endpoint",
         "pixel_reasoner_jax.child_processes",
+        "pixel_reasoner_jax.named_parts",
     ),
     ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.signals"),
     ("pixel_reasoner_jax.errors",),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt, UnreadableItem
+from pixel_reasoner_jax.named_parts import find_part
 
 __all__ = ["BENCHMARKS", "Benchmark", "Item", "Prompt", "UnreadableItem", "find_benchmark", "open_benchmark"]
 
@@ -36,14 +36,9 @@ def find_benchmark(name: str) -> type[Benchmark]:
     Raises:
       UserError: there is none.
     """
-    place = f"{__name__}.{BENCHMARKS[name]}" if name in BENCHMARKS else name
-    module, colon, attribute = place.partition(":")
-    if not colon:
-        raise UserError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}, or module:Class of your own")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"benchmark {name!r} cannot be imported: {error}") from None
+    found = find_part(name, BENCHMARKS, "benchmark", "module:Class")
+    if name in BENCHMARKS:
+        found = find_part(f"{__name__}.{found}", {}, "benchmark")
     if not (isinstance(found, type) and issubclass(found, Benchmark)):
         raise UserError(f"{name!r} is no class of a benchmark: derive it from {Benchmark.__module__}.Benchmark")
     return found

@@ -11,12 +11,11 @@ asks another model in the end, the rule here counts the response as wrong.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.scorers import choices, counts, mme, mvbench, plain, similarity, vqa
 from pixel_reasoner_jax.evaluation.scorers.scorer import Scorer
+from pixel_reasoner_jax.named_parts import find_part
 
 __all__ = ["SCORERS", "Scorer", "find_scorer"]
 
@@ -33,13 +32,5 @@ def find_scorer(name: str) -> Scorer:
     Raises:
       UserError: there is no such scorer.
     """
-    if name in SCORERS:
-        return SCORERS[name]
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise UserError(f"unknown scorer {name!r}; known: {', '.join(SCORERS)}, or module:function of your own")
-    try:
-        rule: Callable = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"scorer {name!r} cannot be imported: {error}") from None
+    rule = find_part(name, SCORERS, "scorer")
     return rule if isinstance(rule, Scorer) else Scorer(name, rule, "your own", "")
