@@ -45,7 +45,11 @@ def get_config() -> ConfigDict:
     config.rl.rollout.max_length = 192
     config.rl.rollout.slots = 128
     config.rl.rollout.gather_parameters = True
-    config.rl.rewards = ConfigDict(dict(rules="strict"))
+    config.rl.rewards = ConfigDict(dict(rules="strict", overlong_margin=32))
+    functions = dict(correct="accuracy", bonus="curiosity", penalty="excess_operations")
+    config.rl.rewards.terms = ConfigDict(
+        {label: dict(function=name, weight=1.0, gate="none", cap=0.0) for label, name in functions.items()}
+    )
     # At this size the paper's alpha 0.5 and H 0.3 escape the learning trap with some seeds and not with others; so does
     # alpha 1 where pretraining is shorter.
     config.rl.curiosity = ConfigDict(dict(variant="paper", alpha=2.0, beta=0.05, rate_floor=0.5, max_operations=1))

@@ -102,6 +102,16 @@ def get_config() -> ConfigDict:
 
     config.rewards = ConfigDict()
     config.rewards.rules = "strict"  # "release": the released code's looser comparison of answers
+    # The terms of the reward by their labels; yours may have others. The metrics show each as reward_<label>.
+    # function: "accuracy", "curiosity", "excess_operations", "length" or "overlong" (see rewards/terms.py), or your own
+    # as module:function. weight: in the sum; 0 only measures. gate: the term counts only where the function of the term
+    # with this label is greater than 0. cap: its largest absolute value; 0: none.
+    config.rewards.terms = ConfigDict()
+    config.rewards.terms.correct = ConfigDict(dict(function="accuracy", weight=1.0, gate="none", cap=0.0))
+    config.rewards.terms.bonus = ConfigDict(dict(function="curiosity", weight=1.0, gate="none", cap=0.0))
+    config.rewards.terms.penalty = ConfigDict(dict(function="excess_operations", weight=1.0, gate="none", cap=0.0))
+    # "overlong" counts from so many tokens before rollout.max_response_tokens on.
+    config.rewards.overlong_margin = 4096
 
     config.curiosity = ConfigDict()
     config.curiosity.variant = "paper"

@@ -19,6 +19,7 @@ LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # project
 BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budgets`
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
+REWARD_TERMS = ("accuracy", "curiosity", "excess_operations", "length", "overlong")  # see `rewards.terms`
 MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.multipliers`
 REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
@@ -87,6 +88,10 @@ OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.s
 The budgets of the processor are then those of the model (`MODEL_HAS`).
 """
 
+OPEN = {"rewards.terms": dict(function="", weight=1.0, gate="none", cap=0.0)}
+"""Sections to which a config may add entries under labels of its own, each a section with these keys and first values.
+"""
+
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": ((lambda value: 0 <= value < 2**31), f"0 or greater and less than {2**31}"),
     "workdir": _TEXT,
@@ -146,6 +151,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rollout.max_images": _NOT_NEGATIVE,
     "rollout.max_length": _POSITIVE,
     "rewards.rules": _choice(*ANSWER_RULES),
+    "rewards.overlong_margin": _POSITIVE,
+    "function": _part(*REWARD_TERMS),
+    "weight": _NOT_NEGATIVE,
+    "gate": (bool, "the label of a term, or 'none'"),
+    "cap": _NOT_NEGATIVE,
     "curiosity.variant": _choice(*CURIOSITY_VARIANTS),
     "curiosity.alpha": _NOT_NEGATIVE,
     "curiosity.beta": _NOT_NEGATIVE,

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
 from pixel_reasoner_jax.parallel import all_gather
-from pixel_reasoner_jax.rewards import AnswerPool, RewardTerms, reward_terms, score_trajectories
+from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
+from pixel_reasoner_jax.rewards.terms import Responses, evaluate_terms, find_terms, weighted_sum
 from pixel_reasoner_jax.rollout import QueryError, answered
 from pixel_reasoner_jax.training.advantages import group_advantages
 from pixel_reasoner_jax.training.multipliers import Multipliers
@@ -30,13 +31,17 @@ class RewardedGroups:
 
     Attributes:
       groups: G trajectories for every query; none for a query that failed, which counts nowhere.
-      terms: the reward's terms, [queries, G].
+      correct: float [queries, G], 1 for a right answer.
+      terms: the reward's terms by label, [queries, G], without their weights.
+      rewards: their weighted sum, float64 [queries, G].
       advantages: float32 [queries, G].
       uniform: bool [queries], whether all rewards of a group are equal, or it has none.
     """
 
     groups: list[list[Trajectory]]
-    terms: RewardTerms
+    correct: np.ndarray
+    terms: dict[str, np.ndarray]
+    rewards: np.ndarray
     advantages: np.ndarray
     uniform: np.ndarray
 
@@ -46,7 +51,7 @@ class RewardedGroups:
         for row, group in enumerate(self.groups):
             tokens[row, : len(group)] = [len(trajectory.tokens) for trajectory in group]
         trained = np.repeat(~self.uniform[:, None], tokens.shape[1], axis=1)
-        return self.advantages, trained, self.terms.correct, tokens
+        return self.advantages, trained, self.correct, tokens
 
     def sequences(self) -> dict[tuple[int, int], Sequence]:
         """The sequences that may be trained on, by (query, sample): those of groups that are not uniform."""
@@ -60,28 +65,27 @@ class RewardedGroups:
     def metrics(self) -> dict[str, float]:
         """Metrics of the episode, means over the responses of all processes, which call this together."""
         trajectories = [trajectory for group in self.groups for trajectory in group]
-        terms, samples = self.terms, self.advantages.shape[1]
+        samples = self.advantages.shape[1]
         there = np.repeat([bool(group) for group in self.groups], samples)
-        outcomes = [*map(Outcome.of, trajectories, terms.correct.ravel()[there])]
+        outcomes = [*map(Outcome.of, trajectories, self.correct.ravel()[there])]
         columns = {
-            "reward": terms.total.ravel()[there],
-            "reward_correct": terms.correct.ravel()[there],
-            "reward_bonus": terms.bonus.ravel()[there],
-            "reward_penalty": terms.penalty.ravel()[there],
+            "reward": self.rewards.ravel()[there],
+            **{f"reward_{label}": values.ravel()[there] for label, values in self.terms.items()},
             "response_tokens": [int(trajectory.train.sum()) for trajectory in trajectories],
             "truncated": [trajectory.ended != "answer" for trajectory in trajectories],
             "uniform_groups": np.repeat(self.uniform, samples)[there],
         }
-        counts = [[outcome.calls for outcome in outcomes], [outcome.failed for outcome in outcomes]]
-        table = np.zeros((len(there), 3 + len(columns)), np.float32)  # of the same size on all processes
+        counts = [(outcome.score, outcome.calls, outcome.failed) for outcome in outcomes]
+        first = 4  # column of the table, after the mark of a response and its counts
+        table = np.zeros((len(there), first + len(columns)), np.float32)  # of the same size on all processes
         table[:, 0] = there
-        table[there, 1:] = np.column_stack([*counts, *columns.values()])
+        table[there, 1:] = np.column_stack([np.array(counts).reshape(-1, first - 1), *columns.values()])
         table = all_gather(table).reshape(-1, table.shape[1])
-        table = table[table[:, 0] > 0, 1:]
+        table = table[table[:, 0] > 0]
         if not len(table):
             return {}
-        means = dict(zip(columns, table[:, 2:].mean(axis=0, dtype=np.float64).tolist(), strict=True))
-        all_outcomes = [Outcome(row[3], int(row[0]), int(row[1])) for row in table.tolist()]
+        means = dict(zip(columns, table[:, first:].mean(axis=0, dtype=np.float64).tolist(), strict=True))
+        all_outcomes = [Outcome(score, int(calls), int(failed)) for score, calls, failed in table[:, 1:first].tolist()]
         return {**means, **{name: value for name, value in figures(all_outcomes).items() if value is not None}}
 
     @property
@@ -154,39 +158,33 @@ def collect(
 
 
 def reward_groups(
-    groups: Seq[Seq[Trajectory]],
-    correct: np.ndarray,
-    curiosity: ConfigDict,
-    multipliers: Multipliers,
-    normalize_std: bool,
+    groups: Seq[Seq[Trajectory]], correct: np.ndarray, config: ConfigDict, multipliers: Multipliers
 ) -> RewardedGroups:
     """Computes the reward and the advantage of every response.
 
     Args:
       groups: G trajectories for every query; none for one that failed.
       correct: float [queries, G], 1 for a correct answer; see `rewards.score_trajectories`.
-      curiosity: `variant`, `rate_floor`, `max_operations`; see `rewards.reward_terms`.
+      config: the experiment.
       multipliers: alpha and beta.
-      normalize_std: divide advantages by the group's standard deviation.
     """
     groups = [list(group) for group in groups]
     there = np.array([bool(group) for group in groups])
-    operations, succeeded = np.zeros(correct.shape, int), np.zeros(correct.shape, int)
-    for row, group in enumerate(groups):
-        for column, trajectory in enumerate(group):
-            operations[row, column] = len(trajectory.operations)
-            succeeded[row, column] = sum(record.succeeded for record in trajectory.operations)
-    video = np.array([any(one.kind == "video" for t in group[:1] for one in t.media[:1]) for group in groups])
-    terms = reward_terms(
-        correct,
-        operations,
-        succeeded,
-        multipliers.alpha,
-        multipliers.beta,
-        curiosity.rate_floor,
-        curiosity.max_operations,
-        variant=curiosity.variant,
-        video=video,
-    )
-    advantages, uniform = group_advantages(terms.total, normalize_std=normalize_std)
-    return RewardedGroups(groups, terms, advantages, uniform | ~there)
+    terms, rewards = find_terms(config.rewards.terms), np.zeros(correct.shape)
+    values = {label: np.zeros(correct.shape) for label in terms}
+    if there.any():
+        responses = Responses.of(
+            [group for group in groups if group],
+            correct[there],
+            alpha=multipliers.alpha,
+            beta=multipliers.beta,
+            curiosity=config.curiosity,
+            limit=config.rollout.max_response_tokens,
+            margin=config.rewards.overlong_margin,
+        )
+        found = evaluate_terms(terms, responses)
+        rewards[there] = weighted_sum(terms, found)
+        for label, value in found.items():
+            values[label][there] = value
+    advantages, uniform = group_advantages(rewards, normalize_std=config.grpo.normalize_std)
+    return RewardedGroups(groups, correct, values, rewards, advantages, uniform | ~there)

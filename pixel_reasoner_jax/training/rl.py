@@ -3,7 +3,7 @@
 for every episode of queries:
     the behaviour policy takes the trained parameters
     roll out G responses to every query, and score their answers
-    reward = correctness + alpha * curiosity bonus - beta * penalty for operations
+    reward = correctness + alpha * curiosity bonus - beta * penalty for operations, or other terms by their weights
     advantage = reward - mean of the query's group; groups whose rewards are all alike are dropped
     for every planned update: one step of the optimizer on its share of the responses, and on as many replayed ones,
         drawn with a probability that rises with |advantage|, as fill the batch
@@ -28,9 +28,11 @@ from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
 from data_pipeline.reader import QueryReader
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
+from pixel_reasoner_jax.rewards.terms import find_terms
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
@@ -39,7 +41,7 @@ from pixel_reasoner_jax.training.multipliers import Multipliers
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.query_order import QueryOrder
-from pixel_reasoner_jax.training.replay import Candidates, choose_responses, planned_responses, replayed_share
+from pixel_reasoner_jax.training.replay import METHODS, Candidates, choose_responses, planned_responses, replayed_share
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
@@ -66,6 +68,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         began with; where these are gone and were not saved, its updates are made first, and it is saved.
     """
     check_lengths(config)
+    check_parts(config)
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
     with contextlib.ExitStack() as stack:
@@ -238,7 +241,7 @@ def run_episode(
                 groups, correct = collect(stream, len(queries), samples, learner.pool)
         except RolloutStopped:
             raise EpisodeDropped from None
-    rewarded = reward_groups(groups, correct, config.curiosity, multipliers, config.grpo.normalize_std)
+    rewarded = reward_groups(groups, correct, config, multipliers)
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
     failed = int(all_gather(np.int32(rewarded.failed_queries)).sum())
 
@@ -310,6 +313,16 @@ def check_lengths(config: ConfigDict) -> None:
             f"config.rollout.max_length is {longest}: such a response does not fit into a row of"
             f" config.train.row_length = {row} tokens"
         )
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Checks that there are the functions that the config names, before anything is loaded.
+
+    Raises:
+      UserError: there is none of a name, or its module cannot be imported.
+    """
+    find_terms(config.rewards.terms)
+    find_part(config.replay.method, METHODS, "replay method")
 
 
 def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:

@@ -5,7 +5,6 @@ import threading
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
@@ -15,7 +14,7 @@ from pixel_reasoner_jax.training.multipliers import Multipliers
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 from tests.trajectories import InTurn
 
-CURIOSITY = ConfigDict(dict(variant="paper", rate_floor=0.5, max_operations=1))
+CONFIG = load_config("rl_qwen2_5_vl_7b", [("curiosity.rate_floor", "0.5")])
 MULTIPLIERS = Multipliers(alpha=1.0, beta=0.05)
 WORKED = OperationRecord(0, "zoom_in", {}, sizes=((28, 28),))
 FAILED = OperationRecord(1, "zoom_in", {}, error="no")
@@ -43,8 +42,8 @@ def test_figures_of_an_episode():
     ]
     with AnswerPool() as pool:
         correct = np.array([score_trajectories(group, pool) for group in groups])
-    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
-    np.testing.assert_allclose(rewarded.terms.total, [[1.0, 0.0, 1.0, -0.05], [0.0] * 4])  # at the floor: no bonus
+    rewarded = reward_groups(groups, correct, CONFIG, MULTIPLIERS)
+    np.testing.assert_allclose(rewarded.rewards, [[1.0, 0.0, 1.0, -0.05], [0.0] * 4])  # at the floor: no bonus
     assert rewarded.uniform.tolist() == [False, True] and len(rewarded.sequences()) == 4
     assert rewarded.metrics() == pytest.approx(
         {
@@ -98,7 +97,7 @@ def test_a_query_that_failed_counts_nowhere_but_among_the_failed(caplog):
     assert [len(group) for group in groups] == [2, 0, 2]
     np.testing.assert_array_equal(correct, [[1, 0], [0, 0], [1, 1]])
     assert caplog.messages == ["left out: /data/b.png: the file has changed since it was opened"]
-    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CONFIG, MULTIPLIERS)
     assert rewarded.uniform.tolist() == [False, True, True]
     assert rewarded.sequences().keys() == {(0, 0), (0, 1)}
     metrics = rewarded.metrics()
@@ -111,7 +110,7 @@ def test_a_query_that_failed_counts_nowhere_but_among_the_failed(caplog):
 
 def test_an_episode_whose_queries_all_failed_has_no_figures():
     groups, correct = collect(InTurn(*(QueryError(n, str(n), "gone") for n in range(2))), 2, 4, None)
-    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CONFIG, MULTIPLIERS)
     assert rewarded.metrics() == {} and rewarded.sequences() == {}
     assert rewarded.failed_queries == 2
 
@@ -143,7 +142,7 @@ def test_why_an_episode_left_nothing_to_learn_is_said(responses, unchecked, word
         operations = [responses["operation"]] if "operation" in responses else []
         one = response(responses["answer"], *operations, ended=responses.get("ended", Ended.ANSWER))
         groups, correct = [[one, one]] * 2, np.full((2, 2), float(responses["answer"] == 5))
-    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CONFIG, MULTIPLIERS)
     assert rewarded.uniform.all()
     counts = {"failed_queries": rewarded.failed_queries, "answers_unchecked": unchecked}
     reason = why_no_update({**rewarded.metrics(), **counts}, config)
