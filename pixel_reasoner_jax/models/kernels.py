@@ -100,7 +100,7 @@ def said_flops(name: str, attributes: Mapping[str, int | str]) -> int | None:
 
 
 def _blocks(tokens: int) -> tuple[int, int]:
-    """The length of a block and the number of blocks: as few as possible, with less than `LANES` padding tokens each."""
+    """The length of a block and the number of blocks: as few as possible, less than `LANES` padding tokens in each."""
     blocks = -(-tokens // BLOCK)
     return -(-tokens // (blocks * LANES)) * LANES, blocks
 
