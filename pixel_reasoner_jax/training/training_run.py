@@ -25,7 +25,7 @@ from pixel_reasoner_jax.config import FILE, ConfigError, open_workdir, save_conf
 from pixel_reasoner_jax.errors import RunInterrupted, RunStopped, UserError
 from pixel_reasoner_jax.files import StorageError, as_path, storage_problem
 from pixel_reasoner_jax.metrics import FILE as METRICS
-from pixel_reasoner_jax.metrics import MetricWriter, Progress
+from pixel_reasoner_jax.metrics import MetricWriter, Progress, read_metrics
 from pixel_reasoner_jax.model_files import base_directory, download_hint
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
@@ -224,6 +224,12 @@ class TrainingRun:
                 step, {**metrics, **seconds, "seconds": total, "tokens_per_second": metrics.get("tokens", 0.0) / total}
             )
         self._seconds = {}
+
+    def metrics_so_far(self) -> list[dict[str, Any]]:
+        """The metrics of the steps before the one that the run goes on with; none but in the first process."""
+        if not self._step or not is_main() or not (self._workdir / METRICS).exists():
+            return []
+        return [line for line in read_metrics(self._workdir) if line["step"] <= self._step]
 
     def plan(self, sequences: Mapping[int, Seq[Sequence]]) -> dict[int, list[PlannedBatch]]:
         """Plans the batches of an update for each of this process's shards; see `packing.plan`."""

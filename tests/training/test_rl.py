@@ -8,6 +8,7 @@ import types
 import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
+from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.training import rl
 from pixel_reasoner_jax.training.rl import UpdateSchedule
 
@@ -50,7 +51,7 @@ def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
     )
     figures = {"tokens": 5.0, "logprob_difference": 0.0}
     trainer = types.SimpleNamespace(update=lambda state, batches, rate: (state, figures if batches else {}))
-    policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext())
+    policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext(()), counters=Counters())
     learner = rl.Learner(
         config=load_config("rl_qwen2_5_vl_7b"),
         training=training,
@@ -61,6 +62,8 @@ def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
         sampling=None,
         learning_rate=float,
         stop=types.SimpleNamespace(asked=None, agreed=lambda: False),
+        show=lambda text: None,
     )
-    _, metrics = rl.run_episode(learner, 2, [], types.SimpleNamespace(params=None))
+    _, metrics = rl.run_episode(learner, 2, [], types.SimpleNamespace(params=None, step=7))
+    assert policy.policy_version == 7  # which trajectories carry
     assert (metrics["updates"], metrics["skipped_updates"], metrics["tokens"]) == (2, 1, 10.0)
