@@ -8,7 +8,7 @@ import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any, NoReturn
 
@@ -37,10 +37,10 @@ from pixel_reasoner_jax.processing.sources import use_media_settings
 from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
-from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan
+from pixel_reasoner_jax.training.packing import PlannedBatch, Sequence, plan
 from pixel_reasoner_jax.training.resumption import choose_step
 from pixel_reasoner_jax.training.state import TrainState
-from pixel_reasoner_jax.training.virtual_shards import VirtualShards
+from pixel_reasoner_jax.training.virtual_shards import AgreedBatches, VirtualShards
 
 MODEL = "model"  # folder of the trained model in a run's directory
 INITIAL = "initial"  # folder of the first model's files without its weights, which `export` needs beside a checkpoint
@@ -239,8 +239,8 @@ class TrainingRun:
             for shard, of_shard in sequences.items()
         }
 
-    def agree_on_shapes(self, plans: Mapping[int, list[PlannedBatch]]) -> Callable[[], list[Batch]]:
-        """Returns a function that builds the planned batches; see `VirtualShards.agree_on_shapes`."""
+    def agree_on_shapes(self, plans: Mapping[int, list[PlannedBatch]]) -> AgreedBatches:
+        """What builds the planned batches; see `VirtualShards.agree_on_shapes`."""
         return self.shards.agree_on_shapes(plans, self.processor, self._config.train.micro_batch_rows)
 
     def progress(self, description: str, total: int, step: int) -> Progress:
