@@ -156,6 +156,7 @@ def _trajectory(draft: Draft, pieces: list[Rendered], source: np.ndarray) -> Tra
         train=np.concatenate([piece.train for piece in pieces]),
         media=[media for piece in pieces for media in piece.media],
         operations=list(draft.operations),
+        policy_version=draft.policy_version,
     )
 
 

@@ -33,6 +33,7 @@ from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
+from pixel_reasoner_jax.training.alarms import AlarmLog
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import grpo_loss
 from pixel_reasoner_jax.training.multipliers import Multipliers
@@ -40,6 +41,7 @@ from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_o
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, planned_responses, replayed_share
+from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
@@ -90,7 +92,6 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
             config.rollout.temperature, later=SamplingSettings(config.rollout.later_temperature)
         )
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
-        learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
         multipliers = Multipliers.begin(config.curiosity, counters.get("multipliers"))
@@ -99,9 +100,12 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
             carried = dict(skipped_updates=skipped, multipliers=multipliers.to_json())
             training.save(episode, state, position, episode=episode, **carried)
 
-        reason = ""
+        reason, alarms = "", AlarmLog(config, training.metrics_so_far())
         stop.begin()
         with training.progress("rl", schedule.episodes, done) as progress:
+            learner = Learner(
+                config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop, progress.note
+            )
             for episode in range(done + 1, schedule.episodes + 1):
                 position = loader.get_state()
                 with training.phase("data"):
@@ -115,6 +119,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                     training.end_early()
                 multipliers = multipliers.after(metrics.get("rapr"), metrics.get("operations"), config.curiosity)
                 skipped += metrics.pop("skipped_updates")
+                metrics |= alarms.after(episode, metrics)
                 training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
                 progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
                 if not metrics["updates"]:
@@ -191,6 +196,7 @@ class Learner:
       trainer, learning_rate: what updates, and its learning rate by the number of updates made before.
       schedule: the updates that are planned.
       stop: whether SIGTERM has come.
+      show: takes a text that says how far an episode is.
     """
 
     config: ConfigDict
@@ -202,6 +208,7 @@ class Learner:
     sampling: SamplingSettings
     learning_rate: Callable[[int], float]
     stop: StopRequest
+    show: Callable[[str], None]
 
 
 class EpisodeDropped(Exception):
@@ -230,12 +237,14 @@ def run_episode(
     config, training, policy = learner.config, learner.training, learner.policy
     samples, unchecked = config.rollout.samples, learner.pool.unchecked
 
-    policy.params = state.params
+    policy.params, policy.policy_version = state.params, int(state.step)
     with training.phase("rollout"):  # answers are scored at the same time
         seed = _episode_seed(config.seed, episode)
+        progress = RolloutProgress(learner.show, len(queries), samples, policy.counters)
+        stop = progress.asking(learner.stop.asked)
         try:
-            with policy.stream(queries, samples, seed, sampling=learner.sampling, stop=learner.stop.asked) as stream:
-                groups, correct = collect(stream, len(queries), samples, learner.pool)
+            with policy.stream(queries, samples, seed, sampling=learner.sampling, stop=stop) as stream:
+                groups, correct = collect(progress.counting(stream), len(queries), samples, learner.pool)
         except RolloutStopped:
             raise EpisodeDropped from None
     rewarded = reward_groups(groups, correct, config.curiosity, multipliers, config.grpo.normalize_std)

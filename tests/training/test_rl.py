@@ -8,6 +8,7 @@ import types
 import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
+from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.training import rl
 from pixel_reasoner_jax.training.multipliers import Multipliers
 from pixel_reasoner_jax.training.rl import UpdateSchedule
@@ -55,7 +56,7 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         figures = {"tokens": 5.0, "logprob_difference": 0.0, "learning_rate": rate}
         return (types.SimpleNamespace(step=state.step + 1), figures) if batches else (state, {})
 
-    policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext())
+    policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext(()), counters=Counters())
     learner = rl.Learner(
         config=load_config("rl_qwen2_5_vl_7b"),
         training=training,
@@ -66,9 +67,11 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         sampling=None,
         learning_rate=float,
         stop=types.SimpleNamespace(asked=None, agreed=lambda: False),
+        show=lambda text: None,
     )
     state = types.SimpleNamespace(params=None, step=3)
     state, metrics = rl.run_episode(learner, 2, [], state, Multipliers(0.5, 0.05))
+    assert policy.policy_version == 3  # which trajectories carry
     assert (metrics["updates"], metrics["skipped_updates"], metrics["tokens"]) == (2, 1, 10.0)
     assert (state.step, metrics["learning_rate"]) == (5, 3.5)
     assert (metrics["alpha"], metrics["beta"], metrics["replayed"]) == (0.5, 0.05, 0.25)
