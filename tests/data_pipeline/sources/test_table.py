@@ -114,7 +114,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "'window' has 1 numbers, expected 2",
         "frames is 1.5; it is a whole number, 1 or more",
         "not JSON",
-        "not an image in a known format",
+        "it begins with zeros",
         "nothing is downloaded",
         "leads out of",
     ]
