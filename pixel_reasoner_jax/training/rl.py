@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_o
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.rows import split_by_tokens
 from pixel_reasoner_jax.training.state import Trainer, TrainState
-from pixel_reasoner_jax.training.stopping import StopRequest
+from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 
 SHOWN = ("accuracy", "rapr", "reward")  # beside the progress
@@ -88,17 +89,18 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
+        training.check_end(done, schedule.episodes, "episode")
         reason = ""
         stop.begin()
         with training.progress("rl", schedule.episodes, done) as progress:
             for episode in range(done + 1, schedule.episodes + 1):
                 position = loader.get_state()
-                with training.phase("data"):
-                    shards = next(loader).values()
-                    queries = [query for shard in shards for query in shard]
                 try:
+                    with training.phase("data"), stop.ending_waits():
+                        shards = next(loader).values()
+                        queries = [query for shard in shards for query in shard]
                     state, metrics = run_episode(learner, episode, queries, state)
-                except EpisodeDropped:
+                except (EpisodeDropped, WaitEnded):
                     if episode > 1 and not training.has_saved(episode - 1):
                         training.save(episode - 1, state, position, episode=episode - 1, skipped_updates=skipped)
                     training.end_early()
@@ -106,9 +108,10 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                 training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
                 progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
                 if not metrics["updates"]:
-                    reason = why_no_update(metrics, config)
+                    before, reason = reason, why_no_update(metrics, config)
                     if is_main():
-                        _log.warning("episode %d made no update: %s", episode, reason)
+                        short = "as before" if _without_figures(before) == _without_figures(reason) else reason
+                        _log.warning("episode %d made no update: %s", episode, short)
                 stopping = stop.agreed()
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes or stopping:
                     training.save(episode, state, loader.get_state(), episode=episode, skipped_updates=skipped)
@@ -342,6 +345,11 @@ def _loss(logprobs, entropy, details, normalizer, *, clip_low: float, clip_high:
 def _episode_seed(seed: int, episode: int) -> int:
     """The seed of an episode's rollout. Seeds differ, so that a query's responses differ from one epoch to the next."""
     return int(np.random.default_rng((seed, episode)).integers(2**31))
+
+
+def _without_figures(reason: str) -> str:
+    """What two reasons share that differ in their figures alone."""
+    return re.sub(r"[\d.]+", "", reason)
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
