@@ -60,7 +60,7 @@ setup(
             "torch==2.13.0",
         ],
     },
-    entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.commands.cli:main"]},
+    entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.commands.program:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

@@ -36,7 +36,7 @@ BENCHMARKS = (
 PROTOCOLS = ("paper", "model", "lmms-eval", "vlmevalkit")
 
 SOURCES = {
-    "jsonl": "FILE.jsonl: one annotated query a line",
+    "table": "FILE.jsonl, .json, .csv or .parquet: one annotated query a row",
     "masks": "FOLDER of SA-1B: images with JSON files of masks",
     "web": "FILE.jsonl: screenshots with answer boxes",
     "star": "FILE.json of STAR: questions with answer windows",
@@ -44,7 +44,6 @@ SOURCES = {
     "tfds": "FILE.json: any TFDS data set with boxes, and a field map",
     "pixel-search": "SPLIT of the procedural world of images",
     "pixel-search-video": "SPLIT of the world of videos",
-    "table": "FILE.jsonl, .json, .csv or .parquet: one a row, as the file of jsonl",
 }
 
 MASKS = {

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, planned_responses, replayed_share
 from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
 from pixel_reasoner_jax.training.state import Trainer, TrainState
-from pixel_reasoner_jax.training.stopping import StopRequest
+from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 
 SHOWN = ("accuracy", "rapr", "reward")  # beside the progress
@@ -94,6 +95,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
+        training.check_end(done, schedule.episodes, "episode")
         multipliers = Multipliers.begin(config.curiosity, counters.get("multipliers"))
 
         def save(episode: int, position: dict[str, Any]) -> None:
@@ -108,12 +110,12 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
             )
             for episode in range(done + 1, schedule.episodes + 1):
                 position = loader.get_state()
-                with training.phase("data"):
-                    shards = next(loader).values()
-                    queries = [query for shard in shards for query in shard]
                 try:
+                    with training.phase("data"), stop.ending_waits():
+                        shards = next(loader).values()
+                        queries = [query for shard in shards for query in shard]
                     state, metrics = run_episode(learner, episode, queries, state, multipliers)
-                except EpisodeDropped:
+                except (EpisodeDropped, WaitEnded):
                     if episode > 1 and not training.has_saved(episode - 1):
                         save(episode - 1, position)
                     training.end_early()
@@ -123,9 +125,10 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                 training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
                 progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
                 if not metrics["updates"]:
-                    reason = why_no_update(metrics, config)
+                    before, reason = reason, why_no_update(metrics, config)
                     if is_main():
-                        _log.warning("episode %d made no update: %s", episode, reason)
+                        short = "as before" if _without_figures(before) == _without_figures(reason) else reason
+                        _log.warning("episode %d made no update: %s", episode, short)
                 stopping = stop.agreed()
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes or stopping:
                     save(episode, loader.get_state())
@@ -375,6 +378,11 @@ def _loss(logprobs, entropy, details, normalizer, *, clip_low: float, clip_high:
 def _episode_seed(seed: int, episode: int) -> int:
     """The seed of an episode's rollout. Seeds differ, so that a query's responses differ from one epoch to the next."""
     return int(np.random.default_rng((seed, episode)).integers(2**31))
+
+
+def _without_figures(reason: str) -> str:
+    """What two reasons share that differ in their figures alone."""
+    return re.sub(r"[\d.]+", "", reason)
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:

@@ -171,9 +171,11 @@ def test_replay_keeps_the_planned_updates(rl_config, luck_pays, monkeypatch, met
 
 def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_config, rl_config, monkeypatch, caplog):
     """Here nothing is computed that could be learnt."""
-    figures = dict(failed_queries=0, accuracy=0.0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
+    figures = dict(failed_queries=0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
     monkeypatch.setattr(Trainer, "update", lambda self, state, *_: (state, {}))
-    monkeypatch.setattr(rl, "run_episode", lambda learner, episode, queries, state, _: (state, dict(figures)))
+    monkeypatch.setattr(
+        rl, "run_episode", lambda _, episode, queries, state, __: (state, figures | {"accuracy": (episode - 1) / 8})
+    )
     for run, config in ((sft.run, sft_config), (rl.run, rl_config)):
         config.train.steps, config.workdir = 2, f"{config.workdir}_{run.__module__}"
         for resume in (False, True):
@@ -183,6 +185,7 @@ def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_con
     reasons = [message for message in caplog.messages if message.startswith("episode ")]
     assert [reason.partition(": ")[0] for reason in reasons] == [f"episode {n} made no update" for n in (1, 2)]
     assert "equal rewards (accuracy 0)" in reasons[0] and "every response met a limit before its answer" in reasons[0]
+    assert reasons[1] == "episode 2 made no update: as before"  # though its accuracy is another
 
 
 def test_a_run_whose_prompts_leave_no_room_exports_nothing(rl_config):
