@@ -119,6 +119,10 @@ def get_config() -> ConfigDict:
     config.curiosity.beta = 0.05
     config.curiosity.rate_floor = 0.3  # H
     config.curiosity.max_operations = 1  # N
+    # Which RaPR the bonus compares with H: that of the "query", or an average over episodes of queries with its kind of
+    # "media", or of all ("global"), of which every episode keeps the share rate_decay.
+    config.curiosity.rate = "query"
+    config.curiosity.rate_decay = 0.9
     # "fixed": alpha and beta stay as they are. "dual": they begin so, and after every episode each takes a step along
     # its constraint's violation, within bounds: alpha_step * (H - mean RaPR), and beta_step * (mean operations - N).
     config.curiosity.multipliers = "fixed"
@@ -131,7 +135,16 @@ def get_config() -> ConfigDict:
     config.grpo.queries_per_episode = 512  # the behaviour policy is renewed after so many
     config.grpo.clip_low = 0.2
     config.grpo.clip_high = 0.35
-    config.grpo.normalize_std = False  # divide advantages by the group's standard deviation
+    # "centred": reward less the group's mean; "std": divided by its standard deviation; "leave_one_out";
+    # "batch_whitened"; "gdpo": every term of the reward by itself; or your own as module:function. See
+    # training/advantages.py.
+    config.grpo.advantage = "centred"
+    # Responses that met a limit and are not trained on, for example ("over_turn", "over_long"): of operations and
+    # images, of tokens.
+    config.grpo.masks = ()
+    # Dynamic sampling: more queries are asked, so many times queries_per_episode at most, until queries_per_episode
+    # groups are not uniform; 1: off. An episode then reads more of the data, beyond the epochs if need be.
+    config.grpo.sampling_rounds = 1
 
     # Selective sample replay: an update that too few responses with an advantage are left for is filled with replayed
     # ones. "none", "paper", "release" (of VL-Rethinker: half as many updates, all of drawn responses), or your own as

@@ -20,7 +20,10 @@ BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budg
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
 REWARD_TERMS = ("accuracy", "curiosity", "excess_operations", "length", "overlong")  # see `rewards.terms`
-MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.multipliers`
+ADVANTAGES = ("centred", "std", "leave_one_out", "batch_whitened", "gdpo")  # see `training.advantages`
+RESPONSE_MASKS = ("over_turn", "over_long")  # see `training.masks`
+RATES = ("query", "media", "global")  # that the bonus compares with H, see `training.curiosity_state`
+MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.curiosity_state`
 REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
 
@@ -70,6 +73,10 @@ def _is_budget(value: Any) -> bool:
 
 def _are_lora_targets(value: Any) -> bool:
     return all(name in LORA_TARGETS for name in value)
+
+
+def _are_masks(value: Any) -> bool:
+    return all(name in RESPONSE_MASKS for name in value)
 
 
 _FRACTION = (lambda value: 0 <= value <= 1), "between 0 and 1"
@@ -161,6 +168,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "curiosity.beta": _NOT_NEGATIVE,
     "curiosity.rate_floor": _FRACTION,
     "curiosity.max_operations": _NOT_NEGATIVE,
+    "curiosity.rate": _choice(*RATES),
+    "curiosity.rate_decay": _MOMENTUM,
     "curiosity.multipliers": _choice(*MULTIPLIERS),
     "curiosity.alpha_step": _NOT_NEGATIVE,
     "curiosity.beta_step": _NOT_NEGATIVE,
@@ -169,6 +178,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "replay.method": _part(*REPLAY),
     "replay.alpha": _NOT_NEGATIVE,
     "grpo.queries_per_episode": _POSITIVE,
+    "grpo.sampling_rounds": _POSITIVE,
+    "grpo.advantage": _part(*ADVANTAGES),
+    "grpo.masks": (_are_masks, f"out of {', '.join(RESPONSE_MASKS)}"),
     "grpo.clip_low": _FRACTION,
     "grpo.clip_high": _NOT_NEGATIVE,
     "pretraining.lessons": _POSITIVE,

@@ -17,9 +17,11 @@ from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
 from pixel_reasoner_jax.rewards.terms import Responses, evaluate_terms, find_terms, weighted_sum
 from pixel_reasoner_jax.rollout import QueryError, answered
-from pixel_reasoner_jax.training.advantages import group_advantages
-from pixel_reasoner_jax.training.multipliers import Multipliers
+from pixel_reasoner_jax.training.advantages import GroupRewards, find_advantages, find_uniform
+from pixel_reasoner_jax.training.curiosity_state import CuriosityState
+from pixel_reasoner_jax.training.masks import find_finished
 from pixel_reasoner_jax.training.packing import Sequence
+from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
@@ -36,6 +38,10 @@ class RewardedGroups:
       rewards: their weighted sum, float64 [queries, G].
       advantages: float32 [queries, G].
       uniform: bool [queries], whether all rewards of a group are equal, or it has none.
+      finished: bool [queries, G], False for responses that `grpo.masks` leaves out.
+      trained: bool [queries, G], which responses may be trained on.
+      order: the queries of all processes.
+      curiosity: the state with the averages of rates that the bonus was computed with.
     """
 
     groups: list[list[Trajectory]]
@@ -44,23 +50,28 @@ class RewardedGroups:
     rewards: np.ndarray
     advantages: np.ndarray
     uniform: np.ndarray
+    finished: np.ndarray
+    trained: np.ndarray
+    order: QueryOrder
+    curiosity: CuriosityState
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What `replay.Candidates` begins with, [queries, G]: advantages, which may be trained on, correct, tokens."""
         tokens = np.zeros(self.advantages.shape, np.int32)
         for row, group in enumerate(self.groups):
             tokens[row, : len(group)] = [len(trajectory.tokens) for trajectory in group]
-        trained = np.repeat(~self.uniform[:, None], tokens.shape[1], axis=1)
-        return self.advantages, trained, self.correct, tokens
+        return self.advantages, self.trained, self.correct, tokens
 
     def sequences(self) -> dict[tuple[int, int], Sequence]:
-        """The sequences that may be trained on, by (query, sample): those of groups that are not uniform."""
+        """The sequences that may be trained on, by (query, sample)."""
         return {
-            (query, sample): Sequence.of(trajectory, float(advantage))
-            for query, (group, advantages) in enumerate(zip(self.groups, self.advantages, strict=True))
-            if not self.uniform[query]
-            for sample, (trajectory, advantage) in enumerate(zip(group, advantages, strict=True))
+            (query, sample): Sequence.of(self.groups[query][sample], float(self.advantages[query, sample]))
+            for query, sample in np.argwhere(self.trained).tolist()
         }
+
+    def informative(self) -> int:
+        """How many groups of all processes, which call this together, are not uniform."""
+        return int((~self.order.gather(self.uniform)).sum())
 
     def metrics(self) -> dict[str, float]:
         """Metrics of the episode, means over the responses of all processes, which call this together."""
@@ -74,6 +85,7 @@ class RewardedGroups:
             "response_tokens": [int(trajectory.train.sum()) for trajectory in trajectories],
             "truncated": [trajectory.ended != "answer" for trajectory in trajectories],
             "uniform_groups": np.repeat(self.uniform, samples)[there],
+            "masked": ~self.finished.ravel()[there],
         }
         counts = [(outcome.score, outcome.calls, outcome.failed) for outcome in outcomes]
         first = 4  # column of the table, after the mark of a response and its counts
@@ -101,7 +113,8 @@ def why_no_update(metrics: Mapping[str, float], config: ConfigDict) -> str:
       metrics: of the episode.
       config: the experiment.
     """
-    samples, queries = config.rollout.samples, config.grpo.queries_per_episode
+    samples = config.rollout.samples
+    queries = config.grpo.queries_per_episode * metrics.get("sampling_rounds", 1)
     responses = int((queries - metrics["failed_queries"]) * samples)
     if not responses:
         return f"the media of all {queries} queries could not be used"
@@ -158,33 +171,62 @@ def collect(
 
 
 def reward_groups(
-    groups: Seq[Seq[Trajectory]], correct: np.ndarray, config: ConfigDict, multipliers: Multipliers
+    groups: Seq[Seq[Trajectory]],
+    correct: np.ndarray,
+    config: ConfigDict,
+    curiosity: CuriosityState,
+    order: QueryOrder | None = None,
 ) -> RewardedGroups:
-    """Computes the reward and the advantage of every response.
+    """Computes the reward and the advantage of every response. All processes call this together.
 
     Args:
       groups: G trajectories for every query; none for one that failed.
       correct: float [queries, G], 1 for a correct answer; see `rewards.score_trajectories`.
       config: the experiment.
-      multipliers: alpha and beta.
+      curiosity: what the episode began with.
+      order: the queries of all processes; None: these are all, of one shard.
     """
     groups = [list(group) for group in groups]
-    there = np.array([bool(group) for group in groups])
-    terms, rewards = find_terms(config.rewards.terms), np.zeros(correct.shape)
-    values = {label: np.zeros(correct.shape) for label in terms}
+    order = order or QueryOrder(np.zeros(len(groups), int))
+    there, terms = np.array([bool(group) for group in groups]), find_terms(config.rewards.terms)
+    responses = Responses.of(
+        [group for group in groups if group],
+        correct[there],
+        alpha=curiosity.alpha,
+        beta=curiosity.beta,
+        curiosity=config.curiosity,
+        limit=config.rollout.max_response_tokens,
+        margin=config.rewards.overlong_margin,
+    )
+
+    def of_all(values: np.ndarray) -> np.ndarray:
+        """Those of all this process's queries, with 0 for one that failed."""
+        every = np.zeros((len(groups), *values.shape[1:]), values.dtype)
+        every[there] = values
+        return every
+
+    asked = order.gather(there)
+    rate, is_video = (order.gather(of_all(values))[asked] for values in (responses.rate, responses.is_video))
+    curiosity = curiosity.with_rates(rate, is_video, config.curiosity)
     if there.any():
-        responses = Responses.of(
-            [group for group in groups if group],
-            correct[there],
-            alpha=multipliers.alpha,
-            beta=multipliers.beta,
-            curiosity=config.curiosity,
-            limit=config.rollout.max_response_tokens,
-            margin=config.rewards.overlong_margin,
-        )
+        rate = curiosity.rate_of(responses.rate, responses.is_video, config.curiosity)
+        responses = dataclasses.replace(responses, rate=rate)
         found = evaluate_terms(terms, responses)
-        rewards[there] = weighted_sum(terms, found)
-        for label, value in found.items():
-            values[label][there] = value
-    advantages, uniform = group_advantages(rewards, normalize_std=config.grpo.normalize_std)
-    return RewardedGroups(groups, correct, values, rewards, advantages, uniform | ~there)
+    else:
+        found = dict.fromkeys(terms, correct[there])
+    rewards = of_all(weighted_sum(terms, found))
+    values = {label: of_all(value) for label, value in found.items()}
+    finished = of_all(find_finished(responses.ended, config.grpo.masks))
+    uniform = find_uniform(rewards, finished) | ~there
+
+    kept = order.first(order.gather(~uniform), config.grpo.queries_per_episode)
+    weights = {label: term.weight for label, term in terms.items()}
+    gathered = {label: order.gather(value)[kept] for label, value in values.items()}
+    advantages = np.zeros((len(kept), correct.shape[1]), np.float32)
+    advantages[kept] = find_advantages(
+        config.grpo.advantage, GroupRewards(order.gather(rewards)[kept], gathered, weights)
+    )
+    trained = kept[order.own][:, None] & finished
+    return RewardedGroups(
+        groups, correct, values, rewards, advantages[order.own], uniform, finished, trained, order, curiosity
+    )
