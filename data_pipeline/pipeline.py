@@ -116,7 +116,7 @@ def query_batches(
     """
     datasets = []
     for path, _ in _weighted(data):
-        source = open_records(path, "query")
+        source = open_records(path, "query", unique=True)
         datasets.append((source, ReadSource(source, reader), _wanted(path, pass_rates)))
     return _loader(data, datasets, batch_size, order, settings)
 

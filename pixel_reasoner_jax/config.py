@@ -195,7 +195,9 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
         raise ConfigError(
             f"{workdir} holds no run: there is no {file.name} in it; name the config.workdir of a run"
         ) from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{file} is not the config that a run saved ({error}): restore it, or remove it") from error
 
 

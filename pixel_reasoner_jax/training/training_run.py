@@ -171,6 +171,19 @@ class TrainingRun:
         iterator.set_state(meta["iterator"])
         return state, meta["counters"]
 
+    def check_end(self, done: int, last: int, unit: str = "step") -> None:
+        """Checks that a run that goes on is not past its end already.
+
+        Raises:
+          ConfigError: it is; the message names the settings that say where the end is.
+        """
+        if done > last:
+            raise ConfigError(
+                f"the run in {self._workdir} is after {unit} {done} already, and ends after {unit} {last} by"
+                " config.train.steps or config.train.epochs: raise that, or make a model of an earlier checkpoint with"
+                " `pixel-reasoner export --step`"
+            )
+
     def save(self, step: int, state: TrainState, position: Mapping[str, Any], **counters: Any) -> None:
         """Starts writing a checkpoint.
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from pixel_reasoner_jax.checks.measure import compare, make_trainer, roll_out
+from pixel_reasoner_jax.checks.measure import compare, roll_out
 from pixel_reasoner_jax.checks.queries import built_in_queries
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Processor
