@@ -140,9 +140,13 @@ def test_a_renderer_that_changes_what_it_has_rendered(checked, trainer, sampled,
     assert failed(findings) == {"renderer"} and "append-only" in " ".join(findings[1].problems)
 
 
-def test_what_is_not_covered_does_not_pass(world, checked, trainer, sampled):
+def test_what_is_not_covered_does_not_pass(checked, trainer, sampled):
     before = [dataclasses.replace(t, source=np.minimum(t.source, Source.SAMPLED)) for t in sampled]
     assert "coverage" in failed(compare(checked, trainer, before))
+
+
+@pytest.mark.slow
+def test_a_policy_without_operations_has_no_images_of_them(world, trainer):
     text_only = Policy(*world, slots=4, decode_steps=8, text_only=True)
     query = {"id": "1", "question": "?", "images": built_in_queries()[0]["images"]}
     assert not failed(compare(text_only, trainer, roll_out(text_only, [query], 1, turn_tokens=4)))
