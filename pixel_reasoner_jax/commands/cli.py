@@ -99,7 +99,7 @@ COMMANDS = {
         about_config=True,
     ),
     "check": Command(
-        "whether rollout and trainer agree on a checkpoint: log-probabilities, masks, positions, rendering",
+        "whether rollout and trainer agree on a checkpoint, before it is trained",
         "pixel_reasoner_jax.commands.check",
         options.check,
     ),
