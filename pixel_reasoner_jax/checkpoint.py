@@ -56,7 +56,7 @@ class Checkpoints:
         )
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # of a file beside the arrays
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             raise CheckpointError(
                 f"the checkpoints in {self.directory} cannot be listed ({reason}): move the damaged one elsewhere"
