@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.line_file import LineFile
 from pixel_reasoner_jax.files import as_path, fetch, is_remote
 from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Video
@@ -248,7 +248,7 @@ class _Images:
                 raise ValueError(f"a size of {width}x{height}")
             return self._picture(value["of"]).resize((width, height)).crop(value["box"])
         if not _FILE.fullmatch(value["file"]):
-            raise ValueError(f"no name of an image: {value['file']!r:.80}")
+            raise ValueError(f"no name of an image: {shown(value['file'])}")
         whole = self._store.open(os.fspath(self._folder / value["file"]))
         return whole.crop(value["box"]) if "box" in value else whole
 

@@ -13,7 +13,7 @@ from pixel_reasoner_jax.evaluation.benchmarks.items import Item
 from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_option, option_texts
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row
 from pixel_reasoner_jax.evaluation.benchmarks.rows import Rows
-from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
+from pixel_reasoner_jax.processing.decoding import VideoFile
 
 KINDS = ("category", "difficulty", "answer_type", "source", "split")
 _KEPT = ("id", "options", "answer")
@@ -85,11 +85,11 @@ class OwnData(Benchmark):
         if video is None:
             images = tuple(row.get("images") or ())
             for image in images:
-                decode_image(image)
+                row.pictures.open(image)
             return dataclasses.replace(item, images=images)
         if isinstance(video, list):
             for frame in video:
-                decode_image(frame)
+                row.pictures.open(frame)
         else:
             VideoFile(video)
         return dataclasses.replace(item, video=video, fps=row.get("fps"))
