@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -178,10 +177,14 @@ def _write_bytes(path: Any, data: bytes) -> None:
     if is_remote(path):
         path.write_bytes(data)
         return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    os.chmod(temporary, 0o644)
+    temporary = f"{path.parent}/.{os.getpid()}-{path.name}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+    finally:
+        os.close(handle)
     os.replace(temporary, path)
 
 
