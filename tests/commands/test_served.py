@@ -8,6 +8,7 @@ from data_pipeline.records import write_records
 from pixel_reasoner_jax.commands import cli
 from pixel_reasoner_jax.evaluation.records import read_records, read_results
 from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
+from pixel_reasoner_jax.files import as_path
 from tests.evaluation.forms import image_bytes, write_image, write_lines
 from tests.evaluation.test_served_model import RIGHT, ROWS, answers, write_vstar
 
@@ -207,6 +208,29 @@ def test_many_questions_go_on_where_they_were_killed(server, tmp_path, generated
     assert "differ in samples" in generated("--samples", "3", "--temperature", "0.5", status=2)
     path.write_text("{}\n" + path.read_text())
     assert "line 1 is no response" in generated("--samples", "2", "--temperature", "0.5", status=2)
+
+
+def test_many_questions_into_an_object_store(server, tmp_path, generated, bucket, monkeypatch):
+    """What was answered before a failure is there, and what comes out is what a folder on a disk would hold."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # answers are kept there
+    write_queries(tmp_path / "data")
+    server.reply = answers
+    whole = generated(out="whole")
+
+    def failing(exchange):
+        bad = "Row 4?" in exchange.request["messages"][1]["content"][-1]["text"]
+        exchange.hang_up() if bad else answers(exchange)
+
+    served = ["--endpoint", server.url, "--endpoint-model", "m", "--attempts", "2"]
+    command = ["generate", *served, "--queries", str(tmp_path / "data" / "queries.jsonl"), "--out", f"{bucket}/out"]
+    server.reply = failing
+    assert cli.main(command) == 2
+    server.reply = answers
+    server.requests.clear()
+    assert cli.main(command) == 0 and len(server.requests) == 2
+    written = (as_path(bucket) / "out" / "responses.jsonl").read_text()
+    assert [json.loads(line) for line in written.splitlines()] == whole[1]
+    assert cli.main(command) == 0 and len(server.requests) == 2
 
 
 def test_a_data_set_without_queries(generated, tmp_path):
