@@ -248,6 +248,10 @@ def test_one_question(server, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "→ crop_image_normalized" in out and "answer: B" in out and "tokens written: 20" in out
     assert len(server.requests) == 4
+    server.reply = lambda exchange: exchange.fail(500)
+    assert cli.main(["generate", *served, "--attempts", "2", "--image", str(picture), "--question", "Row 1?"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "the endpoint gave no answer: " in last and "start the same command" not in last  # nothing is kept
 
 
 @pytest.mark.parametrize(
