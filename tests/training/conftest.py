@@ -66,11 +66,13 @@ def let_luck_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     reward = rl.reward_groups
 
     def by_luck(groups, *settings):
-        luck = np.array([[trajectory.tokens.sum() % 97 for trajectory in group] for group in groups], np.float32)
+        rewarded = reward(groups, *settings)
+        luck = np.zeros(rewarded.advantages.shape, np.float32)
+        for row, group in zip(luck, groups, strict=True):
+            if group:  # a query that failed has none
+                row[:] = [trajectory.tokens.sum() % 97 for trajectory in group]
         advantages = luck / 97 - luck.mean(1, keepdims=True) / 97
-        return dataclasses.replace(
-            reward(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1)
-        )
+        return dataclasses.replace(rewarded, advantages=advantages, uniform=(advantages == 0).all(axis=1))
 
     monkeypatch.setattr(rl, "reward_groups", by_luck)
 
