@@ -83,12 +83,15 @@ class ChatRenderer:
       tokenizer: a `tokenizers.Tokenizer` with Qwen's special tokens; it is copied.
 
     Raises:
-      UserError: a special token is missing, or plain text can produce it.
+      UserError: a special token is missing, or plain text can produce it; or the vocabulary is damaged.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):
-        # A copy: transformers switches `encode_special_tokens` of the one it holds back and forth.
-        self._tokenizer = copy.deepcopy(tokenizer)
+        try:
+            # A copy: transformers switches `encode_special_tokens` of the one it holds back and forth.
+            self._tokenizer = copy.deepcopy(tokenizer)
+        except Exception as error:  # the library checks merges against the vocabulary here, and has no class for it
+            raise UserError(f"the tokenizer is damaged ({shown(str(error))}): get its files again") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         # Offsets must cover every character: if they were trimmed, a leading space would belong to no token.

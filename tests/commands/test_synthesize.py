@@ -190,7 +190,7 @@ def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "argv,message",
     [
-        (("--source", "csv:x", "--count", "1"), "KIND:PATH with KIND one of jsonl"),
+        (("--source", "csv:x", "--count", "1"), "KIND:PATH with KIND one of table"),
         (("--source", "pixel-search:validation", "--count", "1"), "unknown split 'validation'"),
         (("--source", "table:nowhere.jsonl", "--count", "1"), "nowhere.jsonl: no such file"),
         (("--source", "pixel-search:sft", "--count", "0"), "must be at least 1"),

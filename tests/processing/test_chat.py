@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipeline.tokenizer import train_tokenizer
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.chat import ChatRenderer
 
 IMAGE = Image.new("RGB", (84, 56), "teal")  # 3x2 tokens
@@ -219,6 +221,11 @@ def test_a_tokenizer_that_lets_text_forge_structure_is_refused():
     assert text != forging.to_str()
     with pytest.raises(ValueError, match=r"plain text produces the tokens \['<\|image_pad\|>'\]"):
         ChatRenderer(type(tokenizer).from_str(text))
+    torn = json.loads(tokenizer.to_str())
+    for merge in torn["model"]["merges"][:30]:  # ids that are given twice: which token keeps one, chance decides
+        torn["model"]["vocab"]["".join(merge)] = torn["model"]["vocab"][merge[0]]
+    with pytest.raises(UserError, match="the tokenizer is damaged .*: get its files again"):
+        ChatRenderer(type(tokenizer).from_str(json.dumps(torn)))
     with pytest.raises(ValueError, match=r"lacks <\|video_pad\|>"):
         ChatRenderer(type(tokenizer).from_str(tokenizer.to_str().replace("<|video_pad|>", "<|other|>")))
 

@@ -11,7 +11,10 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
+from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.metrics import read_metrics
+from pixel_reasoner_jax.processing import MediaError
+from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.training import rl, sft
 from tests import processes
 
@@ -99,6 +102,31 @@ def test_processes_leave_out_the_same_updates(request, script, luck_pays):
     assert_equal(*runs)
     skipped = read_metrics(runs[0])[-1]["skipped_updates"]
     assert 0 < skipped < 16 and skipped + sum(line["updates"] for line in read_metrics(runs[0])) == 16
+
+
+def fail_a_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first query of the world becomes unreadable between its check and its rollout, each time it is asked."""
+    build, unreadable = Prompt.build, PixelSearch(8, "rl")[0].id
+
+    def failing(query, processor, registry, guidelines, store):
+        if store.max_bytes and query["id"] == unreadable:  # what is checked before goes through a store of its own
+            raise MediaError("scene.png: the file has changed since it was opened")
+        return build(query, processor, registry, guidelines, store)
+
+    monkeypatch.setattr(Prompt, "build", failing)
+
+
+@pytest.mark.slow
+def test_processes_leave_out_the_same_query(request, script, luck_pays, monkeypatch):
+    """Only one of them meets it; all count it, and train on the others as one process does."""
+    patched = "let_luck_pay(patch)\n    from tests.training.test_processes import fail_a_query\n    fail_a_query(patch)"
+    script.write_text(SCRIPT.replace("    let_luck_pay(patch)", f"    {patched}"))
+    several = execute(script, "rl", configured(request, "rl", "several"), 2)
+    fail_a_query(monkeypatch)
+    one = rl.run(configured(request, "rl", "one"))
+    assert_equal(one.parent, several)
+    failed = [line["failed_queries"] for line in read_metrics(several)]
+    assert 0 < sum(failed) and max(failed) == 1
 
 
 @pytest.mark.slow
