@@ -42,6 +42,7 @@ PADDING = 0.01
 """Of the crop operation: `CELL_BOXES` widened by it are exactly the cells, so that all crops have the same scale."""
 
 WARM_START_MIX = {"text_only": 0.65, "single_pass": 0.25, "recrop_once": 0.1}
+UNCORRECTED_MIX = {"text_only": 0.65, "single_pass": 0.35}
 
 WORLD_PHRASES = {
     Passage.OVERVIEW: "",
@@ -125,14 +126,24 @@ class PoorTeacher:
         return str(rng.choice([digit for digit in map(str, range(DIGITS)) if digit != prior]))
 
 
-def warm_start(registry: Registry, processor: Processor, *, seed: int = 0, **teacher: float) -> Synthesizer:
-    """The synthesizer of the quickstart's warm start; `teacher` holds the arguments of `PoorTeacher`."""
+def warm_start(
+    registry: Registry, processor: Processor, *, seed: int = 0, corrections: bool = True, **teacher: float
+) -> Synthesizer:
+    """The synthesizer of the quickstart's warm start.
+
+    Args:
+      registry: the operations.
+      processor: of the model.
+      seed: of all random choices.
+      corrections: False: the trajectories that crop elsewhere first crop once, like the others.
+      **teacher: the arguments of `PoorTeacher`.
+    """
     return Synthesizer(
         registry,
         processor,
         captioner(),
         padding=PADDING,
-        image_mix=WARM_START_MIX,
+        image_mix=WARM_START_MIX if corrections else UNCORRECTED_MIX,
         revise=PoorTeacher(**teacher),
         seed=seed,
     )
