@@ -83,7 +83,7 @@ def get_config() -> ConfigDict:
     config.train.row_length = 16_384  # tokens of a packed row
     config.train.micro_batch_rows = 1  # packed rows whose gradient is computed at once, for each of data x fsdp
     config.train.epochs = 1  # passes over the queries
-    config.train.steps = config_dict.placeholder(int)  # stop after so many updates, made or left out
+    config.train.steps = config_dict.placeholder(int)  # stop after so many planned updates, made or skipped
     config.train.freeze_vision = False
     config.train.checkpoint_every = 1  # episodes
     config.train.keep_checkpoints = 3
@@ -109,10 +109,24 @@ def get_config() -> ConfigDict:
     config.curiosity.beta = 0.05
     config.curiosity.rate_floor = 0.3  # H
     config.curiosity.max_operations = 1  # N
+    # "fixed": alpha and beta stay as they are. "dual": they begin so, and after every episode each takes a step along
+    # its constraint's violation, within bounds: alpha_step * (H - mean RaPR), and beta_step * (mean operations - N).
+    config.curiosity.multipliers = "fixed"
+    config.curiosity.alpha_step = 0.5
+    config.curiosity.beta_step = 0.01
+    config.curiosity.alpha_bounds = (0.0, 4.0)
+    config.curiosity.beta_bounds = (0.0, 0.5)
 
     config.grpo = ConfigDict()
     config.grpo.queries_per_episode = 512  # the behaviour policy is renewed after so many
     config.grpo.clip_low = 0.2
     config.grpo.clip_high = 0.35
     config.grpo.normalize_std = False  # divide advantages by the group's standard deviation
+
+    # Selective sample replay: an update that too few responses with an advantage are left for is filled with replayed
+    # ones. "none", "paper", "release" (of VL-Rethinker: half as many updates, all of drawn responses), or your own as
+    # module:function, see training/replay.py.
+    config.replay = ConfigDict()
+    config.replay.method = "paper"
+    config.replay.alpha = 1.0  # the paper's responses are drawn with probabilities as |advantage| to this power
     return config

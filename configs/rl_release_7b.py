@@ -19,5 +19,6 @@ def get_config() -> ConfigDict:
             "rollout.later_temperature": 0.9,
             "rewards.rules": "release",
             "curiosity.variant": "release",
+            "replay.alpha": 0.0,  # it repeats responses without weights
         },
     )

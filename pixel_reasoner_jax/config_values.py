@@ -19,11 +19,18 @@ LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # project
 BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budgets`
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
+MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.multipliers`
+REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
 
 
 def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in names), "one of " + ", ".join(map(repr, names))
+
+
+def _part(*names: str) -> tuple[Callable[[Any], bool], str]:
+    """A part by its name, or one's own: whether there is such a module shows when the run starts."""
+    return (lambda value: value in names or all(value.partition(":"))), f"{_choice(*names)[1]}, or module:function"
 
 
 def is_finite(value: Any) -> bool:
@@ -52,6 +59,10 @@ def _is_range_of_rates(value: Any) -> bool:
     return len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] <= value[1] <= 1
 
 
+def _are_bounds(value: Any) -> bool:
+    return len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] <= value[1]
+
+
 def _is_budget(value: Any) -> bool:
     return len(value) == 2 and all(type(number) is int for number in value) and 1 <= value[0] <= value[1]
 
@@ -63,6 +74,7 @@ def _are_lora_targets(value: Any) -> bool:
 _FRACTION = (lambda value: 0 <= value <= 1), "between 0 and 1"
 _POSITIVE = (lambda value: value > 0), "greater than 0"
 _NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
+_BOUNDS = _are_bounds, "(least, most), numbers that are 0 or greater"
 _MOMENTUM = (lambda value: 0 <= value < 1), "0 or greater and less than 1"
 _AXIS = (lambda value: value > 0 or value == -1), "greater than 0, or -1 for the devices that are left"
 _TEXT = bool, "a text that is not empty"
@@ -139,6 +151,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "curiosity.beta": _NOT_NEGATIVE,
     "curiosity.rate_floor": _FRACTION,
     "curiosity.max_operations": _NOT_NEGATIVE,
+    "curiosity.multipliers": _choice(*MULTIPLIERS),
+    "curiosity.alpha_step": _NOT_NEGATIVE,
+    "curiosity.beta_step": _NOT_NEGATIVE,
+    "curiosity.alpha_bounds": _BOUNDS,
+    "curiosity.beta_bounds": _BOUNDS,
+    "replay.method": _part(*REPLAY),
+    "replay.alpha": _NOT_NEGATIVE,
     "grpo.queries_per_episode": _POSITIVE,
     "grpo.clip_low": _FRACTION,
     "grpo.clip_high": _NOT_NEGATIVE,

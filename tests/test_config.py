@@ -52,6 +52,7 @@ def test_every_config_has_the_keys_of_its_reference(name):
                 "rollout.later_temperature": 0.9,
                 "rewards.rules": "release",
                 "curiosity.variant": "release",
+                "replay.alpha": 0.0,
             },
         ),
         ("sft_qwen2_5_vl_3b", {"model.directory": "checkpoints/Qwen2.5-VL-3B-Instruct"}),
@@ -242,7 +243,7 @@ def test_what_may_be_left_open_may_be_left_open_again(tmp_path):
             " config.warm_start.optimizer.learning_rate?",
         ),
         ("curiosity.alpha", "did you mean config.rl.curiosity.alpha?"),
-        ("rl.alpha", "did you mean config.rl.curiosity.alpha?"),
+        ("rl.alpha", "did you mean config.rl.curiosity.alpha or config.rl.replay.alpha?"),
         ("pretraining.curiosity.alpha", "did you mean config.rl.curiosity.alpha?"),
     ],
 )

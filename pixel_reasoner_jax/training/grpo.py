@@ -17,6 +17,7 @@ from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.rewards import AnswerPool, RewardTerms, reward_terms, score_trajectories
 from pixel_reasoner_jax.rollout import QueryError, answered
 from pixel_reasoner_jax.training.advantages import group_advantages
+from pixel_reasoner_jax.training.multipliers import Multipliers
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -39,15 +40,22 @@ class RewardedGroups:
     advantages: np.ndarray
     uniform: np.ndarray
 
-    def sequences(self, queries: slice = slice(None)) -> list[Sequence]:
-        """The sequences to train on: the responses of every group of `queries` that is not uniform, group by group."""
-        chosen = self.groups[queries], self.advantages[queries], self.uniform[queries]
-        return [
-            Sequence.of(trajectory, float(advantage))
-            for group, advantages, uniform in zip(*chosen, strict=True)
-            if not uniform
-            for trajectory, advantage in zip(group, advantages, strict=True)
-        ]
+    def candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What `replay.Candidates` begins with, [queries, G]: advantages, which may be trained on, correct, tokens."""
+        tokens = np.zeros(self.advantages.shape, np.int32)
+        for row, group in enumerate(self.groups):
+            tokens[row, : len(group)] = [len(trajectory.tokens) for trajectory in group]
+        trained = np.repeat(~self.uniform[:, None], tokens.shape[1], axis=1)
+        return self.advantages, trained, self.terms.correct, tokens
+
+    def sequences(self) -> dict[tuple[int, int], Sequence]:
+        """The sequences that may be trained on, by (query, sample): those of groups that are not uniform."""
+        return {
+            (query, sample): Sequence.of(trajectory, float(advantage))
+            for query, (group, advantages) in enumerate(zip(self.groups, self.advantages, strict=True))
+            if not self.uniform[query]
+            for sample, (trajectory, advantage) in enumerate(zip(group, advantages, strict=True))
+        }
 
     def metrics(self) -> dict[str, float]:
         """Metrics of the episode, means over the responses of all processes, which call this together."""
@@ -146,14 +154,19 @@ def collect(
 
 
 def reward_groups(
-    groups: Seq[Seq[Trajectory]], correct: np.ndarray, curiosity: ConfigDict, normalize_std: bool
+    groups: Seq[Seq[Trajectory]],
+    correct: np.ndarray,
+    curiosity: ConfigDict,
+    multipliers: Multipliers,
+    normalize_std: bool,
 ) -> RewardedGroups:
     """Computes the reward and the advantage of every response.
 
     Args:
       groups: G trajectories for every query; none for one that failed.
       correct: float [queries, G], 1 for a correct answer; see `rewards.score_trajectories`.
-      curiosity: `variant`, `alpha`, `beta`, `rate_floor`, `max_operations`; see `rewards.reward_terms`.
+      curiosity: `variant`, `rate_floor`, `max_operations`; see `rewards.reward_terms`.
+      multipliers: alpha and beta.
       normalize_std: divide advantages by the group's standard deviation.
     """
     groups = [list(group) for group in groups]
@@ -168,8 +181,8 @@ def reward_groups(
         correct,
         operations,
         succeeded,
-        curiosity.alpha,
-        curiosity.beta,
+        multipliers.alpha,
+        multipliers.beta,
         curiosity.rate_floor,
         curiosity.max_operations,
         variant=curiosity.variant,

@@ -1,7 +1,7 @@
 """AdamW with gradient clipping, and a learning-rate schedule, from the `optimizer` section of a config.
 
-The schedule is not part of the optax transformation, because it follows the run's planned updates and not those that
-the optimizer counts: an episode with nothing to learn makes no update, but the learning rate moves on all the same.
+The schedule is not part of the optax transformation, which has a learning rate of 1: `Trainer.update` is given that of
+the update. The trainer of RL counts the updates that were made, so the schedule waits for one with nothing to learn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pixel_reasoner_jax.errors import UserError
 
 
 def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
-    """Learning rate of every planned update: warm-up over `warmup_fraction` of them, then `schedule` down towards 0.
+    """Learning rate of every update: warm-up over `warmup_fraction` of them, then `schedule` down towards 0.
 
     The rate is positive from update 0, which gets that of one warm-up step, to the last update.
 

@@ -3,9 +3,12 @@
 for every episode of queries:
     the behaviour policy takes the trained parameters
     roll out G responses to every query, and score their answers
-    reward = correctness + curiosity bonus - penalty for operations
+    reward = correctness + alpha * curiosity bonus - beta * penalty for operations
     advantage = reward - mean of the query's group; groups whose rewards are all alike are dropped
-    for every update: one step of the optimizer on its share of the responses
+    for every planned update: one step of the optimizer on its share of the responses, and on as many replayed ones,
+        drawn with a probability that rises with |advantage|, as fill the batch
+    the multipliers alpha and beta stay as they are, or take a step of dual ascent
+An update that no response is left for is skipped; the learning rate waits for it, and the number of episodes does not.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,9 +35,11 @@ from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import grpo_loss
+from pixel_reasoner_jax.training.multipliers import Multipliers
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
-from pixel_reasoner_jax.training.rows import split_by_tokens
+from pixel_reasoner_jax.training.query_order import QueryOrder
+from pixel_reasoner_jax.training.replay import Candidates, choose_responses, planned_responses, replayed_share
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
@@ -88,6 +93,12 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
+        multipliers = Multipliers.begin(config.curiosity, counters.get("multipliers"))
+
+        def save(episode: int, position: dict[str, Any]) -> None:
+            carried = dict(skipped_updates=skipped, multipliers=multipliers.to_json())
+            training.save(episode, state, position, episode=episode, **carried)
+
         reason = ""
         stop.begin()
         with training.progress("rl", schedule.episodes, done) as progress:
@@ -97,11 +108,12 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                     shards = next(loader).values()
                     queries = [query for shard in shards for query in shard]
                 try:
-                    state, metrics = run_episode(learner, episode, queries, state)
+                    state, metrics = run_episode(learner, episode, queries, state, multipliers)
                 except EpisodeDropped:
                     if episode > 1 and not training.has_saved(episode - 1):
-                        training.save(episode - 1, state, position, episode=episode - 1, skipped_updates=skipped)
+                        save(episode - 1, position)
                     training.end_early()
+                multipliers = multipliers.after(metrics.get("rapr"), metrics.get("operations"), config.curiosity)
                 skipped += metrics.pop("skipped_updates")
                 training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
                 progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
@@ -111,7 +123,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                         _log.warning("episode %d made no update: %s", episode, reason)
                 stopping = stop.agreed()
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes or stopping:
-                    training.save(episode, state, loader.get_state(), episode=episode, skipped_updates=skipped)
+                    save(episode, loader.get_state())
                 if stopping:
                     training.end_early()
         return training.export(state, reason)
@@ -121,8 +133,8 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
 class UpdateSchedule:
     """How many updates a run is planned to make.
 
-    An episode in which groups are dropped may make fewer updates than planned. Those that it does not make count as
-    made, for the learning rate and for the run's end.
+    An episode in which groups are dropped may make fewer updates than planned. The run ends with its planned episodes
+    all the same; the learning rate follows the updates that were made, so it is then not yet down to its last value.
 
     Attributes:
       steps: planned updates of the whole run.
@@ -146,7 +158,8 @@ class UpdateSchedule:
         """
         train, per_episode = config.train, config.grpo.queries_per_episode
         queries = records * train.epochs
-        updates_per_episode = -(-per_episode * config.rollout.samples // train.batch_size)
+        responses = planned_responses(config.replay.method, per_episode * config.rollout.samples)
+        updates_per_episode = -(-responses // train.batch_size)
         steps = train.steps or queries // per_episode * updates_per_episode
         if not steps:
             raise ConfigError(
@@ -160,9 +173,10 @@ class UpdateSchedule:
         """Episodes of the whole run."""
         return -(-self.steps // self.updates_per_episode)
 
-    def steps_of(self, episode: int) -> range:
-        """The numbers, from 0, of the updates planned for an episode; episodes are numbered from 1."""
-        return range((episode - 1) * self.updates_per_episode, self.steps)[: self.updates_per_episode]
+    def planned(self, episode: int) -> int:
+        """How many updates are planned for an episode, which is numbered from 1."""
+        before = (episode - 1) * self.updates_per_episode
+        return max(min(self.updates_per_episode, self.steps - before), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +188,7 @@ class Learner:
       training: the run, with its shards, directory and timers.
       policy, sampling: what acts, and how its tokens are sampled.
       pool: scores answers.
-      trainer, learning_rate: what updates, and its learning rate by the number of the update, from 0.
+      trainer, learning_rate: what updates, and its learning rate by the number of updates made before.
       schedule: the updates that are planned.
       stop: whether SIGTERM has come.
     """
@@ -195,7 +209,7 @@ class EpisodeDropped(Exception):
 
 
 def run_episode(
-    learner: Learner, episode: int, queries: list[Query], state: TrainState
+    learner: Learner, episode: int, queries: list[Query], state: TrainState, multipliers: Multipliers
 ) -> tuple[TrainState, dict[str, float]]:
     """Rolls out the queries with the parameters of `state`, rewards the responses, and updates on them.
 
@@ -204,10 +218,11 @@ def run_episode(
       episode: its number, from 1.
       queries: the queries of this process: `shards.share` for each of its shards, shard by shard.
       state: is donated to the first update; returned as it is if the episode makes none.
+      multipliers: of the curiosity reward.
 
     Returns:
-      The state after the episode, and the episode's metrics over all processes; `skipped_updates` of its updates had
-      nothing to train on.
+      The state after the episode, and the episode's metrics over all processes; `skipped_updates` of the planned ones
+      had nothing to train on.
 
     Raises:
       EpisodeDropped: SIGTERM has come.
@@ -223,55 +238,64 @@ def run_episode(
                 groups, correct = collect(stream, len(queries), samples, learner.pool)
         except RolloutStopped:
             raise EpisodeDropped from None
-    rewarded = reward_groups(groups, correct, config.curiosity, config.grpo.normalize_std)
+    rewarded = reward_groups(groups, correct, config.curiosity, multipliers, config.grpo.normalize_std)
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
     failed = int(all_gather(np.int32(rewarded.failed_queries)).sum())
 
-    metrics, skipped = [], 0
-    updates = _split_into_updates(rewarded, training, config.train.batch_size)
-    for step, sequences in zip(learner.schedule.steps_of(episode), updates, strict=False):
+    metrics = []
+    planned = learner.schedule.planned(episode)
+    updates, replayed = _choose_updates(learner, episode, rewarded, planned)
+    for sequences in updates:
         begins_anew = not metrics or episode == 1 or training.has_saved(episode - 1)
         if learner.stop.agreed() and begins_anew:
             raise EpisodeDropped
         with training.phase("pack"):
             batches = training.agree_on_shapes(training.plan(sequences))()
         with training.phase("update"):
-            state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(step))
+            state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(int(state.step)))
         if update_metrics:
             metrics.append(update_metrics)
-        else:
-            skipped += 1
     counts = {
         "failed_queries": failed,
         "answers_unchecked": unchecked,
         "updates": len(metrics),
-        "skipped_updates": skipped,
+        "planned_updates": planned,
+        "skipped_updates": planned - len(metrics),
+        "replayed": replayed,
     }
-    return state, {**rewarded.metrics(), **counts, **_summary(metrics)}
+    return state, {**rewarded.metrics(), **multipliers.to_json(), **counts, **_summary(metrics)}
 
 
-def _split_into_updates(
-    rewarded: RewardedGroups, training: TrainingRun, batch_size: int
-) -> list[Mapping[int, list[Sequence]]]:
-    """Splits the episode's responses into updates: for each update, the sequences of each shard of this process.
+def _choose_updates(
+    learner: Learner, episode: int, rewarded: RewardedGroups, planned: int
+) -> tuple[list[dict[int, list[Sequence]]], float]:
+    """The sequences of each of an episode's updates, at most `planned`, for each shard of this process; see `replay`.
 
-    There are as many updates as the responses of all processes fill batches, and every shard spreads its responses
-    evenly over them.
+    Returns:
+      The updates, and the share of their responses, those of all processes, that are replayed ones.
     """
-    share = training.shards.share
-    sequences = {
-        shard: rewarded.sequences(slice(number * share, (number + 1) * share))
-        for number, shard in enumerate(training.shards.local)
-    }
-    total = int(all_gather(np.int32(sum(map(len, sequences.values())))).sum())
-    updates = -(-total // batch_size)
-    slices = {
-        shard: split_by_tokens([len(sequence.tokens) for sequence in responses], updates)
-        for shard, responses in sequences.items()
-    }
-    return [
-        {shard: responses[slices[shard][update]] for shard, responses in sequences.items()} for update in range(updates)
+    config, shards = learner.config, learner.training.shards
+    order = QueryOrder(np.repeat(shards.local, shards.share))
+    samples = config.rollout.samples
+    candidates = Candidates(
+        *(order.gather(table).ravel() for table in rewarded.candidates()),
+        shards=np.repeat(order.shards, samples),
+        updates=learner.schedule.updates_per_episode,
+        batch_size=config.train.batch_size,
+        alpha=config.replay.alpha,
+        seed=(config.seed, episode),
+    )
+    updates = choose_responses(config.replay.method, candidates)[:planned]
+    sequences = rewarded.sequences()
+    own = {int(order.own[query]) * samples + sample: sequence for (query, sample), sequence in sequences.items()}
+    of_shards = [
+        {
+            shard: [own[index] for index in indices.tolist() if candidates.shards[index] == shard]
+            for shard in shards.local
+        }
+        for indices in updates
     ]
+    return of_shards, replayed_share(updates)
 
 
 def check_lengths(config: ConfigDict) -> None:

@@ -1,7 +1,6 @@
 """A run's inputs in miniature: an initial model directory and stored trajectories and queries of the pixel world."""
 
 import copy
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -62,17 +61,14 @@ def uninterrupted(start, tmp_path_factory) -> Callable[[str], pathlib.Path]:
 
 
 def let_luck_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random model earns nothing, which leaves nothing to learn: here its tokens decide what a response is worth."""
-    reward = rl.reward_groups
+    """A random model earns nothing, which leaves nothing to learn: here its tokens decide how right a response is."""
+    collect = rl.collect
 
-    def by_luck(groups, *settings):
-        luck = np.array([[trajectory.tokens.sum() % 97 for trajectory in group] for group in groups], np.float32)
-        advantages = luck / 97 - luck.mean(1, keepdims=True) / 97
-        return dataclasses.replace(
-            reward(groups, *settings), advantages=advantages, uniform=(advantages == 0).all(axis=1)
-        )
+    def by_luck(*arguments):
+        groups, _ = collect(*arguments)
+        return groups, np.array([[trajectory.tokens.sum() % 97 / 97 for trajectory in group] for group in groups])
 
-    monkeypatch.setattr(rl, "reward_groups", by_luck)
+    monkeypatch.setattr(rl, "collect", by_luck)
 
 
 def make_sft_config(start, workdir) -> ConfigDict:
@@ -81,10 +77,14 @@ def make_sft_config(start, workdir) -> ConfigDict:
 
 
 def make_rl_config(start, workdir) -> ConfigDict:
-    """Four episodes of two queries with four samples, one update each."""
-    config = phase(start, workdir, "rl_qwen2_5_vl_7b", "queries", batch_size=8, steps=4)
+    """Four episodes of two queries with four samples, one update each, which two replayed responses fill.
+
+    The multipliers are dual: alpha grows, as a random model uses no operation.
+    """
+    config = phase(start, workdir, "rl_qwen2_5_vl_7b", "queries", batch_size=10, steps=4)
     config.rollout.update(dict(samples=4, max_operations=2, max_response_tokens=96, max_length=192, slots=8))
     config.grpo.queries_per_episode = 2
+    config.curiosity.multipliers = "dual"
     return config
 
 

@@ -11,10 +11,12 @@ from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
 from pixel_reasoner_jax.rollout import QueryError
 from pixel_reasoner_jax.training.grpo import collect, reward_groups, why_no_update
+from pixel_reasoner_jax.training.multipliers import Multipliers
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 from tests.trajectories import InTurn
 
-CURIOSITY = ConfigDict(dict(variant="paper", alpha=1.0, beta=0.05, rate_floor=0.5, max_operations=1))
+CURIOSITY = ConfigDict(dict(variant="paper", rate_floor=0.5, max_operations=1))
+MULTIPLIERS = Multipliers(alpha=1.0, beta=0.05)
 WORKED = OperationRecord(0, "zoom_in", {}, sizes=((28, 28),))
 FAILED = OperationRecord(1, "zoom_in", {}, error="no")
 
@@ -41,7 +43,7 @@ def test_figures_of_an_episode():
     ]
     with AnswerPool() as pool:
         correct = np.array([score_trajectories(group, pool) for group in groups])
-    rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
     np.testing.assert_allclose(rewarded.terms.total, [[1.0, 0.0, 1.0, -0.05], [0.0] * 4])  # at the floor: no bonus
     assert rewarded.uniform.tolist() == [False, True] and len(rewarded.sequences()) == 4
     assert rewarded.metrics() == pytest.approx(
@@ -96,18 +98,21 @@ def test_a_query_that_failed_counts_nowhere_but_among_the_failed(caplog):
     assert [len(group) for group in groups] == [2, 0, 2]
     np.testing.assert_array_equal(correct, [[1, 0], [0, 0], [1, 1]])
     assert caplog.messages == ["left out: /data/b.png: the file has changed since it was opened"]
-    rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
     assert rewarded.uniform.tolist() == [False, True, True]
-    assert len(rewarded.sequences()) == 2 and rewarded.sequences(slice(1, 3)) == []
+    assert rewarded.sequences().keys() == {(0, 0), (0, 1)}
     metrics = rewarded.metrics()
     assert (metrics["accuracy"], metrics["uniform_groups"], metrics["response_tokens"]) == (0.75, 0.5, 3.0)
     assert rewarded.failed_queries == 1
+    advantages, trained, correct, tokens = rewarded.candidates()
+    assert advantages[0].tolist() == [0.5, -0.5] and trained.tolist() == [[True] * 2, [False] * 2, [False] * 2]
+    assert correct[2].tolist() == [1, 1] and tokens.tolist() == [[4, 4], [0, 0], [4, 4]]
 
 
 def test_an_episode_whose_queries_all_failed_has_no_figures():
     groups, correct = collect(InTurn(*(QueryError(n, str(n), "gone") for n in range(2))), 2, 4, None)
-    rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
-    assert rewarded.metrics() == {} and rewarded.sequences() == []
+    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
+    assert rewarded.metrics() == {} and rewarded.sequences() == {}
     assert rewarded.failed_queries == 2
 
 
@@ -138,7 +143,7 @@ def test_why_an_episode_left_nothing_to_learn_is_said(responses, unchecked, word
         operations = [responses["operation"]] if "operation" in responses else []
         one = response(responses["answer"], *operations, ended=responses.get("ended", Ended.ANSWER))
         groups, correct = [[one, one]] * 2, np.full((2, 2), float(responses["answer"] == 5))
-    rewarded = reward_groups(groups, correct, CURIOSITY, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
     assert rewarded.uniform.all()
     counts = {"failed_queries": rewarded.failed_queries, "answers_unchecked": unchecked}
     reason = why_no_update({**rewarded.metrics(), **counts}, config)

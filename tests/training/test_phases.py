@@ -29,7 +29,7 @@ from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
-from pixel_reasoner_jax.training import rl, sft, training_run
+from pixel_reasoner_jax.training import replay, rl, sft, training_run
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.conftest import REPOSITORY
@@ -37,7 +37,8 @@ from tests.data_pipeline.tables import write_table
 
 RL_FIGURES = {
     "reward", "reward_correct", "reward_bonus", "reward_penalty", "accuracy", "rapr", "operations", "response_tokens",
-    "truncated", "uniform_groups", "answers_unchecked", "updates", "tokens_per_second", "seconds_rollout",
+    "truncated", "uniform_groups", "answers_unchecked", "updates", "planned_updates", "replayed", "alpha", "beta",
+    "tokens_per_second", "seconds_rollout",
 }  # fmt: skip
 UPDATE_FIGURES = {
     "learning_rate",
@@ -98,6 +99,10 @@ def test_an_rl_run_leaves_all_it_should(uninterrupted):
     for line in lines:
         assert line.keys() >= RL_FIGURES | UPDATE_FIGURES
         assert line["logprob_difference"] < 1e-4  # on-policy: sampler and trainer agree
+        assert line["replayed"] == pytest.approx(0.2)  # 2 of 10
+    # H - RaPR is 0.3, of which alpha takes half; and n - N is -1.
+    assert [line["alpha"] for line in lines] == pytest.approx([0.5, 0.65, 0.8, 0.95])
+    assert [line["beta"] for line in lines] == pytest.approx([0.05, 0.04, 0.03, 0.02])
     assert json.loads((model.parent / "config.json").read_text())["rollout"]["samples"] == 4
     policy = load_policy(model)
     assert policy.limits.max_response_tokens == 96 and policy.registry is not None
@@ -134,16 +139,41 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
     rl_config.optimizer.update(dict(learning_rate=1e-2, schedule="linear", warmup_fraction=0.0))
     lines = read_metrics(rl.run(rl_config).parent)
     assert [line["updates"] for line in lines] == [2, 0, 1]
-    assert [line.get("learning_rate") for line in lines] == [pytest.approx(0.9e-2), None, pytest.approx(0.2e-2)]
+    assert [line["skipped_updates"] for line in lines] == [0, 2, 2] and lines[1]["planned_updates"] == 2
+    # The schedule waits: the last update is the third.
+    assert [line.get("learning_rate") for line in lines] == [pytest.approx(0.9e-2), None, pytest.approx(0.6e-2)]
     # The second update of an episode meets another policy than the one that sampled.
     assert lines[0]["logprob_difference"] < 1e-4 < lines[0]["kl"]
+
+
+@pytest.mark.parametrize("method, updates, replayed", [("none", 1, 0.0), ("paper", 2, 0.5)])
+def test_replay_keeps_the_planned_updates(rl_config, luck_pays, monkeypatch, method, updates, replayed):
+    """Two are planned, of four responses; four have an advantage. The updates are not computed here."""
+    collect, trained = rl.collect, []
+
+    def pays_once(*arguments):
+        groups, correct = collect(*arguments)
+        return groups, np.stack([correct[0], np.zeros_like(correct[1])])
+
+    def update(self, state, batches, learning_rate):
+        trained.append(sum(len(np.unique(row)) - 1 for batch in batches for row in batch["segment_ids"]))
+        return dataclasses.replace(state, step=state.step + 1), {"tokens": 1.0, "logprob_difference": 0.0}
+
+    monkeypatch.setattr(rl, "collect", pays_once)
+    monkeypatch.setattr(Trainer, "update", update)
+    rl_config.train.update(dict(batch_size=4, steps=2))
+    rl_config.replay.method = method
+    [line] = read_metrics(rl.run(rl_config).parent)
+    assert trained == [4] * updates
+    assert (line["planned_updates"], line["updates"], line["replayed"]) == (2, updates, replayed)
+    assert line["uniform_groups"] == 0.5
 
 
 def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_config, rl_config, monkeypatch, caplog):
     """Here nothing is computed that could be learnt."""
     figures = dict(failed_queries=0, accuracy=0.0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
     monkeypatch.setattr(Trainer, "update", lambda self, state, *_: (state, {}))
-    monkeypatch.setattr(rl, "run_episode", lambda learner, episode, queries, state: (state, dict(figures)))
+    monkeypatch.setattr(rl, "run_episode", lambda learner, episode, queries, state, _: (state, dict(figures)))
     for run, config in ((sft.run, sft_config), (rl.run, rl_config)):
         config.train.steps, config.workdir = 2, f"{config.workdir}_{run.__module__}"
         for resume in (False, True):
@@ -266,7 +296,8 @@ def test_an_rl_update_without_responses_is_skipped_and_counted(rl_config, luck_p
     def all_in_the_first(lengths, count):
         return [slice(0, len(lengths)), *[slice(0, 0)] * (count - 1)]
 
-    monkeypatch.setattr(rl, "split_by_tokens", all_in_the_first)
+    monkeypatch.setattr(replay, "split_by_tokens", all_in_the_first)
+    rl_config.replay.method = "none"
     rl_config.train.update(dict(batch_size=4, steps=4))
     lines = read_metrics(rl.run(rl_config).parent)
     assert [(line["updates"], line["skipped_updates"]) for line in lines] == [(1, 1), (1, 2)]

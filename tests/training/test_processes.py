@@ -69,7 +69,7 @@ def configured(request, phase: str, name: str, **train) -> ConfigDict:
     config.workdir = str(pathlib.Path(config.workdir).parent / name)
     config.data.shards = 4
     config.mesh.update(dict(data=-1, fsdp=1, tensor=1))
-    config.train.update(dict(batch_size=8 if phase == "sft" else 16, steps=3, checkpoint_every=1, **train))
+    config.train.update(dict(batch_size=8 if phase == "sft" else 18, steps=3, checkpoint_every=1, **train))
     config.optimizer.update(dict(learning_rate=1e-4, warmup_fraction=0.0, schedule="constant"))
     if phase == "rl":
         config.grpo.queries_per_episode = 4
@@ -94,6 +94,7 @@ def test_processes_leave_out_the_same_updates(request, script, luck_pays):
     for name in ("one", "several"):
         config = configured(request, "rl", name)
         config.train.update(dict(batch_size=2, steps=16))
+        config.replay.method = "none"
         runs.append(execute(script, "rl", config, 2) if name == "several" else rl.run(config).parent)
     assert_equal(*runs)
     skipped = read_metrics(runs[0])[-1]["skipped_updates"]

@@ -9,6 +9,7 @@ import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training.multipliers import Multipliers
 from pixel_reasoner_jax.training.rl import UpdateSchedule
 
 
@@ -21,14 +22,15 @@ def schedule(records: int, **settings) -> UpdateSchedule:
 def test_full_episodes_alone_are_planned():
     planned = schedule(15_000)
     assert (planned.updates_per_episode, planned.steps, planned.episodes) == (16, 29 * 16, 29)
-    assert planned.steps_of(1) == range(0, 16) and planned.steps_of(29) == range(448, 464)
+    assert [planned.planned(episode) for episode in (1, 29, 30)] == [16, 16, 0]
     assert schedule(15_000, train__epochs=2).episodes == 58
-    assert schedule(1_024, train__batch_size=3_000).steps_of(2) == range(2, 4)  # the second of 1,096 responses
+    assert schedule(1_024, train__batch_size=3_000).planned(2) == 2  # the second of 1,096 responses
+    assert schedule(15_000, replay__method="release").steps == 29 * 8
 
 
 def test_steps_given_end_the_last_episode_early():
     planned = schedule(15_000, train__steps=20)
-    assert planned.episodes == 2 and planned.steps_of(2) == range(16, 20)
+    assert planned.episodes == 2 and planned.planned(2) == 4
 
 
 def test_too_few_queries_are_named():
@@ -36,31 +38,37 @@ def test_too_few_queries_are_named():
         schedule(511)
 
 
-def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
-    """The second of three: one long response can have more than its share of the tokens."""
+def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_waits(monkeypatch):
+    """The second of three."""
     rewarded = types.SimpleNamespace(metrics=lambda: {"accuracy": 0.5}, failed_queries=0)
     monkeypatch.setattr(rl, "collect", lambda *_: ([], []))
     monkeypatch.setattr(rl, "reward_groups", lambda *_: rewarded)
-    monkeypatch.setattr(rl, "_split_into_updates", lambda *_: [["a"], [], ["b"]])
+    monkeypatch.setattr(rl, "_choose_updates", lambda *_: ([["a"], [], ["b"]], 0.25))
     training = types.SimpleNamespace(
         phase=lambda _: contextlib.nullcontext(),
         plan=list,
         agree_on_shapes=lambda plan: lambda: plan,
         has_saved=lambda _: True,
     )
-    figures = {"tokens": 5.0, "logprob_difference": 0.0}
-    trainer = types.SimpleNamespace(update=lambda state, batches, rate: (state, figures if batches else {}))
+
+    def update(state, batches, rate):
+        figures = {"tokens": 5.0, "logprob_difference": 0.0, "learning_rate": rate}
+        return (types.SimpleNamespace(step=state.step + 1), figures) if batches else (state, {})
+
     policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext())
     learner = rl.Learner(
         config=load_config("rl_qwen2_5_vl_7b"),
         training=training,
         policy=policy,
         pool=types.SimpleNamespace(unchecked=0),
-        trainer=trainer,
+        trainer=types.SimpleNamespace(update=update),
         schedule=UpdateSchedule(6, 3),
         sampling=None,
         learning_rate=float,
         stop=types.SimpleNamespace(asked=None, agreed=lambda: False),
     )
-    _, metrics = rl.run_episode(learner, 2, [], types.SimpleNamespace(params=None))
+    state = types.SimpleNamespace(params=None, step=3)
+    state, metrics = rl.run_episode(learner, 2, [], state, Multipliers(0.5, 0.05))
     assert (metrics["updates"], metrics["skipped_updates"], metrics["tokens"]) == (2, 1, 10.0)
+    assert (state.step, metrics["learning_rate"]) == (5, 3.5)
+    assert (metrics["alpha"], metrics["beta"], metrics["replayed"]) == (0.5, 0.05, 0.25)

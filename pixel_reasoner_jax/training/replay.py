@@ -1,0 +1,166 @@
+"""Which responses of an episode each of its updates trains on: the fresh ones, and selective sample replay (SSR).
+
+Groups whose rewards are all alike have no advantage and are dropped, which may leave few responses. SSR (VL-Rethinker,
+arXiv 2504.08837; Pixel Reasoner, arXiv 2505.15966, section 4) fills the updates that were planned with responses drawn
+again, those with a large advantage more often. A response that is replayed keeps the log-probabilities of the policy
+that sampled it. The buffer is the episode's: it is empty again when the behaviour policy takes the trained parameters.
+
+A method is a function of `Candidates` that returns the responses of every update, as indices. All processes compute
+the same from what all of them have gathered, so that nothing depends on their number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.training.rows import split_by_tokens
+
+RELEASE_EXTRA = 0.1  # all-correct responses without an advantage that the release's pool counts, for each with one
+RELEASE_EPSILON = 1e-4  # is added to the |advantage| of what the release draws from its buffer
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """The responses of an episode, of all processes, shard by shard; arrays are [responses] long.
+
+    Attributes:
+      advantages: float, the advantage of each.
+      trained: bool, whether it may be trained on: its group is not uniform, and no mask leaves it out.
+      correct: float, 1 for a right answer.
+      tokens: int, its length.
+      shards: int, the virtual shard that it belongs to, ascending.
+      updates: updates that are planned for the episode.
+      batch_size: responses of an update.
+      alpha: exponent of |advantage| in the probability of a draw.
+      seed: numbers from which the draws of the episode follow.
+    """
+
+    advantages: np.ndarray
+    trained: np.ndarray
+    correct: np.ndarray
+    tokens: np.ndarray
+    shards: np.ndarray
+    updates: int
+    batch_size: int
+    alpha: float = 1.0
+    seed: tuple[int, ...] = (0,)
+
+    def generator(self, update: int) -> np.random.Generator:
+        """Draws for an update, numbered from 1: numpy takes a seed that ends in 0 for the one without it."""
+        return np.random.default_rng((*self.seed, update))
+
+
+Method = Callable[[Candidates], list[np.ndarray]]
+
+
+def no_replay(candidates: Candidates) -> list[np.ndarray]:
+    """Every response that may be trained on, once: in as many updates as they fill, which may be fewer than planned.
+
+    Every shard spreads its responses over the updates, about as many tokens to each.
+    """
+    trained = np.flatnonzero(candidates.trained)
+    count = -(-len(trained) // candidates.batch_size)
+    updates: list[list[np.ndarray]] = [[] for _ in range(count)]
+    for of_shard in _by_shard(candidates, trained):
+        slices = split_by_tokens(candidates.tokens[of_shard].tolist(), count)
+        for update, indices in zip(updates, slices, strict=True):
+            update.append(of_shard[indices])
+    return [np.concatenate(update) for update in updates]
+
+
+def paper_replay(candidates: Candidates) -> list[np.ndarray]:
+    """SSR as in the paper: every planned update has `batch_size` responses, or none where none has an advantage.
+
+    The responses with an advantage are spread evenly over the updates; each shard's too. The rest of every update is
+    drawn from all of them, with replacement, response j with the probability |A_j|^alpha / sum_k |A_k|^alpha.
+    """
+    trained = np.flatnonzero(candidates.trained & (candidates.advantages != 0))
+    if not len(trained):
+        return []
+    probabilities = draw_probabilities(candidates.advantages[trained], candidates.alpha)
+    # Within each shard a response stands at a fraction of the episode; sorted by it, every slice is fair to all shards.
+    places = [(np.arange(len(of_shard)) + 0.5) / len(of_shard) for of_shard in _by_shard(candidates, trained)]
+    fresh = np.array_split(trained[np.argsort(np.concatenate(places), kind="stable")], candidates.updates)
+    updates = []
+    for number, responses in enumerate(fresh, start=1):
+        missing = max(candidates.batch_size - len(responses), 0)
+        drawn = candidates.generator(number).choice(trained, missing, p=probabilities)
+        updates.append(np.concatenate([np.sort(responses), drawn]))
+    return updates
+
+
+def release_replay(candidates: Candidates) -> list[np.ndarray]:
+    """SSR as in VL-Rethinker's released code: half as many responses as the episode has, all of them drawn.
+
+    With N responses in the episode, the pool is the responses with an advantage, and at most a tenth as many right ones
+    of all-correct groups, N / 2 in all. As many as there are in the pool are drawn from it with replacement, with
+    probabilities |A| / sum |A|, so that those without an advantage only add to the number of draws. The rest, up to
+    N / 2, is drawn from the buffer, the last N / 2 responses with an advantage, with (|A| + 1e-4) / sum.
+    """
+    half = len(candidates.advantages) // 2
+    effective = np.flatnonzero(candidates.trained & (candidates.advantages != 0))
+    if not len(effective) or not half:
+        return []
+    right = int(((candidates.correct > 0) & (candidates.advantages == 0)).sum())
+    pool = effective[:half]
+    draws = min(half, len(effective) + min(int(RELEASE_EXTRA * len(effective)), right))
+    buffer = effective[-half:]
+    size = np.abs(candidates.advantages[buffer]) + RELEASE_EPSILON
+    generator = candidates.generator(1)
+    drawn = generator.choice(pool, draws, p=draw_probabilities(candidates.advantages[pool], 1.0))
+    filled = generator.choice(buffer, half - draws, p=size / size.sum())
+    chosen = np.concatenate([drawn, filled])
+    return np.array_split(chosen, -(-half // candidates.batch_size))
+
+
+def draw_probabilities(advantages: np.ndarray, alpha: float) -> np.ndarray:
+    """|A_j|^alpha / sum_k |A_k|^alpha, float64; 0 for a response without an advantage, whatever alpha is."""
+    size = np.abs(np.asarray(advantages, np.float64))
+    weights = np.where(size > 0, (size / max(size.max(), 1e-300)) ** alpha, 0.0)  # without overflow
+    return weights / weights.sum()
+
+
+METHODS: dict[str, Method] = {"none": no_replay, "paper": paper_replay, "release": release_replay}
+
+
+def choose_responses(method: str, candidates: Candidates) -> list[np.ndarray]:
+    """The responses of every update of an episode, int arrays of indices into the candidates.
+
+    Args:
+      method: a name in `METHODS`, or one's own as module:function.
+      candidates: what the method chooses from.
+
+    Raises:
+      UserError: there is no such method; or one's own does not return lists of indices of responses.
+    """
+    updates = [np.asarray(indices) for indices in find_part(method, METHODS, "replay method")(candidates)]
+    for indices in updates:
+        whole = indices.ndim == 1 and (np.issubdtype(indices.dtype, np.integer) or not indices.size)
+        if not whole or (indices.size and not 0 <= indices.min() <= indices.max() < len(candidates.advantages)):
+            raise UserError(
+                f"the replay method {method!r} must return, for each update, the indices of responses, whole numbers"
+                f" from 0 to {len(candidates.advantages) - 1}; it returned {shown(indices.tolist())}"
+            )
+    return [indices.astype(np.int64) for indices in updates]
+
+
+def replayed_share(updates: list[np.ndarray]) -> float:
+    """The share of the responses in some updates that were in them before."""
+    total = sum(map(len, updates))
+    return 1.0 - len(np.unique(np.concatenate(updates))) / total if total else 0.0
+
+
+def planned_responses(method: str, responses: int) -> int:
+    """How many responses of an episode's `responses` its planned updates train on."""
+    return max(responses // 2, 1) if method == "release" else responses
+
+
+def _by_shard(candidates: Candidates, indices: np.ndarray) -> list[np.ndarray]:
+    """The indices of each shard, those of the first shard first; a shard without any is left out."""
+    _, starts = np.unique(candidates.shards[indices], return_index=True)
+    return np.split(indices, starts[1:]) if len(indices) else []
