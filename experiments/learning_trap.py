@@ -127,7 +127,7 @@ def config_of(arm: Arm, seed: int, quick: bool) -> ConfigDict:
     sizes = QUICK if quick else {}
     if quick and "rl.grpo.queries_per_episode" in arm.changes:  # as many updates in an episode
         sizes = sizes | {"rl.grpo.queries_per_episode": 8, "rl.train.steps": 8}
-    config = variant("quickstart", {**arm.changes, **sizes, "seed": seed, "workdir": ""})
+    config = variant("quickstart", {**arm.changes, **sizes, "seed": seed, "workdir": "learning_trap"})
     check_values(config)
     return config
 
