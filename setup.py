@@ -17,7 +17,11 @@ setup(
     # The experiment files of configs/ and its folders are installed as data of the package, so that the console command
     # finds them by name.
     packages=[*find_packages(include=["pixel_reasoner_jax*", "data_pipeline*"]), "pixel_reasoner_jax.configs"],
-    package_data={"data_pipeline.synthesis": ["prompts/*.txt"], "pixel_reasoner_jax.configs": ["**/*.py"]},
+    package_data={
+        "data_pipeline.synthesis": ["prompts/*.txt"],
+        "pixel_reasoner_jax.evaluation": ["prompts/*.txt"],
+        "pixel_reasoner_jax.configs": ["**/*.py"],
+    },
     package_dir={"pixel_reasoner_jax.configs": "configs"},
     install_requires=[
         "array-record>=0.8",
@@ -60,7 +64,7 @@ setup(
             "torch==2.13.0",
         ],
     },
-    entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.commands.cli:main"]},
+    entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.commands.program:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

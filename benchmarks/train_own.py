@@ -14,8 +14,8 @@ from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.plan.flops import count_flops
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.losses import token_loss
 from pixel_reasoner_jax.training.packing import Batch, build, smallest_shape
+from pixel_reasoner_jax.training.token_loss import token_loss
 
 
 class Own:

@@ -46,13 +46,18 @@ def get_config() -> ConfigDict:
     config.rl.rollout.max_length = 192
     config.rl.rollout.slots = 128
     config.rl.rollout.gather_parameters = True
-    config.rl.rewards = ConfigDict(dict(rules="strict"))
+    config.rl.rewards = ConfigDict(dict(rules="strict", overlong_margin=32))
+    functions = dict(correct="accuracy", bonus="curiosity", penalty="excess_operations")
+    config.rl.rewards.terms = ConfigDict(
+        {label: dict(function=name, weight=1.0, gate="none", cap=0.0) for label, name in functions.items()}
+    )
     # At this size the paper's alpha 0.5 and H 0.3 escape the learning trap with some seeds and not with others; so does
     # alpha 1 where pretraining is shorter.
     config.rl.curiosity = ConfigDict(dict(variant="paper", alpha=2.0, beta=0.05, rate_floor=0.5, max_operations=1))
-    config.rl.curiosity.update(dict(multipliers="fixed", alpha_step=0.5, beta_step=0.01))
+    config.rl.curiosity.update(dict(rate="query", rate_decay=0.9, multipliers="fixed", alpha_step=0.5, beta_step=0.01))
     config.rl.curiosity.update(dict(alpha_bounds=(0.0, 4.0), beta_bounds=(0.0, 0.5)))
-    config.rl.grpo = ConfigDict(dict(queries_per_episode=16, clip_low=0.2, clip_high=0.35, normalize_std=False))
+    config.rl.grpo = ConfigDict(dict(queries_per_episode=16, clip_low=0.2, clip_high=0.35, advantage="centred"))
+    config.rl.grpo.update(dict(masks=(), sampling_rounds=1))
     config.rl.replay = ConfigDict(dict(method="none", alpha=1.0))  # an episode is one update, which is seldom empty
 
     config.evaluation = ConfigDict(dict(queries=256, samples=4, slots=256, temperature=1.0))

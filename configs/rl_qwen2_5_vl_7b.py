@@ -102,6 +102,16 @@ def get_config() -> ConfigDict:
 
     config.rewards = ConfigDict()
     config.rewards.rules = "strict"  # "release": the released code's looser comparison of answers
+    # The terms of the reward by their labels; yours may have others. The metrics show each as reward_<label>.
+    # function: "accuracy", "curiosity", "excess_operations", "length" or "overlong" (see rewards/terms.py), or your own
+    # as module:function. weight: in the sum; 0 only measures. gate: the term counts only where the function of the term
+    # with this label is greater than 0. cap: its largest absolute value; 0: none.
+    config.rewards.terms = ConfigDict()
+    config.rewards.terms.correct = ConfigDict(dict(function="accuracy", weight=1.0, gate="none", cap=0.0))
+    config.rewards.terms.bonus = ConfigDict(dict(function="curiosity", weight=1.0, gate="none", cap=0.0))
+    config.rewards.terms.penalty = ConfigDict(dict(function="excess_operations", weight=1.0, gate="none", cap=0.0))
+    # "overlong" counts from so many tokens before rollout.max_response_tokens on.
+    config.rewards.overlong_margin = 4096
 
     config.curiosity = ConfigDict()
     config.curiosity.variant = "paper"
@@ -109,6 +119,10 @@ def get_config() -> ConfigDict:
     config.curiosity.beta = 0.05
     config.curiosity.rate_floor = 0.3  # H
     config.curiosity.max_operations = 1  # N
+    # Which RaPR the bonus compares with H: that of the "query", or an average over episodes of queries with its kind of
+    # "media", or of all ("global"), of which every episode keeps the share rate_decay.
+    config.curiosity.rate = "query"
+    config.curiosity.rate_decay = 0.9
     # "fixed": alpha and beta stay as they are. "dual": they begin so, and after every episode each takes a step along
     # its constraint's violation, within bounds: alpha_step * (H - mean RaPR), and beta_step * (mean operations - N).
     config.curiosity.multipliers = "fixed"
@@ -121,7 +135,16 @@ def get_config() -> ConfigDict:
     config.grpo.queries_per_episode = 512  # the behaviour policy is renewed after so many
     config.grpo.clip_low = 0.2
     config.grpo.clip_high = 0.35
-    config.grpo.normalize_std = False  # divide advantages by the group's standard deviation
+    # "centred": reward less the group's mean; "std": divided by its standard deviation; "leave_one_out";
+    # "batch_whitened"; "gdpo": every term of the reward by itself; or your own as module:function. See
+    # training/advantages.py.
+    config.grpo.advantage = "centred"
+    # Responses that met a limit and are not trained on, for example ("over_turn", "over_long"): of operations and
+    # images, of tokens.
+    config.grpo.masks = ()
+    # Dynamic sampling: more queries are asked, so many times queries_per_episode at most, until queries_per_episode
+    # groups are not uniform; 1: off. An episode then reads more of the data, beyond the epochs if need be.
+    config.grpo.sampling_rounds = 1
 
     # Selective sample replay: an update that too few responses with an advantage are left for is filled with replayed
     # ones. "none", "paper", "release" (of VL-Rethinker: half as many updates, all of drawn responses), or your own as

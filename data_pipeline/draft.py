@@ -29,3 +29,9 @@ class Draft:
     messages: list[dict[str, Any]]
     operations: tuple[OperationRecord, ...] = ()
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def policy_version(self) -> int | None:
+        """The attribute of this name, where a run has logged the trajectory; see `Trajectory`."""
+        version = self.attributes.get("policy_version")
+        return version if type(version) is int and version >= 0 else None

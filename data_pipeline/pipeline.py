@@ -116,7 +116,7 @@ def query_batches(
     """
     datasets = []
     for path, _ in _weighted(data):
-        source = open_records(path, "query")
+        source = open_records(path, "query", unique=True)
         datasets.append((source, ReadSource(source, reader), _wanted(path, pass_rates)))
     return _loader(data, datasets, batch_size, order, settings)
 
@@ -156,6 +156,7 @@ def _trajectory(draft: Draft, pieces: list[Rendered], source: np.ndarray) -> Tra
         train=np.concatenate([piece.train for piece in pieces]),
         media=[media for piece in pieces for media in piece.media],
         operations=list(draft.operations),
+        policy_version=draft.policy_version,
     )
 
 

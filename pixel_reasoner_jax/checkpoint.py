@@ -22,7 +22,10 @@ SET_ASIDE = "checkpoints_set_aside"  # beside it, for those that a run does not 
 
 _log = logging.getLogger(__name__)
 # An error that Orbax raises is not logged as well: by its threads, and for each array that was written at that time.
-logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+# What it misses in a folder, `find_damage` says.
+logging.getLogger("absl").addFilter(
+    lambda record: not ("orbax" in record.pathname and (record.exc_info or "Metadata file" in record.getMessage()))
+)
 logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
 
 
@@ -93,15 +96,26 @@ class Checkpoints:
         if missing:
             return f"{missing[0]} is missing"
         try:
-            damage = digests.find_damage(directory, share, shares)
+            damage = digests.find_damage(directory, str(step), share, shares)
         except FileNotFoundError:  # of an earlier version
-            _log.warning("checkpoint %d in %s has no checksums: it is read as it is", step, self.directory)
-            damage = None
+            damage = self._find_obvious_damage(directory)
+            if damage is None:
+                _log.warning("checkpoint %d in %s has no checksums: it is read as it is", step, self.directory)
         except OSError as error:
             damage = f"{digests.FILE} cannot be read: {error.strerror or error}"
         if damage is None:
             self._whole.add(step)
         return damage
+
+    def _find_obvious_damage(self, directory: epath.Path) -> str | None:
+        """Says what is damaged in a checkpoint without checksums as far as can be seen without its arrays."""
+        if not any((directory / META).iterdir()):
+            return f"{META} is empty"
+        try:
+            array_shapes(directory / STATE)
+        except CheckpointError as error:
+            return str(error)
+        return None
 
     def set_aside(self, steps: Iterable[int]) -> epath.Path:
         """Moves checkpoints out of the run's way, into a folder beside its others; returns that folder.
@@ -180,7 +194,8 @@ class Checkpoints:
     def _add_digests(self) -> None:
         """Orbax calls it, in one process, when all files of a checkpoint are written, and before they can be seen."""
         temporary = self.directory / f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}"
-        digests.write_digests(temporary if temporary.exists() else self.directory / str(self._saving))
+        directory = temporary if temporary.exists() else self.directory / str(self._saving)
+        digests.write_digests(directory, str(self._saving))
 
     def __enter__(self) -> Checkpoints:
         return self

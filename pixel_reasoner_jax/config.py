@@ -9,7 +9,7 @@ Other experiments state only what they change: they return a `variant` of the re
 
 Whatever a file returns is checked against the reference: a key the reference does not have, or a value of another type,
 is an error. A key left out takes the reference's value, but the sections that make it a config of its command
-(`SECTIONS`) must be there.
+(`SECTIONS`) must be there. Some sections may get more entries than the reference has (`config_values.OPEN`).
 
 The configs in `configs/` and its folders are installed with the package and found from any directory by their names.
 A config has one name, its path below `configs/` without ".py": "rl_qwen2_5_vl_7b", "recipes/rl_short". The last part of
@@ -29,7 +29,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, OPTIONAL, RULES, is_finite
+from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, OPEN, OPTIONAL, RULES, is_finite
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path, check_folder, write_text
 
@@ -195,7 +195,9 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
         raise ConfigError(
             f"{workdir} holds no run: there is no {file.name} in it; name the config.workdir of a run"
         ) from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{file} is not the config that a run saved ({error}): restore it, or remove it") from error
 
 
@@ -282,6 +284,7 @@ def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "")
     """Sets the values of `source` in `target`, which has all keys and types."""
     for key in source:
         path = f"{prefix}{key}"
+        _open(target, key, prefix)
         if key not in target:
             raise ConfigError(f"{where}: unknown key config.{path}{_nearest(key, list(target), f'config.{prefix}')}")
         value = source[key]
@@ -315,6 +318,7 @@ def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
     section, parts = config, path.split(".")
     for depth, part in enumerate(parts):
         prefix = "".join(f"{name}." for name in parts[:depth])
+        _open(section, part, prefix)
         if part not in section:
             hint = _elsewhere(config, ".".join(parts[depth:])) or _nearest(part, list(section), f"config.{prefix}")
             raise ConfigError(f"unknown key config.{prefix}{part}{hint}")
@@ -325,6 +329,13 @@ def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
         if not last:
             section = section[part]
     return section, parts[-1]
+
+
+def _open(section: ConfigDict, label: str, prefix: str) -> None:
+    """Adds an entry to a section that may have more of them, such as "rewards.terms."."""
+    entry = next((entry for path, entry in OPEN.items() if _ends_in(prefix, f"{path}.")), None)
+    if entry is not None and label not in section:
+        section[label] = ConfigDict(entry)
 
 
 def _assign(section: ConfigDict, key: str, value: Any, path: str, where: str) -> None:

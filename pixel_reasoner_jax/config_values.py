@@ -19,7 +19,11 @@ LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # project
 BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budgets`
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
-MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.multipliers`
+REWARD_TERMS = ("accuracy", "curiosity", "excess_operations", "length", "overlong")  # see `rewards.terms`
+ADVANTAGES = ("centred", "std", "leave_one_out", "batch_whitened", "gdpo")  # see `training.advantages`
+RESPONSE_MASKS = ("over_turn", "over_long")  # see `training.masks`
+RATES = ("query", "media", "global")  # that the bonus compares with H, see `training.curiosity_state`
+MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.curiosity_state`
 REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
 
@@ -71,6 +75,10 @@ def _are_lora_targets(value: Any) -> bool:
     return all(name in LORA_TARGETS for name in value)
 
 
+def _are_masks(value: Any) -> bool:
+    return all(name in RESPONSE_MASKS for name in value)
+
+
 _FRACTION = (lambda value: 0 <= value <= 1), "between 0 and 1"
 _POSITIVE = (lambda value: value > 0), "greater than 0"
 _NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
@@ -85,6 +93,10 @@ OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.s
 """The last parts of the keys of settings that may be None, whatever value a config gives them.
 
 The budgets of the processor are then those of the model (`MODEL_HAS`).
+"""
+
+OPEN = {"rewards.terms": dict(function="", weight=1.0, gate="none", cap=0.0)}
+"""Sections to which a config may add entries under labels of its own, each a section with these keys and first values.
 """
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -146,11 +158,18 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rollout.max_images": _NOT_NEGATIVE,
     "rollout.max_length": _POSITIVE,
     "rewards.rules": _choice(*ANSWER_RULES),
+    "rewards.overlong_margin": _POSITIVE,
+    "function": _part(*REWARD_TERMS),
+    "weight": _NOT_NEGATIVE,
+    "gate": (bool, "the label of a term, or 'none'"),
+    "cap": _NOT_NEGATIVE,
     "curiosity.variant": _choice(*CURIOSITY_VARIANTS),
     "curiosity.alpha": _NOT_NEGATIVE,
     "curiosity.beta": _NOT_NEGATIVE,
     "curiosity.rate_floor": _FRACTION,
     "curiosity.max_operations": _NOT_NEGATIVE,
+    "curiosity.rate": _choice(*RATES),
+    "curiosity.rate_decay": _MOMENTUM,
     "curiosity.multipliers": _choice(*MULTIPLIERS),
     "curiosity.alpha_step": _NOT_NEGATIVE,
     "curiosity.beta_step": _NOT_NEGATIVE,
@@ -159,6 +178,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "replay.method": _part(*REPLAY),
     "replay.alpha": _NOT_NEGATIVE,
     "grpo.queries_per_episode": _POSITIVE,
+    "grpo.sampling_rounds": _POSITIVE,
+    "grpo.advantage": _part(*ADVANTAGES),
+    "grpo.masks": (_are_masks, f"out of {', '.join(RESPONSE_MASKS)}"),
     "grpo.clip_low": _FRACTION,
     "grpo.clip_high": _NOT_NEGATIVE,
     "pretraining.lessons": _POSITIVE,

@@ -11,6 +11,7 @@ import zlib
 
 from etils import epath
 
+from pixel_reasoner_jax.errors import shown
 from pixel_reasoner_jax.files import as_path
 
 FILE = "digests.json"
@@ -20,26 +21,31 @@ LATER = {"_CHECKPOINT_METADATA": re.compile(rb'"commit_timestamp_nsecs": \w+')}
 """What Orbax changes of a checkpoint's files after their checksums were taken: by the file's name."""
 
 
-def write_digests(directory: str | os.PathLike) -> None:
+def write_digests(directory: str | os.PathLike, name: str) -> None:
     """Notes the size and the CRC-32 of every file of a folder and of the folders in it.
 
     The files are read back for it, by several threads: what was written is compared later, not what was meant.
+
+    Args:
+      directory: the folder.
+      name: what it is to be called: a folder that is moved to the name of another is not that one.
     """
     directory = as_path(directory)
-    names = sorted(_files(directory))
+    files = sorted(_files(directory))
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        found = dict(zip(names, pool.map(lambda name: _digest(directory / name), names), strict=True))
+        found = dict(zip(files, pool.map(lambda file: _digest(directory / file), files), strict=True))
     # Without a blank: whichever bit of it flips, it is noticed.
-    (directory / FILE).write_text(json.dumps({"files": found}, separators=(",", ":")))
+    (directory / FILE).write_text(json.dumps({"files": found, "name": name}, separators=(",", ":")))
 
 
-def find_damage(directory: str | os.PathLike, share: int = 0, shares: int = 1) -> str | None:
+def find_damage(directory: str | os.PathLike, name: str, share: int = 0, shares: int = 1) -> str | None:
     """Says which file of a folder is not as it was when `write_digests` was called; None where all are.
 
     Files that came later are no damage.
 
     Args:
       directory: holds the digests.
+      name: what the folder is called.
       share, shares: one process of several looks at its share of the files.
 
     Raises:
@@ -48,20 +54,25 @@ def find_damage(directory: str | os.PathLike, share: int = 0, shares: int = 1) -
     directory = as_path(directory)
     text = (directory / FILE).read_bytes()
     try:
-        files = {str(name): (size, value) for name, (size, value) in json.loads(text)["files"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        noted = json.loads(text)
+        files = {str(file): (size, value) for file, (size, value) in noted["files"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{FILE} is damaged"
+    if not files or noted.keys() - {"files", "name"}:
+        return f"{FILE} is damaged"
+    if (before := noted.get("name", name)) != name:  # an earlier version noted none
+        return f"it is {shown(before)} by its {FILE}, moved to {shown(name)}"
 
-    def problem(name: str) -> str | None:
+    def problem(file: str) -> str | None:
         try:
-            found = _digest(directory / name)
+            found = _digest(directory / file)
         except FileNotFoundError:
-            return f"{name} is missing"
+            return f"{file} is missing"
         except OSError as error:
-            return f"{name} cannot be read: {error.strerror or error}"
-        if found[0] != files[name][0]:
-            return f"{name} has {found[0]} bytes, and had {files[name][0]}"
-        return None if found == files[name] else f"{name} has changed"
+            return f"{file} cannot be read: {error.strerror or error}"
+        if found[0] != files[file][0]:
+            return f"{file} has {found[0]} bytes, and had {files[file][0]}"
+        return None if found == files[file] else f"{file} has changed"
 
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return next(filter(None, pool.map(problem, sorted(files)[share::shares])), None)

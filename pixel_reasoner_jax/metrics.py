@@ -145,7 +145,8 @@ class Progress:
       description: names the work.
       total: steps in all.
       step: steps already done.
-      interval: seconds between lines, if there is no terminal.
+      interval: seconds between lines, if there is no terminal. `update` and `note` count them apart, so that no line of
+        a finished step is missing because the step was told of while it ran.
       file: where it is shown; standard error by default, so that standard output holds results alone.
       quiet: show nothing.
     """
@@ -161,7 +162,8 @@ class Progress:
     ):
         self._description, self._total, self._interval = description, total, interval
         self._console = rich.console.Console(file=file or sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
-        self._shown = time.monotonic()
+        self._shown = self._noted = time.monotonic()
+        self._step = step
         self._bar = None
         if self._console.is_terminal:
             self._bar = rich.progress.Progress(
@@ -180,12 +182,21 @@ class Progress:
 
     def update(self, step: int, **figures: float) -> None:
         """Shows that `step` steps are done, with a few figures."""
+        self._step = step
         text = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=text)
         elif time.monotonic() - self._shown >= self._interval or step == self._total:
             self._shown = time.monotonic()
             self._line(step, text)
+
+    def note(self, text: str) -> None:
+        """Shows how far the step that runs is, until the next `update` or `note`."""
+        if self._bar is not None:
+            self._bar.update(self._task, figures=text)
+        elif time.monotonic() - max(self._shown, self._noted) >= self._interval:
+            self._noted = time.monotonic()
+            self._line(self._step, text)
 
     def _line(self, step: int, text: str = "") -> None:
         self._console.print(f"{self._description}: {step}/{self._total}  {text}".rstrip(), markup=False)

@@ -7,10 +7,13 @@ folder lacks, the model's own files say.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -63,6 +66,24 @@ def check_is_empty(directory: str | os.PathLike) -> None:
     path = as_path(directory)
     if path.exists() and (not path.is_dir() or any(True for _ in path.iterdir())):
         raise CheckpointError(f"{path} is there already and not empty: choose another directory, or remove it")
+
+
+@contextlib.contextmanager
+def removed_on_failure(directory: str | os.PathLike) -> Iterator[None]:
+    """What the body writes into a folder, which is new or empty, is removed where it fails: it may be tried again."""
+    path = as_path(directory)
+    was_there = path.exists()
+    try:
+        yield
+    except BaseException:
+        for left in (list(path.iterdir()) if was_there else [path]) if path.is_dir() else ():
+            if is_remote(left):
+                left.rmtree(missing_ok=True) if left.is_dir() else left.unlink(missing_ok=True)
+            elif left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        raise
 
 
 def adapter_config(directory: str | os.PathLike) -> dict[str, Any] | None:
@@ -118,7 +139,8 @@ def read_json(path: ModelPath) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise CheckpointError(f"cannot read {path}: {str(error)[:200]}") from error
+        reason = getattr(error, "strerror", None) or str(error)[:200]
+        raise CheckpointError(f"cannot read {path}: {reason}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"cannot read {path}: it holds a {type(value).__name__}, no JSON object")
     return value

@@ -90,6 +90,8 @@ class Trajectory:
       ended: why the episode ended; None for a trajectory that was synthesized or imported, and not sampled.
       counted: how many tokens a served model wrote, as its server counts them. It has no `tokens`; None where the
         server does not count, and for all other trajectories.
+      policy_version: how many updates the parameters that sampled it had seen, in the run that trains them; None where
+        no run does.
     """
 
     query_id: str
@@ -107,6 +109,7 @@ class Trajectory:
     operations: list[OperationRecord] = dataclasses.field(default_factory=list)
     ended: Ended | None = None
     counted: int | None = None
+    policy_version: int | None = None
 
     @property
     def sampled(self) -> int | None:

@@ -160,6 +160,31 @@ def test_a_tear_in_any_file_is_said_in_one_line(saved, tear, tmp_path):
         assert checkpoints.restore(make_state(), 1)[1]["episode"] == 1
 
 
+def test_checkpoints_that_have_changed_places_are_told(saved, tmp_path):
+    """Or a run would go on with the parameters and the place of one step, and the figures of another."""
+    run = shutil.copytree(saved, tmp_path / "run")
+    (run / "2").rename(tmp_path / "2")
+    (run / "1").rename(run / "2")
+    (tmp_path / "2").rename(run / "1")
+    shutil.copytree(run / "2", run / "5")
+    with Checkpoints(run, read_only=True) as checkpoints:
+        said = [checkpoints.find_damage(step) for step in (1, 2, 5)]
+    assert said == [f"it is '{was}' by its digests.json, moved to '{now}'" for was, now in ((2, 1), (1, 2), (1, 5))]
+
+
+def test_a_folder_that_only_looks_like_a_checkpoint_is_damaged(saved, tmp_path, caplog):
+    run = shutil.copytree(saved, tmp_path / "run")
+    for step, part in ((7, None), (8, "state"), (9, "meta")):
+        for name in ("state", "meta"):
+            (run / str(step) / name).mkdir(parents=True)
+        if part is not None:
+            shutil.copytree(saved / "2" / part, run / str(step) / part, dirs_exist_ok=True)
+    with Checkpoints(run, read_only=True) as checkpoints:
+        found = [checkpoints.find_damage(step) for step in (7, 8, 9)]
+    assert found[:2] == ["meta is empty"] * 2 and "there are no arrays in" in found[2]
+    assert "Metadata file" not in caplog.text and "checksums" not in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore")  # of what Orbax leaves behind where it fails
 def test_checkpoints_without_checksums_are_read_and_their_tears_told(saved, tmp_path, caplog):
     """They are those of earlier versions."""

@@ -110,3 +110,27 @@ def test_progress_in_a_terminal_is_a_bar(monkeypatch):
     with Progress("training", total=3, file=output) as progress:
         progress.update(3, loss=0.5)
     assert "3/3" in output.getvalue() and "loss 0.5" in output.getvalue()
+
+
+def test_notes_within_a_step(monkeypatch):
+    """No two within an interval, and none hides the line of a finished step."""
+    now, output = [0.0], io.StringIO()
+    monkeypatch.setattr("pixel_reasoner_jax.metrics.time.monotonic", lambda: now[0])
+    with Progress("rl", total=3, step=1, interval=30, file=output) as progress:
+        for seconds, text in ((10, "early"), (31, "a [b]"), (40, "too soon"), (62, "c")):
+            now[0] = seconds
+            progress.note(text)
+        progress.update(2, rapr=0.5)
+        progress.note("too soon")
+        now[0] = 93
+        progress.note("d")
+    lines = ["1/3", "1/3  a [b]", "1/3  c", "2/3  rapr 0.5", "2/3  d"]
+    assert output.getvalue().splitlines() == [f"rl: {line}" for line in lines]
+
+
+def test_notes_in_a_terminal_stand_beside_the_bar(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    output = io.StringIO()
+    with Progress("rl", total=3, file=output) as progress:
+        progress.note("rollout 3/8 responses")
+    assert "0/3" in output.getvalue() and "rollout 3/8 responses" in output.getvalue()

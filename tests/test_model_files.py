@@ -14,6 +14,7 @@ from pixel_reasoner_jax.model_files import (
     find_file,
     model_directory,
     read_json,
+    removed_on_failure,
 )
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3998\n"
@@ -107,6 +108,29 @@ def test_what_is_no_json_object_is_named(content, message, tmp_path):
     (tmp_path / "a.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(CheckpointError, match=message):
         read_json(tmp_path / "a.json")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(CheckpointError, match="^cannot read .*a.json: Is a directory$"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_what_could_not_be_written_to_its_end_is_removed(tmp_path, was_there):
+    out = tmp_path / "out"
+    if was_there:
+        out.mkdir()
+    with pytest.raises(OSError, match="No space"), removed_on_failure(out):
+        (out / "parameters.tmp-1").mkdir(parents=True)
+        (out / "parameters.tmp-1" / "part").write_text("half")
+        (out / "config.json").write_text("{}")
+        raise OSError(28, "No space left on device")
+    assert out.exists() == was_there and (not was_there or not list(out.iterdir()))
+    with removed_on_failure(out):
+        out.mkdir(exist_ok=True)
+        (out / "config.json").write_text("{}")
+    assert (out / "config.json").exists()
 
 
 def test_a_folder_to_write_into_is_empty(tmp_path):

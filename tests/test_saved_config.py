@@ -43,6 +43,15 @@ def test_the_resolved_config_is_saved_with_the_run(tmp_path):
         load_saved(tmp_path)
 
 
+def test_a_folder_in_the_place_of_the_config_is_named(tmp_path):
+    config, workdir = started(tmp_path)
+    (workdir / "config.json").unlink()
+    (workdir / "config.json").mkdir()
+    for read in (load_saved, lambda _: take_over(config), lambda _: open_workdir(config, resume=True)):
+        with pytest.raises(ConfigError, match="config.json cannot be read: Is a directory$"):
+            read(workdir)
+
+
 def test_a_directory_holds_a_run_only_once_its_config_is_saved(tmp_path):
     config = load_config(RL, [("workdir", str(tmp_path / "run"))])
     workdir = open_workdir(config, resume=False)

@@ -49,7 +49,7 @@ PROGRAM = """
 def interrupted(wait: str, close: str, times: int) -> tuple[int, str]:
     """Exit status and standard error of a command that Ctrl-C ends."""
     script = textwrap.dedent(PROGRAM).format(wait=wait, close=close)
-    command = [sys.executable, "-c", script, "synthesize", "--source", "jsonl:x", "--count", "3", "--out", "y"]
+    command = [sys.executable, "-c", script, "synthesize", "--source", "table:x", "--count", "3", "--out", "y"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with subprocess.Popen(command, env=environment, **pipes) as process:
@@ -66,7 +66,7 @@ def test_ctrl_c_is_one_line():
     status, said = interrupted("time.sleep(60)", "pass", 1)
     assert (status, said) == (
         130,
-        "pixel-reasoner: interrupted; go on with: pixel-reasoner synthesize --source jsonl:x --count 3 --out y\n",
+        "pixel-reasoner: interrupted; go on with: pixel-reasoner synthesize --source table:x --count 3 --out y\n",
     )
 
 
@@ -75,7 +75,7 @@ def test_a_second_ctrl_c_does_not_wait_and_is_one_line():
     assert status == 130
     assert said == (
         "pixel-reasoner: interrupted after step 7; step 5 is saved in runs/x;"
-        " go on with: pixel-reasoner synthesize --source jsonl:x --count 3 --out y\n"
+        " go on with: pixel-reasoner synthesize --source table:x --count 3 --out y\n"
     )
 
 

@@ -16,7 +16,7 @@ import itertools
 import json
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy as np
 from pixel_reasoner_jax.errors import UserError, shown
 
 BATCH_ROWS = 64  # rows of a parquet file that are made from columns at once
+MANY_ROWS = 8192  # likewise, of some columns without media
 KEPT_BYTES = 2**28  # of decoded row groups of one parquet file
 
 _BOM = b"\xef\xbb\xbf"
@@ -49,8 +50,12 @@ class TableRows(Protocol):
     def number(self, index: int) -> int:
         """The number of a row for people, from 1: of its first line in the file, or of the row."""
 
-    def in_order(self) -> Iterator[Any]:
-        """All rows; one that cannot be read is given as its UserError."""
+    def in_order(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """All rows; one that cannot be read is given as its UserError.
+
+        Args:
+          columns: those that are looked at: others may be missing.
+        """
 
 
 def open_rows(path: pathlib.Path, suffix: str) -> TableRows:
@@ -96,12 +101,14 @@ class _TextRows:
             file.seek(start)
             return self._parse(file.read(end - start))
 
-    def in_order(self) -> Iterator[Any]:
-        for index in range(len(self)):
-            try:
-                yield self[index]
-            except UserError as error:
-                yield error
+    def in_order(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        with open(self._path, "rb") as file:
+            for start, end, _ in self._spans.tolist():
+                file.seek(start)
+                try:
+                    yield self._parse(file.read(end - start))
+                except UserError as error:
+                    yield error
 
     def _find(self) -> Iterator[tuple[int, int, int]]:
         raise NotImplementedError
@@ -299,12 +306,14 @@ class ParquetRows:
             self._kept.move_to_end(group)
             return self._kept[group].slice(offset, 1).to_pylist()[0]
 
-    def in_order(self) -> Iterator[Any]:
+    def in_order(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
         read = 0
         try:
             with _named_errors():
-                for batch in self._file().iter_batches(BATCH_ROWS):
-                    rows = batch.to_pylist()
+                file = self._file()
+                chosen = columns and [name for name in file.schema_arrow.names if name in columns]
+                for batch in file.iter_batches(BATCH_ROWS if columns is None else MANY_ROWS, columns=chosen):
+                    rows = batch.to_pylist() or [{}] * batch.num_rows  # of a batch without columns
                     yield from rows
                     read += len(rows)
         except UserError as error:

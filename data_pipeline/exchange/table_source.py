@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from data_pipeline.exchange.columns import read_text
 from data_pipeline.exchange.forms import conversation_column
 from data_pipeline.exchange.media_files import MediaFiles
 from data_pipeline.exchange.released import row_to_query, row_to_trajectory
 from data_pipeline.exchange.rows import given_id
+from data_pipeline.exchange.table_rows import TableRows
 from data_pipeline.exchange.tables import TABLE_SUFFIXES, Table, TableRow, is_table
 from data_pipeline.records import RecordError, RecordSource
 from pixel_reasoner_jax.errors import UserError, shown
@@ -31,6 +34,8 @@ class TableSource:
       media_root: the folder that relative paths of media start from, and that none may lead out of; None for
         `MediaSettings.root`, and without one the folder of the table.
       answered: whether a query must have an answer.
+      unique: whether a query must have an id that no earlier row has, as training wants it: what is drawn for a query
+        depends on its id. All rows are read once for that, without their media.
 
     Attributes:
       path: as given.
@@ -46,6 +51,7 @@ class TableSource:
         kind: str | None = None,
         media_root: str | os.PathLike | None = None,
         answered: bool = True,
+        unique: bool = False,
     ):
         try:
             self._table = Table(path)
@@ -57,6 +63,7 @@ class TableSource:
         if kind not in (None, self.kind):
             holds = {"trajectory": "conversations (trajectories)", "query": "no conversations (queries)"}[self.kind]
             raise RecordError(f"{path}: its rows have {holds}, expected records of kind {kind!r}")
+        self._repeating = _repeating(self._table.rows, self.path.stem) if unique and self.kind == "query" else {}
 
     @property
     def digest(self) -> str:
@@ -84,6 +91,9 @@ class TableSource:
         try:
             row = self._table[index]
             name = default_id(self.path.stem, index)
+            if (earlier := self._repeating.get(index)) is not None:
+                unit, number = self._table.rows.unit, self._table.rows.number(earlier)
+                raise UserError(f"{unit} {number} has the id {shown(_id_of(row, name))} already; give each its own")
             return row_to_record(self.kind, row, name, self._media, LOSS_MASK, self._answered)
         except IndexError:
             raise
@@ -98,19 +108,22 @@ class TableSource:
         return f"TableSource({str(self.path)!r}, {self.kind!r})"
 
 
-def open_records(path: str | os.PathLike, kind: str | None = None, answered: bool = True) -> RecordSource | TableSource:
+def open_records(
+    path: str | os.PathLike, kind: str | None = None, answered: bool = True, unique: bool = False
+) -> RecordSource | TableSource:
     """The records of a data set or of a table, in one interface.
 
     Args:
       path: the folder of a data set, or a file with one of the suffixes of tables.
       kind: the kind of records that it must hold, one of `RECORD_KINDS`; None accepts either.
       answered: whether a table's queries must have answers; those of a data set need none.
+      unique: whether a table's queries must have ids of their own; those of a data set were written so.
 
     Raises:
       RecordError: there is no data set and no table of this kind.
     """
     if is_table(path):
-        return TableSource(path, kind, answered=answered)
+        return TableSource(path, kind, answered=answered, unique=unique)
     if as_path(path).is_file():
         raise RecordError(f"{path} is neither the folder of a data set nor a table ({', '.join(TABLE_SUFFIXES)})")
     return RecordSource(path, kind)
@@ -146,6 +159,33 @@ def kind_of_table(table: Table) -> str | None:
 def default_id(stem: str, index: int) -> str:
     """The id of a row without one, from the name of its file."""
     return f"{stem}-{index:06d}"
+
+
+@functools.lru_cache(maxsize=16)  # as many tables as are kept open
+def _repeating(rows: TableRows, stem: str) -> Mapping[int, int]:
+    """The rows that have the id of an earlier one, by their numbers, and the number of that one.
+
+    Args:
+      rows: of a table.
+      stem: of its name; see `default_id`.
+    """
+    first: dict[str, int] = {}
+    repeating = {}
+    for index, row in enumerate(rows.in_order(("id", "qid"))):
+        if isinstance(row, Mapping) and (name := _id_of(row, default_id(stem, index))) is not None:
+            earlier = first.setdefault(name, index)
+            if earlier != index:
+                repeating[index] = earlier
+    return repeating
+
+
+def _id_of(row: TableRow, default: str) -> str | None:
+    """The id that the record of a row gets; None where the row has none that can be one."""
+    given = given_id(row)
+    try:
+        return default if given is None else read_text(given, "id")
+    except UserError:
+        return None
 
 
 def named(row: TableRow | None) -> str:

@@ -29,6 +29,7 @@ class Table:
 
     Attributes:
       path: as given.
+      rows: as they stand in the file.
 
     Raises:
       MissingFileError: there is no such file.
@@ -43,10 +44,10 @@ class Table:
             raise MissingFileError(f"{path}: {'it is no file' if self.path.exists() else 'no such file'}")
         self._local = fetch(self.path.parent, glob.escape(self.path.name)) / self.path.name
         try:
-            self._rows = open_rows(self._local, self.path.suffix.lower())
+            self.rows = open_rows(self._local, self.path.suffix.lower())
         except UserError as error:
             raise UserError(f"{path} {error}") from None
-        if not len(self._rows):
+        if not len(self.rows):
             raise UserError(f"{path}: there are no rows in it")
 
     @functools.cached_property
@@ -61,7 +62,7 @@ class Table:
         return self._local.stat().st_size
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> TableRow:
         """A row.
@@ -72,11 +73,11 @@ class Table:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
-        return _mapping(self._rows[index])
+        return _mapping(self.rows[index])
 
     def in_order(self) -> Iterator[TableRow | UserError]:
         """All rows; one that cannot be read is given as the error. Faster than by index for large parquet files."""
-        for row in self._rows.in_order():
+        for row in self.rows.in_order():
             try:
                 yield row if isinstance(row, UserError) else _mapping(row)
             except UserError as error:
@@ -84,7 +85,7 @@ class Table:
 
     def location(self, index: int) -> str:
         """The file and the row, by its line or its number from 1, as text for messages."""
-        return f"{self.path}, {self._rows.unit} {self._rows.number(index)}"
+        return f"{self.path}, {self.rows.unit} {self.rows.number(index)}"
 
 
 def is_table(path: str | os.PathLike) -> bool:

@@ -13,7 +13,7 @@ from data_pipeline.sources.base import SeedSource, SourceError
 __all__ = ["SOURCE_KINDS", "SeedSource", "SourceError", "open_source"]
 
 SOURCE_KINDS = {
-    "jsonl": ("data_pipeline.sources.table", "TableSeeds"),
+    "table": ("data_pipeline.sources.table", "TableSeeds"),
     "masks": ("data_pipeline.sources.masks", "MaskedImages"),
     "web": ("data_pipeline.sources.web", "WebPages"),
     "star": ("data_pipeline.sources.star", "VideoWindows"),
@@ -21,13 +21,12 @@ SOURCE_KINDS = {
     "tfds": ("data_pipeline.sources.tfds", "BoxedDataset"),
     "pixel-search": ("data_pipeline.sources.pixel_search", "endless"),
     "pixel-search-video": ("data_pipeline.sources.pixel_search_video", "endless"),
-    "table": ("data_pipeline.sources.table", "TableSeeds"),
 }
 """For every kind of source: its module, and the class or function there that opens a path."""
 
 
 def open_source(spec: str) -> SeedSource:
-    """Opens a source by its kind and path, as "jsonl:data/seeds.jsonl".
+    """Opens a source by its kind and path, as "table:data/seeds.jsonl".
 
     Raises:
       SourceError: there is no such kind, or the path cannot be read as that kind.

@@ -230,6 +230,8 @@ def _report(error: BaseException, again: str) -> int:
         text = str(error)
         if not isinstance(error, UserError) and (problem := storage_problem(error)):
             text = f"{problem}: what this command was writing is not complete; make room, or write elsewhere"
+        elif isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
         print(f"pixel-reasoner: error: {text}", file=sys.stderr)
         return 2
     traceback.print_exception(error)

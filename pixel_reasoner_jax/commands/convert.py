@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from pixel_reasoner_jax.arrays import write_arrays
 from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.files import as_path, write_text
-from pixel_reasoner_jax.model_files import check_is_empty
+from pixel_reasoner_jax.model_files import check_is_empty, removed_on_failure
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config
 from pixel_reasoner_jax.processing import Processor
@@ -38,7 +38,7 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
       dtype: type the parameters are stored in.
 
     Raises:
-      CheckpointError: `out` holds anything already.
+      CheckpointError: `out` holds anything already. Where another error ends it, nothing is left in `out`.
       UserError: a file is missing or does not fit; the message names it.
     """
     out = as_path(out)
@@ -47,7 +47,9 @@ def convert(directory: str | os.PathLike, out: str | os.PathLike, dtype: DTypeLi
     config = read_config(directory).to_hf() | {"dtype": str(jnp.dtype(dtype))}
     processor = Processor.from_pretrained(directory)
     model = Qwen2_5_VL.from_pretrained(directory, dtype)
-    write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
-    processor.save_pretrained(out)
-    PolicySettings.load(directory).save(out)
-    write_arrays(out / CONVERTED, nnx.state(model, nnx.Param))
+    settings = PolicySettings.load(directory)
+    with removed_on_failure(out):
+        write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
+        processor.save_pretrained(out)
+        settings.save(out)
+        write_arrays(out / CONVERTED, nnx.state(model, nnx.Param))

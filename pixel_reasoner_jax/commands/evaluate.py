@@ -20,14 +20,17 @@ from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
 from pixel_reasoner_jax.evaluation.run import evaluate, side_by_side
 from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.report.report import COLUMNS, STAGES, write_report
-from pixel_reasoner_jax.report.text import figures_table, printable
+from pixel_reasoner_jax.report.text import counted, figures_table, printable
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
 from pixel_reasoner_jax.rollout.settings import load_policy, parameter_type
 
 SETTINGS = ("model", "dtype", "text_only", "split", "count", "world_seed", "samples", "seed", "temperature")
 
 
-OF_BENCHMARKS = "protocol set metric mode submission write_pass_rates endpoint distributed coordinator".split()
+OF_BENCHMARKS = (
+    "protocol set metric mode submission write_pass_rates endpoint judge judge_model judge_prices"
+    " distributed coordinator"
+).split()
 """Options that the quickstart's world does not have."""
 
 
@@ -69,16 +72,17 @@ def _run_on_world(args: argparse.Namespace) -> None:
             " that there is nothing to score: raise --max-length"
         )
     if evaluation.failed:
-        message = (
-            f"{len(evaluation.failed)} of {args.count} queries could not be shown and count in no figure; the last:"
-        )
-        print(message, [*evaluation.failed.values()][-1], file=sys.stderr)
+        failed, last = len(evaluation.failed), [*evaluation.failed.values()][-1]
+        them = "counts" if failed == 1 else "count"
+        message = f"{failed} of {args.count} queries could not be shown and {them} in no figure; the last: {last}"
+        print(message, file=sys.stderr)
     if evaluation.without_room:
-        message = f"{evaluation.without_room} of {args.count} prompts leave no room for a response: raise --max-length"
-        print(message, file=sys.stderr)
+        leave = "leaves" if evaluation.without_room == 1 else "leave"
+        prompts = f"{evaluation.without_room} of {args.count} prompts"
+        print(f"{prompts} {leave} no room for a response: raise --max-length", file=sys.stderr)
     if evaluation.unchecked:
-        message = f"{evaluation.unchecked} answers could not be compared with their reference, and count as wrong"
-        print(message, file=sys.stderr)
+        wrong = counted(evaluation.unchecked, "answer counts as wrong: it", "answers count as wrong: they")
+        print(f"{wrong} could not be compared with the reference", file=sys.stderr)
     table = {"prior": prior_figures(seeds), "policy": evaluation.figures}
     name = printable(as_path(args.model).resolve().name)
     headings = {key: heading for key, (heading, _) in COLUMNS.items()}

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipeline.exchange.pass_rates import check_pass_rate_copy, write_pass_rates
-from pixel_reasoner_jax.commands.served import is_served, open_endpoint, paid
+from pixel_reasoner_jax.commands.served import is_served, open_endpoint, open_judge, paid
+from pixel_reasoner_jax.endpoint import Account
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.answering import Asked
 from pixel_reasoner_jax.evaluation.benchmark_run import evaluate_benchmarks, name_benchmarks
 from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from pixel_reasoner_jax.evaluation.benchmarks.data import OwnData
+from pixel_reasoner_jax.evaluation.judge import JUDGE, Judge
 from pixel_reasoner_jax.evaluation.local_model import LocalModel
 from pixel_reasoner_jax.evaluation.pass_rates import pass_rates
 from pixel_reasoner_jax.evaluation.protocol import OwnSettings, make_protocol
@@ -25,7 +27,7 @@ from pixel_reasoner_jax.evaluation.served_model import ServedModel
 from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.report.score_tables import benchmark_table
-from pixel_reasoner_jax.report.text import printable
+from pixel_reasoner_jax.report.text import counted, printable
 from pixel_reasoner_jax.trajectory import Ended
 
 WORLD = {"split": "heldout", "count": 256, "world_seed": 0, "text_only": False, "html": None}  # their defaults
@@ -36,8 +38,8 @@ LINE = 200
 def run(args: argparse.Namespace) -> None:
     """A table, what the figures stand for, and one JSON line."""
     check_options(args)
-    with opened_model(args) as model, Bars() as bars:
-        asked = benchmarks(args, model.own)
+    with opened_models(args) as (model, judge), Bars() as bars:
+        asked = benchmarks(args, model.own, judge)
         if args.write_pass_rates:
             check_pass_rate_copy(_rated(asked).benchmark.rows.path, args.write_pass_rates)
         results = evaluate_benchmarks(asked, model.policy, args.out, model.description, bars.update)
@@ -54,18 +56,22 @@ def run(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def opened_model(args: argparse.Namespace) -> Iterator[LocalModel | ServedModel]:
-    """The model that the options name, here or served."""
-    if not is_served(args):
-        mesh = {axis: getattr(args, f"mesh.{axis}") for axis in ("data", "fsdp", "tensor")}
-        yield LocalModel(args.model, args.dtype, mesh, args.slots)
-        return
-    endpoint = open_endpoint(args, args.out)
-    try:
-        yield ServedModel(endpoint)
-    finally:
-        endpoint.close()
-        print(paid(endpoint), file=sys.stderr)
+def opened_models(args: argparse.Namespace) -> Iterator[tuple[LocalModel | ServedModel, Judge | None]]:
+    """The model that the options name, here or served, and the judge, if they name one."""
+    served, account = is_served(args), Account()
+    with contextlib.ExitStack() as stack:
+        judge = open_judge(args, args.out, account)
+        if judge:
+            stack.callback(lambda: print(paid(judge.endpoint, "judge"), file=sys.stderr))
+            stack.callback(judge.close)
+        if served:
+            endpoint = open_endpoint(args, args.out, account)
+            stack.callback(lambda: print(paid(endpoint), file=sys.stderr))
+            stack.callback(endpoint.close)
+            yield ServedModel(endpoint), judge
+        else:
+            mesh = {axis: getattr(args, f"mesh.{axis}") for axis in ("data", "fsdp", "tensor")}
+            yield LocalModel(args.model, args.dtype, mesh, args.slots), judge
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -81,7 +87,7 @@ def check_options(args: argparse.Namespace) -> None:
         check_output(args.submission)
 
 
-def benchmarks(args: argparse.Namespace, own: OwnSettings) -> list[Asked]:
+def benchmarks(args: argparse.Namespace, own: OwnSettings, judge: Judge | None = None) -> list[Asked]:
     """The benchmarks that `--on` names, each with its protocol."""
     pairs = [_name_and_path(text) for text in args.on]
     changes = dict(_part(text) for text in args.set)
@@ -97,10 +103,13 @@ def benchmarks(args: argparse.Namespace, own: OwnSettings) -> list[Asked]:
     for label, (name, path) in zip(name_benchmarks(pairs), pairs, strict=True):
         kind = find_benchmark(name)
         metric = {"scorer": args.metric} if args.metric and name == "data" else {}
-        protocol = make_protocol(kind, own, args.protocol, {**changes, **metric})
-        asked.append(Asked(label, kind(path, order=protocol.order, seed=protocol.order_seed), protocol))
+        protocol = make_protocol(kind, own, args.protocol, {**changes, **metric}, judge and judge.identity)
+        asked.append(Asked(label, kind(path, order=protocol.order, seed=protocol.order_seed), protocol, judge))
     if args.metric and not any(name == "data" for name, _ in pairs):
         raise UserError("--metric is for data:PATH; another benchmark's rule is --set scorer=NAME")
+    if judge and not any(one.protocol.judge for one in asked):
+        wanted = ", ".join(name for name in BENCHMARKS if find_benchmark(name).wants_judge)
+        raise UserError(f"--judge is for benchmarks that want one ({wanted}); others take it with --set scorer={JUDGE}")
     if args.submission and len(_submitted(asked)) != 1:
         raise UserError("--submission needs one benchmark whose server takes answers: infovqa, docvqa or textvqa")
     return asked
@@ -167,9 +176,14 @@ def report(figures: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _remarks(one: Mapping[str, Any]) -> Iterator[str]:
-    protocol = one["protocol"]
-    judge = find_scorer(one["scorer"])
-    yield f"scored by the rule {one['scorer']} ({judge.says}), protocol {protocol['name']} {one['protocol_hash']}"
+    protocol, judge = one["protocol"], one["protocol"]["judge"]
+    by = f"the judge {judge['model']}" if judge else f"the rule {one['scorer']} ({find_scorer(one['scorer']).says})"
+    yield f"scored by {by}, protocol {protocol['name']} {one['protocol_hash']}"
+    if one["wants_judge"] and not judge:
+        yield "its published figures are a judge's, which a rule does not come to: --judge URL --judge-model NAME"
+    if one["unjudged"]:
+        wrong = counted(one["unjudged"], "response counts", "responses count")
+        yield f"{wrong} as wrong, since the judge gave no verdict"
     others = [
         f"{rule} {figures['score']:.3f}"
         for rule, figures in one["scorers"].items()
@@ -180,15 +194,19 @@ def _remarks(one: Mapping[str, Any]) -> Iterator[str]:
     yield from one["notes"]
     if one["unreadable"]:
         named = "; ".join(f"{id} ({problem})" for id, problem in list(one["unreadable_items"].items())[:SHOWN])
-        yield f"{one['unreadable']} of {one['count']} items could not be read, and count as wrong: {named}"
+        items, them = counted(one["count"], "item", "items"), "counts" if one["unreadable"] == 1 else "count"
+        yield f"{one['unreadable']} of {items} could not be read, and {them} as wrong: {named}"
     if one["unscored"]:
-        yield f"{one['unscored']} items have no score, since their answers are withheld or the rule leaves them out"
+        unscored = counted(one["unscored"], "item has", "items have")
+        yield f"{unscored} no score: the answer is withheld, or the rule leaves it out"
     for mode in MODES:
         ended = one.get("modes", {one["mode"]: one}).get(mode, {}).get("ended", {})
         if withheld := ended.get(Ended.WITHHELD):
-            yield f"{withheld} responses, {mode}, were refused by the model or by the filter of who serves it"
+            refused = counted(withheld, f"response, {mode}, was", f"responses, {mode}, were")
+            yield f"{refused} refused by the model or by the filter of who serves it"
         if cut := ended.get(Ended.LENGTH):
-            yield f"{cut} responses, {mode}, were cut by the limit on the length of prompt and response: --max-length"
+            responses = counted(cut, f"response, {mode}, was", f"responses, {mode}, were")
+            yield f"{responses} cut by the limit on the length of prompt and response: --max-length"
 
 
 def _line(text: str) -> str:

@@ -16,7 +16,7 @@ from pixel_reasoner_jax.arrays import array_shapes, read_arrays
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
 from pixel_reasoner_jax.config import load_saved
 from pixel_reasoner_jax.errors import CheckpointError
-from pixel_reasoner_jax.model_files import adapter_config, check_is_empty, model_directory
+from pixel_reasoner_jax.model_files import adapter_config, check_is_empty, model_directory, removed_on_failure
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config, stored_dtype
@@ -67,9 +67,10 @@ def export(
         raise CheckpointError(
             f"{source} is neither a run with {CHECKPOINTS}/ nor a converted model with {CONVERTED}/, nor an adapter"
         )
-    model.save_pretrained(out, max_shard_size)
-    processor.save_pretrained(out)
-    settings.save(out)
+    with removed_on_failure(out):
+        model.save_pretrained(out, max_shard_size)
+        processor.save_pretrained(out)
+        settings.save(out)
 
 
 def _from_run(

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--samples is {args.samples}; it cannot be negative")
     if args.html:
         check_output(args.html)
-    source = open_records(args.dataset)
+    source = open_records(args.dataset, unique=True)
     figures = summarize(source, Processor.from_pretrained(args.model) if args.model else None)
     samples = _samples(source, args.samples, args.seed)
     if args.json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from pixel_reasoner_jax.commands.model_options import model_or_served, requests
+from pixel_reasoner_jax.commands.model_options import Given, judge, model_or_served, requests
 from pixel_reasoner_jax.config import config_names
 from pixel_reasoner_jax.config_values import DTYPES
 
@@ -36,7 +36,7 @@ BENCHMARKS = (
 PROTOCOLS = ("paper", "model", "lmms-eval", "vlmevalkit")
 
 SOURCES = {
-    "jsonl": "FILE.jsonl: one annotated query a line",
+    "table": "FILE.jsonl, .json, .csv or .parquet: one annotated query a row",
     "masks": "FOLDER of SA-1B: images with JSON files of masks",
     "web": "FILE.jsonl: screenshots with answer boxes",
     "star": "FILE.json of STAR: questions with answer windows",
@@ -44,7 +44,6 @@ SOURCES = {
     "tfds": "FILE.json: any TFDS data set with boxes, and a field map",
     "pixel-search": "SPLIT of the procedural world of images",
     "pixel-search-video": "SPLIT of the world of videos",
-    "table": "FILE.jsonl, .json, .csv or .parquet: one a row, as the file of jsonl",
 }
 
 MASKS = {
@@ -194,7 +193,9 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, help="0 is greedy (default: the protocol's, or 1 in the quickstart's world)"
     )
     _parameter_type(parser)
-    parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
+    parser.add_argument(
+        "--slots", type=int, default=64, action=Given, help="responses in flight (default: %(default)s)"
+    )
     parser.add_argument(
         "--max-length",
         type=int,
@@ -235,9 +236,12 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         help="write a copy of data:PATH in which each query has its share of right responses, which data.pass_rates"
         " filters by: a new folder for a data set, or for a table a new file beside it",
     )
+    judge(parser)
     devices = parser.add_argument_group("devices, with --on", "sizes of the mesh's axes; -1 takes what is left")
     for axis, size in (("data", -1), ("fsdp", 1), ("tensor", 1)):
-        devices.add_argument(f"--mesh.{axis}", type=int, default=size, metavar="N", help="default: %(default)s")
+        devices.add_argument(
+            f"--mesh.{axis}", type=int, default=size, action=Given, metavar="N", help="default: %(default)s"
+        )
     _processes(parser)
     world = parser.add_argument_group("the quickstart's world, without --on")
     world.add_argument("--split", default="heldout", help="of the world (default: %(default)s)")
@@ -286,7 +290,12 @@ def generate(parser: argparse.ArgumentParser) -> None:
     )
     _parameter_type(parser)
     parser.add_argument(
-        "--slots", type=int, default=64, metavar="N", help="of --queries, responses in flight (default: %(default)s)"
+        "--slots",
+        type=int,
+        default=64,
+        action=Given,
+        metavar="N",
+        help="of --queries, responses in flight (default: %(default)s)",
     )
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
     parser.add_argument(
@@ -357,6 +366,7 @@ def _parameter_type(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=("auto", *DTYPES),
+        action=Given,
         help="type of the parameters; auto: as stored, and float32 on a CPU (default: %(default)s)",
     )
 

@@ -9,9 +9,10 @@ from pixel_reasoner_jax.endpoint.client import (
     NoAnswerError,
     RequestError,
 )
-from pixel_reasoner_jax.endpoint.completion import Completion, Spend
+from pixel_reasoner_jax.endpoint.completion import Account, Completion, Spend
 
 __all__ = [
+    "Account",
     "Completion",
     "ContextError",
     "Endpoint",

@@ -25,8 +25,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pixel_reasoner_jax.endpoint.completion import Completion, Spend, clip, read_cache, read_completion, write_cache
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.endpoint.completion import (
+    Account,
+    Completion,
+    Spend,
+    clip,
+    read_cache,
+    read_completion,
+    write_cache,
+)
+from pixel_reasoner_jax.errors import UserError, shown
 
 RETRIED_STATUSES = (408, 409, 425, 429)
 """HTTP statuses below 500 that are retried."""
@@ -42,6 +50,9 @@ LONGEST_WAIT = 60.0
 
 MOST_BYTES = 2**23
 """The most bytes of an answer's body that are read."""
+
+MOST_TOKENS = ("max_tokens", "max_completion_tokens")
+"""What servers call the most tokens of an answer; those that refuse the first name ask for the second."""
 
 _TOO_LONG = re.compile(r"context[ _](length|window)|(prompt|input|messages?) (is|are) too long", re.IGNORECASE)
 
@@ -79,7 +90,7 @@ class EndpointSettings:
       requests_per_minute: the most that are sent; None for no limit.
       concurrency: the most requests under way at once.
       prompt_price, completion_price: of a million tokens.
-      budget: the most that this run may cost; None for no limit.
+      budget: the most that this run may cost, at all endpoints of its account; None for no limit.
       cache: the folder of cached answers.
       isolated: a request that fails for good fails alone, with a `RequestError`. Otherwise it stops the run, unless
         the endpoint has only refused it and taken others.
@@ -104,7 +115,7 @@ class EndpointSettings:
 
     def __post_init__(self):
         if self.base_url is not None and not re.match(r"https?://[^/\s]", self.base_url):
-            raise UserError(f"{self.base_url!r:.80} is no URL of a server, such as http://localhost:8000/v1")
+            raise UserError(f"{shown(self.base_url)} is no URL of a server, such as http://localhost:8000/v1")
         for name in ("max_tokens", "timeout", "attempts", "requests_per_minute", "concurrency"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -120,6 +131,7 @@ class Endpoint:
 
     Args:
       settings: see `EndpointSettings`.
+      account: of the run, where it asks several endpoints.
 
     Attributes:
       spend: the cost of this run so far.
@@ -128,7 +140,7 @@ class Endpoint:
       EndpointError: the client is not installed, or there is no key where one is needed.
     """
 
-    def __init__(self, settings: EndpointSettings):
+    def __init__(self, settings: EndpointSettings, account: Account | None = None):
         try:
             import openai  # an extra
         except ImportError:
@@ -158,6 +170,8 @@ class Endpoint:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._stop_error = EndpointError("the run is ending")
+        self._account = account or Account()
+        self._limit = MOST_TOKENS[0]  # how this server calls it
         self.spend = Spend()
 
     @property
@@ -165,9 +179,13 @@ class Endpoint:
         """Where the requests go."""
         return str(self._client.base_url)
 
-    def close(self) -> None:
-        """Ends all waiting, and refuses new requests."""
+    def close(self, grace: float = 0.0) -> None:
+        """Ends all waiting, and refuses new requests; for `grace` seconds those under way may still be answered."""
         self._closed.set()
+        end = time.monotonic() + grace
+        for _ in range(self.settings.concurrency):
+            if not self._slots.acquire(timeout=max(end - time.monotonic(), 0.0)):
+                break
         self._client.close()
 
     def complete(self, messages: list[dict[str, Any]], attempt: int = 0, **options: Any) -> Completion:
@@ -199,6 +217,7 @@ class Endpoint:
         spend = self._cost(completion, paid)
         with self._lock:
             self.spend += spend
+        self._account.add(spend.paid_cost)
         return dataclasses.replace(completion, spend=spend)
 
     def _cost(self, answer: Completion, paid: bool) -> Spend:
@@ -221,9 +240,9 @@ class Endpoint:
         """A reply to one request, after at most `attempts` attempts."""
         if self._closed.is_set():
             raise self._stop_error
-        budget = self.settings.budget
-        if budget is not None and self.spend.paid_cost >= budget:
-            raise EndpointError(f"{self.spend.paid_cost:.2f} were spent, the budget of {budget:g} is used up")
+        budget, spent = self.settings.budget, self._account.spent
+        if budget is not None and spent >= budget:
+            raise EndpointError(f"{spent:.2f} were spent, the budget of {budget:g} is used up")
         problem = ""
         for attempt in range(self.settings.attempts):
             with self._slots:
@@ -242,10 +261,14 @@ class Endpoint:
 
     def _attempt(self, request: dict[str, Any]) -> Completion:
         """One attempt; raises `_TransientError` if another one may succeed."""
-        openai = self._openai
+        openai, limit = self._openai, self._limit
+        renamed = {limit if name == MOST_TOKENS[0] else name: value for name, value in request.items()}
         try:
-            raw = self._client.chat.completions.with_raw_response.create(**request)
+            raw = self._client.chat.completions.with_raw_response.create(**renamed)
         except openai.APIStatusError as error:
+            if error.status_code == 400 and limit != MOST_TOKENS[1] and MOST_TOKENS[1] in error.message:
+                self._limit = MOST_TOKENS[1]
+                return self._attempt(request)
             raise self._refusal(error) from None
         except openai.APIConnectionError as error:  # a time-out is one
             raise _TransientError(f"{type(error).__name__} ({clip(error.__cause__ or error)})") from None

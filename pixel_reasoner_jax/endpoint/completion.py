@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import tempfile
+import threading
 from typing import Any
 
 MOST_TOKENS = 10**8  # of a request
@@ -41,6 +42,18 @@ class Spend:
 
     def __add__(self, other: Spend) -> Spend:
         return Spend(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+
+class Account:
+    """What one run has spent at all of its endpoints, which are held to one budget; many threads may use it at once."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, cost: float) -> None:
+        with self._lock:
+            self.spent += cost
 
 
 @dataclasses.dataclass(frozen=True)

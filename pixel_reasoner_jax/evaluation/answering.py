@@ -17,6 +17,7 @@ from typing import Protocol as Interface
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks import Benchmark, Item, UnreadableItem
+from pixel_reasoner_jax.evaluation.judge import JUDGE, Judge, Verdict
 from pixel_reasoner_jax.evaluation.protocol import Protocol
 from pixel_reasoner_jax.evaluation.records import ScoredRecord
 from pixel_reasoner_jax.evaluation.scorers import Scorer, find_scorer
@@ -55,11 +56,13 @@ class Asked:
       name: what records and results call it.
       benchmark: the benchmark.
       protocol: by which it is answered.
+      judge: of the responses, where the protocol names one.
     """
 
     name: str
     benchmark: Benchmark
     protocol: Protocol
+    judge: Judge | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +121,20 @@ def answer(
             seed=protocol.seed,
             sampling=protocol.sampling,
         )
-        with stream as responses:
-            for number, trajectory in answered(responses, leave_out):
-                one = pending[number]
-                one.left -= 1
-                if not one.left:
-                    del pending[number]
-                seconds = time.monotonic() - one.began
-                worker.put(lambda t=trajectory, i=one.item, s=seconds: scoring.answered(i, t, s))
+        try:
+            with stream as responses:
+                for number, trajectory in answered(responses, leave_out):
+                    one = pending[number]
+                    one.left -= 1
+                    if not one.left:
+                        del pending[number]
+                    seconds = time.monotonic() - one.began
+                    verdict = scoring.judged(one.item, trajectory)
+                    worker.put(lambda t=trajectory, i=one.item, s=seconds, v=verdict: scoring.answered(i, t, s, v))
+        except BaseException as error:
+            if asked.judge and not isinstance(error, UserError):  # who interrupts a run does not wait for verdicts
+                asked.judge.close()
+            raise
 
 
 @dataclasses.dataclass
@@ -142,28 +151,47 @@ class Scoring:
 
     def __init__(self, asked: Asked, mode: str):
         self._name, self._mode = asked.name, mode
-        self._scorer = find_scorer(asked.protocol.scorer)
-        names = dict.fromkeys((asked.protocol.scorer, *asked.benchmark.scorers))
-        self._scorers: dict[str, Scorer] = {name: find_scorer(name) for name in names}
+        self._judge = asked.judge if asked.protocol.scorer == JUDGE else None
+        rules = (*(() if self._judge else (asked.protocol.scorer,)), *asked.benchmark.scorers)
+        self._scorers: dict[str, Scorer] = {name: find_scorer(name) for name in dict.fromkeys(rules)}
+        self._main = asked.protocol.scorer
+        self._answer = self._scorers[rules[0]].answer
 
-    def answered(self, item: Item, trajectory: Trajectory, seconds: float) -> Answer:
-        """A response with its scores; `seconds` from the moment at which its query was asked."""
+    def judged(self, item: Item, trajectory: Trajectory) -> Callable[[], Verdict] | None:
+        """Begins to judge a response; None where no judge is asked."""
+        return self._judge.ask(trajectory.response, item) if self._judge and item.answered else None
+
+    def answered(
+        self, item: Item, trajectory: Trajectory, seconds: float, verdict: Callable[[], Verdict] | None = None
+    ) -> Answer:
+        """A response with its scores.
+
+        Args:
+          item: what was asked.
+          trajectory: the response.
+          seconds: from the moment at which its query was asked.
+          verdict: from `judged`; it is waited for.
+        """
         response = trajectory.response
         scores = {name: scorer(response, item) for name, scorer in self._scorers.items()}
+        found = verdict() if verdict else None
+        if self._judge:
+            scores = {JUDGE: found and found.score, **scores}
         trajectory = dataclasses.replace(trajectory, reference=item.reference)
         record = ScoredRecord.of(
             trajectory,
             self._name,
-            scores[self._scorer.name],
+            scores[self._main],
             id=item.id,
             mode=self._mode,
             scores=scores,
-            answer=self._scorer.answer(response, item) or None,
+            answer=self._answer(response, item) or None,
             categories=dict(item.categories),
             cluster=item.cluster or None,
             seconds=seconds,
             order=item.order or (),
             question=item.question,
+            problem=found.problem if found else "",
         )
         return Answer(record, trajectory, item.images)
 

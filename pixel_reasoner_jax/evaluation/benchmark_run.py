@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.answering import Answer, Answerer, Asked, answer
 from pixel_reasoner_jax.evaluation.benchmarks import Benchmark
 from pixel_reasoner_jax.evaluation.compare import protocol_differences
@@ -196,7 +196,7 @@ def _begin(asked: Sequence[Asked], directory: Any, model: Mapping[str, Any]) -> 
         except (ValueError, RecursionError):
             raise UserError(f"{path} is no JSON: choose another folder, or remove this one") from None
         changed = [
-            f"{name} ({a!r:.60} there, {b!r:.60} now)" for name, a, b in protocol_differences(before, description)
+            f"{name} ({shown(a)} there, {shown(b)} now)" for name, a, b in protocol_differences(before, description)
         ]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -257,6 +257,7 @@ def _merge(directory: Any) -> None:
 def _results(asked: Sequence[Asked], directory: Any, model: Mapping[str, Any]) -> dict[str, Any]:
     images: dict[str, dict[str, list[str]]] = {one.name: {} for one in asked}
     problems: dict[str, dict[str, str]] = {one.name: {} for one in asked}
+    unjudged: collections.Counter[str] = collections.Counter()
 
     def noted() -> Iterator[ScoredRecord]:
         for record in read_records(directory):
@@ -264,6 +265,7 @@ def _results(asked: Sequence[Asked], directory: Any, model: Mapping[str, Any]) -
                 images[record.benchmark][record.id] = list(record.images)
             if record.unreadable and len(problems[record.benchmark]) < NAMED:
                 problems[record.benchmark][record.id] = record.problem
+            unjudged[record.benchmark] += bool(record.problem) and not record.unreadable
             yield record
 
     figures = benchmark_figures(noted())
@@ -275,7 +277,9 @@ def _results(asked: Sequence[Asked], directory: Any, model: Mapping[str, Any]) -
             "title": benchmark.title,
             "notes": list(benchmark.notes),
             "scorer": one.protocol.scorer,
+            "wants_judge": benchmark.wants_judge,
             "unreadable_items": problems[one.name],
+            "unjudged": unjudged[one.name],
             "protocol": one.protocol.to_json(),
             "protocol_hash": one.protocol.hash,
             "images": images[one.name],

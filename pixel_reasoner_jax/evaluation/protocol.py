@@ -13,9 +13,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.benchmarks import Benchmark, Prompt
 from pixel_reasoner_jax.evaluation.benchmarks.options import ORDERS
+from pixel_reasoner_jax.evaluation.judge import JUDGE, JudgedBy
 from pixel_reasoner_jax.evaluation.records import MODES
 from pixel_reasoner_jax.evaluation.scorers import find_scorer
 from pixel_reasoner_jax.operations import Registry, default_registry
@@ -62,9 +63,10 @@ class Protocol:
       samples: responses to each item.
       seed: of sampling.
       limits: where a response ends.
-      scorer: the name of the rule whose score is the figure.
+      scorer: the name of the rule whose score is the figure, or "judge".
       order: of the options, "published" or "shuffled".
       order_seed: of the shuffling, and of worlds that are drawn.
+      judge: the model that scores, where the scorer is "judge"; else None.
     """
 
     name: str
@@ -81,12 +83,13 @@ class Protocol:
     limits: Limits = Limits()
     order: str = ORDERS[0]
     order_seed: int = 0
+    judge: JudgedBy | None = None
 
     def __post_init__(self):
         if self.mode not in (*MODES, "both"):
-            raise UserError(f"a protocol's mode is {', '.join(MODES)} or both, not {self.mode!r:.80}")
+            raise UserError(f"a protocol's mode is {', '.join(MODES)} or both, not {shown(self.mode)}")
         if self.order not in ORDERS:
-            raise UserError(f"a protocol's order is {' or '.join(ORDERS)}, not {self.order!r:.80}")
+            raise UserError(f"a protocol's order is {' or '.join(ORDERS)}, not {shown(self.order)}")
         if self.samples < 1:
             raise UserError(f"a protocol's samples must be at least 1, got {self.samples}")
         if self.samples > 1 and self.sampling.temperature == 0:
@@ -98,7 +101,10 @@ class Protocol:
             self.prompt.option.format(letter="", text="")
         except (LookupError, ValueError) as error:
             raise UserError(f"a prompt's words have {{question}} and {{options}}, {error} is neither") from None
-        find_scorer(self.scorer)
+        if self.scorer != JUDGE:
+            find_scorer(self.scorer)
+        elif self.judge is None:
+            raise UserError(f"the scorer {JUDGE} asks a model: name it with --judge URL --judge-model NAME")
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -210,6 +216,7 @@ def make_protocol(
     own: OwnSettings,
     name: str | None = None,
     changes: Mapping[str, str] | None = None,
+    judge: JudgedBy | None = None,
 ) -> Protocol:
     """The protocol of a benchmark.
 
@@ -219,19 +226,22 @@ def make_protocol(
       name: one of `PROTOCOLS`; None for the benchmark's own default.
       changes: parts to change, dotted names to texts: "budgets.image" to "256,16384", "sampling.temperature" to "1".
         "prompt" is the name of one of the benchmark's prompts.
+      judge: a model that can score; it does where the benchmark wants one, or the scorer is changed to "judge".
 
     Raises:
       UserError: an unknown name or part, or a value that a part cannot have.
     """
     name = benchmark.protocol if name is None else name
     if name not in PROTOCOLS:
-        raise UserError(f"unknown protocol {name!r:.80}; known: {', '.join(PROTOCOLS)}")
+        raise UserError(f"unknown protocol {shown(name)}; known: {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name](benchmark, own)
     changes = dict(changes or {})
+    scorer = changes.pop("scorer", JUDGE if judge and benchmark.wants_judge else protocol.scorer)
+    protocol = dataclasses.replace(protocol, scorer=scorer, judge=judge if scorer == JUDGE else None)
     if NAMED_BY in changes:
         chosen = changes.pop(NAMED_BY)
         if chosen not in benchmark.prompts:
-            raise UserError(f"{benchmark.title} has no prompt {chosen!r:.80}; it has {', '.join(benchmark.prompts)}")
+            raise UserError(f"{benchmark.title} has no prompt {shown(chosen)}; it has {', '.join(benchmark.prompts)}")
         protocol = dataclasses.replace(protocol, prompt=benchmark.prompts[chosen])
     return _changed(protocol, changes) if changes else protocol
 
@@ -247,7 +257,7 @@ def _changed(protocol: Protocol, changes: Mapping[str, str]) -> Protocol:
             known = [part for part in _part_names(protocol) if part != "name"]
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise UserError(f"a protocol has no part {key!r:.80}; {hint}")
+            raise UserError(f"a protocol has no part {shown(key)}; {hint}")
         parts.setdefault(owner, {})[name] = _value(key, kinds[name], text)
     inner = {owner: dataclasses.replace(getattr(protocol, owner), **new) for owner, new in parts.items() if owner}
     return dataclasses.replace(protocol, **parts.get("", {}), **inner)
@@ -263,7 +273,8 @@ def _part_names(protocol: Protocol) -> list[str]:
     for field in dataclasses.fields(protocol):
         value = getattr(protocol, field.name)
         inner = _kinds(value) if dataclasses.is_dataclass(value) else {}
-        names += [f"{field.name}.{name}" for name in inner] or [field.name]
+        if inner or field.type in _READ:
+            names += [f"{field.name}.{name}" for name in inner] or [field.name]
     return names
 
 
@@ -297,4 +308,4 @@ def _value(key: str, kind: str, text: str) -> Any:
     try:
         return _READ[kind](text)
     except (ValueError, LookupError):
-        raise UserError(f"{key} is {_SAYS[kind]}, not {text!r:.80}") from None
+        raise UserError(f"{key} is {_SAYS[kind]}, not {shown(text)}") from None

@@ -49,7 +49,7 @@ class ScoredRecord:
       tokens: sampled tokens; None if they were not counted.
       seconds: that the response took; None if they were not counted.
       unreadable: the item's media could not be read: it was not answered, and scores 0.
-      problem: what could not be read of it.
+      problem: what could not be read of it, or why its judge gave no verdict.
       images: the sizes of the query's images after resizing, "WIDTHxHEIGHT"; of a video "WIDTHxHEIGHTxFRAMES".
       order: where each option that was shown stood in the file; empty where they were shown in the file's order.
       question, reference, response: texts to show, the response's being its last turn.

@@ -95,6 +95,7 @@ class TrajectoryWriter(LineFile):
             "operations": operations,
             "ended": None if trajectory.ended is None else str(trajectory.ended),
             "counted": trajectory.counted,
+            "policy_version": trajectory.policy_version,
             "tokens": _packed(trajectory.tokens, np.int32),
             "source": _packed(trajectory.source, np.int8),
             **{name: None if array is None else _packed(array[sampled], np.float32) for name, array in arrays.items()},
@@ -277,6 +278,7 @@ def _trajectory(fields: Mapping[str, Any], key: Key, images: _Images) -> Traject
         operations=[OperationRecord.from_dict(operation) for operation in fields["operations"]],
         ended=None if fields["ended"] is None else Ended(fields["ended"]),
         counted=None if fields.get("counted") is None else int(fields["counted"]),
+        policy_version=None if fields.get("policy_version") is None else int(fields["policy_version"]),
         **arrays,
     )
 

@@ -11,10 +11,18 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from pixel_reasoner_jax.processing.pixels import PixelError, PixelGate, oriented_size, upright_rgb
-from pixel_reasoner_jax.processing.sources import MediaError, describe, media_settings, open_media, open_video
+from pixel_reasoner_jax.processing.sources import (
+    START,
+    MediaError,
+    describe,
+    media_settings,
+    mistaken_for_medium,
+    open_media,
+    open_video,
+)
 from pixel_reasoner_jax.video.index import REENCODE, Frame, VideoError, VideoIndex
 from pixel_reasoner_jax.video.pool import decoders
 
@@ -30,6 +38,10 @@ FORMATS = (
 )
 """The formats that are decoded. Formats that contain programs, such as EPS, are not among them."""
 
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+"""The texts in a PNG may take 64 MiB in all; Pillow refuses images over 1 MiB in one of them, such as a workflow."""
+
+_UNKNOWN = f"not an image in a known format ({', '.join(FORMATS)})"
 _GATE = PixelGate()
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -39,7 +51,7 @@ _hasher = functools.partial(hashlib.blake2b, digest_size=16)
 def decode_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int | None = None) -> Image.Image:
     """Decodes an image as RGB; see `loading.load_image`."""
     name = describe(source)
-    with _named(name):
+    with _named(source):
         if isinstance(source, Image.Image):
             return _to_rgb(source, name, max_pixels)
         with open_media(source) as file, Image.open(file, formats=FORMATS) as image:
@@ -52,17 +64,20 @@ def upright_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
     Raises:
       MediaError: it cannot be read.
     """
-    with _named(describe(source)), open_media(source) as file, Image.open(file, formats=FORMATS) as image:
+    with _named(source), open_media(source) as file, Image.open(file, formats=FORMATS) as image:
         return oriented_size(image)
 
 
 @contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
+def _named(source: str | os.PathLike | bytes | Image.Image) -> Iterator[None]:
     """Turns every error of the body, which decodes an image, into a `MediaError` that begins with its name."""
+    name = describe(source)
     try:
         yield
     except UnidentifiedImageError:
-        raise MediaError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from None
+        with open_media(source) as file:
+            known = mistaken_for_medium(file.read(START))
+        raise MediaError(f"{name}: {known or _UNKNOWN}") from None
     except MediaError:
         raise
     except Image.DecompressionBombError:
@@ -70,6 +85,9 @@ def _named(name: str) -> Iterator[None]:
     except PixelError as error:
         raise MediaError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise errors of many classes for broken files; none of them names the file
+        if "MAX_TEXT_CHUNK" in str(error) or "text chunks" in str(error):
+            most = PngImagePlugin.MAX_TEXT_MEMORY >> 20
+            raise MediaError(f"{name}: it holds more than {most} MiB of text: save the image without it") from None
         if "truncated" in str(error) or isinstance(error, EOFError):
             raise MediaError(
                 f"{name}: the image cannot be decoded: it is truncated; copy it anew; training takes it as it is with"
@@ -104,7 +122,8 @@ class VideoFile:
                 self._file.fileno(), settings.max_pixels, settings.video_seconds
             )
         except VideoError as error:
-            raise MediaError(f"{self.name}: the video {error}") from None
+            known = mistaken_for_medium(os.pread(self._file.fileno(), START, 0))
+            raise MediaError(f"{self.name}: {known or f'the video {error}'}") from None
         self.total, self.fps, self.size = len(self._index.times), self._index.rate, self._index.size
 
     def sample(self, count: int, fps: float | None, rate: float) -> list[int]:

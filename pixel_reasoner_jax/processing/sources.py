@@ -16,8 +16,10 @@ from PIL import Image, ImageFile
 
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path, is_remote, resolve_inside
+from pixel_reasoner_jax.model_files import POINTER
 
 MAX_NAME = 300  # characters of a path in a message; what is longer is no path but data
+START = 512  # bytes by which `mistaken_for_medium` knows a file
 
 
 class MediaError(UserError):
@@ -76,7 +78,9 @@ def describe(source: object) -> str:
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or f"<PIL image {source.mode} {source.width}x{source.height}>"
     if isinstance(source, bytes | bytearray | memoryview | Mapping | list | tuple):
-        return shown(source)
+        if not isinstance(source, FileContent):
+            return shown(source)
+        source = source.path
     name = str(source)
     return shown(name) if name[:5].lower() == "data:" or len(name) > MAX_NAME or not name.isprintable() else name
 
@@ -117,10 +121,38 @@ def open_media(source: str | os.PathLike | bytes) -> BinaryIO:
         raise MediaError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
+class FileContent(bytes):
+    """The bytes of a file that messages name by its path."""
+
+    path: str
+
+
 def read_media(source: str | os.PathLike | bytes) -> bytes:
-    """The bytes of a medium's file; errors as of `open_media`."""
+    """The bytes of a medium's file, which messages name by its path; errors as of `open_media`."""
+    if isinstance(source, bytes):
+        return source
     with open_media(source) as file:
-        return file.read()
+        content = FileContent(file.read())
+    content.path = os.fspath(source)
+    return content
+
+
+def mistaken_for_medium(start: bytes) -> str | None:
+    """What a file is that was taken for an image or a video, and what to do; None where that is not known.
+
+    Args:
+      start: its first bytes, `START` of them if it has so many.
+    """
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not start:
+        return "the file is empty: copy it anew"
+    if start.startswith(POINTER):
+        return "it is a Git LFS pointer, not the file that it points to: run `git lfs pull` where it comes from"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, such as a server sends in place of a file that it does not give: download it anew"
+    if not start.strip(b"\0"):
+        return "it begins with zeros, as a file that was never written to its end: copy it anew"
+    return None
 
 
 def open_video(source: str | os.PathLike | bytes) -> BinaryIO:

@@ -9,22 +9,23 @@ from pixel_reasoner_jax.report.text import interval_text, p_text, plain_table, p
 
 CATEGORIES = 24  # categories that a table shows of one benchmark; the others are in its results
 
-BENCHMARK_COLUMNS = ("Score", "Items", "By other rules", "RaPR", "Operations", "Failed")
+BENCHMARK_COLUMNS = ("Score", "Items", "Scored by", "By other rules", "RaPR", "Operations", "Failed")
 COMPARISON_COLUMNS = ("Score", "Difference", "Gained", "Lost", "p")
 
 
 def benchmark_table(benchmarks: Mapping[str, Mapping[str, Any]]) -> str:
     """The figures of `evaluation.tally.benchmark_figures` as a table: a row for each benchmark, its modes, what several
-    samples come to, and categories."""
+    samples come to, and categories. `scorer` and `protocol`, as results have them, say who scored."""
     rows = [["", *BENCHMARK_COLUMNS]]
     for name, figures in benchmarks.items():
         modes = figures.get("modes", {figures["mode"]: figures})
         for mode, of_mode in modes.items():
-            rows.append([_name(name if list(modes) == ["pixel"] else f"{name}, {mode}"), *_benchmark_cells(of_mode)])
+            named = name if list(modes) == ["pixel"] else f"{name}, {mode}"
+            rows.append([_name(named), *_benchmark_cells(of_mode, scored_by(figures))])
             rows += _parts(of_mode)
         if difference := figures.get("difference"):
             cell = interval_text(difference["difference"], difference["interval"], "+")
-            rows.append([_name(f"{name}, pixel less text"), cell, str(difference["count"]), "", "", "", ""])
+            rows.append([_name(f"{name}, pixel less text"), cell, str(difference["count"]), "", "", "", "", ""])
     return plain_table(rows)
 
 
@@ -32,18 +33,26 @@ def _parts(figures: Mapping[str, Any]) -> Iterator[list[str]]:
     """Rows below a benchmark's own."""
     for name, part in figures.items():
         if name.startswith(("pass@", "maj@")):
-            yield [f"  {name}", interval_text(part["score"], part["interval"]), "", "", "", "", ""]
+            yield [f"  {name}", interval_text(part["score"], part["interval"]), "", "", "", "", "", ""]
     for name, part in _shown(figures["categories"]).items():
         score = interval_text(part["score"], part["interval"])
-        yield [f"  {_name(name)}", score, str(part["count"]), "", "", "", ""]
+        yield [f"  {_name(name)}", score, str(part["count"]), "", "", "", "", ""]
 
 
-def _benchmark_cells(figures: Mapping[str, Any]) -> list[str]:
+def scored_by(figures: Mapping[str, Any]) -> str:
+    """The rule whose scores a benchmark's figures are, of a judge with its model; "–" where that is not known."""
+    judge = (figures.get("protocol") or {}).get("judge")
+    rule = figures.get("scorer", "–")
+    return _name(f"{rule} {judge['model']}" if judge else rule)
+
+
+def _benchmark_cells(figures: Mapping[str, Any], scorer: str) -> list[str]:
     spread = figures["spread"]
     numbers = (figures[key] for key in ("rapr", "operations", "failure_rate"))
     return [
         interval_text(figures["score"], figures["interval"]),
         str(figures["count"]),
+        scorer,
         f"{spread[0]:.3f} to {spread[1]:.3f}" if spread and len(figures["scorers"]) > 1 else "–",
         *("–" if number is None else f"{number:.3f}" for number in numbers),
     ]

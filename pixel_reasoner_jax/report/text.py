@@ -29,6 +29,11 @@ def escape(text: Any) -> str:
     return html.escape(printable(text), quote=True)
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """A number with what it counts: "1 item was", "2 items were"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def arguments_text(record: OperationRecord) -> str:
     """The arguments of a call as `name = value, …`; empty if the call could not be parsed."""
     arguments = record.arguments or {}

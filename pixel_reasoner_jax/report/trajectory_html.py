@@ -170,6 +170,9 @@ def _header(trajectory: Trajectory, correct: float | None, label: str) -> str:
         chips.append(f'<span class="chip">{trajectory.sampled:,} tokens written</span>')
     if trajectory.ended is not None and trajectory.ended != Ended.ANSWER:
         chips.append(f'<span class="chip bad">stopped: {ENDED[trajectory.ended]}</span>')
+    if trajectory.policy_version is not None:
+        updates = trajectory.policy_version
+        chips.append(f'<span class="chip">policy after {updates:,} update{"" if updates == 1 else "s"}</span>')
     badge = "" if correct is None else _badge(correct)
     name = f'<span class="stage">{escape(label)}</span>' if label else ""
     where = f'<span class="where">{escape(trajectory.query_id)}, sample {trajectory.sample}</span>'

@@ -27,6 +27,7 @@ def trajectory_dict(trajectory: Trajectory, *, correct: float | None = None) -> 
         "reference": to_json_types(trajectory.reference),
         "response": trajectory.response,
         "ended": trajectory.ended.value if trajectory.ended is not None else None,
+        "policy_version": trajectory.policy_version,
         "tokens": {
             "total": len(trajectory.tokens),
             **{source.name.lower(): int((trajectory.source == source).sum()) for source in Source},

@@ -71,9 +71,7 @@ def reward_terms(
     operations = np.asarray(operations)
     if variant not in VARIANTS:
         raise UserError(f"unknown curiosity variant {variant!r}; known: {', '.join(VARIANTS)}")
-    if succeeded is None or variant == "release":
-        succeeded = operations
-    succeeded = np.asarray(succeeded)
+    succeeded = operations if succeeded is None else np.asarray(succeeded)
     if correct.ndim != 2 or not correct.shape == operations.shape == succeeded.shape:
         raise ValueError(
             "correct, operations and succeeded must have one shape [queries, samples], "
@@ -83,15 +81,37 @@ def reward_terms(
     if video.shape != correct.shape[:1]:
         raise ValueError(f"video must be [queries] = {correct.shape[:1]}, got {video.shape}")
 
-    in_pixel_space = succeeded > 0
-    rate = in_pixel_space.mean(axis=1)
+    in_pixels = reasons_in_pixels(operations, succeeded, variant)
+    rate = in_pixels.mean(axis=1)
+    bonus = curiosity_bonus(in_pixels, rate, alpha, rate_floor, variant, video)
+    return RewardTerms(correct, bonus, operation_penalty(operations, beta, max_operations), rate)
+
+
+def reasons_in_pixels(operations: np.ndarray, succeeded: np.ndarray, variant: str) -> np.ndarray:
+    """1_PR(y), bool: whether a response has a call that succeeded; for the release, a call at all."""
+    return (operations if variant == "release" else succeeded) > 0
+
+
+def curiosity_bonus(
+    in_pixels: np.ndarray, rate: np.ndarray, alpha: float, rate_floor: float, variant: str, video: np.ndarray
+) -> np.ndarray:
+    """The bonus, float64 [queries, samples].
+
+    Args:
+      in_pixels: 1_PR(y), bool [queries, samples].
+      rate: RaPR, [queries].
+      alpha, rate_floor, variant, video: see `reward_terms`.
+    """
     coefficient = alpha * np.maximum(rate_floor - rate, 0.0)
     if variant == "release":
         # Where the rate is 0, no response gets the bonus, so any divisor will do.
         coefficient = coefficient / 2 / np.where(rate > 0, rate, 1.0) / np.where(video, 1.5, 2.0)
-    bonus = coefficient[:, None] * in_pixel_space
-    penalty = beta * np.minimum(max_operations - operations, 0)
-    return RewardTerms(correct, bonus, penalty.astype(np.float64), rate)
+    return coefficient[:, None] * in_pixels
+
+
+def operation_penalty(operations: np.ndarray, beta: float, max_operations: int) -> np.ndarray:
+    """The penalty for calls, float64 [queries, samples]."""
+    return (beta * np.minimum(max_operations - operations, 0)).astype(np.float64)
 
 
 def shaped_reward(

@@ -46,9 +46,10 @@ class Episode(Dialogue):
         limits: Limits,
         sampling: SamplingSettings,
         on_event: Callable[[Event], None] | None = None,
+        policy_version: int | None = None,
     ):
         super().__init__(prompt, sample, registry, limits, on_event)
-        self.prompt, self.sampling = prompt, sampling
+        self.prompt, self.sampling, self._policy_version = prompt, sampling, policy_version
         self._processor = processor
         self.media = list(prompt.rendered.media)
         # Pieces of (tokens, source, logprobs, policy_logprobs, temperature), joined once at the end.
@@ -164,6 +165,7 @@ class Episode(Dialogue):
             temperatures=temperatures,
             operations=self.operations,
             ended=self.ended,
+            policy_version=self._policy_version,
         )
 
     @property

@@ -27,6 +27,7 @@ class RolloutSettings:
       guidelines: the text after the question; None for the paper's.
       workers: threads that load queries, and as many again that execute operations.
       operation_seconds: an operation that takes longer counts as failed.
+      policy_version: of the parameters; see `Trajectory`.
       on_event: called with every event of every response.
       stop: asked between two calls of the engine; once it is True in any process, the rollout ends in all of them.
     """
@@ -43,6 +44,7 @@ class RolloutSettings:
     operation_seconds: float
     on_event: Callable[[Event], None] | None
     stop: Callable[[], bool] | None = None
+    policy_version: int | None = None
 
 
 @dataclasses.dataclass

@@ -47,6 +47,7 @@ class Policy:
     `params` holds the parameters in use: assign a trained tree and the next rollout uses it. Nothing is copied, unless
     it lies on other devices or is divided otherwise than the model: it is then brought there, or programs would be
     compiled for its places too.
+    `policy_version` is how many updates they have seen, which trajectories carry: assign it with them; else None.
     `counters` are sums over all rollouts of the policy.
     """
 
@@ -77,6 +78,7 @@ class Policy:
             gather_parameters=gather_parameters,
             cache_dtype=cache_dtype,
         )
+        self.policy_version: int | None = None
         self.processor = processor
         self.registry = None if text_only else (registry or default_registry())
         self.limits, self.guidelines = limits, guidelines
@@ -207,6 +209,7 @@ class Policy:
             operation_seconds=self.operation_seconds,
             on_event=on_event,
             stop=stop,
+            policy_version=self.policy_version,
         )
 
     def warmup(self, length: int | None = None, *, sampling: SamplingSettings | None = None) -> None:

@@ -230,7 +230,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
     def _new_episode(self, prompt: Prompt, sample: int) -> Episode:
         settings = self._settings
         return Episode(
-            prompt, sample, self._processor, settings.registry, settings.limits, settings.sampling, settings.on_event
+            prompt,
+            sample,
+            self._processor,
+            settings.registry,
+            settings.limits,
+            settings.sampling,
+            settings.on_event,
+            settings.policy_version,
         )
 
     def _admit(self) -> None:

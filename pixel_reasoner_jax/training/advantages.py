@@ -1,23 +1,80 @@
-"""Group-relative advantages (GRPO, Shao et al. 2024), on the host."""
+"""Group-relative advantages on the host, by name: pure functions of the rewards of the groups that are trained on.
+
+A function takes `GroupRewards`, of all processes, and returns the advantages, [groups, G]. Standard deviations are
+unbiased (of n numbers, the sum of squares is divided by n - 1), and `EPSILON` is added to them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
+from pixel_reasoner_jax.config_values import ADVANTAGES
+from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.named_parts import find_part
+
 UNIFORM_TOLERANCE = 1e-6  # rewards are sums of a few decimals; differences below this are rounding
+EPSILON = 1e-6
 
 
-def group_advantages(rewards: np.ndarray, *, normalize_std: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards relative to the mean of their group.
+@dataclasses.dataclass(frozen=True)
+class GroupRewards:
+    """The rewards of some groups, float64 [groups, G].
+
+    Attributes:
+      total: the rewards.
+      terms: their terms by label, without their weights.
+      weights: of the terms.
+    """
+
+    total: np.ndarray
+    terms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def centred(rewards: GroupRewards) -> np.ndarray:
+    """The reward less the mean of its group, as in Pixel Reasoner and in Dr. GRPO (arXiv 2503.20783).
+
+    Divided by the standard deviation, a small curiosity bonus would count as much as a right answer.
+    """
+    return _centred(rewards.total)
+
+
+def standardized(rewards: GroupRewards) -> np.ndarray:
+    """Centred, and divided by the standard deviation of the group, as in GRPO (arXiv 2402.03300)."""
+    return _standardized(rewards.total)
+
+
+def leave_one_out(rewards: GroupRewards) -> np.ndarray:
+    """The reward less the mean of the group's others (RLOO, arXiv 2402.14740): G / (G - 1) times the centred one."""
+    samples = rewards.total.shape[1]
+    return _centred(rewards.total) * (samples / (samples - 1))
+
+
+def batch_whitened(rewards: GroupRewards) -> np.ndarray:
+    """Centred in its group, then whitened over all groups (REINFORCE++-baseline, arXiv 2501.03262)."""
+    return _whitened(_centred(rewards.total))
+
+
+def per_term(rewards: GroupRewards) -> np.ndarray:
+    """Every term standardized in its group, their weighted sum whitened over all groups (GDPO, arXiv 2601.05242)."""
+    terms = [weight * _standardized(rewards.terms[label]) for label, weight in rewards.weights.items()]
+    return _whitened(sum(terms))
+
+
+METHODS: dict[str, Callable[[GroupRewards], np.ndarray]] = dict(
+    zip(ADVANTAGES, (centred, standardized, leave_one_out, batch_whitened, per_term), strict=True)
+)
+
+
+def find_uniform(rewards: np.ndarray, finished: np.ndarray | None = None) -> np.ndarray:
+    """Which groups teach nothing, bool [groups]: their finished responses, if there are any, have equal rewards.
 
     Args:
-      rewards: [queries, samples].
-      normalize_std: divide by the group's (population) standard deviation as well. Pixel Reasoner does not: that would
-        scale a small curiosity bonus up to the size of a correct answer.
-
-    Returns:
-      Advantages, float32 [queries, samples], exactly 0 in uniform groups; and whether each group is uniform, bool
-      [queries]. All rewards of a uniform group are equal, so nothing can be learned from it.
+      rewards: [groups, G].
+      finished: bool [groups, G], which responses count; None: all do.
 
     Raises:
       ValueError: the rewards are not a matrix with at least one column, or not finite.
@@ -29,8 +86,40 @@ def group_advantages(rewards: np.ndarray, *, normalize_std: bool = False) -> tup
         raise ValueError(
             f"rewards must be finite; rows {np.flatnonzero(~np.isfinite(rewards).all(1)).tolist()} are not"
         )
-    uniform = np.ptp(rewards, axis=1) <= UNIFORM_TOLERANCE
-    advantages = rewards - rewards.mean(axis=1, keepdims=True)
-    if normalize_std:
-        advantages /= np.where(uniform, 1.0, rewards.std(axis=1))[:, None]
-    return np.where(uniform[:, None], 0.0, advantages).astype(np.float32), uniform
+    finished = np.ones(rewards.shape, bool) if finished is None else finished
+    highest = np.where(finished, rewards, -np.inf).max(axis=1)
+    return highest - np.where(finished, rewards, np.inf).min(axis=1) <= UNIFORM_TOLERANCE
+
+
+def find_advantages(method: str, rewards: GroupRewards) -> np.ndarray:
+    """The advantages of some groups, float32 [groups, G].
+
+    Args:
+      method: a name in `METHODS`, or one's own as module:function.
+      rewards: of groups that are not uniform.
+
+    Raises:
+      UserError: there is no such method, or one's own returns something else than a finite number for each response.
+    """
+    function = find_part(method, METHODS, "advantage")
+    if not rewards.total.size:
+        return np.zeros(rewards.total.shape, np.float32)
+    advantages = np.asarray(function(rewards), np.float64)
+    if advantages.shape != rewards.total.shape or not np.isfinite(advantages).all():
+        raise UserError(
+            f"the advantage {method!r} must be a finite number for each of {' x '.join(map(str, rewards.total.shape))}"
+            f" responses; it is {shown(advantages.tolist())}, of shape {advantages.shape}"
+        )
+    return advantages.astype(np.float32)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    return values - values.mean(axis=1, keepdims=True)
+
+
+def _standardized(values: np.ndarray) -> np.ndarray:
+    return _centred(values) / (values.std(axis=1, ddof=1, keepdims=True) + EPSILON)
+
+
+def _whitened(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / (values.std(ddof=1) + EPSILON)

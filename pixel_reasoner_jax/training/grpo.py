@@ -14,11 +14,14 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
 from pixel_reasoner_jax.parallel import all_gather
-from pixel_reasoner_jax.rewards import AnswerPool, RewardTerms, reward_terms, score_trajectories
+from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
+from pixel_reasoner_jax.rewards.terms import Responses, evaluate_terms, find_terms, weighted_sum
 from pixel_reasoner_jax.rollout import QueryError, answered
-from pixel_reasoner_jax.training.advantages import group_advantages
-from pixel_reasoner_jax.training.multipliers import Multipliers
+from pixel_reasoner_jax.training.advantages import GroupRewards, find_advantages, find_uniform
+from pixel_reasoner_jax.training.curiosity_state import CuriosityState
+from pixel_reasoner_jax.training.masks import find_finished
 from pixel_reasoner_jax.training.packing import Sequence
+from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
@@ -30,58 +33,71 @@ class RewardedGroups:
 
     Attributes:
       groups: G trajectories for every query; none for a query that failed, which counts nowhere.
-      terms: the reward's terms, [queries, G].
+      correct: float [queries, G], 1 for a right answer.
+      terms: the reward's terms by label, [queries, G], without their weights.
+      rewards: their weighted sum, float64 [queries, G].
       advantages: float32 [queries, G].
       uniform: bool [queries], whether all rewards of a group are equal, or it has none.
+      finished: bool [queries, G], False for responses that `grpo.masks` leaves out.
+      trained: bool [queries, G], which responses may be trained on.
+      order: the queries of all processes.
+      curiosity: the state with the averages of rates that the bonus was computed with.
     """
 
     groups: list[list[Trajectory]]
-    terms: RewardTerms
+    correct: np.ndarray
+    terms: dict[str, np.ndarray]
+    rewards: np.ndarray
     advantages: np.ndarray
     uniform: np.ndarray
+    finished: np.ndarray
+    trained: np.ndarray
+    order: QueryOrder
+    curiosity: CuriosityState
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What `replay.Candidates` begins with, [queries, G]: advantages, which may be trained on, correct, tokens."""
         tokens = np.zeros(self.advantages.shape, np.int32)
         for row, group in enumerate(self.groups):
             tokens[row, : len(group)] = [len(trajectory.tokens) for trajectory in group]
-        trained = np.repeat(~self.uniform[:, None], tokens.shape[1], axis=1)
-        return self.advantages, trained, self.terms.correct, tokens
+        return self.advantages, self.trained, self.correct, tokens
 
     def sequences(self) -> dict[tuple[int, int], Sequence]:
-        """The sequences that may be trained on, by (query, sample): those of groups that are not uniform."""
+        """The sequences that may be trained on, by (query, sample)."""
         return {
-            (query, sample): Sequence.of(trajectory, float(advantage))
-            for query, (group, advantages) in enumerate(zip(self.groups, self.advantages, strict=True))
-            if not self.uniform[query]
-            for sample, (trajectory, advantage) in enumerate(zip(group, advantages, strict=True))
+            (query, sample): Sequence.of(self.groups[query][sample], float(self.advantages[query, sample]))
+            for query, sample in np.argwhere(self.trained).tolist()
         }
+
+    def informative(self) -> int:
+        """How many groups of all processes, which call this together, are not uniform."""
+        return int((~self.order.gather(self.uniform)).sum())
 
     def metrics(self) -> dict[str, float]:
         """Metrics of the episode, means over the responses of all processes, which call this together."""
         trajectories = [trajectory for group in self.groups for trajectory in group]
-        terms, samples = self.terms, self.advantages.shape[1]
+        samples = self.advantages.shape[1]
         there = np.repeat([bool(group) for group in self.groups], samples)
-        outcomes = [*map(Outcome.of, trajectories, terms.correct.ravel()[there])]
+        outcomes = [*map(Outcome.of, trajectories, self.correct.ravel()[there])]
         columns = {
-            "reward": terms.total.ravel()[there],
-            "reward_correct": terms.correct.ravel()[there],
-            "reward_bonus": terms.bonus.ravel()[there],
-            "reward_penalty": terms.penalty.ravel()[there],
+            "reward": self.rewards.ravel()[there],
+            **{f"reward_{label}": values.ravel()[there] for label, values in self.terms.items()},
             "response_tokens": [int(trajectory.train.sum()) for trajectory in trajectories],
             "truncated": [trajectory.ended != "answer" for trajectory in trajectories],
             "uniform_groups": np.repeat(self.uniform, samples)[there],
+            "masked": ~self.finished.ravel()[there],
         }
-        counts = [[outcome.calls for outcome in outcomes], [outcome.failed for outcome in outcomes]]
-        table = np.zeros((len(there), 3 + len(columns)), np.float32)  # of the same size on all processes
+        counts = [(outcome.score, outcome.calls, outcome.failed) for outcome in outcomes]
+        first = 4  # column of the table, after the mark of a response and its counts
+        table = np.zeros((len(there), first + len(columns)), np.float32)  # of the same size on all processes
         table[:, 0] = there
-        table[there, 1:] = np.column_stack([*counts, *columns.values()])
+        table[there, 1:] = np.column_stack([np.array(counts).reshape(-1, first - 1), *columns.values()])
         table = all_gather(table).reshape(-1, table.shape[1])
-        table = table[table[:, 0] > 0, 1:]
+        table = table[table[:, 0] > 0]
         if not len(table):
             return {}
-        means = dict(zip(columns, table[:, 2:].mean(axis=0, dtype=np.float64).tolist(), strict=True))
-        all_outcomes = [Outcome(row[3], int(row[0]), int(row[1])) for row in table.tolist()]
+        means = dict(zip(columns, table[:, first:].mean(axis=0, dtype=np.float64).tolist(), strict=True))
+        all_outcomes = [Outcome(score, int(calls), int(failed)) for score, calls, failed in table[:, 1:first].tolist()]
         return {**means, **{name: value for name, value in figures(all_outcomes).items() if value is not None}}
 
     @property
@@ -97,7 +113,8 @@ def why_no_update(metrics: Mapping[str, float], config: ConfigDict) -> str:
       metrics: of the episode.
       config: the experiment.
     """
-    samples, queries = config.rollout.samples, config.grpo.queries_per_episode
+    samples = config.rollout.samples
+    queries = config.grpo.queries_per_episode * metrics.get("sampling_rounds", 1)
     responses = int((queries - metrics["failed_queries"]) * samples)
     if not responses:
         return f"the media of all {queries} queries could not be used"
@@ -156,37 +173,60 @@ def collect(
 def reward_groups(
     groups: Seq[Seq[Trajectory]],
     correct: np.ndarray,
-    curiosity: ConfigDict,
-    multipliers: Multipliers,
-    normalize_std: bool,
+    config: ConfigDict,
+    curiosity: CuriosityState,
+    order: QueryOrder | None = None,
 ) -> RewardedGroups:
-    """Computes the reward and the advantage of every response.
+    """Computes the reward and the advantage of every response. All processes call this together.
 
     Args:
       groups: G trajectories for every query; none for one that failed.
       correct: float [queries, G], 1 for a correct answer; see `rewards.score_trajectories`.
-      curiosity: `variant`, `rate_floor`, `max_operations`; see `rewards.reward_terms`.
-      multipliers: alpha and beta.
-      normalize_std: divide advantages by the group's standard deviation.
+      config: the experiment.
+      curiosity: what the episode began with.
+      order: the queries of all processes; None: these are all, of one shard.
     """
     groups = [list(group) for group in groups]
-    there = np.array([bool(group) for group in groups])
-    operations, succeeded = np.zeros(correct.shape, int), np.zeros(correct.shape, int)
-    for row, group in enumerate(groups):
-        for column, trajectory in enumerate(group):
-            operations[row, column] = len(trajectory.operations)
-            succeeded[row, column] = sum(record.succeeded for record in trajectory.operations)
-    video = np.array([any(one.kind == "video" for t in group[:1] for one in t.media[:1]) for group in groups])
-    terms = reward_terms(
-        correct,
-        operations,
-        succeeded,
-        multipliers.alpha,
-        multipliers.beta,
-        curiosity.rate_floor,
-        curiosity.max_operations,
-        variant=curiosity.variant,
-        video=video,
+    order = order or QueryOrder(np.zeros(len(groups), int))
+    there, terms = np.array([bool(group) for group in groups]), find_terms(config.rewards.terms)
+    responses = Responses.of(
+        [group for group in groups if group],
+        correct[there],
+        alpha=curiosity.alpha,
+        beta=curiosity.beta,
+        curiosity=config.curiosity,
+        limit=config.rollout.max_response_tokens,
+        margin=config.rewards.overlong_margin,
     )
-    advantages, uniform = group_advantages(terms.total, normalize_std=normalize_std)
-    return RewardedGroups(groups, terms, advantages, uniform | ~there)
+
+    def of_all(values: np.ndarray) -> np.ndarray:
+        """Those of all this process's queries, with 0 for one that failed."""
+        every = np.zeros((len(groups), *values.shape[1:]), values.dtype)
+        every[there] = values
+        return every
+
+    asked = order.gather(there)
+    rate, is_video = (order.gather(of_all(values))[asked] for values in (responses.rate, responses.is_video))
+    curiosity = curiosity.with_rates(rate, is_video, config.curiosity)
+    if there.any():
+        rate = curiosity.rate_of(responses.rate, responses.is_video, config.curiosity)
+        responses = dataclasses.replace(responses, rate=rate)
+        found = evaluate_terms(terms, responses)
+    else:
+        found = dict.fromkeys(terms, correct[there])
+    rewards = of_all(weighted_sum(terms, found))
+    values = {label: of_all(value) for label, value in found.items()}
+    finished = of_all(find_finished(responses.ended, config.grpo.masks))
+    uniform = find_uniform(rewards, finished) | ~there
+
+    kept = order.first(order.gather(~uniform), config.grpo.queries_per_episode)
+    weights = {label: term.weight for label, term in terms.items()}
+    gathered = {label: order.gather(value)[kept] for label, value in values.items()}
+    advantages = np.zeros((len(kept), correct.shape[1]), np.float32)
+    advantages[kept] = find_advantages(
+        config.grpo.advantage, GroupRewards(order.gather(rewards)[kept], gathered, weights)
+    )
+    trained = kept[order.own][:, None] & finished
+    return RewardedGroups(
+        groups, correct, values, rewards, advantages[order.own], uniform, finished, trained, order, curiosity
+    )

@@ -222,6 +222,25 @@ def build(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, shape: Sh
     }
 
 
+def unpack(planned: Seq[PlannedBatch], values: Seq[np.ndarray]) -> list[tuple[Sequence, np.ndarray]]:
+    """Takes apart what was computed for the trained tokens of batches: the inverse of `build`.
+
+    Args:
+      planned: the batches of a shard.
+      values: for each batch [rows, K], for example the log-probabilities of `Trainer.score`.
+
+    Returns:
+      Every sequence with the values of its trained tokens, [trained tokens]; not of the first token, which nothing
+      predicts. The order is that of the rows.
+    """
+    taken_apart = []
+    for batch, of_batch in zip(planned, values, strict=True):
+        for sequences, row in zip(batch.rows, of_batch, strict=False):  # rows without sequences are padding
+            ends = np.cumsum([int(sequence.train[1:].sum()) for sequence in sequences])
+            taken_apart += zip(sequences, np.split(row[: ends[-1]], ends[:-1]), strict=True)
+    return taken_apart
+
+
 def _media(packed: Seq[Seq[Sequence]]) -> list[Media]:
     """The images and videos of a batch, each once."""
     return list({id(item): item for row in packed for sequence in row for item in sequence.media}.values())

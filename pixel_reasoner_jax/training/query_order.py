@@ -32,3 +32,12 @@ class QueryOrder:
         # As bytes: 64-bit numbers would be rounded to 32 bits on their way.
         gathered = np.ascontiguousarray(all_gather(values.view(np.uint8).reshape(len(values), -1)))
         return gathered.view(values.dtype).reshape(-1, *values.shape[1:])[self._order]
+
+    def first(self, chosen: np.ndarray, count: int) -> np.ndarray:
+        """The first `count` of the queries that are chosen, bool [all queries]; those that their shards read first."""
+        _, starts, sizes = np.unique(self.shards, return_index=True, return_counts=True)
+        place = np.arange(len(self.shards)) - np.repeat(starts, sizes)
+        by_place = np.argsort(place, kind="stable")
+        result = np.zeros(len(self.shards), bool)
+        result[by_place[chosen[by_place]][:count]] = True
+        return result

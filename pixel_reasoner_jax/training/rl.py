@@ -2,9 +2,11 @@
 
 for every episode of queries:
     the behaviour policy takes the trained parameters
-    roll out G responses to every query, and score their answers
-    reward = correctness + alpha * curiosity bonus - beta * penalty for operations
-    advantage = reward - mean of the query's group; groups whose rewards are all alike are dropped
+    roll out G responses to every query, and score their answers; with dynamic sampling, ask more queries in place of
+        those whose groups are uniform
+    reward = correctness + alpha * curiosity bonus - beta * penalty for operations, or other terms by their weights
+    groups whose rewards are all alike (uniform) are dropped
+    advantage = reward - mean of the query's group, or another one; responses that met a limit may be left out
     for every planned update: one step of the optimizer on its share of the responses, and on as many replayed ones,
         drawn with a probability that rises with |advantage|, as fill the batch
     the multipliers alpha and beta stay as they are, or take a step of dual ascent
@@ -18,6 +20,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,21 +31,29 @@ from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
 from data_pipeline.reader import QueryReader
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
+from pixel_reasoner_jax.rewards.terms import find_terms
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
+from pixel_reasoner_jax.training.advantages import METHODS as ADVANTAGES
+from pixel_reasoner_jax.training.alarms import AlarmLog
+from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import grpo_loss
-from pixel_reasoner_jax.training.multipliers import Multipliers
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.query_order import QueryOrder
-from pixel_reasoner_jax.training.replay import Candidates, choose_responses, planned_responses, replayed_share
+from pixel_reasoner_jax.training.replay import METHODS as REPLAY
+from pixel_reasoner_jax.training.replay import Candidates, choose_responses, replayed_share
+from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
 from pixel_reasoner_jax.training.state import Trainer, TrainState
-from pixel_reasoner_jax.training.stopping import StopRequest
+from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
+from pixel_reasoner_jax.training.update_schedule import UpdateSchedule
+from pixel_reasoner_jax.trajectory import Trajectory
 
 SHOWN = ("accuracy", "rapr", "reward")  # beside the progress
 
@@ -66,6 +77,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         began with; where these are gone and were not saved, its updates are made first, and it is saved.
     """
     check_lengths(config)
+    check_parts(config)
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
     with contextlib.ExitStack() as stack:
@@ -90,93 +102,48 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
             config.rollout.temperature, later=SamplingSettings(config.rollout.later_temperature)
         )
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
-        learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
-        multipliers = Multipliers.begin(config.curiosity, counters.get("multipliers"))
+        training.check_end(done, schedule.episodes, "episode")
+        curiosity = CuriosityState.begin(config.curiosity, counters.get("multipliers"))
+
+        def read_queries() -> list[Query]:
+            with training.phase("data"), stop.ending_waits():
+                return [query for shard in next(loader).values() for query in shard]
 
         def save(episode: int, position: dict[str, Any]) -> None:
-            carried = dict(skipped_updates=skipped, multipliers=multipliers.to_json())
+            carried = dict(skipped_updates=skipped, multipliers=curiosity.to_json())
             training.save(episode, state, position, episode=episode, **carried)
 
-        reason = ""
+        reason, alarms = "", AlarmLog(config, training.metrics_so_far())
         stop.begin()
         with training.progress("rl", schedule.episodes, done) as progress:
+            learner = Learner(
+                config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop, progress.note
+            )
             for episode in range(done + 1, schedule.episodes + 1):
                 position = loader.get_state()
-                with training.phase("data"):
-                    shards = next(loader).values()
-                    queries = [query for shard in shards for query in shard]
                 try:
-                    state, metrics = run_episode(learner, episode, queries, state, multipliers)
-                except EpisodeDropped:
+                    state, curiosity, metrics = run_episode(learner, episode, read_queries, state, curiosity)
+                except (EpisodeDropped, WaitEnded):
                     if episode > 1 and not training.has_saved(episode - 1):
                         save(episode - 1, position)
                     training.end_early()
-                multipliers = multipliers.after(metrics.get("rapr"), metrics.get("operations"), config.curiosity)
                 skipped += metrics.pop("skipped_updates")
+                metrics |= alarms.after(episode, metrics)
                 training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
                 progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
                 if not metrics["updates"]:
-                    reason = why_no_update(metrics, config)
+                    before, reason = reason, why_no_update(metrics, config)
                     if is_main():
-                        _log.warning("episode %d made no update: %s", episode, reason)
+                        short = "as before" if _without_figures(before) == _without_figures(reason) else reason
+                        _log.warning("episode %d made no update: %s", episode, short)
                 stopping = stop.agreed()
                 if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes or stopping:
                     save(episode, loader.get_state())
                 if stopping:
                     training.end_early()
         return training.export(state, reason)
-
-
-@dataclasses.dataclass(frozen=True)
-class UpdateSchedule:
-    """How many updates a run is planned to make.
-
-    An episode in which groups are dropped may make fewer updates than planned. The run ends with its planned episodes
-    all the same; the learning rate follows the updates that were made, so it is then not yet down to its last value.
-
-    Attributes:
-      steps: planned updates of the whole run.
-      updates_per_episode: planned updates of an episode; the last one has fewer where `steps` is no multiple.
-    """
-
-    steps: int
-    updates_per_episode: int
-
-    @classmethod
-    def of(cls, config: ConfigDict, records: int, data_name: str) -> UpdateSchedule:
-        """Makes the schedule of an experiment.
-
-        Args:
-          config: see `run`.
-          records: how many records of the data set are in an epoch.
-          data_name: names the data set in the error message.
-
-        Raises:
-          ConfigError: the records do not fill one episode.
-        """
-        train, per_episode = config.train, config.grpo.queries_per_episode
-        queries = records * train.epochs
-        responses = planned_responses(config.replay.method, per_episode * config.rollout.samples)
-        updates_per_episode = -(-responses // train.batch_size)
-        steps = train.steps or queries // per_episode * updates_per_episode
-        if not steps:
-            raise ConfigError(
-                f"{queries} queries of {data_name} in config.train.epochs do not fill an episode:"
-                f" config.grpo.queries_per_episode is {per_episode}"
-            )
-        return cls(steps, updates_per_episode)
-
-    @property
-    def episodes(self) -> int:
-        """Episodes of the whole run."""
-        return -(-self.steps // self.updates_per_episode)
-
-    def planned(self, episode: int) -> int:
-        """How many updates are planned for an episode, which is numbered from 1."""
-        before = (episode - 1) * self.updates_per_episode
-        return max(min(self.updates_per_episode, self.steps - before), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +158,7 @@ class Learner:
       trainer, learning_rate: what updates, and its learning rate by the number of updates made before.
       schedule: the updates that are planned.
       stop: whether SIGTERM has come.
+      show: takes a text that says how far an episode is.
     """
 
     config: ConfigDict
@@ -202,6 +170,7 @@ class Learner:
     sampling: SamplingSettings
     learning_rate: Callable[[int], float]
     stop: StopRequest
+    show: Callable[[str], None]
 
 
 class EpisodeDropped(Exception):
@@ -209,19 +178,23 @@ class EpisodeDropped(Exception):
 
 
 def run_episode(
-    learner: Learner, episode: int, queries: list[Query], state: TrainState, multipliers: Multipliers
-) -> tuple[TrainState, dict[str, float]]:
-    """Rolls out the queries with the parameters of `state`, rewards the responses, and updates on them.
+    learner: Learner,
+    episode: int,
+    read_queries: Callable[[], list[Query]],
+    state: TrainState,
+    curiosity: CuriosityState,
+) -> tuple[TrainState, CuriosityState, dict[str, float]]:
+    """Rolls out queries with the parameters of `state`, rewards the responses, and updates on them.
 
     Args:
       learner: the same for all episodes.
       episode: its number, from 1.
-      queries: the queries of this process: `shards.share` for each of its shards, shard by shard.
+      read_queries: returns the next queries of this process: `shards.share` for each of its shards, shard by shard.
       state: is donated to the first update; returned as it is if the episode makes none.
-      multipliers: of the curiosity reward.
+      curiosity: what the curiosity reward has carried so far.
 
     Returns:
-      The state after the episode, and the episode's metrics over all processes; `skipped_updates` of the planned ones
+      Both states after the episode, and the episode's metrics over all processes; `skipped_updates` of the planned ones
       had nothing to train on.
 
     Raises:
@@ -230,15 +203,15 @@ def run_episode(
     config, training, policy = learner.config, learner.training, learner.policy
     samples, unchecked = config.rollout.samples, learner.pool.unchecked
 
-    policy.params = state.params
-    with training.phase("rollout"):  # answers are scored at the same time
-        seed = _episode_seed(config.seed, episode)
-        try:
-            with policy.stream(queries, samples, seed, sampling=learner.sampling, stop=learner.stop.asked) as stream:
-                groups, correct = collect(stream, len(queries), samples, learner.pool)
-        except RolloutStopped:
-            raise EpisodeDropped from None
-    rewarded = reward_groups(groups, correct, config.curiosity, multipliers, config.grpo.normalize_std)
+    policy.params, policy.policy_version = state.params, int(state.step)
+    groups, correct = [], np.zeros((0, samples))
+    for sampling_round in range(1, config.grpo.sampling_rounds + 1):
+        more, more_correct = _roll_out(learner, episode, sampling_round, read_queries())
+        groups, correct = groups + more, np.concatenate([correct, more_correct])
+        order = QueryOrder(np.tile(np.repeat(training.shards.local, training.shards.share), sampling_round))
+        rewarded = reward_groups(groups, correct, config, curiosity, order)
+        if rewarded.informative() >= config.grpo.queries_per_episode:
+            break
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
     failed = int(all_gather(np.int32(rewarded.failed_queries)).sum())
 
@@ -262,8 +235,28 @@ def run_episode(
         "planned_updates": planned,
         "skipped_updates": planned - len(metrics),
         "replayed": replayed,
+        "sampling_rounds": sampling_round,
     }
-    return state, {**rewarded.metrics(), **multipliers.to_json(), **counts, **_summary(metrics)}
+    figures = rewarded.metrics()
+    curiosity = rewarded.curiosity.after(figures.get("rapr"), figures.get("operations"), config.curiosity)
+    return state, curiosity, {**figures, **rewarded.curiosity.metrics(), **counts, **_summary(metrics)}
+
+
+def _roll_out(
+    learner: Learner, episode: int, sampling_round: int, queries: list[Query]
+) -> tuple[list[list[Trajectory]], np.ndarray]:
+    """Rolls out queries with the policy's parameters; answers are scored at the same time. See `grpo.collect`."""
+    policy, samples = learner.policy, learner.config.rollout.samples
+    # Another seed for every round: the data may have begun anew, and a query be asked twice.
+    seed = (_episode_seed(learner.config.seed, episode) + sampling_round - 1) % 2**31
+    with learner.training.phase("rollout"):
+        progress = RolloutProgress(learner.show, len(queries), samples, policy.counters)
+        stop = progress.asking(learner.stop.asked)
+        try:
+            with policy.stream(queries, samples, seed, sampling=learner.sampling, stop=stop) as stream:
+                return collect(progress.counting(stream), len(queries), samples, learner.pool)
+        except RolloutStopped:
+            raise EpisodeDropped from None
 
 
 def _choose_updates(
@@ -275,8 +268,7 @@ def _choose_updates(
       The updates, and the share of their responses, those of all processes, that are replayed ones.
     """
     config, shards = learner.config, learner.training.shards
-    order = QueryOrder(np.repeat(shards.local, shards.share))
-    samples = config.rollout.samples
+    order, samples = rewarded.order, config.rollout.samples
     candidates = Candidates(
         *(order.gather(table).ravel() for table in rewarded.candidates()),
         shards=np.repeat(order.shards, samples),
@@ -310,6 +302,17 @@ def check_lengths(config: ConfigDict) -> None:
             f"config.rollout.max_length is {longest}: such a response does not fit into a row of"
             f" config.train.row_length = {row} tokens"
         )
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Checks that there are the functions that the config names, before anything is loaded.
+
+    Raises:
+      UserError: there is none of a name, or its module cannot be imported.
+    """
+    find_terms(config.rewards.terms)
+    find_part(config.grpo.advantage, ADVANTAGES, "advantage")
+    find_part(config.replay.method, REPLAY, "replay method")
 
 
 def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
@@ -366,6 +369,11 @@ def _loss(logprobs, entropy, details, normalizer, *, clip_low: float, clip_high:
 def _episode_seed(seed: int, episode: int) -> int:
     """The seed of an episode's rollout. Seeds differ, so that a query's responses differ from one epoch to the next."""
     return int(np.random.default_rng((seed, episode)).integers(2**31))
+
+
+def _without_figures(reason: str) -> str:
+    """What two reasons share that differ in their figures alone."""
+    return re.sub(r"[\d.]+", "", reason)
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.state import Trainer
-from pixel_reasoner_jax.training.stopping import StopRequest
+from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -65,14 +65,21 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         state, counters = training.restore(trainer.init(), stream)
         skipped = counters.get("skipped_updates", 0)
         done = int(state.step) + skipped
+        training.check_end(done, steps)
         batches = stack.enter_context(
             Feed(stream, lambda records: training.plan(_sequences(records)), training.agree_on_shapes, steps - done)
         )
         stop.begin()
         with training.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
-                with training.phase("data"):
-                    packed = next(batches)
+                position = batches.get_state()
+                try:
+                    with training.phase("data"), stop.ending_waits():
+                        packed = next(batches)
+                except WaitEnded:
+                    if step > 1 and not training.has_saved(step - 1):
+                        training.save(step - 1, state, position, skipped_updates=skipped)
+                    training.end_early()
                 with training.phase("update"):
                     state, metrics = trainer.update(state, packed, learning_rate(step - 1))
                 skipped += not metrics

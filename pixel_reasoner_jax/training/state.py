@@ -12,18 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models.layers import ADAPTER
 from pixel_reasoner_jax.models.lora import has_adapters
-from pixel_reasoner_jax.parallel import all_gather, param_shardings, parts, shard_rows
-from pixel_reasoner_jax.training.losses import token_loss
+from pixel_reasoner_jax.parallel import all_gather, local_rows, param_shardings, parts, shard_rows
+from pixel_reasoner_jax.parallel.sharding import RULES
 from pixel_reasoner_jax.training.packing import Batch
+from pixel_reasoner_jax.training.token_loss import token_loss, token_scores
 
 Metrics = dict[str, Array]
 
 DETAILS = ("target_mask", "advantages", "logprobs")  # arrays of a batch that the losses take
+INPUTS = ("tokens", "positions", "segment_ids", "vision_index", "vision", "targets", "temperatures")  # and the model
+ROWS = PartitionSpec(RULES["batch"])  # how a mesh shards the rows of a batch
 
 
 @functools.partial(
@@ -66,7 +70,7 @@ class Trainer:
     Args:
       model: a `models.Qwen2_5_VL`; `init` starts from its parameters, and batches are sharded over its mesh.
       optimizer: an optax transformation.
-      loss: see `losses.token_loss`; its details are the batch's `target_mask`, `advantages` and `logprobs`.
+      loss: see `token_loss`; its details are the batch's `target_mask`, `advantages` and `logprobs`.
       forbidden: bool [vocab], tokens left out of the distribution, or None.
       freeze_vision: train the decoder alone. In a model with adapters (`models.lora`), the adapters alone are trained.
       master_weights: add updates to float32 copies of parameters of another type, which a small update would otherwise
@@ -95,8 +99,9 @@ class Trainer:
             self._is_frozen = nnx.Not(nnx.PathContains(ADAPTER))
         self._optimizer, self._master_weights = optimizer, master_weights
 
-        def micro_loss(trainable, frozen, batch, normalizer):
-            model = nnx.merge(graphdef, nnx.merge_state(trainable, frozen))
+        def hidden_and_targets(params, batch):
+            """The model, the hidden states that predict the trained tokens, and the ids of these tokens."""
+            model = nnx.merge(graphdef, params)
             embeddings = None if batch["vision"] is None else model.encode_vision(batch["vision"])
             if embeddings is not None:
                 embeddings = embeddings.reshape(parts(mesh), -1, embeddings.shape[-1])
@@ -105,17 +110,25 @@ class Trainer:
             # Logits are computed for trained tokens alone; the hidden state of token t - 1 predicts token t.
             targets = batch["targets"]
             hidden = jnp.take_along_axis(hidden, targets[..., None] - 1, axis=1)
+            return hidden, model.output_embedding(), jnp.take_along_axis(batch["tokens"], targets, axis=1)
+
+        def micro_loss(trainable, frozen, batch, normalizer):
             return token_loss(
                 loss,
-                hidden,
-                model.output_embedding(),
-                jnp.take_along_axis(batch["tokens"], targets, axis=1),
+                *hidden_and_targets(nnx.merge_state(trainable, frozen), batch),
                 {name: batch[name] for name in DETAILS},
                 normalizer,
                 temperature=batch["temperatures"],
                 forbidden=forbidden,
                 mesh=mesh,
             )
+
+        @functools.partial(jax.jit, out_shardings=None if mesh is None else NamedSharding(mesh, ROWS))
+        def score_rows(params, batch):
+            logprobs, entropy = token_scores(
+                *hidden_and_targets(params, batch), temperature=batch["temperatures"], forbidden=forbidden, mesh=mesh
+            )
+            return {"logprobs": logprobs, "entropy": entropy}
 
         @functools.partial(jax.jit, donate_argnums=(2,))
         def accumulate(trainable, frozen, gradients, batch, normalizer):
@@ -137,7 +150,7 @@ class Trainer:
             state = TrainState(trainable, master, state.frozen, optimizer_state, state.step + 1)
             return state, optax.tree.norm(gradients)
 
-        self.accumulate, self.apply = accumulate, apply
+        self.accumulate, self.apply, self.score_rows = accumulate, apply, score_rows
 
     def init(self, params: nnx.State | None = None) -> TrainState:
         """The state before the first update, with `params`; None takes the model's present parameters."""
@@ -155,6 +168,22 @@ class Trainer:
         shardings = None if self._mesh is None else param_shardings(jax.eval_shape(start, trainable), self._mesh)
         master, optimizer, step = jax.jit(start, out_shardings=shardings)(trainable)
         return TrainState(trainable, master, frozen, optimizer, step)
+
+    def score(self, params: nnx.State, batches: Iterable[Batch]) -> list[dict[str, np.ndarray]]:
+        """Computes log-probabilities and entropies of the trained tokens, forward only, as `update` does.
+
+        All processes call this together. It is compiled when it is first used.
+
+        Args:
+          params: of the model, all of them: `TrainState.params`, or others of the same form.
+          batches: see `update`.
+
+        Returns:
+          For each batch {"logprobs", "entropy"}: float32 [rows of this process, K] in nats, of the distribution that
+          the tokens are trained under (their temperatures, no forbidden tokens). Padding has some value.
+        """
+        scores = [self.score_rows(params, shard_rows({n: batch[n] for n in INPUTS}, self._mesh)) for batch in batches]
+        return [local_rows(one) for one in scores]
 
     def update(
         self, state: TrainState, batches: Iterable[Batch], learning_rate: float = 1.0
@@ -181,7 +210,7 @@ class Trainer:
             return state, {}
         gradients, diagnostics = None, []
         for batch in batches:
-            batch = shard_rows(batch, self._mesh)
+            batch = shard_rows({name: batch[name] for name in (*INPUTS, *DETAILS)}, self._mesh)
             gradients, metrics = self.accumulate(
                 state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
             )

@@ -8,7 +8,7 @@ import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any, NoReturn
 
@@ -25,7 +25,7 @@ from pixel_reasoner_jax.config import FILE, ConfigError, open_workdir, save_conf
 from pixel_reasoner_jax.errors import NoUpdateError, RunInterrupted, RunStopped
 from pixel_reasoner_jax.files import StorageError, as_path, storage_problem
 from pixel_reasoner_jax.metrics import FILE as METRICS
-from pixel_reasoner_jax.metrics import MetricWriter, Progress
+from pixel_reasoner_jax.metrics import MetricWriter, Progress, read_metrics
 from pixel_reasoner_jax.model_files import base_directory, download_hint
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
@@ -37,10 +37,10 @@ from pixel_reasoner_jax.processing.sources import use_media_settings
 from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
-from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, plan
+from pixel_reasoner_jax.training.packing import PlannedBatch, Sequence, plan
 from pixel_reasoner_jax.training.resumption import choose_step
 from pixel_reasoner_jax.training.state import TrainState
-from pixel_reasoner_jax.training.virtual_shards import VirtualShards
+from pixel_reasoner_jax.training.virtual_shards import AgreedBatches, VirtualShards
 
 MODEL = "model"  # folder of the trained model in a run's directory
 INITIAL = "initial"  # folder of the first model's files without its weights, which `export` needs beside a checkpoint
@@ -171,6 +171,19 @@ class TrainingRun:
         iterator.set_state(meta["iterator"])
         return state, meta["counters"]
 
+    def check_end(self, done: int, last: int, unit: str = "step") -> None:
+        """Checks that a run that goes on is not past its end already.
+
+        Raises:
+          ConfigError: it is; the message names the settings that say where the end is.
+        """
+        if done > last:
+            raise ConfigError(
+                f"the run in {self._workdir} is after {unit} {done} already, and ends after {unit} {last} by"
+                " config.train.steps or config.train.epochs: raise that, or make a model of an earlier checkpoint with"
+                " `pixel-reasoner export --step`"
+            )
+
     def save(self, step: int, state: TrainState, position: Mapping[str, Any], **counters: Any) -> None:
         """Starts writing a checkpoint.
 
@@ -225,6 +238,12 @@ class TrainingRun:
             )
         self._seconds = {}
 
+    def metrics_so_far(self) -> list[dict[str, Any]]:
+        """The metrics of the steps before the one that the run goes on with; none but in the first process."""
+        if not self._step or not is_main() or not (self._workdir / METRICS).exists():
+            return []
+        return [line for line in read_metrics(self._workdir) if line["step"] <= self._step]
+
     def plan(self, sequences: Mapping[int, Seq[Sequence]]) -> dict[int, list[PlannedBatch]]:
         """Plans the batches of an update for each of this process's shards; see `packing.plan`."""
         train = self._config.train
@@ -233,8 +252,8 @@ class TrainingRun:
             for shard, of_shard in sequences.items()
         }
 
-    def agree_on_shapes(self, plans: Mapping[int, list[PlannedBatch]]) -> Callable[[], list[Batch]]:
-        """Returns a function that builds the planned batches; see `VirtualShards.agree_on_shapes`."""
+    def agree_on_shapes(self, plans: Mapping[int, list[PlannedBatch]]) -> AgreedBatches:
+        """What builds the planned batches; see `VirtualShards.agree_on_shapes`."""
         return self.shards.agree_on_shapes(plans, self.processor, self._config.train.micro_batch_rows)
 
     def progress(self, description: str, total: int, step: int) -> Progress:

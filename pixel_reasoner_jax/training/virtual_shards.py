@@ -7,7 +7,9 @@ shards of all parts make one batch, padded to one shape, then the second shards 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
 
 import jax
 import numpy as np
@@ -18,7 +20,7 @@ from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.parallel import all_gather, local_parts, parts
 from pixel_reasoner_jax.parallel.sharding import batch_axis
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Shape, build, smallest_shape
+from pixel_reasoner_jax.training.packing import Batch, PlannedBatch, Sequence, Shape, build, smallest_shape, unpack
 
 NO_BATCH = PlannedBatch([], Shape(0, 0, 0, 0))  # for a shard that has fewer batches than another shard
 
@@ -66,21 +68,17 @@ class VirtualShards:
 
     def agree_on_shapes(
         self, plans: Mapping[int, list[PlannedBatch]], processor: Processor, rows: int
-    ) -> Callable[[], list[Batch]]:
+    ) -> AgreedBatches:
         """Agrees with all processes, which call this together, on the shapes of an update's batches.
 
         Args:
           plans: for each of this process's shards; see `packing.plan`.
           processor: see `packing.build`.
           rows: rows of a batch in one part of the mesh.
-
-        Returns:
-          A function that builds the rows of this process's parts in all batches of the update: none, in all processes,
-          where no shard of any has a sequence. It does not communicate with other processes and may run in any thread.
         """
         most = int(all_gather(np.array([len(plans[shard]) for shard in self.local], np.int32)).max())
         if not most:
-            return list
+            return AgreedBatches(processor, rows, [])
         padded = {shard: plans[shard] + [NO_BATCH] * (most - len(plans[shard])) for shard in self.local}
         # Row lengths come first, and then the number of rows of patches that each part needs with these lengths. Taken
         # in one step, the longest rows of one part would be combined with the most rows of another.
@@ -92,19 +90,13 @@ class VirtualShards:
             return smallest_shape(batch.rows, processor, rows, shape.row_length, shape.patches)
 
         agreed = self._largest_shapes(padded, most, with_row_lengths, first)
-
-        def build_batches() -> list[Batch]:
-            result = []
-            for index in range(self._shards_per_part):
-                for number in range(most):
-                    shape = agreed[index][number]
-                    if shape.row_length:
-                        planned = [padded[part * self._shards_per_part + index][number] for part in self._parts]
-                        built = [build(batch.rows, processor, rows, shape) for batch in planned]
-                        result.append(built[0] if len(built) == 1 else _concatenate_rows(built))
-            return result
-
-        return build_batches
+        batches = []
+        for index in range(self._shards_per_part):
+            shards = [part_number * self._shards_per_part + index for part_number in self._parts]
+            for number in range(most):
+                if agreed[index][number].row_length:
+                    batches.append((agreed[index][number], {shard: padded[shard][number] for shard in shards}))
+        return AgreedBatches(processor, rows, batches)
 
     def _largest_shapes(
         self,
@@ -131,7 +123,48 @@ class VirtualShards:
         return [[Shape(*shape) for shape in batches] for batches in shapes.tolist()]
 
 
-def _concatenate_rows(batches: Sequence[Batch]) -> Batch:
+@dataclasses.dataclass(frozen=True)
+class AgreedBatches:
+    """The batches of an update, on whose shapes all processes have agreed; called, it builds them.
+
+    Attributes:
+      processor, rows: see `VirtualShards.agree_on_shapes`.
+      batches: the shape of each batch, and what is planned for each shard of this process that has rows in it, in the
+        order of these rows. There is none, in all processes, where no shard of any has a sequence.
+    """
+
+    processor: Processor
+    rows: int
+    batches: list[tuple[Shape, dict[int, PlannedBatch]]]
+
+    def __call__(self) -> list[Batch]:
+        """Builds the rows of this process's parts in all batches.
+
+        It does not communicate with other processes and may run in any thread.
+        """
+        result = []
+        for shape, planned in self.batches:
+            built = [build(batch.rows, self.processor, self.rows, shape) for batch in planned.values()]
+            result.append(built[0] if len(built) == 1 else _concatenate_rows(built))
+        return result
+
+    def unpack(self, values: Seq[np.ndarray]) -> dict[int, list[tuple[Sequence, np.ndarray]]]:
+        """Takes apart what was computed for the trained tokens of all batches; see `packing.unpack`.
+
+        Args:
+          values: for each batch, [rows of this process, K].
+
+        Returns:
+          For each shard of this process, its sequences with the values of their trained tokens.
+        """
+        taken_apart: dict[int, list[tuple[Sequence, np.ndarray]]] = {}
+        for (_, planned), of_batch in zip(self.batches, values, strict=True):
+            for (shard, batch), rows in zip(planned.items(), np.split(of_batch, len(planned)), strict=True):
+                taken_apart.setdefault(shard, []).extend(unpack([batch], [rows]))
+        return taken_apart
+
+
+def _concatenate_rows(batches: Seq[Batch]) -> Batch:
     """Concatenates the rows of several batches of one shape; `batch_axis` is the axis of rows of each array."""
 
     def join(path, *leaves):

@@ -70,6 +70,17 @@ def test_overrides_and_resume_reach_the_run(implementation, capsys):
     assert implementation.calls[1][1] == {"resume": False}
 
 
+def test_what_the_system_says_of_a_file_is_told_without_its_number(monkeypatch, capsys, tmp_path):
+    def read(name):
+        (tmp_path / name).read_text()
+
+    for name, said in ((".", "Is a directory"), ("gone", "No such file or directory")):
+        module = types.SimpleNamespace(run=lambda *_, name=name, **__: read(name))
+        monkeypatch.setattr(cli.importlib, "import_module", lambda _, module=module: module)
+        status, _, err = run(capsys, "rl", "--config", RL)
+        assert status == 2 and err == f"pixel-reasoner: error: {tmp_path / name}: {said}\n"
+
+
 def test_settings_are_checked_without_a_run(implementation, capsys):
     status, out, err = run(capsys, "rl", "--config", "rl_qwen2_5_vl_7b", "--check", "--config.train.steps=5")
     assert (status, out, err) == (0, "rl_qwen2_5_vl_7b: every setting is in order\n", "")

@@ -18,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from data_pipeline.tokenizer import save_processor, train_tokenizer
 from pixel_reasoner_jax.checkpoint import Checkpoints
+from pixel_reasoner_jax.commands import convert as conversion
 from pixel_reasoner_jax.commands.convert import convert
 from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.config import load_config, open_workdir, save_config
@@ -106,6 +107,25 @@ def test_an_export_is_what_transformers_loads(released, tmp_path):
             mm_token_type_ids=(inputs == processor.image_pad).int(),
         )
     np.testing.assert_allclose(forward(model, batch), expected.logits.numpy(), atol=1e-4)
+
+
+def test_a_disk_that_fills_leaves_nothing_behind(released, tmp_path, monkeypatch):
+    """And a second try may go on there, when there is room."""
+    convert(released, tmp_path / "converted")
+    writers = (
+        (convert, released, conversion, "write_arrays"),
+        (export, tmp_path / "converted", Processor, "save_pretrained"),
+    )
+    for write, source, module, last in writers:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+
+            def fill(*_, **__):
+                (tmp_path / "out" / "parameters.orbax-checkpoint-tmp").mkdir(parents=True)
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(module, last, fill)
+            write(source, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_over(released, tmp_path):

@@ -30,7 +30,7 @@ def test_names_and_defaults_are_those_of_the_modules_that_run():
     assert pathlib.Path(options.CAPTIONS).expanduser() == settings.cache
     parser = argparse.ArgumentParser()
     options.synthesize(parser)
-    args = parser.parse_args(["--source", "jsonl:x", "--count", "1", "--out", "y"])
+    args = parser.parse_args(["--source", "table:x", "--count", "1", "--out", "y"])
     assert args.caption_model == settings.model
     for name in ("temperature", "max_tokens", "timeout", "attempts", "base_url", "requests_per_minute", "budget"):
         assert getattr(args, name) == getattr(settings, name)

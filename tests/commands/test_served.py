@@ -11,6 +11,8 @@ from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
 from tests.evaluation.forms import image_bytes, write_image, write_lines
 from tests.evaluation.test_served_model import RIGHT, ROWS, answers, write_vstar
 
+SERVED = ["--endpoint", "http://a", "--endpoint-model", "m"]
+
 
 @pytest.fixture
 def evaluated(server, tmp_path, capsys):
@@ -61,8 +63,8 @@ def test_what_is_refused_is_said(server, evaluated):
 
     server.reply = refusing
     out, _ = evaluated()
-    assert "vstar: 1 responses, pixel, were refused by the model or by the filter of who serves it" in out
-    assert "vstar: 1 responses, pixel, were cut by the limit on the length" in out
+    assert "vstar: 1 response, pixel, was refused by the model or by the filter of who serves it" in out
+    assert "vstar: 1 response, pixel, was cut by the limit on the length" in out
     assert json.loads(out.splitlines()[-1])["vstar"]["score"] == (RIGHT - 2) / ROWS
 
 
@@ -95,6 +97,12 @@ def test_an_evaluation_with_unanswered_items_is_not_complete_and_goes_on(server,
         ([], "for a model that is served; neither was given"),
         (["--endpoint", "http://a"], "--endpoint needs --endpoint-model NAME"),
         (["--model", "m", "--budget", "1"], "--budget is for a served model"),
+        (["--model", "m", "--timeout", "9"], "--timeout is for a served model: name it with --endpoint URL"),
+        (["--model", "m", "--concurrency=8"], "--concurrency is for a served model"),
+        (["--model", "m", "--judge", "http://a", "--judge-model", "j", "--prices", "1,2"], "--prices is for a served"),
+        ([*SERVED, "--slots", "64"], "--slots is for --model DIR: how a served model computes is set where it is"),
+        ([*SERVED, "--dtype=auto"], "--dtype is for --model DIR"),
+        ([*SERVED, "--mesh.fsdp", "2"], "--mesh.fsdp is for --model DIR"),
         (["--endpoint", "a:80", "--endpoint-model", "m"], "'a:80' is no URL of a server"),
         (["--endpoint", "http://a", "--endpoint-model", "m", "--concurrency", "0"], "concurrency must be above 0"),
     ],
@@ -224,6 +232,7 @@ def test_one_question(server, tmp_path, capsys):
         (["--queries", "q.jsonl", "--question", "?"], "--question is for one question"),
         (["--queries", "q.jsonl"], "--queries needs --out DIR"),
         (["--queries", "q.jsonl", "--out", "o"], "q.jsonl: no such file"),
+        (["--question", "?", "--image", "a.png", "--attempts", "3"], "a.png"),
         (["--image", "a.png"], "give --question TEXT, or --queries TABLE"),
     ],
 )

@@ -27,7 +27,7 @@ def seeds(tmp_path):
         lines.append(json.dumps(query | {"box": [80, 50, 110, 80]}))
     lines[4] = "{"
     (tmp_path / "seeds.jsonl").write_text("\n".join(lines))
-    return f"jsonl:{tmp_path / 'seeds.jsonl'}"
+    return f"table:{tmp_path / 'seeds.jsonl'}"
 
 
 def synthesize(capsys, *argv) -> tuple[int, str, str]:
@@ -134,7 +134,7 @@ def test_photos_get_questions_and_boxes_and_those_not_kept_are_named(server, see
 
     odd = {hash(data_uri(picture(number), 1024, 400_000)) for number in (1, 3)}
     server.reply = reply
-    argv = ("--source", f"jsonl:{tmp_path / 'photos.jsonl'}", "--count", 4, "--out", tmp_path / "out")
+    argv = ("--source", f"table:{tmp_path / 'photos.jsonl'}", "--count", 4, "--out", tmp_path / "out")
     argv += ("--captioner", "openai", "--base-url", server.url, "--cache", tmp_path / "cache")
     status, text, err = synthesize(capsys, *argv)
     assert status == 0, err
@@ -161,7 +161,7 @@ def test_a_model_of_ours_is_sampled(world_directory, tmp_path, capsys, monkeypat
         return ScriptedPolicy(processor, scripts)
 
     monkeypatch.setattr(synthesize_command, "load_policy", load)
-    argv = ("--source", f"jsonl:{tmp_path / 'photos.jsonl'}", "--count", 3, "--out", tmp_path / "out", "--samples", 2)
+    argv = ("--source", f"table:{tmp_path / 'photos.jsonl'}", "--count", 3, "--out", tmp_path / "out", "--samples", 2)
     status, text, err = synthesize(capsys, *argv, "--captioner", f"model:{world_directory}", "--dtype", "bfloat16")
     assert status == 0, err
     assert loaded == [(str(world_directory), "bfloat16")]
@@ -192,7 +192,7 @@ def test_a_second_run_is_kept_out(seeds, tmp_path, capsys, monkeypatch):
     [
         (("--source", "csv:x", "--count", "1"), "KIND:PATH with KIND one of jsonl"),
         (("--source", "pixel-search:validation", "--count", "1"), "unknown split 'validation'"),
-        (("--source", "jsonl:nowhere.jsonl", "--count", "1"), "nowhere.jsonl: no such file"),
+        (("--source", "table:nowhere.jsonl", "--count", "1"), "nowhere.jsonl: no such file"),
         (("--source", "pixel-search:sft", "--count", "0"), "must be at least 1"),
         (("--source", "pixel-search:sft", "--count", "1", "--workers", "0"), "workers must be at least 1"),
         (("--source", "pixel-search:sft", "--count", "1", "--image-mix", "zoom=1"), "unknown kind 'zoom'"),

@@ -1,5 +1,6 @@
 """The Grain pipeline: every record once an epoch, and exact resumption."""
 
+import dataclasses
 import functools
 import io
 import itertools
@@ -342,6 +343,15 @@ def test_rendered_trajectories_are_held_up_to_a_size(trajectories, processor, im
     assert sum(len(trajectory.media) for trajectory in held) <= images
     assert len(held) == {0: 0, 1000: 20}.get(images, len(held)) and (images == 0 or held)
     assert all(np.array_equal(one.tokens, again.tokens) for one, again in zip(first, second, strict=True))
+
+
+def test_trajectories_that_a_policy_sampled_keep_its_version(trajectories, processor, tmp_path):
+    draft = RecordSource(trajectories)[0]
+    versions = {4: 4, "4": None, -1: None, True: None, None: None}
+    logged = [dataclasses.replace(draft, attributes={"policy_version": version}) for version in versions]
+    write_records(tmp_path, "trajectory", logged)
+    read = [render_trajectory(one, processor).policy_version for one in RecordSource(tmp_path)]
+    assert read == list(versions.values()) and render_trajectory(draft, processor).policy_version is None
 
 
 def test_sources_tell_who_wrote_a_token(trajectories, processor):

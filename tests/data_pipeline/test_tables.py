@@ -9,12 +9,13 @@ import pickle
 import pyarrow.parquet
 import pytest
 
+from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.exchange import table_rows
 from data_pipeline.exchange.exporting import export_table
 from data_pipeline.exchange.importing import import_tables
 from data_pipeline.exchange.table_source import TableSource, open_records
 from data_pipeline.exchange.tables import Table
-from data_pipeline.pipeline import query_batches, record_count, trajectory_batches
+from data_pipeline.pipeline import RecordOrder, query_batches, record_count, trajectory_batches
 from data_pipeline.records import RecordError, RecordSource, RecordWriter
 from data_pipeline.sources import SourceError, open_source
 from pixel_reasoner_jax.commands import cli
@@ -463,6 +464,53 @@ def test_a_table_in_an_object_store(folder, bucket):
         assert report["written"] == 2 and "gone.png" in report["unreadable"][1]["problem"]
         stored = RecordSource(folder / f"out{suffix}")
         assert stored[1]["video"] == (folder / "film.avi").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_id_is_given_once(folder, suffix, caplog):
+    """By its text; a row without an id has that of its number, which another may not take."""
+    rows = [{**ASKED, "id": name} for name in ("5", "b", "t-000005", "b", "5", None, "c", "b")]
+    table = write_table(folder / f"t{suffix}", rows)
+    source = TableSource(table, unique=True)
+    read = []
+    for index in range(len(rows)):
+        try:
+            read.append(source[index]["id"])
+        except RecordError as error:
+            read.append(str(error).partition("t" + suffix)[2])
+    number = (lambda row: 1 + 2 * row) if suffix == ".csv" else (lambda row: row)  # a question has two lines there
+    unit = "row" if suffix in (".json", ".parquet") else "line"
+    said = lambda row, name, first: (  # noqa: E731
+        f", {unit} {number(row) - (suffix == '.csv')}: {'' if row == 6 else f'id {name!r}: '}{unit}"
+        f" {number(first) - (suffix == '.csv')} has the id {name!r} already; give each its own"
+    )
+    expected = ["5", "b", "t-000005", said(4, "b", 2), said(5, "5", 1), said(6, "t-000005", 3), "c", said(8, "b", 2)]
+    assert read == expected
+    settings = LoaderSettings(max_unreadable=0.9)
+    [batch] = next(query_batches(str(table), 4, order=RecordOrder(), settings=settings)).values()
+    assert sorted(query["id"] for query in batch) == ["5", "b", "c", "t-000005"]
+    assert len(TableSource(table)[3]) == 3  # evaluations tell such rows apart by themselves
+
+
+def test_a_table_without_ids_repeats_none(folder):
+    for suffix in SUFFIXES:
+        assert [query["id"] for query in TableSource(write_table(folder / f"u{suffix}", [ASKED] * 3), unique=True)] == [
+            f"u-00000{number}" for number in range(3)
+        ]
+
+
+def test_an_import_names_the_file_of_a_damaged_image(folder):
+    (folder / "bad.png").write_bytes((folder / "photos/1.png").read_bytes()[:200])
+    (folder / "bad.avi").write_bytes(b"no film")
+    rows = [
+        {**ASKED, "image": "bad.png"},
+        {**ASKED, "images": ["photos/1.png", "bad.png"]},
+        {**ASKED, "video": "bad.avi"},
+    ]
+    report = import_tables([write_table(folder / "t.jsonl", [ROWS[0], *rows])], folder / "out")
+    problems = [row["problem"] for row in report["unreadable"]]
+    assert len(problems) == 3 and all(f"{folder}/bad." in problem for problem in problems), problems
+    assert type(RecordSource(folder / "out")[0]["images"][0]) is bytes
 
 
 def test_looking_at_a_table(folder, capsys):

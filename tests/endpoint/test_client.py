@@ -8,7 +8,9 @@ import time
 import pytest
 
 from pixel_reasoner_jax.endpoint import (
+    Account,
     ContextError,
+    Endpoint,
     EndpointError,
     EndpointSettings,
     FilteredError,
@@ -279,6 +281,51 @@ def test_money_is_counted_and_limited(server, connect):
         ask(endpoint, "d")
     assert ask(endpoint, "a").problem is None  # what is remembered costs nothing
     assert endpoint.spend.cost == pytest.approx(0.8) and endpoint.spend.paid_cost == pytest.approx(0.6)
+
+
+def test_endpoints_of_one_account_are_held_to_one_budget(server, connect):
+    account, prices = Account(), {"prompt_price": 1000.0, "budget": 0.25}
+    first, second = (Endpoint(connect(**prices).settings, account) for _ in range(2))
+    for endpoint, text in ((first, "a"), (second, "b"), (first, "c")):
+        ask(endpoint, text)
+    with pytest.raises(EndpointError, match="0.30 were spent, the budget of 0.25"):
+        ask(second, "d")
+    assert (first.spend.paid, second.spend.paid) == (2, 1) and account.spent == pytest.approx(0.3)
+
+
+def test_a_server_that_calls_the_most_tokens_otherwise_gets_them(server, connect):
+    """As OpenAI's models that reason: the cache knows the request all the same."""
+
+    def reasoning(exchange):
+        if "max_tokens" in exchange.request:
+            exchange.fail(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        else:
+            exchange.say(str(exchange.request["max_completion_tokens"]))
+
+    server.reply = reasoning
+    endpoint = connect()
+    assert [ask(endpoint, text).text for text in "ab"] == ["400", "400"] and len(server.requests) == 3
+    assert ask(connect(), "a").text == "400" and len(server.requests) == 3
+    server.reply = lambda exchange: exchange.fail(400, "I want max_completion_tokens, whatever you say")
+    with pytest.raises(RequestError):
+        ask(endpoint, "c")
+    assert len(server.requests) == 4
+
+
+def test_what_is_under_way_may_still_be_answered(server, connect):
+    def slow(exchange):
+        time.sleep(0.3)
+        exchange.say("fine")
+
+    server.reply = slow
+    endpoint = connect()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, endpoint)
+        time.sleep(0.1)
+        endpoint.close(grace=5.0)
+        assert waiting.result(timeout=5).text == "fine"
+    with pytest.raises(EndpointError, match="ending"):
+        ask(endpoint, "later")
 
 
 def test_no_more_requests_than_allowed_are_under_way(server, connect):

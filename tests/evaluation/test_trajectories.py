@@ -37,13 +37,13 @@ def test_what_is_written_is_read(tmp_path, outline):
     data = jpeg(90)
     query = {"id": "q 1", "question": EVIL, "images": [data]}
     given = trajectory(query, 0, f"\\boxed{{{EVIL}\ud800}}")
-    given.reference = ["a", "b"]
+    given.reference, given.policy_version = ["a", "b"], 3
     save(tmp_path, given, sources=[data])
     (found,) = read_trajectories(tmp_path, [KEY, ("vstar", "text", "q 1", 0)]).values()
     for name in ("tokens", "source", "train", "logprobs", "policy_logprobs", "temperatures"):
         np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
         assert getattr(found, name).dtype == getattr(given, name).dtype
-    for name in ("query_id", "question", "reference", "sample", "response", "operations", "ended"):
+    for name in ("query_id", "question", "reference", "sample", "response", "operations", "ended", "policy_version"):
         assert getattr(found, name) == getattr(given, name)
     (file,) = (tmp_path / "images").iterdir()
     assert file.read_bytes() == data and file.suffix == ".jpg"  # as it was, and the crop is a part of it

@@ -14,11 +14,13 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import MediaError, PictureStore, load_image, load_video
-from pixel_reasoner_jax.processing.decoding import file_digest
+from pixel_reasoner_jax.processing.decoding import file_digest, upright_size
 from pixel_reasoner_jax.processing.pixels import STRIP_PIXELS, PixelGate
+from pixel_reasoner_jax.processing.sources import read_media
 from tests.processing.avi import write_avi
 
 READERS = (load_image, load_video, file_digest, PictureStore().open, PictureStore().open_video)
@@ -139,6 +141,43 @@ def test_errors_say_what_to_do_in_our_own_words(tmp_path):
     heic.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     with pytest.raises(MediaError, match=r"photo\.heic: not an image in a known format \(JPEG, PNG"):
         load_image(heic)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "the file is empty: copy it anew"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "it is a Git LFS pointer, .*`git lfs pull`"),
+        (b"\xef\xbb\xbf\r\n<!DOCTYPE HTML><title>404</title>", "it is a web page, .* download it anew"),
+        (b"<html lang='en'>", "it is a web page"),
+        (bytes(10_000), "it begins with zeros, as a file that was never written to its end: copy it anew"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_something_else_is_told_what_it_is(tmp_path, content, message):
+    path = tmp_path / "medium.bin"
+    path.write_bytes(content)
+    for read in (load_image, upright_size, load_video, PictureStore().open, PictureStore().open_video):
+        for source, name in ((path, path), (content, f"<{len(content)} bytes>"), (read_media(path), path)):
+            with pytest.raises(MediaError, match=f"^{name}: {message}"):
+                read(source)
+
+
+def with_texts(*sizes: int) -> bytes:
+    """A PNG with compressed texts, such as the workflow that a program has made it by."""
+    texts = PngInfo()
+    for number, size in enumerate(sizes):
+        texts.add_text(f"workflow {number}", "x" * size, zip=True)
+    return encoded(noise(), "PNG", pnginfo=texts)
+
+
+def test_an_image_with_long_texts_is_read(tmp_path):
+    path = tmp_path / "made.png"
+    path.write_bytes(with_texts(5_000_000, 2_000_000))
+    np.testing.assert_array_equal(load_image(path), noise())
+    assert upright_size(path) == (64, 48)
+    path.write_bytes(with_texts(40 << 20, 40 << 20))
+    with pytest.raises(MediaError, match="made.png: it holds more than 64 MiB of text: save the image without it"):
+        load_image(path)
 
 
 def test_no_message_repeats_what_was_taken_for_a_path(root):

@@ -30,7 +30,9 @@ def test_everything_is_there(make_trajectory, outline):
     assert 'x="40" y="30" width="200" height="150"' in page  # the box on the image
     assert "<b>red</b>" in page and "reference:" in page
     assert "the last operation failed" in page
-    assert "5 tokens written" in page
+    assert "5 tokens written" in page and "policy after" not in page
+    assert "policy after 1,200 updates" in trajectory_html(make_trajectory(policy_version=1200))
+    assert "policy after 1 update<" in trajectory_html(make_trajectory(policy_version=1))
 
 
 def test_pictures_are_shown_like_images(make_trajectory, tmp_path, outline):

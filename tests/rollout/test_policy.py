@@ -134,8 +134,9 @@ def test_a_response_does_not_depend_on_its_company(eager, queries):
 
 def test_the_trajectory_is_the_conversation(eager, queries):
     """Prompt, observations and media are those of the messages, in order; what was sampled is as written."""
-    processor = eager.processor
+    processor, eager.policy_version = eager.processor, 7
     for trajectory in eager.rollout(queries[:2], samples=4, seed=1)[0]:
+        assert trajectory.policy_version == 7
         prompt = trajectory.tokens[trajectory.source == Source.PROMPT]
         np.testing.assert_array_equal(prompt, processor.render(trajectory.messages[:2], generation_prompt=True).tokens)
         observations = [message for message in trajectory.messages[2:] if message["role"] == "user"]

@@ -5,18 +5,18 @@ import threading
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
 from pixel_reasoner_jax.rollout import QueryError
+from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.grpo import collect, reward_groups, why_no_update
-from pixel_reasoner_jax.training.multipliers import Multipliers
+from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 from tests.trajectories import InTurn
 
-CURIOSITY = ConfigDict(dict(variant="paper", rate_floor=0.5, max_operations=1))
-MULTIPLIERS = Multipliers(alpha=1.0, beta=0.05)
+CONFIG = load_config("rl_qwen2_5_vl_7b", [("curiosity.rate_floor", "0.5")])
+CURIOSITY = CuriosityState(alpha=1.0, beta=0.05)
 WORKED = OperationRecord(0, "zoom_in", {}, sizes=((28, 28),))
 FAILED = OperationRecord(1, "zoom_in", {}, error="no")
 
@@ -43,8 +43,8 @@ def test_figures_of_an_episode():
     ]
     with AnswerPool() as pool:
         correct = np.array([score_trajectories(group, pool) for group in groups])
-    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
-    np.testing.assert_allclose(rewarded.terms.total, [[1.0, 0.0, 1.0, -0.05], [0.0] * 4])  # at the floor: no bonus
+    rewarded = reward_groups(groups, correct, CONFIG, CURIOSITY)
+    np.testing.assert_allclose(rewarded.rewards, [[1.0, 0.0, 1.0, -0.05], [0.0] * 4])  # at the floor: no bonus
     assert rewarded.uniform.tolist() == [False, True] and len(rewarded.sequences()) == 4
     assert rewarded.metrics() == pytest.approx(
         {
@@ -59,8 +59,45 @@ def test_figures_of_an_episode():
             "response_tokens": 3.0,
             "truncated": 1 / 8,
             "uniform_groups": 0.5,
+            "masked": 0.0,
         }
     )
+
+
+def test_masked_responses_count_in_the_mean_and_are_not_trained_on():
+    """Mini-o3's case, beside a group that is uniform by its finished responses."""
+    config = load_config("rl_qwen2_5_vl_7b", [("grpo.masks", "over_turn,over_long"), ("grpo.advantage", "std")])
+    ends = [Ended.ANSWER, Ended.ANSWER, Ended.OPERATIONS, Ended.TOKENS]
+    groups = [[response(4, ended=end) for end in ends]] * 2
+    rewarded = reward_groups(groups, np.array([[1.0, 0, 0, 0], [0, 0, 1, 0]]), config, CURIOSITY)
+    np.testing.assert_allclose(rewarded.advantages, [[1.5, -0.5, -0.5, -0.5], [0] * 4], atol=1e-5)
+    assert rewarded.trained.tolist() == [[True, True, False, False], [False] * 4]
+    assert rewarded.sequences().keys() == {(0, 0), (0, 1)}
+    figures = rewarded.metrics()
+    assert (figures["masked"], figures["uniform_groups"]) == (0.5, 0.5)
+
+
+def test_of_more_groups_than_an_episode_has_the_first_are_kept():
+    """Two shards and two rounds: four of six are not uniform, and an episode has three."""
+    config = load_config("rl_qwen2_5_vl_7b", [("grpo.queries_per_episode", "3")])
+    correct = np.array([[1.0, 0], [0, 0], [1, 0], [1, 0], [1, 1], [0, 1]])
+    order = QueryOrder(np.array([0, 0, 1, 0, 1, 1]))
+    rewarded = reward_groups([[response(4), response(4)]] * 6, correct, config, CURIOSITY, order)
+    assert rewarded.informative() == 4
+    # In their shards, the queries are the first, second, first; third, second and third.
+    assert rewarded.trained.all(axis=1).tolist() == [True, False, True, True, False, False]
+    assert not rewarded.advantages[5].any() and not rewarded.uniform[5]
+
+
+def test_the_bonus_may_follow_the_rate_of_all_queries():
+    """A query of rate 1/2 and one of 0: H is 0.5, so that their mean leaves a bonus of 0.25."""
+    config = load_config("rl_qwen2_5_vl_7b", [("curiosity.rate_floor", "0.5"), ("curiosity.rate", "global")])
+    groups = [[response(4, WORKED), response(4)], [response(4), response(4)], []]
+    rewarded = reward_groups(groups, np.zeros((3, 2)), config, CURIOSITY)
+    np.testing.assert_allclose(rewarded.rewards, [[0.25, 0], [0, 0], [0, 0]])
+    assert rewarded.curiosity.rates == {"all": 0.25}
+    again = reward_groups(groups[:1], np.zeros((1, 2)), config, rewarded.curiosity)
+    assert again.curiosity.rates == pytest.approx({"all": 0.9 * 0.25 + 0.1 * 0.5})
 
 
 def test_answers_are_scored_while_the_rollout_goes_on():
@@ -98,7 +135,7 @@ def test_a_query_that_failed_counts_nowhere_but_among_the_failed(caplog):
     assert [len(group) for group in groups] == [2, 0, 2]
     np.testing.assert_array_equal(correct, [[1, 0], [0, 0], [1, 1]])
     assert caplog.messages == ["left out: /data/b.png: the file has changed since it was opened"]
-    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CONFIG, CURIOSITY)
     assert rewarded.uniform.tolist() == [False, True, True]
     assert rewarded.sequences().keys() == {(0, 0), (0, 1)}
     metrics = rewarded.metrics()
@@ -111,7 +148,7 @@ def test_a_query_that_failed_counts_nowhere_but_among_the_failed(caplog):
 
 def test_an_episode_whose_queries_all_failed_has_no_figures():
     groups, correct = collect(InTurn(*(QueryError(n, str(n), "gone") for n in range(2))), 2, 4, None)
-    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CONFIG, CURIOSITY)
     assert rewarded.metrics() == {} and rewarded.sequences() == {}
     assert rewarded.failed_queries == 2
 
@@ -143,7 +180,7 @@ def test_why_an_episode_left_nothing_to_learn_is_said(responses, unchecked, word
         operations = [responses["operation"]] if "operation" in responses else []
         one = response(responses["answer"], *operations, ended=responses.get("ended", Ended.ANSWER))
         groups, correct = [[one, one]] * 2, np.full((2, 2), float(responses["answer"] == 5))
-    rewarded = reward_groups(groups, correct, CURIOSITY, MULTIPLIERS, normalize_std=False)
+    rewarded = reward_groups(groups, correct, CONFIG, CURIOSITY)
     assert rewarded.uniform.all()
     counts = {"failed_queries": rewarded.failed_queries, "answers_unchecked": unchecked}
     reason = why_no_update({**rewarded.metrics(), **counts}, config)

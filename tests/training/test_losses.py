@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from pixel_reasoner_jax.plan.flops import count_flops
-from pixel_reasoner_jax.training.losses import grpo_loss, sft_loss, token_loss
+from pixel_reasoner_jax.training.losses import grpo_loss, sft_loss
+from pixel_reasoner_jax.training.token_loss import token_loss, token_scores
 from tests import processes
 
 WIDTH, VOCAB = 12, 37
@@ -89,6 +90,18 @@ def test_token_loss_matches_float64(batch, chunk):
         np.testing.assert_allclose(got, 1.5 * want, rtol=2e-5, atol=2e-5)
     alone, _ = jax.jit(loss)(*arguments)  # what is not differentiated computes no gradients
     np.testing.assert_allclose(alone, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "chunk"), [((11,), 4), ((3, 11), 12), ((2, 2, 7), 1000)])
+def test_token_scores_match_float64(batch, chunk):
+    inputs = make_inputs(batch)
+    hidden, embedding, temperature = (
+        jnp.asarray(inputs[n], jnp.float32) for n in ("hidden", "embedding", "temperature")
+    )
+    options = dict(temperature=temperature, forbidden=jnp.asarray(inputs["forbidden"]), chunk=chunk)
+    scores = token_scores(hidden, embedding, jnp.asarray(inputs["targets"]), **options)
+    for got, want in zip(scores, reference(**inputs), strict=False):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 
 def test_token_loss_in_bfloat16_accumulates_in_float32():
@@ -256,7 +269,7 @@ SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from pixel_reasoner_jax.parallel import make_mesh
-from pixel_reasoner_jax.training.losses import token_loss
+from pixel_reasoner_jax.training.token_loss import token_loss, token_scores
 
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
 random = np.random.default_rng(0)
@@ -286,6 +299,11 @@ for rows in (8, 6):  # the parts of the mesh divide 8 rows, and 6 stay whole
         dealt, place(embedding, "tensor", "fsdp"), mesh
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), sharded, run(hidden, embedding, None))
+    scores = [
+        jax.jit(lambda h, e, m=m: token_scores(h, e, targets, forbidden=forbidden, chunk=4, mesh=m))(dealt, embedding)
+        for m in (mesh, None)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *scores)
 print("equal")
 """
 
@@ -322,7 +340,7 @@ import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec as P
 from pixel_reasoner_jax.parallel import make_mesh
-from pixel_reasoner_jax.training.losses import token_loss
+from pixel_reasoner_jax.training.token_loss import token_loss
 
 mesh = make_mesh({"fsdp": 4}, topologies.get_topology_desc("v5p:2x2x1", platform="tpu").devices)
 rows, columns = (NamedSharding(mesh, P(*axes)) for axes in (["fsdp"], [None, "fsdp"]))

@@ -132,7 +132,9 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
 
     def second_is_uniform(groups, *settings):
         rewarded = reward(groups, *settings)
-        return dataclasses.replace(rewarded, uniform=np.full_like(rewarded.uniform, next(episodes) == 2))
+        if next(episodes) != 2:
+            return rewarded
+        return dataclasses.replace(rewarded, trained=np.zeros_like(rewarded.trained))
 
     monkeypatch.setattr(rl, "reward_groups", second_is_uniform)
     rl_config.train.update(dict(batch_size=4, steps=5))
@@ -169,11 +171,45 @@ def test_replay_keeps_the_planned_updates(rl_config, luck_pays, monkeypatch, met
     assert line["uniform_groups"] == 0.5
 
 
+def test_more_queries_are_asked_in_place_of_those_that_teach_nothing(rl_config, luck_pays, monkeypatch):
+    """An episode has two queries: in the first one, the third and the fourth pay."""
+    collect, asked = rl.collect, []
+
+    def pays_later(*arguments):
+        groups, correct = collect(*arguments)
+        asked.append([group[0].query_id for group in groups])
+        return groups, np.zeros_like(correct) if len(asked) == 1 else correct
+
+    def update(self, state, batches, learning_rate):
+        return dataclasses.replace(state, step=state.step + 1), {"tokens": 1.0, "logprob_difference": 0.0}
+
+    monkeypatch.setattr(rl, "collect", pays_later)
+    monkeypatch.setattr(Trainer, "update", update)
+    rl_config.train.update(dict(batch_size=4, steps=4))
+    rl_config.replay.method, rl_config.grpo.sampling_rounds = "none", 3
+    lines = read_metrics(rl.run(rl_config).parent)
+    figures = [(line["sampling_rounds"], line["updates"], line["uniform_groups"]) for line in lines]
+    assert figures == [(2, 2, 0.5), (1, 2, 0)]
+    assert len({query for queries in asked for query in queries}) == 6
+
+
+def test_parts_that_there_are_not_are_named_before_anything_is_loaded(rl_config):
+    rl_config.model.directory = "nowhere"
+    for key, kind in (("replay.method", "replay method"), ("grpo.advantage", "advantage")):
+        config = copy.deepcopy(rl_config)
+        section, name = key.split(".")
+        config[section][name] = "nowhere_at_all:function"
+        with pytest.raises(UserError, match=f"{kind} 'nowhere_at_all:function' cannot be imported"):
+            rl.run(config)
+
+
 def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_config, rl_config, monkeypatch, caplog):
     """Here nothing is computed that could be learnt."""
-    figures = dict(failed_queries=0, accuracy=0.0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
+    figures = dict(failed_queries=0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
     monkeypatch.setattr(Trainer, "update", lambda self, state, *_: (state, {}))
-    monkeypatch.setattr(rl, "run_episode", lambda learner, episode, queries, state, _: (state, dict(figures)))
+    monkeypatch.setattr(
+        rl, "run_episode", lambda _, episode, read, *states: (*states, figures | {"accuracy": (episode - 1) / 8})
+    )
     for run, config in ((sft.run, sft_config), (rl.run, rl_config)):
         config.train.steps, config.workdir = 2, f"{config.workdir}_{run.__module__}"
         for resume in (False, True):
@@ -183,6 +219,7 @@ def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_con
     reasons = [message for message in caplog.messages if message.startswith("episode ")]
     assert [reason.partition(": ")[0] for reason in reasons] == [f"episode {n} made no update" for n in (1, 2)]
     assert "equal rewards (accuracy 0)" in reasons[0] and "every response met a limit before its answer" in reasons[0]
+    assert reasons[1] == "episode 2 made no update: as before"  # though its accuracy is another
 
 
 def test_a_run_whose_prompts_leave_no_room_exports_nothing(rl_config):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import types
 
+import numpy as np
 import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
+from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.training import rl
-from pixel_reasoner_jax.training.multipliers import Multipliers
-from pixel_reasoner_jax.training.rl import UpdateSchedule
+from pixel_reasoner_jax.training.curiosity_state import CuriosityState
+from pixel_reasoner_jax.training.update_schedule import UpdateSchedule
 
 
 def schedule(records: int, **settings) -> UpdateSchedule:
@@ -40,8 +42,13 @@ def test_too_few_queries_are_named():
 
 def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_waits(monkeypatch):
     """The second of three."""
-    rewarded = types.SimpleNamespace(metrics=lambda: {"accuracy": 0.5}, failed_queries=0)
-    monkeypatch.setattr(rl, "collect", lambda *_: ([], []))
+    rewarded = types.SimpleNamespace(
+        metrics=lambda: {"accuracy": 0.5},
+        failed_queries=0,
+        informative=lambda: 512,
+        curiosity=CuriosityState(0.5, 0.05, {"all": 0.25}),
+    )
+    monkeypatch.setattr(rl, "collect", lambda *_: ([], np.zeros((0, 8))))
     monkeypatch.setattr(rl, "reward_groups", lambda *_: rewarded)
     monkeypatch.setattr(rl, "_choose_updates", lambda *_: ([["a"], [], ["b"]], 0.25))
     training = types.SimpleNamespace(
@@ -49,13 +56,14 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         plan=list,
         agree_on_shapes=lambda plan: lambda: plan,
         has_saved=lambda _: True,
+        shards=types.SimpleNamespace(local=[0], share=512),
     )
 
     def update(state, batches, rate):
         figures = {"tokens": 5.0, "logprob_difference": 0.0, "learning_rate": rate}
         return (types.SimpleNamespace(step=state.step + 1), figures) if batches else (state, {})
 
-    policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext())
+    policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext(()), counters=Counters())
     learner = rl.Learner(
         config=load_config("rl_qwen2_5_vl_7b"),
         training=training,
@@ -66,9 +74,12 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         sampling=None,
         learning_rate=float,
         stop=types.SimpleNamespace(asked=None, agreed=lambda: False),
+        show=lambda text: None,
     )
     state = types.SimpleNamespace(params=None, step=3)
-    state, metrics = rl.run_episode(learner, 2, [], state, Multipliers(0.5, 0.05))
+    state, curiosity, metrics = rl.run_episode(learner, 2, list, state, CuriosityState(0.5, 0.05))
+    assert policy.policy_version == 3  # which trajectories carry
     assert (metrics["updates"], metrics["skipped_updates"], metrics["tokens"]) == (2, 1, 10.0)
     assert (state.step, metrics["learning_rate"]) == (5, 3.5)
-    assert (metrics["alpha"], metrics["beta"], metrics["replayed"]) == (0.5, 0.05, 0.25)
+    assert (metrics["alpha"], metrics["rate_all"], metrics["replayed"]) == (0.5, 0.25, 0.25)
+    assert curiosity == rewarded.curiosity and metrics["sampling_rounds"] == 1

@@ -1,5 +1,6 @@
 """The update: exact under accumulation, equal to the equations in float64, and blind to what carries no loss."""
 
+import dataclasses
 import functools
 
 import jax
@@ -17,9 +18,9 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.losses import token_loss
-from pixel_reasoner_jax.training.packing import Sequence, build, pack, smallest_shape
+from pixel_reasoner_jax.training.packing import Sequence, build, pack, plan, smallest_shape, unpack
 from pixel_reasoner_jax.training.state import DETAILS, Trainer
+from pixel_reasoner_jax.training.token_loss import token_loss
 from tests.forward import forward, full_logits
 
 
@@ -127,6 +128,28 @@ def _loss_of_embedding(hidden, batch, loss):
         return token_loss(loss, hidden, embedding, chosen, details, float(batch["target_mask"].sum()))[0]
 
     return of_embedding
+
+
+def test_scores_are_those_of_every_sequence_alone(start, model, processor, sequences):
+    """Log-probabilities and entropies against float64, taken apart from rows that hold several sequences."""
+    forbidden = np.arange(model.config.vocab_size) < 3
+    cooler = [dataclasses.replace(s, temperatures=np.full(len(s.tokens), 0.7, np.float32)) for s in sequences]
+    trainer = Trainer(model, optax.sgd(1.0), grpo, forbidden=forbidden)
+    planned = plan(cooler, processor, rows=2, row_length=300)
+    batches = [build(batch.rows, processor, 2, batch.shape) for batch in planned]
+    assert len(batches) > 1 and any(len(row) > 1 for batch in planned for row in batch.rows)
+    scores = trainer.score(nnx.state(model), batches)
+    assert all(one["logprobs"].shape == b["targets"].shape for one, b in zip(scores, batches, strict=True))
+    logprobs, entropies = (unpack(planned, [one[name] for one in scores]) for name in ("logprobs", "entropy"))
+    assert sorted(id(sequence) for sequence, _ in logprobs) == sorted(map(id, cooler))
+    for (sequence, logprob), (same, entropy) in zip(logprobs, entropies, strict=True):
+        assert same is sequence and logprob.dtype == entropy.dtype == np.float32
+        where = np.flatnonzero(sequence.train[1:]) + 1
+        logits = full_logits(model, processor, sequence).astype(np.float64)[where - 1] / np.float32(0.7)
+        expected = log_softmax(np.where(forbidden, -np.inf, logits), -1)
+        expected_entropy = -np.where(forbidden, 0, np.exp(expected) * np.where(forbidden, 0, expected)).sum(-1)
+        np.testing.assert_allclose(logprob, expected[np.arange(len(where)), sequence.tokens[where]], atol=2e-5)
+        np.testing.assert_allclose(entropy, expected_entropy, atol=2e-5)
 
 
 def test_what_is_masked_carries_no_loss(start, processor, sequences):

@@ -17,6 +17,7 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file
 
+from data_pipeline.batch_loader import BatchLoader
 from pixel_reasoner_jax import signals
 from pixel_reasoner_jax.checkpoint import SET_ASIDE
 from pixel_reasoner_jax.commands import cli
@@ -26,7 +27,8 @@ from pixel_reasoner_jax.files import StorageError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft, stopping
-from pixel_reasoner_jax.training.stopping import StopRequest
+from pixel_reasoner_jax.training.feed import Feed
+from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests import processes
 from tests.conftest import REPOSITORY
@@ -135,6 +137,64 @@ def test_rl_between_two_updates_of_an_episode(rl_config, monkeypatch, luck_pays,
     assert_same_end(whole, rl.run(rl_config, resume=True))
 
 
+def waiting_at(patch: pytest.MonkeyPatch, reader: type, batch: int) -> None:
+    """SIGTERM comes when so many batches were asked for, of which the last one never comes."""
+    read, asked = reader.__next__, []
+
+    def wait(self):
+        asked.append(1)
+        if len(asked) == batch:
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("it goes on")
+        return read(self)
+
+    patch.setattr(reader, "__next__", wait)
+
+
+def test_a_run_that_waits_for_data_stops_at_once(stopped_config, monkeypatch):
+    waiting_at(monkeypatch, Feed, 1)
+    with pytest.raises(RunStopped, match="SIGTERM has ended the run after step 3; step 3 is saved in .*run$"):
+        sft.run(stopped_config, resume=True)
+    assert saved_steps(stopped_config) == [2, 3]
+
+
+@pytest.mark.slow
+def test_sft_that_waits_for_data_saves_the_step_before(sft_config, uninterrupted, monkeypatch):
+    with monkeypatch.context() as patch:
+        waiting_at(patch, Feed, 4)
+        with pytest.raises(RunStopped, match="SIGTERM has ended the run after step 3; step 3 is saved in .*run$"):
+            sft.run(sft_config)
+    assert saved_steps(sft_config) == [2, 3]
+    assert_same_end(uninterrupted("sft"), sft.run(sft_config, resume=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("episode", [1, 4])
+def test_rl_that_waits_for_data_saves_the_episode_before(rl_config, uninterrupted, monkeypatch, luck_pays, episode):
+    whole = uninterrupted("rl")
+    with monkeypatch.context() as patch:
+        waiting_at(patch, BatchLoader, episode)
+        with pytest.raises(RunStopped, match=f"SIGTERM has ended the run after step {episode - 1}; "):
+            rl.run(rl_config)
+    assert saved_steps(rl_config) == ([] if episode == 1 else [2, 3])
+    assert_same_end(whole, rl.run(rl_config, resume=True))
+
+
+def test_a_wait_is_ended_once_and_nothing_else(monkeypatch):
+    with StopRequest() as stop:
+        stop.begin()
+        with stop.ending_waits():
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked()
+        with pytest.raises(WaitEnded), stop.ending_waits():
+            raise AssertionError("it waits")
+    monkeypatch.setattr(stopping.jax.distributed, "is_initialized", lambda: True)
+    with StopRequest() as stop, stop.ending_waits():  # the others would wait for this one
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.asked()
+
+
 def test_sigterm_while_a_file_is_read_is_not_taken_for_damage_of_it(start, monkeypatch):
     """What reads a stranger's file takes every Exception for damage; a signal comes wherever the program is."""
     monkeypatch.setattr(tokenizers.Tokenizer, "from_file", lambda *_: signal.raise_signal(signal.SIGTERM))
@@ -174,6 +234,20 @@ def test_ctrl_c_says_where_it_was(stopped_config):
     with pytest.raises(RunInterrupted, match="^after step 3; step 3 is saved in .*run$"):
         with TrainingRun(stopped_config, resume=True):
             raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("phase, unit", [(sft, "step"), (rl, "episode")])
+def test_a_run_past_the_end_that_is_asked_for_is_an_error(stopped_config, rl_config, monkeypatch, phase, unit):
+    """The run of RL is feigned: it is as far as one of SFT."""
+    if phase is rl:
+        monkeypatch.setattr(TrainingRun, "restore", lambda self, state, iterator: (state, {"episode": 3}))
+        rl_config.workdir += "_rl"
+    config = stopped_config if phase is sft else rl_config
+    config.train.steps = 1
+    message = f"after {unit} 3 already, and ends after {unit} 1 by config.train.steps or config.train.epochs"
+    with pytest.raises(ConfigError, match=message):
+        phase.run(config, resume=True)
+    assert not (pathlib.Path(config.workdir) / "model").exists()
 
 
 def tear(config, step: int) -> None:

@@ -89,6 +89,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
     forms: ClassVar[tuple[Form, ...]]
     scorer: ClassVar[str]
     scorers: ClassVar[tuple[str, ...]]
+    wants_judge: ClassVar[bool] = False  # whether its published figures are of a model that judges
     prompts: ClassVar[Mapping[str, Prompt]] = {"plain": Prompt()}
     protocol: ClassVar[str] = "paper"
     fixed_options: ClassVar[int] = 0

@@ -17,8 +17,8 @@ LEVEL = re.compile("|".join(LEVELS), re.IGNORECASE)
 class VisualProbe(Benchmark):
     """VisualProbe, one level or a folder of several. Category `level`.
 
-    Its figures are of a judge model and 32 samples; the rules here are stricter. The names of the fields were not
-    verified, and both known ones are read.
+    Its published figures are of a judge model and 32 samples; the rules here are stricter. The names of the fields were
+    not verified, and both known ones are read.
     """
 
     name = "visualprobe"
@@ -31,6 +31,7 @@ class VisualProbe(Benchmark):
     )
     scorer = "answer"
     scorers = ("answer", "exact")
+    wants_judge = True
     prompts = {"plain": Prompt("{question}")}
 
     def categories(self, row: Row) -> dict[str, str]:

@@ -114,7 +114,7 @@ def test_every_mistake_is_named_with_its_line(write, errors):
         "'window' has 1 numbers, expected 2",
         "frames is 1.5; it is a whole number, 1 or more",
         "not JSON",
-        "not an image in a known format",
+        "it begins with zeros",
         "nothing is downloaded",
         "leads out of",
     ]
@@ -123,10 +123,10 @@ def test_every_mistake_is_named_with_its_line(write, errors):
 
 def test_sources_are_opened_by_kind(write):
     write("one.png")
-    assert open_source(f"jsonl:{write('seeds.jsonl', [GOOD])}")[0].id == "a"
+    assert open_source(f"table:{write('seeds.jsonl', [GOOD])}")[0].id == "a"
     assert open_source("pixel-search:sft")[3].images and open_source("pixel-search-video:sft")[3].video
-    for wrong in ("jsonl", "jsonl:", "csv:file"):
-        with pytest.raises(SourceError, match="KIND:PATH with KIND one of jsonl, masks"):
+    for wrong in ("table", "table:", "jsonl:file"):
+        with pytest.raises(SourceError, match="KIND:PATH with KIND one of table, masks"):
             open_source(wrong)
     for kind in set(SOURCE_KINDS) - {"pixel-search", "pixel-search-video"}:
         with pytest.raises(SourceError, match="nowhere"):

@@ -21,7 +21,7 @@ from data_pipeline.synthesis.synthesis import Synthesis, SynthesisSettings
 
 
 def settings(path: str, count: int = 12) -> SynthesisSettings:
-    return SynthesisSettings({path: open_source(f"jsonl:{path}")}, count=count, seed=3, shard_size=8)
+    return SynthesisSettings({path: open_source(f"table:{path}")}, count=count, seed=3, shard_size=8)
 
 
 def synthesize(path: str, out: str, workers: int, count: int = 12) -> None:

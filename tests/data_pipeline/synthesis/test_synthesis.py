@@ -75,7 +75,7 @@ def test_what_is_written(seeds_file, whole):
     )
     drafts = list(RecordSource(whole, "trajectory"))
     assert len(drafts) == 12 and len({draft.query_id for draft in drafts}) == 12
-    source = open_source(f"jsonl:{seeds_file}")
+    source = open_source(f"table:{seeds_file}")
     for draft in drafts:
         seed = source[int(draft.query_id.removeprefix("q"))]
         assert (draft.question, draft.reference) == (seed.question, seed.answer)

@@ -1,0 +1,81 @@
+"""Every way in which a call can fail has its kind."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, default_registry
+from pixel_reasoner_jax.operations.error_kinds import ERROR_KINDS, error_kind
+from pixel_reasoner_jax.trajectory import OperationRecord
+from tests.conftest import REPOSITORY
+
+IMAGE = MediaState.from_query([Image.new("RGB", (400, 300))], resized=lambda size, kind: size)
+VIDEO = MediaState.from_query(video_frames=[Image.new("RGB", (64, 48))] * 3)
+
+
+def crop(box, target=1):
+    return "crop_image_normalized", {"bbox_2d": box, "target_image": target}
+
+
+def select(frames):
+    return "select_frames", {"target_frames": frames}
+
+
+@pytest.mark.parametrize(
+    ("call", "state", "kind"),
+    [
+        (crop([0.1, 0.1, 0.5]), IMAGE, "arguments"),
+        (crop("here"), IMAGE, "arguments"),
+        (crop([0.1, 0.1, 0.5, "x"]), IMAGE, "arguments"),
+        (crop([0.1, 0.1, 0.5, float("inf")]), IMAGE, "arguments"),
+        (crop([0.1, 0.1, 0.5, 0.5], 1.5), IMAGE, "arguments"),
+        (("crop_image", {"bbox_2d": [0, 0, 1, 1]}), IMAGE, "arguments"),
+        (("crop_image", crop([0, 0, 1, 1])[1] | {"is out of range; ": 1}), IMAGE, "arguments"),
+        (crop([0.1, 0.1, 0.5, 0.5], 2), IMAGE, "number"),
+        (crop([0.5, 0.1, 0.1, 0.5]), IMAGE, "box"),
+        (crop([0.9999, 0.1, 0.99999, 0.5], 1), MediaState.from_query([Image.new("RGB", (60, 300))]), "box"),
+        (crop([0.1, 0.4999, 0.9, 0.5]), MediaState.from_query([Image.new("RGB", (9000, 150))]), "box"),
+        (crop([0.1, 0.1, 0.5, 0.5]), MediaState.from_query(), "no_medium"),
+        (select([1]), IMAGE, "no_medium"),
+        (select([]), VIDEO, "arguments"),
+        (select([1.5]), VIDEO, "arguments"),
+        (select([4]), VIDEO, "number"),
+        (("zoom failed (Error)", {}), IMAGE, "unknown_name"),
+        (("the operation took more than 1 second", {}), IMAGE, "unknown_name"),
+    ],
+)
+def test_what_operations_say(call, state, kind):
+    with pytest.raises(OperationError) as error:
+        default_registry(padding=0.0).execute(Call(*call), state)
+    assert error_kind(OperationRecord(0, *call, error=str(error.value))) == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<tool_call>", "a</tool_call>", '<tool_call>{"nam": 1}</tool_call>', "<tool_call>1</tool_call>" * 2]
+    + [f"<tool_call>{body}</tool_call>" for body in ("[]", "{", '{"name": 1, "arguments": {}}')],
+)
+def test_what_is_no_call(text):
+    error = default_registry().parse(text)
+    assert isinstance(error, OperationError)
+    assert error_kind(OperationRecord(0, None, None, error=str(error))) == "unreadable"
+
+
+def test_what_the_rollout_says():
+    def kind(error, name="zoom_in"):
+        return error_kind(OperationRecord(0, name, {}, error=error))
+
+    assert kind(None) is None
+    assert kind("refused: max_operations", None) == kind("refused: max_tokens") == "limit"
+    assert kind("the operation took more than 60 seconds") == "slow"
+    assert kind("crop_image_normalized failed (ZeroDivisionError)") == "exception"
+    assert kind("what an operation of one's own says") == kind("") == "other"
+
+
+def test_every_place_where_a_call_fails_was_thought_of():
+    """A new one needs its kind, and its case above."""
+    files = (REPOSITORY / "pixel_reasoner_jax" / "operations").glob("*.py")
+    places = sum(len(re.findall(r"(?:raise|return) OperationError\(", file.read_text())) for file in files)
+    assert places == 19
+    assert len(set(ERROR_KINDS)) == len(ERROR_KINDS) == 10
