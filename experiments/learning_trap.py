@@ -17,6 +17,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -98,22 +99,17 @@ MISLEADING_ARMS = {
 ALL_ARMS = ARMS | MISLEADING_ARMS
 
 QUICK = {
-    "pretraining.lessons": 16,
-    "pretraining.train.batch_size": 8,
-    "pretraining.train.steps": 2,
+    **{f"{section}.train.batch_size": 8 for section in ("pretraining", "warm_start", "rl")},
+    **{f"{section}.train.steps": 2 for section in ("pretraining", "warm_start", "rl")},
+    **{f"{section}.train.micro_batch_rows": 4 for section in ("warm_start", "rl")},
     "pretraining.train.micro_batch_rows": 8,
+    "pretraining.lessons": 16,
     "warm_start.trajectories": 8,
     "warm_start.lessons": 4,
-    "warm_start.train.batch_size": 8,
-    "warm_start.train.steps": 2,
-    "warm_start.train.micro_batch_rows": 4,
     "rl.queries": 4,
     "rl.rollout.samples": 4,
     "rl.rollout.slots": 8,
     "rl.grpo.queries_per_episode": 2,
-    "rl.train.batch_size": 8,
-    "rl.train.steps": 2,
-    "rl.train.micro_batch_rows": 4,
     "rl.train.checkpoint_every": 1,
     "evaluation.queries": 4,
     "evaluation.samples": 2,
@@ -208,7 +204,8 @@ def outcome(directory: pathlib.Path, learns: bool) -> dict[str, Any] | None:
         "rapr": figures["rapr"],
         "prior": prior_accuracy(config.evaluation.queries, config.seed),
         "planned_updates": config.rl.train.steps if learns else 0,
-        "made_updates": int(sum(episode["updates"] for episode in episodes)),
+        "made_updates": int(sum(row["updates"] for row in episodes)),
+        "queries": int(sum(row["sampling_rounds"] for row in episodes)) * config.rl.grpo.queries_per_episode,
         "episodes": episodes,
     }
 
@@ -273,20 +270,17 @@ def write_figures(found: Outcomes, directory: pathlib.Path) -> list[str]:
 
 def table(found: Outcomes) -> list[list[str]]:
     """Rows of cells: the heading, then each arm's means with their intervals over seeds."""
-    rows = [["", "Seeds", "Accuracy", "RaPR", "Updates made"]]
+    rows = [["", "Seeds", "Accuracy", "RaPR", "Updates made", "Queries asked"]]
     for name, of_arm in results(found).items():
         cells = []
         for key in ("accuracy", "rapr"):
-            mean, interval = _mean(of_arm[key]), of_arm[f"{key}_interval"]
+            mean, interval = fmean(of_arm[key]), of_arm[f"{key}_interval"]
             cells.append(f"{mean:.3f}" if interval is None else interval_text(mean, interval))
         planned, made = sum(of_arm["planned_updates"]), sum(of_arm["made_updates"])
         share = f"{made} of {planned}" if planned else "–"
-        rows.append([ALL_ARMS[name].title, ", ".join(map(str, of_arm["seed"])), *cells, share])
+        asked = str(sum(of_arm["queries"])) if planned else "–"
+        rows.append([ALL_ARMS[name].title, ", ".join(map(str, of_arm["seed"])), *cells, share, asked])
     return rows
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def aims(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, bool, str]]:
@@ -316,7 +310,7 @@ def aims(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, bool, str]]:
     if arms := of("four_updates", "four_updates_ssr"):
         plain, ssr = arms
         shares = [sum(arm["made_updates"]) / sum(arm["planned_updates"]) for arm in arms]
-        scores = [_mean(arm["accuracy"]) for arm in arms]
+        scores = [fmean(arm["accuracy"]) for arm in arms]
         text = f"{shares[1]:.0%} of the updates, {shares[0]:.0%} without; accuracy {scores[1]:.3f}, {scores[0]:.3f}"
         held = shares[1] >= 0.9 > shares[0] and scores[1] >= scores[0]
         out.append(("SSR: at least 90% of planned updates where there are less without, accuracy no lower", held, text))
@@ -335,9 +329,11 @@ def _escape(name: str, plain: Mapping[str, Any], curious: Mapping[str, Any]) -> 
     return said, held, text + ("" if apart else ", intervals not apart")
 
 
-def write_docs(found: Outcomes) -> None:
-    """Writes the results into docs/learning_trap.md and docs/rl.md, and the figures beside them."""
-    docs = pathlib.Path(__file__).resolve().parent.parent / "docs"
+DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
+
+
+def write_docs(found: Outcomes, docs: pathlib.Path = DOCS) -> None:
+    """Writes the results into the documents learning_trap.md and rl.md, and the figures beside them."""
     figures = write_figures(found, docs / "learning_trap")
     pictures = {name: f"![Curves over episodes: {name}](learning_trap/{name}.svg)" for name in figures}
     health = pictures.pop("health", "")
