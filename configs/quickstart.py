@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.workdir = "runs/quickstart"
+    config.world = "images"  # or "videos", whose digits are seen in selected frames
     config.model = ConfigDict(dict(preset="tiny", dtype="float32"))  # bfloat16: of the computation, on a GPU or TPU
 
     config.pretraining = ConfigDict()  # stands in for a pretrained model

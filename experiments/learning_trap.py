@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_pipeline.sources.pixel_search import PixelSearch
+from data_pipeline import lessons
 from pixel_reasoner_jax.commands import quickstart
 from pixel_reasoner_jax.commands.cli import end_in_one_line
 from pixel_reasoner_jax.commands.evaluate import prior_figures
@@ -96,7 +96,20 @@ MISLEADING_ARMS = {
 }
 """With --misleading: how poor a warm start must be for the trap to close."""
 
-ALL_ARMS = ARMS | MISLEADING_ARMS
+VIDEOS = {
+    "world": "videos",
+    "pretraining.train.row_length": 112,
+    "rl.rollout.max_images": 4,
+    "rl.train.steps": 60,
+}
+VIDEO_ARMS = {
+    f"video_{name}": Arm(f"videos, {ARMS[name].title}", {**ARMS[name].changes, **VIDEOS}, "video", learns=arm.learns)
+    for name, arm in ARMS.items()
+    if name in ("warm_start", "no_curiosity", "curiosity")
+}
+"""With --video: the same in the world of videos, with `select_frames` in place of crops, and fewer episodes."""
+
+ALL_ARMS = ARMS | MISLEADING_ARMS | VIDEO_ARMS
 
 QUICK = {
     **{f"{section}.train.batch_size": 8 for section in ("pretraining", "warm_start", "rl")},
@@ -140,20 +153,21 @@ def run_arm(name: str, config: ConfigDict, directory: pathlib.Path) -> None:
       ConfigError: the directory holds stages that were made with other settings.
     """
     arm, out = ALL_ARMS[name], directory / "arms" / name
-    for path, settings in ((directory / "shared", _shared(config)), (out, config)):
+    shared = directory / f"shared_{config.world}"
+    for path, settings in ((shared, _shared(config)), (out, config)):
         quickstart.check_settings(settings, path, "an experiment", "--out")
         save_config(settings, path)
     if (out / "evaluation" / RESULTS).exists():  # written last
         return
-    model = start_model(arm, config, directory / "shared")
+    model = start_model(arm, config, shared)
     if arm.learns:
-        queries = directory / "shared" / "data" / "queries"
-        quickstart.synthesize(config, "queries", directory / "shared" / "initial", queries)
+        queries = shared / "data" / "queries"
+        quickstart.synthesize(config, "queries", shared / "initial", queries)
         try:
             model = quickstart.train(rl.run, config, "rl", out / "run", model, queries)
         except NoUpdateError as error:
             print(f"{name}, seed {config.seed}: evaluated at its start, since {error}", file=sys.stderr)
-    held_out = PixelSearch(config.evaluation.queries, "heldout", config.seed)
+    held_out = quickstart.seeds_of(config, config.evaluation.queries, "heldout")
     quickstart.evaluate_held_out(config, f"{name}, seed {config.seed}", model, held_out, out / "evaluation")
 
 
@@ -181,9 +195,9 @@ def start_model(arm: Arm, config: ConfigDict, shared: pathlib.Path) -> pathlib.P
 
 
 @functools.cache
-def prior_accuracy(queries: int, seed: int) -> float:
+def prior_accuracy(world: str, queries: int, seed: int) -> float:
     """The accuracy of answering every held-out query of a seed with the favoured digit of its color."""
-    return prior_figures(PixelSearch(queries, "heldout", seed))["accuracy"]
+    return prior_figures(lessons.WORLDS[world].source(queries, "heldout", seed))["accuracy"]
 
 
 def outcome(directory: pathlib.Path, learns: bool) -> dict[str, Any] | None:
@@ -202,7 +216,7 @@ def outcome(directory: pathlib.Path, learns: bool) -> dict[str, Any] | None:
         "seed": config.seed,
         "accuracy": figures["score"],
         "rapr": figures["rapr"],
-        "prior": prior_accuracy(config.evaluation.queries, config.seed),
+        "prior": prior_accuracy(config.world, config.evaluation.queries, config.seed),
         "planned_updates": config.rl.train.steps if learns else 0,
         "made_updates": int(sum(row["updates"] for row in episodes)),
         "queries": int(sum(row["sampling_rounds"] for row in episodes)) * config.rl.grpo.queries_per_episode,
@@ -239,6 +253,7 @@ FIGURES = {
     "main": ("RaPR", "accuracy"),
     "replay": ("RaPR", "accuracy", "uniform groups", "updates"),
     "misleading": ("RaPR", "accuracy"),
+    "video": ("RaPR", "accuracy"),
 }
 PANELS = {
     "RaPR": ("rapr", (0.0, 1.0)),
@@ -293,22 +308,14 @@ def aims(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, bool, str]]:
       (what is expected, whether it is so, the figures).
     """
     out = []
-
-    def of(*names: str) -> list[Mapping[str, Any]] | None:
-        return [found[name] for name in names] if all(name in found for name in names) else None
-
-    if arms := of("no_curiosity"):
-        (plain,) = arms
+    if plain := found.get("no_curiosity"):
         away = max(abs(a - p) for a, p in zip(plain["accuracy"], plain["prior"], strict=True))
         text = f"largest RaPR {max(plain['rapr']):.3f}, farthest from the prior {away:.3f}"
         held = max(plain["rapr"]) < 0.05 and away <= 0.05
         out.append(("No curiosity: in every seed RaPR < 0.05, accuracy within 0.05 of the prior", held, text))
-    for name in ("curiosity", "dual"):
-        if arms := of("no_curiosity", name):
-            plain, curious = arms
-            out.append(_escape(name, plain, curious))
-    if arms := of("four_updates", "four_updates_ssr"):
-        plain, ssr = arms
+        out += [_escape(name, plain, found[name]) for name in ("curiosity", "dual") if name in found]
+    if {"four_updates", "four_updates_ssr"} <= found.keys():
+        arms = found["four_updates"], found["four_updates_ssr"]
         shares = [sum(arm["made_updates"]) / sum(arm["planned_updates"]) for arm in arms]
         scores = [fmean(arm["accuracy"]) for arm in arms]
         text = f"{shares[1]:.0%} of the updates, {shares[0]:.0%} without; accuracy {scores[1]:.3f}, {scores[0]:.3f}"
@@ -353,7 +360,8 @@ def write_docs(found: Outcomes, docs: pathlib.Path = DOCS) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs what is not finished yet, and prints what there is."""
     out = pathlib.Path(args.out).absolute()
-    arms = args.arms or [*ARMS, *(MISLEADING_ARMS if args.misleading else ())]
+    more = {**(MISLEADING_ARMS if args.misleading else {}), **(VIDEO_ARMS if args.video else {})}
+    arms = args.arms or [*ARMS, *more]
     if args.write_docs:
         write_docs(outcomes(out))
         return 0
@@ -371,30 +379,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in ALL_ARMS]:
-        raise argparse.ArgumentTypeError(f"unknown arm {unknown[0]!r}; known: {', '.join(ALL_ARMS)}")
-    return names
-
-
-def _seeds(text: str) -> list[int]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them")
-    return [int(number) for number in text.split(",")]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", required=True, metavar="DIR", help="for everything; what is finished in it stays")
-    parser.add_argument("--arms", type=_names, help="some of them, with commas between: " + ", ".join(ALL_ARMS))
-    parser.add_argument("--seeds", type=_seeds, default=SEEDS, help="some of them (default: 0,1,2,3,4)")
+    parser.add_argument("--arms", nargs="+", choices=ALL_ARMS, metavar="ARM", help=", ".join(ALL_ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED", help="(default: 0 1 2 3 4)")
     parser.add_argument("--misleading", action="store_true", help="also a grid over the share of misleading boxes")
+    parser.add_argument("--video", action="store_true", help="also a few arms in the world of videos")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, which show only that everything runs")
     parser.add_argument(
         "--write-docs", action="store_true", help="run nothing; write what is finished in DIR into docs/"
     )
     args = parser.parse_args(argv)
+    if min(args.seeds) < 0:
+        parser.error("argument --seeds: a seed is 0 or greater")
     again = shlex.join(["python", "experiments/learning_trap.py", *(sys.argv[1:] if argv is None else argv)])
     return end_in_one_line(lambda: run(args), again, is_program=argv is None)
 

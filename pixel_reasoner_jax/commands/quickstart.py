@@ -84,7 +84,7 @@ def run(config: ConfigDict) -> dict[str, Any]:
         "rl_with_curiosity": train(rl.run, config, "rl", workdir / "rl_with_curiosity", warm, data / "queries"),
     }
 
-    held_out = PixelSearch(config.evaluation.queries, "heldout", config.seed)
+    held_out = seeds_of(config, config.evaluation.queries, "heldout")
     evaluations = {
         stage: evaluate_held_out(config, stage, directory, held_out, workdir / "evaluation" / stage)
         for stage, directory in {"warm_start": warm, **runs}.items()
@@ -140,7 +140,7 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
         return
     registry = default_registry(lessons.PADDING)
     with output_directory(directory) as local:
-        lessons.save_world_processor(local, registry)
+        lessons.save_world_processor(local, registry, world=config.world)
         tokenizer = transformers.AutoTokenizer.from_pretrained(local)
     ids = {
         name: tokenizer.convert_tokens_to_ids(token)
@@ -156,6 +156,11 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
     sizes = dataclasses.replace(Config.preset(config.model.preset), vocab_size=len(tokenizer), **ids)
     PolicySettings(padding=lessons.PADDING, limits=rollout_limits(config.rl.rollout)).save(directory)
     Qwen2_5_VL.create(sizes, config.seed).save_pretrained(directory)
+
+
+def seeds_of(config: ConfigDict, count: int, split: str) -> PixelSearch:
+    """The first seeds of a split of the config's world."""
+    return lessons.WORLDS[config.world].source(count, split, config.seed)
 
 
 def synthesize(config: ConfigDict, phase: str, model: pathlib.Path, data: pathlib.Path) -> None:
@@ -183,20 +188,22 @@ def _record_count(config: ConfigDict, phase: str) -> int:
 
 def _records(config: ConfigDict, phase: str, model: pathlib.Path) -> Iterator[Any]:
     if phase == "queries":
-        return (seed.query() for seed in PixelSearch(config.rl.queries, "rl", config.seed))
+        return (seed.query() for seed in seeds_of(config, config.rl.queries, "rl"))
     registry = PolicySettings.load(model).registry()
     if phase == "pretraining":
-        return lessons.pretraining(config.pretraining.lessons, registry, config.seed)
+        return lessons.pretraining(config.pretraining.lessons, registry, config.seed, config.world)
     write = lessons.warm_start(
         registry,
         Processor.from_pretrained(model),
         seed=config.seed,
+        world=config.world,
         corrections=config.warm_start.corrections,
         misplaced=config.warm_start.misplaced,
         favoured=config.warm_start.favoured,
     )
-    trajectories = map(write, PixelSearch(config.warm_start.trajectories, "sft", config.seed))
-    return itertools.chain(trajectories, lessons.pretraining(config.warm_start.lessons, registry, config.seed))
+    trajectories = map(write, seeds_of(config, config.warm_start.trajectories, "sft"))
+    rehearsed = lessons.pretraining(config.warm_start.lessons, registry, config.seed, config.world)
+    return itertools.chain(trajectories, rehearsed)
 
 
 def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model: str, data: str) -> ConfigDict:
@@ -217,7 +224,7 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
                 directory=model, dtype=config.model.dtype, param_dtype="float32", remat="none", position_rule=None
             ),
             lora=dict(rank=0, alpha=1.0, targets=()),
-            processor=dataclasses.asdict(lessons.BUDGETS),
+            processor=dataclasses.asdict(lessons.WORLDS[config.world].budgets),
             operations=dict(padding=lessons.PADDING, release=False, box_rule=None),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             media=dataclasses.asdict(MediaSettings()),

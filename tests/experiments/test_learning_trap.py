@@ -19,11 +19,13 @@ from tests.training.conftest import let_luck_pay
 KEYS = {"seed", "accuracy", "rapr", "prior", "planned_updates", "made_updates", "queries"}
 
 
-def run_quick(out, arms, *options) -> int:
-    return trap.main(["--out", str(out), "--quick", "--seeds", "3", "--arms", arms, *options])
+def run_quick(out, *arms) -> int:
+    return trap.main(["--out", str(out), "--quick", "--seeds", "3", "--arms", *arms])
 
 
-def test_arms_run_and_go_on(tmp_path, monkeypatch, capsys):
+def test_arms_run_and_go_on(start, tmp_path, monkeypatch, capsys):
+    """From a random model: how it is trained before is the quickstart's test, and the slow one's below."""
+    monkeypatch.setattr(trap, "start_model", lambda *arguments: start / "model")
     let_luck_pay(monkeypatch)
     assert run_quick(tmp_path, "curiosity") == 0
     lucky = rl.collect
@@ -43,7 +45,7 @@ def test_arms_run_and_go_on(tmp_path, monkeypatch, capsys):
 
     model = tmp_path / "seed-3" / "arms" / "curiosity" / "run" / "model" / "model.safetensors"
     written = model.stat().st_mtime_ns
-    assert run_quick(tmp_path, "curiosity,no_curiosity") == 0
+    assert run_quick(tmp_path, "curiosity", "no_curiosity") == 0
     assert model.stat().st_mtime_ns == written
     assert json.loads((tmp_path / "results.json").read_text()) == found
     monkeypatch.setitem(trap.ALL_ARMS, "curiosity", trap.Arm("another", {"rl.curiosity.alpha": 3.0}))
@@ -113,7 +115,11 @@ def test_documents_are_filled_by_what_is_finished(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--arms", "curiousity"], "unknown arm 'curiousity'; known: warm_start"), (["--seeds", "0;1"], "not numbers")],
+    [
+        (["--arms", "curiousity"], "invalid choice: 'curiousity'"),
+        (["--seeds", "0;1"], "invalid int value: '0;1'"),
+        (["--seeds", "0", "-1"], "a seed is 0 or greater"),
+    ],
 )
 def test_mistakes_in_options(options, message, capsys):
     with pytest.raises(SystemExit):
@@ -132,11 +138,12 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_killed_anywhere_it_goes_on(tmp_path):
-    command = [sys.executable, "-c", LUCKY, "--quick", "--seeds", "0", "--arms", "curiosity,dual,no_correction_data"]
+    arms = ("curiosity", "dual", "no_correction_data")
+    command = [sys.executable, "-c", LUCKY, "--quick", "--seeds", "0", "--arms", *arms]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "--out", str(whole)], env=environment, cwd=REPOSITORY, check=True)
-    shared, arms = killed / "seed-0" / "shared", killed / "seed-0" / "arms"
+    shared, arms = killed / "seed-0" / "shared_images", killed / "seed-0" / "arms"
     for begun in (
         shared / "data" / "pretraining",
         shared / "pretraining" / "metrics.jsonl",
