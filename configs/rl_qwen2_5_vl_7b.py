@@ -87,6 +87,8 @@ def get_config() -> ConfigDict:
     config.train.freeze_vision = False
     config.train.checkpoint_every = 1  # episodes
     config.train.keep_checkpoints = 3
+    # Responses of every episode that are stored in workdir/samples, with log-probabilities of sampler and trainer.
+    config.train.log_samples = 8
 
     config.rollout = ConfigDict()
     config.rollout.samples = 8  # G, responses a query

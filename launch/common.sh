@@ -1,4 +1,4 @@
-# What tpu_run.sh and gpu_run.sh share.
+# What tpu_run.sh, gpu_run.sh and reproduce.sh share.
 # shellcheck shell=bash
 
 dry=false # whether commands are printed rather than called

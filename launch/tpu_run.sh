@@ -10,13 +10,15 @@
 #                                          a preempted slice is created and set up again, and the run resumed; CONFIG
 #                                          is a file or the name of one in configs/, such as rl_qwen2_5_vl_7b
 #   resume CONFIG [--config.KEY=VALUE…]    the same from the newest whole checkpoint, whatever state the slice is in
+#   evaluate ARGUMENT…                     the same with `pixel-reasoner evaluate ARGUMENT…`, which goes on by itself; all
+#                                          that follows is its own, and paths are gs:// or on every host
 #   logs | status | stop | delete          of host WORKER | of slice and run | the run | the slice
 #
 # Settings, from the environment or as flags (--tpu-name=… is TPU_NAME):
 #   PROJECT, ZONE, TPU_NAME                for every command
 #   ACCELERATOR_TYPE, TIER                 to create, and to run, which may have to: such as v5p-32; TIER is spot,
 #                                          reserved or on-demand (--spot, --reserved and --on-demand for short)
-#   GS_DIR                                 to run: gs://BUCKET/FOLDER for working directories and the compilation cache
+#   GS_DIR                                 to run and to evaluate: gs://BUCKET/FOLDER for working directories and the compilation cache
 #   RUNTIME_VERSION                        the TPU VM's image; suits the accelerator unless given
 #   RUN_NAME                               folder of the run in GS_DIR/runs; the config's name unless given
 #   WORKER, POLL_SECONDS, MAX_RESTARTS     0, 30 and 100 unless given
@@ -36,6 +38,10 @@ tier="${TIER:-}"
 positional=()
 overrides=()
 for argument in "$@"; do
+  if [[ "${positional[0]:-}" == evaluate ]]; then
+    positional+=("$argument")
+    continue
+  fi
   case "$argument" in
     --dry-run) dry=true ;;
     -h | --help) (usage) || exit 0 ;;
@@ -103,6 +109,17 @@ need_for_run() {
   workdir="${GS_DIR%/}/runs/${RUN_NAME:-$(basename "$config" .py)}"
   check_config "$phase" "$config" "--config.workdir=$workdir" ${overrides[@]+"${overrides[@]}"}
   training=("$phase" --distributed --config "$config" "--config.workdir=$workdir" ${overrides[@]+"${overrides[@]}"})
+  again=(--resume)
+}
+
+need_for_evaluate() {
+  need_for_create
+  need GS_DIR
+  [[ "$GS_DIR" == gs://[!/]* ]] || die "GS_DIR is $GS_DIR: it must be gs://BUCKET or a folder in it"
+  [[ ${#positional[@]} -gt 1 ]] || die "ARGUMENT is missing: what pixel-reasoner evaluate takes, --model and --on first"
+  workdir="what --out names"
+  training=(evaluate --distributed "${positional[@]:1}")
+  again=()
 }
 
 # ---- Calls ----
@@ -243,7 +260,7 @@ resume_once() {
     lost | failed | stopped) patiently stop ;; # it may go on on other hosts
   esac
   setup
-  start --resume
+  start ${again[@]+"${again[@]}"}
 }
 
 # Waits for the end of the run; fails when the slice or one of its hosts is lost, and exits when the run itself failed.
@@ -303,6 +320,11 @@ case "${positional[0]}" in
     ;;
   resume)
     need_for_run
+    resume_once
+    keep_running
+    ;;
+  evaluate)
+    need_for_evaluate
     resume_once
     keep_running
     ;;

@@ -41,6 +41,9 @@ class Checkpoints:
       directory: made if missing.
       keep: how many checkpoints are kept; older ones are deleted.
       read_only: change nothing, for example while a run is writing a checkpoint.
+
+    Raises:
+      CheckpointError: what describes one of them is damaged, so that there is no list of them.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False):
@@ -51,7 +54,13 @@ class Checkpoints:
             read_only=read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._add_digests),
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise CheckpointError(
+                f"the checkpoints in {self.directory} cannot be listed ({reason}): move the damaged one elsewhere"
+            ) from error
         self._saving: int | None = None
         self._whole: set[int] = set()  # steps whose files were compared with their checksums
 

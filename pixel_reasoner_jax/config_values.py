@@ -150,6 +150,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.epochs": _POSITIVE,
     "train.checkpoint_every": _POSITIVE,
     "train.keep_checkpoints": _POSITIVE,
+    "train.log_samples": _NOT_NEGATIVE,
     "rollout.samples": ((lambda value: value >= 2), "at least 2: advantages compare the samples of a query"),
     "rollout.slots": _POSITIVE,
     "rollout.temperature": _POSITIVE,

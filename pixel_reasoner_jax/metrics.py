@@ -16,7 +16,7 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from pixel_reasoner_jax.files import as_path, is_remote, output_directory, upload, write_text
+from pixel_reasoner_jax.files import as_path, check_output, is_remote, output_directory, upload, write_text
 
 FILE = "metrics.jsonl"
 UPLOAD_SECONDS = 60.0
@@ -35,11 +35,15 @@ class MetricWriter:
     Args:
       directory: made if missing.
       step: the last step whose line is kept; 0 keeps none.
+
+    Raises:
+      UserError: the file cannot be written, as where a folder has its name.
     """
 
     def __init__(self, directory: str | os.PathLike, step: int = 0):
         self._directory = as_path(directory)
         path = self._directory / FILE
+        check_output(path)
         kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
         self._end = contextlib.ExitStack()
         self._local = self._end.enter_context(output_directory(directory))

@@ -132,6 +132,8 @@ def read_json(path: ModelPath) -> dict[str, Any]:
     Raises:
       CheckpointError: it cannot be read, or holds something else.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # it may have no end
+        raise CheckpointError(f"cannot read {path}: it is a pipe or a device, no file")
     try:
         content = path.read_bytes()
         check_is_no_pointer(path, content[: len(POINTER)])
@@ -147,15 +149,18 @@ def read_json(path: ModelPath) -> dict[str, Any]:
 
 
 def check_is_no_pointer(path: ModelPath, start: bytes | None = None) -> None:
-    """Raises a `CheckpointError` if a file is a Git LFS pointer in the place of what it points to.
+    """Raises a `CheckpointError` if a file is a Git LFS pointer in the place of what it points to, or cannot be read.
 
     Args:
       path: of the file.
       start: its first bytes, if they have been read.
     """
     if start is None:
-        with path.open("rb") as file:
-            start = file.read(len(POINTER))
+        try:
+            with path.open("rb") as file:
+                start = file.read(len(POINTER))
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     if start.startswith(POINTER):
         raise CheckpointError(
             f"{path} is a Git LFS pointer, not the file that it points to: run `git lfs pull` in {path.parent}, or"

@@ -172,6 +172,18 @@ def test_checkpoints_that_have_changed_places_are_told(saved, tmp_path):
     assert said == [f"it is '{was}' by its digests.json, moved to '{now}'" for was, now in ((2, 1), (1, 2), (1, 5))]
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "3", '{"metrics": 3}', "[" * 100_000, "\ufeff", ""])
+def test_damage_of_what_describes_a_checkpoint_is_told(saved, tmp_path, content):
+    run = shutil.copytree(saved, tmp_path / "run")
+    (run / "2" / "_CHECKPOINT_METADATA").write_text(content)
+    try:
+        with Checkpoints(run, read_only=True) as checkpoints:
+            assert "_CHECKPOINT_METADATA" in checkpoints.find_damage(2) and checkpoints.find_damage(1) is None
+    except CheckpointError as error:
+        assert str(error).startswith(f"the checkpoints in {run} cannot be listed (")
+        assert str(error).endswith("): move the damaged one elsewhere")
+
+
 def test_a_folder_that_only_looks_like_a_checkpoint_is_damaged(saved, tmp_path, caplog):
     run = shutil.copytree(saved, tmp_path / "run")
     for step, part in ((7, None), (8, "state"), (9, "meta")):

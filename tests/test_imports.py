@@ -13,6 +13,7 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 FLOORS = (
     ("pixel_reasoner_jax.commands",),
     ("pixel_reasoner_jax.plan",),
+    ("pixel_reasoner_jax.checks",),
     ("pixel_reasoner_jax.training",),
     ("pixel_reasoner_jax.evaluation",),
     ("pixel_reasoner_jax.serve",),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import MetricWriter, Progress, read_metrics
 
 
@@ -63,6 +64,12 @@ def test_damaged_lines_block_nothing(tmp_path, caplog):
     caplog.clear()
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 5, 6, 7]
     assert not caplog.text
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match="metrics.jsonl is a directory: name a file to write"):
+        MetricWriter(tmp_path)
 
 
 def test_a_full_disk_is_an_error_of_the_line_that_has_no_room(tmp_path, monkeypatch):

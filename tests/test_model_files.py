@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -10,6 +11,7 @@ from pixel_reasoner_jax.errors import CheckpointError, MissingModelError
 from pixel_reasoner_jax.model_files import (
     base_directory,
     check_is_empty,
+    check_is_no_pointer,
     download_hint,
     find_file,
     model_directory,
@@ -112,7 +114,15 @@ def test_what_is_no_json_object_is_named(content, message, tmp_path):
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(CheckpointError, match="^cannot read .*a.json: Is a directory$"):
+    for read in (read_json, check_is_no_pointer):
+        with pytest.raises(CheckpointError, match="^cannot read .*a.json: Is a directory$"):
+            read(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_has_no_end_is_not_read(tmp_path, make):
+    make(tmp_path / "a.json")
+    with pytest.raises(CheckpointError, match="^cannot read .*a.json: it is a pipe or a device, no file$"):
         read_json(tmp_path / "a.json")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipeline.draft import Draft
+from data_pipeline.inspection.logged import logged_text
 from data_pipeline.inspection.loss_labels import LabeledItem, LossLabel, labeled_items
 from data_pipeline.inspection.terminal import LEGEND, figure_lines
 from pixel_reasoner_jax.report.images import data_uri, open_image, thumbnail
@@ -38,7 +39,8 @@ def _card(draft: Draft) -> str:
         for message in draft.messages
     )
     question = f'<h3 class="question">{escape(draft.question)}</h3>'
-    return f'<article class="card trajectory"><header>{chips}</header>{question}{turns}</article>'
+    logged = f"<p>{escape(text)}</p>" if (text := logged_text(draft)) else ""
+    return f'<article class="card trajectory"><header>{chips}</header>{question}{logged}{turns}</article>'
 
 
 def _item(item: LabeledItem) -> str:

@@ -10,6 +10,7 @@ import rich.table
 import rich.text
 
 from data_pipeline.draft import Draft
+from data_pipeline.inspection.logged import logged_text
 from data_pipeline.inspection.loss_labels import LossLabel, labeled_items
 from pixel_reasoner_jax.report.images import image_size
 from pixel_reasoner_jax.report.text import printable
@@ -58,6 +59,8 @@ def show_trajectory(console: rich.console.Console, draft: Draft) -> None:
     """Prints a conversation, each text in the color of its `LossLabel`, or within its `MARKS` where there are none."""
     title = f"{draft.query_id}  {draft.kind}  reference: {draft.reference}"
     console.print(rich.text.Text(printable(title), "bold"), soft_wrap=True)
+    if logged := logged_text(draft):
+        console.print(rich.text.Text(printable(logged)), soft_wrap=True)
     for message in draft.messages:
         text = rich.text.Text().append(f"{message['role']}: ", "bold")
         for item in labeled_items(message):

@@ -98,6 +98,11 @@ COMMANDS = {
         options.plan,
         about_config=True,
     ),
+    "check": Command(
+        "whether rollout and trainer agree on a checkpoint, before it is trained",
+        "pixel_reasoner_jax.commands.check",
+        options.check,
+    ),
     "evaluate": Command(
         "a model on benchmarks, one's own questions or the quickstart's world: scores with intervals",
         "pixel_reasoner_jax.commands.evaluate",

@@ -15,6 +15,7 @@ import rich.text
 from pixel_reasoner_jax.commands import generate_table
 from pixel_reasoner_jax.commands.options import GENERATED
 from pixel_reasoner_jax.commands.served import opened_policy, temperature_of
+from pixel_reasoner_jax.endpoint import EndpointError
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, check_output, write_text
 from pixel_reasoner_jax.processing import load_image
@@ -23,6 +24,7 @@ from pixel_reasoner_jax.report.text import arguments_text, printable, sizes_text
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, Event, OperationRun, TurnText
+from pixel_reasoner_jax.rollout.served import UnansweredError
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 
 SHOWN_TOKENS = 8  # written before they are shown: fewer look livelier, more are faster
@@ -49,7 +51,10 @@ def run(args: argparse.Namespace) -> list[Trajectory] | dict[str, Any]:
     printer = Printer(rich.console.Console(highlight=False), args.samples)
     options = dict(samples=args.samples, seed=args.seed, temperature=temperature_of(args), on_event=printer)
     with opened_policy(args, decode_steps=SHOWN_TOKENS) as (policy, _):
-        [group] = policy.rollout([query], **options)
+        try:
+            [group] = policy.rollout([query], **options)
+        except UnansweredError as error:  # it says how a run goes on, but of one question nothing is kept
+            raise EndpointError(f"the endpoint gave no answer: {next(iter(error.failures.values()))}") from None
     save(group, html, out)
     return group
 

@@ -237,11 +237,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         " filters by: a new folder for a data set, or for a table a new file beside it",
     )
     judge(parser)
-    devices = parser.add_argument_group("devices, with --on", "sizes of the mesh's axes; -1 takes what is left")
-    for axis, size in (("data", -1), ("fsdp", 1), ("tensor", 1)):
-        devices.add_argument(
-            f"--mesh.{axis}", type=int, default=size, action=Given, metavar="N", help="default: %(default)s"
-        )
+    _mesh(parser, "devices, with --on")
     _processes(parser)
     world = parser.add_argument_group("the quickstart's world, without --on")
     world.add_argument("--split", default="heldout", help="of the world (default: %(default)s)")
@@ -249,6 +245,23 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     world.add_argument("--world-seed", type=int, default=0, help="seed of the world (default: %(default)s)")
     world.add_argument("--text-only", action="store_true", help="offer no operations")
     world.add_argument("--html", metavar="FILE", help="write a report with responses to the first 20 queries")
+
+
+def check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+    )
+    parser.add_argument(
+        "--on",
+        metavar="data:PATH",
+        help="a table or a data set of queries (default: an image, several images and a video that are built in)",
+    )
+    parser.add_argument("--count", type=int, default=8, metavar="N", help="queries of --on (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=2, metavar="N", help="responses to each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
+    _parameter_type(parser)
+    parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
+    _mesh(parser, "devices")
 
 
 def compare(parser: argparse.ArgumentParser) -> None:
@@ -359,6 +372,14 @@ def import_data(parser: argparse.ArgumentParser) -> None:
 def export_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
     parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .parquet; media go into NAME_media/")
+
+
+def _mesh(parser: argparse.ArgumentParser, title: str) -> None:
+    devices = parser.add_argument_group(title, "sizes of the mesh's axes; -1 takes what is left")
+    for axis, size in (("data", -1), ("fsdp", 1), ("tensor", 1)):
+        devices.add_argument(
+            f"--mesh.{axis}", type=int, default=size, action=Given, metavar="N", help="default: %(default)s"
+        )
 
 
 def _parameter_type(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from pixel_reasoner_jax.evaluation.judge import JUDGE, Judge, Verdict
 from pixel_reasoner_jax.evaluation.protocol import Protocol
 from pixel_reasoner_jax.evaluation.records import ScoredRecord
 from pixel_reasoner_jax.evaluation.scorers import Scorer, find_scorer
+from pixel_reasoner_jax.processing import Picture
 from pixel_reasoner_jax.query import check_query
 from pixel_reasoner_jax.rollout import QueryError, SamplingSettings, answered
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -103,17 +104,22 @@ def answer(
     with _Worker(lambda job: on_answer(job()), WAITING) as worker:
 
         def queries() -> Iterator[dict[str, Any]]:
-            for item, query in _ahead(_read(asked, numbers), READ_AHEAD):
+            for item, query, pictures in _ahead(_read(asked, numbers), READ_AHEAD):
                 if isinstance(item, UnreadableItem):
                     worker.put(lambda item=item: scoring.unreadable(item, item.problem))
                     continue
-                pending[asked_of[0]] = _Pending(item, time.monotonic(), protocol.samples)
+                pending[asked_of[0]] = _Pending(item, pictures, time.monotonic(), protocol.samples)
                 asked_of[0] += 1
                 yield query
 
         def leave_out(error: QueryError) -> None:
-            item = pending.pop(error.number).item
-            worker.put(lambda: scoring.unreadable(item, str(error)))
+            one = pending.pop(error.number)
+            forget(one)
+            worker.put(lambda: scoring.unreadable(one.item, str(error)))
+
+        def forget(one: _Pending) -> None:
+            for picture in one.pictures:
+                asked.benchmark.pictures.forget(picture)
 
         stream = policy.stream(
             _Sized(queries(), len(numbers)),
@@ -128,6 +134,7 @@ def answer(
                     one.left -= 1
                     if not one.left:
                         del pending[number]
+                        forget(one)
                     seconds = time.monotonic() - one.began
                     verdict = scoring.judged(one.item, trajectory)
                     worker.put(lambda t=trajectory, i=one.item, s=seconds, v=verdict: scoring.answered(i, t, s, v))
@@ -139,9 +146,10 @@ def answer(
 
 @dataclasses.dataclass
 class _Pending:
-    """An item that is being answered: when it was given to the policy, and how many of its responses are to come."""
+    """An item that is being answered, with its images: since when, and how many of its responses are to come."""
 
     item: Item
+    pictures: Sequence[Picture]
     began: float
     left: int
 
@@ -224,17 +232,21 @@ class _Sized:
         return self._most
 
 
-def _read(asked: Asked, numbers: Sequence[int]) -> Iterator[tuple[Item | UnreadableItem, dict[str, Any]]]:
-    """Items with what is asked; one whose query cannot be made is unreadable."""
-    protocol = asked.protocol
+def _read(
+    asked: Asked, numbers: Sequence[int]
+) -> Iterator[tuple[Item | UnreadableItem, dict[str, Any], Sequence[Picture]]]:
+    """Items with what is asked, and its images, which reading has decoded; one that cannot be asked is unreadable."""
+    protocol, store = asked.protocol, asked.benchmark.pictures
     for number in numbers:
-        item, query = asked.benchmark[number], {}
+        item, query, pictures = asked.benchmark[number], {}, []
         if isinstance(item, Item):
             try:
                 query = check_query(item.query(protocol.prompt, protocol.budgets.video_frames))
+                if query.get("images"):
+                    query["images"] = pictures = [store.open(image) for image in query["images"]]
             except (UserError, OSError) as error:
                 item = UnreadableItem(item.id, str(error)[:300], item.categories, item.cluster)
-        yield item, query
+        yield item, query, pictures
 
 
 def _ahead(items: Iterator[Any], count: int) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -53,6 +54,7 @@ def _starts(size: int) -> list[int]:
     return [(size - BLOCK) * block // (BLOCKS - 1) for block in range(BLOCKS)]
 
 
+@functools.cache  # the files of installed packages are parsed for it
 def versions() -> dict[str, str]:
     """The versions of this package, of Python, and of what computes."""
     found = {"pixel_reasoner_jax": __version__, "python": platform.python_version()}

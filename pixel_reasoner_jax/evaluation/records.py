@@ -86,12 +86,14 @@ class ScoredRecord:
           benchmark, score: see the attributes.
           more: other attributes, such as `categories`, or `answer`, if a scorer took another one than `extract_answer`.
         """
+        response = trajectory.response
+        if "answer" not in more:
+            more["answer"] = extract_answer(response)
         fields = dict(
             benchmark=benchmark,
             id=trajectory.query_id,
             sample=trajectory.sample,
             score=None if score is None else float(score),
-            answer=extract_answer(trajectory.response),
             operations=len(trajectory.operations),
             failed=sum(not operation.succeeded for operation in trajectory.operations),
             ended=None if trajectory.ended is None else str(trajectory.ended),
@@ -99,7 +101,7 @@ class ScoredRecord:
             images=_query_sizes(trajectory),
             question=trajectory.question,
             reference=trajectory.reference,
-            response=trajectory.response,
+            response=response,
         )
         return cls(**{**fields, **more})
 

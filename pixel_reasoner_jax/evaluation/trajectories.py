@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.line_file import LineFile
 from pixel_reasoner_jax.files import as_path, fetch, is_remote
 from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Video
@@ -179,10 +178,14 @@ def _write_bytes(path: Any, data: bytes) -> None:
     if is_remote(path):
         path.write_bytes(data)
         return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    os.chmod(temporary, 0o644)
+    temporary = f"{path.parent}/.{os.getpid()}-{path.name}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+    finally:
+        os.close(handle)
     os.replace(temporary, path)
 
 
@@ -249,7 +252,7 @@ class _Images:
                 raise ValueError(f"a size of {width}x{height}")
             return self._picture(value["of"]).resize((width, height)).crop(value["box"])
         if not _FILE.fullmatch(value["file"]):
-            raise ValueError(f"no name of an image: {value['file']!r:.80}")
+            raise ValueError(f"no name of an image: {shown(value['file'])}")
         whole = self._store.open(os.fspath(self._folder / value["file"]))
         return whole.crop(value["box"]) if "box" in value else whole
 

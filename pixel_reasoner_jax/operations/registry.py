@@ -45,6 +45,11 @@ class Registry:
         self._operations.append(operation)
         self._by_name.update(dict.fromkeys(names, operation))
 
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The operations, in order."""
+        return tuple(self._operations)
+
     def signatures(self, state: MediaState) -> list[dict[str, Any]]:
         """The JSON function signatures for a query, for `tools_section`."""
         return [operation.describe(state) for operation in self._operations if operation.offered(state)]

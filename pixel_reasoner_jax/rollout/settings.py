@@ -14,7 +14,7 @@ from pixel_reasoner_jax.checkpoint import check_is_no_run
 from pixel_reasoner_jax.config_values import BOX_RULES, EARLIER_BOX_RULE
 from pixel_reasoner_jax.errors import MissingModelError, UserError
 from pixel_reasoner_jax.files import as_path, write_text
-from pixel_reasoner_jax.model_files import base_directory, find_file, model_directory
+from pixel_reasoner_jax.model_files import base_directory, find_file, model_directory, read_json
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import read_config, stored_dtype
 from pixel_reasoner_jax.operations import Registry, default_registry
@@ -66,7 +66,7 @@ class PolicySettings:
         if path is None:
             return cls()
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings = read_json(path)
             return cls(**{"box_rule": EARLIER_BOX_RULE, **settings, "limits": Limits(**settings.get("limits", {}))})
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(

@@ -49,6 +49,7 @@ from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.training.replay import METHODS as REPLAY
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, replayed_share
 from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
+from pixel_reasoner_jax.training.samples import error_counts, log_samples
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
@@ -215,6 +216,11 @@ def run_episode(
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
     failed = int(all_gather(np.int32(rewarded.failed_queries)).sum())
 
+    logged = error_counts(groups)
+    logged |= log_samples(
+        training, learner.trainer, state.params, rewarded, episode, config.train.log_samples, config.seed
+    )
+
     metrics = []
     planned = learner.schedule.planned(episode)
     updates, replayed = _choose_updates(learner, episode, rewarded, planned)
@@ -239,7 +245,7 @@ def run_episode(
     }
     figures = rewarded.metrics()
     curiosity = rewarded.curiosity.after(figures.get("rapr"), figures.get("operations"), config.curiosity)
-    return state, curiosity, {**figures, **rewarded.curiosity.metrics(), **counts, **_summary(metrics)}
+    return state, curiosity, {**figures, **rewarded.curiosity.metrics(), **logged, **counts, **_summary(metrics)}
 
 
 def _roll_out(

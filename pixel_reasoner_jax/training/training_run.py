@@ -244,6 +244,11 @@ class TrainingRun:
             return []
         return [line for line in read_metrics(self._workdir) if line["step"] <= self._step]
 
+    @property
+    def workdir(self) -> pathlib.Path:
+        """The run's directory."""
+        return self._workdir
+
     def plan(self, sequences: Mapping[int, Seq[Sequence]]) -> dict[int, list[PlannedBatch]]:
         """Plans the batches of an update for each of this process's shards; see `packing.plan`."""
         train = self._config.train

@@ -8,6 +8,7 @@ from data_pipeline.records import write_records
 from pixel_reasoner_jax.commands import cli
 from pixel_reasoner_jax.evaluation.records import read_records, read_results
 from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
+from pixel_reasoner_jax.files import as_path
 from tests.evaluation.forms import image_bytes, write_image, write_lines
 from tests.evaluation.test_served_model import RIGHT, ROWS, answers, write_vstar
 
@@ -209,6 +210,29 @@ def test_many_questions_go_on_where_they_were_killed(server, tmp_path, generated
     assert "line 1 is no response" in generated("--samples", "2", "--temperature", "0.5", status=2)
 
 
+def test_many_questions_into_an_object_store(server, tmp_path, generated, bucket, monkeypatch):
+    """What was answered before a failure is there, and what comes out is what a folder on a disk would hold."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # answers are kept there
+    write_queries(tmp_path / "data")
+    server.reply = answers
+    whole = generated(out="whole")
+
+    def failing(exchange):
+        bad = "Row 4?" in exchange.request["messages"][1]["content"][-1]["text"]
+        exchange.hang_up() if bad else answers(exchange)
+
+    served = ["--endpoint", server.url, "--endpoint-model", "m", "--attempts", "2"]
+    command = ["generate", *served, "--queries", str(tmp_path / "data" / "queries.jsonl"), "--out", f"{bucket}/out"]
+    server.reply = failing
+    assert cli.main(command) == 2
+    server.reply = answers
+    server.requests.clear()
+    assert cli.main(command) == 0 and len(server.requests) == 2
+    written = (as_path(bucket) / "out" / "responses.jsonl").read_text()
+    assert [json.loads(line) for line in written.splitlines()] == whole[1]
+    assert cli.main(command) == 0 and len(server.requests) == 2
+
+
 def test_a_data_set_without_queries(generated, tmp_path):
     write_records(tmp_path / "empty", "query", [])
     assert "has no queries to answer" in generated("--queries", tmp_path / "empty", status=2)
@@ -224,6 +248,10 @@ def test_one_question(server, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "→ crop_image_normalized" in out and "answer: B" in out and "tokens written: 20" in out
     assert len(server.requests) == 4
+    server.reply = lambda exchange: exchange.fail(500)
+    assert cli.main(["generate", *served, "--attempts", "2", "--image", str(picture), "--question", "Row 1?"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "the endpoint gave no answer: " in last and "start the same command" not in last  # nothing is kept
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pixel_reasoner_jax.evaluation.protocol import OwnSettings, make_protocol
 from pixel_reasoner_jax.evaluation.records import read_records, read_results
 from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
 from pixel_reasoner_jax.operations import default_registry
-from pixel_reasoner_jax.processing import MediaError, PictureStore
+from pixel_reasoner_jax.processing import MediaError, PictureStore, pictures
 from pixel_reasoner_jax.query import check_query
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from tests.evaluation.forms import write_image, write_json
@@ -361,3 +361,19 @@ def test_in_an_object_store(tmp_path, bucket):
     keys = [record.key for record in read_records(out)]
     (found, *_) = read_trajectories(out, keys).values()
     assert found.messages[1]["content"][0]["image"].size == (32, 24)
+
+
+def test_images_are_decoded_once(tmp_path, monkeypatch):
+    """To see whether an item can be read, and to ask about it; and they are forgotten when it is answered."""
+    data, decoded = write_tallyqa(tmp_path / "data"), []
+    decode = pictures.decode_image
+    monkeypatch.setattr(pictures, "decode_image", lambda source: decoded.append(source) or decode(source))
+    one = asked(data)
+
+    def looks(query, sample):
+        assert query["images"][0].load().size == (32, 24)
+        return right(query)
+
+    run(ScriptedPolicy(looks), tmp_path / "out", one)
+    assert len(decoded) <= 24 and len(set(decoded)) == 12  # an image of two items may be kept from one to the other
+    assert one.benchmark.pictures.bytes == 0 < one.benchmark.pictures.peak_bytes

@@ -9,7 +9,10 @@ import pytest
 from data_pipeline.records import RecordShards
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks import Item, UnreadableItem, open_benchmark
+from pixel_reasoner_jax.evaluation.benchmarks.options import read_options
+from pixel_reasoner_jax.evaluation.benchmarks.rows import RowError
 from pixel_reasoner_jax.evaluation.scorers import SCORERS
+from pixel_reasoner_jax.rollout.choices import with_choices
 from tests.evaluation.forms import image_bytes
 
 
@@ -52,6 +55,21 @@ def test_queries_are_items(tmp_path):
         SCORERS[benchmark.scorer](reply, item) for reply, item in zip(("red", "scarlet", "B"), items[:3], strict=True)
     ]
     assert scores == [1.0, 1.0, 1.0] and benchmark.notes == ()
+
+
+@pytest.mark.parametrize(
+    "options", [["red", "blue"], ["A. red", "(B) blue."], {"A": "red", "B": "blue"}, {"1": "red", "B": "blue"}]
+)
+@pytest.mark.parametrize("answer", ["B", "b", "(B)", "blue", "B. blue", "blue."])
+def test_options_are_read_as_in_training(tmp_path, options, answer):
+    [item] = opened(tmp_path, query("a", options=options, answer=answer))
+    assert item.reference == with_choices("?", answer, options)[1] == "B. blue" and item.options == ("red", "blue")
+
+
+@pytest.mark.parametrize("options", [["red"], "red", 5, [["red"], ["blue"]], [str(n) for n in range(27)]])
+def test_what_are_no_options(options):
+    with pytest.raises(RowError, match="options are|it has"):
+        read_options(options, "red")
 
 
 def test_options_with_the_right_one_always_first_are_shuffled(tmp_path):

@@ -8,6 +8,8 @@ from pixel_reasoner_jax.evaluation.scorers import find_scorer
 from pixel_reasoner_jax.evaluation.tally import Tally
 from pixel_reasoner_jax.rollout.served import ServedPolicy
 from tests.evaluation.forms import image_bytes, write_image, write_lines
+from tests.evaluation.test_benchmark_run import Together, asked, without_times
+from tests.evaluation.test_benchmark_run import run as evaluated
 
 CALL = {"name": "crop_image_normalized", "arguments": {"bbox_2d": [0.0, 0.0, 0.9, 0.9], "target_image": 1}}
 ROWS, RIGHT = 7, 4
@@ -49,3 +51,18 @@ def test_a_server_that_answers_k_of_n_rightly_scores_k_of_n(server, connect, tmp
     figures = tally.figures()
     assert (figures["score"], figures["count"]) == (RIGHT / ROWS, ROWS)
     assert (figures["rapr"], figures["operations"], figures["tokens"]) == (1.0, 1.0, 20.0)
+
+
+def test_several_processes_ask_for_their_shares(server, connect, tmp_path, monkeypatch):
+    """Each item is asked about once, by one of them, and the figures are those of one process."""
+    server.reply = answers
+    one = asked(write_vstar(tmp_path / "vstar"), "vstar")
+    whole = evaluated(ServedPolicy(connect(isolated=True, cache=tmp_path / "a")), tmp_path / "whole", one)
+    server.requests.clear()
+    with monkeypatch.context() as patch:
+        policies = [ServedPolicy(connect(isolated=True, cache=tmp_path / "b")) for _ in range(2)]
+        results, nothing = Together(patch).run(policies, tmp_path / "out", one)
+    assert nothing is None and without_times(results) == without_times(whole)
+    assert results["benchmarks"]["vstar"]["score"] == RIGHT / ROWS and len(server.requests) == 2 * ROWS
+    spent = [policy.endpoint.spend.paid for policy in policies]
+    assert spent == [2 * ((ROWS + 1) // 2), 2 * (ROWS // 2)]

@@ -83,7 +83,7 @@ def make_rl_config(start, workdir) -> ConfigDict:
     """
     config = phase(start, workdir, "rl_qwen2_5_vl_7b", "queries", batch_size=10, steps=4)
     config.rollout.update(dict(samples=4, max_operations=2, max_response_tokens=96, max_length=192, slots=8))
-    config.grpo.queries_per_episode = 2
+    config.grpo.queries_per_episode, config.train.log_samples = 2, 0
     config.curiosity.update(dict(multipliers="dual", rate="global"))
     return config
 

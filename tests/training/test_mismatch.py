@@ -7,7 +7,7 @@ from pixel_reasoner_jax.training.mismatch import difference_figures, is_after_im
 from pixel_reasoner_jax.trajectory import Source
 
 PAD, VIDEO, TEXT = 90, 91, 5
-P, S, SEEN = Source.PROMPT, Source.SAMPLED, Source.OBSERVATION
+P, S, SEE = Source.PROMPT, Source.SAMPLED, Source.OBSERVATION
 
 
 def trajectory(*pieces):
@@ -17,16 +17,16 @@ def trajectory(*pieces):
 
 
 TWO_CROPS = trajectory(
-    (P, [1, PAD, PAD, 2]), (S, [3, 4]), (SEEN, [5, PAD, 6]), (S, [7]), (SEEN, [8]), (S, [9, 10]), (SEEN, [PAD]), (S, [11])
+    (P, [1, PAD, PAD, 2]), (S, [3, 4]), (SEE, [5, PAD, 6]), (S, [7]), (SEE, [8]), (S, [9, 10]), (SEE, [PAD]), (S, [11])
 )  # fmt: skip
 
 
 def test_what_comes_after_an_image_of_an_operation():
     after = is_after_image(*TWO_CROPS, (PAD, VIDEO))
     assert TWO_CROPS[0][after].tolist() == [7, 9, 10, 11]
-    error_only = trajectory((P, [PAD]), (S, [3]), (SEEN, [5]), (S, [4]))  # the query's image is none of an operation's
+    error_only = trajectory((P, [PAD]), (S, [3]), (SEE, [5]), (S, [4]))  # the query's image is none of an operation's
     assert not is_after_image(*error_only, (PAD, VIDEO)).any()
-    assert is_after_image(*trajectory((P, [1]), (SEEN, [VIDEO]), (S, [2])), (PAD, VIDEO)).tolist() == [
+    assert is_after_image(*trajectory((P, [1]), (SEE, [VIDEO]), (S, [2])), (PAD, VIDEO)).tolist() == [
         False,
         False,
         True,

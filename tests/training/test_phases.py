@@ -207,9 +207,12 @@ def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_con
     """Here nothing is computed that could be learnt."""
     figures = dict(failed_queries=0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
     monkeypatch.setattr(Trainer, "update", lambda self, state, *_: (state, {}))
-    monkeypatch.setattr(
-        rl, "run_episode", lambda _, episode, read, *states: (*states, figures | {"accuracy": (episode - 1) / 8})
-    )
+
+    def run_episode(learner, episode, read_queries, *states):
+        read_queries()
+        return *states, figures | {"accuracy": (episode - 1) / 8}
+
+    monkeypatch.setattr(rl, "run_episode", run_episode)
     for run, config in ((sft.run, sft_config), (rl.run, rl_config)):
         config.train.steps, config.workdir = 2, f"{config.workdir}_{run.__module__}"
         for resume in (False, True):

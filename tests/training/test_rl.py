@@ -65,7 +65,7 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
 
     policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext(()), counters=Counters())
     learner = rl.Learner(
-        config=load_config("rl_qwen2_5_vl_7b"),
+        config=load_config("rl_qwen2_5_vl_7b", [("train.log_samples", "0")]),
         training=training,
         policy=policy,
         pool=types.SimpleNamespace(unchecked=0),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pixel_reasoner_jax.errors import MissingFileError, UserError
+from pixel_reasoner_jax.errors import MissingFileError, UserError, shown
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt, UnreadableItem
 from pixel_reasoner_jax.evaluation.benchmarks.options import ORDERS, right_is_always_first, shuffled
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row, natural
@@ -23,10 +24,12 @@ from pixel_reasoner_jax.evaluation.benchmarks.rows import (
     json_rows,
 )
 from pixel_reasoner_jax.files import as_path, resolve_inside
+from pixel_reasoner_jax.processing import PictureStore
 
 LABELS = ("label", "answer", "Ground truth")  # fields that name the right option
 OPTIONS = ("options", "candidates")
 INDEX = "index"  # by which a row of a TSV refers to another one's image
+DECODED_BYTES = 2**30  # of images that were read and not answered yet
 MAX_PROBLEM, MAX_ID = 300, 200  # characters of what is wrong with a row, and of its id
 
 
@@ -96,7 +99,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
 
     def __init__(self, path: str | os.PathLike, order: str = ORDERS[0], seed: int = 0):
         if order not in ORDERS:
-            raise UserError(f"unknown order of options {order!r}; known: {', '.join(ORDERS)}")
+            raise UserError(f"unknown order of options {shown(order)}; known: {', '.join(ORDERS)}")
         self.order, self.seed = order, seed
         given = as_path(path)
         if not given.exists():
@@ -107,6 +110,11 @@ class Benchmark(Sequence[Item | UnreadableItem]):
         self._numbers: dict[str, int] | None = None
         self._shuffles = order == "shuffled" or self.form.gold_first or self._right_is_first()
         self.notes = tuple(self.remarks())
+
+    @functools.cached_property
+    def pictures(self) -> PictureStore:
+        """Decodes the images of items. Who asks about one opens it here, and forgets it then: it is decoded once."""
+        return PictureStore(DECODED_BYTES)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -193,10 +201,10 @@ class Benchmark(Sequence[Item | UnreadableItem]):
             if self._numbers is None:
                 self._numbers = {str(key): position for position, (key,) in enumerate(self.rows.light((INDEX,)))}
             if other not in self._numbers:
-                raise RowError(f"{field!r} refers to row {other!r:.80}, which there is not")
+                raise RowError(f"{field!r} refers to row {shown(other)}, which there is not")
             return self.rows[self._numbers[other]].get(field)
 
-        return Row(self.rows[index], index, self.rows.locate(index)[0], self.folder, find)
+        return Row(self.rows[index], index, self.rows.locate(index)[0], self.folder, self.pictures, find)
 
     def _find(self, given: Any) -> tuple[Form, Rows]:
         """The first form whose files are there, and their rows."""

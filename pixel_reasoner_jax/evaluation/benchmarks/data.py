@@ -10,10 +10,10 @@ from data_pipeline.exchange.table_source import open_records
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark, Form
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item
-from pixel_reasoner_jax.evaluation.benchmarks.options import index_of_option, option_texts
+from pixel_reasoner_jax.evaluation.benchmarks.options import read_options
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row
 from pixel_reasoner_jax.evaluation.benchmarks.rows import Rows
-from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
+from pixel_reasoner_jax.processing.decoding import VideoFile
 
 KINDS = ("category", "difficulty", "answer_type", "source", "split")
 _KEPT = ("id", "options", "answer")
@@ -78,18 +78,19 @@ class OwnData(Benchmark):
         question = row.text("question")
         given = row.get("answer")
         answers = tuple(given) if isinstance(given, list) else row.answers("answer") if given is not None else ()
-        options = option_texts(row.get("options")) if row.get("options") else []
-        right = index_of_option(answers[0], options) if options and answers else None
+        options, right = [], None
+        if row.get("options"):
+            options, right = read_options(row.get("options"), answers[0] if answers else None)
         item = Item("", question, tuple(options), right, () if options else answers)
         video = row.get("video")
         if video is None:
             images = tuple(row.get("images") or ())
             for image in images:
-                decode_image(image)
+                row.pictures.open(image)
             return dataclasses.replace(item, images=images)
         if isinstance(video, list):
             for frame in video:
-                decode_image(frame)
+                row.pictures.open(frame)
         else:
             VideoFile(video)
         return dataclasses.replace(item, video=video, fps=row.get("fps"))

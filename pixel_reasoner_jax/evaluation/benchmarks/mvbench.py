@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from pixel_reasoner_jax.errors import shown
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark, Form
 from pixel_reasoner_jax.evaluation.benchmarks.clips import Clip
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt
@@ -119,7 +120,7 @@ class MVBench(Benchmark):
     def read_original(self, row: Row) -> Item:
         task = _task(row)
         if task not in WHOLE:
-            raise RowError(f"there is no task {task!r:.60}")
+            raise RowError(f"there is no task {shown(task)}")
         options = row.texts("candidates")
         if len(options) < 2:
             raise RowError("it has fewer than two options")

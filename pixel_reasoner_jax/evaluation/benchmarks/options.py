@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pixel_reasoner_jax.errors import shown
 from pixel_reasoner_jax.evaluation.benchmarks.items import LETTERS, Item
 from pixel_reasoner_jax.evaluation.benchmarks.rows import RowError
 from pixel_reasoner_jax.rewards import extract_answer
+from pixel_reasoner_jax.rollout.choices import chosen_option, lettered
 
 ORDERS = ("published", "shuffled")
 MANY = 8  # rows whose right option is the first one: with two options each, one time in 256 by chance
@@ -73,7 +75,7 @@ def index_of_letter(letter: str, options: Sequence[str]) -> int:
     bare = letter.strip().strip("().").upper()
     index = LETTERS.find(bare) if len(bare) == 1 else -1
     if not 0 <= index < len(options):
-        raise RowError(f"the answer is {letter!r:.80}, not one of {len(options)} options' letters")
+        raise RowError(f"the answer is {shown(letter)}, not one of {len(options)} options' letters")
     return index
 
 
@@ -84,35 +86,33 @@ def index_of_text(answer: str, options: Sequence[str]) -> int:
       RowError: none is.
     """
     if answer not in options:
-        raise RowError(f"the answer {answer!r:.80} is none of the {len(options)} options")
+        raise RowError(f"the answer {shown(answer)} is none of the {len(options)} options")
     return list(options).index(answer)
 
 
-def option_texts(options: Any) -> list[str]:
-    """The texts of options that are a list or a mapping, without letters before them.
+def read_options(options: Any, answer: str | None) -> tuple[list[str], int | None]:
+    """The texts of options that are a list or a mapping, and the index of the one that the answer is, as in training.
+
+    Args:
+      options: see `rollout.choices`; they may be numbers.
+      answer: an option's text, its letter or both; None where it is withheld.
 
     Raises:
-      RowError: they are something else, or fewer than two.
+      RowError: the options are something else, fewer than two or more than there are letters, or the answer is none.
     """
-    if isinstance(options, Mapping):
-        options = list(options.values())
-    if not isinstance(options, list | tuple) or not all(isinstance(one, str | int | float) for one in options):
-        raise RowError(f"the options are {options!r:.80}, expected a list of texts")
-    if len(options) < 2:
-        raise RowError(f"it has {len(options)} options, expected two or more")
-    return [without_label(str(option), index) for index, option in enumerate(options)]
-
-
-def index_of_option(answer: str, options: Sequence[str]) -> int:
-    """The index of the option that an answer is, by its text, by its letter, or by both.
-
-    Raises:
-      RowError: it is none of them.
-    """
-    for index, option in enumerate(options):
-        if option in (answer, without_label(answer, index)):
-            return index
-    return index_of_letter(answer, options)
+    values = list(options.values()) if isinstance(options, Mapping) else options
+    if not isinstance(values, list | tuple) or not all(isinstance(one, str | int | float) for one in values):
+        raise RowError(f"the options are {shown(options)}, expected a list of texts")
+    if not 2 <= len(values) <= len(LETTERS):
+        raise RowError(f"it has {len(values)} options, expected two to {len(LETTERS)}")
+    names = map(str, options if isinstance(options, Mapping) else LETTERS)
+    letters, texts = lettered(dict(zip(names, map(str, values), strict=False)))
+    if answer is None:
+        return texts, None
+    right = chosen_option(answer, letters, texts)
+    if right is None:
+        raise RowError(f"the answer {shown(answer)} is none of the {len(texts)} options")
+    return texts, right
 
 
 def right_is_always_first(rows: Iterable[tuple[Any, Any]]) -> bool:
@@ -126,7 +126,7 @@ def right_is_always_first(rows: Iterable[tuple[Any, Any]]) -> bool:
         answer = str(answer[0] if isinstance(answer, list | tuple) and answer else answer)
         answer = extract_answer(answer) or answer if "\\boxed" in answer else answer
         try:
-            place = index_of_option(answer, option_texts(options)) if options else index_of_letter(answer, LETTERS)
+            place = read_options(options, answer)[1] if options else index_of_letter(answer, LETTERS)
         except RowError:
             continue
         if place:

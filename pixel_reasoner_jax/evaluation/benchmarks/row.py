@@ -5,18 +5,20 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
-import math
 import os
 import pathlib
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pixel_reasoner_jax.errors import shown
 from pixel_reasoner_jax.evaluation.benchmarks.items import LETTERS
 from pixel_reasoner_jax.evaluation.benchmarks.rows import RowError
 from pixel_reasoner_jax.files import resolve_inside
-from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image, digest
+from pixel_reasoner_jax.processing import PictureStore
+from pixel_reasoner_jax.processing.decoding import VideoFile, digest
 from pixel_reasoner_jax.processing.sources import MediaError
+from pixel_reasoner_jax.query import is_missing
 from pixel_reasoner_jax.rewards import extract_answer
 
 MAX_LITERAL = 100_000  # characters of a list that is written as text
@@ -30,6 +32,7 @@ class Row:
       index: its number in the benchmark, from 0.
       path: the file it is of.
       folder: the benchmark's folder; media are read inside it only.
+      pictures: decodes its images, and keeps them for a while.
       find: finds the value of another row's field by (index of the other row as text, field).
     """
 
@@ -39,13 +42,15 @@ class Row:
         index: int,
         path: Any,
         folder: Any,
+        pictures: PictureStore,
         find: Callable[[str, str], Any] | None = None,
     ):
-        self.values, self.index, self.path, self.folder, self._find = values, index, path, folder, find
+        self.values, self.index, self.path, self.folder = values, index, path, folder
+        self.pictures, self._find = pictures, find
 
     def get(self, *names: str) -> Any:
         """The first of the named fields that has a value; None if there is none."""
-        return next((self.values[name] for name in names if not _is_missing(self.values.get(name))), None)
+        return next((self.values[name] for name in names if not is_missing(self.values.get(name))), None)
 
     def text(self, *names: str) -> str:
         """The first of the named fields that has a value, a text or a number, as text.
@@ -90,7 +95,7 @@ class Row:
         except (TypeError, ValueError):
             number = None
         if number is None or not abs(number) < 2**53 or number != int(number):
-            raise RowError(f"{names[0]!r} is {value!r:.80}, not a whole number")
+            raise RowError(f"{names[0]!r} is {shown(value)}, not a whole number")
         return int(number)
 
     def seconds(self, name: str) -> float:
@@ -98,7 +103,7 @@ class Row:
         try:
             return float(self.values[name])
         except (KeyError, TypeError, ValueError):
-            raise RowError(f"{name!r} is {self.values.get(name)!r:.80}, not a time in seconds") from None
+            raise RowError(f"{name!r} is {shown(self.values.get(name))}, not a time in seconds") from None
 
     def images(self, name: str, *prefixes: str) -> tuple[str | bytes, ...]:
         """The image or the images of a field, each decoded once to see that it can be.
@@ -125,9 +130,9 @@ class Row:
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if not isinstance(value, bytes | str) or not value:
-            raise MediaError(f"an image is a path or the bytes of a file, not {value!r:.80}")
+            raise MediaError(f"an image is a path or the bytes of a file, not {shown(value)}")
         found = value if isinstance(value, bytes) else self.first_file(places(value))
-        decode_image(found)
+        self.pictures.open(found)
         return found
 
     def base64_image(self, name: str) -> tuple[bytes]:
@@ -143,7 +148,7 @@ class Row:
             data = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
         except (binascii.Error, ValueError) as error:
             raise MediaError(f"{name!r} is not base64 ({error})") from None
-        decode_image(data)
+        self.pictures.open(data)
         return (data,)
 
     def first_file(self, paths: Sequence[str]) -> str:
@@ -195,10 +200,6 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except Exception:  # untrusted text makes the parser raise errors of many classes
         return [text]
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))  # NaN of pandas
 
 
 def _text(value: Any, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item
@@ -12,6 +13,7 @@ from pixel_reasoner_jax.rewards.answers import judge
 Rule = Callable[[str, Item], float | None]
 
 
+@functools.lru_cache(maxsize=4)  # every scorer asks for that of the same response
 def final_answer(response: str) -> str:
     """The answer that a response marks, else its last line with text; "" if it has none."""
     answer = extract_answer(response)
@@ -21,6 +23,7 @@ def final_answer(response: str) -> str:
     return answer.strip()
 
 
+@functools.lru_cache(maxsize=4)
 def given_answer(response: str) -> str:
     r"""What the response holds in `\boxed{}` or `<answer>`, else all of it, as it is."""
     marked = marked_answer(response)
