@@ -12,6 +12,7 @@ import pytest
 
 from experiments import learning_trap as trap
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.training import rl
 from tests.conftest import REPOSITORY
 from tests.training.conftest import let_luck_pay
@@ -21,6 +22,16 @@ KEYS = {"seed", "accuracy", "rapr", "prior", "planned_updates", "made_updates", 
 
 def run_quick(out, *arms) -> int:
     return trap.main(["--out", str(out), "--quick", "--seeds", "3", "--arms", *arms])
+
+
+def undocumented(metrics: set[str]) -> list[str]:
+    """The metrics of `rl` that docs/rl.md does not name."""
+    page = (REPOSITORY / "docs" / "rl.md").read_text()
+    families = {"errors_": "errors_KIND", "seconds_": "seconds_PHASE", "alarm_": "alarm_NAME"}
+    shown = {
+        name: next((known for family, known in families.items() if name.startswith(family)), name) for name in metrics
+    }
+    return [name for name, text in shown.items() if f"`{text}`" not in page]
 
 
 def test_arms_run_and_go_on(start, tmp_path, monkeypatch, capsys):
@@ -43,7 +54,9 @@ def test_arms_run_and_go_on(start, tmp_path, monkeypatch, capsys):
     assert found["curiosity"]["planned_updates"] == [2] and found["curiosity"]["queries"] == [4]
     assert "<svg" in (tmp_path / "figures" / "main.svg").read_text()
 
-    model = tmp_path / "seed-3" / "arms" / "curiosity" / "run" / "model" / "model.safetensors"
+    arm = tmp_path / "seed-3" / "arms" / "curiosity" / "run"
+    assert not undocumented({name for line in read_metrics(arm) for name in line})
+    model = arm / "model" / "model.safetensors"
     written = model.stat().st_mtime_ns
     assert run_quick(tmp_path, "curiosity", "no_curiosity") == 0
     assert model.stat().st_mtime_ns == written
