@@ -96,12 +96,7 @@ MISLEADING_ARMS = {
 }
 """With --misleading: how poor a warm start must be for the trap to close."""
 
-VIDEOS = {
-    "world": "videos",
-    "pretraining.train.row_length": 112,
-    "rl.rollout.max_images": 4,
-    "rl.train.steps": 60,
-}
+VIDEOS = {"world": "videos", "pretraining.train.row_length": 112, "rl.rollout.max_images": 4, "rl.train.steps": 60}
 VIDEO_ARMS = {
     f"video_{name}": Arm(f"videos, {ARMS[name].title}", {**ARMS[name].changes, **VIDEOS}, "video", learns=arm.learns)
     for name, arm in ARMS.items()
@@ -298,14 +293,14 @@ def table(found: Outcomes) -> list[list[str]]:
     return rows
 
 
-def aims(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, bool, str]]:
+def aims(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, bool | None, str]]:
     """What the paper leads to expect, as far as the arms in question are finished.
 
     Args:
       found: what `results` returned.
 
     Returns:
-      (what is expected, whether it is so, the figures).
+      (what is expected, whether it is so, the figures); None where one seed cannot tell.
     """
     out = []
     if plain := found.get("no_curiosity"):
@@ -324,16 +319,19 @@ def aims(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, bool, str]]:
     return out
 
 
-def _escape(name: str, plain: Mapping[str, Any], curious: Mapping[str, Any]) -> tuple[str, bool, str]:
+def _escape(name: str, plain: Mapping[str, Any], curious: Mapping[str, Any]) -> tuple[str, bool | None, str]:
     """Whether an arm is out of the trap that the arm without curiosity is in."""
     before, after = (dict(zip(arm["seed"], arm["accuracy"], strict=True)) for arm in (plain, curious))
     gains = [after[seed] - before[seed] for seed in after if seed in before]
     intervals = [arm["accuracy_interval"] for arm in (plain, curious)]
-    apart = None not in intervals and intervals[0][1] < intervals[1][0]
+    apart = None if None in intervals else intervals[0][1] < intervals[1][0]
     text = f"smallest RaPR {min(curious['rapr']):.3f}, gain {min(gains, default=0):+.3f} at least"
     held = min(curious["rapr"]) > 0.8 and min(gains, default=0) >= 0.2 and apart
     said = f"{ALL_ARMS[name].title}: in every seed RaPR > 0.8 and accuracy 0.2 higher than without, intervals apart"
-    return said, held, text + ("" if apart else ", intervals not apart")
+    return said, held, text + {True: "", False: ", intervals not apart", None: ", one seed has no interval"}[apart]
+
+
+SO = {True: "yes", False: "no", None: "cannot be told"}
 
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
@@ -346,7 +344,7 @@ def write_docs(found: Outcomes, docs: pathlib.Path = DOCS) -> None:
     health = pictures.pop("health", "")
     seeds = sorted({row["seed"] for rows in found.values() for row in rows})
     expected = [["Expected", "So?", "Measured"]]
-    expected += [[said, "yes" if held else "**no**", text] for said, held, text in aims(results(found))]
+    expected += [[said, SO[held], text] for said, held, text in aims(results(found))]
     parts = [
         f"Seeds: {', '.join(map(str, seeds))}. Means over seeds, with 95% intervals (Student's t).",
         markdown_table(table(found)),
@@ -374,7 +372,7 @@ def run(args: argparse.Namespace) -> int:
             write_figures(found, out / "figures")
     print(plain_table(table(found)))
     for said, held, text in aims(results(found)):
-        print(f"{'yes' if held else 'NO '}  {said}: {text}")
+        print(f"{SO[held]}: {said}: {text}")
     print(json.dumps(results(found), allow_nan=False))
     return 0
 
