@@ -96,7 +96,14 @@ MISLEADING_ARMS = {
 }
 """With --misleading: how poor a warm start must be for the trap to close."""
 
-VIDEOS = {"world": "videos", "pretraining.train.row_length": 112, "rl.rollout.max_images": 4, "rl.train.steps": 60}
+VIDEOS = {
+    "world": "videos",
+    "pretraining.lessons": 8192,  # frames take longer to tell apart than places, and two frames may show the digit
+    "pretraining.train.steps": 600,
+    "pretraining.train.row_length": 112,
+    "rl.rollout.max_images": 4,
+    "rl.train.steps": 60,
+}
 VIDEO_ARMS = {
     f"video_{name}": Arm(f"videos, {ARMS[name].title}", {**ARMS[name].changes, **VIDEOS}, "video", learns=arm.learns)
     for name, arm in ARMS.items()
@@ -123,7 +130,7 @@ QUICK = {
     "evaluation.samples": 2,
     "evaluation.slots": 8,
 }
-"""Sizes that show whether everything runs, and nothing else."""
+"""Sizes that show that everything runs."""
 
 
 def config_of(arm: Arm, seed: int, quick: bool) -> ConfigDict:
@@ -169,9 +176,8 @@ def run_arm(name: str, config: ConfigDict, directory: pathlib.Path) -> None:
 def _shared(config: ConfigDict) -> ConfigDict:
     """The settings that all arms of a seed share."""
     shared = copy.deepcopy(config)
-    for section in ("rl", "warm_start"):
-        del shared[section]
     shared.queries = config.rl.queries
+    del shared.rl, shared.warm_start
     return shared
 
 
@@ -238,18 +244,11 @@ def results(found: Outcomes) -> dict[str, dict[str, list]]:
     """The contents of `results.json`: of each arm lists with a value for each finished seed, and intervals."""
     out = {}
     for name, rows in found.items():
-        columns = {key: [row[key] for row in rows] for key in rows[0] if key != "episodes"}
-        intervals = {f"{key}_interval": interval_over_seeds(columns[key]) for key in ("accuracy", "rapr")}
-        out[name] = {**columns, **intervals}
+        out[name] = {key: [row[key] for row in rows] for key in rows[0] if key != "episodes"}
+        out[name] |= {f"{key}_interval": interval_over_seeds(out[name][key]) for key in ("accuracy", "rapr")}
     return out
 
 
-FIGURES = {
-    "main": ("RaPR", "accuracy"),
-    "replay": ("RaPR", "accuracy", "uniform groups", "updates"),
-    "misleading": ("RaPR", "accuracy"),
-    "video": ("RaPR", "accuracy"),
-}
 PANELS = {
     "RaPR": ("rapr", (0.0, 1.0)),
     "accuracy": ("accuracy", (0.0, 1.0)),
@@ -257,17 +256,23 @@ PANELS = {
     "updates": ("updates", None),
     "bonus": ("reward_bonus", None),
     "entropy (nats)": ("entropy", None),
-    "clip fraction": ("clip_fraction", None),
+    "reward": ("reward", None),
     "response tokens": ("response_tokens", None),
 }
-HEALTH = ("no_curiosity", "curiosity")
+FIGURES = {
+    "main": ("RaPR", "accuracy"),
+    "replay": ("RaPR", "accuracy", "uniform groups", "updates"),
+    "misleading": ("RaPR", "accuracy"),
+    "video": ("RaPR", "accuracy"),
+    "health": tuple(PANELS),
+}
 
 
 def write_figures(found: Outcomes, directory: pathlib.Path) -> list[str]:
     """Writes a figure of each group of arms that has begun, and one of the metrics that show health; their names."""
     written = []
-    wanted = {group: ([n for n, arm in ALL_ARMS.items() if arm.group == group], FIGURES[group]) for group in FIGURES}
-    for name, (arms, panels) in {**wanted, "health": (HEALTH, tuple(PANELS))}.items():
+    for name, panels in FIGURES.items():
+        arms = [arm for arm in ALL_ARMS if ALL_ARMS[arm].group == name] or ("no_curiosity", "curiosity")
         runs = {ALL_ARMS[arm].title: [row["episodes"] for row in found.get(arm, ())] for arm in arms}
         runs = {title: episodes for title, of_seeds in runs.items() if (episodes := [e for e in of_seeds if e])}
         if not runs:
@@ -286,10 +291,9 @@ def table(found: Outcomes) -> list[list[str]]:
         for key in ("accuracy", "rapr"):
             mean, interval = fmean(of_arm[key]), of_arm[f"{key}_interval"]
             cells.append(f"{mean:.3f}" if interval is None else interval_text(mean, interval))
-        planned, made = sum(of_arm["planned_updates"]), sum(of_arm["made_updates"])
-        share = f"{made} of {planned}" if planned else "–"
-        asked = str(sum(of_arm["queries"])) if planned else "–"
-        rows.append([ALL_ARMS[name].title, ", ".join(map(str, of_arm["seed"])), *cells, share, asked])
+        planned, made, asked = (sum(of_arm[key]) for key in ("planned_updates", "made_updates", "queries"))
+        cells += [f"{made} of {planned}", str(asked)] if planned else ["–", "–"]
+        rows.append([ALL_ARMS[name].title, ", ".join(map(str, of_arm["seed"])), *cells])
     return rows
 
 
@@ -385,9 +389,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--misleading", action="store_true", help="also a grid over the share of misleading boxes")
     parser.add_argument("--video", action="store_true", help="also a few arms in the world of videos")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, which show only that everything runs")
-    parser.add_argument(
-        "--write-docs", action="store_true", help="run nothing; write what is finished in DIR into docs/"
-    )
+    parser.add_argument("--write-docs", action="store_true", help="run nothing; write what is finished into docs/")
     args = parser.parse_args(argv)
     if min(args.seeds) < 0:
         parser.error("argument --seeds: a seed is 0 or greater")
