@@ -46,8 +46,7 @@ SEEDS = (0, 1, 2, 3, 4)
 CURIOUS = {"rl.curiosity.alpha": 1.0, "rl.curiosity.rate_floor": 0.5}
 PAPER = {"rl.curiosity.alpha": 0.5, "rl.curiosity.rate_floor": 0.3}  # and beta 0.05, as everywhere here
 FOUR_UPDATES = {**CURIOUS, "rl.grpo.queries_per_episode": 64}  # of eight responses, in updates of 128
-REPLAY = {"rl.replay.method": "paper"}
-DYNAMIC = {"rl.grpo.sampling_rounds": 4}
+REPLAY, DYNAMIC = {"rl.replay.method": "paper"}, {"rl.grpo.sampling_rounds": 4}
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of misleading boxes; the main arms have 1
 
 
