@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.workdir = "runs/quickstart"
+    config.world = "images"  # or "videos", whose digits are seen in selected frames
     config.model = ConfigDict(dict(preset="tiny", dtype="float32"))  # bfloat16: of the computation, on a GPU or TPU
 
     config.pretraining = ConfigDict()  # stands in for a pretrained model
@@ -27,6 +28,7 @@ def get_config() -> ConfigDict:
     config.warm_start.lessons = 512  # of the pretraining, rehearsed: or the misplaced boxes would undo what it taught
     config.warm_start.misplaced = 1.0  # share of the supervised boxes that are those of a random cell
     config.warm_start.favoured = 0.97  # share of the answers without zooming that are the color's favoured digit
+    config.warm_start.corrections = True  # a tenth of the trajectories crop elsewhere first; False: none does
     config.warm_start.optimizer = optimizer(learning_rate=5e-4, warmup_fraction=0.1)
     config.warm_start.train = train(batch_size=64, steps=180, row_length=288, micro_batch_rows=12)
 

@@ -128,6 +128,8 @@ def get_config() -> ConfigDict:
     # "fixed": alpha and beta stay as they are. "dual": they begin so, and after every episode each takes a step along
     # its constraint's violation, within bounds: alpha_step * (H - mean RaPR), and beta_step * (mean operations - N).
     config.curiosity.multipliers = "fixed"
+    # With RaPR at 0 and H 0.3, alpha grows by 0.15 an episode, which doubles the paper's alpha in four. In the
+    # quickstart's world smaller steps come too late, and with larger ones alpha swings: docs/learning_trap.md.
     config.curiosity.alpha_step = 0.5
     config.curiosity.beta_step = 0.01
     config.curiosity.alpha_bounds = (0.0, 4.0)

@@ -18,6 +18,7 @@ EARLIER_POSITION_RULE, EARLIER_BOX_RULE = "transformers", "raw"
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
 BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budgets`
 ANSWER_RULES = ("strict", "release")
+WORLDS = ("images", "videos")  # of the quickstart
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
 REWARD_TERMS = ("accuracy", "curiosity", "excess_operations", "length", "overlong")  # see `rewards.terms`
 ADVANTAGES = ("centred", "std", "leave_one_out", "batch_whitened", "gdpo")  # see `training.advantages`
@@ -184,6 +185,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grpo.masks": (_are_masks, f"out of {', '.join(RESPONSE_MASKS)}"),
     "grpo.clip_low": _FRACTION,
     "grpo.clip_high": _NOT_NEGATIVE,
+    "world": _choice(*WORLDS),
     "pretraining.lessons": _POSITIVE,
     "warm_start.trajectories": _POSITIVE,
     "warm_start.lessons": _NOT_NEGATIVE,

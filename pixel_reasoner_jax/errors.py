@@ -33,6 +33,10 @@ class MissingModelError(CheckpointError, MissingFileError):
     """A model's folder, or a file that it must have, does not exist."""
 
 
+class NoUpdateError(UserError):
+    """A training that has ended without an update, so that there is no trained model; the message says why."""
+
+
 class RunStopped(BaseException):
     """A run that SIGTERM has ended: nothing is wrong, and it goes on with `resume`; the message says what is saved.
 

@@ -157,11 +157,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in argv
     argv = [argument for argument in argv if argument != DEBUG]
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch, which is not needed
     again = _command_to_go_on(argv)
+    return end_in_one_line(lambda: _main(argv, debug, again), again, debug, is_program)
+
+
+def end_in_one_line(run: Callable[[], int], again: str, debug: bool = False, is_program: bool = True) -> int:
+    """Runs what a program does, and says in one line why it ended where that is no bug.
+
+    Args:
+      run: returns the exit status.
+      again: the command that goes on where it stopped; "" if there is none.
+      debug: raise every error.
+      is_program: the process ends with it.
+
+    Returns:
+      The exit status, as `main` does.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch, which is not needed
     with Interrupts(lambda state: _say_interrupted(state, again)) as interrupts:
         try:
-            return _main(argv, debug, again)
+            return run()
         except BaseException as error:
             if debug or not _is_told_in_one_line(error):
                 raise

@@ -13,7 +13,7 @@ import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import transformers
@@ -42,6 +42,9 @@ from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.training_run import MODEL, rollout_limits
 
+PHASES = {"pretraining": "trajectory", "warm_start": "trajectory", "queries": "query"}
+"""What has records of its own, and of which kind they are."""
+
 LEAD = (
     "A digit in a colored box is drawn so finely that it vanishes at the resolution the model sees: only a crop of the"
     " raw image shows it. Guessing from the color is right nearly half the time, zooming fails at first, so plain"
@@ -62,26 +65,28 @@ def run(config: ConfigDict) -> dict[str, Any]:
       ConfigError: the directory holds a quickstart with other settings.
     """
     enable_cache()
-    workdir = _workdir(config)
+    workdir = as_path(config.workdir)
+    check_settings(config, workdir, "a quickstart", "--config.workdir=DIRECTORY")
     if found := sorted(path.parents[1].name for path in workdir.glob(f"*/{MODEL}/{SETTINGS}")):
         print(f"found in {workdir}: {', '.join(found)}; remove it to train them anew", file=sys.stderr)
     initial, data = workdir / "initial", workdir / "data"
     make_initial_model(config, initial)
     save_config(config, workdir)
-    _synthesize(config, initial, data)
+    for phase in PHASES:
+        synthesize(config, phase, initial, data / phase)
 
-    pretrained = _train(sft.run, config, "pretraining", workdir / "pretraining", initial, data / "pretraining")
-    warm = _train(sft.run, config, "warm_start", workdir / "warm_start", pretrained, data / "warm_start")
+    pretrained = train(sft.run, config, "pretraining", workdir / "pretraining", initial, data / "pretraining")
+    warm = train(sft.run, config, "warm_start", workdir / "warm_start", pretrained, data / "warm_start")
     plain = copy.deepcopy(config)
     plain.rl.curiosity.alpha = 0.0
     runs = {
-        "rl_without_curiosity": _train(rl.run, plain, "rl", workdir / "rl_without_curiosity", warm, data / "queries"),
-        "rl_with_curiosity": _train(rl.run, config, "rl", workdir / "rl_with_curiosity", warm, data / "queries"),
+        "rl_without_curiosity": train(rl.run, plain, "rl", workdir / "rl_without_curiosity", warm, data / "queries"),
+        "rl_with_curiosity": train(rl.run, config, "rl", workdir / "rl_with_curiosity", warm, data / "queries"),
     }
 
-    held_out = PixelSearch(config.evaluation.queries, "heldout", config.seed)
+    held_out = seeds_of(config, config.evaluation.queries, "heldout")
     evaluations = {
-        stage: _evaluate(config, stage, directory, held_out, workdir / "evaluation" / stage)
+        stage: evaluate_held_out(config, stage, directory, held_out, workdir / "evaluation" / stage)
         for stage, directory in {"warm_start": warm, **runs}.items()
     }
     figures = {"prior": prior_figures(held_out)} | {
@@ -110,16 +115,23 @@ def run(config: ConfigDict) -> dict[str, Any]:
     return figures
 
 
-def _workdir(config: ConfigDict) -> pathlib.Path:
-    """The run's directory; an interrupted quickstart of the same settings goes on where it was."""
-    workdir = as_path(config.workdir)
-    if (workdir / FILE).exists() and (changed := changes(config, workdir)):
+def check_settings(config: ConfigDict, directory: pathlib.Path, what: str, option: str) -> None:
+    """Checks that what a directory holds, if anything, was made with these settings, and can go on where it was.
+
+    Args:
+      config: the settings now; those of before are where `save_config` has put them.
+      directory: may be missing.
+      what, option: name in the message what it holds, and the option that chooses another directory.
+
+    Raises:
+      ConfigError: it was made with others.
+    """
+    if (directory / FILE).exists() and (changed := changes(config, directory)):
         path, (before, _) = next(iter(changed.items()))
         raise ConfigError(
-            f"{workdir} holds a quickstart with other settings (its config.{path} is {before!r}): choose another"
-            " directory with --config.workdir=DIRECTORY, or remove it"
+            f"{directory} holds {what} with other settings (its config.{path} is {before!r}): choose another"
+            f" directory with {option}, or remove it"
         )
-    return workdir
 
 
 def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
@@ -128,7 +140,7 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
         return
     registry = default_registry(lessons.PADDING)
     with output_directory(directory) as local:
-        lessons.save_world_processor(local, registry)
+        lessons.save_world_processor(local, registry, world=config.world)
         tokenizer = transformers.AutoTokenizer.from_pretrained(local)
     ids = {
         name: tokenizer.convert_tokens_to_ids(token)
@@ -146,44 +158,52 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
     Qwen2_5_VL.create(sizes, config.seed).save_pretrained(directory)
 
 
-def _synthesize(config: ConfigDict, model: pathlib.Path, data: pathlib.Path) -> None:
-    """Writes the records of every phase."""
+def seeds_of(config: ConfigDict, count: int, split: str) -> PixelSearch:
+    """The first seeds of a split of the config's world."""
+    return lessons.WORLDS[config.world].source(count, split, config.seed)
+
+
+def synthesize(config: ConfigDict, phase: str, model: pathlib.Path, data: pathlib.Path) -> None:
+    """Writes the records of a phase into `data`, unless they are there.
+
+    Args:
+      config: see configs/quickstart.py.
+      phase: one of `PHASES`.
+      model: the directory of the initial model, whose operations and tokenizer are used.
+      data: the directory of the records.
+    """
+    if (data / DATASET_INFO).exists():
+        return
+    kind, count = PHASES[phase], _record_count(config, phase)
+    with RecordWriter(data, kind) as writer, Progress(f"synthesizing {phase}", count) as progress:
+        for number, record in enumerate(_records(config, phase, model), start=1):
+            writer.write(record)
+            progress.update(number)
+
+
+def _record_count(config: ConfigDict, phase: str) -> int:
+    warm_start = config.warm_start.trajectories + config.warm_start.lessons
+    return {"pretraining": config.pretraining.lessons, "warm_start": warm_start, "queries": config.rl.queries}[phase]
+
+
+def _records(config: ConfigDict, phase: str, model: pathlib.Path) -> Iterator[Any]:
+    if phase == "queries":
+        return (seed.query() for seed in seeds_of(config, config.rl.queries, "rl"))
     registry = PolicySettings.load(model).registry()
-    processor = Processor.from_pretrained(model)
-    write_warm_start = lessons.warm_start(
+    if phase == "pretraining":
+        return lessons.pretraining(config.pretraining.lessons, registry, config.seed, config.world)
+    write = lessons.warm_start(
         registry,
-        processor,
+        Processor.from_pretrained(model),
         seed=config.seed,
+        world=config.world,
+        corrections=config.warm_start.corrections,
         misplaced=config.warm_start.misplaced,
         favoured=config.warm_start.favoured,
     )
-    phases: dict[str, tuple[str, Iterable[Any], int]] = {
-        "pretraining": (
-            "trajectory",
-            lessons.pretraining(config.pretraining.lessons, registry, config.seed),
-            config.pretraining.lessons,
-        ),
-        "warm_start": (
-            "trajectory",
-            itertools.chain(
-                map(write_warm_start, PixelSearch(config.warm_start.trajectories, "sft", config.seed)),
-                lessons.pretraining(config.warm_start.lessons, registry, config.seed),
-            ),
-            config.warm_start.trajectories + config.warm_start.lessons,
-        ),
-        "queries": (
-            "query",
-            (seed.query() for seed in PixelSearch(config.rl.queries, "rl", config.seed)),
-            config.rl.queries,
-        ),
-    }
-    for name, (kind, records, count) in phases.items():
-        if (data / name / DATASET_INFO).exists():
-            continue
-        with RecordWriter(data / name, kind) as writer, Progress(f"synthesizing {name}", count) as progress:
-            for number, record in enumerate(records, start=1):
-                writer.write(record)
-                progress.update(number)
+    trajectories = map(write, seeds_of(config, config.warm_start.trajectories, "sft"))
+    rehearsed = lessons.pretraining(config.warm_start.lessons, registry, config.seed, config.world)
+    return itertools.chain(trajectories, rehearsed)
 
 
 def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model: str, data: str) -> ConfigDict:
@@ -204,7 +224,7 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
                 directory=model, dtype=config.model.dtype, param_dtype="float32", remat="none", position_rule=None
             ),
             lora=dict(rank=0, alpha=1.0, targets=()),
-            processor=dataclasses.asdict(lessons.BUDGETS),
+            processor=dataclasses.asdict(lessons.WORLDS[config.world].budgets),
             operations=dict(padding=lessons.PADDING, release=False, box_rule=None),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             media=dataclasses.asdict(MediaSettings()),
@@ -214,7 +234,7 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
     return phase
 
 
-def _train(
+def train(
     run_phase: Callable[..., pathlib.Path],
     config: ConfigDict,
     section: str,
@@ -222,17 +242,33 @@ def _train(
     model: pathlib.Path,
     data: pathlib.Path,
 ) -> pathlib.Path:
-    """Runs a phase unless its model is there already."""
+    """Runs a phase, from where it was, unless its model is there already.
+
+    Args:
+      run_phase: `sft.run` or `rl.run`.
+      config, section, workdir, model, data: see `phase_config`.
+
+    Returns:
+      The directory of the trained model.
+    """
     if (workdir / MODEL / SETTINGS).exists():  # written last
         return workdir / MODEL
     begun = (workdir / FILE).exists()
     return run_phase(phase_config(config, section, workdir, str(model), str(data)), resume=begun)
 
 
-def _evaluate(
+def evaluate_held_out(
     config: ConfigDict, stage: str, directory: pathlib.Path, seeds: PixelSearch, out: pathlib.Path
 ) -> Evaluation:
-    """Evaluates a stage; `out` is the folder for what `compare` reads, and what it holds of before is replaced."""
+    """Evaluates a stage's model; `out` is the folder for what `compare` reads, and what it holds of before is replaced.
+
+    Args:
+      config: see configs/quickstart.py.
+      stage: names it in the progress.
+      directory: of the model.
+      seeds: held-out ones.
+      out: gets the scored records and, when all are there, the results.
+    """
     settings = config.evaluation
     (out / RECORDS).unlink(missing_ok=True)
     with Progress(f"evaluating {stage}", len(seeds)) as progress, ScoredRecordWriter(out) as writer:

@@ -1,4 +1,4 @@
-"""95% intervals of mean scores and of paired differences, and the exact test of McNemar.
+"""95% intervals of mean scores, of paired differences and of means over runs, and the exact test of McNemar.
 
 Items that share an image, or are one question with its options in several orders, are not independent: they form a
 cluster, and clusters are what is drawn. From `FEW` clusters on, an interval is the percentile bootstrap over clusters.
@@ -20,6 +20,7 @@ import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 DRAWS = 10_000  # of the bootstrap
 FEW = 30  # clusters; with fewer, percentiles of the bootstrap lie too close together
@@ -28,7 +29,7 @@ Z = 1.959963984540054  # the normal distribution's quantile at 0.975
 SAME = 1e-9  # means that differ by less do so by rounding
 BLOCK = 2**18  # numbers drawn at a time, so that memory does not grow with the number of items
 
-WILSON, NEWCOMBE, BOOTSTRAP = "wilson", "newcombe", "bootstrap"
+WILSON, NEWCOMBE, BOOTSTRAP, STUDENT = "wilson", "newcombe", "bootstrap", "student"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Interval:
     Attributes:
       mean: of all items.
       low, high: the interval.
-      method: how it was computed: "bootstrap", "wilson" or "newcombe".
+      method: how it was computed: "bootstrap", "wilson", "newcombe" or "student".
       count: items.
       clusters: independent groups of items; as many as items where none share a cluster.
     """
@@ -88,6 +89,25 @@ def paired_difference(
         return Interval(mean, *bounds, BOOTSTRAP, len(differences), int(groups.max()) + 1)
     bounds = _newcombe(baseline, other, len(differences) / _design_effect(differences, groups))
     return Interval(mean, *bounds, NEWCOMBE, len(differences), int(groups.max()) + 1)
+
+
+def run_interval(values: Sequence[float]) -> Interval:
+    """The mean of a figure over runs that differ in their seeds alone, by Student's t.
+
+    Of a score, a bound may lie outside [0, 1].
+
+    Args:
+      values: one for each run.
+
+    Raises:
+      ValueError: there are fewer than two, which tell nothing of how runs differ.
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} runs: an interval over runs needs two at least")
+    mean, count = math.fsum(values) / len(values), len(values)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    reach = float(stdtrit(count - 1, 0.975)) * spread
+    return Interval(mean, mean - reach, mean + reach, STUDENT, count, count)
 
 
 def wilson(mean: float, count: float) -> tuple[float, float]:

@@ -12,6 +12,8 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 14, 14, 40
 MAX_POINTS = 240  # more would be less than two pixels apart
 
 Points = Sequence[tuple[float, float]]
+Band = Sequence[tuple[float, float, float]]
+"""(x, low, high), x ascending."""
 
 
 def line_chart(
@@ -22,6 +24,8 @@ def line_chart(
     reference: tuple[str, float] | None = None,
     window: int = 1,
     first_series: int = 1,
+    bands: Mapping[str, Band] | None = None,
+    dots: bool = True,
 ) -> str:
     """An SVG line chart with axes and ticks; every point shows its values on hover.
 
@@ -33,6 +37,8 @@ def line_chart(
       window: the bold line is the mean over this many neighbouring points, with the points themselves as a faint line
         behind it; 1 draws the points only.
       first_series: the colour of the first series is the CSS variable `--series-{first_series}`, and so on.
+      bands: a shaded range around a series, by its name, all of whose values are finite.
+      dots: False leaves out the points that show their values.
     """
     points = {
         name: _thin([(x, y) for x, y in p if math.isfinite(x) and math.isfinite(y)]) for name, p in series.items()
@@ -67,10 +73,13 @@ def line_chart(
     for k, (name, raw) in enumerate(points.items(), first_series):
         smooth = moving_average(raw, window)
         out.append(f'<g style="color:var(--series-{k})">')
+        if band := (bands or {}).get(name):
+            edge = [at(x, low) for x, low, _ in band] + [at(x, high) for x, _, high in reversed(band)]
+            out.append(f'<polygon class="band" points="{_path(edge)}"/>')
         if window > 1 and len(raw) > 2:
             out.append(f'<polyline class="faint" points="{_path(at(*p) for p in raw)}"/>')
         out.append(f'<polyline class="line" points="{_path(at(*p) for p in smooth)}"/>')
-        for (x, y), (_, mean) in zip(raw, smooth, strict=True):
+        for (x, y), (_, mean) in zip(raw, smooth, strict=True) if dots else ():
             px, py = at(x, mean)
             title = f"{name}, {x_label} {_number(x)}: {y:.3f}" + (f" (mean {mean:.3f})" if window > 1 else "")
             out.append(f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="5"><title>{escape(title)}</title></circle>')

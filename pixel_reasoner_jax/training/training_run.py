@@ -22,7 +22,7 @@ from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, ConfigError, open_workdir, save_config, take_over
-from pixel_reasoner_jax.errors import RunInterrupted, RunStopped, UserError
+from pixel_reasoner_jax.errors import NoUpdateError, RunInterrupted, RunStopped
 from pixel_reasoner_jax.files import StorageError, as_path, storage_problem
 from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.metrics import MetricWriter, Progress, read_metrics
@@ -272,11 +272,11 @@ class TrainingRun:
           reason: why the last step that made no update made none.
 
         Raises:
-          UserError: no update was made: the model would be the untrained one.
+          NoUpdateError: no update was made: the model would be the untrained one.
         """
         if not int(state.step):
             more = reason or f"{self._workdir / METRICS} has the figures of every step"
-            raise UserError(f"no update was made, so there is no trained model, and none is written: {more}")
+            raise NoUpdateError(f"no update was made, so there is no trained model, and none is written: {more}")
         directory = self._workdir / MODEL
         nnx.update(self.model, state.params)
         self.model.save_pretrained(directory)

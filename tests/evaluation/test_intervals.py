@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixel_reasoner_jax.evaluation import intervals
-from pixel_reasoner_jax.evaluation.intervals import mcnemar, paired_difference, score_interval, wilson
+from pixel_reasoner_jax.evaluation.intervals import mcnemar, paired_difference, run_interval, score_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -240,3 +240,22 @@ def test_differences_are_covered(count):
         return paired_difference(first.astype(float), second.astype(float))
 
     assert 0.91 < covered(found, 0.1) <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "low", "high"),
+    [  # by the quantiles 12.7062047 and 2.77644511 of Student's t with 1 and 4 degrees of freedom
+        ([0.0, 1.0], 0.5, 0.5 - 6.35310237, 0.5 + 6.35310237),
+        ([0.9, 0.92, 0.94, 0.96, 0.98], 0.94, 0.94 - 0.0392649, 0.94 + 0.0392649),
+        ([0.25, 0.25, 0.25], 0.25, 0.25, 0.25),
+    ],
+)
+def test_means_over_runs(values, mean, low, high):
+    found = run_interval(values)
+    assert (found.mean, found.low, found.high) == pytest.approx((mean, low, high), abs=1e-6)
+    assert found.method == "student" and found.count == found.clusters == len(values)
+
+
+def test_one_run_has_no_interval():
+    with pytest.raises(ValueError, match="1 runs.*two"):
+        run_interval([0.5])

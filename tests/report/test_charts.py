@@ -51,3 +51,17 @@ def test_no_points_and_one_point():
 def test_long_runs_are_thinned():
     root = ET.fromstring(line_chart({"a": [(i, i / 10_000) for i in range(10_000)]}, x_label="step"))
     assert 100 < len(root.findall(".//circle")) <= MAX_POINTS
+
+
+def test_a_band_lies_around_its_series():
+    chart = line_chart(
+        {"a": [(0, 0.5), (10, 0.5)], "b": []},
+        x_label="step",
+        bands={"a": [(0, 0.25, 0.75), (10, 0.0, 2.0)]},
+        dots=False,
+    )
+    root = ET.fromstring(chart)
+    (band,) = root.findall(".//polygon")
+    points = [tuple(map(float, point.split(","))) for point in band.get("points").split()]
+    assert points == [(44, 198.5), (546, 260), (546, 14), (44, 75.5)]  # 2.0 at the edge
+    assert not root.findall(".//circle")

@@ -1,0 +1,1 @@
+"""Experiments that a command repeats: what was run, and what came of it."""
