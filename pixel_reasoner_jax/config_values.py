@@ -20,10 +20,24 @@ BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budg
 ANSWER_RULES = ("strict", "release")
 CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
+LOSSES = ("clip", "dual_clip", "gspo", "cispo")  # of the policy
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' losses
+CORRECTIONS = ("none", "tis", "mis", "geometric")  # of the sampler's probabilities to the trainer's
+KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
 def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in names), "one of " + ", ".join(map(repr, names))
+
+
+def _part(*names: str) -> tuple[Callable[[Any], bool], str]:
+    """One of ours, or of one's own, which is looked for when it is used."""
+
+    def is_part(value: Any) -> bool:
+        module, colon, name = value.partition(":")
+        return value in names or bool(module and colon and name)
+
+    return is_part, f"one of {', '.join(map(repr, names))}, or module:function of your own"
 
 
 def is_finite(value: Any) -> bool:
@@ -52,6 +66,10 @@ def _is_range_of_rates(value: Any) -> bool:
     return len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] <= value[1] <= 1
 
 
+def _are_bounds(value: Any) -> bool:
+    return len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] < value[1]
+
+
 def _is_budget(value: Any) -> bool:
     return len(value) == 2 and all(type(number) is int for number in value) and 1 <= value[0] <= value[1]
 
@@ -64,6 +82,7 @@ _FRACTION = (lambda value: 0 <= value <= 1), "between 0 and 1"
 _POSITIVE = (lambda value: value > 0), "greater than 0"
 _NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
 _MOMENTUM = (lambda value: 0 <= value < 1), "0 or greater and less than 1"
+_BOUNDS = _are_bounds, "two numbers, (least, most), the first 0 or greater and less than the second"
 _AXIS = (lambda value: value > 0 or value == -1), "greater than 0, or -1 for the devices that are left"
 _TEXT = bool, "a text that is not empty"
 
@@ -142,6 +161,21 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grpo.queries_per_episode": _POSITIVE,
     "grpo.clip_low": _FRACTION,
     "grpo.clip_high": _NOT_NEGATIVE,
+    "grpo.loss": _part(*LOSSES),
+    "grpo.dual_clip": ((lambda value: value > 1), "greater than 1"),
+    "grpo.aggregation": _part(*AGGREGATIONS),
+    "grpo.constant_length": _NOT_NEGATIVE,
+    "grpo.correction": _part(*CORRECTIONS),
+    "grpo.correction_bounds": _BOUNDS,
+    "grpo.entropy_fraction": ((lambda value: 0 < value <= 1), "greater than 0 and at most 1"),
+    "auxiliary.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
+    "auxiliary.kl": _NOT_NEGATIVE,
+    "auxiliary.kl_estimator": _part(*KL_ESTIMATORS),
+    "auxiliary.nll": _NOT_NEGATIVE,
+    "auxiliary.kl_cov": _NOT_NEGATIVE,
+    "auxiliary.kl_cov_fraction": _FRACTION,
+    "auxiliary.clip_cov_fraction": _FRACTION,
+    "auxiliary.clip_cov_bounds": _BOUNDS,
     "pretraining.lessons": _POSITIVE,
     "warm_start.trajectories": _POSITIVE,
     "warm_start.lessons": _NOT_NEGATIVE,

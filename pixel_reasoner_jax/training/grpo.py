@@ -41,12 +41,12 @@ class RewardedGroups:
 
     def sequences(self, queries: slice = slice(None)) -> list[Sequence]:
         """The sequences to train on: the responses of every group of `queries` that is not uniform, group by group."""
-        chosen = self.groups[queries], self.advantages[queries], self.uniform[queries]
+        chosen = self.groups[queries], self.advantages[queries], self.terms.correct[queries], self.uniform[queries]
         return [
-            Sequence.of(trajectory, float(advantage))
-            for group, advantages, uniform in zip(*chosen, strict=True)
+            Sequence.of(trajectory, float(advantage), float(correct))
+            for group, advantages, corrects, uniform in zip(*chosen, strict=True)
             if not uniform
-            for trajectory, advantage in zip(group, advantages, strict=True)
+            for trajectory, advantage, correct in zip(group, advantages, corrects, strict=True)
         ]
 
     def metrics(self) -> dict[str, float]:

@@ -5,7 +5,8 @@ for every episode of queries:
     roll out G responses to every query, and score their answers
     reward = correctness + curiosity bonus - penalty for operations
     advantage = reward - mean of the query's group; groups whose rewards are all alike are dropped
-    for every update: one step of the optimizer on its share of the responses
+    for every update: what its loss needs besides (see `policy_update`), and one step of the optimizer on its share of
+    the responses
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
-from pixel_reasoner_jax.training.losses import grpo_loss
+from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
+from pixel_reasoner_jax.training.policy_update import UpdatePasses, check_parts, details_of
 from pixel_reasoner_jax.training.rows import split_by_tokens
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest
@@ -61,6 +63,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         began with; where these are gone and were not saved, its updates are made first, and it is saved.
     """
     check_lengths(config)
+    check_parts(config)
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
     with contextlib.ExitStack() as stack:
@@ -81,11 +84,12 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         forbidden = np.zeros(training.model.config.vocab_size, bool)
         forbidden[training.processor.forbidden_tokens] = True
         trainer = make_trainer(config, training.model, forbidden)
+        passes = UpdatePasses(config, trainer, training.model)
         sampling = SamplingSettings(
             config.rollout.temperature, later=SamplingSettings(config.rollout.later_temperature)
         )
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
-        learner = Learner(config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop)
+        learner = Learner(config, training, policy, pool, trainer, passes, schedule, sampling, learning_rate, stop)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
         reason = ""
@@ -175,6 +179,7 @@ class Learner:
       policy, sampling: what acts, and how its tokens are sampled.
       pool: scores answers.
       trainer, learning_rate: what updates, and its learning rate by the number of the update, from 0.
+      passes: what an update needs besides.
       schedule: the updates that are planned.
       stop: whether SIGTERM has come.
     """
@@ -184,6 +189,7 @@ class Learner:
     policy: Policy
     pool: AnswerPool
     trainer: Trainer
+    passes: UpdatePasses
     schedule: UpdateSchedule
     sampling: SamplingSettings
     learning_rate: Callable[[int], float]
@@ -229,16 +235,20 @@ def run_episode(
 
     metrics, skipped = [], 0
     updates = _split_into_updates(rewarded, training, config.train.batch_size)
+    with training.phase("update"):
+        learner.passes.begin_episode(state, updates, training)
     for step, sequences in zip(learner.schedule.steps_of(episode), updates, strict=False):
         begins_anew = not metrics or episode == 1 or training.has_saved(episode - 1)
         if learner.stop.agreed() and begins_anew:
             raise EpisodeDropped
         with training.phase("pack"):
-            batches = training.agree_on_shapes(training.plan(sequences))()
+            agreed = training.agree_on_shapes(training.plan(sequences))
+            batches = agreed()
         with training.phase("update"):
+            batches, figures = learner.passes.prepare(state, agreed, batches)
             state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(step))
         if update_metrics:
-            metrics.append(update_metrics)
+            metrics.append({**update_metrics, **figures})
         else:
             skipped += 1
     counts = {
@@ -319,23 +329,12 @@ def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Train
     return Trainer(
         model,
         make_optimizer(config.optimizer),
-        functools.partial(_loss, clip_low=config.grpo.clip_low, clip_high=config.grpo.clip_high),
+        policy_loss(config),
         forbidden=forbidden,
         freeze_vision=config.train.freeze_vision,
         master_weights=config.optimizer.master_weights,
-    )
-
-
-def _loss(logprobs, entropy, details, normalizer, *, clip_low: float, clip_high: float):
-    return grpo_loss(
-        logprobs,
-        details["logprobs"],
-        details["advantages"],
-        details["target_mask"] > 0,
-        normalizer,
-        clip_low=clip_low,
-        clip_high=clip_high,
-        entropy=entropy,
+        details=details_of(config),
+        entropy_gradient=bool(config.auxiliary.entropy),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training.policy_update import UpdatePasses
 from pixel_reasoner_jax.training.rl import UpdateSchedule
 
 
@@ -51,12 +52,14 @@ def test_an_update_that_no_response_is_left_for_counts_as_skipped(monkeypatch):
     figures = {"tokens": 5.0, "logprob_difference": 0.0}
     trainer = types.SimpleNamespace(update=lambda state, batches, rate: (state, figures if batches else {}))
     policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext())
+    config = load_config("rl_qwen2_5_vl_7b")
     learner = rl.Learner(
-        config=load_config("rl_qwen2_5_vl_7b"),
+        config=config,
         training=training,
         policy=policy,
         pool=types.SimpleNamespace(unchecked=0),
         trainer=trainer,
+        passes=UpdatePasses(config, trainer, model=None),
         schedule=UpdateSchedule(6, 3),
         sampling=None,
         learning_rate=float,
