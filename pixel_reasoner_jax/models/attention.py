@@ -88,7 +88,7 @@ def dense_attention(
     causal: bool,
     queries: int = DEFAULT_QUERIES,
 ) -> Float[Array, "batch tokens heads size"]:
-    """The same in XLA's operations, for every platform and any shape.
+    """The attention of `attention` in XLA's operations, for every platform and any shape.
 
     Args:
       queries: whose scores are held at a time, at most: memory grows with the keys and not with their square. The
@@ -107,7 +107,7 @@ def dense_attention(
 
 
 def _in_chunks(queries, end, query, query_segments, order, key, value, segments):
-    """`_attend`, in chunks of so many queries."""
+    """`_attend` over chunks of at most `queries` queries, one after the other."""
 
     def attend(by_query):
         return _attend(end, *by_query, key, value, segments)
@@ -122,7 +122,7 @@ def _in_chunks(queries, end, query, query_segments, order, key, value, segments)
 
 
 def _split(x: Array, axis: int, count: int) -> Array:
-    """`count` equal parts along `axis`, padded at the end, as a new first axis."""
+    """Splits `axis` into `count` equal parts, padded at the end, which become a new first axis."""
     part = -(-x.shape[axis] // count)
     x = jnp.pad(x, [(0, count * part - x.shape[axis] if i == axis else 0) for i in range(x.ndim)])
     return jnp.moveaxis(x.reshape(*x.shape[:axis], count, part, *x.shape[axis + 1 :]), axis, 0)
@@ -185,7 +185,7 @@ def _sum_by_head(equation, x, y):
 
 
 def _over_queries(x, y):
-    """Summed over the group and its queries: float32 [batch, kv_heads, keys, size]."""
+    """Sums over the heads of a group and their queries: float32 [batch, kv_heads, keys, size]."""
     return jnp.einsum("bhqk,bhqd->bhkd", _flatten_heads(x), _flatten_heads(y), preferred_element_type=jnp.float32)
 
 

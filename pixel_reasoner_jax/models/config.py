@@ -116,9 +116,9 @@ class Config:
 
     @property
     def divisible(self) -> dict[str, dict[str, int]]:
-        """By their keys, the sizes of parameters' axes with each logical name (`parallel.sharding.RULES`).
+        """The sizes of the parameters' axes, by logical name (`parallel.sharding.RULES`) and then by config key.
 
-        Not the vocabulary: a tokenizer's may be odd, and then it is whole everywhere.
+        The vocabulary is left out: its size may be odd, and then it is replicated on every device.
         """
         vision = self.vision
         merged = {"vision_config.hidden_size * spatial_merge_size**2": vision.hidden_size * vision.merge_patches}

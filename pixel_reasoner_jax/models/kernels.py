@@ -72,15 +72,15 @@ def fused_attention(
 def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: bool) -> dict[str, int]:
     """Floating-point operations in the matrix products of a kernel, which XLA's cost analysis takes for none.
 
-    What is counted is the most that can run, that of rows of one segment each: padding to whole blocks is in, blocks
-    that causality hides are not; of those that segments hide, which are skipped too, only the data can tell. A product
-    of m x k by k x n elements is 2mkn operations.
+    Counted is the most that can run, which is the case of one segment a row. Padding to whole blocks is counted,
+    blocks that causality hides are not. Blocks that segments hide are skipped as well, but only the data tell which. A
+    product of m x k by k x n elements is 2mkn operations.
 
     Args:
       batch: rows a call; `batch`, `heads`: of one device for a count a device, of the program for the whole.
 
     Returns:
-      Operations by what the kernels' names begin with in a program: those of a forward pass (two products; again each
+      Operations, by the beginning of the kernels' names in a program: those of a forward pass (two products; again each
       time that remat repeats it), and of the two kernels of a backward pass, `dkv` (four) and `dq` (three).
     """
     block, blocks = _blocks(tokens)
@@ -90,18 +90,17 @@ def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: b
 
 
 def _saying(flops: Mapping[str, int]) -> contextlib.AbstractContextManager:
-    """Has the kernels that are called meanwhile, and those of their backward passes, carry their operations."""
+    """A context in which the kernels that are called, and their backward passes, carry their number of operations."""
     return set_xla_metadata(**{FLOPS + name: count for name, count in flops.items()})
 
 
 def said_flops(name: str, attributes: Mapping[str, int | str]) -> int | None:
-    """What the call of a kernel says of the operations in its matrix products, by its name and attributes; None:
-    nothing."""
+    """The operations in a kernel's matrix products, as its call's name and attributes say; None: they say nothing."""
     return next((int(flops) for key, flops in attributes.items() if f"{FLOPS}{name}".startswith(key)), None)
 
 
 def _blocks(tokens: int) -> tuple[int, int]:
-    """The length of a block and their number: as few as can be, with less than `LANES` tokens of padding in each."""
+    """The length of a block and the number of blocks: as few as possible, less than `LANES` padding tokens in each."""
     blocks = -(-tokens // BLOCK)
     return -(-tokens // (blocks * LANES)) * LANES, blocks
 
@@ -150,7 +149,7 @@ def _may_share_segment(segments: Int[Array, " tokens"], block: int) -> Array:
 
 
 def _pad(x: Array, axis: int, length: int) -> Array:
-    """Filled up to a length, segments with an id that no token has."""
+    """Pads arrays to a length, segments with an id that no token has."""
     fill = -1 if jnp.issubdtype(x.dtype, jnp.integer) else 0
     padding = [(0, length - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
     return jnp.pad(x, padding, constant_values=fill)

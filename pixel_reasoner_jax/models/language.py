@@ -52,7 +52,7 @@ class DecoderLayer(nnx.Module):
         return rotate(query, rotation), rotate(key, rotation).swapaxes(1, 2), value.swapaxes(1, 2)
 
     def finish(self, x: Float[Array, "batch tokens size"], attended: Array, mesh) -> Float[Array, "batch tokens size"]:
-        """Everything after attention."""
+        """The rest of a layer: the output projection, the MLP and their residuals."""
         x = constrain(x + self.out(attended), WITHIN, mesh)
         return x + self.mlp(x, self.norm2)
 

@@ -31,7 +31,7 @@ BETWEEN = ("batch", "sequence", None)  # and between layers
 
 
 def stack(layer: type[nnx.Module], depth: int, config, *, rngs: nnx.Rngs, **options) -> nnx.Module:
-    """`depth` layers of own weights as one module whose parameters have a leading axis "layers"."""
+    """A module of `depth` layers, whose parameters are stacked along a leading axis "layers"."""
     create = nnx.vmap(lambda rngs: layer(config, rngs=rngs, **options))
     return nnx.split_rngs(splits=depth)(create)(rngs)
 
@@ -46,8 +46,8 @@ def scan_layers(
 ) -> Float[Array, "batch tokens size"]:
     """`function(x, layer)` for one layer after another.
 
-    Between layers x is sharded over all of the mesh, and so is what "full" remat keeps of them; within them it is
-    whole along tensor. (Left to find out by itself where x becomes whole, the compiler gathers parameters over tensor.)
+    Between layers x is sharded over the whole mesh, and so are the layer inputs that "full" remat keeps. Within layers
+    x is replicated along tensor. (Without this constraint the compiler gathers parameters over tensor instead.)
 
     Args:
       layers: stacked.
@@ -154,7 +154,7 @@ class Adapter(nnx.Module):
         self.scale = alpha / rank
 
     def __call__(self, x: Array) -> Array:
-        """Of one layer, inside a scan over the stack: [*batch, *inputs] to [*batch, *outputs]."""
+        """Applies one layer, inside a scan over the stack: [*batch, *inputs] to [*batch, *outputs]."""
         low = jnp.tensordot(x, self.a[...].astype(x.dtype), axes=self.a.ndim - 1)
         return self.scale * jnp.tensordot(low, self.b[...].astype(x.dtype), axes=1)
 

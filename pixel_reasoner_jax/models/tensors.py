@@ -27,7 +27,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file; `offset` in bytes."""
+    """A tensor in a file, which begins `offset` bytes after the file's start."""
 
     path: pathlib.Path
     offset: int

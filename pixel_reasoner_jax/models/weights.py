@@ -135,7 +135,7 @@ def read_config(directory: str | os.PathLike) -> Config:
 def stored_dtype(directory: str | os.PathLike) -> str:
     """The type of a checkpoint's parameters, as its config.json says, else its embedding: "float32", "bfloat16", …
 
-    What says nothing is float32, as `convert` writes unless told otherwise.
+    A checkpoint that says neither is float32, as `convert` writes unless told otherwise.
     """
     base = base_directory(model_directory(directory))
     config = read_json(base / "config.json")
@@ -337,7 +337,7 @@ def _fetch(parameters: Mapping[tuple, Any], target: TensorTarget) -> np.ndarray:
 
 
 def _plan(sizes: Mapping[str, int], max_shard_size: int | str) -> dict[str, list[str]]:
-    """File names to the tensors they hold."""
+    """Assigns tensors to files, by file name."""
     limit = parse_size(max_shard_size)
     groups: list[list[str]] = [[]]
     held = 0
@@ -370,7 +370,7 @@ def _check(table: dict[str, TensorTarget], tensors: dict[str, StoredTensor], dir
 
 
 def _check_vocabulary(name: str, shape: tuple[int, ...], expected: tuple[int, ...], directory) -> None:
-    """Says of an embedding or head of other rows than config.json says what it is."""
+    """Raises a `CheckpointError` that explains an embedding or head whose number of rows is not config.json's."""
     if name in ("model.embed_tokens.weight", "lm_head.weight") and shape[1:] == expected[1:]:
         raise CheckpointError(
             f"{directory}: {name} has shape {list(shape)}, config.json makes it {list(expected)}: the embeddings were"

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pixel_reasoner_jax.errors import UserError
 
-GROUP = 128  # tokens of a group; `draw` chooses a group first, and then a token within it
+BLOCK = 128  # tokens of a block of the vocabulary; `draw` chooses a block first, and then a token within it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,21 +183,21 @@ def draw(
 ) -> tuple[Int[Array, " slots"], Float[Array, " slots"]]:
     """Draws a token for every slot from `sampling_logits` and returns it with its log-probability.
 
-    Inverse transform sampling in two steps: the first group of `GROUP` tokens, and then the first token of this group,
+    Inverse transform sampling in two steps: the first block of `BLOCK` tokens, and then the first token of this block,
     whose cumulative weight exceeds a uniform number. Two numbers are enough, where the Gumbel trick takes one for each
     token of the vocabulary; and in two steps float32 resolves even the rarest token.
     """
     highest = logits.max(axis=-1, keepdims=True)
     weights = jnp.exp(logits - highest)
-    groups = jnp.pad(weights, ((0, 0), (0, -weights.shape[-1] % GROUP))).reshape(len(weights), -1, GROUP)
-    totals = groups.sum(axis=-1)
+    blocks = jnp.pad(weights, ((0, 0), (0, -weights.shape[-1] % BLOCK))).reshape(len(weights), -1, BLOCK)
+    totals = blocks.sum(axis=-1)
     keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(keys), token_index)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
-    group = _invert_cumulative(totals, uniform[:, 0])
-    within = _invert_cumulative(jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0], uniform[:, 1])
+    block = _invert_cumulative(totals, uniform[:, 0])
+    within = _invert_cumulative(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], uniform[:, 1])
     # This is argmax, which takes far longer since it carries the indices along.
     likeliest = jnp.where(logits == highest, jnp.arange(logits.shape[-1]), logits.shape[-1]).min(axis=-1)
-    tokens = jnp.where(temperature > 0, group * GROUP + within, likeliest).astype(jnp.int32)
+    tokens = jnp.where(temperature > 0, block * BLOCK + within, likeliest).astype(jnp.int32)
     logprobs = jnp.take_along_axis(logits - highest, tokens[:, None], axis=-1)[:, 0] - jnp.log(totals.sum(axis=-1))
     return tokens, logprobs
 
