@@ -241,7 +241,7 @@ PROGRAMS = {
 
 
 @pytest.mark.skipif(jax.__version__ != "0.10.2", reason="another version of JAX may write another text")
-@pytest.mark.parametrize("platform", PROGRAMS)
+@pytest.mark.parametrize("platform", ["cpu", pytest.param("tpu", marks=pytest.mark.slow)])
 def test_the_update_of_the_default_settings_is_the_program_that_it_was(platform, monkeypatch):
     """Parts of a loss leave no trace where they are not chosen. After a change of the model or the loss: new hashes."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
