@@ -61,6 +61,11 @@ def get_config() -> ConfigDict:
     config.rl.grpo = ConfigDict(dict(queries_per_episode=16, clip_low=0.2, clip_high=0.35, advantage="centred"))
     config.rl.grpo.update(dict(masks=(), sampling_rounds=1))
     config.rl.replay = ConfigDict(dict(method="none", alpha=1.0))  # an episode is one update, which is seldom empty
+    config.rl.grpo.update(dict(loss="clip", dual_clip=3.0, aggregation="token_mean", constant_length=0))
+    config.rl.grpo.update(dict(correction="none", correction_bounds=(0.5, 2.0), entropy_fraction=1.0))
+    config.rl.auxiliary = ConfigDict(dict(entropy=0.0, kl=0.0, kl_estimator="k2", nll=0.0))
+    config.rl.auxiliary.update(dict(kl_cov=0.0, kl_cov_fraction=0.0002))
+    config.rl.auxiliary.update(dict(clip_cov_fraction=0.0, clip_cov_bounds=(1.0, 5.0)))
 
     config.evaluation = ConfigDict(dict(queries=256, samples=4, slots=256, temperature=1.0))
     return config

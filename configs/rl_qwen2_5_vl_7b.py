@@ -149,6 +149,36 @@ def get_config() -> ConfigDict:
     # Dynamic sampling: more queries are asked, so many times queries_per_episode at most, until queries_per_episode
     # groups are not uniform; 1: off. An episode then reads more of the data, beyond the epochs if need be.
     config.grpo.sampling_rounds = 1
+    # Of the policy: "clip", "dual_clip", "gspo" (its authors clip at 3e-4 and 4e-4, with sequence_mean), "cispo" (where
+    # clip_low 1 is no lower bound), or module:function of your own; see training/losses.py.
+    config.grpo.loss = "clip"
+    config.grpo.dual_clip = 3.0  # a token's loss is at most this times -A where its advantage A is negative
+    # "token_mean", "sequence_mean" (every response weighs the same), "constant_length" (sums of tokens by a length, as
+    # in Dr. GRPO), or module:function.
+    config.grpo.aggregation = "token_mean"
+    config.grpo.constant_length = 0  # tokens; 0: rollout.max_response_tokens
+    # Weights of tokens by the ratio of the trainer's probability to the sampler's, for which each response is scored
+    # once more: "tis" (at most the upper bound), "mis" (0 out of the bounds), "geometric" (a response whose geometric
+    # mean is out of the bounds gets no gradient; take them near 1), "none", or module:function.
+    config.grpo.correction = "none"
+    config.grpo.correction_bounds = (0.5, 2.0)
+    # The share of the tokens, those with the highest entropy, that the policy loss keeps; 1: all. One more pass.
+    config.grpo.entropy_fraction = 1.0
+
+    config.auxiliary = ConfigDict()  # terms of the loss besides, with their coefficients; 0: none
+    config.auxiliary.entropy = 0.0  # times the entropy, which it raises; a negative one lowers it
+    # Times KL(policy || reference), the model of model.directory; with adapters that is the model without them, without
+    # them a second one in memory. One more pass.
+    config.auxiliary.kl = 0.0
+    config.auxiliary.kl_estimator = "k2"  # "k1", "k2", "k3" or module:function; of ours k2 alone has KL's mean gradient
+    config.auxiliary.nll = 0.0  # times the cross-entropy of right responses
+    # Times |logprob - old| of the tokens with the largest covariance of log-probability and advantage. One more pass.
+    config.auxiliary.kl_cov = 0.0
+    config.auxiliary.kl_cov_fraction = 0.0002  # of the tokens
+    # The share of the tokens that the policy loss leaves out, drawn out of those whose covariance is within the bounds.
+    # 0: none. One more pass.
+    config.auxiliary.clip_cov_fraction = 0.0
+    config.auxiliary.clip_cov_bounds = (1.0, 5.0)
 
     # Selective sample replay: an update that too few responses with an advantage are left for is filled with replayed
     # ones. "none", "paper", "release" (of VL-Rethinker: half as many updates, all of drawn responses), or your own as

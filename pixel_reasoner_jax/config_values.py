@@ -27,6 +27,10 @@ RATES = ("query", "media", "global")  # that the bonus compares with H, see `tra
 MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.curiosity_state`
 REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
+LOSSES = ("clip", "dual_clip", "gspo", "cispo")  # of the policy
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' losses
+CORRECTIONS = ("none", "tis", "mis", "geometric")  # of the sampler's probabilities to the trainer's
+KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
 def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
@@ -185,6 +189,21 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grpo.masks": (_are_masks, f"out of {', '.join(RESPONSE_MASKS)}"),
     "grpo.clip_low": _FRACTION,
     "grpo.clip_high": _NOT_NEGATIVE,
+    "grpo.loss": _part(*LOSSES),
+    "grpo.dual_clip": ((lambda value: value > 1), "greater than 1"),
+    "grpo.aggregation": _part(*AGGREGATIONS),
+    "grpo.constant_length": _NOT_NEGATIVE,
+    "grpo.correction": _part(*CORRECTIONS),
+    "grpo.correction_bounds": _BOUNDS,
+    "grpo.entropy_fraction": ((lambda value: 0 < value <= 1), "greater than 0 and at most 1"),
+    "auxiliary.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
+    "auxiliary.kl": _NOT_NEGATIVE,
+    "auxiliary.kl_estimator": _part(*KL_ESTIMATORS),
+    "auxiliary.nll": _NOT_NEGATIVE,
+    "auxiliary.kl_cov": _NOT_NEGATIVE,
+    "auxiliary.kl_cov_fraction": _FRACTION,
+    "auxiliary.clip_cov_fraction": _FRACTION,
+    "auxiliary.clip_cov_bounds": _BOUNDS,
     "world": _choice(*WORLDS),
     "pretraining.lessons": _POSITIVE,
     "warm_start.trajectories": _POSITIVE,

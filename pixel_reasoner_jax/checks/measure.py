@@ -20,7 +20,7 @@ from pixel_reasoner_jax.checks.forced_calls import ForcedCalls
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.parallel import parts
 from pixel_reasoner_jax.rollout import Limits, Policy, Query, QueryError, SamplingSettings, answered
-from pixel_reasoner_jax.training.losses import grpo_loss
+from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.packing import Sequence as Trained
 from pixel_reasoner_jax.training.packing import plan
 from pixel_reasoner_jax.training.scoring import trainer_logprobs
@@ -40,7 +40,7 @@ def make_trainer(policy: Policy) -> Trainer:
     model = nnx.merge(policy.runtime.graphdef, policy.params)
     forbidden = np.zeros(model.config.vocab_size, bool)
     forbidden[policy.processor.forbidden_tokens] = True
-    return Trainer(model, optax.identity(), grpo_loss, forbidden=forbidden)
+    return Trainer(model, optax.identity(), sft_loss, forbidden=forbidden)
 
 
 def roll_out(

@@ -30,7 +30,8 @@ from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import largest_batch
-from pixel_reasoner_jax.training.state import Trainer, TrainState
+from pixel_reasoner_jax.training.policy_update import has_second_tree, needs_scores
+from pixel_reasoner_jax.training.state import DETAILS, INPUTS, Trainer, TrainState
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
 PyTree = Any
@@ -146,7 +147,7 @@ class Programs:
             self._engine.encode,
             (self._params, self._table, *self._of_all_parts((vision, table_rows))),
             tokens * self._parts,
-            resident=(self._slots, self._optimizer),
+            resident=(self._slots, self._kept),
             read=((self._read(self._params["vision"]), 1),),
         )
 
@@ -166,7 +167,7 @@ class Programs:
             (self._params, self._slots, self._table, batch),
             rows * width * self._parts,
             loops=(self._blocks(max(filled, width)),),
-            resident=self._optimizer,
+            resident=self._kept,
             read=((self._read(self._params["language"]), 1),),
         )
 
@@ -182,14 +183,14 @@ class Programs:
             slots * self._parts * DECODE_STEPS,
             static=dict(steps=DECODE_STEPS, filtered=False),
             loops=(DECODE_STEPS, self._blocks(shapes.length)),
-            resident=(self._table, self._optimizer),
+            resident=(self._table, self._kept),
             read=((self._read(decoder), DECODE_STEPS), (self._slots.cache, DECODE_STEPS)),
         )
         fork = Program(
             self._engine.fork,
             (self._slots, self._of_all_parts(ForkBatch.blank(shapes.forks[-1], slots, None))),
             loops=(self._blocks(shapes.length),),
-            resident=(self._params, self._table, self._optimizer),
+            resident=(self._params, self._table, self._kept),
         )
         return [decode, fork]
 
@@ -198,21 +199,40 @@ class Programs:
 
     def _grpo_update(self) -> list[Program]:
         forbidden = np.zeros(self._model.config.vocab_size, bool)
+        trainer = rl.make_trainer(self._config, self._model, forbidden)
         # The embedding table stays in memory until the next rollout.
-        return self._update(rl.make_trainer(self._config, self._model, forbidden), self._table)
+        programs = self._update(trainer, (self._table, self._reference))
+        if needs_scores(self._config):
+            programs.append(self._score(trainer, (self._table, self._kept)))
+        return programs
+
+    def _score(self, trainer: Trainer, resident: PyTree) -> Program:
+        """Scores the tokens of a micro-batch."""
+        batch = self._batch(trainer)
+        batch = {name: batch[name] for name in INPUTS}
+        read = ((self._read(self._params), 1),)
+        return Program(trainer.score_rows, (self._params, batch), self._batch_tokens, resident=resident, read=read)
+
+    @property
+    def _batch_tokens(self) -> int:
+        return self.rows * self._config.train.row_length
+
+    def _batch(self, trainer: Trainer) -> PyTree:
+        """The largest batch of an update, on all devices."""
+        rows, length = self._config.train.micro_batch_rows, self._config.train.row_length
+        details = trainer.details[len(DETAILS) :]
+        batch = largest_batch(self._geometry, self.row_patches, rows=rows, row_length=length, details=details)
+        return self._of_all_parts(batch)
 
     def _update(self, trainer: Trainer, resident: PyTree = ()) -> list[Program]:
         """Accumulates the gradient of a micro-batch; and applies the optimizer's step."""
-        length = self._config.train.row_length
-        rows = self._config.train.micro_batch_rows
-        batch = self._of_all_parts(largest_batch(self._geometry, self.row_patches, rows=rows, row_length=length))
-        state = self._state(trainer)
+        batch, state = self._batch(trainer), self._state(trainer)
         gradients = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, np.float32), state.trainable)
         gradients = self._with_shardings(gradients)
         accumulate = Program(
             trainer.accumulate,
             (state.trainable, state.frozen, gradients, batch, np.float32(1)),
-            self.rows * length,
+            self._batch_tokens,
             resident=(_beside_parameters(state), resident),
             read=((self._read(state.params), 2), (gradients, 1)),  # forwards and backwards
         )
@@ -223,9 +243,14 @@ class Programs:
         return self._with_shardings(jax.eval_shape(trainer.init, nnx.state(self._model)))
 
     @functools.cached_property
-    def _optimizer(self) -> PyTree:
-        """The optimizer's state, which stays on the devices during rollouts."""
-        return _beside_parameters(self._state(sft.make_trainer(self._config, self._model)))
+    def _kept(self) -> PyTree:
+        """What stays on the devices during rollouts, beside the policy: the optimizer's state, and a reference."""
+        return _beside_parameters(self._state(sft.make_trainer(self._config, self._model))), self._reference
+
+    @property
+    def _reference(self) -> PyTree:
+        """The reference's parameters, where there is one beside the policy; they have the same shapes."""
+        return self._params if has_second_tree(self._config) else ()
 
     @functools.cached_property
     def _slots(self) -> PyTree:

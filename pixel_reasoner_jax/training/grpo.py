@@ -65,7 +65,11 @@ class RewardedGroups:
     def sequences(self) -> dict[tuple[int, int], Sequence]:
         """The sequences that may be trained on, by (query, sample)."""
         return {
-            (query, sample): Sequence.of(self.groups[query][sample], float(self.advantages[query, sample]))
+            (query, sample): Sequence.of(
+                self.groups[query][sample],
+                float(self.advantages[query, sample]),
+                float(self.correct[query, sample]),
+            )
             for query, sample in np.argwhere(self.trained).tolist()
         }
 

@@ -1,19 +1,66 @@
-"""The losses of both phases, of tokens' log-probabilities; see `token_loss`."""
+"""The losses of both phases, of tokens' log-probabilities; see `token_loss.token_loss`.
+
+A policy loss is made of a surrogate that `config.grpo.loss` names, and of the auxiliary terms of `config.auxiliary`
+whose coefficient is not 0. Each is a function of the tokens of a chunk. The arrays that they need beside
+log-probabilities and advantages are computed before the update, on the host: see `policy_update`.
+"""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
+
+from pixel_reasoner_jax.named_parts import find_part
 
 MAX_LOG_RATIO = 20.0  # much larger ratios would overflow into NaN gradients; every useful clip bound is below e**20
+MAX_K3 = 10.0  # of a token's k3 estimate, which grows with the reciprocal of its probability
+
+Figures = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Some tokens of an update as a policy loss takes them; arrays are float32 [rows, positions].
+
+    Attributes:
+      logprobs: under the policy being trained. They may be about -1e30 where `train` is False.
+      ratio: probability under the policy being trained, by the old one; 1 where `train` is False.
+      advantages: of each token's response.
+      train: True for tokens that the policy sampled, False for padding.
+      details: further arrays that the loss and `config` ask for, by name; no gradient flows through them.
+      normalizer: trained tokens of the whole update.
+    """
+
+    logprobs: Float[Array, "rows positions"]
+    ratio: Float[Array, "rows positions"]
+    advantages: Float[Array, "rows positions"]
+    train: Bool[Array, "rows positions"]
+    details: Mapping[str, Float[Array, "rows positions"]]
+    normalizer: float | Float[Array, ""]
+
+    def mean(self, values: Array) -> Float[Array, ""]:
+        """The part of these tokens in the mean over all trained tokens."""
+        return jnp.where(self.train, values, 0.0).sum() / self.normalizer
+
+    def aggregate(self, values: Array) -> Float[Array, ""]:
+        """The same with every token's weight in `config.grpo.aggregation`."""
+        return self.mean(values * self.details["aggregation"]) if "aggregation" in self.details else self.mean(values)
+
+    def aggregate_weighted(self, values: Array) -> Float[Array, ""]:
+        """The same times the weights by which corrections and masks of tokens change a policy loss."""
+        return self.aggregate(values * self.details["weights"] if "weights" in self.details else values)
 
 
 def sft_loss(
     logprobs: Float[Array, "batch tokens"],
     train: Bool[Array, "batch tokens"],
     normalizer: float | Float[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, ""], Figures]:
     """Cross-entropy of the trained tokens: -sum(logprobs where train) / normalizer, in nats.
 
     Returns:
@@ -23,56 +70,136 @@ def sft_loss(
     return loss, {"loss": loss}
 
 
-def grpo_loss(
-    logprobs: Float[Array, "batch tokens"],
-    sampled_logprobs: Float[Array, "batch tokens"],
-    advantages: Float[Array, "batch tokens"],
-    train: Bool[Array, "batch tokens"],
-    normalizer: float | Float[Array, ""],
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.35,
-    entropy: Float[Array, "batch tokens"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Clipped policy-gradient loss of GRPO with a lower and an upper clip and no KL term.
+def clip(tokens: Tokens, settings: ConfigDict) -> tuple[Float[Array, ""], Figures]:
+    """-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A) (Schulman et al. 2017, eq. 7)."""
+    unclipped = tokens.ratio * tokens.advantages
+    clipped = jnp.clip(tokens.ratio, 1.0 - settings.clip_low, 1.0 + settings.clip_high) * tokens.advantages
+    loss = -tokens.aggregate_weighted(jnp.minimum(unclipped, clipped))
+    ratio = tokens.mean(tokens.ratio)
+    return loss, {"ratio": ratio, "clip_fraction": tokens.mean((clipped < unclipped).astype(jnp.float32))}
 
-    With ratio = exp(logprobs - sampled_logprobs), the loss is
-    -sum(min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)) / normalizer over the trained tokens
-    (Schulman et al. 2017, eq. 7; token mean as in Yu et al. 2025, eq. 8).
 
-    Args:
-      logprobs: of the tokens under the policy being trained.
-      sampled_logprobs: of the tokens when they were sampled, with the same temperature and forbidden tokens; no
-        gradient flows through them.
-      advantages: the advantage of each token's response.
-      train: True for tokens that the policy sampled, False for those of prompts and observations.
-      normalizer: trained tokens of the whole batch.
-      clip_low, clip_high: how far the ratio may fall below and rise above 1.
-      entropy: of the policy being trained, for the diagnostics.
+def dual_clip(tokens: Tokens, settings: ConfigDict) -> tuple[Float[Array, ""], Figures]:
+    """`clip`, but at most -A * dual_clip where the advantage A is negative (Ye et al. 2020)."""
+    unclipped = tokens.ratio * tokens.advantages
+    clipped = jnp.clip(tokens.ratio, 1.0 - settings.clip_low, 1.0 + settings.clip_high) * tokens.advantages
+    objective, least = jnp.minimum(unclipped, clipped), settings.dual_clip * tokens.advantages
+    floored = (tokens.advantages < 0) & (objective < least)
+    loss = -tokens.aggregate_weighted(jnp.where(floored, least, objective))
+    is_clipped = (clipped < unclipped) | floored
+    return loss, {
+        "ratio": tokens.mean(tokens.ratio),
+        "clip_fraction": tokens.mean(is_clipped.astype(jnp.float32)),
+        "dual_clip_fraction": tokens.mean(floored.astype(jnp.float32)),
+    }
+
+
+def gspo(tokens: Tokens, settings: ConfigDict) -> tuple[Float[Array, ""], Figures]:
+    """`clip` with one ratio for a response, the geometric mean of its tokens' (Zheng et al. 2025, GSPO-token).
+
+    Its gradient goes to every token of the response. The published loss is the sequence mean of it.
+    """
+    logprobs = jnp.where(tokens.train, tokens.logprobs, 0.0)
+    ratio = tokens.details["sequence_ratios"] * jnp.exp(logprobs - lax.stop_gradient(logprobs))
+    return clip(dataclasses.replace(tokens, ratio=ratio), settings)
+
+
+gspo.details = ("sequence_ratios",)
+
+
+def cispo(tokens: Tokens, settings: ConfigDict) -> tuple[Float[Array, ""], Figures]:
+    """-clip(ratio, 1 - clip_low, 1 + clip_high) * A * logprob without a gradient of the ratio (MiniMax-M1, 2025).
+
+    Every token keeps a gradient, however large its ratio. clip_low 1 leaves out the lower bound, as in the paper.
+    """
+    weight = lax.stop_gradient(jnp.clip(tokens.ratio, 1.0 - settings.clip_low, 1.0 + settings.clip_high))
+    logprobs = jnp.where(tokens.train, tokens.logprobs, 0.0)
+    loss = -tokens.aggregate_weighted(weight * tokens.advantages * logprobs)
+    is_clipped = weight != tokens.ratio
+    return loss, {"ratio": tokens.mean(tokens.ratio), "clip_fraction": tokens.mean(is_clipped.astype(jnp.float32))}
+
+
+SURROGATES = {"clip": clip, "dual_clip": dual_clip, "gspo": gspo, "cispo": cispo}
+"""By the name in `config.grpo.loss`. One's own is `module:name`: a function of `Tokens` and `config.grpo` that returns
+the loss of these tokens and figures to log, all of them sums over tokens divided by the normalizer. Its attribute
+`details`, if it has one, names the arrays that it takes from `Tokens.details`."""
+
+
+def surrogate_of(settings: ConfigDict) -> Callable[[Tokens, ConfigDict], tuple[Float[Array, ""], Figures]]:
+    """The surrogate that `config.grpo` names."""
+    return find_part(settings.loss, SURROGATES, "policy loss")
+
+
+def k1(logprobs: Array, reference: Array) -> Array:
+    """logprobs - reference: no bias as an estimate of KL; its gradient has the mean 0."""
+    return logprobs - reference
+
+
+def k2(logprobs: Array, reference: Array) -> Array:
+    """Half its square: a little bias as an estimate; its gradient has the mean of KL's."""
+    return jnp.square(logprobs - reference) / 2
+
+
+def k3(logprobs: Array, reference: Array) -> Array:
+    """exp(-d) + d - 1 of the difference d: no bias and never negative; its gradient is that of the other KL.
+
+    The exponent is at most 20 and the result at most 10, beyond which there is no gradient.
+    """
+    below = jnp.clip(reference - logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return jnp.minimum(jnp.exp(below) - below - 1.0, MAX_K3)
+
+
+ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+"""Of KL(policy || reference) at a token that the policy sampled (Schulman 2020, "Approximating KL divergence"); by the
+name in `config.auxiliary.kl_estimator`, or `module:name`."""
+
+
+def policy_loss(config: ConfigDict) -> Callable[..., tuple[Float[Array, ""], Figures]]:
+    """The loss of an RL experiment, for `token_loss.token_loss`.
 
     Returns:
-      The loss and diagnostics, all divided by `normalizer`: "loss"; "ratio"; "clip_fraction", tokens whose gradient
-      the clip removes; "logprob_difference", |logprobs - sampled_logprobs|; "kl", ratio - 1 - log ratio (Schulman's
-      k3 estimate of KL(sampled || policy)); "entropy" if given.
+      A function of (logprobs, entropy, details, normalizer). `details` are `target_mask`, `advantages`, `logprobs` (the
+      old ones, with the same temperature and forbidden tokens) and what `policy_update.details_of` names besides. Its
+      figures are token means: "loss"; those of the surrogate, of ours "ratio" and "clip_fraction", tokens whose
+      gradient the clip removes; "logprob_difference", |logprobs - old ones|; "kl", ratio - 1 - log ratio (k3 of
+      KL(old || policy)); "entropy"; and of each auxiliary term that is on, under its name, its value without the
+      coefficient.
+
+    Raises:
+      UserError: the config names no part.
     """
-    # Masked first: padding may hold -1e30, and the gradient of its ratio would be NaN even if masked later.
-    difference = jnp.where(train, logprobs - lax.stop_gradient(sampled_logprobs), 0.0)
-    log_ratio = jnp.clip(difference, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-    ratio = jnp.exp(log_ratio)
-    unclipped = ratio * advantages
-    clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantages
+    surrogate, auxiliary = surrogate_of(config.grpo), config.auxiliary
+    estimator = find_part(auxiliary.kl_estimator, ESTIMATORS, "estimator of KL")
 
-    def mean(values):
-        return jnp.where(train, values, 0.0).sum() / normalizer
+    def loss(logprobs, entropy, details, normalizer):
+        train = details["target_mask"] > 0
+        # Masked first: padding may hold -1e30, and the gradient of its ratio would be NaN even if masked later.
+        difference = jnp.where(train, logprobs - lax.stop_gradient(details["logprobs"]), 0.0)
+        log_ratio = jnp.clip(difference, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+        tokens = Tokens(logprobs, jnp.exp(log_ratio), details["advantages"], train, details, normalizer)
+        total, figures = surrogate(tokens, config.grpo)
+        if auxiliary.entropy:
+            total -= auxiliary.entropy * tokens.aggregate(entropy)
+        if auxiliary.kl:
+            masked = [jnp.where(train, values, 0.0) for values in (logprobs, details["reference"])]
+            divergence = estimator(*masked)
+            total += auxiliary.kl * tokens.aggregate(divergence)
+            figures["reference_kl"] = tokens.mean(divergence)
+        if auxiliary.nll:  # `nll` makes it the mean over the tokens of right responses
+            figures["nll"] = -tokens.mean(details["nll"] * jnp.where(train, logprobs, 0.0))
+            total += auxiliary.nll * figures["nll"]
+        if auxiliary.kl_cov:
+            # In place of the absolute value, whose gradient JAX takes for 1 where nothing has moved yet.
+            penalty = details["kl_cov"] * difference * lax.stop_gradient(jnp.sign(difference))
+            total += auxiliary.kl_cov * tokens.aggregate(penalty)
+            figures["kl_cov"] = tokens.mean(penalty)
+        figures = {
+            "loss": total,
+            **figures,
+            "logprob_difference": tokens.mean(jnp.abs(difference)),
+            "kl": tokens.mean(tokens.ratio - 1.0 - log_ratio),
+            "entropy": tokens.mean(entropy),
+        }
+        return total, lax.stop_gradient(figures)
 
-    loss = -mean(jnp.minimum(unclipped, clipped))
-    diagnostics = {
-        "loss": loss,
-        "ratio": mean(ratio),
-        "clip_fraction": mean((clipped < unclipped).astype(jnp.float32)),
-        "logprob_difference": mean(jnp.abs(difference)),
-        "kl": mean(ratio - 1.0 - log_ratio),
-    }
-    if entropy is not None:
-        diagnostics["entropy"] = mean(entropy)
-    return loss, lax.stop_gradient(diagnostics)
+    return loss

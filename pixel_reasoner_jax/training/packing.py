@@ -29,7 +29,8 @@ SHAPES = 4  # declared targets of a row, and rows of patches, are at least 1/SHA
 class Sequence:
     """A trajectory as the update takes it; arrays are [tokens] long.
 
-    GRPO alone uses `advantage`, `logprobs` (under the distribution sampled from) and `temperatures`.
+    GRPO alone uses `advantage`, `logprobs` (under the distribution sampled from), `temperatures` and `correct`, how
+    right the answer is, from 0 to 1.
     """
 
     tokens: np.ndarray
@@ -39,9 +40,10 @@ class Sequence:
     logprobs: np.ndarray | None = None
     temperatures: np.ndarray | None = None
     query_id: str = ""
+    correct: float = 0.0
 
     @classmethod
-    def of(cls, trajectory: Trajectory, advantage: float = 0.0) -> Sequence:
+    def of(cls, trajectory: Trajectory, advantage: float = 0.0, correct: float = 0.0) -> Sequence:
         return cls(
             trajectory.tokens,
             trajectory.train,
@@ -50,7 +52,13 @@ class Sequence:
             trajectory.logprobs,
             trajectory.temperatures,
             trajectory.query_id,
+            correct,
         )
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are trained: not the first one, which no token before it predicts."""
+        return int(self.train[1:].sum())
 
 
 class Shape(NamedTuple):
@@ -107,13 +115,14 @@ def plan(sequences: Seq[Sequence], processor: Processor, *, rows: int, row_lengt
     return planned
 
 
-def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length: int) -> Batch:
+def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length: int, details: Seq[str] = ()) -> Batch:
     """Shapes and types of the largest batch that `build` makes: full of images, and all of its tokens trained.
 
     Args:
       geometry: sizes of the vision tower.
       row_patches: patches in a row of the vision tower's input, as many as the largest image needs.
       rows, row_length: see `plan`.
+      details: names of arrays for the loss that a batch gets beside those of `build`.
 
     Returns:
       The batch, with `jax.ShapeDtypeStruct` for arrays.
@@ -124,7 +133,7 @@ def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length
         return jax.ShapeDtypeStruct(shape, dtype)
 
     tokens = bucket(row_length, -(-row_length // SHAPES))
-    names = ("target_mask", "advantages", "logprobs", "temperatures")
+    names = ("target_mask", "advantages", "logprobs", "temperatures", *details)
     return {
         "tokens": shaped(rows, row_length),
         "positions": shaped(3, rows, row_length),
@@ -149,7 +158,7 @@ def smallest_shape(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, 
       row_length: tokens in a row.
       patches: patches in a row of the vision tower's input.
     """
-    trained = max((sum(int(s.train[1:].sum()) for s in row) for row in packed), default=0)
+    trained = max((sum(sequence.targets for sequence in row) for row in packed), default=0)
     images = vision_rows(_media(packed), processor.geometry, patches, rows * row_length, SHAPES)
     return Shape(row_length, bucket(trained, -(-row_length // SHAPES)), patches, images)
 
@@ -236,7 +245,7 @@ def unpack(planned: Seq[PlannedBatch], values: Seq[np.ndarray]) -> list[tuple[Se
     taken_apart = []
     for batch, of_batch in zip(planned, values, strict=True):
         for sequences, row in zip(batch.rows, of_batch, strict=False):  # rows without sequences are padding
-            ends = np.cumsum([int(sequence.train[1:].sum()) for sequence in sequences])
+            ends = np.cumsum([sequence.targets for sequence in sequences])
             taken_apart += zip(sequences, np.split(row[: ends[-1]], ends[:-1]), strict=True)
     return taken_apart
 

@@ -7,8 +7,9 @@ for every episode of queries:
     reward = correctness + alpha * curiosity bonus - beta * penalty for operations, or other terms by their weights
     groups whose rewards are all alike (uniform) are dropped
     advantage = reward - mean of the query's group, or another one; responses that met a limit may be left out
-    for every planned update: one step of the optimizer on its share of the responses, and on as many replayed ones,
-        drawn with a probability that rises with |advantage|, as fill the batch
+    for every planned update: what its loss needs besides (see `policy_update`), and one step of the optimizer on its
+        share of the responses, and on as many replayed ones, drawn with a probability that rises with |advantage|, as
+        fill the batch
     the multipliers alpha and beta stay as they are, or take a step of dual ascent
 An update that no response is left for is skipped; the learning rate waits for it, and the number of episodes does not.
 """
@@ -42,9 +43,10 @@ from pixel_reasoner_jax.training.advantages import METHODS as ADVANTAGES
 from pixel_reasoner_jax.training.alarms import AlarmLog
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
-from pixel_reasoner_jax.training.losses import grpo_loss
+from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
+from pixel_reasoner_jax.training.policy_update import UpdatePasses, check_update_parts, details_of
 from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.training.replay import METHODS as REPLAY
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, replayed_share
@@ -99,6 +101,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         forbidden = np.zeros(training.model.config.vocab_size, bool)
         forbidden[training.processor.forbidden_tokens] = True
         trainer = make_trainer(config, training.model, forbidden)
+        passes = UpdatePasses(config, trainer, training.model)
         sampling = SamplingSettings(
             config.rollout.temperature, later=SamplingSettings(config.rollout.later_temperature)
         )
@@ -120,7 +123,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         stop.begin()
         with training.progress("rl", schedule.episodes, done) as progress:
             learner = Learner(
-                config, training, policy, pool, trainer, schedule, sampling, learning_rate, stop, progress.note
+                config, training, policy, pool, trainer, passes, schedule, sampling, learning_rate, stop, progress.note
             )
             for episode in range(done + 1, schedule.episodes + 1):
                 position = loader.get_state()
@@ -157,6 +160,7 @@ class Learner:
       policy, sampling: what acts, and how its tokens are sampled.
       pool: scores answers.
       trainer, learning_rate: what updates, and its learning rate by the number of updates made before.
+      passes: what an update needs besides.
       schedule: the updates that are planned.
       stop: whether SIGTERM has come.
       show: takes a text that says how far an episode is.
@@ -167,6 +171,7 @@ class Learner:
     policy: Policy
     pool: AnswerPool
     trainer: Trainer
+    passes: UpdatePasses
     schedule: UpdateSchedule
     sampling: SamplingSettings
     learning_rate: Callable[[int], float]
@@ -224,16 +229,20 @@ def run_episode(
     metrics = []
     planned = learner.schedule.planned(episode)
     updates, replayed = _choose_updates(learner, episode, rewarded, planned)
+    with training.phase("update"):
+        learner.passes.begin_episode(state, updates, training)
     for sequences in updates:
         begins_anew = not metrics or episode == 1 or training.has_saved(episode - 1)
         if learner.stop.agreed() and begins_anew:
             raise EpisodeDropped
         with training.phase("pack"):
-            batches = training.agree_on_shapes(training.plan(sequences))()
+            agreed = training.agree_on_shapes(training.plan(sequences))
+            batches = agreed()
         with training.phase("update"):
+            batches, figures = learner.passes.prepare(state, agreed, batches)
             state, update_metrics = learner.trainer.update(state, batches, learner.learning_rate(int(state.step)))
         if update_metrics:
-            metrics.append(update_metrics)
+            metrics.append({**update_metrics, **figures})
     counts = {
         "failed_queries": failed,
         "answers_unchecked": unchecked,
@@ -317,6 +326,7 @@ def check_parts(config: ConfigDict) -> None:
       UserError: there is none of a name, or its module cannot be imported.
     """
     find_terms(config.rewards.terms)
+    check_update_parts(config)
     find_part(config.grpo.advantage, ADVANTAGES, "advantage")
     find_part(config.replay.method, REPLAY, "replay method")
 
@@ -352,23 +362,12 @@ def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Train
     return Trainer(
         model,
         make_optimizer(config.optimizer),
-        functools.partial(_loss, clip_low=config.grpo.clip_low, clip_high=config.grpo.clip_high),
+        policy_loss(config),
         forbidden=forbidden,
         freeze_vision=config.train.freeze_vision,
         master_weights=config.optimizer.master_weights,
-    )
-
-
-def _loss(logprobs, entropy, details, normalizer, *, clip_low: float, clip_high: float):
-    return grpo_loss(
-        logprobs,
-        details["logprobs"],
-        details["advantages"],
-        details["target_mask"] > 0,
-        normalizer,
-        clip_low=clip_low,
-        clip_high=clip_high,
-        entropy=entropy,
+        details=details_of(config),
+        entropy_gradient=bool(config.auxiliary.entropy),
     )
 
 

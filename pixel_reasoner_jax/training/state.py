@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from pixel_reasoner_jax.training.token_loss import token_loss, token_scores
 
 Metrics = dict[str, Array]
 
-DETAILS = ("target_mask", "advantages", "logprobs")  # arrays of a batch that the losses take
+DETAILS = ("target_mask", "advantages", "logprobs")  # arrays of a batch that every loss takes
 INPUTS = ("tokens", "positions", "segment_ids", "vision_index", "vision", "targets", "temperatures")  # and the model
 ROWS = PartitionSpec(RULES["batch"])  # how a mesh shards the rows of a batch
 
@@ -70,9 +70,11 @@ class Trainer:
     Args:
       model: a `models.Qwen2_5_VL`; `init` starts from its parameters, and batches are sharded over its mesh.
       optimizer: an optax transformation.
-      loss: see `token_loss`; its details are the batch's `target_mask`, `advantages` and `logprobs`.
+      loss: see `token_loss`; its details are the batch's `target_mask`, `advantages` and `logprobs`, and `details`.
       forbidden: bool [vocab], tokens left out of the distribution, or None.
       freeze_vision: train the decoder alone. In a model with adapters (`models.lora`), the adapters alone are trained.
+      details: names of further arrays [rows, K] of the batch that the loss takes.
+      entropy_gradient: whether the loss has a gradient by the entropy.
       master_weights: add updates to float32 copies of parameters of another type, which a small update would otherwise
         leave unchanged by rounding.
 
@@ -90,6 +92,8 @@ class Trainer:
         forbidden: np.ndarray | None = None,
         freeze_vision: bool = False,
         master_weights: bool = False,
+        details: Sequence[str] = (),
+        entropy_gradient: bool = False,
     ):
         graphdef = nnx.graphdef(model)
         mesh = model.mesh
@@ -98,6 +102,7 @@ class Trainer:
         if has_adapters(model):
             self._is_frozen = nnx.Not(nnx.PathContains(ADAPTER))
         self._optimizer, self._master_weights = optimizer, master_weights
+        self.details = (*DETAILS, *details)
 
         def hidden_and_targets(params, batch):
             """The model, the hidden states that predict the trained tokens, and the ids of these tokens."""
@@ -116,11 +121,12 @@ class Trainer:
             return token_loss(
                 loss,
                 *hidden_and_targets(nnx.merge_state(trainable, frozen), batch),
-                {name: batch[name] for name in DETAILS},
+                {name: batch[name] for name in self.details},
                 normalizer,
                 temperature=batch["temperatures"],
                 forbidden=forbidden,
                 mesh=mesh,
+                entropy_gradient=entropy_gradient,
             )
 
         @functools.partial(jax.jit, out_shardings=None if mesh is None else NamedSharding(mesh, ROWS))
@@ -210,7 +216,7 @@ class Trainer:
             return state, {}
         gradients, diagnostics = None, []
         for batch in batches:
-            batch = shard_rows({name: batch[name] for name in (*INPUTS, *DETAILS)}, self._mesh)
+            batch = shard_rows({name: batch[name] for name in (*INPUTS, *self.details)}, self._mesh)
             gradients, metrics = self.accumulate(
                 state.trainable, state.frozen, gradients, batch, np.float32(normalizer)
             )

@@ -36,6 +36,7 @@ def token_loss(
     forbidden: Bool[Array, " vocab"] | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
+    entropy_gradient: bool = False,
 ) -> tuple[Float[Array, ""], Diagnostics]:
     """Applies a loss to the targets' log-probabilities; each logit is computed once, and never are all in memory.
 
@@ -50,7 +51,7 @@ def token_loss(
       loss: a function of (logprobs, entropy, details, normalizer) of a chunk. `logprobs` (of the targets) and `entropy`
         are float32 [rows, positions], in nats; `details` has arrays of this shape. It returns (loss, diagnostics):
         scalars that are added up over all chunks. Chunks are padded with details of 0. There the loss must add nothing,
-        by `jnp.where`, since log-probabilities may be about -1e30. No gradient flows through entropy and diagnostics.
+        by `jnp.where`, since log-probabilities may be about -1e30. No gradient flows through the diagnostics.
       hidden: final hidden states that predict the targets; matrix products are computed in their type.
       embedding: the output embedding. Its gradient is accumulated in float32.
       targets: token ids. A forbidden target gets about -1e30 and a meaningless gradient: mask it.
@@ -62,10 +63,11 @@ def token_loss(
         gradient of these take no more memory than the embedding's gradient, which every chunk reads and writes; 384 at
         least, 1,024 at most.
       mesh: the mesh that the batch is sharded over; None for one device.
+      entropy_gradient: whether a gradient flows through the entropy.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     mesh, hidden, chunks = _chunked(hidden, targets, temperature, details, chunk, mesh)
-    return _token_loss(loss, mesh, platform, hidden, embedding, chunks, normalizer, forbidden)
+    return _token_loss(loss, mesh, platform, entropy_gradient, hidden, embedding, chunks, normalizer, forbidden)
 
 
 def token_scores(
@@ -155,17 +157,18 @@ def _on_parts(function, mesh, in_specs, out_specs):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _token_loss(loss, mesh, platform, hidden, embedding, chunks, normalizer, forbidden):
-    return _by_parts(loss, mesh, platform, False, hidden, embedding, chunks, normalizer, forbidden)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _token_loss(loss, mesh, platform, entropy_gradient, *arguments):
+    return _by_parts(loss, mesh, platform, None, *arguments)[0]
 
 
-def _token_loss_forward(loss, mesh, platform, hidden, embedding, chunks, normalizer, forbidden):
-    sums, gradients = _by_parts(loss, mesh, platform, True, hidden, embedding, chunks, normalizer, forbidden)
+def _token_loss_forward(loss, mesh, platform, entropy_gradient, hidden, embedding, *others):
+    differentiated = (0, 1) if entropy_gradient else 0  # arguments of the loss
+    sums, gradients = _by_parts(loss, mesh, platform, differentiated, hidden, embedding, *others)
     return sums, (*gradients, jnp.zeros((), embedding.dtype))
 
 
-def _token_loss_backward(loss, mesh, platform, saved, cotangents):
+def _token_loss_backward(loss, mesh, platform, entropy_gradient, saved, cotangents):
     hidden, embedding, like_embedding = saved
     scale = cotangents[0]
     return (scale * hidden).astype(hidden.dtype), (scale * embedding).astype(like_embedding.dtype), None, None, None
@@ -174,12 +177,16 @@ def _token_loss_backward(loss, mesh, platform, saved, cotangents):
 _token_loss.defvjp(_token_loss_forward, _token_loss_backward)
 
 
-def _by_parts(loss, mesh, platform, differentiate, hidden, embedding, chunks, normalizer, forbidden):
+def _by_parts(loss, mesh, platform, differentiated, hidden, embedding, chunks, normalizer, forbidden):
     """Computes the loss over all chunks; every part of the mesh processes its rows, the second axis of the chunks.
+
+    Args:
+      differentiated: the arguments of the loss that a gradient flows through: 0, log-probabilities, or (0, 1), entropy
+        too; None: there is no gradient.
 
     Returns:
       (loss, diagnostics); and the loss's gradients by hidden states and by embedding, the second in float32, or None
-      for each unless `differentiate`.
+      for each.
     """
     # XLA on a CPU would transpose a copy of every chunk's gradient, unless the sum has the shape [width, vocab]. On a
     # TPU it would copy a sum of that shape.
@@ -190,20 +197,24 @@ def _by_parts(loss, mesh, platform, differentiate, hidden, embedding, chunks, no
             hidden, (targets, temperature, details) = chunk
             below, logprobs, entropy = _distribution(hidden, weights, targets, temperature, forbidden)
             arguments = logprobs, entropy, details, normalizer
-            if not differentiate:
+            if differentiated is None:
                 return total, (loss(*arguments), None)
-            sums, slope = jax.value_and_grad(loss, has_aux=True)(*arguments)
+            sums, slope = jax.value_and_grad(loss, differentiated, has_aux=True)(*arguments)
+            slope, entropy_slope = slope if isinstance(slope, tuple) else (slope, None)
             is_target = lax.broadcasted_iota(targets.dtype, below.shape, 2) == targets[..., None]
             gradient = (is_target - jnp.exp(-below)) * (slope / temperature)[..., None]
+            if entropy_slope is not None:
+                by_logits = jnp.exp(-below) * (below - entropy[..., None])
+                gradient += by_logits * (entropy_slope / temperature)[..., None]
             gradient = gradient.astype(hidden.dtype)
             operands = (hidden, gradient) if transposed else (gradient, hidden)
             total += jnp.einsum("rsx,rsy->xy", *operands, preferred_element_type=jnp.float32)
             return total, (sums, jnp.einsum("rsv,vh->rsh", gradient, weights))
 
         shape = weights.shape[::-1] if transposed else weights.shape
-        total = jnp.zeros(shape, jnp.float32) if differentiate else None
+        total = None if differentiated is None else jnp.zeros(shape, jnp.float32)
         total, (sums, hidden_gradient) = lax.scan(step, total, (hidden, chunks))
-        total = total.T if differentiate and transposed else total
+        total = total.T if total is not None and transposed else total
         # The sums of each part get a leading axis of size 1; sharded over the parts, it stacks them.
         return *jax.tree.map(lambda x: x[None], (jax.tree.map(lambda x: x.sum(0), sums), total)), hidden_gradient
 

@@ -148,6 +148,16 @@ class AgreedBatches:
             result.append(built[0] if len(built) == 1 else _concatenate_rows(built))
         return result
 
+    def sequences(self) -> list[tuple[int, Sequence]]:
+        """The sequences of this process and the shard of each, in the order of their rows in the batches."""
+        return [
+            (shard, sequence)
+            for _, planned in self.batches
+            for shard, batch in planned.items()
+            for row in batch.rows
+            for sequence in row
+        ]
+
     def unpack(self, values: Seq[np.ndarray]) -> dict[int, list[tuple[Sequence, np.ndarray]]]:
         """Takes apart what was computed for the trained tokens of all batches; see `packing.unpack`.
 

@@ -13,7 +13,7 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.training import virtual_shards
-from pixel_reasoner_jax.training.losses import grpo_loss
+from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.trajectory import Source
 from tests.checks.conftest import TURN_TOKENS
@@ -123,7 +123,7 @@ def test_a_rollout_that_samples_at_another_temperature_than_it_says(checked, tra
 
 @pytest.mark.slow
 def test_a_trainer_that_draws_what_the_rollout_may_not(checked, sampled, trainer):
-    everything = Trainer(trainer._model, optax.identity(), grpo_loss)
+    everything = Trainer(trainer._model, optax.identity(), sft_loss)
     assert failed(compare(checked, everything, sampled)) == {"agreement"}
 
 

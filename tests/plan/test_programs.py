@@ -205,3 +205,28 @@ def test_adapters_alone_are_trained(small):
     assert 0.6 < count(accumulate).products / count(whole).products < 0.8
     params, *_ = programs.build("prefill")[0].arguments
     assert bytes_per_device(params) == adapters + bytes_per_device(frozen)
+
+
+def test_what_a_loss_needs_besides_is_planned(small):
+    """The scores of its tokens, and a reference: a second tree of parameters, where there are no adapters."""
+    config, model = copy.deepcopy(small[0]), small[1]
+    config.mesh.update(dict(data=1, fsdp=1, tensor=1))
+
+    def planned(**settings):
+        changed = copy.deepcopy(config)
+        changed.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+        programs = Programs(changed, model, jax.devices()[:1])
+        return programs, programs.build("grpo_update")
+
+    programs, plain = planned()
+    parameters = bytes_per_device(programs._params)
+    assert len(plain) == 2
+    (_, (_, _, score)), (_, with_reference) = planned(grpo__correction="tis"), planned(auxiliary__kl=0.1)
+    assert jax.eval_shape(score.function, *score.arguments)["logprobs"].shape == score.arguments[1]["targets"].shape
+    for before, after in zip(plain, with_reference, strict=False):
+        assert bytes_per_device(after.resident) - bytes_per_device(before.resident) == parameters
+    details = with_reference[0].arguments[3]
+    assert details["reference"].shape == details["targets"].shape and "reference" not in plain[0].arguments[3]
+    _, with_adapters = planned(auxiliary__kl=0.1, lora__rank=2)
+    assert bytes_per_device(with_adapters[1].resident) == bytes_per_device(plain[1].resident)
+    assert len(with_adapters) == 3

@@ -5,7 +5,6 @@ import functools
 import pathlib
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 

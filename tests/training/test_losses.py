@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.plan.flops import count_flops
-from pixel_reasoner_jax.training.losses import grpo_loss, sft_loss
+from pixel_reasoner_jax.training.losses import policy_loss, sft_loss
 from pixel_reasoner_jax.training.token_loss import token_loss, token_scores
 from tests import processes
 
@@ -104,6 +105,40 @@ def test_token_scores_match_float64(batch, chunk):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("chunk", [7, 1000])
+def test_the_gradient_of_the_entropy_matches_float64(chunk):
+    """That of sum(weights * logprobs + weights' * entropy), by differences of each number of the hidden states."""
+    inputs = make_inputs()
+    entropy_weights = np.random.default_rng(5).normal(size=inputs["targets"].shape)
+
+    def expected(hidden, embedding):
+        logprobs, entropy, *_ = reference(**(inputs | {"hidden": hidden, "embedding": embedding}))
+        return (logprobs * inputs["weights"] + entropy * entropy_weights).sum(-1)
+
+    def weighted(logprobs, entropy, details, normalizer):
+        return (logprobs * details["weights"] + entropy * details["of_entropy"]).sum() / normalizer, {}
+
+    def loss(hidden, embedding):
+        details = {"weights": inputs["weights"], "of_entropy": entropy_weights}
+        details = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), details)
+        options = dict(temperature=jnp.asarray(inputs["temperature"], jnp.float32), forbidden=inputs["forbidden"])
+        targets = jnp.asarray(inputs["targets"])
+        options |= dict(chunk=chunk, entropy_gradient=True)
+        return token_loss(weighted, hidden, embedding, targets, details, 2.0, **options)[0]
+
+    arrays = [inputs[name] for name in ("hidden", "embedding")]
+    gradients = jax.jit(jax.grad(loss, (0, 1)))(*(jnp.asarray(array, jnp.float32) for array in arrays))
+    for number, gradient in enumerate(gradients):
+        for index in list(np.ndindex(gradient.shape))[::17]:
+            values = []
+            for step in (1e-5, -1e-5):
+                moved = [array.copy() for array in arrays]
+                moved[number][index] += step
+                values.append(expected(*moved).sum() / 2)
+            difference = (values[0] - values[1]) / 2e-5
+            np.testing.assert_allclose(gradient[index], difference, rtol=1e-4, atol=1e-5)
+
+
 def test_token_loss_in_bfloat16_accumulates_in_float32():
     inputs = make_inputs((2, 64))
     hidden, embedding = (jnp.asarray(inputs[name], jnp.bfloat16) for name in ("hidden", "embedding"))
@@ -121,15 +156,11 @@ def test_token_loss_in_bfloat16_accumulates_in_float32():
 
 
 def compiled_grpo(rows, tokens, width, vocab, chunk):
-    """The lowered gradient of the GRPO loss by hidden states and embedding."""
-
-    def grpo(logprobs, entropy, details, normalizer):
-        return grpo_loss(
-            logprobs, details["sampled"], details["sampled"], details["sampled"] > 0, normalizer, entropy=entropy
-        )
+    """The lowered gradient of the policy loss by hidden states and embedding."""
+    grpo = policy_loss(load_config("rl_qwen2_5_vl_7b"))
 
     def loss(hidden, embedding, targets):
-        details = {"sampled": targets / vocab}
+        details = dict.fromkeys(("target_mask", "advantages", "logprobs"), targets / vocab)
         forbidden = jnp.arange(vocab) < 2
         return token_loss(grpo, hidden, embedding, targets, details, 100.0, forbidden=forbidden, chunk=chunk)
 
@@ -167,102 +198,6 @@ def test_sft_loss_over_micro_batches_is_the_loss_of_the_batch():
     np.testing.assert_allclose(whole, -logprobs[train].mean(), rtol=1e-6)
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
     np.testing.assert_allclose(diagnostics["loss"], whole)
-
-
-def grpo_reference(logprobs, sampled, advantages, train, normalizer, low, high):
-    """Loss and its gradient with respect to the log-probabilities, in float64, written out case by case."""
-    loss, gradient, clips = 0.0, np.zeros_like(logprobs), 0
-    for index in np.argwhere(train):
-        b, t = index
-        ratio, advantage = np.exp(logprobs[b, t] - sampled[b, t]), advantages[b, t]
-        bounded = min(max(ratio, 1 - low), 1 + high)
-        if ratio * advantage <= bounded * advantage:
-            loss -= ratio * advantage
-            gradient[b, t] = -ratio * advantage
-        else:
-            loss -= bounded * advantage
-            clips += 1
-    return loss / normalizer, gradient / normalizer, clips / normalizer
-
-
-def test_grpo_loss_and_gradient_match_float64():
-    rng = np.random.default_rng(2)
-    shape = (5, 40)
-    sampled = -rng.exponential(size=shape)
-    logprobs = sampled + rng.normal(scale=0.5, size=shape)
-    advantages = np.repeat(rng.normal(size=(5, 1)), 40, axis=1)
-    train = rng.random(shape) < 0.6
-    normalizer = float(train.sum())
-    expected = grpo_reference(logprobs, sampled, advantages, train, normalizer, 0.2, 0.35)
-
-    def loss(logprobs):
-        return grpo_loss(
-            logprobs, *(jnp.asarray(a) for a in (sampled, advantages, train)), normalizer, clip_low=0.2, clip_high=0.35
-        )
-
-    (value, diagnostics), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logprobs, jnp.float32))
-    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
-    np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(diagnostics["clip_fraction"], expected[2], rtol=1e-5)
-    differences = (logprobs - sampled)[train]
-    np.testing.assert_allclose(diagnostics["logprob_difference"], np.abs(differences).mean(), rtol=1e-5)
-    np.testing.assert_allclose(diagnostics["ratio"], np.exp(differences).mean(), rtol=1e-5)
-    np.testing.assert_allclose(diagnostics["kl"], (np.exp(differences) - 1 - differences).mean(), rtol=1e-4)
-
-
-def test_grpo_gradient_through_the_network_matches_float64():
-    """Micro-batches of the whole chain, hidden states to loss, add up to the closed form of the whole batch."""
-    inputs = make_inputs((4, 10), seed=3)
-    rng = np.random.default_rng(4)
-    logprobs, *_ = reference(**inputs)
-    sampled = logprobs + rng.normal(scale=0.3, size=logprobs.shape)
-    advantages = np.repeat(rng.normal(size=(4, 1)), 10, axis=1)
-    train = rng.random((4, 10)) < 0.7
-    normalizer = float(train.sum())
-    _, weights, _ = grpo_reference(logprobs, sampled, advantages, train, normalizer, 0.2, 0.35)
-    _, _, *expected = reference(**(inputs | {"weights": weights}))
-
-    def loss(logprobs, entropy, details, normalizer):
-        return grpo_loss(logprobs, details["sampled"], details["advantages"], details["train"], normalizer)
-
-    def of_rows(hidden, embedding, rows):
-        return token_loss(
-            loss,
-            hidden[rows],
-            embedding,
-            jnp.asarray(inputs["targets"][rows]),
-            {"sampled": jnp.asarray(sampled[rows]), "advantages": advantages[rows], "train": jnp.asarray(train[rows])},
-            normalizer,
-            temperature=jnp.asarray(inputs["temperature"][rows], jnp.float32),
-            forbidden=jnp.asarray(inputs["forbidden"]),
-            chunk=6,
-        )[0]
-
-    arguments = [jnp.asarray(inputs[name], jnp.float32) for name in ("hidden", "embedding")]
-    parts = [jax.grad(of_rows, argnums=(0, 1))(*arguments, slice(start, start + 2)) for start in (0, 2)]
-    for got, want in zip(jax.tree.map(np.add, *parts), expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-
-
-def test_on_policy_grpo_is_the_policy_gradient():
-    logprobs = jnp.full((1, 4), -1.0)
-    advantages = jnp.full((1, 4), 0.5)
-    train = jnp.asarray([[False, True, True, False]])
-    loss = lambda values: grpo_loss(values, logprobs, advantages, train, 2.0)  # noqa: E731
-    (value, diagnostics), gradient = jax.value_and_grad(loss, has_aux=True)(logprobs)
-    assert value == -0.5 and diagnostics["ratio"] == 1 and diagnostics["clip_fraction"] == 0
-    np.testing.assert_array_equal(gradient, [[0.0, -0.25, -0.25, 0.0]])
-
-
-@pytest.mark.parametrize("advantage", [1.0, -1.0])
-def test_grpo_stays_finite_for_padding_and_absurd_ratios(advantage):
-    logprobs = jnp.asarray([[-1e30, -1.0, -200.0, -0.1]])
-    sampled = jnp.asarray([[0.0, -1.0, -0.1, -200.0]])
-    train = jnp.asarray([[False, True, True, True]])
-    loss = lambda values: grpo_loss(values, sampled, jnp.full((1, 4), advantage), train, 3.0)  # noqa: E731
-    (value, diagnostics), gradient = jax.value_and_grad(loss, has_aux=True)(logprobs)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, diagnostics, gradient)))
-    assert gradient[0, 0] == 0
 
 
 SHARDED = """

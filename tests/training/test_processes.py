@@ -17,6 +17,7 @@ from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.training import rl, sft
 from tests import processes
+from tests.training.test_policy_update import PARTS
 
 # One program for both phases and any number of processes, in which luck pays.
 SCRIPT = """
@@ -88,6 +89,22 @@ def test_processes_train_as_one(request, script, luck_pays, phase, count):
     several = execute(script, phase, configured(request, phase, "several"), count)
     assert_equal(one.parent, several)
     assert json.loads((several / "config.json").read_text())["data"]["shards"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_as_one_with_parts_of_every_kind(request, script, luck_pays, count):
+    """Their weights, marks and draws are of all tokens of an update.
+
+    But for KL-Cov, whose gradient is the sign of a difference that is rounding alone in an episode's first update.
+    """
+    configs = [configured(request, "rl", name) for name in ("one", "several")]
+    for config in configs:
+        config.train.batch_size = 8
+        for section, values in PARTS.items():
+            config[section].update(values)
+        config.auxiliary.kl_cov = 0.0
+    assert_equal(rl.run(configs[0]).parent, execute(script, "rl", configs[1], count))
 
 
 @pytest.mark.slow

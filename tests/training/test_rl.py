@@ -12,6 +12,7 @@ from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.training import rl
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
+from pixel_reasoner_jax.training.policy_update import UpdatePasses
 from pixel_reasoner_jax.training.update_schedule import UpdateSchedule
 
 
@@ -64,12 +65,15 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         return (types.SimpleNamespace(step=state.step + 1), figures) if batches else (state, {})
 
     policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext(()), counters=Counters())
+    config = load_config("rl_qwen2_5_vl_7b", [("train.log_samples", "0")])
+    trainer = types.SimpleNamespace(update=update)
     learner = rl.Learner(
-        config=load_config("rl_qwen2_5_vl_7b", [("train.log_samples", "0")]),
+        config=config,
         training=training,
         policy=policy,
         pool=types.SimpleNamespace(unchecked=0),
-        trainer=types.SimpleNamespace(update=update),
+        trainer=trainer,
+        passes=UpdatePasses(config, trainer, model=None),
         schedule=UpdateSchedule(6, 3),
         sampling=None,
         learning_rate=float,

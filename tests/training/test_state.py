@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,13 @@ from scipy.special import log_softmax
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.buckets import vision_row
-from pixel_reasoner_jax.models import Qwen2_5_VL
+from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
-from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.processing import Geometry, Processor
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.packing import Sequence, build, pack, plan, smallest_shape, unpack
+from pixel_reasoner_jax.training.losses import policy_loss
+from pixel_reasoner_jax.training.packing import Sequence, build, largest_batch, pack, plan, smallest_shape, unpack
 from pixel_reasoner_jax.training.state import DETAILS, Trainer
 from pixel_reasoner_jax.training.token_loss import token_loss
 from tests.forward import forward, full_logits
@@ -61,7 +65,7 @@ def step(model, loss, batches, **options):
     return jax.tree.map(lambda a, b: a - b, before, after), metrics
 
 
-grpo = functools.partial(rl._loss, clip_low=0.2, clip_high=0.35)
+grpo = policy_loss(load_config("rl_qwen2_5_vl_7b"))
 
 
 @pytest.mark.parametrize("loss", [pytest.param(sft._loss, marks=pytest.mark.slow), grpo])
@@ -227,6 +231,30 @@ def test_master_copies_keep_what_bfloat16_would_lose(start, processor, sequences
 def test_moments_are_float32_from_the_start(model):
     trainer = Trainer(Qwen2_5_VL.create(model.config, param_dtype=jnp.bfloat16), optax.adam(1e-2), sft._loss)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(trainer.init().optimizer[0].mu)} == {"float32"}
+
+
+PROGRAMS = {
+    "cpu": "5df61a044219b54eab041ad71f5ec32e55b3db1bb7f78549ee79ed948ba9f97b",
+    "tpu": "c6eefaf2aa7598032c33a2307e893cd084c9cd2368edded48f81ab821bd12d76",
+}
+"""Hashes of the text of the update's gradient with the paper's settings, names apart, as JAX 0.10.2 writes it."""
+
+
+@pytest.mark.skipif(jax.__version__ != "0.10.2", reason="another version of JAX may write another text")
+@pytest.mark.parametrize("platform", ["cpu", pytest.param("tpu", marks=pytest.mark.slow)])
+def test_the_update_of_the_default_settings_is_the_program_that_it_was(platform, monkeypatch):
+    """Parts of a loss leave no trace where they are not chosen. After a change of the model or the loss: new hashes."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    config, sizes = load_config("rl_qwen2_5_vl_7b"), Config.preset("tiny")
+    model = nnx.eval_shape(lambda: Qwen2_5_VL(sizes, rngs=nnx.Rngs(0)))
+    trainer = rl.make_trainer(config, model, np.zeros(sizes.vocab_size, bool))
+    state = jax.eval_shape(trainer.init, nnx.state(model))
+    batch = largest_batch(Geometry.from_config(sizes.to_hf()), 64, rows=1, row_length=64)
+    arguments = state.trainable, state.frozen, None, batch, np.float32(1)
+    text = trainer.accumulate.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    names = {name: f"@{number}" for number, name in enumerate(dict.fromkeys(re.findall(r"@\w+", text)))}
+    text = re.sub(r"@\w+", lambda found: names[found[0]], text)
+    assert hashlib.sha256(text.encode()).hexdigest() == PROGRAMS[platform]
 
 
 def test_nothing_to_train_changes_nothing(model, processor, sequences):
