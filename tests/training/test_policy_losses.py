@@ -10,7 +10,7 @@ import pytest
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.training.losses import ESTIMATORS, policy_loss
-from pixel_reasoner_jax.training.policy_update import check_parts, details_of
+from pixel_reasoner_jax.training.policy_update import check_update_parts, details_of
 from pixel_reasoner_jax.training.token_loss import token_loss
 
 SHAPE, NORMALIZER = (4, 9), 23.0
@@ -240,7 +240,7 @@ def test_a_loss_of_one_s_own_takes_what_it_asks_for():
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     assert "own_figure" in figures and "ratio" not in figures
     with pytest.raises(UserError, match="asks for the detail 'attention'; known: aggregation, weights"):
-        check_parts(config_of(grpo__loss=f"{__name__}:wanting"))
+        check_update_parts(config_of(grpo__loss=f"{__name__}:wanting"))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_parts_that_are_not_there_are_named(key, kind):
     ):
         config_of(**{key.replace(".", "__"): "nonsense"})
     with pytest.raises(UserError, match=f"{kind} 'no_module:part' cannot be imported"):
-        check_parts(config_of(**{key.replace(".", "__"): "no_module:part"}))
+        check_update_parts(config_of(**{key.replace(".", "__"): "no_module:part"}))
 
 
 def test_the_loss_takes_only_what_its_parts_need():
