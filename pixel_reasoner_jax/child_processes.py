@@ -30,8 +30,12 @@ def runs(process: subprocess.Popen) -> bool:
     """Whether a child has neither ended nor been stopped."""
     if process.poll() is not None:
         return False
-    # Without the call (macOS before Python 3.13), a deadline is what ends a stopped child.
-    return not hasattr(os, "waitid") or not os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13: a deadline is what ends a stopped child
+        return True
+    try:
+        return not os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False  # another thread, which has waited for its end meanwhile, kept `poll` from seeing it
 
 
 def how_ended(status: int) -> str:

@@ -59,5 +59,5 @@ def test_everything_else_is_no_video(head):
 def test_an_empty_file_is_named(tmp_path):
     path = tmp_path / "empty.mp4"
     pathlib.Path(path).touch()
-    with pytest.raises(MediaError, match=r"empty\.mp4: the video is empty"):
+    with pytest.raises(MediaError, match=r"empty\.mp4: the file is empty"):
         load_video(path)
