@@ -39,7 +39,9 @@ def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
 
 def _part(*names: str) -> tuple[Callable[[Any], bool], str]:
     """A part by its name, or one's own: whether there is such a module shows when the run starts."""
-    return (lambda value: value in names or all(value.partition(":"))), f"{_choice(*names)[1]}, or module:function of your own"
+    return (
+        lambda value: value in names or all(value.partition(":"))
+    ), f"{_choice(*names)[1]}, or module:function of your own"
 
 
 def is_finite(value: Any) -> bool:
