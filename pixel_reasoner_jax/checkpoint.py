@@ -18,6 +18,7 @@ from pixel_reasoner_jax.files import absolute, as_path
 
 STATE, META = "state", "meta"
 CHECKPOINTS = "checkpoints"  # folder in a run's directory
+DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's file in each checkpoint
 SET_ASIDE = "checkpoints_set_aside"  # beside it, for those that a run does not go on from
 
 _log = logging.getLogger(__name__)
@@ -126,20 +127,6 @@ class Checkpoints:
             return str(error)
         return None
 
-    def set_aside(self, steps: Iterable[int]) -> epath.Path:
-        """Moves checkpoints out of the run's way, into a folder beside its others; returns that folder.
-
-        One process does it; the others call `reload` afterwards, as it does itself.
-        """
-        folder = self.directory.parent / SET_ASIDE
-        folder.mkdir(parents=True, exist_ok=True)
-        for step in steps:
-            target = folder / str(step)
-            if target.exists():
-                target.rmtree()
-            (self.directory / str(step)).rename(target)
-        return folder
-
     def reload(self) -> None:
         """Looks again at which checkpoints there are."""
         self._manager.reload()
@@ -224,6 +211,41 @@ class Checkpoints:
         if step is not None and step not in steps:
             raise CheckpointError(f"there is no checkpoint {step} in {self.directory}; there are {steps}")
         return steps[-1] if step is None else step
+
+
+def set_aside(directory: str | os.PathLike, steps: Iterable[int]) -> epath.Path:
+    """Moves checkpoints out of a run's way, into a folder beside its others; returns that folder.
+
+    One process does it; all call `Checkpoints.reload` afterwards, those that have the checkpoints open.
+
+    Args:
+      directory: of the checkpoints.
+      steps: of those that are moved.
+    """
+    directory = epath.Path(absolute(directory))
+    folder = directory.parent / SET_ASIDE
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        target = folder / str(step)
+        if target.exists():
+            target.rmtree()
+        (directory / str(step)).rename(target)
+    return folder
+
+
+def find_unlisted(directory: str | os.PathLike) -> dict[int, str]:
+    """Checkpoints beside which Orbax lists none, since the file that describes them is damaged: what is, by step."""
+    directory = epath.Path(absolute(directory))
+    found: dict[int, str] = {}
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.name.isdecimal() and path.is_dir():
+            try:
+                damage = digests.find_damage(path, path.name, only=DESCRIPTION)
+            except OSError:  # without checksums, or none that can be read: `Checkpoints.find_damage` says more
+                continue
+            if damage is not None and damage.startswith(DESCRIPTION):
+                found[int(path.name)] = damage
+    return found
 
 
 def check_is_no_run(directory: str | os.PathLike) -> None:

@@ -38,7 +38,9 @@ def write_digests(directory: str | os.PathLike, name: str) -> None:
     (directory / FILE).write_text(json.dumps({"files": found, "name": name}, separators=(",", ":")))
 
 
-def find_damage(directory: str | os.PathLike, name: str, share: int = 0, shares: int = 1) -> str | None:
+def find_damage(
+    directory: str | os.PathLike, name: str, share: int = 0, shares: int = 1, only: str | None = None
+) -> str | None:
     """Says which file of a folder is not as it was when `write_digests` was called; None where all are.
 
     Files that came later are no damage.
@@ -47,6 +49,7 @@ def find_damage(directory: str | os.PathLike, name: str, share: int = 0, shares:
       directory: holds the digests.
       name: what the folder is called.
       share, shares: one process of several looks at its share of the files.
+      only: the one file to look at; None: all.
 
     Raises:
       FileNotFoundError: there are no digests.
@@ -75,7 +78,8 @@ def find_damage(directory: str | os.PathLike, name: str, share: int = 0, shares:
         return None if found == files[file] else f"{file} has changed"
 
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        return next(filter(None, pool.map(problem, sorted(files)[share::shares])), None)
+        chosen = sorted(files)[share::shares] if only is None else sorted(files.keys() & {only})
+        return next(filter(None, pool.map(problem, chosen)), None)
 
 
 def _files(directory: pathlib.Path | epath.Path, prefix: str = "") -> list[str]:

@@ -14,8 +14,9 @@ from flax import nnx
 
 from pixel_reasoner_jax import digests
 from pixel_reasoner_jax.arrays import read_arrays, write_arrays
-from pixel_reasoner_jax.checkpoint import SET_ASIDE, Checkpoints
+from pixel_reasoner_jax.checkpoint import SET_ASIDE, Checkpoints, find_unlisted, set_aside
 from pixel_reasoner_jax.errors import CheckpointError
+from pixel_reasoner_jax.training.resumption import choose_step, set_aside_unlisted
 
 
 def make_state(scale=1.0):
@@ -184,6 +185,19 @@ def test_damage_of_what_describes_a_checkpoint_is_told(saved, tmp_path, content)
         assert str(error).endswith("): move the damaged one elsewhere")
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "3", '{"metrics": 3}', "[" * 100_000, "\ufeff", ""])
+def test_such_a_checkpoint_is_set_aside_where_a_run_goes_on(saved, tmp_path, content, capsys):
+    run = shutil.copytree(saved, tmp_path / "run")
+    assert find_unlisted(run) == find_unlisted(tmp_path / "none") == {}
+    (run / "2" / "_CHECKPOINT_METADATA").write_text(content)
+    set_aside_unlisted(run)
+    with Checkpoints(run) as checkpoints:
+        assert choose_step(checkpoints, True) == 1
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: checkpoint 2 is damaged (_CHECKPOINT_METADATA has ")
+    assert warning.endswith(f"; it was moved to {tmp_path / SET_ASIDE / '2'}\n")
+
+
 def test_a_folder_that_only_looks_like_a_checkpoint_is_damaged(saved, tmp_path, caplog):
     run = shutil.copytree(saved, tmp_path / "run")
     for step, part in ((7, None), (8, "state"), (9, "meta")):
@@ -222,13 +236,13 @@ def test_checkpoints_without_checksums_are_read_and_their_tears_told(saved, tmp_
 def test_checkpoints_set_aside_are_out_of_the_way(saved, tmp_path):
     run = shutil.copytree(saved, tmp_path / "run")
     with Checkpoints(run) as checkpoints:
-        assert checkpoints.set_aside([2]) == tmp_path / SET_ASIDE
+        assert set_aside(checkpoints.directory, [2]) == tmp_path / SET_ASIDE
         checkpoints.reload()
         assert checkpoints.steps == checkpoints.steps_on_disk() == [1]
         checkpoints.save(2, make_state(5), {"episode": 5})
         checkpoints.wait()
         assert checkpoints.restore(make_state())[1] == {"episode": 5}
-        checkpoints.set_aside([2])
+        set_aside(checkpoints.directory, [2])
     assert [path.name for path in (tmp_path / SET_ASIDE).iterdir()] == ["2"]
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import sys
 
 import jax
+from etils import epath
 
-from pixel_reasoner_jax.checkpoint import Checkpoints
+from pixel_reasoner_jax.checkpoint import Checkpoints, find_unlisted, set_aside
 from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, wait_for_all
+
+
+def set_aside_unlisted(directory: epath.Path) -> None:
+    """Sets checkpoints aside that keep all of them from being listed. All processes call this together."""
+    if is_main() and (damaged := find_unlisted(directory)):
+        _say_set_aside(set_aside(directory, damaged), sorted(damaged), damaged)
+    wait_for_all("list checkpoints")
 
 
 def choose_step(checkpoints: Checkpoints, resume: bool | int) -> int:
@@ -55,9 +63,12 @@ def _set_aside(checkpoints: Checkpoints, later: list[int], damaged: dict[int, st
     if not later:
         return
     if is_main():
-        folder = checkpoints.set_aside(later)
-        for step in later:
-            why = f"is damaged ({damaged[step]})" if step in damaged else "is later than the one to go on from"
-            print(f"warning: checkpoint {step} {why}; it was moved to {folder / str(step)}", file=sys.stderr)
+        _say_set_aside(set_aside(checkpoints.directory, later), later, damaged)
     wait_for_all("set aside")
     checkpoints.reload()
+
+
+def _say_set_aside(folder: epath.Path, steps: list[int], damaged: dict[int, str]) -> None:
+    for step in steps:
+        why = f"is damaged ({damaged[step]})" if step in damaged else "is later than the one to go on from"
+        print(f"warning: checkpoint {step} {why}; it was moved to {folder / str(step)}", file=sys.stderr)

@@ -38,7 +38,7 @@ from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
 from pixel_reasoner_jax.training.packing import PlannedBatch, Sequence, plan
-from pixel_reasoner_jax.training.resumption import choose_step
+from pixel_reasoner_jax.training.resumption import choose_step, set_aside_unlisted
 from pixel_reasoner_jax.training.state import TrainState
 from pixel_reasoner_jax.training.virtual_shards import AgreedBatches, VirtualShards
 
@@ -113,6 +113,8 @@ class TrainingRun:
         wait_for_all("start")  # `open_workdir` of every process has seen a directory without a run
         if is_main():
             save_config(config, self._workdir)  # last: a start that failed leaves no run behind and may be tried again
+        if resume:
+            set_aside_unlisted(self._workdir / CHECKPOINTS)
         self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
         self._began = self._step = choose_step(self._checkpoints, resume) if resume else 0
         if resume and is_main():
