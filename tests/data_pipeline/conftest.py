@@ -10,6 +10,7 @@ import pytest
 from data_pipeline import lessons
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.processing import Processor
+from tests.data_pipeline.tables import write_media
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +31,9 @@ def world_directory(registry, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def processor(world_directory) -> Processor:
     return Processor.from_pretrained(world_directory)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the media that rows of tables name."""
+    return write_media(tmp_path / "data")

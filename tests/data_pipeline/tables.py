@@ -15,6 +15,7 @@ from PIL import Image
 from tests.processing.avi import write_avi
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+ASKED = {"question": 'Which, "a" or b?\nSay one.', "answer": "a"}
 
 
 def write_table(path: pathlib.Path, rows: list[dict[str, Any]], row_group_size: int = 2) -> pathlib.Path:

@@ -9,12 +9,7 @@ from data_pipeline.exchange.importing import import_tables
 from data_pipeline.exchange.table_source import TableSource
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordError, RecordSource
-from tests.data_pipeline.tables import write_media, write_table
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_media(tmp_path / "data")
+from tests.data_pipeline.tables import write_table
 
 
 def read(folder, *rows, suffix=".jsonl"):

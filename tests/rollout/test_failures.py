@@ -21,7 +21,7 @@ from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.runner import ModelRunner
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.trajectory import Ended
-from tests.rollout.test_scheduler import TURNS, Zooming, assert_same, zooming
+from tests.rollout.zooming_policy import TURNS, Zooming, assert_same, zooming
 
 
 @pytest.fixture

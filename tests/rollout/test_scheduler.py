@@ -1,24 +1,15 @@
 """Continuous batching: the same answer in any company, nothing done twice, nothing compiled after warm-up."""
 
 import ctypes
-import dataclasses
 import gc
 import itertools
-import os
-import subprocess
-import sys
-import threading
-import time
 
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers
 from PIL import Image
 from scipy.special import log_softmax
 
-from pixel_reasoner_jax.operations import Call, CropImage, Registry
 from pixel_reasoner_jax.processing import Budgets, MediaError, grid_patches
 from pixel_reasoner_jax.processing.geometry import smart_resize
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, answered, runtime
@@ -27,35 +18,7 @@ from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.rollout.shapes import Shapes, _most_blocks, row_patches
 from pixel_reasoner_jax.trajectory import Ended, Source
 from tests.forward import full_logits
-
-
-class Zooming(Registry):
-    """Reads a crop, of a place and size that depend on the text, into every turn."""
-
-    def __init__(self, operations=None):
-        super().__init__(operations or [CropImage(0.0)])
-
-    def parse(self, text):
-        rng = np.random.default_rng(sum(text.encode()))
-        x, y, w, h = rng.uniform(0.0, 0.5, 2).tolist() + rng.uniform(0.2, 0.45, 2).tolist()
-        return Call("crop_image_normalized", {"bbox_2d": [x, y, x + w, y + h], "target_image": 1})
-
-
-TURNS = SamplingSettings(max_turn_tokens=6, later=SamplingSettings(0.9))
-"""Turns of six tokens at most, so that every response has all of its operations."""
-
-
-def zooming(world, **options):
-    limits = Limits(max_operations=2, max_response_tokens=120, max_length=256)
-    return Policy(*world, **{"registry": Zooming(), "limits": limits, "slots": 8, "decode_steps": 4, **options})
-
-
-def assert_same(group, other, exactly=True):
-    for a, b in zip(group, other, strict=True):
-        np.testing.assert_array_equal(a.tokens, b.tokens)
-        for name in ("logprobs", "policy_logprobs"):
-            first, second = getattr(a, name), getattr(b, name)
-            np.testing.assert_allclose(first, second, atol=0 if exactly else 1e-4, rtol=0)
+from tests.rollout.zooming_policy import TURNS, assert_same, zooming
 
 
 def test_a_response_is_the_same_to_the_bit_in_any_company(world, queries):
@@ -121,48 +84,6 @@ def test_nothing_is_compiled_after_warmup(world, monkeypatch, number):
         jax.monitoring.clear_event_listeners()
 
 
-def test_a_slow_operation_holds_up_nobody(world, queries):
-    """One response waits for its crop until all others are over."""
-    released = threading.Event()
-
-    class Waiting(CropImage):
-        def run(self, arguments, state):
-            if arguments["bbox_2d"][0] < 0:
-                assert released.wait(60)
-            return super().run({**arguments, "bbox_2d": [0.1, 0.1, 0.6, 0.6]}, state)
-
-    class First(Zooming):
-        parsed = itertools.count()
-
-        def parse(self, text):
-            x = -1.0 if next(self.parsed) == 0 else 0.5
-            return Call("crop_image_normalized", {"bbox_2d": [x, 0, 1, 1], "target_image": 1})
-
-    policy = zooming(world, registry=First([Waiting(0.0)]), limits=Limits(1, 60), slots=3)
-    order = []
-    for number, trajectory in policy.stream(queries, samples=2, sampling=TURNS):
-        order.append((number, trajectory.sample))
-        if len(order) == 11:
-            released.set()
-    assert sorted(order) == [(number, sample) for number in range(6) for sample in range(2)]
-    assert trajectory.operations[0].succeeded and len(trajectory.media) == 2
-
-
-def test_an_operation_that_takes_too_long_has_failed(world, queries):
-    over = threading.Event()
-
-    class Stuck(CropImage):
-        def run(self, arguments, state):
-            over.wait(60)
-            return super().run(arguments, state)
-
-    policy = zooming(world, registry=Zooming([Stuck(0.0)]), limits=Limits(1, 60), operation_seconds=0.2)
-    [[trajectory]] = policy.rollout(queries[:1], sampling=TURNS)
-    over.set()
-    assert trajectory.operations[0].error == "the operation took more than 0.2 seconds"
-    assert "took more than" in trajectory.messages[3]["content"][0]["text"] and len(trajectory.media) == 1
-
-
 def test_cancelled_queries_free_their_slots(world, queries):
     policy = zooming(world, slots=4)
     stream = policy.stream(iter(queries), samples=4, seed=5, sampling=TURNS)
@@ -218,76 +139,6 @@ def test_a_cancelled_query_leaves_no_pixels(world, queries, tmp_path):
     assert policy.store.bytes > 0
     policy.store.forget(policy.store.open(files[5]["images"][0]))
     assert policy.store.bytes == 0
-
-
-class Spoilt(CropImage):
-    """An operation with mistakes of its own."""
-
-    def __init__(self, mistake, path):
-        super().__init__(0.0)
-        self.mistake, self.path = mistake, path
-
-    def run(self, arguments, state):
-        if self.mistake == "returns nothing":
-            return None
-        result = super().run(arguments, state)
-        if self.mistake == "no images":
-            return dataclasses.replace(result, images=[])
-        if self.mistake == "no picture":
-            return dataclasses.replace(result, images=[np.zeros((2, 2))])
-        if self.mistake == "source gone":
-            os.unlink(self.path)
-        return result
-
-    def observation_text(self, result, sizes):
-        if self.mistake == "text":
-            raise ZeroDivisionError
-        return super().observation_text(result, sizes)
-
-
-@pytest.mark.parametrize("mistake", ["returns nothing", "no images", "no picture", "text", "source gone"])
-def test_an_operation_with_a_bug_is_an_observation(world, queries, tmp_path, mistake):
-    path = str(tmp_path / "image.png")
-    queries[0]["images"][0].convert("RGB").save(path)
-
-    class Calling(Registry):
-        def parse(self, text):
-            return Call("crop_image_normalized", {"bbox_2d": [0.1, 0.1, 0.6, 0.6], "target_image": 1})
-
-    policy = zooming(world, registry=Calling([Spoilt(mistake, path)]), limits=Limits(1, 60), image_bytes=0)
-    [[trajectory]] = policy.rollout([{**queries[0], "images": [path]}], sampling=TURNS)
-    assert "failed" in trajectory.operations[0].error and len(trajectory.media) == 1
-    assert trajectory.ended == Ended.OPERATIONS
-
-
-def test_a_hung_operation_takes_no_thread_from_the_others(world, queries):
-    """The clock of an operation starts when a thread takes it up."""
-    over = threading.Event()
-
-    class Hanging(CropImage):
-        calls = itertools.count()
-
-        def run(self, arguments, state):
-            if next(self.calls) == 0:
-                over.wait(60)
-            time.sleep(0.05)
-            return super().run(arguments, state)
-
-    policy = zooming(world, registry=Zooming([Hanging(0.0)]), limits=Limits(1, 60), operation_seconds=0.5, workers=1)
-    groups = policy.rollout(queries, samples=4, sampling=TURNS)
-    over.set()
-    failed = [t for group in groups for t in group if t.operations[0].error]
-    assert len(failed) == 1 and failed[0].operations[0].error == "the operation took more than 0.5 seconds"
-
-
-def test_a_hung_operation_does_not_keep_the_process_alive():
-    program = (
-        "import threading\nfrom pixel_reasoner_jax.rollout.workers import Workers\n"
-        "workers = Workers(1)\ntask = workers.submit(threading.Event().wait)\n"
-        "while task.began is None: pass\nworkers.give_up(task)\n"
-        "assert workers.submit(int, '7').future.result(10) == 7\nworkers.close()"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_what_is_interrupted_leaves_nothing_half_done(world, queries, monkeypatch):
@@ -367,71 +218,6 @@ def test_a_long_prompt_is_prefilled_in_chunks(world, queries):
         where = np.flatnonzero(trajectory.source == Source.SAMPLED)
         expected = log_softmax(logits, -1)[where - 1, trajectory.tokens[where]]
         np.testing.assert_allclose(trajectory.policy_logprobs[where], expected, atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def oracle(world, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("oracle")
-    model, processor = world
-    model.save_pretrained(directory)
-    return transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
-
-
-def torch_greedy(oracle, processor, trajectory, **options):
-    """What transformers generates greedily from the trajectory's prompt."""
-    prompt = trajectory.tokens[trajectory.source == Source.PROMPT]
-    kinds = np.isin(prompt, processor.placeholder_tokens).astype(int)
-    inputs = dict(
-        input_ids=torch.tensor(prompt[None], dtype=torch.long),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        mm_token_type_ids=torch.tensor(kinds[None]),
-        pixel_values=torch.tensor(trajectory.media[0].patches),
-        image_grid_thw=torch.tensor([trajectory.media[0].grid]),
-    )
-    settings = transformers.GenerationConfig(
-        max_new_tokens=30,
-        do_sample=False,
-        eos_token_id=list(processor.stop_tokens),
-        pad_token_id=processor.endoftext,
-        suppress_tokens=processor.forbidden_tokens.tolist() + options.pop("forbidden", []),
-        **options,
-    )
-    with torch.no_grad():
-        output = oracle.generate(**inputs, generation_config=settings, tokenizer=processor.tokenizer)
-    return output[0, len(prompt) :].tolist()
-
-
-@pytest.mark.parametrize("penalty", [1.0, 1.3, 0.8])
-def test_greedy_is_that_of_transformers(world, queries, oracle, penalty):
-    processor = world[1]
-    policy = Policy(*world, limits=Limits(0, max_response_tokens=30), slots=4, decode_steps=7)
-    settings = SamplingSettings(0.0, repetition_penalty=penalty, forbidden_tokens=(100, 200))
-    for [trajectory] in policy.rollout(queries[:3], sampling=settings):
-        written = trajectory.tokens[trajectory.source == Source.SAMPLED].tolist()
-        options = {} if penalty == 1.0 else {"repetition_penalty": penalty}
-        assert written == torch_greedy(oracle, processor, trajectory, forbidden=[100, 200], **options)
-
-
-def test_stop_strings_end_a_turn_where_transformers_ends_it(world, queries, oracle):
-    """Any piece of what would be written, token boundaries or not."""
-    processor = world[1]
-    free = Policy(*world, limits=Limits(0, max_response_tokens=30), slots=4, decode_steps=16)
-    forbidden = list(processor.stop_tokens)
-    settings = SamplingSettings(0.0, forbidden_tokens=forbidden)
-    [[trajectory]] = free.rollout(queries[:1], sampling=settings)
-    text = trajectory.response
-    cut = 0
-    for start, end in [(3, 6), (8, 9), (11, 17), (0, 2)]:
-        if "\ufffd" in text[start:end] or not text[start:end].strip():
-            continue
-        stop = text[start:end]
-        stopping = SamplingSettings(0.0, forbidden_tokens=forbidden, stop_strings=(stop,))
-        [[stopped]] = free.rollout(queries[:1], sampling=stopping)
-        written = stopped.tokens[stopped.source == Source.SAMPLED].tolist()
-        assert written == torch_greedy(oracle, processor, trajectory, forbidden=forbidden, stop_strings=[stop])
-        assert stop in stopped.response and stopped.ended == Ended.ANSWER
-        cut += 1
-    assert cut >= 2
 
 
 def test_a_turn_cut_by_a_stop_string_goes_on_as_if_it_had_ended_there(world, queries):

@@ -12,7 +12,7 @@ from pixel_reasoner_jax.files import as_path, fetch, upload
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.training import rl, sft
-from tests.training.test_phases import interrupted
+from tests.training.interruption import interrupted
 
 
 @pytest.mark.slow

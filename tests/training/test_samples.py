@@ -22,7 +22,7 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, samples
 from pixel_reasoner_jax.training.samples import LoggedTokens, error_counts
 from pixel_reasoner_jax.trajectory import OperationRecord, Source
-from tests.training.test_phases import interrupted
+from tests.training.interruption import interrupted
 
 
 def folders(workdir) -> list[str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import pathlib
 
 import numpy as np
 from PIL import Image
 
 from data_pipeline.seed import Seed
+from data_pipeline.synthesis import BudgetMediaLoader
 
 CUE = (0.4, 0.3, 0.55, 0.5)
+MEDIA = BudgetMediaLoader()
 
 
 def picture(number: int, size=(200, 160)) -> Image.Image:
@@ -33,3 +36,7 @@ def video_seed(number: int, **changes) -> Seed:
     frames = [picture(100 * number + frame, (64, 48)) for frame in range(8)]
     fields = {"id": f"video-{number}", "question": "What happens?", "answer": "a jump", "video": frames, "cue": (3, 4)}
     return Seed(**(fields | changes))
+
+
+def files_of(directory: pathlib.Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
