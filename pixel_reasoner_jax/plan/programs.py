@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.models.attention import BLOCK
+from pixel_reasoner_jax.models.cache import DEFAULT_READ, SHARING, Reads, most_listed, page_size
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
 from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
@@ -112,7 +112,9 @@ class Programs:
         """The declared shapes of the rollouts, in a part of the mesh."""
         rollout = self._config.rollout
         slots = -(-rollout.slots // self._parts)
-        return Shapes.holding(slots, rollout.max_length, self._geometry, self._budgets)
+        units = dict(page=page_size(self.mesh), most_chunk=most_listed(self.mesh))
+        tokens = -(-rollout.cache_tokens // self._parts) or None
+        return Shapes.holding(slots, rollout.max_length, self._geometry, self._budgets, cache_tokens=tokens, **units)
 
     @property
     def rows(self) -> int:
@@ -160,13 +162,15 @@ class Programs:
         return [self._extend_by(self.shapes.widths[0], filled=self.shapes.length)]
 
     def _extend_by(self, width: int, filled: int) -> Program:
-        rows = self.shapes.rows(width)
-        batch = self._of_all_parts(ExtendBatch.blank(rows, width, self.shapes.slots))
+        rows, tokens = self.shapes.rows(width), max(filled, width)
+        # A kernel is said to read all that the table could name.
+        slot_pages = -(-tokens // self.shapes.page)
+        batch = self._of_all_parts(ExtendBatch.blank(rows, width, self.shapes.slots, slot_pages))
         return Program(
             self._engine.extend,
             (self._params, self._slots, self._table, batch),
             rows * width * self._parts,
-            loops=(self._blocks(max(filled, width)),),
+            loops=(-(-tokens // DEFAULT_READ),),
             resident=self._kept,
             read=((self._read(self._params["language"]), 1),),
         )
@@ -177,19 +181,19 @@ class Programs:
         sampling = self._of_all_parts(SlotSampling.of([SamplingSettings()] * slots, [0] * slots))
         forbidden = jax.ShapeDtypeStruct((self._model.config.vocab_size,), bool)
         decoder = [self._params[part] for part in self._params if part != "vision"]
+        table = self._of_all_parts(np.zeros((slots, shapes.slot_pages), np.int32))
         decode = Program(
             self._engine.decode,
-            (self._params, self._slots, sampling, forbidden, np.int32(0), np.int32(0)),
+            (self._params, self._slots, table, self._reads, sampling, forbidden, np.int32(0), np.int32(0)),
             slots * self._parts * DECODE_STEPS,
             static=dict(steps=DECODE_STEPS, filtered=False),
-            loops=(DECODE_STEPS, self._blocks(shapes.length)),
+            loops=(DECODE_STEPS, -(-slots * shapes.slot_pages // shapes.chunk), 1),
             resident=(self._table, self._kept),
-            read=((self._read(decoder), DECODE_STEPS), (self._slots.cache, DECODE_STEPS)),
+            read=((self._read(decoder), DECODE_STEPS), (self._slots.cache.stored, DECODE_STEPS)),
         )
         fork = Program(
             self._engine.fork,
-            (self._slots, self._of_all_parts(ForkBatch.blank(shapes.forks[-1], slots, None))),
-            loops=(self._blocks(shapes.length),),
+            (self._slots, self._of_all_parts(ForkBatch.blank(shapes.forks[-1], slots, shapes.pages, None))),
             resident=(self._params, self._table, self._kept),
         )
         return [decode, fork]
@@ -254,16 +258,19 @@ class Programs:
 
     @functools.cached_property
     def _slots(self) -> PyTree:
-        shapes = self.shapes
-        return _output_of(self._engine.empty, self._params, shapes.slots * self._parts, shapes.length, None, False)
+        shapes, count = self.shapes, self._parts
+        sizes = shapes.slots * count, shapes.pages * count, shapes.page, shapes.items * count
+        return _output_of(self._engine.empty, self._params, *sizes, None, False)
+
+    @property
+    def _reads(self) -> PyTree:
+        items, chunks = self.shapes.items, self.shapes.items // self.shapes.chunk
+        zeros = Reads(*(np.zeros(size, np.int32) for size in (items, items, (items, SHARING), chunks)))
+        return self._of_all_parts(zeros)
 
     @functools.cached_property
     def _table(self) -> PyTree:
         return _output_of(self._engine.empty_table, self._params, self.shapes.table * self._parts)
-
-    def _blocks(self, tokens: int) -> int:
-        """Blocks of the KV cache that `tokens` tokens of a slot take."""
-        return -(-tokens // BLOCK)
 
     def _of_all_parts(self, tree: PyTree) -> PyTree:
         """The global arrays, sharded over the mesh, of which every part holds arrays like those of `tree`."""

@@ -11,10 +11,11 @@ from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.parallel import is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.query import Query, check_query
+from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.groups import RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
-from pixel_reasoner_jax.rollout.runner import Counters, ModelRunner
+from pixel_reasoner_jax.rollout.runner import ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
@@ -36,6 +37,9 @@ class Policy:
       guidelines: the text after the question; None takes the paper's.
       text_only: offer no operations.
       slots: the most responses in flight, in all processes together; the next one begins when another has ended.
+      cache_tokens: tokens that the KV cache holds, in all processes together, a group's prompt counted once; when it is
+        full, the youngest responses wait in the host's memory. None: enough for `slots` responses of the greatest
+        length. It always holds two of the greatest length.
       decode_steps: the most tokens of a slot that one call of the device samples.
       gather_parameters: all-gather the parameters over fsdp once a decoding call, which takes memory; otherwise in
         every step.
@@ -61,6 +65,7 @@ class Policy:
         guidelines: str | None = None,
         text_only: bool = False,
         slots: int = 64,
+        cache_tokens: int | None = None,
         decode_steps: int = DECODE_STEPS,
         gather_parameters: bool = True,
         cache_dtype: str | None = None,
@@ -82,7 +87,7 @@ class Policy:
         self.processor = processor
         self.registry = None if text_only else (registry or default_registry())
         self.limits, self.guidelines = limits, guidelines
-        self.slots, self.decode_steps = slots, decode_steps
+        self.slots, self.cache_tokens, self.decode_steps = slots, cache_tokens, decode_steps
         self.workers, self.operation_seconds = workers, operation_seconds
         self.store = PictureStore(image_bytes)
         self.counters = Counters()
@@ -200,7 +205,8 @@ class Policy:
             samples=samples,
             seed=seed,
             sampling=sampling,
-            slots=self._slots_per_part(slots),
+            slots=self._per_part(slots),
+            cache_tokens=self._cache_tokens_per_part,
             decode_steps=self.decode_steps,
             registry=self.registry,
             limits=self.limits,
@@ -228,16 +234,20 @@ class Policy:
         runner = ModelRunner(
             self.runtime, sampling or SamplingSettings(), 0, self.decode_steps, Counters()
         )  # these are not read
-        runner.grow(self._slots_per_part(self.slots), length)
+        runner.grow(self._per_part(self.slots), length, self._cache_tokens_per_part)
         try:
             runner.warmup()
         except BaseException:
             self.runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
             raise
 
-    def _slots_per_part(self, slots: int) -> int:
-        """How many slots each part of the mesh has, for `slots` slots in all."""
-        return -(-slots // parts(self.runtime.mesh))
+    def _per_part(self, count: int) -> int:
+        """How many of `count` slots or tokens each part of the mesh has."""
+        return -(-count // parts(self.runtime.mesh))
+
+    @property
+    def _cache_tokens_per_part(self) -> int | None:
+        return None if self.cache_tokens is None else self._per_part(self.cache_tokens)
 
 
 def answered(

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.models.cache import most_listed, page_size
 from pixel_reasoner_jax.parallel import local_parts, parts
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, RowAllocator
@@ -85,17 +86,24 @@ class Runtime:
         mask[list(sampling.forbidden_tokens)] = True
         return mask
 
-    def declare(self, slots: int, length: int) -> Shapes:
+    def declare(self, slots: int, length: int, cache_tokens: int | None = None) -> Shapes:
         """Declares shapes with at least `slots` slots of `length` tokens in each part of the mesh.
 
         The shapes declared before are kept if they have room, so that nothing is compiled again.
+
+        Args:
+          cache_tokens: that a part's cache holds; see `Shapes.holding`.
         """
-        held = self._shapes
-        if held is None or held.slots < slots or held.length < length:
+        held, wanted = self._shapes, self._holding(slots, length, cache_tokens)
+        if held is None or held.slots < wanted.slots or held.length < wanted.length or held.pages < wanted.pages:
             if held is not None:
-                slots, length = max(slots, held.slots), max(length, held.length)
-            self._shapes = Shapes.holding(slots, length, self.processor.geometry, self.processor.budgets)
+                wanted = self._holding(max(slots, held.slots), max(length, held.length), cache_tokens)
+            self._shapes = wanted
         return self._shapes
+
+    def _holding(self, slots: int, length: int, cache_tokens: int | None) -> Shapes:
+        processor, units = self.processor, dict(page=page_size(self.mesh), most_chunk=most_listed(self.mesh))
+        return Shapes.holding(slots, length, processor.geometry, processor.budgets, cache_tokens=cache_tokens, **units)
 
     def table(self, params: Any, version: int) -> EmbeddingTable:
         """The table of images encoded with `params`, which have this version; an empty one if it has to be made."""

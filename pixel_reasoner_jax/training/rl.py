@@ -340,6 +340,7 @@ def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
         limits=training.settings.limits,
         guidelines=training.settings.guidelines,
         slots=config.rollout.slots,
+        cache_tokens=config.rollout.cache_tokens or None,
         gather_parameters=config.rollout.gather_parameters,
     )
 

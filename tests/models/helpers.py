@@ -9,6 +9,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from pixel_reasoner_jax.models import Config, VisionConfig
+from pixel_reasoner_jax.models.cache import Pages
 from pixel_reasoner_jax.processing.geometry import Geometry
 from pixel_reasoner_jax.processing.layout import vision_layout
 from pixel_reasoner_jax.processing.positions import mrope_positions
@@ -152,3 +153,10 @@ def oracle_inputs(rows: list[Row], positions: bool = True) -> dict:
             if kind == "video":
                 inputs["second_per_grid_ts"] = torch.tensor([item.second_per_grid for item in media])
     return inputs
+
+
+def pages_of(starts, length: int, page: int, seed: int = 0) -> tuple[Pages, int]:
+    """Where rows of `length` tokens lie, whose pages are in no order, and the number of pages."""
+    rows = len(starts)
+    table = np.random.default_rng(seed).permutation(rows * -(-length // page)).astype(np.int32).reshape(rows, -1)
+    return Pages(np.asarray(starts, np.int32), table), table.size

@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_named(sequences, processor):
 
 
 def test_no_batch_is_larger_than_the_largest(sequences, processor):
-    patches = Shapes.holding(1, 1, processor.geometry, processor.budgets).patches[-1]
+    patches = Shapes.holding(1, 1, processor.geometry, processor.budgets, page=64, most_chunk=64).patches[-1]
     largest = largest_batch(processor.geometry, patches, rows=2, row_length=160)
     everything = [dataclasses.replace(one, train=np.ones(len(one.tokens), bool)) for one in sequences]
     batches = pack(everything, processor, rows=2, row_length=160)
