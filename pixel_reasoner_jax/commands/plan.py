@@ -22,7 +22,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.model_files import base_directory
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.models.weights import read_config
-from pixel_reasoner_jax.plan.chips import GIB, topology
+from pixel_reasoner_jax.plan.chips import GIB, Topology, topology
 from pixel_reasoner_jax.plan.episode import PHASES, DoesNotFit, plan_episode
 from pixel_reasoner_jax.plan.lengths import Group, method_groups
 from pixel_reasoner_jax.plan.measure import Phase, measure
@@ -61,12 +61,7 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     if unknown := [name for name in names if name not in programs.phases]:
         raise UserError(f"--phases names {unknown[0]!r}; this run has {', '.join(programs.phases)}")
     groups = _groups(args, config, names)
-    phases = []
-    for number, name in enumerate(names, start=1):
-        _say(f"compiling {name} for {args.topology} ({number} of {len(names)})")
-        phases.append(measure(programs, name, chips))
-        used, available, verdict = _row(phases[-1])[2:5]
-        _say(f"{used} of {available} GiB a chip: {verdict}")
+    phases = _measured(programs, names, chips)
     more = {}
     if not args.phases:
         _say("how much fits")
@@ -83,14 +78,25 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
         try:
             episode = plan_episode(config, model, chips, programs, phases, groups, _say)
             print(f"\n{episode_report(episode)}")
-            figures = {"phases": figures, "episode": episode.to_json()}
+            of_episode = episode.to_json()
         except (DoesNotFit, CapacityError) as error:
-            problem = error
-            figures = {"phases": figures, "episode": {"fits": False, "reason": str(error)}}
+            problem, of_episode = error, {"fits": False, "reason": str(error)}
+        figures = {"phases": figures, "episode": of_episode}
     if args.json:
         print(json.dumps(figures))
     if problem:
         raise problem
+
+
+def _measured(programs: Programs, names: Sequence[str], chips: Topology) -> list[Phase]:
+    """Compiles phases, and says how far it is."""
+    phases = []
+    for number, name in enumerate(names, start=1):
+        _say(f"compiling {name} for {chips.name} ({number} of {len(names)})")
+        phases.append(measure(programs, name, chips))
+        used, available, verdict = _row(phases[-1])[2:5]
+        _say(f"{used} of {available} GiB a chip: {verdict}")
+    return phases
 
 
 def _groups(args: argparse.Namespace, config: ConfigDict, names: Sequence[str]) -> list[Group]:

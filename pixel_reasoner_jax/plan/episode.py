@@ -155,7 +155,7 @@ def plan_episode(
     progress("simulating the rollout")
     shapes = dataclasses.replace(programs.shapes, slots=capacity.slots)
     costs = rollout_costs(programs, of_name, step.step, topology, model)
-    rollout = simulate(groups, costs, shapes, capacity, programs.hosts, DECODE_STEPS)
+    rollout = simulate(groups, costs, shapes, capacity, programs.hosts, DECODE_STEPS, config.rollout.max_length)
     rows = packed_rows(groups, config, programs.parts)
     bound, least = step.layout.least(topology.chip)
     seconds = {
@@ -183,7 +183,7 @@ def _capacity(
     What a rollout needs beside the cache is known from its phases as compiled, less their cache; the parameters as they
     are laid out for decoding stay there meanwhile. Decoding is compiled twice where memory decides on the slots.
     """
-    available, parts, length = topology.chip.memory, programs.parts, programs.shapes.length
+    available, parts, length = topology.chip.memory, programs.parts, config.rollout.max_length
     page, slot = page_bytes(model, programs.cache_dtype, programs.tensor), slot_bytes(model, programs.tensor)
     most = -(-config.grpo.queries_per_episode * config.rollout.samples // parts)
     for name in ROLLOUT[:-1]:

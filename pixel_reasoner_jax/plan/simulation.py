@@ -82,18 +82,20 @@ def simulate(
     capacity: Capacity,
     hosts: Sequence[int],
     decode_steps: int,
+    longest: int,
 ) -> Rollout:
     """Simulates the rollout of an episode.
 
     Args:
       groups: its queries, in order.
       costs: of the calls.
-      shapes: the declared shapes in a part of the mesh; `length` is that of the longest response.
+      shapes: the declared shapes in a part of the mesh.
       capacity: slots and pages of a part.
       hosts: for every part, the host that feeds it: each host rolls out an equal share of the queries.
       decode_steps: most tokens of a response that a call samples.
+      longest: tokens that a response may have, prompt included.
     """
-    simulation = _Simulation(groups, costs, shapes, capacity, hosts, decode_steps)
+    simulation = _Simulation(groups, costs, shapes, capacity, hosts, decode_steps, longest)
     while not simulation.is_over:
         simulation.step()
     return simulation.result()
@@ -102,13 +104,13 @@ def simulate(
 class _Simulation:
     """See `simulate`. Responses are numbered group by group; those without a turn, which take no slot, are left out."""
 
-    def __init__(self, groups, costs, shapes, capacity, hosts, decode_steps):
+    def __init__(self, groups, costs, shapes, capacity, hosts, decode_steps, longest):
         self._costs, self._shapes, self._capacity, self._decode_steps = costs, shapes, capacity, decode_steps
         self._groups = [group for group in groups if any(group.responses)]
         self._turns = [turns for group in self._groups for turns in group.responses if turns]
         counts = np.array([sum(map(bool, group.responses)) for group in self._groups], int)
         prompts = np.array([group.prompt for group in self._groups], int)
-        self._pool = PagePool(prompts, counts, len(hosts), capacity.pages, shapes.length)
+        self._pool = PagePool(prompts, counts, len(hosts), capacity.pages, longest)
         self._end = np.cumsum(counts)  # number of the response after each group's last
         self._state, self._turn, self._left = np.zeros((3, len(self._turns)), int)
         self._free_slots = np.full(len(hosts), capacity.slots)
