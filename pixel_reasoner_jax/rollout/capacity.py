@@ -16,9 +16,10 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Config
 
 PAGE = 128  # tokens of a page
-# Responses in flight are taken to hold this share of the longest one's tokens: where `max_length` is 16,384 as in the
-# paper's settings, 2,048, which the prompt that a group shares, and what has been sampled so far, come to on average.
-USUAL_SHARE = 1 / 8
+# Responses in flight are taken to hold this share of the longest one's tokens on average, where a prompt counts once for
+# its group: 512 of 16,384. In the simulated episode of the paper's lengths it is about that (docs/scaling.md). Slots are
+# cheap: too many, and some responses wait for pages; too few, and pages are free.
+USUAL_SHARE = 1 / 32
 LOGITS = 4  # float32 arrays [slots, vocabulary] that a decoding step has at a time, at most
 
 
@@ -56,7 +57,7 @@ def slot_bytes(model: Config, tensor: int = 1) -> int:
 
 
 def fit(room: int, page: int, slot: int, length: int, most: int, slots: int = 0) -> Capacity:
-    """Divides memory into slots and pages.
+    """Divides the memory of a device into slots and pages, those of its part of the mesh.
 
     Args:
       room: bytes of a device that are left for both.
@@ -76,8 +77,8 @@ def fit(room: int, page: int, slot: int, length: int, most: int, slots: int = 0)
         slots = bucket(slots)
     else:
         usual = pages_of(max(int(length * USUAL_SHARE), 1))
-        few = (room - longest * page) // max(slot, 1)  # where little is left beside the pages of one response
-        slots = min(_largest_bucket(max(min(room // (slot + usual * page), few), 1)), bucket(most))
+        beside = (room - longest * page) // slot  # that leave the pages of one response
+        slots = min(_largest_bucket(max(min(room // (slot + usual * page), beside), 1)), bucket(most))
     pages = min(max(room - slots * slot, 0) // page, slots * longest)
     if pages < longest:
         raise CapacityError(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pixel_reasoner_jax.models import Config
-from pixel_reasoner_jax.rollout.capacity import PAGE, CapacityError, fit, page_bytes, pages_of, slot_bytes
+from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, CapacityError, fit, page_bytes, pages_of, slot_bytes
 
 
 def test_a_page_holds_keys_and_values_of_all_layers():
@@ -16,14 +16,15 @@ def test_a_page_holds_keys_and_values_of_all_layers():
 
 
 def test_memory_decides_on_slots_and_pages():
-    """Responses of 16,384 tokens are taken to hold 2,048 on average, 16 pages: of 10 bytes, with a slot of 40."""
-    assert (fit(20 * 200, page=10, slot=40, length=16_384, most=4096).slots) == 16  # 20 would do, and are no size
-    assert fit(20 * 200, page=10, slot=40, length=16_384, most=4096).pages == (4000 - 16 * 40) // 10
-    assert fit(24 * 200, page=10, slot=40, length=16_384, most=4096).slots == 24
+    """Responses of 16,384 tokens at most are taken to hold 512 on average, four pages: of 10 bytes, a slot of 40."""
+    assert fit(50 * 80, page=10, slot=40, length=16_384, most=4096).slots == 48  # 50 would do, and are no size
+    assert fit(50 * 80, page=10, slot=40, length=16_384, most=4096).pages == (4000 - 48 * 40) // 10
+    assert fit(64 * 80, page=10, slot=40, length=16_384, most=4096).slots == 64
     # What no response could use is left: more slots than responses, more pages than slots can fill.
     few = fit(10**9, page=10, slot=40, length=16_384, most=5)
     assert (few.slots, few.pages) == (6, 6 * 129)
-    assert fit(1300, page=10, slot=0, length=16_384, most=4096).slots == 8
+    # One response of 129 pages has room in any case.
+    assert fit(1300, page=10, slot=1, length=16_384, most=4096) == Capacity(8, 129)
 
 
 def test_slots_that_are_set_are_kept():
@@ -35,7 +36,7 @@ def test_slots_that_are_set_are_kept():
 @pytest.mark.parametrize("room", [-5, 0, 1289])
 def test_a_pool_without_room_for_one_response_is_refused(room):
     with pytest.raises(CapacityError, match="a response of 16,384 tokens needs 129: lower rollout.max_length"):
-        fit(room, page=10, slot=0, length=16_384, most=4096)
+        fit(room, page=10, slot=1, length=16_384, most=4096)
     assert fit(1290, page=10, slot=0, length=16_384, most=4096, slots=1).pages == 129
 
 
