@@ -29,7 +29,8 @@ from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.training.training_run import data_sets
 from pixel_reasoner_jax.training.update_schedule import UpdateSchedule
 
-PHASES = (*ROLLOUT, "grpo_update")  # that have to be measured
+BESIDE_DECODING = ROLLOUT[:-1]
+PHASES = (*BESIDE_DECODING, "grpo_update")  # that have to be measured; decoding is compiled without its cache
 # Bytes a second that a host writes to storage. An assumption, far below its network: Google's page on v5p has 6.25 GB/s
 # for each of its four chips.
 STORAGE_RATE = 1e9
@@ -186,10 +187,10 @@ def _capacity(
     available, parts, length = topology.chip.memory, programs.parts, config.rollout.max_length
     page, slot = page_bytes(model, programs.cache_dtype, programs.tensor), slot_bytes(model, programs.tensor)
     most = -(-config.grpo.queries_per_episode * config.rollout.samples // parts)
-    for name in ROLLOUT[:-1]:
+    for name in BESIDE_DECODING:
         if phases[name].bytes_per_chip is None:
             raise DoesNotFit(f"{name} does not fit: {_missing(phases[name])}")
-    others = max(phases[name].bytes_per_chip for name in ROLLOUT[:-1]) - programs.cache_bytes
+    others = max(phases[name].bytes_per_chip for name in BESIDE_DECODING) - programs.cache_bytes
 
     def compiled(slots: int) -> tuple[DecodingStep, int]:
         progress(f"compiling decode with {slots * parts:,} slots and no cache")

@@ -1,8 +1,8 @@
 """How many responses the memory of a device holds: pages of the KV cache, and slots that they are decoded in.
 
 A response's keys and values lie in pages of `PAGE` tokens, which it takes as it grows. A slot is a row of the decoding
-step; it holds the rest of a response's state, and costs next to nothing beside the pages. So as many slots are made as
-responses of a usual length have pages, and all other memory is pages.
+step; it holds the rest of a response's state, and costs little beside the pages of most responses. So as many slots are
+made as responses of a usual length have pages, and all other memory is pages.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Config
 
 PAGE = 128  # tokens of a page
-# Responses in flight are taken to hold this share of the longest one's tokens on average, where a prompt counts once for
-# its group: 512 of 16,384. In the simulated episode of the paper's lengths it is about that (docs/scaling.md). Slots are
-# cheap: too many, and some responses wait for pages; too few, and pages are free.
+# Responses in flight are taken to hold this share of the longest one's tokens on average, where a prompt counts once
+# for its group: 512 of 16,384. In the simulated episode of the method's lengths it is about that (docs/scaling.md).
+# With too many slots some responses wait for pages; with too few, pages are free.
 USUAL_SHARE = 1 / 32
-LOGITS = 4  # float32 arrays [slots, vocabulary] that a decoding step has at a time, at most
+# Float32 arrays [slots, vocabulary] that a decoding step has at a time: as compiled for TPUs, with 7B's vocabulary.
+LOGITS = 16
 
 
 class CapacityError(UserError):
