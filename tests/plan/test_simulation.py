@@ -26,7 +26,7 @@ def costs(step=10, page=1, extend=100, encode=1000, shared=False, flops=0.0) -> 
 
 
 def rollout(groups, slots=2, pages=20, length=384, hosts=(0,), steps=32, **of):
-    shapes = Shapes.holding(slots, length, Geometry(), Budgets())
+    shapes = Shapes.holding(slots, length, Geometry(), Budgets(), page=128, most_chunk=64)
     return simulate(groups, costs(**of), shapes, Capacity(slots, pages), hosts, steps, length)
 
 
