@@ -3,8 +3,9 @@
 A compiled program does not tell what a step of decoding reads: that follows from the table of pages. So the decoding
 step is compiled with slots of a single page. Of its work, the page's is taken off: attention's products for it, which
 are known from the sizes, and its bytes, which are not counted to begin with. What is left depends on the number of
-slots alone. What the pages cost is added from the table of pages as it is at each step: a kernel reads the pages that hold a response's tokens, no
-others, each of them whole; on TPUs it reads a page once for every response that has it, elsewhere once for all.
+slots alone. What the pages cost is added from the table of pages as it is at each step: a kernel reads the pages that
+hold a response's tokens, no others, each of them whole; on TPUs it reads a page once for every response that has it,
+elsewhere once for all.
 
 A call may receive the parameters before its steps begin (`rollout.gather_parameters`). They are laid out for decoding
 once an episode, not in every call: such traffic is `DecodingStep.layout`.

@@ -71,20 +71,21 @@ def fit(room: int, page: int, slot: int, length: int, most: int, slots: int = 0)
       Slots, and as many pages as there is room for, or as the slots can fill.
 
     Raises:
-      CapacityError: the pool would not hold one response of `length` tokens, which could then never end.
+      CapacityError: the pool would not hold two responses of `length` tokens: one goes on while another's prompt stays.
     """
-    longest = pages_of(length) + 1  # its prompt's last page is there twice, until all samples of its group have begun
+    # The last page of a prompt is there twice, until all samples of its group have begun.
+    longest, least = pages_of(length) + 1, 2 * pages_of(length) + 1
     if slots:
         slots = bucket(slots)
     else:
         usual = pages_of(max(int(length * USUAL_SHARE), 1))
-        beside = (room - longest * page) // slot  # that leave the pages of one response
+        beside = (room - least * page) // slot  # that leave the pages of two responses
         slots = min(_largest_bucket(max(min(room // (slot + usual * page), beside), 1)), bucket(most))
-    pages = min(max(room - slots * slot, 0) // page, slots * longest)
-    if pages < longest:
+    pages = min(max(room - slots * slot, 0) // page, max(slots * longest, least))
+    if pages < least:
         raise CapacityError(
-            f"beside all else a device has room for {pages} pages of {PAGE} tokens, and a response of {length:,} tokens"
-            f" needs {longest}: lower rollout.max_length or rollout.slots, or take more devices or memory"
+            f"beside all else a device has room for {pages} pages of {PAGE} tokens, and two responses of {length:,}"
+            f" tokens need {least}: lower rollout.max_length or rollout.slots, or take more devices or memory"
         )
     return Capacity(slots, pages)
 

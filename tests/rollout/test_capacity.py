@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.rollout import Limits, Policy
+from pixel_reasoner_jax.rollout import policy as module
 from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, CapacityError, fit, page_bytes, pages_of, slot_bytes
+from pixel_reasoner_jax.rollout.runner import ModelRunner
 
 
 def test_a_page_holds_keys_and_values_of_all_layers():
@@ -23,8 +27,8 @@ def test_memory_decides_on_slots_and_pages():
     # What no response could use is left: more slots than responses, more pages than slots can fill.
     few = fit(10**9, page=10, slot=40, length=16_384, most=5)
     assert (few.slots, few.pages) == (6, 6 * 129)
-    # One response of 129 pages has room in any case.
-    assert fit(1300, page=10, slot=1, length=16_384, most=4096) == Capacity(8, 129)
+    # Two responses of 128 pages, and the end of a prompt, have room in any case.
+    assert fit(2580, page=10, slot=1, length=16_384, most=4096) == Capacity(8, 257)
 
 
 def test_slots_that_are_set_are_kept():
@@ -33,15 +37,36 @@ def test_slots_that_are_set_are_kept():
     assert fit(9_000, page=10, slot=40, length=16_384, most=4096, slots=64).pages == (9_000 - 64 * 40) // 10
 
 
-@pytest.mark.parametrize("room", [-5, 0, 1289])
-def test_a_pool_without_room_for_one_response_is_refused(room):
-    with pytest.raises(CapacityError, match="a response of 16,384 tokens needs 129: lower rollout.max_length"):
+@pytest.mark.parametrize("room", [-5, 0, 2569])
+def test_a_pool_without_room_for_two_responses_is_refused(room):
+    with pytest.raises(CapacityError, match="two responses of 16,384 tokens need 257: lower rollout.max_length"):
         fit(room, page=10, slot=1, length=16_384, most=4096)
     assert fit(1290, page=10, slot=0, length=16_384, most=4096, slots=1).pages == 129
 
 
 def test_more_memory_is_never_less():
-    found = [fit(room, page=7, slot=3, length=4096, most=512) for room in range(7 * 33 + 3, 20_000, 97)]
+    found = [fit(room, page=7, slot=3, length=4096, most=512) for room in range(7 * 66 + 3, 20_000, 97)]
     assert all(a.slots <= b.slots for a, b in zip(found, found[1:], strict=False))
-    for one, room in zip(found, range(7 * 33 + 3, 20_000, 97), strict=True):
+    for one, room in zip(found, range(7 * 66 + 3, 20_000, 97), strict=True):
         assert one.slots * 3 + one.pages * 7 <= room
+
+
+def test_a_policy_takes_what_memory_is_free(world, queries, monkeypatch):
+    policy = Policy(*world, limits=Limits(max_operations=1, max_response_tokens=40, max_length=200))
+    config, needed = world[0].config, []
+    temporary = ModelRunner.temporary_bytes
+    monkeypatch.setattr(ModelRunner, "temporary_bytes", lambda self: needed.append(temporary(self)) or needed[0])
+    free = 300 * page_bytes(config, "float32") + 12 * slot_bytes(config)
+    monkeypatch.setattr(module, "free_bytes", lambda mesh: free + needed[0] if needed else 2**40)
+    monkeypatch.setattr(module, "fit", lambda room, *rest: fit(free, *rest))
+    policy.fit_to_memory(most=24)
+    assert needed[0] > 2**20
+    assert (policy.slots, policy.cache_tokens) == (24, 24 * 3 * PAGE)  # no more than 24 responses can use
+    policy.fit_to_memory(most=4096)
+    assert policy.slots > 24 and policy.cache_tokens <= 300 * PAGE
+    assert [len(group) for group in policy.rollout(queries[:2], 2)] == [2, 2]
+
+
+def test_without_a_limit_nothing_can_be_decided(world):
+    with pytest.raises(UserError, match="limits.max_length, which is not set"):
+        Policy(*world).fit_to_memory(most=24)
