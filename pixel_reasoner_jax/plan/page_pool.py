@@ -52,14 +52,14 @@ class PagePool:
         """Pages that hold prompts, in all parts."""
         return int(self._prompt_held.sum())
 
-    def fits(self, response: int, part: int, length: int) -> bool:
-        """Whether a response of `length` tokens can come into a part's pool: with a page in reserve for every one that
+    def fits(self, response: int, part: int, length: int, reserved: int = 1) -> bool:
+        """Whether a response of `length` tokens can come into a part's pool: with pages in reserve for every one that
         is there, so that they need not wait for it at once. One always can come into an empty part."""
         others, group = int(self._are_resident(part).sum()), self.group[response]
         own = pages_of(min(length, self._longest)) - self.full[group]
         unbegun = self.unbegun[group] - (not self._in_flight[response])
         prompt = 0 if self._residents_of_group[group] else self._pages_of_prompt(group, unbegun)
-        return not others or own + prompt + others <= self.free[part]
+        return not others or own + prompt + reserved * others <= self.free[part]
 
     def begin(self, response: int, part: int) -> None:
         """Puts a response, which is its prompt so far, into a part."""

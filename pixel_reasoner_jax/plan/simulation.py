@@ -25,6 +25,7 @@ from pixel_reasoner_jax.plan.lengths import Group
 from pixel_reasoner_jax.plan.page_pool import PagePool
 from pixel_reasoner_jax.plan.rollout_costs import Bounded, RolloutCosts
 from pixel_reasoner_jax.rollout.capacity import Capacity, pages_of
+from pixel_reasoner_jax.rollout.pages import RESERVED
 from pixel_reasoner_jax.rollout.scheduler import PATIENCE
 from pixel_reasoner_jax.rollout.shapes import CHUNK, Shapes
 
@@ -210,7 +211,7 @@ class _Simulation:
         return part
 
     def _has_room(self, group: int, part: int) -> bool:
-        return self._pool.fits(self._next(group), part, self._groups[group].prompt + self._decode_steps)
+        return self._pool.fits(self._next(group), part, self._groups[group].prompt + self._decode_steps, RESERVED)
 
     def _observe(self) -> list[Addition]:
         """Goes on with the responses whose turn has ended; returns the observations to append."""

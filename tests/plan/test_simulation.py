@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.plan import simulation
 from pixel_reasoner_jax.plan.chips import HOST_RATE, Chip
 from pixel_reasoner_jax.plan.lengths import Group, Turn, method_groups
 from pixel_reasoner_jax.plan.page_reads import KernelReads, ListedReads
@@ -15,9 +16,13 @@ from pixel_reasoner_jax.rollout.capacity import Capacity
 from pixel_reasoner_jax.rollout.shapes import Shapes
 
 CHIP = Chip(flops=1e30, memory=0, memory_rate=HOST_RATE, link_rate=1e30)
-
-
 SINGLY = KernelReads(1, 1)
+
+
+@pytest.fixture(autouse=True)
+def one_page_in_reserve(monkeypatch):
+    """What the cases were worked out with."""
+    monkeypatch.setattr(simulation, "RESERVED", 1)
 
 
 def costs(step=10, page=1, extend=100, encode=1000, reads=SINGLY, flops=0.0) -> RolloutCosts:
