@@ -24,7 +24,7 @@ from pixel_reasoner_jax.plan.programs import ROLLOUT, Programs
 from pixel_reasoner_jax.plan.rollout_costs import DecodingStep, measure_step, rollout_costs
 from pixel_reasoner_jax.plan.simulation import CALLS, Rollout, simulate
 from pixel_reasoner_jax.plan.updates import packed_rows, update_seconds
-from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, fit, page_bytes, slot_bytes
+from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, fit, page_bytes, pages_of, slot_bytes
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.training.training_run import data_sets
 from pixel_reasoner_jax.training.update_schedule import UpdateSchedule
@@ -155,7 +155,7 @@ def plan_episode(
     capacity, step = _capacity(config, model, topology, programs, of_name, progress)
     progress("simulating the rollout")
     shapes = dataclasses.replace(programs.shapes, slots=capacity.slots)
-    costs = rollout_costs(programs, of_name, step.step, topology, model)
+    costs = rollout_costs(programs, of_name, step.step, capacity.slots, topology, model)
     rollout = simulate(groups, costs, shapes, capacity, programs.hosts, DECODE_STEPS, config.rollout.max_length)
     rows = packed_rows(groups, config, programs.parts)
     bound, least = step.layout.least(topology.chip)
@@ -184,6 +184,7 @@ def _capacity(
     What a rollout needs beside the cache is known from its phases as compiled, less their cache; the parameters as they
     are laid out for decoding stay there meanwhile. Decoding is compiled twice where memory decides on the slots.
     """
+    shapes = programs.shapes
     available, parts, length = topology.chip.memory, programs.parts, config.rollout.max_length
     page, slot = page_bytes(model, programs.cache_dtype, programs.tensor), slot_bytes(model, programs.tensor)
     most = -(-config.grpo.queries_per_episode * config.rollout.samples // parts)
@@ -204,7 +205,10 @@ def _capacity(
     if not slots:
         slots = fit(room, page, slot, length, most).slots
         step, room = compiled(slots)
-    return fit(room, page, 0, length, most, slots), step
+    capacity = fit(room, page, 0, length, most, slots)
+    if config.rollout.cache_tokens:
+        capacity = dataclasses.replace(capacity, pages=min(capacity.pages, pages_of(shapes.pages * shapes.page)))
+    return capacity, step
 
 
 def _missing(phase: Phase) -> str:

@@ -146,36 +146,3 @@ class PagePool:
             freed, self._prompt_held[group] = freed + int(self._prompt_held[group]), 0
         self.free[self.part[response]] += freed
         return freed
-
-
-def pages_read(
-    lengths: np.ndarray, taken: np.ndarray, full: np.ndarray, groups: np.ndarray, shared: bool
-) -> np.ndarray:
-    """Pages that responses read while they are sampled: every token attends to the pages that it and those before fill.
-
-    Args:
-      lengths: tokens of each response before.
-      taken: tokens sampled for it, one in a step.
-      full: full pages of its prompt, which its group shares.
-      groups: the group of each.
-      shared: whether a shared page is read once in a step for all of them, as long as one of the group is sampled; the
-        first response of the group then counts it.
-
-    Returns:
-      The pages of each response, summed over the steps.
-    """
-
-    def up_to(tokens: np.ndarray) -> np.ndarray:
-        """Pages that the first `tokens` tokens have read: 1 for each of the first page, 2 for the second, …"""
-        pages, rest = np.divmod(tokens, PAGE)
-        return PAGE * pages * (pages + 1) // 2 + rest * (pages + 1)
-
-    read = up_to(lengths + taken) - up_to(lengths)
-    if not shared:
-        return read
-    read = read - full * taken
-    _, first, of_group = np.unique(groups, return_index=True, return_inverse=True)
-    most = np.zeros(len(first), int)
-    np.maximum.at(most, of_group, taken)
-    read[first] += most * full[first]
-    return read

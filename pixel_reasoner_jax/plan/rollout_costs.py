@@ -1,11 +1,9 @@
 """What the calls of a rollout cost a chip at least: the compiled programs' work, and that of the cache's pages.
 
 A compiled program does not tell what a step of decoding reads: that follows from the table of pages. So the decoding
-step is compiled with slots of a single page. Of its work, the page's is taken off: attention's products for it, which
-are known from the sizes, and its bytes, which are not counted to begin with. What is left depends on the number of
-slots alone. What the pages cost is added from the table of pages as it is at each step: a kernel reads the pages that
-hold a response's tokens, no others, each of them whole; on TPUs it reads a page once for every response that has it,
-elsewhere once for all.
+step is compiled with slots of a single page. Of its work, attention's products are taken off: those that a kernel says
+it has, which are known from the sizes, and otherwise the loops over pages. Bytes of the cache are not counted to begin
+with. What is left depends on the number of slots alone. What the pages cost is added (`page_reads`).
 
 A call may receive the parameters before its steps begin (`rollout.gather_parameters`). They are laid out for decoding
 once an episode, not in every call: such traffic is `DecodingStep.layout`.
@@ -22,8 +20,11 @@ import jax
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.models.attention import platform_of
+from pixel_reasoner_jax.models.cache import KERNEL_HEAD, KERNEL_PAGES, KERNEL_QUERIES, KernelCache
 from pixel_reasoner_jax.plan.chips import HOST_RATE, Chip, Topology
 from pixel_reasoner_jax.plan.measure import Phase, compile_program, out_of_memory, work_of
+from pixel_reasoner_jax.plan.page_reads import KernelReads, ListedReads, Reads
 from pixel_reasoner_jax.plan.programs import Programs, bytes_per_device
 from pixel_reasoner_jax.plan.work import Work
 from pixel_reasoner_jax.rollout.capacity import PAGE, page_bytes
@@ -43,8 +44,8 @@ class RolloutCosts:
     Attributes:
       chip: its rates.
       step: a decoding step of all slots, which reads the parameters once, without what it reads of the cache.
-      page: one token's attention to one page.
-      shared: whether a page of several responses is read once for all of them.
+      page: one token's attention to one page, which it reads.
+      reads: which pages are read.
       extend: a call that appends `extend_tokens` tokens in a part of the mesh, to empty slots.
       encode: a call that encodes `encode_patches` patches in a part of the mesh.
     """
@@ -52,7 +53,7 @@ class RolloutCosts:
     chip: Chip
     step: Work
     page: Work
-    shared: bool
+    reads: Reads
     extend: Work
     extend_tokens: int
     encode: Work
@@ -60,15 +61,16 @@ class RolloutCosts:
 
     def decode_call(self, steps: int, pages: float) -> Bounded:
         """Steps that read `pages` pages in all."""
-        return Work().plus(self.step, steps).plus(self.page, pages).least(self.chip)
+        page = self.page._replace(flops=self.page.flops * self.reads.queries)
+        return Work().plus(self.step, steps).plus(page, pages).least(self.chip)
 
     def extend_call(self, tokens: int, pages: float, products: float) -> Bounded:
         """Appends tokens.
 
         Args:
           tokens: in all rows, padding included.
-          pages: those that the rows' slots hold already.
-          products: the pairs of an added token and such a page, over all rows.
+          pages: that are read.
+          products: the pairs of an added token and a page that its slot holds already, over all rows.
         """
         flops = self.extend.flops * tokens / self.extend_tokens + self.page.flops * products
         memory = self.extend.memory + self.page.memory * pages
@@ -118,14 +120,15 @@ def measure_step(config: ConfigDict, model: Config, topology: Topology, slots: i
     except jax.errors.JaxRuntimeError as error:
         return DecodingStep(Work(), Work(), 0, *out_of_memory(error))
     compiled = compile_program(program, count)
-    outer = (0, *program.loops[1:])  # the loop over steps left out
-    once, call = (work_of(program, compiled, loops, count) for loops in (outer, program.loops))
+    # The loops over pages left out, and that over steps, too.
+    once, call = (work_of(program, compiled, (steps, 0, 0), count) for steps in (0, DECODE_STEPS))
     params, slots_of_all, *_ = program.arguments
-    cache = bytes_per_device(slots_of_all.cache)
-    block = attention_flops(model, programs.tensor) * programs.shapes.length * programs.shapes.slots
+    cache, said = bytes_per_device(slots_of_all.cache), 0.0
+    if isinstance(slots_of_all.cache, KernelCache):
+        said = attention_flops(model, programs.tensor) * programs.shapes.length * programs.shapes.slots
     (read, _), *_ = program.read
     step = Work(
-        max((call.flops - once.flops) / DECODE_STEPS - block, 0.0),
+        max((call.flops - once.flops) / DECODE_STEPS - said, 0.0),
         bytes_per_device(read),
         (call.received - once.received) / DECODE_STEPS,
     )
@@ -155,7 +158,7 @@ def attention_flops(model: Config, tensor: int) -> float:
 
 
 def rollout_costs(
-    programs: Programs, phases: Mapping[str, Phase], step: Work, topology: Topology, model: Config
+    programs: Programs, phases: Mapping[str, Phase], step: Work, slots: int, topology: Topology, model: Config
 ) -> RolloutCosts:
     """The costs of a rollout.
 
@@ -163,10 +166,14 @@ def rollout_costs(
       programs: of the experiment.
       phases: those of a rollout, as measured.
       step: see `RolloutCosts`.
+      slots: of a part of the mesh, which it was compiled for.
       topology: that they were compiled for.
       model: the model's sizes.
     """
     shapes: Shapes = programs.shapes
+    reads: Reads = ListedReads()
+    if platform_of(programs.mesh) == "tpu" and model.head_dim % KERNEL_HEAD == 0:
+        reads = KernelReads(min(KERNEL_PAGES, shapes.slot_pages + 1), min(KERNEL_QUERIES, slots))
     width, patches = shapes.widths[-1], programs.row_patches
     page = Work(
         attention_flops(model, programs.tensor) * PAGE, page_bytes(model, programs.cache_dtype, programs.tensor)
@@ -175,7 +182,7 @@ def rollout_costs(
         topology.chip,
         step,
         page,
-        topology.devices[0].platform != "tpu",
+        reads,
         phases["prefill"].works[0],
         shapes.rows(width) * width,
         phases["vision_encode"].works[0],

@@ -22,7 +22,7 @@ import numpy as np
 
 from pixel_reasoner_jax.buckets import bucket
 from pixel_reasoner_jax.plan.lengths import Group
-from pixel_reasoner_jax.plan.page_pool import PagePool, pages_read
+from pixel_reasoner_jax.plan.page_pool import PagePool
 from pixel_reasoner_jax.plan.rollout_costs import Bounded, RolloutCosts
 from pixel_reasoner_jax.rollout.capacity import Capacity, pages_of
 from pixel_reasoner_jax.rollout.pages import RESERVED
@@ -239,9 +239,9 @@ class _Simulation:
             for start in range(0, addition.tokens, CHUNK):
                 tokens = min(addition.tokens - start, CHUNK)
                 extends[addition.part][shapes.width(tokens)] += 1
-                before = pages_of(addition.start + start)
-                pages[addition.part] += before
-                products[addition.part] += before * tokens
+                before = addition.start + start
+                pages[addition.part] += self._costs.reads.extend(before, tokens)
+                products[addition.part] += pages_of(before) * tokens
         for patches, calls in _shared_calls(encodes, shapes.images).items():
             self._spend("encode", self._costs.encode_call(shapes.images(patches) * patches), calls)
         calls_of = _shared_calls(extends, shapes.rows)
@@ -258,8 +258,10 @@ class _Simulation:
         patience = max(1, len(drawing) // PATIENCE)
         steps = int(min(self._decode_steps, np.partition(left, patience - 1)[patience - 1]))
         taken = np.minimum(left, steps)
-        read = pages_read(before, taken, pool.full[groups], groups, self._costs.shared)
-        read = np.bincount(pool.part[drawing], read, len(pool.free))
+        reads, parts, of_part = self._costs.reads, len(pool.free), pool.part[drawing]
+        read = reads.decode(before, taken, pool.full[groups], groups, steps, self._decode_steps)
+        idle = steps * self._capacity.slots - np.bincount(of_part, taken, parts)
+        read = np.bincount(of_part, read, parts) + reads.idle(idle)
         self._spend("decode", self._costs.decode_call(steps, float(read.max())))
         rollout.steps += steps
         rollout.sampled += int(taken.sum())

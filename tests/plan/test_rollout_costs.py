@@ -10,6 +10,7 @@ from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.plan.chips import HOST_RATE, Chip, Topology, topology
 from pixel_reasoner_jax.plan.measure import Phase, measure
+from pixel_reasoner_jax.plan.page_reads import KernelReads, ListedReads
 from pixel_reasoner_jax.plan.programs import Programs
 from pixel_reasoner_jax.plan.rollout_costs import RolloutCosts, measure_step, rollout_costs
 from pixel_reasoner_jax.plan.work import Work
@@ -30,11 +31,12 @@ def test_work_is_bounded_by_the_slowest_rate():
 
 
 def test_calls_by_hand():
-    costs = RolloutCosts(
-        CHIP, Work(90.0, 20.0, 0.5), Work(3.0, 2.0), False, Work(640.0, 30.0, 4.0), 64, Work(800.0), 16
-    )
-    # Four steps and ten pages: 390 operations, 100 bytes, 2 bytes received.
+    step, page, extend = Work(90.0, 20.0, 0.5), Work(3.0, 2.0), Work(640.0, 30.0, 4.0)
+    costs = RolloutCosts(CHIP, step, page, KernelReads(4, 2), extend, 64, Work(800.0), 16)
+    # Four steps and ten pages for the queries of two rows: 420 operations, 100 bytes, 2 bytes received.
     assert costs.decode_call(4, 10) == ("memory", 10.0)
+    many = dataclasses.replace(costs, reads=KernelReads(4, 32))
+    assert many.decode_call(4, 1000) == ("arithmetic", (4 * 90 + 32 * 3 * 1000) / 100)
     assert costs.decode_call(4, 0) == ("memory", 8.0)
     # 64 tokens, of which each reads one of two pages: 640 + 3 * 64 operations, 30 + 4 bytes.
     assert costs.extend_call(64, 2, 64) == ("arithmetic", pytest.approx(8.32))
@@ -82,8 +84,8 @@ def test_costs_come_from_the_phases(small):
     programs = Programs(config, model, jax.devices()[:1])
     names = ("vision_encode", "prefill")
     phases = {name: phase(name, Work(float(number), 2.0, 3.0)) for number, name in enumerate(names)}
-    costs = rollout_costs(programs, phases, Work(7.0), Topology("", programs.mesh.devices.flat, CHIP), model)
-    assert (costs.step, costs.encode.flops, costs.extend.flops, costs.shared) == (Work(7.0), 0.0, 1.0, True)
+    costs = rollout_costs(programs, phases, Work(7.0), 4, Topology("", jax.devices()[:1], CHIP), model)
+    assert (costs.step, costs.encode.flops, costs.extend.flops, costs.reads) == (Work(7.0), 0.0, 1.0, ListedReads())
     assert costs.extend_tokens == 512 and costs.encode_patches % programs.row_patches == 0
     assert costs.page.memory == page_bytes(model, "bfloat16") == 3 * 2 * 2 * PAGE * 24 * 2
     assert costs.page.flops == 3 * 4 * 4 * 24 * PAGE  # layers, two products of two operations, heads, their size

@@ -7,7 +7,7 @@ from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.plan import simulation
 from pixel_reasoner_jax.plan.chips import HOST_RATE, Chip
 from pixel_reasoner_jax.plan.lengths import Group, Turn, method_groups
-from pixel_reasoner_jax.plan.page_pool import pages_read
+from pixel_reasoner_jax.plan.page_reads import KernelReads, ListedReads
 from pixel_reasoner_jax.plan.rollout_costs import RolloutCosts
 from pixel_reasoner_jax.plan.simulation import simulate
 from pixel_reasoner_jax.plan.work import Work
@@ -16,6 +16,7 @@ from pixel_reasoner_jax.rollout.capacity import Capacity
 from pixel_reasoner_jax.rollout.shapes import Shapes
 
 CHIP = Chip(flops=1e30, memory=0, memory_rate=HOST_RATE, link_rate=1e30)
+SINGLY = KernelReads(1, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +25,11 @@ def one_page_in_reserve(monkeypatch):
     monkeypatch.setattr(simulation, "RESERVED", 1)
 
 
-def costs(step=10, page=1, extend=100, encode=1000, shared=False, flops=0.0) -> RolloutCosts:
-    """Costs in seconds: of a step, of reading a page (or moving it), of an extend and of an encode."""
+def costs(step=10, page=1, extend=100, encode=1000, reads=SINGLY, flops=0.0) -> RolloutCosts:
+    """Costs in seconds: of a step, of reading a page (or moving it), of an extend and of an encode; the kernel reads
+    pages one by one unless others `reads` are given."""
     seconds = {name: Work(0.0, value * HOST_RATE) for name, value in dict(s=step, p=page, x=extend, e=encode).items()}
-    return RolloutCosts(
-        CHIP, seconds["s"]._replace(flops=flops), seconds["p"], shared, seconds["x"], 1, seconds["e"], 1
-    )
+    return RolloutCosts(CHIP, seconds["s"]._replace(flops=flops), seconds["p"], reads, seconds["x"], 1, seconds["e"], 1)
 
 
 def rollout(groups, slots=2, pages=20, length=384, hosts=(0,), steps=32, **of):
@@ -50,12 +50,14 @@ def test_three_responses_in_two_slots():
     result = rollout(THREE)
     sampled = (2 * 32, 2 * 8, 2 * 10, 2 * 30, 20)
     assert result.sampled == sum(sampled) == 180 and result.steps == 32 + 8 + 10 + 30 + 20
-    assert result.seconds["decode"] == {"memory": 10 * result.steps + 2 * 180}
-    # A call for the prompt; one for the observation, after 168 tokens, which are two pages.
-    assert result.seconds["prefill"] == {"memory": 100 + 102} and result.prefilled == 128 + 60
+    # In the last call a slot is idle, for which the kernel reads a page in each of 20 steps.
+    assert result.seconds["decode"] == {"memory": 10 * result.steps + 2 * 180 + 20}
+    # A call for the prompt, in four blocks of 32 queries that read its page; one for the observation, in two blocks
+    # that read the two pages of 228 tokens.
+    assert result.seconds["prefill"] == {"memory": 104 + 104} and result.prefilled == 128 + 60
     assert not total(result, "encode") and not total(result, "swap")
     # The third begins when the second has ended: the last 50 steps sample 80 tokens, 20 of 100 rows are idle.
-    assert (result.tail_steps, result.tail_sampled) == (50, 80) and result.tail_seconds == 10 * 50 + 2 * 80
+    assert (result.tail_steps, result.tail_sampled) == (50, 80) and result.tail_seconds == 10 * 50 + 2 * 80 + 20
     assert result.in_flight == 2 and result.free == (20,) and result.waits == 0
     # While the third waited, the prompt's page and one of each response held tokens; after its observation, of the
     # second response, too.
@@ -63,9 +65,10 @@ def test_three_responses_in_two_slots():
 
 
 def test_a_shared_page_is_read_once():
-    """Elsewhere than on TPUs: the prompt's page once in a step, and a page of each response's own for its tokens."""
-    result = rollout(THREE, shared=True)
-    assert total(result, "decode") == 10 * result.steps + result.steps + 180
+    """Elsewhere than on TPUs: the prompt's page once in a step, and the pages of each response's own that it can need
+    in a call of 32 tokens: one, but two where it has 228 of 256."""
+    result = rollout(THREE, reads=ListedReads())
+    assert total(result, "decode") == 10 * result.steps + 3 * (32 + 8) + 4 * 10 + 3 * 30 + 2 * 20
 
 
 def test_the_youngest_waits_where_pages_run_out():
@@ -77,8 +80,8 @@ def test_the_youngest_waits_where_pages_run_out():
     assert result.steps == 4 * 32 + (32 + 32 + 8) + (32 + 32 + 8)
     assert total(result, "swap") == 4 and result.in_flight == 2
     # Before it waits as after it: a token reads the pages that it and those before it fill.
-    each = sum(-(-tokens // 128) for tokens in range(121, 321))
-    assert total(result, "decode") == 10 * result.steps + 2 * each
+    each, idle = sum(-(-tokens // 128) for tokens in range(121, 321)), 2 * result.steps - 400
+    assert total(result, "decode") == 10 * result.steps + 2 * each + idle
     assert rollout(groups, pages=8).waits == 0
 
 
@@ -100,8 +103,8 @@ def test_images_and_prompts_are_encoded_and_prefilled_as_they_are_called():
     other = rollout([groups[0], Group(600, (16,), ((Turn(5),),))], length=1024, hosts=(0, 1))
     # Four rows of 256 patches are in one call: the two crops are encoded, and appended, together.
     assert total(alone, "encode") == 2 * 1000 and alone.prefilled == 600 + 2 * 64
-    # Before the second chunk of the prompt there are four pages, before each observation of 605 tokens five.
-    assert total(alone, "prefill") == pytest.approx(2 * 100 + 4 + 100 + 2 * 5)
+    # 16 blocks of queries read four pages and three read five; two read the six pages of each observation.
+    assert total(alone, "prefill") == pytest.approx(2 * 100 + 16 * 4 + 3 * 5 + 100 + 2 * 2 * 6)
     assert both.seconds == alone.seconds and both.prefilled == 2 * alone.prefilled
     assert total(other, "encode") == 3 * 1000  # an image of another size is another call
 
@@ -109,21 +112,6 @@ def test_images_and_prompts_are_encoded_and_prefilled_as_they_are_called():
 def test_the_slowest_rate_bounds_a_call():
     result = rollout(THREE, flops=1000 * CHIP.flops)
     assert result.seconds["decode"] == {"arithmetic": 1000.0 * result.steps}
-
-
-def test_pages_are_read_as_a_table_of_pages_says():
-    """Two groups: every response's pages are listed by hand, in the table that a kernel gets for a step."""
-    lengths, taken = np.array([130, 256, 300, 10]), np.array([2, 1, 3, 0])
-    prompts, groups = np.array([1, 1, 2, 0]), np.array([0, 0, 1, 1])
-    tables = [
-        [[0, 1], [0, 2, 3], [4, 5, 6]],  # 131, 257 and 301 tokens; page 0 is the first group's prompt
-        [[0, 1], [4, 5, 6]],  # 132, 302
-        [[4, 5, 6]],  # 303
-    ]
-    read = pages_read(lengths, taken, prompts, groups, shared=False)
-    assert read.tolist() == [4, 3, 9, 0] and read.sum() == sum(len(row) for table in tables for row in table)
-    read = pages_read(lengths, taken, prompts, groups, shared=True)
-    assert read.sum() == sum(len({page for row in table for page in row}) for table in tables)
 
 
 def random_groups(seed: int) -> list[Group]:
@@ -138,12 +126,12 @@ def random_groups(seed: int) -> list[Group]:
     return [Group(int(random.integers(20, 300)), (), tuple(turns() for _ in range(size))) for size in sizes]
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("reads", [KernelReads(), ListedReads()])
 @pytest.mark.parametrize("pages", [8, 11, 19, 400])
 @pytest.mark.parametrize("slots, hosts", [(1, (0,)), (3, (0, 0)), (8, (0, 0, 1))])
-def test_nothing_is_lost(slots, hosts, pages, shared):
+def test_nothing_is_lost(slots, hosts, pages, reads):
     groups = random_groups(slots + pages)
-    result = rollout(groups, slots, pages, length=896, hosts=hosts, steps=8, shared=shared)
+    result = rollout(groups, slots, pages, length=896, hosts=hosts, steps=8, reads=reads)
     responses = [turns for group in groups for turns in group.responses]
     assert result.sampled == sum(turn.sampled for turns in responses for turn in turns)
     observed = sum(turn.observed for turns in responses for turn in turns)
@@ -151,7 +139,7 @@ def test_nothing_is_lost(slots, hosts, pages, shared):
     assert result.free == (pages,) * len(hosts) and result.in_flight <= slots * len(hosts)
     assert result.steps >= result.sampled / (slots * len(hosts)) and result.used is None or result.used <= 1
     assert (result.swapped > 0) == (result.waits > 0)
-    again = rollout(groups, slots, pages, length=896, hosts=hosts, steps=8, shared=shared)
+    again = rollout(groups, slots, pages, length=896, hosts=hosts, steps=8, reads=reads)
     assert again == result
 
 

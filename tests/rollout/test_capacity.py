@@ -21,9 +21,9 @@ def test_a_page_holds_keys_and_values_of_all_layers():
 
 def test_memory_decides_on_slots_and_pages():
     """Responses of 16,384 tokens at most are taken to hold 512 on average, four pages: of 10 bytes, a slot of 40."""
-    assert fit(50 * 80, page=10, slot=40, length=16_384, most=4096).slots == 48  # 50 would do, and are no size
-    assert fit(50 * 80, page=10, slot=40, length=16_384, most=4096).pages == (4000 - 48 * 40) // 10
-    assert fit(64 * 80, page=10, slot=40, length=16_384, most=4096).slots == 64
+    assert fit(70 * 80, page=10, slot=40, length=16_384, most=4096).slots == 64  # 70 would do, and are no size
+    assert fit(70 * 80, page=10, slot=40, length=16_384, most=4096).pages == (5600 - 64 * 40) // 10
+    assert fit(96 * 80, page=10, slot=40, length=16_384, most=4096).slots == 96
     # What no response could use is left: more slots than responses, more pages than slots can fill.
     few = fit(10**9, page=10, slot=40, length=16_384, most=5)
     assert (few.slots, few.pages) == (6, 6 * 129)
@@ -41,7 +41,7 @@ def test_slots_that_are_set_are_kept():
 def test_a_pool_without_room_for_two_responses_is_refused(room):
     with pytest.raises(CapacityError, match="two responses of 16,384 tokens need 257: lower rollout.max_length"):
         fit(room, page=10, slot=1, length=16_384, most=4096)
-    assert fit(1290, page=10, slot=0, length=16_384, most=4096, slots=1).pages == 129
+    assert fit(2570, page=10, slot=0, length=16_384, most=4096, slots=1).pages == 257
 
 
 def test_more_memory_is_never_less():
