@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from pixel_reasoner_jax.models.cache import KERNEL_PAGES, KERNEL_QUERIES, SHARING
+from pixel_reasoner_jax.models.cache import KERNEL_PAGES, KERNEL_QUERIES, KERNEL_ROWS, SHARING
 from pixel_reasoner_jax.rollout.capacity import PAGE, pages_of
 
 
@@ -26,7 +26,7 @@ class KernelReads:
     """
 
     block: int = KERNEL_PAGES
-    queries: int = KERNEL_QUERIES
+    queries: int = KERNEL_ROWS
 
     def decode(
         self, lengths: np.ndarray, taken: np.ndarray, full: np.ndarray, groups: np.ndarray, steps: int, most: int

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.models.attention import platform_of
-from pixel_reasoner_jax.models.cache import KERNEL_HEAD, KERNEL_PAGES, KERNEL_QUERIES, KernelCache
+from pixel_reasoner_jax.models.cache import KERNEL_HEAD, KERNEL_PAGES, KERNEL_ROWS, KernelCache
 from pixel_reasoner_jax.plan.chips import HOST_RATE, Chip, Topology
 from pixel_reasoner_jax.plan.measure import Phase, compile_program, out_of_memory, work_of
 from pixel_reasoner_jax.plan.page_reads import KernelReads, ListedReads, Reads
@@ -173,7 +173,7 @@ def rollout_costs(
     shapes: Shapes = programs.shapes
     reads: Reads = ListedReads()
     if platform_of(programs.mesh) == "tpu" and model.head_dim % KERNEL_HEAD == 0:
-        reads = KernelReads(min(KERNEL_PAGES, shapes.slot_pages + 1), min(KERNEL_QUERIES, slots))
+        reads = KernelReads(min(KERNEL_PAGES, shapes.slot_pages + 1), min(KERNEL_ROWS, slots))
     width, patches = shapes.widths[-1], programs.row_patches
     page = Work(
         attention_flops(model, programs.tensor) * PAGE, page_bytes(model, programs.cache_dtype, programs.tensor)
