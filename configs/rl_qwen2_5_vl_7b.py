@@ -98,9 +98,10 @@ def get_config() -> ConfigDict:
     config.rollout.max_response_tokens = 12_288
     config.rollout.max_images = 16
     config.rollout.max_length = 16_384  # prompt and response
-    config.rollout.slots = 64  # responses in flight
-    # Tokens that the KV cache holds for all of them together; where they need more, the youngest wait in the host's
-    # memory. 0: enough for responses that are all of max_length.
+    # Responses in flight; and tokens that the KV cache holds for all of them together: where they need more, the
+    # youngest wait in the host's memory. slots = 0: as many as memory allows, decided when the run begins, which keeps
+    # it. cache_tokens = 0: what memory allows then, else enough for responses that are all of max_length.
+    config.rollout.slots = 64
     config.rollout.cache_tokens = 0
     # Decoding gathers the parameters over fsdp once a call, where there is memory for it; False: in every step anew.
     config.rollout.gather_parameters = True

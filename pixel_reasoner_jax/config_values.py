@@ -158,7 +158,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.keep_checkpoints": _POSITIVE,
     "train.log_samples": _NOT_NEGATIVE,
     "rollout.samples": ((lambda value: value >= 2), "at least 2: advantages compare the samples of a query"),
-    "rollout.slots": _POSITIVE,
+    "rollout.slots": _NOT_NEGATIVE,
     "rollout.cache_tokens": _NOT_NEGATIVE,
     "rollout.temperature": _POSITIVE,
     "rollout.later_temperature": _POSITIVE,

@@ -43,8 +43,9 @@ DEFAULT_CHUNK = 64
 
 KERNEL_HEAD = 128  # the kernel's head sizes are multiples of this
 # What the kernel has at work at a time, within what JAX's table of tuned sizes has for pages of 128 tokens (4 to 16
-# pages, 32 to 128 queries). It reads whole blocks: few pages waste little of the last one. Never timed on a TPU.
-KERNEL_PAGES, KERNEL_QUERIES = 4, 32
+# pages, 32 to 128 queries). It reads whole blocks: few pages waste little of the last one. And it multiplies a page
+# with all queries at work, those of other rows too: fewer are at work where each is a row. Never timed on a TPU.
+KERNEL_PAGES, KERNEL_QUERIES, KERNEL_ROWS = 4, 32, 8
 
 
 class Pages(NamedTuple):
@@ -344,7 +345,7 @@ class KernelCache(Cache):
                 jnp.array([rows], jnp.int32),
                 sm_scale=size**-0.5,
                 num_kv_pages_per_block=min(KERNEL_PAGES, table.shape[1]),
-                num_queries_per_block=min(KERNEL_QUERIES, rows * tokens),
+                num_queries_per_block=min(KERNEL_ROWS if tokens == 1 else KERNEL_QUERIES, rows * tokens),
             )
         return out.reshape(query.shape), self
 

@@ -31,7 +31,7 @@ from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import largest_batch
-from pixel_reasoner_jax.training.policy_update import has_second_tree, needs_scores
+from pixel_reasoner_jax.training.policy_update import has_second_tree, score_passes
 from pixel_reasoner_jax.training.state import DETAILS, INPUTS, Trainer, TrainState
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
@@ -75,6 +75,7 @@ class Programs:
     Attributes:
       phases: names of the run's phases; `build` makes the programs of each.
       mesh: the mesh of the devices.
+      parts: of the mesh, each with slots and rows of its own.
 
     Raises:
       MeshError: a mesh that these devices cannot form, or one of whose parts spans several hosts.
@@ -95,7 +96,7 @@ class Programs:
         self._model = _abstract_model(config, model, self.mesh)
         graph, params = nnx.split(self._model)
         self._params = self._with_shardings(params)
-        self._parts = parts(self.mesh)
+        self.parts = parts(self.mesh)
         self.phases = (*ROLLOUT, *UPDATES) if "rollout" in config else UPDATES[:1]
         gather = "rollout" in config and config.rollout.gather_parameters
         self._engine = Engine(graph, [model.vocab_size - 1], self.mesh, gather)  # any token may be the stop token
@@ -112,15 +113,40 @@ class Programs:
     def shapes(self) -> Shapes:
         """The declared shapes of the rollouts, in a part of the mesh."""
         rollout = self._config.rollout
-        slots = -(-rollout.slots // self._parts)
+        slots = -(-rollout.slots // self.parts)
         units = dict(page=page_size(self.mesh), most_chunk=most_listed(self.mesh))
-        tokens = -(-rollout.cache_tokens // self._parts) or None
+        tokens = -(-rollout.cache_tokens // self.parts) or None
         return Shapes.holding(slots, rollout.max_length, self._geometry, self._budgets, cache_tokens=tokens, **units)
+
+    @property
+    def tensor(self) -> int:
+        """Devices of a part, which share the heads of its layers."""
+        return self.mesh.shape["tensor"]
+
+    @property
+    def cache_dtype(self) -> str:
+        """Type of the KV cache."""
+        return self._config.model.dtype
+
+    @property
+    def hosts(self) -> list[int]:
+        """The host that feeds each part."""
+        return [device.process_index for device in self.mesh.devices.reshape(self.parts, -1)[:, 0]]
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the training state on each device, which a checkpoint holds."""
+        return bytes_per_device(self._state(sft.make_trainer(self._config, self._model)))
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache's pages on each device."""
+        return bytes_per_device(self._slots.cache)
 
     @property
     def rows(self) -> int:
         """Packed rows of a micro-batch on all devices."""
-        return self._config.train.micro_batch_rows * self._parts
+        return self._config.train.micro_batch_rows * self.parts
 
     @property
     def row_patches(self) -> int:
@@ -146,7 +172,7 @@ class Programs:
         return Program(
             self._engine.encode,
             (self._params, self._table, *self._of_all_parts((vision, table_rows))),
-            tokens * self._parts,
+            tokens * self.parts,
             resident=(self._slots, self._kept),
             read=((self._read(self._params["vision"]), 1),),
         )
@@ -167,7 +193,7 @@ class Programs:
         return Program(
             self._engine.extend,
             (self._params, self._slots, self._table, batch),
-            rows * width * self._parts,
+            rows * width * self.parts,
             loops=(-(-tokens // DEFAULT_READ),),
             resident=self._kept,
             read=((self._read(self._params["language"]), 1),),
@@ -183,7 +209,7 @@ class Programs:
         decode = Program(
             self._engine.decode,
             (self._params, self._slots, table, self._reads, sampling, forbidden, np.int32(0), np.int32(0)),
-            slots * self._parts * DECODE_STEPS,
+            slots * self.parts * DECODE_STEPS,
             static=dict(steps=DECODE_STEPS, filtered=False),
             loops=(DECODE_STEPS, -(-slots * shapes.slot_pages // shapes.chunk), 1),
             resident=(self._table, self._kept),
@@ -204,7 +230,7 @@ class Programs:
         trainer = rl.make_trainer(self._config, self._model, forbidden)
         # The embedding table stays in memory until the next rollout.
         programs = self._update(trainer, (self._table, self._reference))
-        if needs_scores(self._config):
+        if score_passes(self._config):
             programs.append(self._score(trainer, (self._table, self._kept)))
         return programs
 
@@ -238,7 +264,8 @@ class Programs:
             resident=(_beside_parameters(state), resident),
             read=((self._read(state.params), 2), (gradients, 1)),  # forwards and backwards
         )
-        apply = Program(trainer.apply, (state, gradients, np.float32(1)), resident=resident)
+        arguments, read = (state, gradients, np.float32(1)), ((state, 2), (gradients, 1))  # the state is written, too
+        apply = Program(trainer.apply, arguments, resident=resident, read=read)
         return [accumulate, apply]
 
     def _state(self, trainer: Trainer) -> TrainState:
@@ -256,7 +283,7 @@ class Programs:
 
     @functools.cached_property
     def _slots(self) -> PyTree:
-        shapes, count = self.shapes, self._parts
+        shapes, count = self.shapes, self.parts
         sizes = shapes.slots * count, shapes.pages * count, shapes.page, shapes.items * count
         return _output_of(self._engine.empty, self._params, *sizes, None, False)
 
@@ -268,14 +295,14 @@ class Programs:
 
     @functools.cached_property
     def _table(self) -> PyTree:
-        return _output_of(self._engine.empty_table, self._params, self.shapes.table * self._parts)
+        return _output_of(self._engine.empty_table, self._params, self.shapes.table * self.parts)
 
     def _of_all_parts(self, tree: PyTree) -> PyTree:
         """The global arrays, sharded over the mesh, of which every part holds arrays like those of `tree`."""
 
         def global_array(path, leaf) -> jax.ShapeDtypeStruct:
             axis = batch_axis(path)
-            shape = tuple(size * self._parts if i == axis else size for i, size in enumerate(leaf.shape))
+            shape = tuple(size * self.parts if i == axis else size for i, size in enumerate(leaf.shape))
             names = tuple("batch" if i == axis else None for i in range(len(shape)))
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(names, shape, self.mesh))
 

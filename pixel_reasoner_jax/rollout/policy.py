@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
+import numpy as np
+
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.parallel import is_shared, parts
+from pixel_reasoner_jax.parallel import all_gather, is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.query import Query, check_query
+from pixel_reasoner_jax.rollout.capacity import PAGE, fit, page_bytes, slot_bytes
 from pixel_reasoner_jax.rollout.counters import Counters
+from pixel_reasoner_jax.rollout.device_memory import free_bytes
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.groups import RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
@@ -240,6 +244,32 @@ class Policy:
         except BaseException:
             self.runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
             raise
+
+    def fit_to_memory(self, most: int, sampling: SamplingSettings | None = None) -> None:
+        """Sets `slots` and `cache_tokens` to what the memory of the devices has room for, as it is now.
+
+        All processes call this together, with everything in memory that stays there during a rollout. The programs that
+        need most memory are compiled for it.
+
+        Args:
+          most: the most responses that a rollout has.
+          sampling: see `warmup`.
+
+        Raises:
+          UserError: `limits.max_length` is not given, or memory has no room for two of the longest responses.
+        """
+        length, mesh, config = self.limits.max_length, self.runtime.mesh, self.runtime.config
+        if length is None:
+            raise UserError("how many responses fit depends on limits.max_length, which is not set")
+        runner = ModelRunner(self.runtime, sampling or SamplingSettings(), 0, self.decode_steps, Counters())
+        runner.grow(1, length, 1)
+        room = int(all_gather(np.int64(free_bytes(mesh) - runner.temporary_bytes())).min())
+        runner.close()
+        self.runtime.forget()
+        tensor = 1 if mesh is None else mesh.shape["tensor"]
+        page = page_bytes(config, self.runtime.cache_dtype or self.runtime.dtype, tensor)
+        capacity = fit(room, page, slot_bytes(config, tensor), length, -(-most // parts(mesh)))
+        self.slots, self.cache_tokens = (count * parts(mesh) for count in (capacity.slots, capacity.pages * PAGE))
 
     def _per_part(self, count: int) -> int:
         """How many of `count` slots or tokens each part of the mesh has."""

@@ -163,6 +163,24 @@ class ModelRunner:
             jax.block_until_ready(self._slots)
             progress.update(len(sizes) + 1)
 
+    def temporary_bytes(self) -> int:
+        """Bytes that a call needs on a device beside its arguments, at most; the calls that need most are compiled."""
+        encode, *extends = self.shapes.patches[-1], self.shapes.widths[0], self.shapes.widths[-1]
+        images, given = self._table.array, (self._params, self._slots)
+        lowered = [self._engine.encode.lower(self._params, images, *self._global(self._padding("encode", encode)))]
+        lowered += [
+            self._engine.extend.lower(*given, images, self._global(self._padding("extend", size))) for size in extends
+        ]
+        given, fixed = self._decode_arguments({}, 1, 1)
+        lowered.append(self._engine.decode.lower(*given, **fixed))
+        return max(program.compile().memory_analysis().temp_size_in_bytes for program in lowered)
+
+    def _global(self, *by_part: Any) -> Any:
+        """The arguments of a call for all parts of the mesh, from those of each part; one stands for all."""
+        by_part = by_part * self.parts if len(by_part) == 1 else by_part
+        arguments = by_part[0] if len(by_part) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *by_part)
+        return shard_rows(arguments, self._mesh)
+
     def close(self) -> None:
         """Releases the device memory of the slots and the parameters; the embedding table stays with the runtime."""
         self._slots = self._table = self._params = None
@@ -188,6 +206,18 @@ class ModelRunner:
         Returns:
           Numpy arrays, whose rows are the slots of this process.
         """
+        with self._busy():
+            given, fixed = self._decode_arguments(decoding, most, patience)
+            self._slots, decoded = self._engine.decode(*given, **fixed)
+            decoded = local_rows(decoded)
+        self._counters.decode_calls += bool(decoding)
+        self._counters.decode_steps += int(decoded.counts.max())
+        return decoded
+
+    def _decode_arguments(
+        self, decoding: Mapping[int, DecodingSlot], most: int, patience: int
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a `decode`, and the static ones by name."""
         count = self.shapes.slots * self.parts
         settings, budget = [self._sampling] * count, [0] * count
         table = np.zeros((count, self.shapes.slot_pages), np.int32)
@@ -200,21 +230,9 @@ class ModelRunner:
             table[slot, : len(numbers)] = numbers
         reads = [list_reads(self.shapes, rows) for rows in listed]
         reads = Reads(*(np.concatenate(arrays) for arrays in zip(*reads, strict=True)))
-        with self._busy():
-            self._slots, decoded = self._engine.decode(
-                self._params,
-                self._slots,
-                *shard_rows((table, reads, SlotSampling.of(settings, budget)), self._mesh),
-                self._forbidden,
-                np.int32(most),
-                np.int32(patience),
-                steps=self._decode_steps,
-                filtered=self._sampling.filtered,
-            )
-            decoded = local_rows(decoded)
-        self._counters.decode_calls += bool(decoding)
-        self._counters.decode_steps += int(decoded.counts.max())
-        return decoded
+        rows = shard_rows((table, reads, SlotSampling.of(settings, budget)), self._mesh)
+        given = self._params, self._slots, *rows, self._forbidden, np.int32(most), np.int32(patience)
+        return given, dict(steps=self._decode_steps, filtered=self._sampling.filtered)
 
     def fork(self, forks: list[Fork]) -> None:
         """Begins responses."""
@@ -293,8 +311,7 @@ class ModelRunner:
             for queue in self._queues
         ]
         by_part = [self._padding(kind, size) if call.arguments is None else call.arguments for call in calls]
-        arguments = by_part[0] if len(by_part) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *by_part)
-        arguments = shard_rows(arguments, self._mesh)
+        arguments = self._global(*by_part)
         with self._busy():
             if kind == "encode":
                 self._table.array = self._engine.encode(self._params, self._table.array, *arguments)

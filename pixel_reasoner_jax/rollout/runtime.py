@@ -29,7 +29,7 @@ class Runtime:
 
     Attributes:
       engine: the compiled steps.
-      graphdef, config, mesh: the model's.
+      graphdef, config, mesh, dtype: the model's; `dtype` is what it computes in.
       version: how often `params` has been assigned.
     """
 
@@ -45,7 +45,7 @@ class Runtime:
         self._places = jax.tree.map(lambda leaf: leaf.sharding, params)
         self._params = self._placed(params)
         self.config, self.mesh, self.processor = model.config, model.mesh, processor
-        self.cache_dtype = cache_dtype
+        self.cache_dtype, self.dtype = cache_dtype, model.language.dtype
         self.engine = Engine(self.graphdef, processor.stop_tokens, self.mesh, gather_parameters)
         self.version = 0
         self._shapes: Shapes | None = None
@@ -113,6 +113,10 @@ class Runtime:
             array = self.engine.empty_table(params, size * parts(self.mesh))
             self._table = version, EmbeddingTable(array, [RowAllocator(size) for _ in local_parts(self.mesh)])
         return self._table[1]
+
+    def forget(self) -> None:
+        """Drops the declared shapes and what was made of them, as if no rollout had been."""
+        self._shapes = self._table = None
 
     def forget_table(self) -> None:
         """Drops the embedding table, so that every image is encoded again."""
