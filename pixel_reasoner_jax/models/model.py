@@ -143,11 +143,13 @@ class Qwen2_5_VL(nnx.Module):
         """Embeddings of all merged patches, row after row, padding included.
 
         Args:
-          vision: patches float [rows, patches, values], patch_positions int [rows, patches, 2] (row, column) and
-            patch_segments int [rows, patches], in window layout (see `VisionTower`).
+          vision: patches uint8 [rows, patches, values], scaling float32 [rows, 2, channels], patch_positions int
+            [rows, patches, 2] (row, column) and patch_segments int [rows, patches], in window layout (see
+            `VisionTower`).
         """
         remat, _ = self._policies()
-        return self.vision(vision["patches"], vision["patch_positions"], vision["patch_segments"], remat=remat)
+        arrays = (vision[name] for name in ("patches", "scaling", "patch_positions", "patch_segments"))
+        return self.vision(*arrays, remat=remat)
 
     def embed(
         self,

@@ -24,6 +24,7 @@ from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
 from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
+from pixel_reasoner_jax.processing.layout import vision_forms
 from pixel_reasoner_jax.rollout.engine import Engine, ExtendBatch, ForkBatch
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
@@ -165,11 +166,8 @@ class Programs:
     def _encode(self, patches: int) -> Program:
         rows = self.shapes.images(patches)
         geometry, tokens = self._geometry, rows * patches // self._geometry.merge_size**2
-        vision = {
-            "patches": jax.ShapeDtypeStruct((rows, patches, geometry.patch_values), np.float32),
-            "patch_positions": jax.ShapeDtypeStruct((rows, patches, 2), np.int32),
-            "patch_segments": jax.ShapeDtypeStruct((rows, patches), np.int32),
-        }
+        forms = vision_forms(rows, patches, geometry)
+        vision = {name: jax.ShapeDtypeStruct(*form) for name, form in forms.items()}
         table_rows = jax.ShapeDtypeStruct((tokens,), np.int32)
         return Program(
             self._engine.encode,

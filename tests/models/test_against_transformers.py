@@ -67,7 +67,8 @@ def forward(models):
         vision = batch["vision"]
         if vision is None:
             return model(batch), None, None
-        states = model.vision.hidden_states(vision["patches"], vision["patch_positions"], vision["patch_segments"])
+        names = ("patches", "scaling", "patch_positions", "patch_segments")
+        states = model.vision.hidden_states(*(vision[name] for name in names))
         return model(batch), model.encode_vision(vision), states
 
     return lambda batch: jax.device_get(run(params, batch))

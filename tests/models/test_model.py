@@ -93,12 +93,12 @@ def test_padding_has_no_effect(model, run):
     rows = [make_row([5, (4, 6), 6], 0)]
     batch = our_batch(rows, 32, 64, 1)
     expected = run(nnx.state(model), batch)
-    padding = batch["segment_ids"] == 0
+    padding, vision = batch["segment_ids"] == 0, batch["vision"]
+    real = vision["patch_segments"][..., None] > 0
     noisy = batch | {
         "tokens": np.where(padding, 77, batch["tokens"]),
         "positions": np.where(padding, 999, batch["positions"]),
-        "vision": batch["vision"]
-        | {"patches": np.where(batch["vision"]["patch_segments"][..., None] == 0, 50.0, batch["vision"]["patches"])},
+        "vision": vision | {"patches": np.where(real, vision["patches"], np.uint8(250))},
     }
     n = len(rows[0].tokens)
     np.testing.assert_array_equal(run(nnx.state(model), noisy)[:, :n], expected[:, :n])

@@ -36,7 +36,8 @@ batch = {
     "segment_ids": np.ones((4, 24), np.int32),
     "vision_index": np.where(np.arange(24) < 16, np.arange(24) + 16 * np.arange(4)[:, None], -1).astype(np.int32),
     "vision": {
-        "patches": random.standard_normal((4, 64, 1176), np.float32),
+        "patches": random.integers(0, 256, (4, 64, 1176), np.uint8),
+        "scaling": np.full((4, 2, 3), [[128], [1 / 64]], np.float32),
         "patch_positions": np.stack(np.divmod(np.arange(64), 8), -1)[None].repeat(4, 0).astype(np.int32),
         "patch_segments": np.ones((4, 64), np.int32),
     },
