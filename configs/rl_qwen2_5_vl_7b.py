@@ -99,8 +99,9 @@ def get_config() -> ConfigDict:
     config.rollout.max_images = 16
     config.rollout.max_length = 16_384  # prompt and response
     config.rollout.slots = 64  # responses in flight
-    # Decoding gathers the parameters over fsdp once a call, where there is memory for it; False: in every step anew.
-    config.rollout.gather_parameters = True
+    # The devices' mesh in rollouts, for which the parameters are laid out once an episode; tensor=0: as in config.mesh.
+    # With fsdp above 1, each decoding step gathers the parameters anew, where there is no memory to have them at hand.
+    config.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
 
     config.rewards = ConfigDict()
     config.rewards.rules = "strict"  # "release": the released code's looser comparison of answers
