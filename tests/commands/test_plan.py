@@ -149,6 +149,7 @@ def test_mistakes_are_errors_of_one_line():
     mistakes = {
         "rl_qwen2_5_vl_7b --config.mesh.fsdp=3": "fsdp could be",
         "sft_qwen2_5_vl_7b --config.train.batch_size=12": "config.train.batch_size is 12; with 8 shards",
+        "rl_qwen2_5_vl_7b --config.rollout.mesh.tensor=3": "rollout.mesh data=-1 x fsdp=1 x tensor=3 takes a multiple",
         "rl_qwen2_5_vl_7b --config.train.row_length=8192": "config.rollout.max_length is 16384",
         "sft_qwen2_5_vl_7b --episode": "--episode plans a run of rl, and this config is one of sft",
         "quickstart --lengths runs/mine": "--lengths are those of an episode: add --episode",
