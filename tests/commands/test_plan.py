@@ -130,11 +130,11 @@ def test_an_episode_is_shown_beside_the_phases(fabricated, capsys):
 
 
 def test_an_episode_that_does_not_fit_is_an_error(fabricated, capsys):
-    with pytest.raises(CapacityError, match="a response of 192 tokens needs 3"):
+    with pytest.raises(CapacityError, match="two responses of 192 tokens need 5"):
         fabricated(2**30, "--json", "--episode")
     *table, last = capsys.readouterr().out.splitlines()
     planned = json.loads(last)["episode"]
-    assert planned["fits"] is False and "needs 3" in planned["reason"] and len(table) > len(PHASES)
+    assert planned["fits"] is False and "need 5" in planned["reason"] and len(table) > len(PHASES)
 
 
 EACH = """
