@@ -100,7 +100,7 @@ def fabricated(monkeypatch):
     monkeypatch.setattr(module, "measure", measured)
 
     def run(decoding: int, *more: str) -> None:
-        step = DecodingStep(Work(1e5, 1e5), Work(), 0, decoding, "")
+        step = DecodingStep(Work(1e5, 1e5), decoding, "")
         monkeypatch.setattr(episode, "measure_step", lambda *_: step)
         parser = argparse.ArgumentParser()
         options.plan(parser)
