@@ -153,7 +153,7 @@ def main() -> None:
     result = {"device": f"{os.cpu_count()} cores" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind}
     for part in (ragged, bfloat16, top_p):
         result |= part(args.rounds, args.tiny)
-    result |= cache_fill(40 if args.tiny else 200)
+    result |= cache_fill(120 if args.tiny else 200)
     for name, value in result.items():
         print(f"{name:20}" + (value if isinstance(value, str) else f"{value:10.3f}"), end="")
         print(f"   aim at most {AIMS[name]}" if name in AIMS else "")

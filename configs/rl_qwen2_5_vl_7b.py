@@ -103,8 +103,9 @@ def get_config() -> ConfigDict:
     # it. cache_tokens = 0: what memory allows then, else enough for responses that are all of max_length.
     config.rollout.slots = 64
     config.rollout.cache_tokens = 0
-    # Decoding gathers the parameters over fsdp once a call, where there is memory for it; False: in every step anew.
-    config.rollout.gather_parameters = True
+    # The devices' mesh in rollouts, for which the parameters are laid out once an episode; tensor=0: as in config.mesh.
+    # With fsdp above 1, each decoding step gathers the parameters anew, where there is no memory to have them at hand.
+    config.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
 
     config.rewards = ConfigDict()
     config.rewards.rules = "strict"  # "release": the released code's looser comparison of answers

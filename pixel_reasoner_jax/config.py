@@ -154,8 +154,10 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
                 f"config.{path} is {now!r}, but the run in {workdir} was started with {before!r} and cannot go on with"
                 " another: leave it, or start a new run with --config.workdir=DIRECTORY"
             )
+    settings = dict(_leaves(config))
     for path, (before, now) in changed.items():
-        print(f"config.{path} is {now!r} from here on; it was {before!r}", file=sys.stderr)
+        is_now = f"is {now!r} from here on" if path in settings else "is no longer a setting"
+        print(f"config.{path} {is_now}; it was {before!r}", file=sys.stderr)
     return workdir
 
 
@@ -225,9 +227,12 @@ def check_values(config: ConfigDict) -> None:
     for path, value in _leaves(config):
         if not is_finite(value):
             raise ConfigError(f"config.{path} is {shown(value)}: no number may be infinite or NaN")
-        for key, (test, wanted) in RULES.items():
-            if _ends_in(path, key) and value is not None and not test(value):
-                raise ConfigError(f"config.{path} is {shown(value)}: it must be {wanted}")
+        keys = [key for key in RULES if _ends_in(path, key)]
+        if not keys or value is None:
+            continue
+        test, wanted = RULES[max(keys, key=len)]
+        if not test(value):
+            raise ConfigError(f"config.{path} is {shown(value)}: it must be {wanted}")
 
 
 def _packaged() -> dict[str, pathlib.Path]:

@@ -160,6 +160,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rollout.samples": ((lambda value: value >= 2), "at least 2: advantages compare the samples of a query"),
     "rollout.slots": _NOT_NEGATIVE,
     "rollout.cache_tokens": _NOT_NEGATIVE,
+    "rollout.mesh.tensor": ((lambda value: value >= 0), "0 or greater; 0 is mesh.tensor"),
     "rollout.temperature": _POSITIVE,
     "rollout.later_temperature": _POSITIVE,
     "rollout.max_operations": _NOT_NEGATIVE,
@@ -219,5 +220,5 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.slots": _POSITIVE,
     "evaluation.temperature": _NOT_NEGATIVE,
 }
-"""For the last parts of a setting's key: a test of the value, and the allowed values in words. Every setting has one
-but those that are True or False; no number may be infinite or NaN."""
+"""For the last parts of a setting's key: a test of the value, and the allowed values in words. The longest key counts.
+Every setting has one but those that are True or False; no number may be infinite or NaN."""

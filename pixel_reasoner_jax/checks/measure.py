@@ -112,7 +112,7 @@ def compare(policy: Policy, trainer: Trainer, trajectories: Sequence[Trajectory]
 
 def _pack(policy: Policy, sequences: Sequence[Trained]) -> AgreedBatches:
     """Packs trajectories as a run does, several in a row, dealt out to the parts of the mesh."""
-    mesh = policy.runtime.mesh
+    mesh = nnx.merge(policy.runtime.graphdef, policy.params).mesh
     config = ConfigDict(dict(data=dict(shards=0), train=dict(batch_size=parts(mesh))))
     shards = VirtualShards(config, mesh)
     row = 2 * max(len(sequence.tokens) for sequence in sequences)

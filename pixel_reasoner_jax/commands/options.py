@@ -174,7 +174,7 @@ def plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="experiment file of rl, sft or quickstart")
     parser.add_argument("--topology", required=True, metavar="CHIPS", help=f"chips and their number: {CHIPS}")
     parser.add_argument("--preset", choices=PRESETS, help="the model's size, where its directory is not here")
-    parser.add_argument("--search", action="store_true", help="compile for other meshes too, and recommend one")
+    parser.add_argument("--search", action="store_true", help="compile for other meshes too, and recommend the fastest")
     parser.add_argument("--phases", metavar="NAMES", help="only these phases, separated by commas")
     parser.add_argument(
         "--episode",

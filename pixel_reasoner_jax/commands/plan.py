@@ -27,7 +27,7 @@ from pixel_reasoner_jax.plan.episode import PHASES, DoesNotFit, plan_episode
 from pixel_reasoner_jax.plan.lengths import Group, method_groups
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.programs import Programs
-from pixel_reasoner_jax.plan.search import Largest, best_mesh, largest_micro_batch, largest_slots
+from pixel_reasoner_jax.plan.search import Largest, Meshes, MeshSearch, largest_micro_batch, largest_slots
 from pixel_reasoner_jax.plan.stored_lengths import run_groups
 from pixel_reasoner_jax.processing import Geometry
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     config, model = load_experiment(args.config, overrides, args.preset)
     chips = topology(args.topology)
     programs = Programs(config, model, chips.devices)
-    mesh = dict(programs.mesh.shape) if programs.mesh else {"data": 1, "fsdp": 1, "tensor": 1}
+    meshes = Meshes(*(mesh and dict(mesh.shape) for mesh in (programs.mesh, programs.rollout_mesh)))
     names = [name.strip() for name in args.phases.split(",")] if args.phases else programs.phases
     if unknown := [name for name in names if name not in programs.phases]:
         raise UserError(f"--phases names {unknown[0]!r}; this run has {', '.join(programs.phases)}")
@@ -69,10 +69,12 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
         if "decode" in names:
             more["slots"] = largest_slots(config, model, chips, phases[names.index("decode")], _trying)
     if args.search:
-        more["mesh"] = best_mesh(config, model, chips, _tried)
-    print(report(phases, mesh, more))
+        best = MeshSearch(config, model, chips, _tried).best()
+        more["mesh"], more["rollout_mesh"] = best or (None, None)
+    print(report(phases, meshes, more))
     largest = {name: found.size if isinstance(found, Largest) else found for name, found in more.items()}
-    figures = [{**phase.to_json(), "mesh": mesh, "largest": largest} for phase in phases]
+    of_run = {"mesh": meshes.training, "rollout_mesh": meshes.rollouts, "largest": largest}
+    figures = [phase.to_json() | of_run for phase in phases]
     problem = None
     if args.episode:
         try:
@@ -112,9 +114,11 @@ def _groups(args: argparse.Namespace, config: ConfigDict, names: Sequence[str]) 
     return run_groups(args.lengths, config) if args.lengths else method_groups(config)
 
 
-def report(phases: Sequence[Phase], mesh: dict[str, int], more: dict[str, object]) -> str:
+def report(phases: Sequence[Phase], meshes: Meshes, more: dict[str, object]) -> str:
     """The table and what is to be said about it."""
-    lines = [plain_table([HEADINGS, *map(_row, phases)]), "", f"mesh: {_mesh(mesh)}"]
+    lines = [plain_table([HEADINGS, *map(_row, phases)]), "", f"mesh: {_mesh(meshes.training)}"]
+    if meshes.rollouts:
+        lines.append(f"rollout.mesh: {_mesh(meshes.rollouts)}")
     lines += [f"{phase.phase}: {phase.reason}" for phase in phases if phase.reason]
     if "micro_batch_rows" in more:
         lines.append(f"largest train.micro_batch_rows that fits: {more['micro_batch_rows']}")
@@ -122,6 +126,8 @@ def report(phases: Sequence[Phase], mesh: dict[str, int], more: dict[str, object
         lines.append(f"largest rollout.slots that fits: {more['slots']}")
     if "mesh" in more:
         lines.append(f"recommended mesh: {_mesh(more['mesh']) if more['mesh'] else 'none fits'}")
+        if more["rollout_mesh"]:
+            lines.append(f"recommended rollout.mesh: {_mesh(more['rollout_mesh'])}")
     return "\n".join(lines)
 
 
@@ -155,11 +161,11 @@ def _trying(key: str, value: int) -> None:
     _say(f"compiling with {key}={value}")
 
 
-def _tried(mesh: dict[str, int], phases: list[Phase], refused: str) -> None:
-    figures = refused or ", ".join(
-        f"{one.phase} {'fits' if one.fits else 'does not fit'}, {one.seconds_floor:.3g} s" for one in phases
-    )
-    _say(f"mesh {_mesh(mesh)}: {figures}")
+def _tried(meshes: Meshes, phase: Phase | None, refused: str) -> None:
+    if phase is not None:
+        refused = f"{phase.phase} {'fits' if phase.fits else 'does not fit'}, {phase.seconds_floor:.3g} s"
+    rollouts = f", rollout.mesh {_mesh(meshes.rollouts)}" if meshes.rollouts else ""
+    _say(f"mesh {_mesh(meshes.training)}{rollouts}: {refused}")
 
 
 def _say(text: str) -> None:

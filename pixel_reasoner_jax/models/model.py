@@ -133,6 +133,10 @@ class Qwen2_5_VL(nnx.Module):
         """
         weights.write_parameters(directory, self.config, weights.merged_parameters(self), max_shard_size)
 
+    def compute_on(self, mesh: Mesh | None) -> None:
+        """Has intermediate values laid out on another mesh, which divides the model's sizes (`check_sizes`)."""
+        self.mesh = self.vision.mesh = self.language.mesh = mesh
+
     def __call__(self, batch: dict) -> Float[Array, "batch tokens vocab"]:
         """Float32 logits of a batch: tokens, positions, segment_ids, vision_index, vision (a dict or None)."""
         vision = None if batch.get("vision") is None else self.encode_vision(batch["vision"])

@@ -12,10 +12,9 @@ from pixel_reasoner_jax.parallel.hosts import (
     to_host,
     wait_for_all,
 )
-from pixel_reasoner_jax.parallel.mesh import AXES, MeshError, make_mesh
+from pixel_reasoner_jax.parallel.mesh import AXES, MeshError, make_mesh, regroup
 from pixel_reasoner_jax.parallel.sharding import (
     constrain,
-    gather_over_fsdp,
     map_parts,
     param_shardings,
     parts,
@@ -29,7 +28,6 @@ __all__ = [
     "shard_rows",
     "all_gather",
     "all_gather_json",
-    "gather_over_fsdp",
     "is_main",
     "is_shared",
     "join",
@@ -39,6 +37,7 @@ __all__ = [
     "local_parts",
     "param_shardings",
     "parts",
+    "regroup",
     "sharding",
     "wait_for_all",
     "to_host",

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.parallel.mesh import MeshError
+from pixel_reasoner_jax.parallel.mesh import check_groups
 from pixel_reasoner_jax.parallel.sharding import RULES, batch_axis, parts
 
 HEARTBEAT_SECONDS = 30  # the run ends when a process has sent no heartbeat for this long
@@ -70,14 +70,9 @@ def local_parts(mesh: Mesh | None) -> tuple[int, ...]:
     """
     if mesh is None:
         return (0,)
-    owners = [{device.process_index for device in part} for part in mesh.devices.reshape(parts(mesh), -1)]
-    if any(len(owner) > 1 for owner in owners):
-        local = mesh.size // len(set().union(*owners))
-        raise MeshError(
-            f"mesh: tensor={mesh.shape['tensor']} spans several processes, which have {local} devices each: tensor must"
-            f" be a divisor of {local}"
-        )
-    return tuple(number for number, owner in enumerate(owners) if owner == {jax.process_index()})
+    check_groups(mesh)
+    owners = [part[0].process_index for part in mesh.devices.reshape(parts(mesh), -1)]
+    return tuple(number for number, owner in enumerate(owners) if owner == jax.process_index())
 
 
 def shard_rows(tree: Any, mesh: Mesh | None) -> Any:

@@ -29,6 +29,48 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       MeshError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
+    return _arrange(_sizes(shape, devices), devices)
+
+
+def regroup(mesh: Mesh, shape: Mapping[str, int]) -> Mesh:
+    """The devices of a mesh in another shape, those of a tensor group in one process.
+
+    Args:
+      mesh: whose devices stay where they are if the groups of its tensor axis remain whole or are divided.
+      shape: see `make_mesh`. Left out, data takes the devices that are left, and tensor is that of the mesh; so it is
+        where it is 0.
+
+    Raises:
+      MeshError: see `make_mesh`; or the devices of a tensor group belong to several processes.
+    """
+    devices = list(mesh.devices.flat)
+    tensor = shape.get("tensor") or mesh.shape["tensor"]
+    sizes = _sizes({"data": -1, **shape, "tensor": tensor}, devices)
+    if mesh.shape["tensor"] % sizes["tensor"]:
+        found = _arrange(sizes, devices)
+    else:
+        found = Mesh(mesh.devices.reshape(tuple(sizes.values())), AXES, axis_types=mesh.axis_types)
+    check_groups(found)
+    return mesh if found == mesh else found
+
+
+def check_groups(mesh: Mesh) -> None:
+    """Checks that the devices of each tensor group belong to one process: processes feed different rows.
+
+    Raises:
+      MeshError: they do not; the message says what would.
+    """
+    groups = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    if any(len({device.process_index for device in group}) > 1 for group in groups):
+        local = mesh.size // len({device.process_index for device in mesh.devices.flat})
+        raise MeshError(
+            f"mesh: tensor={mesh.shape['tensor']} spans several processes, which have {local} devices each: tensor must"
+            f" be a divisor of {local}"
+        )
+
+
+def _sizes(shape: Mapping[str, int], devices: Sequence[jax.Device]) -> dict[str, int]:
+    """The size of every axis; see `make_mesh`."""
     if unknown := sorted(set(shape) - set(AXES)):
         raise MeshError(f"mesh has no axis {unknown[0]!r}; its axes are {', '.join(AXES)}")
     sizes = {axis: int(shape.get(axis, 1)) for axis in AXES}
@@ -46,7 +88,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         takes = f"a multiple of {fixed}" if filled else fixed
         advice = _advice(sizes, len(devices))
         raise MeshError(f"mesh {asked} takes {takes} devices, but there are {len(devices)}: {advice}")
-    return _arrange(sizes, devices)
+    return sizes
 
 
 def _arrange(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from pixel_reasoner_jax.parallel.mesh import MeshError
@@ -32,6 +31,12 @@ RULES: Rules = {
 
 # The same for parameters that have been all-gathered over fsdp.
 GATHERED = RULES | {"embed": ()}
+
+# The same for parameters that all devices share, which only lie there: no part of the mesh has a second copy.
+SPREAD = dict.fromkeys(RULES, ()) | {"embed": ("data", "fsdp", "tensor")}
+
+# And for what lies between these and `RULES`: divided by tensor, and shared by the devices with the same place in it.
+SHARED = RULES | {"embed": ("data", "fsdp")}
 
 # The axis of rows in arrays of a batch where it is not the first, by the array's name: positions are [3, rows, ...].
 BATCH_AXIS = {"positions": 1}
@@ -88,29 +93,10 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     def sharding_of(leaf):
         if isinstance(leaf, nnx.Variable):
             axes = leaf.get_metadata().get("axes", ())
-            return leaf.replace(sharding(axes, leaf.shape, mesh, rules))
+            return leaf.replace(jax.tree.map(lambda x: sharding(axes, x.shape, mesh, rules), leaf.get_raw_value()))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(sharding_of, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-
-
-def gather_over_fsdp(params: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
-    """All-gathers the parameters that are sharded over fsdp, for a function that uses all of them many times.
-
-    They are gathered in the type of the matrix products. On every device they then take their size divided by tensor.
-
-    Args:
-      params: see `param_shardings`; parameters that fsdp does not divide stay as they are.
-      mesh: if it is None or its fsdp is 1, all parameters stay as they are.
-      dtype: type of the matrix products.
-    """
-    if mesh is None or mesh.shape["fsdp"] == 1:
-        return params
-
-    def gather(leaf, sharded, gathered):
-        return leaf if sharded == gathered else jax.lax.with_sharding_constraint(leaf.astype(dtype), gathered)
-
-    return jax.tree.map(gather, params, param_shardings(params, mesh), param_shardings(params, mesh, GATHERED))
 
 
 def batch_axis(path: tuple) -> int:
@@ -152,6 +138,6 @@ def map_parts(function: Callable, mesh: Mesh | None, axes: Sequence[Axes], like:
     return call
 
 
-def constrain(x: Array, axes: Axes, mesh: Mesh | None) -> Array:
+def constrain(x: Array, axes: Axes, mesh: Mesh | None, rules: Rules = RULES) -> Array:
     """Constrains an intermediate value to a `sharding`: the compiler may not shard its width in place of its batch."""
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, sharding(axes, x.shape, mesh))
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, sharding(axes, x.shape, mesh, rules))

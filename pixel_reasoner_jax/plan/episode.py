@@ -17,11 +17,12 @@ from data_pipeline.pipeline import record_count
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.parallel import parts as parts_of
 from pixel_reasoner_jax.plan.chips import HOST_RATE, Topology
 from pixel_reasoner_jax.plan.lengths import Group
 from pixel_reasoner_jax.plan.measure import Phase
 from pixel_reasoner_jax.plan.programs import ROLLOUT, Programs
-from pixel_reasoner_jax.plan.rollout_costs import DecodingStep, measure_step, rollout_costs
+from pixel_reasoner_jax.plan.rollout_costs import DecodingStep, layout_work, measure_step, rollout_costs
 from pixel_reasoner_jax.plan.simulation import CALLS, Rollout, simulate
 from pixel_reasoner_jax.plan.updates import packed_rows, update_seconds
 from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, fit, page_bytes, pages_of, slot_bytes
@@ -157,8 +158,8 @@ def plan_episode(
     shapes = dataclasses.replace(programs.shapes, slots=capacity.slots)
     costs = rollout_costs(programs, of_name, step.step, capacity.slots, topology, model)
     rollout = simulate(groups, costs, shapes, capacity, programs.hosts, DECODE_STEPS, config.rollout.max_length)
-    rows = packed_rows(groups, config, programs.parts)
-    bound, least = step.layout.least(topology.chip)
+    rows = packed_rows(groups, config, parts_of(programs.mesh))
+    bound, least = layout_work(of_name["vision_encode"]).least(topology.chip)
     seconds = {
         **rollout.seconds,
         "update": update_seconds(rows, config, of_name["grpo_update"], topology.chip),
@@ -181,8 +182,8 @@ def _capacity(
 ) -> tuple[Capacity, DecodingStep]:
     """Decides on slots and pages, and compiles decoding for so many slots.
 
-    What a rollout needs beside the cache is known from its phases as compiled, less their cache; the parameters as they
-    are laid out for decoding stay there meanwhile. Decoding is compiled twice where memory decides on the slots.
+    What a rollout needs beside the cache is known from its phases as compiled, less their cache. Decoding is compiled
+    twice where memory decides on the slots.
     """
     shapes = programs.shapes
     available, parts, length = topology.chip.memory, programs.parts, config.rollout.max_length
@@ -198,7 +199,7 @@ def _capacity(
         step = measure_step(config, model, topology, slots)
         if step.bytes is None or step.reason:
             raise DoesNotFit(f"decode does not fit with {slots * parts:,} slots: {step.reason}")
-        return step, available - max(step.bytes, others + step.layout_bytes)
+        return step, available - max(step.bytes, others)
 
     slots = -(-config.rollout.slots // parts)
     step, room = compiled(max(slots, 1))

@@ -1,8 +1,9 @@
 """The compiled functions of a configured run, with abstract arguments: shapes, types and shardings without values.
 
 These are the functions that runs call, `rollout.engine.Engine`'s and `training.state.Trainer`'s, with the largest of
-their declared shapes. Each `Program` also names the arrays that are resident while it runs: the optimizer's state stays
-in memory during a rollout, and the rollout's slots are released before an update.
+their declared shapes. Each `Program` also names the arrays that are resident while it runs. The optimizer's state and
+the trained parameters stay in memory during a rollout; the rollout's slots, its embeddings of images and its copies of
+parameters are released before an update.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.processing.layout import vision_forms
 from pixel_reasoner_jax.rollout.engine import Engine, ExtendBatch, ForkBatch
+from pixel_reasoner_jax.rollout.layout import Layout
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
@@ -74,8 +76,8 @@ class Programs:
 
     Attributes:
       phases: names of the run's phases; `build` makes the programs of each.
-      mesh: the mesh of the devices.
-      parts: of the mesh, each with slots and rows of its own.
+      mesh: the mesh of the devices; `rollout_mesh`: that of rollouts, None where there are none.
+      parts: of the rollouts' mesh, each with slots of its own.
 
     Raises:
       MeshError: a mesh that these devices cannot form, or one of whose parts spans several hosts.
@@ -96,10 +98,14 @@ class Programs:
         self._model = _abstract_model(config, model, self.mesh)
         graph, params = nnx.split(self._model)
         self._params = self._with_shardings(params)
-        self.parts = parts(self.mesh)
-        self.phases = (*ROLLOUT, *UPDATES) if "rollout" in config else UPDATES[:1]
-        gather = "rollout" in config and config.rollout.gather_parameters
-        self._engine = Engine(graph, [model.vocab_size - 1], self.mesh, gather)  # any token may be the stop token
+        self.phases, self.rollout_mesh = UPDATES[:1], None
+        if "rollout" in config:
+            self.phases = (*ROLLOUT, *UPDATES)
+            self._layout = Layout(graph, params, config.rollout.mesh)
+            self.rollout_mesh = self._layout.mesh
+            stops = [model.vocab_size - 1]  # any token may be the stop token
+            self._engine = Engine(self._layout.graphdef, stops, self.rollout_mesh)
+        self.parts = parts(self.rollout_mesh)
 
     def build(self, phase: str) -> list[Program]:
         """The programs of one of `phases`: first the main one, which takes most of the time, then others that must fit.
@@ -111,17 +117,17 @@ class Programs:
 
     @functools.cached_property
     def shapes(self) -> Shapes:
-        """The declared shapes of the rollouts, in a part of the mesh."""
+        """The declared shapes of the rollouts, in a part of their mesh."""
         rollout = self._config.rollout
         slots = -(-rollout.slots // self.parts)
-        units = dict(page=page_size(self.mesh), most_chunk=most_listed(self.mesh))
+        units = dict(page=page_size(self.rollout_mesh), most_chunk=most_listed(self.rollout_mesh))
         tokens = -(-rollout.cache_tokens // self.parts) or None
         return Shapes.holding(slots, rollout.max_length, self._geometry, self._budgets, cache_tokens=tokens, **units)
 
     @property
     def tensor(self) -> int:
-        """Devices of a part, which share the heads of its layers."""
-        return self.mesh.shape["tensor"]
+        """Devices of a part in rollouts, which share the heads of its layers."""
+        return self.rollout_mesh.shape["tensor"]
 
     @property
     def cache_dtype(self) -> str:
@@ -130,8 +136,8 @@ class Programs:
 
     @property
     def hosts(self) -> list[int]:
-        """The host that feeds each part."""
-        return [device.process_index for device in self.mesh.devices.reshape(self.parts, -1)[:, 0]]
+        """The host that feeds each part in rollouts."""
+        return [device.process_index for device in self.rollout_mesh.devices.reshape(self.parts, -1)[:, 0]]
 
     @property
     def state_bytes(self) -> int:
@@ -146,7 +152,7 @@ class Programs:
     @property
     def rows(self) -> int:
         """Packed rows of a micro-batch on all devices."""
-        return self._config.train.micro_batch_rows * self.parts
+        return self._config.train.micro_batch_rows * parts(self.mesh)
 
     @property
     def row_patches(self) -> int:
@@ -160,8 +166,27 @@ class Programs:
         return max(needed("video", pairs), *map(needed, ("image", "crop", "frame")))
 
     def _vision_encode(self) -> list[Program]:
-        """Encodes the largest square image; and the longest declared row, which only a very long image needs."""
-        return [self._encode(self.row_patches), self._encode(self.shapes.patches[-1])]
+        """Encodes the largest square image, and the longest declared row, which only a very long image needs.
+
+        And lays out the parameters, which comes first in a rollout.
+        """
+        return [self._encode(self.row_patches), self._encode(self.shapes.patches[-1]), *self.layout()]
+
+    def layout(self) -> list[Program]:
+        """The programs that lay out the parameters for a rollout, where there is something to do."""
+        prepare, gather, kept = self._layout.prepare, self._layout.gather, self._beside_rollouts(copies=False)
+        params = dict(nnx.to_flat_state(self._params))
+        taken = dict(nnx.to_flat_state(self._taken))
+        copied = self._layout.copied
+        moved = tuple(({path: of[path] for path in copied}, 1) for of in (params, taken))  # read and written
+        programs = []
+        if prepare is not None:
+            others = {path: leaf for path, leaf in params.items() if path not in prepare.variables}
+            programs.append(Program(prepare.function, (prepare.variables,), resident=(kept, others), read=moved))
+        if gather is not None:
+            own = params if prepare is None else {path: params[path] for path in prepare.variables}
+            programs.append(Program(gather.function, (gather.variables,), resident=(kept, own), read=moved))
+        return programs
 
     def _encode(self, patches: int) -> Program:
         rows = self.shapes.images(patches)
@@ -171,10 +196,10 @@ class Programs:
         table_rows = jax.ShapeDtypeStruct((tokens,), np.int32)
         return Program(
             self._engine.encode,
-            (self._params, self._table, *self._of_all_parts((vision, table_rows))),
+            (self._taken, self._table, *self._of_all_parts((vision, table_rows), self.rollout_mesh)),
             tokens * self.parts,
             resident=(self._slots, self._kept),
-            read=((self._read(self._params["vision"]), 1),),
+            read=((_gathered(self._taken["vision"], self.rollout_mesh), 1),),
         )
 
     def _prefill(self) -> list[Program]:
@@ -189,36 +214,37 @@ class Programs:
         rows, tokens = self.shapes.rows(width), max(filled, width)
         # A kernel is said to read all that the table could name.
         slot_pages = -(-tokens // self.shapes.page)
-        batch = self._of_all_parts(ExtendBatch.blank(rows, width, self.shapes.slots, slot_pages))
+        batch = ExtendBatch.blank(rows, width, self.shapes.slots, slot_pages)
         return Program(
             self._engine.extend,
-            (self._params, self._slots, self._table, batch),
+            (self._taken, self._slots, self._table, self._of_all_parts(batch, self.rollout_mesh)),
             rows * width * self.parts,
             loops=(-(-tokens // DEFAULT_READ),),
             resident=self._kept,
-            read=((self._read(self._params["language"]), 1),),
+            read=((_gathered(self._taken["language"], self.rollout_mesh), 1),),
         )
 
     def _decode(self) -> list[Program]:
         """Samples the most tokens of a call, for slots that are full; and forks prompts to all slots."""
         shapes, slots = self.shapes, self.shapes.slots
-        sampling = self._of_all_parts(SlotSampling.of([SamplingSettings()] * slots, [0] * slots))
+        sampling = self._of_all_parts(SlotSampling.of([SamplingSettings()] * slots, [0] * slots), self.rollout_mesh)
         forbidden = jax.ShapeDtypeStruct((self._model.config.vocab_size,), bool)
-        decoder = [self._params[part] for part in self._params if part != "vision"]
-        table = self._of_all_parts(np.zeros((slots, shapes.slot_pages), np.int32))
+        decoder = [self._taken[part] for part in self._taken if part != "vision"]
+        table = self._of_all_parts(np.zeros((slots, shapes.slot_pages), np.int32), self.rollout_mesh)
         decode = Program(
             self._engine.decode,
-            (self._params, self._slots, table, self._reads, sampling, forbidden, np.int32(0), np.int32(0)),
+            (self._taken, self._slots, table, self._reads, sampling, forbidden, np.int32(0), np.int32(0)),
             slots * self.parts * DECODE_STEPS,
             static=dict(steps=DECODE_STEPS, filtered=False),
             loops=(DECODE_STEPS, -(-slots * shapes.slot_pages // shapes.chunk), 1),
             resident=(self._table, self._kept),
-            read=((self._read(decoder), DECODE_STEPS), (self._slots.cache.stored, DECODE_STEPS)),
+            read=((_gathered(decoder, self.rollout_mesh), DECODE_STEPS), (self._slots.cache.stored, DECODE_STEPS)),
         )
+        forks = ForkBatch.blank(shapes.forks[-1], slots, shapes.pages, None)
         fork = Program(
             self._engine.fork,
-            (self._slots, self._of_all_parts(ForkBatch.blank(shapes.forks[-1], slots, shapes.pages, None))),
-            resident=(self._params, self._table, self._kept),
+            (self._slots, self._of_all_parts(forks, self.rollout_mesh)),
+            resident=(self._taken, self._table, self._kept),
         )
         return [decode, fork]
 
@@ -228,10 +254,9 @@ class Programs:
     def _grpo_update(self) -> list[Program]:
         forbidden = np.zeros(self._model.config.vocab_size, bool)
         trainer = rl.make_trainer(self._config, self._model, forbidden)
-        # The embedding table stays in memory until the next rollout.
-        programs = self._update(trainer, (self._table, self._reference))
+        programs = self._update(trainer, self._reference)
         if score_passes(self._config):
-            programs.append(self._score(trainer, (self._table, self._kept)))
+            programs.append(self._score(trainer, self._beside_rollouts(copies=False)))
         return programs
 
     def _score(self, trainer: Trainer, resident: PyTree) -> Program:
@@ -250,7 +275,7 @@ class Programs:
         rows, length = self._config.train.micro_batch_rows, self._config.train.row_length
         details = trainer.details[len(DETAILS) :]
         batch = largest_batch(self._geometry, self.row_patches, rows=rows, row_length=length, details=details)
-        return self._of_all_parts(batch)
+        return self._of_all_parts(batch, self.mesh)
 
     def _update(self, trainer: Trainer, resident: PyTree = ()) -> list[Program]:
         """Accumulates the gradient of a micro-batch; and applies the optimizer's step."""
@@ -273,8 +298,20 @@ class Programs:
 
     @functools.cached_property
     def _kept(self) -> PyTree:
-        """What stays on the devices during rollouts, beside the policy: the optimizer's state, and a reference."""
-        return _beside_parameters(self._state(sft.make_trainer(self._config, self._model))), self._reference
+        """What stays on the devices during rollouts, beside the parameters that these take."""
+        return self._beside_rollouts(copies=True)
+
+    def _beside_rollouts(self, copies: bool) -> PyTree:
+        """The optimizer's state and a reference; with `copies`, the parameters too of which rollouts take copies."""
+        state = _beside_parameters(self._state(sft.make_trainer(self._config, self._model)))
+        copied = self._layout.copied if copies else ()
+        params = {path: leaf for path, leaf in nnx.to_flat_state(self._params) if path in copied}
+        return state, self._reference, params
+
+    @property
+    def _taken(self) -> PyTree:
+        """The parameters as rollouts take them."""
+        return self._layout.params
 
     @property
     def _reference(self) -> PyTree:
@@ -285,34 +322,34 @@ class Programs:
     def _slots(self) -> PyTree:
         shapes, count = self.shapes, self.parts
         sizes = shapes.slots * count, shapes.pages * count, shapes.page, shapes.items * count
-        return _output_of(self._engine.empty, self._params, *sizes, None, False)
+        return _output_of(self._engine.empty, self._taken, *sizes, None, False)
 
     @property
     def _reads(self) -> PyTree:
         items, chunks = self.shapes.items, self.shapes.items // self.shapes.chunk
         zeros = Reads(*(np.zeros(size, np.int32) for size in (items, items, (items, SHARING), chunks)))
-        return self._of_all_parts(zeros)
+        return self._of_all_parts(zeros, self.rollout_mesh)
 
     @functools.cached_property
     def _table(self) -> PyTree:
-        return _output_of(self._engine.empty_table, self._params, self.shapes.table * self.parts)
+        return _output_of(self._engine.empty_table, self._taken, self.shapes.table * self.parts)
 
-    def _of_all_parts(self, tree: PyTree) -> PyTree:
-        """The global arrays, sharded over the mesh, of which every part holds arrays like those of `tree`."""
+    def _of_all_parts(self, tree: PyTree, mesh: Mesh) -> PyTree:
+        """The global arrays, sharded over a mesh, of which every part holds arrays like those of `tree`."""
 
         def global_array(path, leaf) -> jax.ShapeDtypeStruct:
             axis = batch_axis(path)
-            shape = tuple(size * self.parts if i == axis else size for i, size in enumerate(leaf.shape))
+            shape = tuple(size * parts(mesh) if i == axis else size for i, size in enumerate(leaf.shape))
             names = tuple("batch" if i == axis else None for i in range(len(shape)))
-            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(names, shape, self.mesh))
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(names, shape, mesh))
 
         return jax.tree_util.tree_map_with_path(global_array, tree)
 
     def _read(self, params: PyTree) -> PyTree:
-        """Parameters as matrix products read them: gathered over fsdp, and in the type of the computation."""
+        """Parameters as an update's products read them: gathered over fsdp, and in the type of the computation."""
         dtype = np.dtype(self._config.model.dtype)
         rounded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
-        return _abstract(rounded, param_shardings(params, self.mesh, GATHERED))
+        return _gathered(rounded, self.mesh)
 
     def _with_shardings(self, tree: PyTree) -> PyTree:
         """Abstract arrays like those of `tree`, with the shardings of parameters."""
@@ -333,6 +370,11 @@ def _abstract_model(config: ConfigDict, model: Config, mesh: Mesh) -> Qwen2_5_VL
 def _beside_parameters(state: TrainState) -> TrainState:
     """The state without the parameters."""
     return dataclasses.replace(state, trainable=(), frozen=())
+
+
+def _gathered(params: PyTree, mesh: Mesh) -> PyTree:
+    """Abstract parameters as they are all-gathered over fsdp."""
+    return _abstract(params, param_shardings(params, mesh, GATHERED))
 
 
 def _output_of(function: Any, *arguments: Any) -> PyTree:

@@ -5,8 +5,7 @@ step is compiled with slots of a single page. Of its work, attention's products 
 it has, which are known from the sizes, and otherwise the loops over pages. Bytes of the cache are not counted to begin
 with. What is left depends on the number of slots alone. What the pages cost is added (`page_reads`).
 
-A call may receive the parameters before its steps begin (`rollout.gather_parameters`). They are laid out for decoding
-once an episode, not in every call: such traffic is `DecodingStep.layout`.
+The parameters are laid out for rollouts once an episode, by programs of their own (`layout_work`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -31,7 +29,7 @@ from pixel_reasoner_jax.rollout.capacity import PAGE, page_bytes
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.rollout.shapes import Shapes
 
-PyTree = Any
+ENCODES = 2  # programs of the phase that encodes images, before those that lay out the parameters
 
 Bounded = tuple[str, float]
 """The rate that bounds a call, and the call's least seconds."""
@@ -91,15 +89,11 @@ class DecodingStep:
 
     Attributes:
       step: the work of a step.
-      layout: what a chip does to lay out the parameters for decoding, once an episode.
-      layout_bytes: what they take there.
       bytes: peak memory, with all else that is resident; None if the compiler does not tell.
       reason: why it could not be compiled; "" if it could.
     """
 
     step: Work
-    layout: Work
-    layout_bytes: int
     bytes: int | None
     reason: str
 
@@ -118,11 +112,11 @@ def measure_step(config: ConfigDict, model: Config, topology: Topology, slots: i
     try:
         program, _ = programs.build("decode")
     except jax.errors.JaxRuntimeError as error:
-        return DecodingStep(Work(), Work(), 0, *out_of_memory(error))
+        return DecodingStep(Work(), *out_of_memory(error))
     compiled = compile_program(program, count)
     # The loops over pages left out, and that over steps, too.
     once, call = (work_of(program, compiled, (steps, 0, 0), count) for steps in (0, DECODE_STEPS))
-    params, slots_of_all, *_ = program.arguments
+    _, slots_of_all, *_ = program.arguments
     cache, said = bytes_per_device(slots_of_all.cache), 0.0
     if isinstance(slots_of_all.cache, KernelCache):
         said = attention_flops(model, programs.tensor) * programs.shapes.length * programs.shapes.slots
@@ -132,24 +126,20 @@ def measure_step(config: ConfigDict, model: Config, topology: Topology, slots: i
         bytes_per_device(read),
         (call.received - once.received) / DECODE_STEPS,
     )
-    decoder = {name: part for name, part in params.items() if name != "vision"}
-    copied = _copied_bytes(decoder, read, bool(once.received))
-    layout = Work(0.0, float(bytes_per_device(decoder) + copied) if copied else 0.0, once.received)
     needed = None if compiled.bytes is None else compiled.bytes - cache
-    return DecodingStep(step, layout, copied, needed, compiled.reason)
+    return DecodingStep(step, needed, compiled.reason)
 
 
-def _copied_bytes(stored: PyTree, read: PyTree, gathered: bool) -> int:
-    """Bytes on each device of the copy that decoding reads: parameters gathered, or only in another type; 0 for none.
+def layout_work(phase: Phase) -> Work:
+    """What a chip does to lay out the parameters for a rollout.
 
     Args:
-      stored, read: the parameters as they are stored, and as they are read where they are gathered.
-      gathered: whether they are.
+      phase: "vision_encode", with which that is compiled (`Programs.layout`).
     """
-    if gathered:
-        return bytes_per_device(read)
-    sizes = [jax.tree.leaves(tree)[0].dtype.itemsize for tree in (read, stored)]
-    return 0 if sizes[0] == sizes[1] else bytes_per_device(stored) * sizes[0] // sizes[1]
+    work = Work()
+    for one in phase.works[ENCODES:]:
+        work = work.plus(one)
+    return work
 
 
 def attention_flops(model: Config, tensor: int) -> float:
@@ -172,7 +162,7 @@ def rollout_costs(
     """
     shapes: Shapes = programs.shapes
     reads: Reads = ListedReads()
-    if platform_of(programs.mesh) == "tpu" and model.head_dim % KERNEL_HEAD == 0:
+    if platform_of(programs.rollout_mesh) == "tpu" and model.head_dim % KERNEL_HEAD == 0:
         reads = KernelReads(min(KERNEL_PAGES, shapes.slot_pages + 1), min(KERNEL_ROWS, slots))
     width, patches = shapes.widths[-1], programs.row_patches
     page = Work(

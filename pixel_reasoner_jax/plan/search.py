@@ -1,4 +1,4 @@
-"""Searches the limits of a run on given chips: the largest sizes that fit into memory, and the fastest mesh."""
+"""Searches the limits of a run on given chips: the largest sizes that fit into memory, and the fastest meshes."""
 
 from __future__ import annotations
 
@@ -138,34 +138,98 @@ def meshes(devices: Sequence[jax.Device], model: Config) -> Iterator[dict[str, i
         yield mesh
 
 
-def best_mesh(
-    config: ConfigDict, model: Config, topology: Topology, progress: Callable[[dict[str, int], list[Phase], str], None]
-) -> dict[str, int] | None:
-    """The fastest mesh: the phases that take longest, decoding and the update, fit and have the least time in total.
+class Meshes(NamedTuple):
+    """Sizes of the mesh of a run, and of that of its rollouts, None if it has none."""
 
-    The time of a phase is its `seconds_floor` for one token. Returns None if these phases fit on no mesh.
+    training: dict[str, int]
+    rollouts: dict[str, int] | None
+
+
+def rollout_meshes(devices: Sequence[jax.Device], model: Config) -> list[list[dict[str, int]]]:
+    """Meshes of these devices to choose from for rollouts: those that divide the model within a host.
+
+    Returns:
+      First those where each part has all parameters; then those where they are spread over all devices and gathered in
+      every step, which is so slow that they are for want of memory alone.
+    """
+    tensors = [mesh["tensor"] for mesh in meshes(devices, model) if mesh["data"] == 1]
+    counts = {tensor: len(devices) // tensor for tensor in tensors}
+    return [
+        [{"data": count, "fsdp": 1, "tensor": tensor} for tensor, count in counts.items()],
+        [{"data": 1, "fsdp": count, "tensor": tensor} for tensor, count in counts.items() if count > 1],
+    ]
+
+
+class MeshSearch:
+    """Searches the fastest meshes: decoding and the update, which take longest, fit and have the least time in total.
+
+    The time of a phase is its `seconds_floor` for one token. That of decoding depends on the mesh of rollouts alone:
+    beside each further mesh of the run, the fastest are tried first, and the others only where they do not fit.
 
     Args:
-      progress: is called with each mesh, its measured phases, and the reason why the run refuses it, or "".
+      config, model, topology: of the run.
+      progress: is called with meshes, a measured phase, and the reason why the run refuses the meshes, or "".
     """
-    times = {}
-    for mesh in meshes(topology.devices, model):
-        tried = copy.deepcopy(config)
-        tried.mesh.update(mesh)
-        try:
-            programs = Programs(tried, model, topology.devices)
-        except ConfigError as error:
-            progress(mesh, [], str(error))
-            continue
-        names = ("decode", "grpo_update") if "decode" in programs.phases else ("sft_update",)
-        phases = []
-        for name in names:  # decoding first: it is compiled in no time
-            if all(phase.fits for phase in phases):
-                phases.append(measure(programs, name, topology))
-        progress(mesh, phases, "")
-        if all(phase.fits for phase in phases):
-            times[tuple(mesh.items())] = sum(phase.seconds_floor / phase.tokens for phase in phases)
-    return dict(min(times, key=times.get)) if times else None
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        model: Config,
+        topology: Topology,
+        progress: Callable[[Meshes, Phase | None, str], None],
+    ):
+        self._config, self._model, self._topology, self._progress = config, model, topology, progress
+        self._decoding: dict[tuple, float] = {}  # a token's time, by the sizes of the rollouts' mesh
+
+    def best(self) -> Meshes | None:
+        """The fastest meshes; None if these phases fit on no meshes."""
+        found = []
+        for mesh in meshes(self._topology.devices, self._model):
+            try:
+                if (best := self._beside(mesh)) is not None:
+                    found.append(best)
+            except ConfigError as error:
+                self._progress(Meshes(mesh, None), None, str(error))
+        return min(found, key=lambda best: best[0])[1] if found else None
+
+    def _beside(self, mesh: dict[str, int]) -> tuple[float, Meshes] | None:
+        """The time of the fastest meshes with this one for the run, and these; None if none fits."""
+        if "rollout" not in self._config:
+            seconds = self._seconds(Meshes(mesh, None), "sft_update")
+            return None if seconds is None else (seconds, Meshes(mesh, None))
+        for choice in rollout_meshes(self._topology.devices, self._model):
+            if (decoding := self._fastest(mesh, choice)) is None:
+                continue
+            seconds = self._seconds(Meshes(mesh, decoding[1]), "grpo_update")  # last: it takes long to compile
+            return None if seconds is None else (decoding[0] + seconds, Meshes(mesh, decoding[1]))
+        return None
+
+    def _fastest(self, mesh: dict[str, int], choice: list[dict[str, int]]) -> tuple[float, dict[str, int]] | None:
+        """The time of the fastest decoding that fits, and its mesh."""
+        best = None
+        for rollouts in sorted(choice, key=lambda sizes: self._decoding.get(tuple(sizes.values()), 0.0)):
+            sizes = tuple(rollouts.values())
+            if best is not None and self._decoding.get(sizes, 0.0) >= best[0]:
+                break
+            seconds = self._seconds(Meshes(mesh, rollouts), "decode")
+            if seconds is not None:
+                self._decoding[sizes] = seconds
+                best = min(best or (seconds, rollouts), (seconds, rollouts), key=lambda one: one[0])
+        return best
+
+    def _seconds(self, tried: Meshes, name: str) -> float | None:
+        """The least time for a token of a phase; None if it does not fit.
+
+        Raises:
+          ConfigError: the run refuses the meshes.
+        """
+        config = copy.deepcopy(self._config)
+        config.mesh.update(tried.training)
+        if tried.rollouts is not None:
+            config.rollout.mesh.update(tried.rollouts)
+        phase = measure(Programs(config, self._model, self._topology.devices), name, self._topology)
+        self._progress(tried, phase, "")
+        return phase.seconds_floor / phase.tokens if phase.fits else None
 
 
 def _measure(config: ConfigDict, model: Config, topology: Topology, phase: str, key: str, value: int) -> Phase:

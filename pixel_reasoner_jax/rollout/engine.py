@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pixel_reasoner_jax.models.cache import Cache, Pages, Reads
-from pixel_reasoner_jax.parallel import constrain, gather_over_fsdp, map_parts, parts
+from pixel_reasoner_jax.parallel import constrain, map_parts, parts
 from pixel_reasoner_jax.rollout.sampling import SlotSampling, draw, sample_keys, sampling_logits
 
 PyTree = Any
@@ -170,14 +170,10 @@ class Engine:
     Args:
       graphdef: the model's graph definition.
       stop_tokens: ids of the tokens that end a turn.
-      mesh: the model's mesh.
-      gather_parameters: whether `decode` all-gathers the parameters over fsdp once a call
-        (`parallel.gather_over_fsdp`); else each step gathers them, layer by layer.
+      mesh: the model's mesh. What its fsdp divides of the parameters, every step gathers, layer by layer.
     """
 
-    def __init__(
-        self, graphdef: Any, stop_tokens: Sequence[int], mesh: Mesh | None = None, gather_parameters: bool = True
-    ):
+    def __init__(self, graphdef: Any, stop_tokens: Sequence[int], mesh: Mesh | None = None):
         stops = np.asarray(stop_tokens, np.int32)
 
         def compiled(step: Callable, *fixed: Any, **options: Any) -> Callable:
@@ -198,7 +194,6 @@ class Engine:
             graphdef,
             mesh,
             stops,
-            gather_parameters,
             static_argnames=("steps", "filtered"),
             donate_argnames=("slots",),
         )
@@ -310,7 +305,6 @@ def decode(
     graphdef: Any,
     mesh: Mesh | None,
     stops: np.ndarray,
-    gather_parameters: bool,
     params: PyTree,
     slots: Slots,
     table: Int[Array, "slots most"],
@@ -325,7 +319,7 @@ def decode(
     """Samples for every slot with a budget until `patience` of these slots have ended.
 
     Args:
-      graphdef, mesh, stops, gather_parameters: see `Engine`.
+      graphdef, mesh, stops: see `Engine`.
       params: the model's parameters.
       slots: the state of all responses; donated.
       table: the pages of each slot's tokens, in order, those of `most` more tokens included.
@@ -338,8 +332,6 @@ def decode(
       filtered: whether some slot uses top-p or top-k.
     """
     model = nnx.merge(graphdef, params)
-    if gather_parameters:  # a step is short: it would wait for the parameters to arrive
-        model = nnx.merge(graphdef, gather_over_fsdp(params, mesh, model.language.dtype))
     began = sampling.budget > 0
 
     def unfinished(carry: Carry) -> Bool[Array, ""]:

@@ -100,6 +100,10 @@ class CachePages:
         # In the order in which they began.
         self._responses: list[list[ResponsePages]] = [[] for _ in range(parts)]
 
+    def free(self, part: int) -> int:
+        """How many pages of a part are free."""
+        return len(self._free[part])
+
     def has_room(self, part: int, tokens: int = 0) -> bool:
         """Whether another response can begin: some pages stay free for those that are in memory to grow.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,18 @@ class Policy:
         full, the youngest responses wait in the host's memory. None: enough for `slots` responses of the greatest
         length. It always holds two of the greatest length.
       decode_steps: the most tokens of a slot that one call of the device samples.
-      gather_parameters: all-gather the parameters over fsdp once a decoding call, which takes memory; otherwise in
-        every step.
+      rollout_mesh: sizes of the mesh that rollouts have over the model's devices, by axis, for example {"tensor": 4}.
+        Left out, data takes the devices that are left, fsdp is 1, and tensor that of the model's mesh. With fsdp above
+        1, each decoding step gathers the parameters, layer by layer: slow, for want of memory.
       cache_dtype: type of the KV cache, "float32" or "bfloat16"; None takes the type that the model computes in.
       workers: threads that load queries, and as many again that execute operations.
       operation_seconds: an operation that takes longer counts as failed.
       image_bytes: the most memory of the host that decoded images take; an image that was evicted is decoded again.
 
-    `params` holds the parameters in use: assign a trained tree and the next rollout uses it. Nothing is copied, unless
-    it lies on other devices or is divided otherwise than the model: it is then brought there, or programs would be
-    compiled for its places too.
+    `params` holds the parameters in use: assign a trained tree and the next rollout uses it. If it lies on other
+    devices or is divided otherwise than the model, it is brought there, or programs would be compiled for its places
+    too. Where rollouts take it in another type or on another mesh, the first one makes copies, which stay until
+    `release` or until other parameters are assigned; else nothing is copied.
     `policy_version` is how many updates they have seen, which trajectories carry: assign it with them; else None.
     `counters` are sums over all rollouts of the policy.
     """
@@ -71,7 +74,7 @@ class Policy:
         slots: int = 64,
         cache_tokens: int | None = None,
         decode_steps: int = DECODE_STEPS,
-        gather_parameters: bool = True,
+        rollout_mesh: Mapping[str, int] = MappingProxyType({}),
         cache_dtype: str | None = None,
         workers: int = 4,
         operation_seconds: float = 60.0,
@@ -84,7 +87,7 @@ class Policy:
         self.runtime = Runtime(
             model,
             processor,
-            gather_parameters=gather_parameters,
+            mesh=rollout_mesh,
             cache_dtype=cache_dtype,
         )
         self.policy_version: int | None = None
@@ -104,6 +107,13 @@ class Policy:
     @params.setter
     def params(self, params: Any) -> None:
         self.runtime.params = params
+
+    def release(self) -> None:
+        """Frees what rollouts hold on the devices beside `params`, for example before an update.
+
+        That is copies of the parameters, and embeddings of images. The next rollout makes them again.
+        """
+        self.runtime.release()
 
     def prompt(self, query: Query, store: PictureStore | None = None) -> Prompt:
         """The prompt of a query as rollouts begin it, its media decoded; whatever error this raises, they would too.

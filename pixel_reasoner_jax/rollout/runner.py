@@ -115,7 +115,7 @@ class ModelRunner:
     """
 
     def __init__(self, runtime: Runtime, sampling: SamplingSettings, seed: int, decode_steps: int, counters: Counters):
-        self._runtime, self._params, self._version = runtime, runtime.params, runtime.version
+        self._runtime, self._params, self._version = runtime, runtime.rollout_params(), runtime.version
         self._engine, self._processor, self._counters = runtime.engine, runtime.processor, counters
         self._sampling, self._seed, self._decode_steps = sampling, seed, decode_steps
         self._mesh = runtime.mesh

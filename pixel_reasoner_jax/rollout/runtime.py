@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from pixel_reasoner_jax.parallel import local_parts, parts
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, RowAllocator
 from pixel_reasoner_jax.rollout.engine import Engine
+from pixel_reasoner_jax.rollout.layout import Layout
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.shapes import Shapes
 
@@ -24,12 +27,14 @@ class Runtime:
     Args:
       model: a `models.Qwen2_5_VL`.
       processor: its `processing.Processor`.
-      gather_parameters: see `Engine`.
+      mesh: sizes of the rollouts' mesh, see `Layout`.
       cache_dtype: type of the KV cache; None takes the type that the model computes in.
 
     Attributes:
       engine: the compiled steps.
-      graphdef, config, mesh, dtype: the model's; `dtype` is what it computes in.
+      graphdef, config, dtype: the model's; `dtype` is what it computes in.
+      layout: how rollouts hold the parameters.
+      mesh: of the rollouts.
       version: how often `params` has been assigned.
     """
 
@@ -38,28 +43,42 @@ class Runtime:
         model: Any,
         processor: Processor,
         *,
-        gather_parameters: bool = True,
+        mesh: Mapping[str, int] = MappingProxyType({}),
         cache_dtype: str | None = None,
     ):
         self.graphdef, params = nnx.split(model)
         self._places = jax.tree.map(lambda leaf: leaf.sharding, params)
         self._params = self._placed(params)
-        self.config, self.mesh, self.processor = model.config, model.mesh, processor
+        self.layout = Layout(self.graphdef, params, mesh)
+        self._laid_out: Any = None
+        self.config, self.mesh, self.processor = model.config, self.layout.mesh, processor
         self.cache_dtype, self.dtype = cache_dtype, model.language.dtype
-        self.engine = Engine(self.graphdef, processor.stop_tokens, self.mesh, gather_parameters)
+        self.engine = Engine(self.layout.graphdef, processor.stop_tokens, self.mesh)
         self.version = 0
         self._shapes: Shapes | None = None
         self._table: tuple[int, EmbeddingTable] | None = None
 
     @property
     def params(self) -> Any:
-        """The parameters in use."""
+        """The parameters in use, as the model has them."""
         return self._params
 
     @params.setter
     def params(self, params: Any) -> None:
+        self._laid_out = None
         self._params = self._placed(params)
         self.version += 1  # the table of an older version holds embeddings of other parameters
+
+    def rollout_params(self) -> Any:
+        """The parameters in use as rollouts take them (`Layout`), made when a rollout asks for them first."""
+        if self._laid_out is None:
+            self._laid_out = self.layout(self._params)
+        return self._laid_out
+
+    def release(self) -> None:
+        """Drops what only rollouts need: the parameters as they take them, where these are copies, and the table."""
+        self._laid_out = None
+        self.forget_table()
 
     def _placed(self, params: Any) -> Any:
         """The parameters in the places of the model's, committed to them, since each other place is another program.

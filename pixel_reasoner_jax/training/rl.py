@@ -221,6 +221,7 @@ def run_episode(
         rewarded = reward_groups(groups, correct, config, curiosity, order)
         if rewarded.informative() >= config.grpo.queries_per_episode:
             break
+    policy.release()
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
     failed = int(all_gather(np.int32(rewarded.failed_queries)).sum())
 
@@ -344,7 +345,7 @@ def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
         guidelines=training.settings.guidelines,
         slots=config.rollout.slots or 1,  # until `fit_to_memory`
         cache_tokens=config.rollout.cache_tokens or None,
-        gather_parameters=config.rollout.gather_parameters,
+        rollout_mesh=config.rollout.mesh,
     )
 
 

@@ -35,6 +35,7 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
 from pixel_reasoner_jax.processing.sources import use_media_settings
 from pixel_reasoner_jax.rollout.dialogue import Limits
+from pixel_reasoner_jax.rollout.layout import rollout_mesh
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
 from pixel_reasoner_jax.training.packing import PlannedBatch, Sequence, plan
@@ -91,7 +92,9 @@ class TrainingRun:
                 f" checkpoint's, or what phase one left in the folder `model` of its working directory{hint}"
             )
         # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
-        read_config(config.model.directory)
+        sizes = read_config(config.model.directory)
+        if "rollout" in config:
+            rollout_mesh(mesh, config.rollout.mesh, sizes)
         self.processor = Processor.from_pretrained(
             config.model.directory, config.processor, position_rule=config.model.position_rule
         )

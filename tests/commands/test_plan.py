@@ -100,7 +100,7 @@ def fabricated(monkeypatch):
     monkeypatch.setattr(module, "measure", measured)
 
     def run(decoding: int, *more: str) -> None:
-        step = DecodingStep(Work(1e5, 1e5), Work(), 0, decoding, "")
+        step = DecodingStep(Work(1e5, 1e5), decoding, "")
         monkeypatch.setattr(episode, "measure_step", lambda *_: step)
         parser = argparse.ArgumentParser()
         options.plan(parser)
@@ -130,11 +130,11 @@ def test_an_episode_is_shown_beside_the_phases(fabricated, capsys):
 
 
 def test_an_episode_that_does_not_fit_is_an_error(fabricated, capsys):
-    with pytest.raises(CapacityError, match="a response of 192 tokens needs 3"):
+    with pytest.raises(CapacityError, match="two responses of 192 tokens need 5"):
         fabricated(2**30, "--json", "--episode")
     *table, last = capsys.readouterr().out.splitlines()
     planned = json.loads(last)["episode"]
-    assert planned["fits"] is False and "needs 3" in planned["reason"] and len(table) > len(PHASES)
+    assert planned["fits"] is False and "need 5" in planned["reason"] and len(table) > len(PHASES)
 
 
 EACH = """
@@ -149,6 +149,7 @@ def test_mistakes_are_errors_of_one_line():
     mistakes = {
         "rl_qwen2_5_vl_7b --config.mesh.fsdp=3": "fsdp could be",
         "sft_qwen2_5_vl_7b --config.train.batch_size=12": "config.train.batch_size is 12; with 8 shards",
+        "rl_qwen2_5_vl_7b --config.rollout.mesh.tensor=3": "rollout.mesh data=-1 x fsdp=1 x tensor=3 takes a multiple",
         "rl_qwen2_5_vl_7b --config.train.row_length=8192": "config.rollout.max_length is 16384",
         "sft_qwen2_5_vl_7b --episode": "--episode plans a run of rl, and this config is one of sft",
         "quickstart --lengths runs/mine": "--lengths are those of an episode: add --episode",

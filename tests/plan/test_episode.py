@@ -48,7 +48,7 @@ def plan(small, monkeypatch):
 
     def measure_step(config, model, topology, slots):
         compiled.append(slots)
-        return DecodingStep(Work(1e6, 2e6), Work(0.0, 3e9, 5e9), 10, OTHERS + slots * slot, "")
+        return DecodingStep(Work(1e6, 2e6), OTHERS + slots * slot, "")
 
     slot = 1000
     monkeypatch.setattr(module, "measure_step", measure_step)
@@ -58,10 +58,13 @@ def plan(small, monkeypatch):
         changed_config.update_from_flattened_dict(dict(settings))
         chips = Topology("", jax.devices()[:1], CHIP)
         programs = Programs(changed_config, model, chips.devices)
-        works = {"grpo_update": (Work(2e9), Work(0.0, 5e8))}
+        works = {
+            "grpo_update": (Work(2e9), Work(0.0, 5e8)),
+            "vision_encode": (*[Work(1e6, 1e6)] * 2, Work(0.0, 3e9, 5e9)),
+        }
         cache = programs.cache_bytes
         phases = [
-            changed.get(name, phase(name, OTHERS - 10 + cache, *works.get(name, (Work(1e6, 1e6),)))) for name in PHASES
+            changed.get(name, phase(name, OTHERS + cache, *works.get(name, (Work(1e6, 1e6),)))) for name in PHASES
         ]
         groups = method_groups(changed_config) if groups is None else groups
         found = plan_episode(changed_config, model, chips, programs, phases, groups)
@@ -111,7 +114,7 @@ def test_the_parts_of_an_episode_add_up(plan, small):
 def test_the_state_is_parameters_and_moments(plan):
     _, programs, _ = plan()
     parameters, *_ = programs.build("prefill")[0].arguments
-    assert programs.state_bytes == pytest.approx(3 * bytes_per_device(parameters), rel=1e-3)
+    assert programs.state_bytes == pytest.approx(6 * bytes_per_device(parameters), rel=1e-2)  # float32 for bfloat16
 
 
 def test_idle_rows_of_the_tail(plan):

@@ -12,7 +12,7 @@ from pixel_reasoner_jax.plan.chips import HOST_RATE, Chip, Topology, topology
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.page_reads import KernelReads, ListedReads
 from pixel_reasoner_jax.plan.programs import Programs
-from pixel_reasoner_jax.plan.rollout_costs import RolloutCosts, measure_step, rollout_costs
+from pixel_reasoner_jax.plan.rollout_costs import RolloutCosts, layout_work, measure_step, rollout_costs
 from pixel_reasoner_jax.plan.work import Work
 from pixel_reasoner_jax.rollout.capacity import PAGE, page_bytes
 
@@ -72,11 +72,13 @@ def test_decoding_without_its_cache(small, chips, request):
     matrices = sum(leaf.size for leaf in jax.tree.leaves(params["language"]) if leaf.ndim > 1)  # the head is tied
     assert found.step.flops == pytest.approx(2 * 4 * matrices, rel=0.1)
     assert found.bytes < measure(programs, "decode", chips).bytes_per_chip
-    # Its float32 parameters are rounded, and received from the others where they are sharded.
+    # Its float32 parameters are rounded, and received from the others where they are sharded; the tower's, too.
     count, whole = len(chips.devices), sum(leaf.size for leaf in jax.tree.leaves(params["language"]))
-    assert found.step.memory == found.layout_bytes == 2 * whole
-    assert found.layout.received == pytest.approx((count - 1) / count * found.layout_bytes, rel=0.1)
-    assert found.layout.memory == pytest.approx(4 * whole / count + 2 * whole, rel=0.1)
+    assert found.step.memory == pytest.approx(2 * whole, rel=0.01)
+    layout = layout_work(measure(programs, "vision_encode", chips))
+    taken = 2 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert layout.received == pytest.approx((count - 1) / count * taken, rel=0.1)
+    assert layout.memory >= (2 * taken / count + taken) * 0.9
 
 
 def test_costs_come_from_the_phases(small):

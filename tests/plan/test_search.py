@@ -11,7 +11,7 @@ from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.plan import search as search_module
 from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.measure import Phase
-from pixel_reasoner_jax.plan.search import best_mesh, largest, meshes, sizes
+from pixel_reasoner_jax.plan.search import Meshes, MeshSearch, largest, meshes, sizes
 
 
 def phase(needed: int | None, available: int) -> Phase:
@@ -73,38 +73,78 @@ def test_what_is_tried_is_said_before_it_is_compiled(monkeypatch):
     assert told == [("rollout.slots", 128), ("rollout.slots", 192)]
 
 
-def test_the_fastest_mesh_that_fits_is_recommended(monkeypatch):
-    """Decoding fits a mesh with tensor alone, where the update is slower; one that does not is left at that."""
-    seconds = {("decode", 1): None, ("decode", 2): 2.0, ("decode", 4): 1.0, ("grpo_update", 2): 1.0}
-    compiled = []
+class Known:
+    """Phases of known times in place of compiled ones, by their name and the size of tensor where they run."""
 
-    def measured(programs, name, topology):
-        tensor = programs.mesh["tensor"]
-        compiled.append((name, tensor))
-        took = seconds.get((name, tensor), 3.0)
-        return dataclasses.replace(phase(None if took is None else 1, 1), seconds_floor=took)
+    def __init__(self, monkeypatch, seconds, refused=lambda config: False):
+        self.compiled, self.told = [], []
 
-    monkeypatch.setattr(search_module, "measure", measured)
+        def programs(config, *_):
+            if refused(config):
+                raise ConfigError("8 parts cannot share 4 queries")
+            return config
 
-    def programs(config, *_):
-        if config.mesh.data > 1:
-            raise ConfigError("8 parts cannot share 4 queries")
-        return types.SimpleNamespace(mesh=config.mesh, phases=("decode", "sft_update", "grpo_update"))
+        def measured(config, name, topology):
+            mesh = config.rollout.mesh if name == "decode" else config.mesh
+            key = (name, mesh["tensor"], *(["spread"] if name == "decode" and mesh["fsdp"] > 1 else []))
+            self.compiled.append((*key, config.mesh["tensor"]))
+            took = seconds(*key, config)
+            return dataclasses.replace(phase(None if took is None else 1, 1), phase=name, seconds_floor=took or 0.1)
 
-    monkeypatch.setattr(search_module, "Programs", programs)
-    config = ConfigDict({"mesh": {"data": 1, "fsdp": -1, "tensor": 1}})
-    chips, told = Topology("", devices(2, 4), None), []
-    best = best_mesh(config, Config.preset("7b"), chips, lambda *tried: told.append(tried))
-    assert best == {"data": 1, "fsdp": 4, "tensor": 2}  # 3 seconds in all, not 4
-    assert compiled == [("decode", 1), *[(name, tensor) for tensor in (2, 4) for name in ("decode", "grpo_update")]]
-    assert [(mesh["tensor"], len(phases), refused) for mesh, phases, refused in told] == [
-        (1, 1, ""),
-        (2, 2, ""),
-        (4, 2, ""),
-        (1, 0, "8 parts cannot share 4 queries"),
+        monkeypatch.setattr(search_module, "measure", measured)
+        monkeypatch.setattr(search_module, "Programs", programs)
+
+    def best(self, **sections) -> Meshes | None:
+        config = ConfigDict({"mesh": {"data": 1, "fsdp": -1, "tensor": 1}, **sections})
+        tell = lambda *tried: self.told.append(tried)  # noqa: E731
+        return MeshSearch(config, Config.preset("7b"), Topology("", devices(2, 4), None), tell).best()
+
+
+ROLLOUT = {"mesh": {"data": -1, "fsdp": 1, "tensor": 0}}
+
+
+def test_the_fastest_meshes_that_fit_are_recommended(monkeypatch):
+    """Each rollouts' mesh is compiled once, but for one that was the fastest and does not fit beside another mesh."""
+
+    def seconds(name, tensor, *others):
+        *_, config = others
+        if name == "grpo_update":
+            return {1: 5.0, 2: 4.0, 4: 4.5}[tensor]
+        if tensor == 4 and config.mesh["tensor"] == 2:
+            return None  # too little is left there
+        return {1: 3.0, 2: 2.0, 4: 1.0}[tensor]
+
+    known = Known(monkeypatch, seconds, lambda config: config.mesh["data"] > 1)
+    best = known.best(rollout=ROLLOUT)
+    # 1.0 + 4.5, less than 2.0 + 4.0, and than 1.0 + 5.0.
+    assert best == (dict(data=1, fsdp=2, tensor=4), dict(data=2, fsdp=1, tensor=4))
+    assert known.compiled == [
+        *[("decode", tensor, 1) for tensor in (1, 2, 4)],
+        ("grpo_update", 1, 1),
+        ("decode", 4, 2),
+        ("decode", 2, 2),
+        ("grpo_update", 2, 2),
+        ("decode", 4, 4),
+        ("grpo_update", 4, 4),
     ]
-    monkeypatch.setattr(search_module, "measure", lambda *_: phase(None, 1))
-    assert best_mesh(config, Config.preset("7b"), chips, lambda *_: None) is None
+    assert [(meshes.training["tensor"], refused) for meshes, phase, refused in known.told if phase is None] == [
+        (1, "8 parts cannot share 4 queries")
+    ]
+
+
+def test_parameters_are_gathered_in_every_step_for_want_of_memory_alone(monkeypatch):
+    known = Known(
+        monkeypatch, lambda name, tensor, *others: 1.0 * tensor if name != "decode" or len(others) > 1 else None
+    )
+    assert known.best(rollout=ROLLOUT) == (dict(data=1, fsdp=8, tensor=1), dict(data=1, fsdp=8, tensor=1))
+    known = Known(monkeypatch, lambda *_: None)
+    assert known.best(rollout=ROLLOUT) is None and {name for name, *_ in known.compiled} == {"decode"}
+
+
+def test_without_rollouts_the_update_decides(monkeypatch):
+    known = Known(monkeypatch, lambda name, tensor, *_: None if tensor == 1 else 2.0 / tensor)
+    assert known.best() == (dict(data=1, fsdp=2, tensor=4), None)
+    assert {name for name, *_ in known.compiled} == {"sft_update"}
 
 
 def devices(hosts: int, each: int) -> list[types.SimpleNamespace]:

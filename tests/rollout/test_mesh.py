@@ -1,9 +1,13 @@
 """A rollout on a mesh of eight devices gives what one device gives."""
 
+import json
+
+import pytest
+
 from tests import processes
 
 SCRIPT = """
-import sys
+import json, sys
 import jax
 import numpy as np
 from data_pipeline.sources.pixel_search import PixelSearch
@@ -14,10 +18,10 @@ from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
 from tests.rollout.test_policy import Eager, _with
 
-directory = sys.argv[1]
+directory, rollouts = sys.argv[1], json.loads(sys.argv[2])
 assert len(jax.devices()) == 8
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-assert parts(mesh) == 4 and local_parts(mesh) == (0, 1, 2, 3)
+count = 8 // rollouts.get("tensor", 2)
 processor = Processor.from_pretrained(
     directory, Budgets(image=(16, 20), crop=(4, 12), frame=(4, 12), video=(4, 8), video_frames=5)
 )
@@ -36,9 +40,11 @@ for placed in (None, mesh):
         limits=Limits(2, max_response_tokens=80, max_length=320),
         slots=12,
         decode_steps=8,
+        rollout_mesh=rollouts if placed else {},
     )
     if placed is not None:
         assert model.config.vocab_size % mesh.shape["tensor"] == 0  # so that it could be divided, penalties too
+        assert parts(policy.runtime.mesh) == count and local_parts(policy.runtime.mesh) == tuple(range(count))
         policy.warmup(sampling=sampling)
         compiles = []
         jax.monitoring.register_event_duration_secs_listener(
@@ -48,7 +54,7 @@ for placed in (None, mesh):
     if placed is not None:
         assert not compiles, compiles
         slots = policy.runtime._shapes.slots
-        assert slots == 3, slots
+        assert slots == {4: 3, 8: 2}[count], slots
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         policy.params = jax.device_put(policy.params, everywhere)  # by hand, with another sharding than the model's
         compiles.clear()
@@ -65,8 +71,13 @@ print("equal")
 """
 
 
-def test_eight_devices_answer_as_one(tmp_path, world):
+@pytest.mark.parametrize(
+    "rollouts",
+    [{}, pytest.param(dict(tensor=1), marks=pytest.mark.slow), pytest.param(dict(fsdp=4), marks=pytest.mark.slow)],
+)
+def test_eight_devices_answer_as_one(tmp_path, world, rollouts):
+    """On the model's mesh but for fsdp, with layers divided otherwise, and with parameters gathered in every step."""
     model, processor = world
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    processes.on_devices(8, SCRIPT, tmp_path)
+    processes.on_devices(8, SCRIPT, tmp_path, json.dumps(rollouts))

@@ -60,11 +60,18 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         shards=types.SimpleNamespace(local=[0], share=512),
     )
 
+    released = []
+
     def update(state, batches, rate):
+        assert released  # the memory that the rollout took, the update has
         figures = {"tokens": 5.0, "logprob_difference": 0.0, "learning_rate": rate}
         return (types.SimpleNamespace(step=state.step + 1), figures) if batches else (state, {})
 
-    policy = types.SimpleNamespace(stream=lambda *_, **__: contextlib.nullcontext(()), counters=Counters())
+    policy = types.SimpleNamespace(
+        stream=lambda *_, **__: contextlib.nullcontext(()),
+        release=lambda: released.append(True),
+        counters=Counters(),
+    )
     config = load_config("rl_qwen2_5_vl_7b", [("train.log_samples", "0")])
     trainer = types.SimpleNamespace(update=update)
     learner = rl.Learner(
