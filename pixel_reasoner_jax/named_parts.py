@@ -6,7 +6,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
+
+AS_IMPORT = "name a module as `import` does, such as my_module:function"
 
 
 def find_part(name: str, known: Mapping[str, Any], kind: str, own: str = "module:function") -> Any:
@@ -19,14 +21,27 @@ def find_part(name: str, known: Mapping[str, Any], kind: str, own: str = "module
       own: the form of one's own, for the message.
 
     Raises:
-      UserError: there is no such part, or its module cannot be imported.
+      UserError: there is no such part, its module cannot be imported, or one's own cannot be called.
     """
     if name in known:
         return known[name]
     module, colon, attribute = name.partition(":")
     if not colon:
         raise UserError(f"unknown {kind} {name!r}; known: {', '.join(known)}, or {own} of your own")
+    if "/" in module or module.startswith("."):
+        raise UserError(f"{kind} {name!r} cannot be imported: {AS_IMPORT}")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        part = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{kind} {name!r} cannot be imported: {error}") from None
+        raise UserError(f"{kind} {name!r} cannot be imported: {error}{_hint(module, error)}") from None
+    if not callable(part):
+        raise UserError(f"{kind} {name!r} is {shown(part)}: it must be a function, or something else to call")
+    return part
+
+
+def _hint(module: str, error: Exception) -> str:
+    if module.endswith(".py"):
+        return f"; {AS_IMPORT}"
+    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        return "; it is looked for in the folder where the command is started and in PYTHONPATH"
+    return ""
