@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pixel_reasoner_jax.errors import UserError, shown
 
 AS_IMPORT = "name a module as `import` does, such as my_module:function"
@@ -37,6 +39,33 @@ def find_part(name: str, known: Mapping[str, Any], kind: str, own: str = "module
     if not callable(part):
         raise UserError(f"{kind} {name!r} is {shown(part)}: it must be a function, or something else to call")
     return part
+
+
+def numbers_of(part: str, returned: Any, shape: tuple[int, ...], of: str) -> np.ndarray:
+    """What a part has returned, float64.
+
+    Args:
+      part: names it, for the message: "advantage 'my_module:my_function'".
+      returned: by a function that may be one's own.
+      shape: that it must have.
+      of: what there is a number of, for the message: "responses".
+
+    Raises:
+      UserError: it is something else than a number, finite in float32, for each of them.
+    """
+    try:
+        numbers = np.asarray(returned, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.array(np.nan)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(numbers.astype(np.float32)).all()
+    if numbers.shape == shape and finite:
+        return numbers
+    got = returned.tolist() if hasattr(returned, "tolist") else returned
+    raise UserError(
+        f"the {part} must be a finite number for each of {' x '.join(map(str, shape))} {of}; it is {shown(got)},"
+        f" of shape {np.shape(numbers)}"
+    )
 
 
 def _hint(module: str, error: Exception) -> str:
