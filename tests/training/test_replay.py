@@ -128,6 +128,13 @@ def test_the_release_draws_half_of_the_episode():
     np.testing.assert_array_equal(np.concatenate(updates), [*drawn, *filled])
 
 
+def test_the_release_counts_an_episode_s_responses_whatever_rounds_of_queries_it_took():
+    """Dynamic sampling has asked three times as many queries, of which as many as ever may be trained on."""
+    advantages = np.concatenate([np.zeros(128), sparse(64, 40)])
+    updates = choose_responses("release", candidates(advantages, updates=4))
+    assert [len(update) for update in updates] == [8] * 4
+
+
 def test_the_release_cuts_its_pool_to_half_of_the_episode():
     updates = choose_responses("release", candidates(np.linspace(0.1, 1, 64)))
     drawn = np.concatenate(updates)
@@ -138,10 +145,28 @@ def first_two(given: Candidates) -> list[list[int]]:
     return [[0, 1]] * given.updates
 
 
+def no_list(given: Candidates) -> None:
+    pass
+
+
+def uneven(given: Candidates) -> list:
+    return [[[0, 1], [2]]]
+
+
 def test_a_method_of_ones_own():
     given = candidates(np.ones(4), updates=3)
     assert [u.tolist() for u in choose_responses(f"{__name__}:first_two", given)] == [[0, 1]] * 3
     with pytest.raises(UserError, match=r"indices of responses, whole numbers from 0 to 0; it returned \[0, 1\]"):
         choose_responses(f"{__name__}:first_two", candidates([1.0]))
+    with pytest.raises(UserError, match=r"indices of responses, whole .*; it returned \[\[0, 1\], \[2\]\]"):
+        choose_responses(f"{__name__}:uneven", given)
+    with pytest.raises(UserError, match="must return a list for each update; it returned None"):
+        choose_responses(f"{__name__}:no_list", given)
     with pytest.raises(UserError, match="unknown replay method 'papre'; known: none, paper, release"):
         choose_responses("papre", given)
+
+
+def test_a_method_of_ones_own_may_choose_only_what_may_be_trained_on():
+    given = candidates([1.0, 0.0, 1.0], trained=[True, False, True])
+    with pytest.raises(UserError, match=r"response 1, which may not be trained on \(`trained` of the candidates\)"):
+        choose_responses(f"{__name__}:first_two", given)
