@@ -29,7 +29,8 @@ REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
 LOSSES = ("clip", "dual_clip", "gspo", "cispo")  # of the policy
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' losses
-CORRECTIONS = ("none", "tis", "mis", "geometric")  # of the sampler's probabilities to the trainer's
+# Of the sampler's probabilities to the trainer's.
+CORRECTIONS = ("none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 
 

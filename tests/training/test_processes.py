@@ -96,7 +96,7 @@ def test_processes_train_as_one(request, script, luck_pays, phase, count):
 def test_processes_train_as_one_with_parts_of_every_kind(request, script, luck_pays, count):
     """Their weights, marks and draws are of all tokens of an update.
 
-    But for KL-Cov, whose gradient is the sign of a difference that is rounding alone in an episode's first update.
+    But for KL-Cov, whose gradient is a sign, which rounding decides for a token that has hardly moved.
     """
     configs = [configured(request, "rl", name) for name in ("one", "several")]
     for config in configs:

@@ -7,11 +7,13 @@ import types
 import numpy as np
 import pytest
 
+from pixel_reasoner_jax import config_values
 from pixel_reasoner_jax.training import token_weights
 from pixel_reasoner_jax.training.token_weights import (
     AGGREGATIONS,
     CORRECTIONS,
     Size,
+    clipped,
     covariances,
     drawn_between,
     sequence_means,
@@ -21,6 +23,11 @@ from pixel_reasoner_jax.training.token_weights import (
 
 LENGTHS = np.array([3, 1, 0, 6])  # among them a sequence of one token, and one without
 SIZE = Size.of(LENGTHS)
+
+
+def test_the_parts_are_those_that_a_config_may_name():
+    assert tuple(AGGREGATIONS) == config_values.AGGREGATIONS
+    assert ("none", *CORRECTIONS) == config_values.CORRECTIONS
 
 
 def by_sequence(values):
@@ -50,6 +57,24 @@ def test_corrections_weigh_tokens_by_the_trainer_s_probability_to_the_sampler_s(
     wanted = np.repeat([float(0.5 <= np.exp(min(mean, 20)) <= 2) for mean in means], LENGTHS)
     np.testing.assert_array_equal(CORRECTIONS["geometric"](log_ratios, LENGTHS, bounds), wanted)
     assert 0 < wanted.sum() < 10
+
+
+def test_corrections_of_sequences_weigh_all_of_their_tokens_by_the_product_of_the_ratios():
+    log_ratios = np.array([0.5, -0.4, 0.3, -300.0, 0.2, 0.2, 0.2, 0.1, 0.1, 0.1])  # sums 0.4, -300, 0.9
+    products = np.exp([0.4, -20.0, 0.9])
+    bounds = 0.5, 2.0
+    np.testing.assert_allclose(
+        CORRECTIONS["sequence_tis"](log_ratios, LENGTHS, bounds), np.repeat([products[0], products[1], 2.0], [3, 1, 6])
+    )
+    np.testing.assert_allclose(
+        CORRECTIONS["sequence_mis"](log_ratios, LENGTHS, bounds), np.repeat([products[0], 0.0, 0.0], [3, 1, 6])
+    )
+
+
+def test_a_token_is_clipped_where_it_has_gone_its_advantage_s_way():
+    ratios = np.log([1.36, 1.34, 0.79, 0.81, 1.36, 0.79, 2.0, 0.1])
+    advantages = np.array([1.0, 1.0, -1.0, -1.0, -1.0, 1.0, 0.0, 0.0])
+    assert clipped(ratios, advantages, 0.2, 0.35).tolist() == [True, False, True, False, False, False, False, False]
 
 
 def test_check_values():
