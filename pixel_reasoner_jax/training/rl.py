@@ -257,7 +257,7 @@ def run_episode(
         "sampling_rounds": sampling_round,
     }
     figures = rewarded.metrics()
-    curiosity = rewarded.curiosity.after(figures.get("rapr"), figures.get("operations"), config.curiosity)
+    curiosity = rewarded.curiosity.after(rewarded.rate, figures.get("operations"), config.curiosity)
     return state, curiosity, {**figures, **rewarded.curiosity.metrics(), **logged, **counts, **_summary(metrics)}
 
 

@@ -100,6 +100,15 @@ def test_the_bonus_may_follow_the_rate_of_all_queries():
     assert again.curiosity.rates == pytest.approx({"all": 0.9 * 0.25 + 0.1 * 0.5})
 
 
+@pytest.mark.parametrize(("variant", "rate"), [("paper", 0.25), ("release", 0.75)])
+def test_the_rate_that_dual_multipliers_follow_is_that_of_the_reward(variant, rate):
+    """The release counts calls that failed; a query that could not be asked has no rate."""
+    config = load_config("rl_qwen2_5_vl_7b", [("curiosity.variant", variant)])
+    groups = [[response(4, WORKED), response(4, FAILED)], [response(4, FAILED), response(4)], []]
+    assert reward_groups(groups, np.zeros((3, 2)), config, CURIOSITY).rate == rate
+    assert reward_groups([[]], np.zeros((1, 2)), config, CURIOSITY).rate is None
+
+
 def test_answers_are_scored_while_the_rollout_goes_on():
     scored = threading.Event()
 
