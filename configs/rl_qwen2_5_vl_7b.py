@@ -130,8 +130,9 @@ def get_config() -> ConfigDict:
     # "media", or of all ("global"), of which every episode keeps the share rate_decay.
     config.curiosity.rate = "query"
     config.curiosity.rate_decay = 0.9
-    # "fixed": alpha and beta stay as they are. "dual": they begin so, and after every episode each takes a step along
-    # its constraint's violation, within bounds: alpha_step * (H - mean RaPR), and beta_step * (mean operations - N).
+    # "fixed": alpha and beta stay as they are. "dual": they begin so (a run that goes on keeps its own), and after an
+    # episode each takes a step along its constraint's violation, within bounds: alpha_step * (H - mean RaPR), and
+    # beta_step * (mean operations - N).
     config.curiosity.multipliers = "fixed"
     # With RaPR at 0 and H 0.3, alpha grows by 0.15 an episode, which doubles the paper's alpha in four. In the
     # quickstart's world smaller steps come too late, and with larger ones alpha swings: docs/learning_trap.md.

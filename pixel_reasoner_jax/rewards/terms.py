@@ -157,7 +157,7 @@ def find_terms(settings: ConfigDict) -> dict[str, Term]:
 
     Raises:
       UserError: there is no such function.
-      ConfigError: there is no term at all, or none of a gate's label.
+      ConfigError: there is no term at all, none that has a weight, or none of a gate's label.
     """
     terms = {}
     for label, term in settings.items():
@@ -171,6 +171,8 @@ def find_terms(settings: ConfigDict) -> dict[str, Term]:
         )
     if not terms:
         raise ConfigError("config.rewards.terms is empty: name at least one term, such as function='accuracy'")
+    if not any(term.weight for term in terms.values()):
+        raise ConfigError("config.rewards.terms only measures: every weight is 0; give at least one term a weight")
     return terms
 
 

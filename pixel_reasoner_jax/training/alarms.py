@@ -59,8 +59,8 @@ class Alarm:
 
 def _bonus_cannot_act(bonus: float, line: Metrics, _: Metrics, config: ConfigDict) -> bool:
     """No bonus is paid though operations are used less than the floor, and the bonus has a weight."""
-    alpha, rapr = line.get("alpha"), line.get("rapr")
-    wanted = (config.curiosity.alpha if alpha is None else alpha) > 0
+    alpha, rapr, term = line.get("alpha"), line.get("rapr"), config.rewards.terms.bonus
+    wanted = (config.curiosity.alpha if alpha is None else alpha) > 0 and term.weight > 0
     return bonus == 0 and wanted and rapr is not None and rapr < config.curiosity.rate_floor
 
 

@@ -82,6 +82,8 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
     """
     check_lengths(config)
     check_parts(config)
+    if not resume:  # a run that goes on has its own multipliers
+        CuriosityState.begin(config.curiosity)
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
     with contextlib.ExitStack() as stack:
@@ -119,7 +121,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                 return [query for shard in next(loader).values() for query in shard]
 
         def save(episode: int, position: dict[str, Any]) -> None:
-            carried = dict(skipped_updates=skipped, multipliers=curiosity.to_json())
+            carried = dict(skipped_updates=skipped, multipliers=curiosity.to_json(config.curiosity))
             training.save(episode, state, position, episode=episode, **carried)
 
         reason, alarms = "", AlarmLog(config, training.metrics_so_far())
@@ -310,16 +312,22 @@ def _choose_updates(
 
 
 def check_lengths(config: ConfigDict) -> None:
-    """Checks that a packed row has room for the longest response.
+    """Checks that a packed row has room for the longest response, and that not every response is "overlong".
 
     Raises:
-      ConfigError: responses may be longer than a row; the message names both settings.
+      ConfigError: lengths do not go together; the message names both settings.
     """
     longest, row = config.rollout.max_length, config.train.row_length
     if longest > row:
         raise ConfigError(
             f"config.rollout.max_length is {longest}: such a response does not fit into a row of"
             f" config.train.row_length = {row} tokens"
+        )
+    margin, limit = config.rewards.overlong_margin, config.rollout.max_response_tokens
+    if margin > limit and any(term.function == "overlong" for term in config.rewards.terms.values()):
+        raise ConfigError(
+            f"config.rewards.overlong_margin is {margin}: the term 'overlong' would count from the first token on; it"
+            f" must be at most config.rollout.max_response_tokens = {limit}"
         )
 
 

@@ -189,6 +189,7 @@ def test_a_function_of_ones_own_changes_nothing_that_other_terms_see():
         (dict(a=term("nowhere_at_all:f")), "reward term 'nowhere_at_all:f' cannot be imported"),
         (dict(a=term("accuracy", gate="b")), r"rewards.terms.a.gate is 'b': it must be the label of a term, one of a"),
         ({}, "config.rewards.terms is empty"),
+        (dict(a=term("accuracy", weight=0.0)), "config.rewards.terms only measures: every weight is 0"),
     ],
 )
 def test_terms_that_there_are_not_are_named(terms, message):
