@@ -52,7 +52,7 @@ from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.training.replay import METHODS as REPLAY
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, replayed_share
 from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
-from pixel_reasoner_jax.training.samples import error_counts, log_samples
+from pixel_reasoner_jax.training.samples import drop_samples_after, error_counts, log_samples
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
@@ -112,6 +112,8 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
         training.check_end(done, schedule.episodes, "episode")
+        if resume and is_main():
+            drop_samples_after(training.workdir, done)
         if not config.rollout.slots:
             fit_to_memory(config, training, policy, sampling)
         curiosity = CuriosityState.begin(config.curiosity, counters.get("multipliers"))
