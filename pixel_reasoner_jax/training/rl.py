@@ -32,25 +32,21 @@ from ml_collections import ConfigDict
 from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
 from data_pipeline.reader import QueryReader
-from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.rewards.terms import find_terms
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
-from pixel_reasoner_jax.training.advantages import METHODS as ADVANTAGES
 from pixel_reasoner_jax.training.alarms import AlarmLog
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
-from pixel_reasoner_jax.training.policy_update import UpdatePasses, check_update_parts, details_of
+from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of
 from pixel_reasoner_jax.training.query_order import QueryOrder
-from pixel_reasoner_jax.training.replay import METHODS as REPLAY
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, replayed_share
+from pixel_reasoner_jax.training.rl_settings import check_settings
 from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
 from pixel_reasoner_jax.training.samples import drop_samples_after, error_counts, log_samples
 from pixel_reasoner_jax.training.state import Trainer, TrainState
@@ -80,10 +76,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
       RunStopped: SIGTERM has come. The running episode is begun anew when the run goes on, from the parameters that it
         began with; where these are gone and were not saved, its updates are made first, and it is saved.
     """
-    check_lengths(config)
-    check_parts(config)
-    if not resume:  # a run that goes on has its own multipliers
-        CuriosityState.begin(config.curiosity)
+    check_settings(config, bool(resume))
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
     with contextlib.ExitStack() as stack:
@@ -311,38 +304,6 @@ def _choose_updates(
         for indices in updates
     ]
     return of_shards, replayed_share(updates)
-
-
-def check_lengths(config: ConfigDict) -> None:
-    """Checks that a packed row has room for the longest response, and that not every response is "overlong".
-
-    Raises:
-      ConfigError: lengths do not go together; the message names both settings.
-    """
-    longest, row = config.rollout.max_length, config.train.row_length
-    if longest > row:
-        raise ConfigError(
-            f"config.rollout.max_length is {longest}: such a response does not fit into a row of"
-            f" config.train.row_length = {row} tokens"
-        )
-    margin, limit = config.rewards.overlong_margin, config.rollout.max_response_tokens
-    if margin > limit and any(term.function == "overlong" for term in config.rewards.terms.values()):
-        raise ConfigError(
-            f"config.rewards.overlong_margin is {margin}: the term 'overlong' would count from the first token on; it"
-            f" must be at most config.rollout.max_response_tokens = {limit}"
-        )
-
-
-def check_parts(config: ConfigDict) -> None:
-    """Checks that there are the functions that the config names, before anything is loaded.
-
-    Raises:
-      UserError: there is none of a name, or its module cannot be imported.
-    """
-    find_terms(config.rewards.terms)
-    check_update_parts(config)
-    find_part(config.grpo.advantage, ADVANTAGES, "advantage")
-    find_part(config.replay.method, REPLAY, "replay method")
 
 
 def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
