@@ -29,6 +29,7 @@ from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.token_weights import covariances
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
+from tests.documents import undocumented
 
 PARTS = {
     "grpo": dict(loss="gspo", aggregation="sequence_mean", correction="tis", entropy_fraction=0.5),
@@ -280,7 +281,7 @@ def test_a_run_trains_with_parts_of_every_kind(rl_config, luck_pays, updates, ra
     config.train.update(dict(batch_size=8 // updates, steps=updates))
     config.optimizer.update(dict(warmup_fraction=0.0, learning_rate=1e-2))
     [line] = read_metrics(rl.run(config).parent)
-    assert line["updates"] == updates and line.keys() >= FIGURES
+    assert line["updates"] == updates and line.keys() >= FIGURES and not undocumented(line)
     assert line["logprob_difference"] < 1e-4 and line["correction_weight"] == pytest.approx(1.0, abs=1e-3)
     assert 0 < line["clip_cov_fraction"] <= 0.1
     # The reference is no part of what is trained: the second update is away from it.

@@ -23,6 +23,7 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, samples
 from pixel_reasoner_jax.training.samples import LoggedTokens, error_counts
 from pixel_reasoner_jax.trajectory import OperationRecord, Source
+from tests.documents import undocumented
 from tests.training.interruption import interrupted
 
 
@@ -82,7 +83,7 @@ def check_samples(workdir, episodes):
         for draft in drafts:
             check_draft(draft, processor)
         assert line["logprob_difference_text"] <= line["logprob_difference_text_max"] < 1e-4
-        assert {f"errors_{kind}" for kind in ERROR_KINDS} <= line.keys()
+        assert {f"errors_{kind}" for kind in ERROR_KINDS} <= line.keys() and not undocumented(line)
 
 
 def check_draft(draft, processor):
