@@ -78,7 +78,12 @@ def read_queries(on: str, count: int, policy: Policy) -> list[Query]:
         if len(queries) == count:
             break
         try:
-            queries.append(reader(source[index]))
+            record = source[index]
+        except RecordError as error:  # says where
+            _log.warning("left out: %s", error)
+            continue
+        try:
+            queries.append(reader(record))
         except RecordError as error:
             _log.warning("left out: %s: %s", source.location(index), error)
     if not queries:
