@@ -124,10 +124,10 @@ def why_no_update(metrics: Mapping[str, float], config: ConfigDict) -> str:
     responses = int((queries - metrics["failed_queries"]) * samples)
     if not responses:
         return f"the media of all {queries} queries could not be used"
-    reasons = [
-        f"the {samples} responses to each query have equal rewards (accuracy {metrics['accuracy']:.3g}),"
-        " so that none is better than another"
-    ]
+    which = f"the {samples} responses to each query"
+    if metrics["masked"]:
+        which = f"of {which}, those that grpo.masks leaves in ({1 - metrics['masked']:.0%} of all)"
+    reasons = [f"{which} have equal rewards (accuracy {metrics['accuracy']:.3g}), so that none is better than another"]
     if metrics.get("failure_rate") == 1:
         reasons.append("every call of an operation failed")
     if metrics["answers_unchecked"]:

@@ -162,6 +162,15 @@ def test_an_episode_whose_queries_all_failed_has_no_figures():
     assert rewarded.failed_queries == 2
 
 
+def test_masks_that_leave_nothing_to_learn_are_named():
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.samples", "2"), ("grpo.masks", "('over_long',)")])
+    groups = [[response(4, ended=Ended.TOKENS), response(5)]] * 2
+    rewarded = reward_groups(groups, np.array([[0.0, 1.0]] * 2), config, CURIOSITY)
+    assert rewarded.uniform.all()
+    reason = why_no_update({**rewarded.metrics(), "failed_queries": 0, "answers_unchecked": 0}, config)
+    assert "of the 2 responses to each query, those that grpo.masks leaves in (50% of all) have equal rewards" in reason
+
+
 @pytest.mark.parametrize(
     "responses,unchecked,words",
     [
