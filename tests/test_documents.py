@@ -11,6 +11,7 @@ from pixel_reasoner_jax.config import _leaves, config_names, load_config
 from pixel_reasoner_jax.training.alarms import ALARMS
 from tests.conftest import REPOSITORY
 from tests.documents import RL, cells, documented_metrics, undocumented
+from tests.test_imports import FLOORS
 
 SECTIONS_OF_RL = ("rewards", "curiosity", "grpo", "auxiliary", "replay")
 FILES = (".md", ".json", ".jsonl", ".parquet", ".py")
@@ -125,3 +126,12 @@ def test_configs_name_settings_that_are_there():
     for name in config_names("rl"):
         comments = re.findall(r"# (.*)", (REPOSITORY / "configs" / f"{name}.py").read_text(encoding="utf-8"))
         assert settings_in(" ".join(comments)) <= SETTINGS
+
+
+def test_every_room_is_in_the_layout_in_the_order_of_imports():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    layout = re.findall(r"^\| `pixel_reasoner_jax/(\w+)` \|", text, re.MULTILINE)
+    rooms = [path.parent.name for path in (REPOSITORY / "pixel_reasoner_jax").glob("*/__init__.py")]
+    assert sorted(layout) == sorted(rooms)
+    floor = {name.rpartition(".")[2]: number for number, names in enumerate(FLOORS) for name in names}
+    assert [floor[room] for room in layout] == sorted(floor[room] for room in layout)
