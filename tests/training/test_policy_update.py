@@ -180,12 +180,14 @@ def test_clip_cov_draws_no_token_that_the_clip_has_taken_already(sequences, proc
     given = [
         dataclasses.replace(one, advantage=2.0 * (-1) ** n if n < 3 else 0.1 * n) for n, one in enumerate(sequences)
     ]
-    _, figures, agreed, before = prepared(config, Known(now=score_of(0.0, 0.3)), given, processor)
+    batches, figures, agreed, before = prepared(config, Known(now=score_of(0.0, 0.3)), given, processor)
     tokens = UpdateTokens(agreed, before)
     advantages = tokens["advantages"]
     covariance = covariances(tokens["logprobs"] + 0.3 * advantages, advantages, tokens.size)
     beyond = np.abs(advantages) > 1 if loss in ("clip", "dual_clip", "gspo") else np.zeros(len(advantages), bool)
     assert figures["clip_cov_fraction"] == pytest.approx(((covariance > 0) & ~beyond).mean())
+    left_out = UpdateTokens(agreed, batches)["weights"] == 0
+    np.testing.assert_array_equal(left_out, (covariance > 0) & ~beyond)
     assert (beyond & (covariance > 0)).any() == (loss in ("clip", "dual_clip", "gspo"))
 
 

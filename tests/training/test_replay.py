@@ -79,6 +79,13 @@ def test_every_planned_update_is_full_and_the_fresh_ones_are_spread_over_them(sh
     assert replayed_share(updates) == pytest.approx(1 - 11 / 64)
 
 
+def test_every_update_has_its_share_of_each_shard_however_many_a_shard_has():
+    """Three responses with an advantage in the first shard, and nine in the second."""
+    advantages = np.concatenate([[1, 1, 1], np.zeros(9), [1] * 9, np.zeros(3)])
+    updates = choose_responses("paper", candidates(advantages, 2, updates=3, batch_size=4))
+    assert [(update < 12).sum() for update in updates] == [1, 1, 1] and replayed_share(updates) == 0
+
+
 def test_draws_are_the_episodes_own():
     """They follow from the seed, the episode and the update, and from nothing else."""
     given = candidates(sparse(64, 5), updates=8, seed=(3, 1))
@@ -115,7 +122,7 @@ def test_a_masked_response_is_never_trained_on():
 
 def test_the_release_draws_half_of_the_episode():
     """32 of 64; 10 have an advantage, and 1 right one without adds a draw to theirs; 21 are filled from the buffer."""
-    advantages = sparse(64, 10)
+    advantages = sparse(64, 10) * np.float32(1e-4)  # so that what is added to those of the buffer counts
     given = candidates(advantages, correct=advantages == 0, updates=4)
     assert planned_responses("release", 64) == 32 and planned_responses("paper", 64) == 64
     updates = choose_responses("release", given)

@@ -107,6 +107,7 @@ def test_the_top_share_is_counted_over_the_update_and_is_one_token_at_least():
     np.testing.assert_array_equal(np.flatnonzero(top_share(values, 0.0002, SIZE)), [8])
     assert top_share(values, 1.0, SIZE).all() and top_share(values, 0.3, SIZE).sum() == 3
     assert not len(top_share(np.zeros(0), 0.2, SIZE))  # a process without tokens
+    assert top_share(values - 2.0, 0.5, Size(20, 6)).all()  # negative ones, and fewer of them than the share has
 
 
 def test_tokens_are_drawn_within_the_bounds_alone():
