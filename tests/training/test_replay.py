@@ -121,8 +121,8 @@ def test_a_masked_response_is_never_trained_on():
 
 
 def test_the_release_draws_half_of_the_episode():
-    """32 of 64; 10 have an advantage, and 1 right one without adds a draw to theirs; 21 are filled from the buffer."""
-    advantages = sparse(64, 10) * np.float32(1e-4)  # so that what is added to those of the buffer counts
+    """32 of 64; 20 have an advantage, and 2 right ones without add draws to theirs; 10 are filled from the buffer."""
+    advantages = sparse(64, 20) * np.float32(1e-6)  # so that what is added to those of the buffer counts
     given = candidates(advantages, correct=advantages == 0, updates=4)
     assert planned_responses("release", 64) == 32 and planned_responses("paper", 64) == 64
     updates = choose_responses("release", given)
@@ -130,8 +130,8 @@ def test_the_release_draws_half_of_the_episode():
     effective = np.flatnonzero(advantages)
     size = np.abs(advantages[effective].astype(np.float64))
     random = np.random.default_rng((0, 1))
-    drawn = random.choice(effective, 11, p=size / size.sum())
-    filled = random.choice(effective, 21, p=(size + 1e-4) / (size + 1e-4).sum())
+    drawn = random.choice(effective, 22, p=size / size.sum())
+    filled = random.choice(effective, 10, p=(size + 1e-4) / (size + 1e-4).sum())
     np.testing.assert_array_equal(np.concatenate(updates), [*drawn, *filled])
 
 
