@@ -130,8 +130,9 @@ def get_config() -> ConfigDict:
     # "media", or of all ("global"), of which every episode keeps the share rate_decay.
     config.curiosity.rate = "query"
     config.curiosity.rate_decay = 0.9
-    # "fixed": alpha and beta stay as they are. "dual": they begin so, and after every episode each takes a step along
-    # its constraint's violation, within bounds: alpha_step * (H - mean RaPR), and beta_step * (mean operations - N).
+    # "fixed": alpha and beta stay as they are. "dual": they begin so (a run that goes on keeps its own), and after an
+    # episode each takes a step along its constraint's violation, within bounds: alpha_step * (H - mean RaPR), and
+    # beta_step * (mean operations - N).
     config.curiosity.multipliers = "fixed"
     # With RaPR at 0 and H 0.3, alpha grows by 0.15 an episode, which doubles the paper's alpha in four. In the
     # quickstart's world smaller steps come too late, and with larger ones alpha swings: docs/learning_trap.md.
@@ -163,8 +164,9 @@ def get_config() -> ConfigDict:
     config.grpo.aggregation = "token_mean"
     config.grpo.constant_length = 0  # tokens; 0: rollout.max_response_tokens
     # Weights of tokens by the ratio of the trainer's probability to the sampler's, for which each response is scored
-    # once more: "tis" (at most the upper bound), "mis" (0 out of the bounds), "geometric" (a response whose geometric
-    # mean is out of the bounds gets no gradient; take them near 1), "none", or module:function.
+    # once more: "tis" (at most the upper bound), "mis" (0 out of the bounds), "sequence_tis" and "sequence_mis" (the
+    # same by the product of a response's ratios), "geometric" (a response whose geometric mean is out of the bounds
+    # gets no gradient; take them near 1), "none", or module:function.
     config.grpo.correction = "none"
     config.grpo.correction_bounds = (0.5, 2.0)
     # The share of the tokens, those with the highest entropy, that the policy loss keeps; 1: all. One more pass.
@@ -177,11 +179,12 @@ def get_config() -> ConfigDict:
     config.auxiliary.kl = 0.0
     config.auxiliary.kl_estimator = "k2"  # "k1", "k2", "k3" or module:function; of ours k2 alone has KL's mean gradient
     config.auxiliary.nll = 0.0  # times the cross-entropy of right responses
-    # Times |logprob - old| of the tokens with the largest covariance of log-probability and advantage. One more pass.
+    # Times |logprob - old| of the tokens with the largest covariance of log-probability and advantage. Two more passes,
+    # one of them by the policy that sampled: `old` is the trainer's own, so that an episode's first update has none.
     config.auxiliary.kl_cov = 0.0
     config.auxiliary.kl_cov_fraction = 0.0002  # of the tokens
-    # The share of the tokens that the policy loss leaves out, drawn out of those whose covariance is within the bounds.
-    # 0: none. One more pass.
+    # The share of the tokens that the policy loss leaves out, drawn out of those whose covariance is within the bounds
+    # and which the clip has not taken already. 0: none. One more pass.
     config.auxiliary.clip_cov_fraction = 0.0
     config.auxiliary.clip_cov_bounds = (1.0, 5.0)
 

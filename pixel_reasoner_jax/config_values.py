@@ -29,7 +29,8 @@ REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
 LOSSES = ("clip", "dual_clip", "gspo", "cispo")  # of the policy
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' losses
-CORRECTIONS = ("none", "tis", "mis", "geometric")  # of the sampler's probabilities to the trainer's
+# Of the sampler's probabilities to the trainer's.
+CORRECTIONS = ("none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
@@ -89,7 +90,12 @@ def _are_masks(value: Any) -> bool:
 _FRACTION = (lambda value: 0 <= value <= 1), "between 0 and 1"
 _POSITIVE = (lambda value: value > 0), "greater than 0"
 _NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
-_BOUNDS = _are_bounds, "(least, most), numbers that are 0 or greater"
+_SHARE = (lambda value: 0 < value <= 1), "greater than 0 and at most 1"
+_BOUNDS = _are_bounds, "(least, most), numbers that are 0 or greater, the first not larger"
+_APART = (
+    (lambda value: _are_bounds(value) and value[0] < value[1]),
+    "(least, most), numbers that are 0 or greater, the first smaller",
+)
 _MOMENTUM = (lambda value: 0 <= value < 1), "0 or greater and less than 1"
 _AXIS = (lambda value: value > 0 or value == -1), "greater than 0, or -1 for the devices that are left"
 _TEXT = bool, "a text that is not empty"
@@ -198,16 +204,19 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grpo.aggregation": _part(*AGGREGATIONS),
     "grpo.constant_length": _NOT_NEGATIVE,
     "grpo.correction": _part(*CORRECTIONS),
-    "grpo.correction_bounds": _BOUNDS,
-    "grpo.entropy_fraction": ((lambda value: 0 < value <= 1), "greater than 0 and at most 1"),
+    "grpo.correction_bounds": (
+        (lambda value: _are_bounds(value) and value[1] > 0),
+        f"{_BOUNDS[1]}, the second greater than 0",
+    ),
+    "grpo.entropy_fraction": _SHARE,
     "auxiliary.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
     "auxiliary.kl": _NOT_NEGATIVE,
     "auxiliary.kl_estimator": _part(*KL_ESTIMATORS),
     "auxiliary.nll": _NOT_NEGATIVE,
     "auxiliary.kl_cov": _NOT_NEGATIVE,
-    "auxiliary.kl_cov_fraction": _FRACTION,
+    "auxiliary.kl_cov_fraction": _SHARE,
     "auxiliary.clip_cov_fraction": _FRACTION,
-    "auxiliary.clip_cov_bounds": _BOUNDS,
+    "auxiliary.clip_cov_bounds": _APART,
     "world": _choice(*WORLDS),
     "pretraining.lessons": _POSITIVE,
     "warm_start.trajectories": _POSITIVE,

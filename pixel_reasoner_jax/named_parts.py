@@ -6,7 +6,11 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from pixel_reasoner_jax.errors import UserError
+import numpy as np
+
+from pixel_reasoner_jax.errors import UserError, shown
+
+AS_IMPORT = "name a module as `import` does, such as my_module:function"
 
 
 def find_part(name: str, known: Mapping[str, Any], kind: str, own: str = "module:function") -> Any:
@@ -19,14 +23,54 @@ def find_part(name: str, known: Mapping[str, Any], kind: str, own: str = "module
       own: the form of one's own, for the message.
 
     Raises:
-      UserError: there is no such part, or its module cannot be imported.
+      UserError: there is no such part, its module cannot be imported, or one's own cannot be called.
     """
     if name in known:
         return known[name]
     module, colon, attribute = name.partition(":")
     if not colon:
         raise UserError(f"unknown {kind} {name!r}; known: {', '.join(known)}, or {own} of your own")
+    if "/" in module or module.startswith("."):
+        raise UserError(f"{kind} {name!r} cannot be imported: {AS_IMPORT}")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        part = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{kind} {name!r} cannot be imported: {error}") from None
+        raise UserError(f"{kind} {name!r} cannot be imported: {error}{_hint(module, error)}") from None
+    if not callable(part):
+        raise UserError(f"{kind} {name!r} is {shown(part)}: it must be a function, or something else to call")
+    return part
+
+
+def numbers_of(part: str, returned: Any, shape: tuple[int, ...], of: str) -> np.ndarray:
+    """What a part has returned, float64.
+
+    Args:
+      part: names it, for the message: "advantage 'my_module:my_function'".
+      returned: by a function that may be one's own.
+      shape: that it must have.
+      of: what there is a number of, for the message: "responses".
+
+    Raises:
+      UserError: it is something else than a number, finite in float32, for each of them.
+    """
+    try:
+        numbers = np.asarray(returned, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.array(np.nan)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(numbers.astype(np.float32)).all()
+    if numbers.shape == shape and finite:
+        return numbers
+    got = returned.tolist() if hasattr(returned, "tolist") else returned
+    raise UserError(
+        f"the {part} must be a finite number for each of {' x '.join(map(str, shape))} {of}; it is {shown(got)},"
+        f" of shape {np.shape(numbers)}"
+    )
+
+
+def _hint(module: str, error: Exception) -> str:
+    if module.endswith(".py"):
+        return f"; {AS_IMPORT}"
+    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        return "; it is looked for in the folder where the command is started and in PYTHONPATH"
+    return ""

@@ -191,6 +191,15 @@ def test_override_errors_name_the_key_and_what_to_do(key, value, message):
         ("processor.video_frames", "0", "it must be greater than 0"),
         ("mesh.fsdp", "-2", "it must be greater than 0, or -1 for the devices that are left"),
         ("mesh.data", "0", "it must be greater than 0, or -1 for the devices that are left"),
+        ("grpo.correction_bounds", "(2.0, 0.5)", "0 or greater, the first not larger, the second greater than 0"),
+        ("grpo.correction_bounds", "(0, 0)", "0 or greater, the first not larger, the second greater than 0"),
+        (
+            "curiosity.alpha_bounds",
+            "(1, 0)",
+            "it must be (least, most), numbers that are 0 or greater, the first not larger",
+        ),
+        ("auxiliary.clip_cov_bounds", "(1, 1)", "(least, most), numbers that are 0 or greater, the first smaller"),
+        ("auxiliary.kl_cov_fraction", "0.0", "it must be greater than 0 and at most 1"),
         ("seed", "5000000000", "it must be 0 or greater and less than 2147483648"),
     ],
 )

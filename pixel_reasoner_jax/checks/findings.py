@@ -228,7 +228,7 @@ def _wrong_masks(one: Placed, processor: Processor) -> Iterator[str]:
     if not segment or not np.array_equal(segments, np.arange(span.start, span.stop)):
         yield "the trajectory is not a segment of its own"
     for name in ("logprobs", "temperatures"):
-        if not np.array_equal(batch[name][row, chosen], getattr(trajectory, name)[where]):
+        if not np.array_equal(batch[name][row, chosen], getattr(trajectory, name)[where], equal_nan=True):
             yield f"the {name} that the trainer takes are not those of the rollout"
 
 
@@ -269,7 +269,7 @@ def agreement(pairs: Sequence[tuple[Trajectory, np.ndarray]], processor: Process
         name = part.replace("_", " ")
         words.append(f"{name}: mean {mean:.2g}, maximum {most:.2g}")
         if not math.isfinite(most):
-            problems.append(f"{name}: a log-probability is not a number")
+            problems.append(f"{name}: a log-probability is not a number: look for NaN and infinity in the weights")
         elif dtype == "float32" and not (mean < MEAN_MARK and most < MAX_MARK):
             problems.append(
                 f"{name}: the mean must be below {MEAN_MARK:g}, the maximum below {MAX_MARK:g}; the largest is of"

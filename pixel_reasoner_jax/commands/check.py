@@ -44,6 +44,9 @@ def run(args: argparse.Namespace) -> None:
     failed = [finding.name for finding in findings if finding.passed is False]
     checks = {finding.name: {"passed": finding.passed, **finding.figures} for finding in findings}
     print(json.dumps({"passed": not failed, "checks": checks}, allow_nan=False))
+    if failed == ["coverage"]:
+        others = "other queries, or those that are built in (without --on)" if args.on else "it again"
+        raise UserError(f"coverage failed: what was sampled does not show enough of {args.model}: check {others}")
     if failed:
         raise UserError(f"{', '.join(failed)} failed: do not train {args.model} before that is mended")
 
@@ -75,7 +78,12 @@ def read_queries(on: str, count: int, policy: Policy) -> list[Query]:
         if len(queries) == count:
             break
         try:
-            queries.append(reader(source[index]))
+            record = source[index]
+        except RecordError as error:  # says where
+            _log.warning("left out: %s", error)
+            continue
+        try:
+            queries.append(reader(record))
         except RecordError as error:
             _log.warning("left out: %s: %s", source.location(index), error)
     if not queries:

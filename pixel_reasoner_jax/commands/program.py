@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from types import FrameType
 
 INTERRUPTED = 130  # as `signals.INTERRUPTED`, which is among what is read
@@ -12,6 +13,8 @@ INTERRUPTED = 130  # as `signals.INTERRUPTED`, which is among what is read
 def main() -> int:
     """Runs the command that the program's arguments name; returns its exit status."""
     signal.signal(signal.SIGINT, _interrupted)
+    if "" not in sys.path:  # so that `module:function` of one's own is found where the command is started
+        sys.path.append("")
     from pixel_reasoner_jax.commands import cli
 
     return cli.main()

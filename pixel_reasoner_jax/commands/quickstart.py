@@ -77,8 +77,7 @@ def run(config: ConfigDict) -> dict[str, Any]:
 
     pretrained = train(sft.run, config, "pretraining", workdir / "pretraining", initial, data / "pretraining")
     warm = train(sft.run, config, "warm_start", workdir / "warm_start", pretrained, data / "warm_start")
-    plain = copy.deepcopy(config)
-    plain.rl.curiosity.alpha = 0.0
+    plain = without_curiosity(config)
     runs = {
         "rl_without_curiosity": train(rl.run, plain, "rl", workdir / "rl_without_curiosity", warm, data / "queries"),
         "rl_with_curiosity": train(rl.run, config, "rl", workdir / "rl_with_curiosity", warm, data / "queries"),
@@ -113,6 +112,13 @@ def run(config: ConfigDict) -> dict[str, Any]:
     print(f"report: {report}")
     print(json.dumps(figures, allow_nan=False))
     return figures
+
+
+def without_curiosity(config: ConfigDict) -> ConfigDict:
+    """The same quickstart with no bonus for operations, in any episode: a dual alpha would grow from 0."""
+    plain = copy.deepcopy(config)
+    plain.rl.curiosity.update(dict(alpha=0.0, multipliers="fixed"))
+    return plain
 
 
 def check_settings(config: ConfigDict, directory: pathlib.Path, what: str, option: str) -> None:

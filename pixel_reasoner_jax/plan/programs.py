@@ -34,6 +34,7 @@ from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import largest_batch
 from pixel_reasoner_jax.training.policy_update import has_second_tree, score_passes
+from pixel_reasoner_jax.training.rl_settings import check_lengths
 from pixel_reasoner_jax.training.state import DETAILS, INPUTS, Trainer, TrainState
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
@@ -92,7 +93,7 @@ class Programs:
         # A run's checks; but bfloat16 is allowed on a CPU, which stands in for other chips.
         VirtualShards(config, self.mesh)
         if "rollout" in config:
-            rl.check_lengths(config)
+            check_lengths(config)
         self._geometry = Geometry.from_config(model.to_hf())
         self._budgets = Budgets().replaced(config.processor)
         self._model = _abstract_model(config, model, self.mesh)

@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.config_values import REWARD_TERMS
-from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.named_parts import find_part, numbers_of
 from pixel_reasoner_jax.rewards.curiosity import curiosity_bonus, operation_penalty, reasons_in_pixels
 from pixel_reasoner_jax.trajectory import Source, Trajectory
 
@@ -30,6 +30,8 @@ from pixel_reasoner_jax.trajectory import Source, Trajectory
 @dataclasses.dataclass(frozen=True)
 class Responses:
     """The responses that are rewarded together: G to every query that could be asked; arrays are [queries, G].
+
+    The arrays are read-only: all terms see the same.
 
     Attributes:
       trajectories: the responses themselves.
@@ -61,6 +63,13 @@ class Responses:
     curiosity: ConfigDict
     limit: int
     margin: int
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), np.ndarray):
+                view = value.view()
+                view.setflags(write=False)
+                object.__setattr__(self, field.name, view)
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[Trajectory]], correct: np.ndarray, **settings) -> Responses:
@@ -148,7 +157,7 @@ def find_terms(settings: ConfigDict) -> dict[str, Term]:
 
     Raises:
       UserError: there is no such function.
-      ConfigError: there is no term at all, or none of a gate's label.
+      ConfigError: there is no term at all, none that has a weight, or none of a gate's label.
     """
     terms = {}
     for label, term in settings.items():
@@ -162,6 +171,8 @@ def find_terms(settings: ConfigDict) -> dict[str, Term]:
         )
     if not terms:
         raise ConfigError("config.rewards.terms is empty: name at least one term, such as function='accuracy'")
+    if not any(term.weight for term in terms.values()):
+        raise ConfigError("config.rewards.terms only measures: every weight is 0; give at least one term a weight")
     return terms
 
 
@@ -180,20 +191,19 @@ def evaluate_terms(terms: Mapping[str, Term], responses: Responses) -> dict[str,
 
 
 def weighted_sum(terms: Mapping[str, Term], values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The reward, float64 [queries, G]."""
-    return sum(term.weight * values[label] for label, term in terms.items())
+    """The reward, float64 [queries, G].
+
+    Raises:
+      UserError: it is so large that it is not finite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        rewards = sum(term.weight * values[label] for label, term in terms.items())
+    if not np.isfinite(rewards).all():
+        raise UserError(f"the sum of the reward terms, {' and '.join(terms)} with their weights, is not finite")
+    return rewards
 
 
 def _evaluate(term: Term, label: str, responses: Responses) -> np.ndarray:
-    value = term.function(responses)
-    try:
-        value = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        value = np.array(np.nan)
-    if value.shape != responses.correct.shape or not np.isfinite(value).all():
-        raise UserError(
-            f"the reward term {label} ({term.name}) must be a finite number for each of"
-            f" {responses.correct.shape[0]} x {responses.correct.shape[1]} responses; it is {shown(value.tolist())},"
-            f" of shape {value.shape}"
-        )
-    return value
+    return numbers_of(
+        f"reward term {label} ({term.name})", term.function(responses), responses.correct.shape, "responses"
+    )

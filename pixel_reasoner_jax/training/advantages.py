@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from pixel_reasoner_jax.config_values import ADVANTAGES
-from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.named_parts import find_part, numbers_of
 
 UNIFORM_TOLERANCE = 1e-6  # rewards are sums of a few decimals; differences below this are rounding
 EPSILON = 1e-6
@@ -104,12 +103,7 @@ def find_advantages(method: str, rewards: GroupRewards) -> np.ndarray:
     function = find_part(method, METHODS, "advantage")
     if not rewards.total.size:
         return np.zeros(rewards.total.shape, np.float32)
-    advantages = np.asarray(function(rewards), np.float64)
-    if advantages.shape != rewards.total.shape or not np.isfinite(advantages).all():
-        raise UserError(
-            f"the advantage {method!r} must be a finite number for each of {' x '.join(map(str, rewards.total.shape))}"
-            f" responses; it is {shown(advantages.tolist())}, of shape {advantages.shape}"
-        )
+    advantages = numbers_of(f"advantage {method!r}", function(rewards), rewards.total.shape, "responses")
     return advantages.astype(np.float32)
 
 

@@ -57,11 +57,15 @@ class Alarm:
         return len(last) == self.episodes and all(self.is_bad(self.value(line), line, told[0], config) for line in last)
 
 
+RATE_METRICS = ("rapr", "rate_all", "rate_image", "rate_video")  # one of which the bonus compares with its floor
+
+
 def _bonus_cannot_act(bonus: float, line: Metrics, _: Metrics, config: ConfigDict) -> bool:
     """No bonus is paid though operations are used less than the floor, and the bonus has a weight."""
-    alpha, rapr = line.get("alpha"), line.get("rapr")
-    wanted = (config.curiosity.alpha if alpha is None else alpha) > 0
-    return bonus == 0 and wanted and rapr is not None and rapr < config.curiosity.rate_floor
+    alpha, term = line.get("alpha"), config.rewards.terms.bonus
+    wanted = (config.curiosity.alpha if alpha is None else alpha) > 0 and term.weight > 0
+    rates = [rate for name in RATE_METRICS if (rate := line.get(name)) is not None]
+    return bonus == 0 and wanted and max(rates, default=math.inf) < config.curiosity.rate_floor
 
 
 ALARMS: Mapping[str, Alarm] = {

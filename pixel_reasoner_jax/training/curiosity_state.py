@@ -40,27 +40,31 @@ class CuriosityState:
 
         Args:
           curiosity: the settings.
-          saved: what `to_json` returned, of the checkpoint that the run goes on from; fixed multipliers are the
-            config's all the same.
+          saved: what `to_json` returned, of the checkpoint that the run goes on from. Fixed multipliers are the
+            config's all the same, and so are those of a run that has been fixed so far and goes on as dual.
 
         Raises:
           ConfigError: a first value lies outside of its bounds.
         """
+        saved = saved or {}
+        first = cls(curiosity.alpha, curiosity.beta, saved.get("rates", {}))
         if curiosity.multipliers == "fixed":
-            return cls(curiosity.alpha, curiosity.beta, (saved or {}).get("rates", {}))
-        if saved:
-            return cls(**saved)
-        for name in ("alpha", "beta"):
-            low, high = curiosity[f"{name}_bounds"]
+            return first
+        bounds = {name: curiosity[f"{name}_bounds"] for name in ("alpha", "beta")}
+        if "alpha" in saved:
+            return dataclasses.replace(first, **{name: _project(saved[name], bounds[name]) for name in bounds})
+        for name, (low, high) in bounds.items():
             if not low <= curiosity[name] <= high:
                 raise ConfigError(
                     f"config.curiosity.{name} is {curiosity[name]}, where dual multipliers begin: it must lie within"
                     f" config.curiosity.{name}_bounds = ({low}, {high})"
                 )
-        return cls(curiosity.alpha, curiosity.beta)
+        return first
 
-    def to_json(self) -> dict[str, Any]:
-        return {"alpha": self.alpha, "beta": self.beta, "rates": dict(self.rates)}
+    def to_json(self, curiosity: ConfigDict) -> dict[str, Any]:
+        """What a checkpoint has of it: the averages, and multipliers that are not the config's."""
+        multipliers = {"alpha": self.alpha, "beta": self.beta} if curiosity.multipliers == "dual" else {}
+        return {**multipliers, "rates": dict(self.rates)}
 
     def metrics(self) -> dict[str, float]:
         """What an episode shows of it."""
@@ -107,11 +111,12 @@ class CuriosityState:
         if curiosity.multipliers == "fixed" or rate is None or operations is None:
             return self
 
-        def step(value: float, size: float, violation: float, bounds: tuple[float, float]) -> float:
-            return float(min(max(value + size * violation, bounds[0]), bounds[1]))
-
+        alpha = self.alpha + curiosity.alpha_step * (curiosity.rate_floor - rate)
+        beta = self.beta + curiosity.beta_step * (operations - curiosity.max_operations)
         return dataclasses.replace(
-            self,
-            alpha=step(self.alpha, curiosity.alpha_step, curiosity.rate_floor - rate, curiosity.alpha_bounds),
-            beta=step(self.beta, curiosity.beta_step, operations - curiosity.max_operations, curiosity.beta_bounds),
+            self, alpha=_project(alpha, curiosity.alpha_bounds), beta=_project(beta, curiosity.beta_bounds)
         )
+
+
+def _project(value: float, bounds: tuple[float, float]) -> float:
+    return float(min(max(value, bounds[0]), bounds[1]))

@@ -42,6 +42,7 @@ class RewardedGroups:
       trained: bool [queries, G], which responses may be trained on.
       order: the queries of all processes.
       curiosity: the state with the averages of rates that the bonus was computed with.
+      rate: mean RaPR of the queries of all processes, by the variant of the reward; None where none could be asked.
     """
 
     groups: list[list[Trajectory]]
@@ -54,6 +55,7 @@ class RewardedGroups:
     trained: np.ndarray
     order: QueryOrder
     curiosity: CuriosityState
+    rate: float | None
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What `replay.Candidates` begins with, [queries, G]: advantages, which may be trained on, correct, tokens."""
@@ -122,10 +124,10 @@ def why_no_update(metrics: Mapping[str, float], config: ConfigDict) -> str:
     responses = int((queries - metrics["failed_queries"]) * samples)
     if not responses:
         return f"the media of all {queries} queries could not be used"
-    reasons = [
-        f"the {samples} responses to each query have equal rewards (accuracy {metrics['accuracy']:.3g}),"
-        " so that none is better than another"
-    ]
+    which = f"the {samples} responses to each query"
+    if metrics["masked"]:
+        which = f"of {which}, those that grpo.masks leaves in ({1 - metrics['masked']:.0%} of all)"
+    reasons = [f"{which} have equal rewards (accuracy {metrics['accuracy']:.3g}), so that none is better than another"]
     if metrics.get("failure_rate") == 1:
         reasons.append("every call of an operation failed")
     if metrics["answers_unchecked"]:
@@ -212,6 +214,7 @@ def reward_groups(
     asked = order.gather(there)
     rate, is_video = (order.gather(of_all(values))[asked] for values in (responses.rate, responses.is_video))
     curiosity = curiosity.with_rates(rate, is_video, config.curiosity)
+    mean_rate = float(rate.mean()) if len(rate) else None
     if there.any():
         rate = curiosity.rate_of(responses.rate, responses.is_video, config.curiosity)
         responses = dataclasses.replace(responses, rate=rate)
@@ -232,5 +235,5 @@ def reward_groups(
     )
     trained = kept[order.own][:, None] & finished
     return RewardedGroups(
-        groups, correct, values, rewards, advantages[order.own], uniform, finished, trained, order, curiosity
+        groups, correct, values, rewards, advantages[order.own], uniform, finished, trained, order, curiosity, mean_rate
     )

@@ -162,8 +162,8 @@ def policy_loss(config: ConfigDict) -> Callable[..., tuple[Float[Array, ""], Fig
       old ones, with the same temperature and forbidden tokens) and what `policy_update.details_of` names besides. Its
       figures are token means: "loss"; those of the surrogate, of ours "ratio" and "clip_fraction", tokens whose
       gradient the clip removes; "logprob_difference", |logprobs - old ones|; "kl", ratio - 1 - log ratio (k3 of
-      KL(old || policy)); "entropy"; and of each auxiliary term that is on, under its name, its value without the
-      coefficient.
+      KL(old || policy)); "entropy"; and of the terms of KL and of right responses, where they are on, their values
+      without the coefficient, "reference_kl" and "nll".
 
     Raises:
       UserError: the config names no part.
@@ -188,11 +188,8 @@ def policy_loss(config: ConfigDict) -> Callable[..., tuple[Float[Array, ""], Fig
         if auxiliary.nll:  # `nll` makes it the mean over the tokens of right responses
             figures["nll"] = -tokens.mean(details["nll"] * jnp.where(train, logprobs, 0.0))
             total += auxiliary.nll * figures["nll"]
-        if auxiliary.kl_cov:
-            # In place of the absolute value, whose gradient JAX takes for 1 where nothing has moved yet.
-            penalty = details["kl_cov"] * difference * lax.stop_gradient(jnp.sign(difference))
-            total += auxiliary.kl_cov * tokens.aggregate(penalty)
-            figures["kl_cov"] = tokens.mean(penalty)
+        if auxiliary.kl_cov:  # the detail has the sign: |logprob - old| has no gradient where nothing has moved
+            total += auxiliary.kl_cov * tokens.aggregate(details["kl_cov"] * difference)
         figures = {
             "loss": total,
             **figures,

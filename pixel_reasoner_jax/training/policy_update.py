@@ -2,7 +2,7 @@
 
 The default needs nothing of it. Other settings of `config.grpo` and `config.auxiliary` need, for every trained token,
 
-    the trainer's own log-probability under the policy that sampled it     correction of the sampler's
+    the trainer's own log-probability under the policy that sampled it     correction of the sampler's, KL-Cov
     log-probability and entropy under the policy as it is                  GSPO, covariances, tokens by their entropy
     log-probability under a reference                                      KL term
 
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models.layers import ADAPTER
 from pixel_reasoner_jax.models.lora import has_adapters
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.named_parts import find_part, numbers_of
 from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.training import packing
 from pixel_reasoner_jax.training.losses import policy_loss, surrogate_of
@@ -33,8 +33,10 @@ from pixel_reasoner_jax.training.token_weights import (
     AGGREGATIONS,
     CORRECTIONS,
     Size,
+    clipped,
     covariances,
     drawn_between,
+    sequence_means,
     sequence_ratios,
     top_share,
 )
@@ -44,8 +46,8 @@ from pixel_reasoner_jax.training.virtual_shards import AgreedBatches
 KNOWN = ("aggregation", "weights", "sequence_ratios", "reference", "nll", "kl_cov")
 """Details that a policy loss may take beside those that every loss takes, in the order in which they are made:
 weights of `config.grpo.aggregation`; weights of corrections and masks of tokens; GSPO's ratios; log-probabilities under
-the reference; 1 by the share of the tokens that are of right responses, for these, else 0; 1 for the tokens with the
-largest covariances, else 0."""
+the reference; 1 by the share of the tokens that are of right responses, for these, else 0; for the tokens with the
+largest covariances 1 where they have become likelier in the episode, and -1 where less likely, else 0."""
 
 Updates = Sequence[Mapping[int, Sequence[packing.Sequence]]]
 
@@ -82,7 +84,7 @@ def check_update_parts(config: ConfigDict) -> None:
 
 def score_passes(config: ConfigDict) -> int:
     """How often the tokens of an update are scored, forward only, beside its gradient."""
-    return _needs_present(config) + (config.grpo.correction != "none") + ("reference" in details_of(config))
+    return _needs_present(config) + _needs_old(config) + ("reference" in details_of(config))
 
 
 def has_second_tree(config: ConfigDict) -> bool:
@@ -109,9 +111,10 @@ class UpdatePasses:
         self._correction = _correction(config)
         self._reference = _reference(model) if "reference" in self._details else None
         self._old: dict[int, np.ndarray] = {}  # the trainer's log-probabilities of a sequence, by its id
+        self._first_step = -1  # updates made before the episode
 
     def begin_episode(self, state: TrainState, updates: Updates, training: TrainingRun) -> None:
-        """Scores the sequences of an episode with the parameters that sampled them, for a correction.
+        """Scores the sequences of an episode with the parameters that sampled them, where that is needed.
 
         All processes call this together.
 
@@ -122,9 +125,9 @@ class UpdatePasses:
             arrays of one alone are in memory.
           training: plans and builds batches.
         """
-        if self._correction is None:
+        if not _needs_old(self._config):
             return
-        self._old = {}
+        self._old, self._first_step = {}, int(state.step)
         for update in updates:
             new = {
                 shard: list({id(one): one for one in sequences if id(one) not in self._old}.values())
@@ -155,19 +158,19 @@ class UpdatePasses:
         if not tokens.size.tokens:
             return batches, {}
         config, made, figures = self._config, {}, {}
+        sampled = tokens["logprobs"]
+        trainers = tokens.concatenated(self._old) if _needs_old(config) else sampled
+        old = sampled
         if self._correction is not None:
-            made["logprobs"] = np.concatenate(
-                [np.zeros(0, np.float32), *(self._old[id(one)] for one in tokens.sequences)]
-            )
-        old = made.get("logprobs", tokens["logprobs"])
+            old = made["logprobs"] = trainers
         present = self._trainer.score(state.params, batches) if _needs_present(config) else []
         present = {name: tokens.flat([one[name] for one in present]) for name in ("logprobs", "entropy") if present}
         for name in self._details:
             if name == "aggregation":
-                weights = self._aggregation(tokens.lengths, tokens.size, self._settings)
-                made[name] = np.repeat(weights, tokens.lengths)
+                made[name] = self._aggregation_weights(tokens)
             elif name == "weights":
-                made[name], figures = self._weights(tokens, old, present, int(state.step))
+                made[name], of_weights = self._weights(tokens, old, present, int(state.step))
+                figures |= of_weights
             elif name == "sequence_ratios":
                 made[name] = sequence_ratios(present["logprobs"], old, tokens.lengths)
             elif name == "reference":
@@ -178,11 +181,21 @@ class UpdatePasses:
                 made[name] = right / max(tokens.mean(right), 1 / tokens.size.tokens)
             elif name == "kl_cov":
                 covariance = covariances(present["logprobs"], tokens["advantages"], tokens.size)
-                made[name] = top_share(covariance, config.auxiliary.kl_cov_fraction, tokens.size)
+                marked = top_share(covariance, config.auxiliary.kl_cov_fraction, tokens.size)
+                moved = present["logprobs"] - trainers
+                if int(state.step) == self._first_step:  # nothing has moved yet: what there is, is rounding
+                    moved = np.zeros_like(moved)
+                made[name] = marked * np.sign(moved)
+                figures[name] = tokens.mean(made[name] * moved)
         arrays = {name: tokens.rows(values) for name, values in made.items()}
         return [
             {**batch, **{name: arrays[name][number] for name in arrays}} for number, batch in enumerate(batches)
         ], figures
+
+    def _aggregation_weights(self, tokens: UpdateTokens) -> np.ndarray:
+        name = f"aggregation {self._config.grpo.aggregation!r}"
+        weights = self._aggregation(tokens.lengths, tokens.size, self._settings)
+        return np.repeat(numbers_of(name, weights, tokens.lengths.shape, "sequences"), tokens.lengths)
 
     def _weights(
         self, tokens: UpdateTokens, old: np.ndarray, present: Mapping[str, np.ndarray], step: int
@@ -193,6 +206,7 @@ class UpdatePasses:
         if self._correction is not None:
             log_ratios = old.astype(np.float64) - tokens["logprobs"]
             weights = self._correction(log_ratios, tokens.lengths, grpo.correction_bounds)
+            weights = numbers_of(f"correction {grpo.correction!r}", weights, log_ratios.shape, "tokens")
             figures["correction_weight"] = tokens.mean(weights)
             figures["correction_rejected"] = tokens.mean(weights == 0)
             figures["logprob_difference"] = tokens.mean(np.abs(log_ratios))
@@ -202,12 +216,25 @@ class UpdatePasses:
             weights = weights * kept
         if auxiliary.clip_cov_fraction:
             covariance = covariances(present["logprobs"], tokens["advantages"], tokens.size)
+            covariance[self._clipped(tokens, present["logprobs"] - old)] = -np.inf  # they have no loss as it is
             bounds, share = auxiliary.clip_cov_bounds, auxiliary.clip_cov_fraction
             seed = (self._config.seed, step)
             drawn = drawn_between(covariance, bounds, share, tokens.size, tokens.shards, seed)
             figures["clip_cov_fraction"] = tokens.mean(drawn)
             weights = weights * ~drawn
         return weights, figures
+
+    def _clipped(self, tokens: UpdateTokens, log_ratios: np.ndarray) -> np.ndarray:
+        """Whether the policy loss takes a token's gradient already, bool [tokens]; of a loss of one's own, none is."""
+        grpo, advantages = self._config.grpo, tokens["advantages"]
+        if grpo.loss not in ("clip", "dual_clip", "gspo"):
+            return np.zeros(len(log_ratios), bool)
+        if grpo.loss == "gspo":
+            log_ratios = np.repeat(sequence_means(log_ratios, tokens.lengths), tokens.lengths)
+        found = clipped(log_ratios, advantages, grpo.clip_low, grpo.clip_high)
+        if grpo.loss == "dual_clip":
+            found |= (advantages < 0) & (log_ratios > np.log(grpo.dual_clip))
+        return found
 
 
 class UpdateTokens:
@@ -230,6 +257,10 @@ class UpdateTokens:
     def __getitem__(self, name: str) -> np.ndarray:
         return self.flat([batch[name] for batch in self._batches])
 
+    def concatenated(self, values: Mapping[int, np.ndarray]) -> np.ndarray:
+        """[tokens] of an array for each sequence, by its `id`."""
+        return np.concatenate([np.zeros(0, np.float32), *(values[id(one)] for one in self.sequences)])
+
     def flat(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """[tokens] of an array [rows, K] for each batch."""
         return np.concatenate([array[mask] for array, mask in zip(arrays, self._masks, strict=True)])
@@ -251,6 +282,11 @@ def _needs_present(config: ConfigDict) -> bool:
     """Whether log-probabilities and entropies under the policy as it is are needed."""
     masked = config.grpo.entropy_fraction < 1 or config.auxiliary.clip_cov_fraction > 0
     return masked or not {"sequence_ratios", "kl_cov"}.isdisjoint(details_of(config))
+
+
+def _needs_old(config: ConfigDict) -> bool:
+    """Whether the trainer's own log-probabilities under the policy that sampled are needed."""
+    return config.grpo.correction != "none" or "kl_cov" in details_of(config)
 
 
 def _correction(config: ConfigDict) -> Callable[..., np.ndarray] | None:

@@ -12,7 +12,8 @@ the same from what all of them have gathered, so that nothing depends on their n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -97,12 +98,13 @@ def paper_replay(candidates: Candidates) -> list[np.ndarray]:
 def release_replay(candidates: Candidates) -> list[np.ndarray]:
     """SSR as in VL-Rethinker's released code: half as many responses as the episode has, all of them drawn.
 
-    With N responses in the episode, the pool is the responses with an advantage, and at most a tenth as many right ones
-    of all-correct groups, N / 2 in all. As many as there are in the pool are drawn from it with replacement, with
-    probabilities |A| / sum |A|, so that those without an advantage only add to the number of draws. The rest, up to
-    N / 2, is drawn from the buffer, the last N / 2 responses with an advantage, with (|A| + 1e-4) / sum.
+    With N responses in the episode, those of more rounds of queries not counted, the pool is the responses with an
+    advantage, and at most a tenth as many right ones of all-correct groups, N / 2 in all. As many as there are in the
+    pool are drawn from it with replacement, with probabilities |A| / sum |A|, so that those without an advantage only
+    add to the number of draws. The rest, up to N / 2, is drawn from the buffer, the last N / 2 responses with an
+    advantage, with (|A| + 1e-4) / sum.
     """
-    half = len(candidates.advantages) // 2
+    half = min(len(candidates.advantages) // 2, candidates.updates * candidates.batch_size)
     effective = np.flatnonzero(candidates.trained & (candidates.advantages != 0))
     if not len(effective) or not half:
         return []
@@ -136,17 +138,37 @@ def choose_responses(method: str, candidates: Candidates) -> list[np.ndarray]:
       candidates: what the method chooses from.
 
     Raises:
-      UserError: there is no such method; or one's own does not return lists of indices of responses.
+      UserError: there is no such method; or one's own does not return lists of indices of responses, or of one that may
+        not be trained on.
     """
-    updates = [np.asarray(indices) for indices in find_part(method, METHODS, "replay method")(candidates)]
-    for indices in updates:
-        whole = indices.ndim == 1 and (np.issubdtype(indices.dtype, np.integer) or not indices.size)
-        if not whole or (indices.size and not 0 <= indices.min() <= indices.max() < len(candidates.advantages)):
-            raise UserError(
-                f"the replay method {method!r} must return, for each update, the indices of responses, whole numbers"
-                f" from 0 to {len(candidates.advantages) - 1}; it returned {shown(indices.tolist())}"
-            )
-    return [indices.astype(np.int64) for indices in updates]
+    returned = find_part(method, METHODS, "replay method")(candidates)
+    if not isinstance(returned, Iterable):
+        raise UserError(f"the replay method {method!r} must return a list for each update; it returned {returned!r}")
+    return [_checked(method, given, candidates) for given in returned]
+
+
+def _checked(method: str, given: Any, candidates: Candidates) -> np.ndarray:
+    """The indices of an update, as a method has returned them."""
+    count = len(candidates.advantages)
+    try:
+        indices = np.asarray(given)
+    except ValueError:  # lists of different lengths
+        indices = np.array(np.nan)
+    whole = indices.ndim == 1 and (np.issubdtype(indices.dtype, np.integer) or not indices.size)
+    if not whole or (indices.size and not 0 <= indices.min() <= indices.max() < count):
+        got = shown(given.tolist() if isinstance(given, np.ndarray) else given)
+        raise UserError(
+            f"the replay method {method!r} must return, for each update, the indices of responses, whole numbers from 0"
+            f" to {count - 1}; it returned {got}"
+        )
+    indices = indices.astype(np.int64)
+    left_out = indices[~candidates.trained[indices]]
+    if len(left_out):
+        raise UserError(
+            f"the replay method {method!r} has chosen response {left_out[0]}, which may not be trained on (`trained` of"
+            " the candidates)"
+        )
+    return indices
 
 
 def replayed_share(updates: list[np.ndarray]) -> float:

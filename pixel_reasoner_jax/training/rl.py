@@ -32,27 +32,23 @@ from ml_collections import ConfigDict
 from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import query_batches, record_count
 from data_pipeline.reader import QueryReader
-from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
-from pixel_reasoner_jax.rewards.terms import find_terms
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
-from pixel_reasoner_jax.training.advantages import METHODS as ADVANTAGES
 from pixel_reasoner_jax.training.alarms import AlarmLog
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
-from pixel_reasoner_jax.training.policy_update import UpdatePasses, check_update_parts, details_of
+from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of
 from pixel_reasoner_jax.training.query_order import QueryOrder
-from pixel_reasoner_jax.training.replay import METHODS as REPLAY
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, replayed_share
+from pixel_reasoner_jax.training.rl_settings import check_settings
 from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
-from pixel_reasoner_jax.training.samples import error_counts, log_samples
+from pixel_reasoner_jax.training.samples import drop_samples_after, error_counts, log_samples
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
@@ -80,8 +76,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
       RunStopped: SIGTERM has come. The running episode is begun anew when the run goes on, from the parameters that it
         began with; where these are gone and were not saved, its updates are made first, and it is saved.
     """
-    check_lengths(config)
-    check_parts(config)
+    check_settings(config, bool(resume))
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
     with contextlib.ExitStack() as stack:
@@ -110,6 +105,8 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
         training.check_end(done, schedule.episodes, "episode")
+        if resume and is_main():
+            drop_samples_after(training.workdir, done)
         if not config.rollout.slots:
             fit_to_memory(config, training, policy, sampling)
         curiosity = CuriosityState.begin(config.curiosity, counters.get("multipliers"))
@@ -119,7 +116,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                 return [query for shard in next(loader).values() for query in shard]
 
         def save(episode: int, position: dict[str, Any]) -> None:
-            carried = dict(skipped_updates=skipped, multipliers=curiosity.to_json())
+            carried = dict(skipped_updates=skipped, multipliers=curiosity.to_json(config.curiosity))
             training.save(episode, state, position, episode=episode, **carried)
 
         reason, alarms = "", AlarmLog(config, training.metrics_so_far())
@@ -257,7 +254,7 @@ def run_episode(
         "sampling_rounds": sampling_round,
     }
     figures = rewarded.metrics()
-    curiosity = rewarded.curiosity.after(figures.get("rapr"), figures.get("operations"), config.curiosity)
+    curiosity = rewarded.curiosity.after(rewarded.rate, figures.get("operations"), config.curiosity)
     return state, curiosity, {**figures, **rewarded.curiosity.metrics(), **logged, **counts, **_summary(metrics)}
 
 
@@ -307,32 +304,6 @@ def _choose_updates(
         for indices in updates
     ]
     return of_shards, replayed_share(updates)
-
-
-def check_lengths(config: ConfigDict) -> None:
-    """Checks that a packed row has room for the longest response.
-
-    Raises:
-      ConfigError: responses may be longer than a row; the message names both settings.
-    """
-    longest, row = config.rollout.max_length, config.train.row_length
-    if longest > row:
-        raise ConfigError(
-            f"config.rollout.max_length is {longest}: such a response does not fit into a row of"
-            f" config.train.row_length = {row} tokens"
-        )
-
-
-def check_parts(config: ConfigDict) -> None:
-    """Checks that there are the functions that the config names, before anything is loaded.
-
-    Raises:
-      UserError: there is none of a name, or its module cannot be imported.
-    """
-    find_terms(config.rewards.terms)
-    check_update_parts(config)
-    find_part(config.grpo.advantage, ADVANTAGES, "advantage")
-    find_part(config.replay.method, REPLAY, "replay method")
 
 
 def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:

@@ -3,7 +3,8 @@
 The folder `samples/00012` of a run's directory is a data set of episode 12, which `pixel-reasoner inspect` shows. Its
 trajectories have, as attributes, what was computed for them: the terms of the reward, the advantage, and for every
 token that was sampled the log-probability by the sampler and by the trainer. Images are as large as the model saw them,
-and each is stored once. An episode that is begun anew replaces its data set.
+and each is stored once. An episode that is begun anew replaces its data set, and a run that goes on from a checkpoint
+drops those of later episodes, as it drops their metrics.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from etils import epath
 
 from data_pipeline.draft import Draft
 from data_pipeline.records import DATASET_INFO, RecordError, RecordWriter
@@ -81,6 +84,14 @@ def log_samples(
         return {}
     with training.phase("samples"):
         return _store(training, trainer, params, rewarded, episode, count, seed)
+
+
+def drop_samples_after(workdir: pathlib.Path, episode: int) -> None:
+    """Removes the samples of later episodes, of a run that goes on after this one. One process does it."""
+    folder = workdir / SAMPLES
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.isdecimal() and int(path.name) > episode:
+            epath.Path(path).rmtree()
 
 
 def _store(

@@ -51,37 +51,57 @@ the update's `Size` and `config.grpo`. They return the weight of each sequence's
 update's tokens becomes another one."""
 
 
-def truncated(log_ratios: np.ndarray, lengths: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+def truncated_ratios(log_ratios: np.ndarray, lengths: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     """TIS: the ratio, at most the upper bound (Yao et al. 2025)."""
     return np.minimum(_exp(log_ratios), bounds[1])
 
 
-def masked(log_ratios: np.ndarray, lengths: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+def bounded_ratios(log_ratios: np.ndarray, lengths: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     """MIS: the ratio where it is within the bounds, else 0."""
-    ratios = _exp(log_ratios)
-    return np.where((ratios >= bounds[0]) & (ratios <= bounds[1]), ratios, 0.0)
+    return _within(_exp(log_ratios), bounds)
+
+
+def truncated_products(log_ratios: np.ndarray, lengths: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """TIS of sequences: the product of a sequence's ratios for all of its tokens, at most the upper bound."""
+    return np.repeat(np.minimum(_exp(_sums(log_ratios, lengths)), bounds[1]), lengths)
+
+
+def bounded_products(log_ratios: np.ndarray, lengths: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """MIS of sequences: that product where it is within the bounds, else 0."""
+    return np.repeat(_within(_exp(_sums(log_ratios, lengths)), bounds), lengths)
 
 
 def geometric(log_ratios: np.ndarray, lengths: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     """1 for the tokens of a sequence the geometric mean of whose ratios is within the bounds, else 0."""
     means = _exp(sequence_means(log_ratios, lengths))
-    return np.repeat(((means >= bounds[0]) & (means <= bounds[1])).astype(float), lengths)
+    return np.repeat((_within(means, bounds) > 0).astype(float), lengths)
 
 
-CORRECTIONS = {"tis": truncated, "mis": masked, "geometric": geometric}
+CORRECTIONS = {
+    "tis": truncated_ratios,
+    "mis": bounded_ratios,
+    "sequence_tis": truncated_products,
+    "sequence_mis": bounded_products,
+    "geometric": geometric,
+}
 """By the name in `config.grpo.correction`, or `module:name`: functions of the tokens' log-ratios, trainer by sampler,
 of the sequences' numbers of tokens, and of `config.grpo.correction_bounds`. They return the weight of each token."""
 
 
 def sequence_means(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The mean of each sequence's values, float64; 0 for one without any."""
-    numbers = np.repeat(np.arange(len(lengths)), lengths)
-    return np.bincount(numbers, values, minlength=len(lengths)) / np.maximum(lengths, 1)
+    return _sums(values, lengths) / np.maximum(lengths, 1)
 
 
 def sequence_ratios(logprobs: np.ndarray, old: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """GSPO's: of every token, the geometric mean of the ratios of its sequence's tokens."""
     return np.repeat(_exp(sequence_means(logprobs - old.astype(np.float64), lengths)), lengths)
+
+
+def clipped(log_ratios: np.ndarray, advantages: np.ndarray, clip_low: float, clip_high: float) -> np.ndarray:
+    """Whether the clip of `losses.clip` takes a token's gradient, bool: its ratio has gone its advantage's way."""
+    ratios = _exp(log_ratios)
+    return np.where(advantages > 0, ratios > 1 + clip_high, (advantages < 0) & (ratios < 1 - clip_low))
 
 
 def covariances(logprobs: np.ndarray, advantages: np.ndarray, size: Size) -> np.ndarray:
@@ -136,6 +156,15 @@ def _kth_largest(values: np.ndarray, count: int) -> np.float32:
     top = np.sort(values.astype(np.float32))[::-1][:count]
     largest[: len(top)] = top
     return np.sort(all_gather(largest).ravel())[::-1][count - 1]
+
+
+def _sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The sum of each sequence's values, float64."""
+    return np.bincount(np.repeat(np.arange(len(lengths)), lengths), values, minlength=len(lengths))
+
+
+def _within(ratios: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    return np.where((ratios >= bounds[0]) & (ratios <= bounds[1]), ratios, 0.0)
 
 
 def _exp(log_ratios: np.ndarray) -> np.ndarray:

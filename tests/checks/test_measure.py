@@ -81,6 +81,14 @@ def test_faults_of_trajectories(fields, found, checked, trainer, sampled):
     assert failed(compare(checked, trainer, wrong)) >= found
 
 
+def test_log_probabilities_that_are_no_numbers(checked, trainer, sampled):
+    """They are the model's fault, and not that of what carries them to the trainer."""
+    broken = [dataclasses.replace(t, logprobs=np.full_like(t.logprobs, np.nan)) for t in sampled]
+    findings = compare(checked, trainer, broken)
+    assert failed(findings) == {"agreement"}
+    assert findings[4].problems[0].endswith("is not a number: look for NaN and infinity in the weights")
+
+
 def test_a_rule_of_positions_that_both_sides_have_wrong(checked, trainer, monkeypatch):
     """They agree with each other, and not with the rule that the model was trained by."""
     right = Processor.positions

@@ -59,6 +59,17 @@ def test_what_fails_is_named_and_is_an_error(found, capsys):
     assert result["passed"] is False and result["checks"]["positions"]["problems"] == 9
 
 
+def test_queries_that_do_not_show_enough_are_no_fault_of_the_model(found, tmp_path):
+    table = tmp_path / "t.jsonl"
+    table.write_text(json.dumps({"id": "a", "question": "?", "answer": "1"}) + "\n")
+    found["findings"] = [Finding.of("coverage", ["no token was sampled after an image"], "2 responses"), *SOUND]
+    with pytest.raises(UserError, match="^coverage failed: .*check other queries, or those that are built in"):
+        check.run(arguments("--on", f"data:{table}"))
+    found["findings"].append(WRONG)
+    with pytest.raises(UserError, match="^coverage, positions failed: do not train"):
+        check.run(arguments())
+
+
 def test_queries_of_ones_own(found, tmp_path, caplog):
     table = tmp_path / "t.jsonl"
     lines = [{"id": str(n), "question": "?", "answer": "1"} for n in range(4)]
@@ -66,7 +77,8 @@ def test_queries_of_ones_own(found, tmp_path, caplog):
     table.write_text("".join(json.dumps(line) + "\n" for line in lines))
     check.run(arguments("--on", f"data:{table}", "--count", "2"))
     assert [query["id"] for query in found["asked"][0]] == ["0", "2"]
-    assert "left out: " in caplog.text and "bad" in caplog.text
+    (left_out,) = caplog.messages
+    assert left_out.startswith("left out: ") and left_out.count(f"{table}, line 2") == 1 and "bad" in left_out
     for on in ("data:", "vstar:x", "t.jsonl"):
         with pytest.raises(UserError, match=f"--on {on}: it is data:PATH"):
             check.run(arguments("--on", on))

@@ -9,6 +9,7 @@ from pixel_reasoner_jax.commands import quickstart
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.evaluation.compare import compare
 from pixel_reasoner_jax.rollout.settings import load_policy
+from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from tests.training.conftest import let_luck_pay
 
 STAGES = ("prior", "warm_start", "rl_without_curiosity", "rl_with_curiosity")
@@ -59,6 +60,14 @@ def test_every_stage_runs_and_goes_on_where_it_stopped(tmp_path, capsys, monkeyp
     config.seed = 1
     with pytest.raises(ConfigError, match="other settings.*--config.workdir"):
         quickstart.run(config)
+
+
+def test_without_curiosity_no_episode_has_a_bonus():
+    config = load_config("quickstart", [("rl.curiosity.multipliers", "dual"), ("rl.curiosity.alpha_bounds", "(1, 2)")])
+    curiosity = quickstart.without_curiosity(config).rl.curiosity
+    state = CuriosityState.begin(curiosity)
+    assert state.alpha == 0 and state.after(0.0, 0.0, curiosity) == state
+    assert config.rl.curiosity.multipliers == "dual"  # the other run's are as they were
 
 
 @pytest.mark.slow

@@ -139,10 +139,47 @@ def words(given: Responses) -> list:
     return ["good"]
 
 
-@pytest.mark.parametrize("name", ["one_too_few", "not_finite", "words"])
+def huge(given: Responses) -> np.ndarray:
+    return np.full(given.correct.shape, 1e300)  # beyond float32
+
+
+def nothing(given: Responses) -> None:
+    print("a function that forgot to return")
+
+
+def uneven(given: Responses) -> list:
+    return [[1.0, 2.0], [3.0]]
+
+
+@pytest.mark.parametrize("name", ["one_too_few", "not_finite", "words", "huge", "nothing", "uneven"])
 def test_a_function_of_ones_own_must_return_a_number_for_each_response(name):
     with pytest.raises(UserError, match=rf"reward term style \(.*{name}\) must be a finite number for each of 1 x 2"):
         composed(responses([[1, 0]]), style=term(f"{__name__}:{name}"))
+
+
+def large(given: Responses) -> np.ndarray:
+    return np.full(given.correct.shape, 3e38)
+
+
+def test_terms_whose_sum_is_not_finite_are_named():
+    found = find_terms(ConfigDict(dict(correct=term("accuracy"), style=term(f"{__name__}:large", weight=1e300))))
+    with pytest.raises(UserError, match=r"sum of the reward terms, correct and style with their weights, is not fin"):
+        weighted_sum(found, evaluate_terms(found, responses([[1, 0]])))
+
+
+def test_a_function_of_ones_own_changes_nothing_that_other_terms_see():
+    def greedy(given: Responses) -> np.ndarray:
+        given.correct[...] = 1.0
+        return given.correct
+
+    terms = {
+        "style": Term(greedy, "mine:greedy", 1.0, "none", 0.0),
+        "correct": Term(TERMS["accuracy"], "accuracy", 1.0, "none", 0.0),
+    }
+    correct = np.array([[1.0, 0.0]])
+    with pytest.raises(ValueError, match="read-only"):
+        evaluate_terms(terms, responses(correct))
+    assert correct.tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +189,7 @@ def test_a_function_of_ones_own_must_return_a_number_for_each_response(name):
         (dict(a=term("nowhere_at_all:f")), "reward term 'nowhere_at_all:f' cannot be imported"),
         (dict(a=term("accuracy", gate="b")), r"rewards.terms.a.gate is 'b': it must be the label of a term, one of a"),
         ({}, "config.rewards.terms is empty"),
+        (dict(a=term("accuracy", weight=0.0)), "config.rewards.terms only measures: every weight is 0"),
     ],
 )
 def test_terms_that_there_are_not_are_named(terms, message):

@@ -107,9 +107,15 @@ def mean(rewards: GroupRewards) -> np.ndarray:
     return rewards.total.mean(axis=1)
 
 
+def beyond_float32(rewards: GroupRewards) -> np.ndarray:
+    return rewards.total * 1e300
+
+
 def test_an_advantage_of_ones_own():
     np.testing.assert_array_equal(advantages(f"{__name__}:rank", [3, 1, 2, 9]), [[0.5, -1.5, -0.5, 1.5]])
     with pytest.raises(UserError, match=r"advantage '.*:mean' must be a finite number for each of 1 x 4 responses"):
         advantages(f"{__name__}:mean", [3, 1, 2, 9])
+    with pytest.raises(UserError, match="must be a finite number .* it is .*e.300"):  # of float32
+        advantages(f"{__name__}:beyond_float32", [3, 1, 2, 9])
     with pytest.raises(UserError, match="unknown advantage 'grpo'; known: centred, std"):
         advantages("grpo", [1, 0])

@@ -78,8 +78,12 @@ def test_what_is_as_it_was_asked_for_is_no_alarm(config):
     unpaid = [HEALTHY | {"reward_bonus": 0.0}]
     assert sounding(unpaid * 5, config) == []  # operations are used as much as the floor asks for
     rare = [HEALTHY | {"rapr": 0.1, "reward_bonus": 0.0}]
+    assert sounding([rare[0] | {"rate_all": 0.35}] * 5, config) == []  # the average is not below the floor yet
     assert sounding([rare[0] | {"alpha": 0.0}] * 5, config) == []  # the multiplier is 0 at present
-    config.curiosity.alpha = 0.0
+    assert sounding(rare * 5, config) == ["bonus"]
+    config.rewards.terms.bonus.weight = 0.0  # it is only measured
+    assert sounding(rare * 5, config) == []
+    config.rewards.terms.bonus.weight, config.curiosity.alpha = 1.0, 0.0
     assert sounding(rare * 5, config) == []
     config.rollout.max_operations = 0
     assert sounding([HEALTHY | {"rapr": 0.0}] * 5, config) == []

@@ -40,7 +40,22 @@ def test_they_go_on_bit_for_bit():
     dual = settings(rate="media")
     now = CuriosityState.begin(dual).with_rates(*RATES, dual).after(1 / 7, 2 / 3, dual)
     assert now.rates
-    assert CuriosityState.begin(dual, json.loads(json.dumps(now.to_json()))) == now
+    assert CuriosityState.begin(dual, json.loads(json.dumps(now.to_json(dual)))) == now
+
+
+def test_a_run_that_goes_on_with_other_settings():
+    fixed, dual = settings(multipliers="fixed", alpha=0.1), settings(alpha=0.6)
+    of_fixed = CuriosityState.begin(fixed).to_json(fixed)
+    assert CuriosityState.begin(dual, of_fixed) == CuriosityState(0.6, 0.05)  # there they begin
+    with pytest.raises(ConfigError, match="alpha is 0.8, where dual multipliers begin"):
+        CuriosityState.begin(settings(alpha=0.8), of_fixed)
+    narrow = settings(alpha=0.6, alpha_bounds=(0.2, 0.3), beta_bounds=(0.06, 0.06))
+    assert CuriosityState.begin(narrow, CuriosityState(0.65, 0.01).to_json(dual)) == CuriosityState(0.3, 0.06)
+
+
+def test_bounds_that_are_equal_hold_a_multiplier():
+    held = settings(alpha_bounds=(0.5, 0.5))
+    assert CuriosityState.begin(held).after(0.0, 0.0, held) == CuriosityState(0.5, 0.0)
 
 
 def test_they_begin_within_their_bounds():
@@ -65,6 +80,6 @@ def test_the_rate_that_the_bonus_takes(rate, first, second, of_queries):
     assert then.rates == pytest.approx(second)
     np.testing.assert_allclose(then.rate_of(*RATES, curiosity), of_queries)
     assert then.metrics() == {"alpha": 0.5, "beta": 0.05, **{f"rate_{of}": value for of, value in then.rates.items()}}
-    assert CuriosityState.begin(curiosity, json.loads(json.dumps(then.to_json()))) == then
+    assert CuriosityState.begin(curiosity, json.loads(json.dumps(then.to_json(curiosity)))) == then
     empty = then.with_rates(np.zeros(0), np.zeros(0, bool), curiosity)  # an episode whose queries all failed
     assert empty == then

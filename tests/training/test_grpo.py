@@ -100,6 +100,15 @@ def test_the_bonus_may_follow_the_rate_of_all_queries():
     assert again.curiosity.rates == pytest.approx({"all": 0.9 * 0.25 + 0.1 * 0.5})
 
 
+@pytest.mark.parametrize(("variant", "rate"), [("paper", 0.25), ("release", 0.75)])
+def test_the_rate_that_dual_multipliers_follow_is_that_of_the_reward(variant, rate):
+    """The release counts calls that failed; a query that could not be asked has no rate."""
+    config = load_config("rl_qwen2_5_vl_7b", [("curiosity.variant", variant)])
+    groups = [[response(4, WORKED), response(4, FAILED)], [response(4, FAILED), response(4)], []]
+    assert reward_groups(groups, np.zeros((3, 2)), config, CURIOSITY).rate == rate
+    assert reward_groups([[]], np.zeros((1, 2)), config, CURIOSITY).rate is None
+
+
 def test_answers_are_scored_while_the_rollout_goes_on():
     scored = threading.Event()
 
@@ -151,6 +160,15 @@ def test_an_episode_whose_queries_all_failed_has_no_figures():
     rewarded = reward_groups(groups, correct, CONFIG, CURIOSITY)
     assert rewarded.metrics() == {} and rewarded.sequences() == {}
     assert rewarded.failed_queries == 2
+
+
+def test_masks_that_leave_nothing_to_learn_are_named():
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.samples", "2"), ("grpo.masks", "('over_long',)")])
+    groups = [[response(4, ended=Ended.TOKENS), response(5)]] * 2
+    rewarded = reward_groups(groups, np.array([[0.0, 1.0]] * 2), config, CURIOSITY)
+    assert rewarded.uniform.all()
+    reason = why_no_update({**rewarded.metrics(), "failed_queries": 0, "answers_unchecked": 0}, config)
+    assert "of the 2 responses to each query, those that grpo.masks leaves in (50% of all) have equal rewards" in reason
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.conftest import REPOSITORY
 from tests.data_pipeline.tables import write_table
+from tests.documents import undocumented
 from tests.training.interruption import interrupted
 
 RL_FIGURES = {
@@ -73,7 +74,7 @@ def test_an_rl_run_leaves_all_it_should(uninterrupted):
     lines = read_metrics(model.parent)
     assert [line["updates"] for line in lines] == [1, 1, 1, 1]
     for line in lines:
-        assert line.keys() >= RL_FIGURES | UPDATE_FIGURES
+        assert line.keys() >= RL_FIGURES | UPDATE_FIGURES and not undocumented(line)
         assert line["logprob_difference"] < 1e-4  # on-policy: sampler and trainer agree
         assert line["replayed"] == pytest.approx(0.2)  # 2 of 10
     # H - RaPR is 0.3, of which alpha takes half; and n - N is -1.

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.config_values import KL_ESTIMATORS, LOSSES
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.training.losses import ESTIMATORS, policy_loss
+from pixel_reasoner_jax.training.losses import ESTIMATORS, SURROGATES, policy_loss
 from pixel_reasoner_jax.training.policy_update import check_update_parts, details_of
 from pixel_reasoner_jax.training.token_loss import token_loss
 
@@ -39,8 +40,14 @@ def tokens(seed=0):
         aggregation=rng.uniform(0.2, 3.0, SHAPE), weights=rng.uniform(0.0, 2.0, SHAPE) * (rng.random(SHAPE) < 0.6)
     )
     arrays |= dict(sequence_ratios=rng.uniform(0.5, 1.8, SHAPE), reference=old + rng.normal(size=SHAPE))
-    arrays |= dict(nll=(rng.random(SHAPE) < 0.5) * 1.7, kl_cov=(rng.random(SHAPE) < 0.3) * 1.0)
+    arrays |= dict(
+        nll=(rng.random(SHAPE) < 0.5) * 1.7, kl_cov=(rng.random(SHAPE) < 0.3) * rng.choice([-1.0, 0.0, 1.0], SHAPE)
+    )
     return logprobs, rng.exponential(size=SHAPE), arrays
+
+
+def test_the_parts_are_those_that_a_config_may_name():
+    assert tuple(SURROGATES) == LOSSES and tuple(ESTIMATORS) == KL_ESTIMATORS
 
 
 def surrogate(name, logprob, old, advantage, sequence_ratio):
@@ -146,20 +153,17 @@ def test_auxiliary_terms_match_float64(estimator, used):
     coefficients = dict(entropy=-0.3, kl=0.2, nll=0.05, kl_cov=0.4)
     settings = {f"auxiliary__{term}": value for term, value in coefficients.items()}
     value, slopes, entropy_slopes = 0.0, np.zeros(SHAPE), np.zeros(SHAPE)
-    means = dict.fromkeys(("reference_kl", "nll", "kl_cov"), 0.0)
+    means = dict.fromkeys(("reference_kl", "nll"), 0.0)
     for place in np.argwhere(arrays["target_mask"] > 0):
         at = tuple(place)
         weight = arrays["aggregation"][at] if used else 1.0
         divergence, slope = estimate(estimator, logprobs[at], arrays["reference"][at])
         moved = logprobs[at] - arrays["logprobs"][at]
-        terms = {
-            "reference_kl": divergence,
-            "nll": -arrays["nll"][at] * logprobs[at],
-            "kl_cov": arrays["kl_cov"][at] * abs(moved),
-        }
+        terms = {"reference_kl": divergence, "nll": -arrays["nll"][at] * logprobs[at]}
+        sign = arrays["kl_cov"][at]  # of a token with a large covariance
         means = {name: means[name] + terms[name] / NORMALIZER for name in means}
-        value += weight * (0.3 * entropy[at] + 0.2 * divergence + 0.4 * terms["kl_cov"]) + 0.05 * terms["nll"]
-        slopes[at] = weight * (0.2 * slope + 0.4 * arrays["kl_cov"][at] * np.sign(moved)) - 0.05 * arrays["nll"][at]
+        value += weight * (0.3 * entropy[at] + 0.2 * divergence + 0.4 * sign * moved) + 0.05 * terms["nll"]
+        slopes[at] = weight * (0.2 * slope + 0.4 * sign) - 0.05 * arrays["nll"][at]
         entropy_slopes[at] = weight * 0.3
     config = config_of(auxiliary__kl_estimator=estimator, **settings)
     wanted = {name: array for name, array in arrays.items() if name in used or name != "aggregation"}

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.layers import ADAPTER
@@ -23,10 +24,12 @@ from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import Sequence, plan
-from pixel_reasoner_jax.training.policy_update import UpdatePasses, UpdateTokens, details_of
+from pixel_reasoner_jax.training.policy_update import UpdatePasses, UpdateTokens, details_of, score_passes
 from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.training.token_weights import covariances
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
+from tests.documents import undocumented
 
 PARTS = {
     "grpo": dict(loss="gspo", aggregation="sequence_mean", correction="tis", entropy_fraction=0.5),
@@ -67,8 +70,11 @@ class Known:
         return [{name: function(batch) for name, function in self.scores[params].items()} for batch in batches]
 
 
-def prepared(config, trainer, sequences, processor):
-    """The batches of an update of the sequences in two shards, with their details, by `UpdatePasses`."""
+def prepared(config, trainer, sequences, processor, first_step=2):
+    """The batches of an update, the fourth, of the sequences in two shards, with their details, by `UpdatePasses`.
+
+    `first_step` updates were made before its episode.
+    """
     shards = VirtualShards(config, None)
     training = types.SimpleNamespace(
         plan=lambda of: {shard: plan(some, processor, rows=2, row_length=300) for shard, some in of.items()},
@@ -77,7 +83,7 @@ def prepared(config, trainer, sequences, processor):
     update = {0: sequences[:4], 1: sequences[4:]}
     passes = UpdatePasses(config, trainer, None)
     passes._reference = lambda _: "reference"
-    passes.begin_episode(types.SimpleNamespace(params="old"), [update, update], training)
+    passes.begin_episode(types.SimpleNamespace(params="old", step=first_step), [update, update], training)
     agreed = training.agree_on_shapes(training.plan(update))
     batches = agreed()
     return *passes.prepare(types.SimpleNamespace(params="now", step=3), agreed, batches), agreed, batches
@@ -126,8 +132,14 @@ def test_details_are_those_of_every_token(sequences, processor, monkeypatch):
             np.testing.assert_allclose(of["weights"][kept], np.exp(moved), rtol=1e-5)
             drawn_or_dropped += (~kept).sum()
     assert 0.45 < drawn_or_dropped / total < 0.62  # half by their entropy, and a tenth of all, some of them twice
-    marked = sum((values > 0).sum() for _, values in pairs["kl_cov"][0] + pairs["kl_cov"][1])
-    assert marked == int(0.1 * total)
+    # Of the tokens that have moved up by 0.25 since the episode began, or down by 0.25 where the advantage is positive.
+    signs = [
+        np.sign(values) * (1 - 2 * (one.advantage > 0))
+        for of_shard in pairs["kl_cov"].values()
+        for one, values in of_shard
+    ]
+    assert np.concatenate(signs).sum() == int(0.1 * total) == np.abs(np.concatenate(signs)).sum()
+    assert figures["kl_cov"] == pytest.approx(0.25 * int(0.1 * total) / total)
     tokens = UpdateTokens(agreed, before)
     sign = np.repeat([s.advantage > 0 for s in tokens.sequences], tokens.lengths)
     np.testing.assert_allclose(figures["correction_weight"], np.exp(0.5 * sign).mean(), rtol=1e-6)
@@ -136,6 +148,93 @@ def test_details_are_those_of_every_token(sequences, processor, monkeypatch):
     assert figures["correction_rejected"] == 0
     for array, batch in zip(tokens.rows(tokens["logprobs"]), before, strict=True):
         np.testing.assert_array_equal(array, batch["logprobs"] * batch["target_mask"])
+
+
+def score_of(shift, of_advantage=0.0):
+    """A score whose log-probabilities are the sampler's with something added."""
+    return {
+        "logprobs": lambda batch: (
+            batch["logprobs"] + np.float32(shift) + np.float32(of_advantage) * batch["advantages"]
+        ),
+        "entropy": lambda batch: batch["targets"].astype(np.float32),
+    }
+
+
+def test_kl_cov_has_no_gradient_in_the_first_update_of_an_episode(sequences, processor):
+    """Nothing has moved there, and the sign of a difference would be that of rounding."""
+    config = config_of(auxiliary=dict(kl_cov=1.0, kl_cov_fraction=0.5))
+    trainer = Known(old=score_of(0.0), now=score_of(-1e-7))
+    batches, figures, *_ = prepared(config, trainer, sequences, processor, first_step=3)
+    assert trainer.asked == ["old", "old", "now"] and score_passes(config) == 2
+    assert not any(batch["kl_cov"].any() for batch in batches) and figures["kl_cov"] == 0
+    batches, figures, *_ = prepared(config, Known(old=score_of(0.5), now=score_of(0.25)), sequences, processor)
+    assert min(batch["kl_cov"].min() for batch in batches) == -1 and figures["kl_cov"] > 0.1
+    for batch in batches:  # the ratio of the policy loss is to the sampler's all the same
+        assert "logprobs" in batch and batch["kl_cov"].max() == 0
+
+
+@pytest.mark.parametrize("loss", ["clip", "dual_clip", "gspo", "cispo", f"{__name__}:plain"])
+def test_clip_cov_draws_no_token_that_the_clip_has_taken_already(sequences, processor, loss):
+    """Every token has gone its advantage's way, those of responses with an advantage of more than 1 beyond the clip."""
+    config = config_of(grpo=dict(loss=loss), auxiliary=dict(clip_cov_fraction=1.0, clip_cov_bounds=(0.0, 1e9)))
+    given = [
+        dataclasses.replace(one, advantage=2.0 * (-1) ** n if n < 3 else 0.1 * n) for n, one in enumerate(sequences)
+    ]
+    batches, figures, agreed, before = prepared(config, Known(now=score_of(0.0, 0.3)), given, processor)
+    tokens = UpdateTokens(agreed, before)
+    advantages = tokens["advantages"]
+    covariance = covariances(tokens["logprobs"] + 0.3 * advantages, advantages, tokens.size)
+    beyond = np.abs(advantages) > 1 if loss in ("clip", "dual_clip", "gspo") else np.zeros(len(advantages), bool)
+    assert figures["clip_cov_fraction"] == pytest.approx(((covariance > 0) & ~beyond).mean())
+    left_out = UpdateTokens(agreed, batches)["weights"] == 0
+    np.testing.assert_array_equal(left_out, (covariance > 0) & ~beyond)
+    assert (beyond & (covariance > 0)).any() == (loss in ("clip", "dual_clip", "gspo"))
+
+
+def plain(tokens, settings):
+    """A policy loss of one's own."""
+    return -tokens.aggregate_weighted(tokens.ratio * tokens.advantages), {}
+
+
+def one_each(lengths, size, settings):
+    """An aggregation of one's own: the sum over all tokens, whatever their number."""
+    return [size.tokens] * len(lengths)
+
+
+def one_too_few(lengths, size, settings):
+    return np.ones(len(lengths) - 1)
+
+
+def halves(log_ratios, lengths, bounds):
+    """A correction of one's own."""
+    return np.where(log_ratios > 0, bounds[0], bounds[1])
+
+
+def not_a_number(log_ratios, lengths, bounds):
+    return np.log(log_ratios * 0 - 1)
+
+
+def test_weights_of_ones_own(sequences, processor):
+    config = config_of(grpo=dict(aggregation=f"{__name__}:one_each", correction=f"{__name__}:halves"))
+    trainer = Known(old=score_of(0.0, 0.3))
+    batches, figures, agreed, before = prepared(config, trainer, sequences, processor)
+    tokens, rows = UpdateTokens(agreed, before), UpdateTokens(agreed, batches)
+    np.testing.assert_array_equal(rows["aggregation"], tokens.size.tokens)
+    np.testing.assert_array_equal(rows["weights"], np.where(tokens["advantages"] > 0, 0.5, 2.0))
+    assert figures["correction_weight"] == pytest.approx(rows["weights"].mean())
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("aggregation", "one_too_few", r"aggregation '.*:one_too_few' must be a finite number for each of 6 sequences"),
+        ("correction", "not_a_number", r"correction '.*:not_a_number' must be a finite number for each of \d+ tokens"),
+    ],
+)
+def test_weights_of_ones_own_that_are_none_are_named(sequences, processor, key, name, message):
+    with pytest.raises(UserError, match=message):
+        prepared(config_of(grpo={key: f"{__name__}:{name}"}), Known(old=score_of(0.0)), sequences, processor)
 
 
 def test_the_default_computes_nothing_before_an_update(sequences, processor):
@@ -184,7 +283,7 @@ def test_a_run_trains_with_parts_of_every_kind(rl_config, luck_pays, updates, ra
     config.train.update(dict(batch_size=8 // updates, steps=updates))
     config.optimizer.update(dict(warmup_fraction=0.0, learning_rate=1e-2))
     [line] = read_metrics(rl.run(config).parent)
-    assert line["updates"] == updates and line.keys() >= FIGURES
+    assert line["updates"] == updates and line.keys() >= FIGURES and not undocumented(line)
     assert line["logprob_difference"] < 1e-4 and line["correction_weight"] == pytest.approx(1.0, abs=1e-3)
     assert 0 < line["clip_cov_fraction"] <= 0.1
     # The reference is no part of what is trained: the second update is away from it.

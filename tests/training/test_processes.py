@@ -6,6 +6,7 @@ import pathlib
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.training import rl, sft
 from tests import processes
-from tests.training.test_policy_update import PARTS
+from tests.training.test_policy_update import with_parts
 
 # One program for both phases and any number of processes, in which luck pays.
 SCRIPT = """
@@ -96,14 +97,12 @@ def test_processes_train_as_one(request, script, luck_pays, phase, count):
 def test_processes_train_as_one_with_parts_of_every_kind(request, script, luck_pays, count):
     """Their weights, marks and draws are of all tokens of an update.
 
-    But for KL-Cov, whose gradient is the sign of a difference that is rounding alone in an episode's first update.
+    But for KL-Cov, whose gradient is a sign, which rounding decides for a token that has hardly moved.
     """
     configs = [configured(request, "rl", name) for name in ("one", "several")]
     for config in configs:
         config.train.batch_size = 8
-        for section, values in PARTS.items():
-            config[section].update(values)
-        config.auxiliary.kl_cov = 0.0
+        with_parts(config).auxiliary.kl_cov = 0.0
     assert_equal(rl.run(configs[0]).parent, execute(script, "rl", configs[1], count))
 
 
@@ -120,6 +119,42 @@ def test_processes_leave_out_the_same_updates(request, script, luck_pays):
     assert_equal(*runs)
     skipped = read_metrics(runs[0])[-1]["skipped_updates"]
     assert 0 < skipped < 16 and skipped + sum(line["updates"] for line in read_metrics(runs[0])) == 16
+
+
+def reward_the_first_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the four shards' queries, luck pays for those of the first two alone."""
+    collect = rl.collect
+
+    def half(*arguments):
+        groups, correct = collect(*arguments)
+        first = jax.process_index() * len(correct)
+        correct[np.arange(first, first + len(correct)) >= 2] = 0.0
+        return groups, correct
+
+    monkeypatch.setattr(rl, "collect", half)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_process_without_anything_to_learn_from_goes_on_in_step(request, script, luck_pays, monkeypatch, parts):
+    """What the other one learns from fills the updates; passes before them have none of its tokens.
+
+    Of the parts, those are left out whose choice between copies of a token, in replayed responses, is rounding's.
+    """
+    imported = "from tests.training.test_processes import reward_the_first_half as half"
+    patch = f"    let_luck_pay(patch)\n    {imported}\n    half(patch)"
+    script.write_text(SCRIPT.replace("    let_luck_pay(patch)", patch))
+    configs = [configured(request, "rl", name) for name in ("one", "several")]
+    for config in configs:
+        config.train.update(dict(batch_size=8, steps=4))
+        if parts:
+            with_parts(config).auxiliary.kl_cov = 0.0
+            config.grpo.entropy_fraction = 1.0
+    several = execute(script, "rl", configs[1], 2)
+    reward_the_first_half(monkeypatch)
+    assert_equal(rl.run(configs[0]).parent, several)
+    lines = read_metrics(several)
+    assert [line["updates"] for line in lines] == [2, 2] and lines[0]["uniform_groups"] == 0.5
 
 
 def fail_a_query(monkeypatch: pytest.MonkeyPatch) -> None:

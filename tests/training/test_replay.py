@@ -79,6 +79,13 @@ def test_every_planned_update_is_full_and_the_fresh_ones_are_spread_over_them(sh
     assert replayed_share(updates) == pytest.approx(1 - 11 / 64)
 
 
+def test_every_update_has_its_share_of_each_shard_however_many_a_shard_has():
+    """Three responses with an advantage in the first shard, and nine in the second."""
+    advantages = np.concatenate([[1, 1, 1], np.zeros(9), [1] * 9, np.zeros(3)])
+    updates = choose_responses("paper", candidates(advantages, 2, updates=3, batch_size=4))
+    assert [(update < 12).sum() for update in updates] == [1, 1, 1] and replayed_share(updates) == 0
+
+
 def test_draws_are_the_episodes_own():
     """They follow from the seed, the episode and the update, and from nothing else."""
     given = candidates(sparse(64, 5), updates=8, seed=(3, 1))
@@ -114,8 +121,8 @@ def test_a_masked_response_is_never_trained_on():
 
 
 def test_the_release_draws_half_of_the_episode():
-    """32 of 64; 10 have an advantage, and 1 right one without adds a draw to theirs; 21 are filled from the buffer."""
-    advantages = sparse(64, 10)
+    """32 of 64; 20 have an advantage, and 2 right ones without add draws to theirs; 10 are filled from the buffer."""
+    advantages = sparse(64, 20) * np.float32(1e-6)  # so that what is added to those of the buffer counts
     given = candidates(advantages, correct=advantages == 0, updates=4)
     assert planned_responses("release", 64) == 32 and planned_responses("paper", 64) == 64
     updates = choose_responses("release", given)
@@ -123,9 +130,16 @@ def test_the_release_draws_half_of_the_episode():
     effective = np.flatnonzero(advantages)
     size = np.abs(advantages[effective].astype(np.float64))
     random = np.random.default_rng((0, 1))
-    drawn = random.choice(effective, 11, p=size / size.sum())
-    filled = random.choice(effective, 21, p=(size + 1e-4) / (size + 1e-4).sum())
+    drawn = random.choice(effective, 22, p=size / size.sum())
+    filled = random.choice(effective, 10, p=(size + 1e-4) / (size + 1e-4).sum())
     np.testing.assert_array_equal(np.concatenate(updates), [*drawn, *filled])
+
+
+def test_the_release_counts_an_episode_s_responses_whatever_rounds_of_queries_it_took():
+    """Dynamic sampling has asked three times as many queries, of which as many as ever may be trained on."""
+    advantages = np.concatenate([np.zeros(128), sparse(64, 40)])
+    updates = choose_responses("release", candidates(advantages, updates=4))
+    assert [len(update) for update in updates] == [8] * 4
 
 
 def test_the_release_cuts_its_pool_to_half_of_the_episode():
@@ -138,10 +152,28 @@ def first_two(given: Candidates) -> list[list[int]]:
     return [[0, 1]] * given.updates
 
 
+def no_list(given: Candidates) -> None:
+    pass
+
+
+def uneven(given: Candidates) -> list:
+    return [[[0, 1], [2]]]
+
+
 def test_a_method_of_ones_own():
     given = candidates(np.ones(4), updates=3)
     assert [u.tolist() for u in choose_responses(f"{__name__}:first_two", given)] == [[0, 1]] * 3
     with pytest.raises(UserError, match=r"indices of responses, whole numbers from 0 to 0; it returned \[0, 1\]"):
         choose_responses(f"{__name__}:first_two", candidates([1.0]))
+    with pytest.raises(UserError, match=r"indices of responses, whole .*; it returned \[\[0, 1\], \[2\]\]"):
+        choose_responses(f"{__name__}:uneven", given)
+    with pytest.raises(UserError, match="must return a list for each update; it returned None"):
+        choose_responses(f"{__name__}:no_list", given)
     with pytest.raises(UserError, match="unknown replay method 'papre'; known: none, paper, release"):
         choose_responses("papre", given)
+
+
+def test_a_method_of_ones_own_may_choose_only_what_may_be_trained_on():
+    given = candidates([1.0, 0.0, 1.0], trained=[True, False, True])
+    with pytest.raises(UserError, match=r"response 1, which may not be trained on \(`trained` of the candidates\)"):
+        choose_responses(f"{__name__}:first_two", given)

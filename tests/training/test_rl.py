@@ -48,6 +48,7 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         failed_queries=0,
         informative=lambda: 512,
         curiosity=CuriosityState(0.5, 0.05, {"all": 0.25}),
+        rate=0.25,
     )
     monkeypatch.setattr(rl, "collect", lambda *_: ([], np.zeros((0, 8))))
     monkeypatch.setattr(rl, "reward_groups", lambda *_: rewarded)

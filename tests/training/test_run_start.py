@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from pixel_reasoner_jax.config import ConfigError
@@ -170,6 +171,14 @@ def test_a_config_that_cannot_train_is_refused_before_anything_is_written(sft_co
     with pytest.raises(ConfigError, match="max_length is 385.*row_length = 384"):
         rl.run(rl_config)
     rl_config.rollout.max_length = 384
+    rl_config.rewards.terms.long = ConfigDict(dict(function="overlong", weight=0.0, gate="none", cap=0.0))
+    with pytest.raises(ConfigError, match="overlong_margin is 4096.*at most config.rollout.max_response_tokens = 96"):
+        rl.run(rl_config)
+    rl_config.rewards.overlong_margin = 96
+    rl_config.curiosity.alpha_bounds = (0.6, 0.7)
+    with pytest.raises(ConfigError, match="alpha is 0.5, where dual multipliers begin"):
+        rl.run(rl_config)
+    rl_config.curiosity.alpha_bounds = (0.0, 0.7)
     rl_config.train.steps, rl_config.grpo.queries_per_episode = None, 9
     with pytest.raises(ConfigError, match="8 queries .*queries_per_episode is 9"):
         rl.run(rl_config)

@@ -23,6 +23,7 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, samples
 from pixel_reasoner_jax.training.samples import LoggedTokens, error_counts
 from pixel_reasoner_jax.trajectory import OperationRecord, Source
+from tests.documents import undocumented
 from tests.training.interruption import interrupted
 
 
@@ -64,10 +65,11 @@ def check_lengths(config):
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_stores_every_episode_once(rl_config, luck_pays, monkeypatch):
-    rl_config.train.update(dict(log_samples=3, steps=2, checkpoint_every=1))
-    interrupted(monkeypatch, rl.run, rl_config, after=2)  # the second episode is begun anew
+    rl_config.train.update(dict(log_samples=3, steps=3, checkpoint_every=1))
+    interrupted(monkeypatch, rl.run, rl_config, after=3)  # the third episode is dropped, the second begun anew
     before = [draft.attributes for draft in stored(rl_config.workdir, 2)]
-    rl.run(rl_config, resume=True)
+    rl_config.train.steps = 2
+    rl.run(rl_config, resume=1)
     assert [draft.attributes for draft in stored(rl_config.workdir, 2)] == before
     check_samples(rl_config.workdir, 2)
 
@@ -81,7 +83,7 @@ def check_samples(workdir, episodes):
         for draft in drafts:
             check_draft(draft, processor)
         assert line["logprob_difference_text"] <= line["logprob_difference_text_max"] < 1e-4
-        assert {f"errors_{kind}" for kind in ERROR_KINDS} <= line.keys()
+        assert {f"errors_{kind}" for kind in ERROR_KINDS} <= line.keys() and not undocumented(line)
 
 
 def check_draft(draft, processor):
@@ -163,6 +165,15 @@ def test_an_episode_is_stored_once(rewarded, log, tmp_path):
     log(rewarded, episode=2, count=1)
     assert log(rewarded, episode=3, count=0) == {}
     assert [len(stored(tmp_path, episode)) for episode in (1, 2)] == [2, 1] and folders(tmp_path) == ["00001", "00002"]
+
+
+def test_samples_of_later_episodes_are_dropped(rewarded, log, tmp_path):
+    samples.drop_samples_after(tmp_path, 0)  # there is none
+    for episode in (1, 2, 10, 100_000):
+        log(rewarded, episode=episode, count=1)
+    (tmp_path / "samples" / "mine").mkdir()
+    samples.drop_samples_after(tmp_path, 2)
+    assert folders(tmp_path) == ["00001", "00002", "mine"]
 
 
 def test_what_cannot_be_stored_is_left_out(rewarded, log, tmp_path, caplog):

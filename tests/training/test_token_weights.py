@@ -7,11 +7,13 @@ import types
 import numpy as np
 import pytest
 
+from pixel_reasoner_jax import config_values
 from pixel_reasoner_jax.training import token_weights
 from pixel_reasoner_jax.training.token_weights import (
     AGGREGATIONS,
     CORRECTIONS,
     Size,
+    clipped,
     covariances,
     drawn_between,
     sequence_means,
@@ -21,6 +23,11 @@ from pixel_reasoner_jax.training.token_weights import (
 
 LENGTHS = np.array([3, 1, 0, 6])  # among them a sequence of one token, and one without
 SIZE = Size.of(LENGTHS)
+
+
+def test_the_parts_are_those_that_a_config_may_name():
+    assert tuple(AGGREGATIONS) == config_values.AGGREGATIONS
+    assert ("none", *CORRECTIONS) == config_values.CORRECTIONS
 
 
 def by_sequence(values):
@@ -50,6 +57,24 @@ def test_corrections_weigh_tokens_by_the_trainer_s_probability_to_the_sampler_s(
     wanted = np.repeat([float(0.5 <= np.exp(min(mean, 20)) <= 2) for mean in means], LENGTHS)
     np.testing.assert_array_equal(CORRECTIONS["geometric"](log_ratios, LENGTHS, bounds), wanted)
     assert 0 < wanted.sum() < 10
+
+
+def test_corrections_of_sequences_weigh_all_of_their_tokens_by_the_product_of_the_ratios():
+    log_ratios = np.array([0.5, -0.4, 0.3, -300.0, 0.2, 0.2, 0.2, 0.1, 0.1, 0.1])  # sums 0.4, -300, 0.9
+    products = np.exp([0.4, -20.0, 0.9])
+    bounds = 0.5, 2.0
+    np.testing.assert_allclose(
+        CORRECTIONS["sequence_tis"](log_ratios, LENGTHS, bounds), np.repeat([products[0], products[1], 2.0], [3, 1, 6])
+    )
+    np.testing.assert_allclose(
+        CORRECTIONS["sequence_mis"](log_ratios, LENGTHS, bounds), np.repeat([products[0], 0.0, 0.0], [3, 1, 6])
+    )
+
+
+def test_a_token_is_clipped_where_it_has_gone_its_advantage_s_way():
+    ratios = np.log([1.36, 1.34, 0.79, 0.81, 1.36, 0.79, 2.0, 0.1])
+    advantages = np.array([1.0, 1.0, -1.0, -1.0, -1.0, 1.0, 0.0, 0.0])
+    assert clipped(ratios, advantages, 0.2, 0.35).tolist() == [True, False, True, False, False, False, False, False]
 
 
 def test_check_values():
@@ -107,10 +132,11 @@ def test_what_is_chosen_does_not_depend_on_who_serves_the_shards(monkeypatch, se
     def chosen(arrays, shards):
         covariance = covariances(*arrays, size)
         drawn = drawn_between(covariance, (0.1, 2.0), 0.1, size, shards, (0, 1))
-        return np.stack([covariance, top_share(covariance, 0.1, size), drawn])
+        shares = [top_share(values, 0.1, size) for values in (covariance, covariance - 50.0)]  # negative ones too
+        return np.stack([covariance, *shares, drawn])
 
     wanted = chosen(together, shards)
-    assert wanted[2].sum() == 9
+    assert wanted[3].sum() == 9
     processes = [np.concatenate([np.zeros((2, 0)), *(of_shard[s] for s in some)], axis=1) for some in served]
     shards_of = [np.repeat(np.array(some, int), 30) for some in served]
     exchanged: list[list] = []
@@ -121,7 +147,7 @@ def test_what_is_chosen_does_not_depend_on_who_serves_the_shards(monkeypatch, se
         return np.stack(known)
 
     monkeypatch.setattr(token_weights, "all_gather", gather)
-    for _ in range(4):  # each exchange depends on those before it
+    for _ in range(5):  # each exchange depends on those before it
         given = []
         for arrays, mine in zip(processes, shards_of, strict=True):
             calls: list = []
