@@ -46,7 +46,7 @@ from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_gro
 from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
-from pixel_reasoner_jax.training.policy_update import UpdatePasses, check_update_parts, details_of
+from pixel_reasoner_jax.training.policy_update import UpdatePasses, check_update_parts, details_of, settle_correction
 from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.training.replay import METHODS as REPLAY
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, replayed_share
@@ -79,6 +79,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
       RunStopped: SIGTERM has come. The running episode is begun anew when the run goes on, from the parameters that it
         began with; where these are gone and were not saved, its updates are made first, and it is saved.
     """
+    settle_correction(config)
     check_lengths(config)
     check_parts(config)
     data = data_sets(config)
@@ -342,6 +343,7 @@ def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
         guidelines=training.settings.guidelines,
         slots=config.rollout.slots,
         rollout_mesh=config.rollout.mesh,
+        weights=config.rollout.weights,
     )
 
 
