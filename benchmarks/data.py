@@ -65,7 +65,7 @@ def ours(data: pathlib.Path, processor: Processor, workers: int, batches: int) -
         def batch() -> None:
             for trajectory in next(stream)[0]:
                 for media in trajectory.media:
-                    media.patches  # noqa: B018  made here, as `packing.build` does
+                    media.patches  # noqa: B018  what the peer hands over; training has the device normalize
 
         return _rate(batch, batches, workers)
 

@@ -7,7 +7,6 @@ products; both rates are measured here, on the same device, with one large copy 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import time
@@ -18,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks.held_slots import HeldSlots
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.rollout.engine import Engine, ExtendBatch, Slots
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
+from pixel_reasoner_jax.rollout.engine import ExtendBatch
 
 STEPS = 32  # tokens of a chunk, as a policy decodes
 REPEATS = 5
@@ -60,35 +59,20 @@ def measure(preset: str, slots: int, context: int, width: int) -> dict:
       `least`, the bytes or operations that the floor is made of; and the device's `bytes_per_second` and `flops`.
     """
     model = Qwen2_5_VL.create(Config.preset(preset), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-    graph, params = nnx.split(model)
-    del model
-    length = -(-(context + STEPS) // 128) * 128
-    engine = Engine(graph, [0])
-    config = sizes(params)
-    state = engine.empty(params, slots, length, None, False)
-    table = engine.empty_table(params, 8)
-    state = _filled(state, context)
-    forbidden = np.zeros(config["vocab"], bool)
-    forbidden[0] = True  # the stop token: every chunk is whole
-
-    def decode():
-        nonlocal state
-        sampling = SlotSampling.of([SamplingSettings()] * slots, [STEPS] * slots)
-        state = _filled(state, context)
-        counts = (np.int32(STEPS), np.int32(slots))
-        state, out = engine.decode(params, state, sampling, forbidden, *counts, steps=STEPS, filtered=False)
-        return out
+    held = HeldSlots(model, [context] * slots, context + STEPS, STEPS)
+    config = sizes(held.params)
+    table = held.engine.empty_table(held.params, 8)
 
     def prefill():
-        nonlocal state
-        added = ExtendBatch.blank(1, width, slots)
+        added = ExtendBatch.blank(1, width, slots, held.table.shape[1])
         added.slots[0], added.starts[0], added.counts[0] = 0, context - width, width
         added.tokens[0] = np.arange(width) % config["vocab"]
         added.positions[0] = np.arange(context - width, context)
-        state = engine.extend(params, state, table, added)
-        return state.hidden
+        added.table[0] = held.table[0]
+        held.state = held.engine.extend(held.params, held.state, table, added)
+        return held.state.hidden
 
-    decoding, prefilling = _seconds(decode) / STEPS, _seconds(prefill)
+    decoding, prefilling = _seconds(held.decode) / STEPS, _seconds(prefill)
     rate, flops = bandwidth(), matrix_rate()
     cache = 2 * slots * (context + STEPS / 2) * config["kv"] * 2
     # Every weight of the decoder once; of the embeddings a row a slot, unless they are the head's too.
@@ -147,12 +131,6 @@ def matrix_rate() -> float:
         return y
 
     return 2 * CALLS * size**3 / _seconds(products)
-
-
-def _filled(state: Slots, context: int) -> Slots:
-    """The slots with so many tokens in each."""
-    lengths = jnp.full_like(state.cache["length"], context)
-    return dataclasses.replace(state, cache=state.cache | {"length": lengths})
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -12,12 +12,12 @@ import json
 
 import numpy as np
 
+from pixel_reasoner_jax.plan.lengths import LONGEST, draw_group
 from pixel_reasoner_jax.training.rows import Arrangement, arrange, real_share, split_by_tokens
 
 ROW_LENGTH = 16_384
 BATCHES = {"sft": (128, 1), "grpo": (256, 8)}  # trajectories of an update, samples of a query: the paper's
 UPDATES = {"sft": 1, "grpo": 16}  # that are packed at a time: those of an episode of 512 queries
-KINDS = {"text": 0.27, "one crop": 0.45, "more crops": 0.28}
 
 
 def trajectory_lengths(phase: str, seed: int, updates: int = 1) -> tuple[list[int], list[int]]:
@@ -25,18 +25,13 @@ def trajectory_lengths(phase: str, seed: int, updates: int = 1) -> tuple[list[in
     to 10,000."""
     random = np.random.default_rng((seed, phase == "grpo"))
     count, samples = BATCHES[phase]
-    count *= updates
     lengths, queries = [], []
-    for query in range(count // samples):
-        image, question = random.integers(300, 2000), random.integers(150, 500)
-        for _ in range(samples):
-            kind = random.choice(list(KINDS), p=list(KINDS.values()))
-            crops = {"text": 0, "one crop": 1, "more crops": random.integers(2, 5)}[kind]
-            seen = sum(random.integers(100, 1000) for _ in range(crops))
-            if kind == "text" and samples == 1:  # a text-only trajectory of the warm start has a small image
-                image = random.integers(100, 300)
-            written = random.gamma(4, 50, size=crops + 1).sum() * (3 if kind == "more crops" else 1)
-            lengths.append(min(int(question + image + seen + written), 10_000))
+    for query in range(count * updates // samples):
+        group = draw_group(random, samples)
+        for turns, tokens in zip(group.responses, group.tokens(), strict=True):
+            if len(turns) == 1 and samples == 1:  # a text-only trajectory of the warm start has a small image
+                tokens += int(random.integers(100, 300)) - sum(group.images)
+            lengths.append(min(tokens, LONGEST))
             queries.append(query)
     return lengths, queries
 

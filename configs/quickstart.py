@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
     config.rl.rollout.max_images = 2
     config.rl.rollout.max_length = 192
     config.rl.rollout.slots = 128
+    config.rl.rollout.cache_tokens = 0  # enough for all of them
     config.rl.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
     config.rl.rollout.weights = config_dict.placeholder(str)
     config.rl.rewards = ConfigDict(dict(rules="strict", overlong_margin=32))

@@ -98,7 +98,11 @@ def get_config() -> ConfigDict:
     config.rollout.max_response_tokens = 12_288
     config.rollout.max_images = 16
     config.rollout.max_length = 16_384  # prompt and response
-    config.rollout.slots = 64  # responses in flight
+    # Responses in flight; and tokens that the KV cache holds for all of them together: where they need more, the
+    # youngest wait in the host's memory. slots = 0: as many as memory allows, decided when the run begins, which keeps
+    # it. cache_tokens = 0: what memory allows then, else enough for responses that are all of max_length.
+    config.rollout.slots = 64
+    config.rollout.cache_tokens = 0
     # The devices' mesh in rollouts, for which the parameters are laid out once an episode; tensor=0: as in config.mesh.
     # With fsdp above 1, each decoding step gathers the parameters anew, where there is no memory to have them at hand.
     config.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))

@@ -162,7 +162,10 @@ def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
 
 
 def take_over(config: ConfigDict) -> None:
-    """Takes what `config` leaves open, rules, budgets and `data.shards`, from the run in `config.workdir`, if any."""
+    """Takes what `config` leaves open from the run in `config.workdir`, if any.
+
+    That is rules, budgets, `data.shards` and `rollout.slots`.
+    """
     if not (as_path(config.workdir) / FILE).exists():
         return
     saved, now = dict(_leaves(load_saved(config.workdir))), dict(_leaves(config))
@@ -174,6 +177,9 @@ def take_over(config: ConfigDict) -> None:
         if value is None and (before := saved.get(f"processor.{key}")) is not None:
             config.processor[key] = tuple(before) if isinstance(before, list) else before
     config.data.shards = config.data.shards or saved.get("data.shards", 0)
+    if now.get("rollout.slots") == 0:  # as many as there was memory for when the run began
+        config.rollout.slots = saved.get("rollout.slots", 0)
+        config.rollout.cache_tokens = config.rollout.cache_tokens or saved.get("rollout.cache_tokens", 0)
 
 
 def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import jax
 import numpy as np
@@ -10,7 +11,18 @@ import torch
 from flax import nnx
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks import floors, load_memory, peers, rollout, train_own, train_peer, train_step, train_work, workload
+from benchmarks import (
+    decode,
+    floors,
+    load_memory,
+    peers,
+    rollout,
+    train_own,
+    train_peer,
+    train_step,
+    train_work,
+    workload,
+)
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.trajectory import Source
@@ -288,3 +300,16 @@ def test_each_of_eight_devices_does_an_eighth():
         one, eighth = (found[phase]["flops"] / found[phase]["asked"] for found in (whole, each))
         assert eighth == pytest.approx(one, rel=0.05)  # no device does another's work as well
         assert each[phase]["bytes"] < whole[phase]["bytes"] / 2
+
+
+def test_the_cache_is_full_of_live_tokens():
+    found = decode.cache_fill(120)
+    assert 1 < found["cache_ratio"] < 1.15 and found["waits_per_response"] < 1
+
+
+@pytest.mark.slow
+def test_steps_of_decoding_are_compared(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["decode", "--tiny", "--rounds", "1", "--json"])
+    decode.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert decode.AIMS.keys() < found.keys() and all(found[name] > 0 for name in decode.AIMS)

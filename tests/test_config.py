@@ -152,7 +152,7 @@ def test_a_budget_may_be_left_to_the_model_in_any_config():
         ("lora.targets", "query,q_proj", "must be out of query, key, value, out, gate, up, down"),
         ("curiosity.variant", "papre", "must be one of 'paper', 'release'"),
         ("rollout.samples", "1", "at least 2"),
-        ("rollout.slots", "0", "config.rollout.slots is 0: it must be greater than 0"),
+        ("rollout.slots", "-1", "config.rollout.slots is -1: it must be 0 or greater"),
         ("model.remat", "ful", "must be one of 'none', 'vision', 'dots', 'full', 'groups'"),
         ("operations.padding", "1.5", "config.operations.padding is 1.5: it must be between 0 and 1"),
         ("processor.image", "(9, 4)", "config.processor.image is (9, 4): it must be two whole numbers of tokens"),

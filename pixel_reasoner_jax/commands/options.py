@@ -176,7 +176,21 @@ def plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=PRESETS, help="the model's size, where its directory is not here")
     parser.add_argument("--search", action="store_true", help="compile for other meshes too, and recommend the fastest")
     parser.add_argument("--phases", metavar="NAMES", help="only these phases, separated by commas")
-    parser.add_argument("--json", action="store_true", help="a last line for programs: a list of phases")
+    parser.add_argument(
+        "--episode",
+        action="store_true",
+        help="simulate an episode of rl: seconds, tokens/s, hours of the run",
+    )
+    parser.add_argument(
+        "--lengths",
+        metavar="RUN",
+        help="with --episode: lengths of the trajectories that a run of rl has stored",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='a last line for programs: a list of phases, or with --episode {"phases": […], "episode": {…}}',
+    )
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:

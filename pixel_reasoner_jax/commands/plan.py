@@ -15,19 +15,24 @@ import jax
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.commands.options import PRESETS
+from pixel_reasoner_jax.commands.plan_episode import episode_report
 from pixel_reasoner_jax.commands.quickstart import phase_config
 from pixel_reasoner_jax.config import SECTIONS, ConfigError, load_config
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.model_files import base_directory
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.models.weights import read_config
-from pixel_reasoner_jax.plan.chips import GIB, topology
+from pixel_reasoner_jax.plan.chips import GIB, Topology, topology
+from pixel_reasoner_jax.plan.episode import PHASES, DoesNotFit, plan_episode
+from pixel_reasoner_jax.plan.lengths import Group, method_groups
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.programs import Programs
 from pixel_reasoner_jax.plan.search import Largest, Meshes, MeshSearch, largest_micro_batch, largest_slots
+from pixel_reasoner_jax.plan.stored_lengths import run_groups
 from pixel_reasoner_jax.processing import Geometry
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
 from pixel_reasoner_jax.report.text import plain_table
+from pixel_reasoner_jax.rollout.capacity import CapacityError
 
 HEADINGS = [
     "",
@@ -55,12 +60,8 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     names = [name.strip() for name in args.phases.split(",")] if args.phases else programs.phases
     if unknown := [name for name in names if name not in programs.phases]:
         raise UserError(f"--phases names {unknown[0]!r}; this run has {', '.join(programs.phases)}")
-    phases = []
-    for number, name in enumerate(names, start=1):
-        _say(f"compiling {name} for {args.topology} ({number} of {len(names)})")
-        phases.append(measure(programs, name, chips))
-        used, available, verdict = _row(phases[-1])[2:5]
-        _say(f"{used} of {available} GiB a chip: {verdict}")
+    groups = _groups(args, config, names)
+    phases = _measured(programs, names, chips)
     more = {}
     if not args.phases:
         _say("how much fits")
@@ -71,10 +72,46 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
         best = MeshSearch(config, model, chips, _tried).best()
         more["mesh"], more["rollout_mesh"] = best or (None, None)
     print(report(phases, meshes, more))
+    largest = {name: found.size if isinstance(found, Largest) else found for name, found in more.items()}
+    of_run = {"mesh": meshes.training, "rollout_mesh": meshes.rollouts, "largest": largest}
+    figures = [phase.to_json() | of_run for phase in phases]
+    problem = None
+    if args.episode:
+        try:
+            episode = plan_episode(config, model, chips, programs, phases, groups, _say)
+            print(f"\n{episode_report(episode)}")
+            of_episode = episode.to_json()
+        except (DoesNotFit, CapacityError) as error:
+            problem, of_episode = error, {"fits": False, "reason": str(error)}
+        figures = {"phases": figures, "episode": of_episode}
     if args.json:
-        largest = {name: found.size if isinstance(found, Largest) else found for name, found in more.items()}
-        of_run = {"mesh": meshes.training, "rollout_mesh": meshes.rollouts, "largest": largest}
-        print(json.dumps([phase.to_json() | of_run for phase in phases]))
+        print(json.dumps(figures))
+    if problem:
+        raise problem
+
+
+def _measured(programs: Programs, names: Sequence[str], chips: Topology) -> list[Phase]:
+    """Compiles phases, and says how far it is."""
+    phases = []
+    for number, name in enumerate(names, start=1):
+        _say(f"compiling {name} for {chips.name} ({number} of {len(names)})")
+        phases.append(measure(programs, name, chips))
+        used, available, verdict = _row(phases[-1])[2:5]
+        _say(f"{used} of {available} GiB a chip: {verdict}")
+    return phases
+
+
+def _groups(args: argparse.Namespace, config: ConfigDict, names: Sequence[str]) -> list[Group]:
+    """The prompts and responses of the episode that is to be planned, none if none is."""
+    if not args.episode:
+        if args.lengths:
+            raise UserError("--lengths are those of an episode: add --episode")
+        return []
+    if "rollout" not in config:
+        raise UserError("--episode plans a run of rl, and this config is one of sft")
+    if missing := [name for name in PHASES if name not in names]:
+        raise UserError(f"--episode needs the phase {missing[0]}: name it in --phases too, or leave --phases out")
+    return run_groups(args.lengths, config) if args.lengths else method_groups(config)
 
 
 def report(phases: Sequence[Phase], meshes: Meshes, more: dict[str, object]) -> str:

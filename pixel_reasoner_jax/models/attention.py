@@ -22,13 +22,6 @@ DEFAULT_QUERIES = 128
 # the scores; no number of them gets below a half, and each is one more loop to compile.
 PARTS = 4
 
-# The length of a cache that is longer than this is a multiple of it.
-BLOCK = 128
-
-# Keys of a cache read at a time, at most. A turn of a loop costs a GPU some 40 microseconds whatever it does: on an
-# H100, a decoding step of 3B over 4,096 tokens took 51 ms with 128 keys at a time, 27 with 1,024.
-READ = {"gpu": 1024}
-
 
 def attention(
     query: Float[Array, "batch tokens heads size"],
@@ -54,7 +47,7 @@ def attention(
     Returns:
       The attended values, in the query's dtype.
     """
-    platform = _platform(mesh)
+    platform = platform_of(mesh)
     if not kernels.fits(platform, *query.shape[1::2]):
         queries = QUERIES.get(platform, DEFAULT_QUERIES)
         return dense_attention(query, key, value, segments, causal=causal, queries=queries)
@@ -62,20 +55,8 @@ def attention(
     return kernels.fused_attention(query, key, value, segments, causal=causal, mesh=mesh)
 
 
-def keys_at_once(length: int, mesh: Mesh | None = None) -> int:
-    """How many keys of a cache `cached_attention` reads at a time: a divisor of the cache's length.
-
-    Args:
-      length: tokens of a slot, a multiple of `BLOCK` or shorter.
-      mesh: what the cache lies on, None for JAX's default platform.
-    """
-    if length <= BLOCK:
-        return length
-    most = READ.get(_platform(mesh), BLOCK) // BLOCK
-    return BLOCK * next(count for count in range(most, 0, -1) if length // BLOCK % count == 0)
-
-
-def _platform(mesh: Mesh | None) -> str:
+def platform_of(mesh: Mesh | None) -> str:
+    """What a mesh consists of, "cpu", "gpu" or "tpu"; without one, what JAX takes by itself."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 

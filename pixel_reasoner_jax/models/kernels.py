@@ -89,7 +89,7 @@ def attention_flops(batch: int, tokens: int, heads: int, size: int, *, causal: b
     return {name: number * 2 * batch * heads * pairs * size for name, number in numbers.items()}
 
 
-def _saying(flops: Mapping[str, int]) -> contextlib.AbstractContextManager:
+def saying(flops: Mapping[str, int]) -> contextlib.AbstractContextManager:
     """A context in which the kernels that are called, and their backward passes, carry their number of operations."""
     return set_xla_metadata(**{FLOPS + name: count for name, count in flops.items()})
 
@@ -128,7 +128,7 @@ def _splash(query, key, value, segments, *, causal: bool, interpret: bool):
         infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
         infos = (info._replace(block_mask=jnp.where(may_share, info.block_mask, 0)) for info in infos)
         attend_row = splash_attention_kernel.SplashAttentionKernel(*infos, **kernel.kwargs)
-        with _saying(flops):
+        with saying(flops):
             return attend_row(query, key, value, splash_attention_kernel.SegmentIds(segments, segments))
 
     query, key, value = (_pad(x, 2, length) for x in (query.swapaxes(1, 2), key, value))

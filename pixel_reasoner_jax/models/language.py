@@ -8,7 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pixel_reasoner_jax.models.attention import BLOCK, attention, cached_attention, keys_at_once
+from pixel_reasoner_jax.models.attention import attention
+from pixel_reasoner_jax.models.cache import Cache, Pages, Reads, empty_cache
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.layers import (
     WITHIN,
@@ -23,8 +24,6 @@ from pixel_reasoner_jax.models.layers import (
     stack,
 )
 from pixel_reasoner_jax.parallel.sharding import constrain, map_parts
-
-Cache = dict[str, Array]
 
 
 def token_embedding(config: Config, key: Array, param_dtype: DTypeLike) -> nnx.Param:
@@ -101,14 +100,13 @@ class Decoder(nnx.Module):
         x = constrain(x.astype(self.dtype), WITHIN, self.mesh)
         return self.norm(scan_layers(apply, x, layers, remat=remat, mesh=self.mesh))
 
-    def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
-        if length > BLOCK and length % BLOCK:
-            raise ValueError(f"a cache of {length} tokens is longer than {BLOCK} and no multiple of it: make it one")
-        shape = (self.config.num_hidden_layers, slots, self.config.num_key_value_heads, length, self.config.head_dim)
-        dtype = self.dtype if dtype is None else dtype
-        empty = constrain(jnp.zeros(shape, dtype), (None, "batch", "kv_heads", None, None), self.mesh)
-        lengths = constrain(jnp.zeros((slots,), jnp.int32), ("batch",), self.mesh)
-        return {"k": empty, "v": jnp.copy(empty), "length": lengths}
+    def init_cache(self, pages: int, page: int, items: int, dtype: DTypeLike | None = None) -> Cache:
+        """An empty cache; see `Qwen2_5_VL.init_cache`."""
+        config = self.config
+        heads = config.num_attention_heads, config.num_key_value_heads
+        dtype = jnp.dtype(self.dtype if dtype is None else dtype)
+        layers = config.num_hidden_layers
+        return empty_cache(layers, pages, page, heads, config.head_dim, dtype, items, self.mesh)
 
     def extend(
         self,
@@ -116,70 +114,45 @@ class Decoder(nnx.Module):
         positions: Int[Array, "3 batch tokens"],
         counts: Int[Array, " batch"],
         cache: Cache,
-        rows: Int[Array, " batch"] | None = None,
+        pages: Pages,
+        reads: Reads | None = None,
     ) -> tuple[Float[Array, "batch tokens size"], Cache]:
-        """Appends the first `counts` tokens of each row to its slot of the cache; see `Qwen2_5_VL.extend`."""
-        length = cache["k"].shape[3]
+        """Appends the first `counts` tokens of each row to its pages; see `Qwen2_5_VL.extend`."""
         rotation = self.rotation(positions)
         step = jnp.arange(x.shape[1])
-        chosen = () if rows is None else (rows,)
-        start = cache["length"]
-        if chosen:
-            start = map_parts(lambda lengths, rows: lengths[rows], self.mesh, [("batch",)] * 2, like=1)(start, rows)
-        index = start[:, None] + step
-        # What is not a real token goes past the end of the cache, where a scatter drops it.
-        write = jnp.where(step < counts[:, None], index, length)
-        # Padding may see the last real token: it costs no block of its own.
-        last_key = jnp.where(counts > 0, start + counts - 1, 0)[:, None]
+        index = pages.starts[:, None] + step
+        is_real = step < counts[:, None]
+        # Padding may see the last real token: it costs no page of its own.
+        last_key = jnp.where(counts > 0, pages.starts + counts - 1, 0)[:, None]
         last_key = jnp.minimum(index, last_key)
-        block = keys_at_once(length, self.mesh)
         graph, layers = nnx.split(self.layers)
 
-        def attend(number, query, key, value, keys, values, write, last_key, *chosen):
-            slots, kv_heads = keys.shape[1:3]
-            rows = chosen[0] if chosen else jnp.arange(slots)
-            at = rows[:, None, None], jnp.arange(kv_heads)[:, None], write[:, None, :]
-            keys = keys.at[number, *at].set(key.astype(keys.dtype), mode="drop")
-            values = values.at[number, *at].set(value.astype(values.dtype), mode="drop")
-
-            def read(i):
-                def slices(of, first, count):
-                    size = (1, count, kv_heads, block, of.shape[-1])
-                    return jax.lax.dynamic_slice(of, (number, first, 0, i * block, 0), size)[0]
-
-                if not chosen:
-                    return slices(keys, 0, slots), slices(values, 0, slots)
-                return tuple(jax.vmap(lambda row, of=of: slices(of, row, 1)[0])(rows) for of in (keys, values))
-
+        def attend(layer, query, key, value, cache, index, is_real, last_key, pages, reads):
+            count, size = cache.stored[0].shape[1], cache.page
+            # What is not a real token goes past the last page, where a scatter drops it.
+            page = jnp.take_along_axis(pages.table, index // size, axis=1, mode="fill", fill_value=count)
+            cache = cache.write(layer, key, value, jnp.where(is_real, page, count), index % size)
             flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
-            return cached_attention(flat, read, last_key, block).reshape(query.shape), keys, values
+            out, cache = cache.attend(layer, flat, last_key, pages, reads)
+            return out.reshape(query.shape), cache
 
-        new, stored = ("batch", "kv_heads"), (None, "batch", "kv_heads")
-        axes = [(), ("batch", None, "kv_heads"), new, new, stored, stored, *[("batch",)] * (2 + len(chosen))]
-        attend = map_parts(attend, self.mesh, axes, like=(1, 4, 5))
+        new, rows = ("batch", "kv_heads"), ("batch",)
+        axes = [(), ("batch", None, "kv_heads"), new, new, cache.AXES, *[rows] * 5]
+        attend = map_parts(attend, self.mesh, axes, like=(1, 4))
 
         def apply(carry, inputs):
-            x, keys, values = carry
+            x, cache = carry
             number, layer = inputs
             layer = nnx.merge(graph, layer)
             query, key, value = layer.project(x, rotation)
             grouped = query.reshape(*query.shape[:2], key.shape[1], -1, query.shape[-1])
-            attended, keys, values = attend(number, grouped, key, value, keys, values, write, last_key, *chosen)
+            attended, cache = attend(number, grouped, key, value, cache, index, is_real, last_key, pages, reads)
             x = layer.finish(x, attended.reshape(query.shape), self.mesh)
-            return (constrain(x, WITHIN, self.mesh), keys, values), None
+            return (constrain(x, WITHIN, self.mesh), cache), None
 
         numbers = jnp.arange(self.config.num_hidden_layers)
-        carry = (x.astype(self.dtype), cache["k"], cache["v"])
-        (x, keys, values), _ = scan(apply, carry, (numbers, layers))
-        lengths = cache["length"]
-        if chosen:
-            put = map_parts(
-                lambda old, rows, new: old.at[rows].set(new, mode="drop"), self.mesh, [("batch",)] * 3, like=0
-            )
-            lengths = put(lengths, rows, start + counts)
-        else:
-            lengths = lengths + counts
-        return self.norm(x), {"k": keys, "v": values, "length": lengths}
+        (x, cache), _ = scan(apply, (x.astype(self.dtype), cache), (numbers, layers))
+        return self.norm(x), cache
 
     @property
     def _half(self) -> int:

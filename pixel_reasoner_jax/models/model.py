@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import weights
+from pixel_reasoner_jax.models.cache import Cache, Pages, Reads
 from pixel_reasoner_jax.models.config import Config
-from pixel_reasoner_jax.models.language import Cache, Decoder, token_embedding
+from pixel_reasoner_jax.models.language import Decoder, token_embedding
 from pixel_reasoner_jax.models.quantized import Quantized
 from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
@@ -147,11 +148,13 @@ class Qwen2_5_VL(nnx.Module):
         """Embeddings of all merged patches, row after row, padding included.
 
         Args:
-          vision: patches float [rows, patches, values], patch_positions int [rows, patches, 2] (row, column) and
-            patch_segments int [rows, patches], in window layout (see `VisionTower`).
+          vision: patches uint8 [rows, patches, values], scaling float32 [rows, 2, channels], patch_positions int
+            [rows, patches, 2] (row, column) and patch_segments int [rows, patches], in window layout (see
+            `VisionTower`).
         """
         remat, _ = self._policies()
-        return self.vision(vision["patches"], vision["patch_positions"], vision["patch_segments"], remat=remat)
+        arrays = (vision[name] for name in ("patches", "scaling", "patch_positions", "patch_segments"))
+        return self.vision(*arrays, remat=remat)
 
     def embed(
         self,
@@ -185,14 +188,16 @@ class Qwen2_5_VL(nnx.Module):
         _, remat = self._policies()
         return self.language(embeddings, positions, segment_ids, remat=remat)
 
-    def init_cache(self, slots: int, length: int, dtype=None) -> Cache:
-        """An empty cache: k and v [layers, slots, kv_heads, length, head] in `dtype` (default: the computation's), and
-        length int32 [slots], the tokens each slot holds.
+    def init_cache(self, pages: int, page: int, items: int = 0, dtype: DTypeLike | None = None) -> Cache:
+        """An empty cache of keys and values.
 
-        Raises:
-          ValueError: a length that is longer than `attention.BLOCK` and no multiple of it.
+        Args:
+          pages: how many.
+          page: tokens of one; see `cache.page_size`.
+          items: the most pages that `cache.Reads` list.
+          dtype: what is stored; None: what the model computes in.
         """
-        return self.language.init_cache(slots, length, dtype)
+        return self.language.init_cache(pages, page, items, dtype)
 
     def extend(
         self,
@@ -200,21 +205,24 @@ class Qwen2_5_VL(nnx.Module):
         positions: Int[Array, "3 batch tokens"],
         counts: Int[Array, " batch"],
         cache: Cache,
-        rows: Int[Array, " batch"] | None = None,
+        pages: Pages,
+        reads: Reads | None = None,
     ) -> tuple[Float[Array, "batch tokens size"], Cache]:
-        """Appends tokens to slots of the cache, attending to all before them.
+        """Appends tokens to the rows of a cache, attending to all before them.
 
         Args:
           embeddings, positions: the new tokens, right padded.
-          counts: how many of each row are real; 0 leaves a slot as it is. Tokens past the cache's end are not stored.
+          counts: how many of each row are real; 0 leaves a row as it is. Tokens past the row's pages are not stored.
           cache: donate it to the jitted function this runs in, and it is updated in place.
-          rows: the slot of each row, all different; a number past the last slot: none. None: every slot, in order. On a
-            mesh the numbers count within the part of the slots that lies where the row lies.
+          pages: where the rows lie. On a mesh the numbers count within the part of the pages that lies where the row
+            lies.
+          reads: for one token a row, the pages to read, those of the new tokens included, listed so that the time
+            follows their number; a row that is not listed has no meaning. None: each row's, as far as the longest goes.
 
         Returns:
           States after the final norm (without meaning for padding), and the cache.
         """
-        return self.language.extend(embeddings, positions, counts, cache, rows)
+        return self.language.extend(embeddings, positions, counts, cache, pages, reads)
 
     def _policies(self) -> tuple[str, str]:
         """`self.remat` for the tower and for the decoder."""

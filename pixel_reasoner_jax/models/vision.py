@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from pixel_reasoner_jax.models.attention import attention, dense_attention
 from pixel_reasoner_jax.models.config import VisionConfig
@@ -103,7 +103,8 @@ class VisionTower(nnx.Module):
 
     def __call__(
         self,
-        patches: Float[Array, "rows patches values"],
+        patches: UInt8[Array, "rows patches values"],
+        scaling: Float[Array, "rows 2 channels"],
         positions: Int[Array, "rows patches 2"],
         segments: Int[Array, "rows patches"],
         *,
@@ -112,14 +113,17 @@ class VisionTower(nnx.Module):
         """Embeds every group of merged patches, row after row; padding gives embeddings without meaning.
 
         Args:
-          patches: normalized pixels, channel-major (channel, time, row, column).
+          patches: 8-bit levels of pixels, channel-major (channel, time, row, column).
+          scaling: what is subtracted from the levels of each channel, and what the difference is multiplied with.
           positions: (row, column) of each patch in its frame, in patches.
           segments: id of the patch's frame, unique within its row; 0 is padding.
           remat: policy for the layers, see `Qwen2_5_VL`; not "vision".
         """
-        return self.merger(self.hidden_states(patches, positions, segments, remat=remat))
+        return self.merger(self.hidden_states(patches, scaling, positions, segments, remat=remat))
 
-    def hidden_states(self, patches, positions, segments, *, remat="none") -> Float[Array, "rows patches size"]:
+    def hidden_states(
+        self, patches, scaling, positions, segments, *, remat="none"
+    ) -> Float[Array, "rows patches size"]:
         """The same before the merger."""
         angles = positions[..., None] * frequencies(self.config.head_dim // 2, self.config.rope_theta)
         angles = angles.reshape(*angles.shape[:-2], -1)  # row angles, then column angles
@@ -131,7 +135,9 @@ class VisionTower(nnx.Module):
             groups = segments if full else windows
             return nnx.merge(graph, layer)(x, rotation, groups, full=full, mesh=self.mesh)
 
-        return _scan_periodic(apply, self.embed(patches), layers, self._full_layers(), remat, self.mesh)
+        # The backward pass normalizes again: it keeps levels, a quarter of the bytes.
+        embed = jax.checkpoint(lambda levels: self.embed(normalized(levels, scaling)))
+        return _scan_periodic(apply, embed(patches), layers, self._full_layers(), remat, self.mesh)
 
     def _windows(self, positions, segments) -> Int[Array, "rows patches"]:
         """Number of each patch's window in its row: a window begins where its place differs from the patch before."""
@@ -142,6 +148,14 @@ class VisionTower(nnx.Module):
 
     def _full_layers(self) -> tuple[bool, ...]:
         return tuple(i in self.config.fullatt_block_indexes for i in range(self.config.depth))
+
+
+def normalized(
+    levels: UInt8[Array, "rows patches values"], scaling: Float[Array, "rows 2 channels"]
+) -> Float[Array, "rows patches values"]:
+    """Pixels as the tower was trained on them: (level / 255 - mean) / deviation of each channel, in float32."""
+    offset, factor = jnp.moveaxis(jnp.repeat(scaling, levels.shape[-1] // scaling.shape[-1], axis=-1), 1, 0)
+    return (levels.astype(jnp.float32) - offset[:, None]) * factor[:, None]
 
 
 def _scan_periodic(apply, x, layers, kinds: tuple[bool, ...], remat: str, mesh: Mesh | None):

@@ -47,6 +47,10 @@ TPUS = {
     "v6e": Chip(918e12, int(31.25 * GIB), 1638e9, 400e9, 2),
 }
 
+# Bytes a second between a chip and the memory of its host, over PCIe: "How to Scale Your Model" (Austin et al., 2025)
+# has 16 to 32 GB/s, and reckons with 1.5e10.
+HOST_RATE = 15e9
+
 # Google Cloud's names of slices: the kind, and what the number counts for each chip (v5p-32 has 16 chips).
 ACCELERATOR_TYPES = {"v4": ("v4", 2), "v5litepod": ("v5e", 1), "v5e": ("v5e", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 

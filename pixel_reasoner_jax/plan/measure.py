@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.flops import Flops, count_flops
 from pixel_reasoner_jax.plan.hlo import Program as CompiledText
 from pixel_reasoner_jax.plan.programs import Program, Programs, bytes_per_device
+from pixel_reasoner_jax.plan.work import Work
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -38,6 +40,7 @@ class Phase:
       compile_seconds: compilation time, tracing included.
       reason: why it does not fit, in the compiler's words; "" if it fits, or if only the sum of all that is resident
         does not.
+      works: of each of the phase's programs, the main one first; not in the JSON.
     """
 
     phase: str
@@ -53,9 +56,10 @@ class Phase:
     bound: str
     compile_seconds: float
     reason: str = ""
+    works: tuple[Work, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "works"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +82,12 @@ def measure(programs: Programs, phase: str, topology: Topology) -> Phase:
         needed, reason = out_of_memory(error)
         seconds = time.perf_counter() - began
         return Phase(phase, 0, False, needed, available, 0.0, 0.0, 0.0, 0.0, 0.0, "", seconds, reason)
-    compiled = [_compile(part, len(topology.devices)) for part in parts]
-    seconds = time.perf_counter() - began
-    main, flops, text = parts[0], compiled[0].flops, compiled[0].text
     count = len(topology.devices)
-    products = flops.products / count if text is None else text.products(main.loops)
-    moved = 0.0 if text is None else sum(one.received_bytes for one in text.collectives(main.loops))
-    floors = {
-        "arithmetic": products / topology.chip.flops,
-        "memory": sum(bytes_per_device(tree) * times for tree, times in main.read) / topology.chip.memory_rate,
-        "interconnect": moved / topology.chip.link_rate,
-    }
-    bound = max(floors, key=floors.get)
+    compiled = [compile_program(part, count) for part in parts]
+    seconds = time.perf_counter() - began
+    works = tuple(work_of(part, one, part.loops, count) for part, one in zip(parts, compiled, strict=True))
+    main, flops, work = parts[0], compiled[0].flops, works[0]
+    bound, least = work.least(topology.chip)
     known = [one.bytes for one in compiled if one.bytes is not None]
     return Phase(
         phase,
@@ -99,16 +97,34 @@ def measure(programs: Programs, phase: str, topology: Topology) -> Phase:
         available,
         flops.total,
         flops.share,
-        products,
-        moved,
-        floors[bound],
+        work.flops,
+        work.received,
+        least,
         bound,
         seconds,
         next((one.reason for one in compiled if one.reason), ""),
+        works,
     )
 
 
-def _compile(program: Program, devices: int) -> Compiled:
+def work_of(program: Program, compiled: Compiled, loops: Sequence[int], devices: int) -> Work:
+    """The work of one chip in a call of a program.
+
+    Args:
+      program, compiled: the program.
+      loops: how often loops run whose length is not in the program; see `flops.count_flops`.
+      devices: number of devices that it runs on.
+    """
+    text = compiled.text
+    return Work(
+        compiled.flops.products / devices if text is None else text.products(loops),
+        sum(bytes_per_device(tree) * times for tree, times in program.read),
+        0.0 if text is None else sum(one.received_bytes for one in text.collectives(loops)),
+    )
+
+
+def compile_program(program: Program, devices: int) -> Compiled:
+    """Compiles a program for so many devices, and reads what it needs."""
     resident_bytes = bytes_per_device(program.resident)
     traced = program.function.trace(*program.arguments, **program.static)
     flops = count_flops(traced.jaxpr, program.loops)

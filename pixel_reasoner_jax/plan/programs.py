@@ -20,11 +20,12 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.models.attention import BLOCK
+from pixel_reasoner_jax.models.cache import DEFAULT_READ, SHARING, Reads, most_listed, page_size
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
 from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
+from pixel_reasoner_jax.processing.layout import vision_forms
 from pixel_reasoner_jax.rollout.engine import Engine, ExtendBatch, ForkBatch
 from pixel_reasoner_jax.rollout.layout import Layout
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
@@ -32,7 +33,7 @@ from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import largest_batch
-from pixel_reasoner_jax.training.policy_update import has_second_tree, needs_scores
+from pixel_reasoner_jax.training.policy_update import has_second_tree, score_passes
 from pixel_reasoner_jax.training.state import DETAILS, INPUTS, Trainer, TrainState
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 
@@ -76,6 +77,7 @@ class Programs:
     Attributes:
       phases: names of the run's phases; `build` makes the programs of each.
       mesh: the mesh of the devices; `rollout_mesh`: that of rollouts, None where there are none.
+      parts: of the rollouts' mesh, each with slots of its own.
 
     Raises:
       MeshError: a mesh that these devices cannot form, or one of whose parts spans several hosts.
@@ -103,6 +105,7 @@ class Programs:
             self.rollout_mesh = self._layout.mesh
             stops = [model.vocab_size - 1]  # any token may be the stop token
             self._engine = Engine(self._layout.graphdef, stops, self.rollout_mesh)
+        self.parts = parts(self.rollout_mesh)
 
     def build(self, phase: str) -> list[Program]:
         """The programs of one of `phases`: first the main one, which takes most of the time, then others that must fit.
@@ -116,8 +119,35 @@ class Programs:
     def shapes(self) -> Shapes:
         """The declared shapes of the rollouts, in a part of their mesh."""
         rollout = self._config.rollout
-        slots = -(-rollout.slots // parts(self.rollout_mesh))
-        return Shapes.holding(slots, rollout.max_length, self._geometry, self._budgets)
+        slots = -(-rollout.slots // self.parts)
+        units = dict(page=page_size(self.rollout_mesh), most_chunk=most_listed(self.rollout_mesh))
+        tokens = -(-rollout.cache_tokens // self.parts) or None
+        return Shapes.holding(slots, rollout.max_length, self._geometry, self._budgets, cache_tokens=tokens, **units)
+
+    @property
+    def tensor(self) -> int:
+        """Devices of a part in rollouts, which share the heads of its layers."""
+        return self.rollout_mesh.shape["tensor"]
+
+    @property
+    def cache_dtype(self) -> str:
+        """Type of the KV cache."""
+        return self._config.model.dtype
+
+    @property
+    def hosts(self) -> list[int]:
+        """The host that feeds each part in rollouts."""
+        return [device.process_index for device in self.rollout_mesh.devices.reshape(self.parts, -1)[:, 0]]
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the training state on each device, which a checkpoint holds."""
+        return bytes_per_device(self._state(sft.make_trainer(self._config, self._model)))
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache's pages on each device."""
+        return bytes_per_device(self._slots.cache)
 
     @property
     def rows(self) -> int:
@@ -149,23 +179,21 @@ class Programs:
         for step in (*self._layout.prepare, *self._layout.gather):
             trained = [leaf for path, leaf in params.items() if path in copies or path not in step.variables]
             others = [leaf for path, leaf in copies.items() if path not in step.variables]
-            programs.append(Program(step.function, (step.variables,), resident=(kept, trained, others)))
+            read = ((step.variables, 1), (step.results, 1))  # and written
+            programs.append(Program(step.function, (step.variables,), resident=(kept, trained, others), read=read))
             copies |= step.results
         return programs
 
     def _encode(self, patches: int) -> Program:
         rows = self.shapes.images(patches)
         geometry, tokens = self._geometry, rows * patches // self._geometry.merge_size**2
-        vision = {
-            "patches": jax.ShapeDtypeStruct((rows, patches, geometry.patch_values), np.float32),
-            "patch_positions": jax.ShapeDtypeStruct((rows, patches, 2), np.int32),
-            "patch_segments": jax.ShapeDtypeStruct((rows, patches), np.int32),
-        }
+        forms = vision_forms(rows, patches, geometry)
+        vision = {name: jax.ShapeDtypeStruct(*form) for name, form in forms.items()}
         table_rows = jax.ShapeDtypeStruct((tokens,), np.int32)
         return Program(
             self._engine.encode,
             (self._taken, self._table, *self._of_all_parts((vision, table_rows), self.rollout_mesh)),
-            tokens * parts(self.rollout_mesh),
+            tokens * self.parts,
             resident=(self._slots, self._kept),
             read=((_gathered(self._taken["vision"], self.rollout_mesh), 1),),
         )
@@ -179,13 +207,15 @@ class Programs:
         return [self._extend_by(self.shapes.widths[0], filled=self.shapes.length)]
 
     def _extend_by(self, width: int, filled: int) -> Program:
-        rows = self.shapes.rows(width)
-        batch = self._of_all_parts(ExtendBatch.blank(rows, width, self.shapes.slots), self.rollout_mesh)
+        rows, tokens = self.shapes.rows(width), max(filled, width)
+        # A kernel is said to read all that the table could name.
+        slot_pages = -(-tokens // self.shapes.page)
+        batch = ExtendBatch.blank(rows, width, self.shapes.slots, slot_pages)
         return Program(
             self._engine.extend,
-            (self._taken, self._slots, self._table, batch),
-            rows * width * parts(self.rollout_mesh),
-            loops=(self._blocks(max(filled, width)),),
+            (self._taken, self._slots, self._table, self._of_all_parts(batch, self.rollout_mesh)),
+            rows * width * self.parts,
+            loops=(-(-tokens // DEFAULT_READ),),
             resident=self._kept,
             read=((_gathered(self._taken["language"], self.rollout_mesh), 1),),
         )
@@ -196,19 +226,20 @@ class Programs:
         sampling = self._of_all_parts(SlotSampling.of([SamplingSettings()] * slots, [0] * slots), self.rollout_mesh)
         forbidden = jax.ShapeDtypeStruct((self._model.config.vocab_size,), bool)
         decoder = [self._taken[part] for part in self._taken if part != "vision"]
+        table = self._of_all_parts(np.zeros((slots, shapes.slot_pages), np.int32), self.rollout_mesh)
         decode = Program(
             self._engine.decode,
-            (self._taken, self._slots, sampling, forbidden, np.int32(0), np.int32(0)),
-            slots * parts(self.rollout_mesh) * DECODE_STEPS,
+            (self._taken, self._slots, table, self._reads, sampling, forbidden, np.int32(0), np.int32(0)),
+            slots * self.parts * DECODE_STEPS,
             static=dict(steps=DECODE_STEPS, filtered=False),
-            loops=(DECODE_STEPS, self._blocks(shapes.length)),
+            loops=(DECODE_STEPS, -(-slots * shapes.slot_pages // shapes.chunk), 1),
             resident=(self._table, self._kept),
-            read=((_gathered(decoder, self.rollout_mesh), DECODE_STEPS), (self._slots.cache, DECODE_STEPS)),
+            read=((_gathered(decoder, self.rollout_mesh), DECODE_STEPS), (self._slots.cache.stored, DECODE_STEPS)),
         )
+        forks = ForkBatch.blank(shapes.forks[-1], slots, shapes.pages, None)
         fork = Program(
             self._engine.fork,
-            (self._slots, self._of_all_parts(ForkBatch.blank(shapes.forks[-1], slots, None), self.rollout_mesh)),
-            loops=(self._blocks(shapes.length),),
+            (self._slots, self._of_all_parts(forks, self.rollout_mesh)),
             resident=(self._taken, self._table, self._kept),
         )
         return [decode, fork]
@@ -220,7 +251,7 @@ class Programs:
         forbidden = np.zeros(self._model.config.vocab_size, bool)
         trainer = rl.make_trainer(self._config, self._model, forbidden)
         programs = self._update(trainer, self._reference)
-        if needs_scores(self._config):
+        if score_passes(self._config):
             programs.append(self._score(trainer, self._beside_rollouts(copies=False)))
         return programs
 
@@ -254,7 +285,8 @@ class Programs:
             resident=(_beside_parameters(state), resident),
             read=((self._read(state.params), 2), (gradients, 1)),  # forwards and backwards
         )
-        apply = Program(trainer.apply, (state, gradients, np.float32(1)), resident=resident)
+        arguments, read = (state, gradients, np.float32(1)), ((state, 2), (gradients, 1))  # the state is written, too
+        apply = Program(trainer.apply, arguments, resident=resident, read=read)
         return [accumulate, apply]
 
     def _state(self, trainer: Trainer) -> TrainState:
@@ -284,17 +316,19 @@ class Programs:
 
     @functools.cached_property
     def _slots(self) -> PyTree:
-        shapes = self.shapes
-        count = shapes.slots * parts(self.rollout_mesh)
-        return _output_of(self._engine.empty, self._taken, count, shapes.length, None, False)
+        shapes, count = self.shapes, self.parts
+        sizes = shapes.slots * count, shapes.pages * count, shapes.page, shapes.items * count
+        return _output_of(self._engine.empty, self._taken, *sizes, None, False)
+
+    @property
+    def _reads(self) -> PyTree:
+        items, chunks = self.shapes.items, self.shapes.items // self.shapes.chunk
+        zeros = Reads(*(np.zeros(size, np.int32) for size in (items, items, (items, SHARING), chunks)))
+        return self._of_all_parts(zeros, self.rollout_mesh)
 
     @functools.cached_property
     def _table(self) -> PyTree:
-        return _output_of(self._engine.empty_table, self._taken, self.shapes.table * parts(self.rollout_mesh))
-
-    def _blocks(self, tokens: int) -> int:
-        """Blocks of the KV cache that `tokens` tokens of a slot take."""
-        return -(-tokens // BLOCK)
+        return _output_of(self._engine.empty_table, self._taken, self.shapes.table * self.parts)
 
     def _of_all_parts(self, tree: PyTree, mesh: Mesh) -> PyTree:
         """The global arrays, sharded over a mesh, of which every part holds arrays like those of `tree`."""

@@ -32,9 +32,10 @@ def vision_layout(
 
     Returns:
       (vision, merged_tokens).
-      vision: the dict of `patches` float32 [R, P, values], `patch_positions` int32 [R, P, 2] (row and column of the
-        patch in its frame) and `patch_segments` int32 [R, P] (one number for each frame in a row, 0 for padding).
-        None if there are no media and no size is given.
+      vision: the dict of `patches` uint8 [R, P, values], 8-bit levels; `scaling` float32 [R, 2, channels] (what is
+        subtracted from the levels of a row, and what the difference is multiplied with); `patch_positions` int32
+        [R, P, 2] (row and column of the patch in its frame); and `patch_segments` int32 [R, P] (one number for each
+        frame in a row, 0 for padding). None if there are no media and no size is given.
       merged_tokens: for each of `media`, int32 [its tokens]: the indices of its tokens in the flattened [R * P/4]
         merged tokens.
 
@@ -54,10 +55,13 @@ def vision_layout(
     if rows is None:
         rows = max(1, len(used))
 
+    vision = {name: np.zeros(*form) for name, form in vision_forms(rows, row_patches, geometry).items()}
     merged = geometry.merge_size**2
-    patches = np.zeros((rows, row_patches // merged, merged, geometry.patch_values), np.float32)
-    positions = np.zeros((rows, row_patches // merged, merged, 2), np.int32)
-    segments = np.zeros((rows, row_patches // merged, merged), np.int32)
+    # Views in which the patches of a merge group are one row.
+    patches, positions, segments = (
+        vision[name].reshape(rows, row_patches // merged, merged, *rest)
+        for name, *rest in (("patches", *_patch_shape(geometry)), ("patch_positions", 2), ("patch_segments",))
+    )
     frames = [0] * rows
     merged_tokens = {}
     for item, (row, start) in zip(distinct, assigned, strict=True):
@@ -65,17 +69,25 @@ def vision_layout(
         count = item.grid[0]
         frame = np.arange(count, dtype=np.int32)[:, None]
         indices = ((start + frame * blocks) * (block // merged) + offsets).reshape(-1)
-        patches[row, indices] = item.patches.reshape(len(indices), merged, -1)
+        pixels = item.pixels  # an image has one frame, which is repeated
+        patches[row, indices] = pixels.reshape(len(indices), merged, *pixels.shape[1:])
+        vision["scaling"][row] = item.scaling
         positions[row, indices] = np.tile(coordinates, (count, 1, 1)) if count > 1 else coordinates
         segments[row, indices] = np.repeat(frames[row] + 1 + frame, len(offsets), axis=0)
         frames[row] += count
         merged_tokens[id(item)] = indices + np.int32(row * (row_patches // merged))
-    vision = {
-        "patches": patches.reshape(rows, row_patches, -1),
-        "patch_positions": positions.reshape(rows, row_patches, 2),
-        "patch_segments": segments.reshape(rows, row_patches),
-    }
     return vision, [merged_tokens[id(item)] for item in media]
+
+
+def vision_forms(rows: int, row_patches: int, geometry: Geometry) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of each array of the vision tower's input; see `vision_layout`."""
+    channels = _patch_shape(geometry)[0]
+    return {
+        "patches": ((rows, row_patches, geometry.patch_values), np.dtype(np.uint8)),
+        "scaling": ((rows, 2, channels), np.dtype(np.float32)),
+        "patch_positions": ((rows, row_patches, 2), np.dtype(np.int32)),
+        "patch_segments": ((rows, row_patches), np.dtype(np.int32)),
+    }
 
 
 def layout_rows(media: Sequence[Media], geometry: Geometry, row_patches: int) -> int:
@@ -88,6 +100,12 @@ def layout_rows(media: Sequence[Media], geometry: Geometry, row_patches: int) ->
 def grid_patches(grid: tuple[int, int, int], geometry: Geometry) -> int:
     """Patches of a row that a grid (frames, rows and columns of patches) takes, with the padding in its last blocks."""
     return grid[0] * _frame_layout(grid[1:], geometry)[1] * geometry.window_patches
+
+
+def _patch_shape(geometry: Geometry) -> tuple[int, int, int]:
+    """(channels, frames, pixels) of a patch."""
+    pixels = geometry.patch_size**2
+    return geometry.patch_values // (geometry.temporal_patch_size * pixels), geometry.temporal_patch_size, pixels
 
 
 def _first_fit(needs: list[int], capacity: int, rows: int | None) -> tuple[list[tuple[int, int]], list[int]]:

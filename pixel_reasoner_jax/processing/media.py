@@ -56,13 +56,26 @@ class Media:
         return self.source() if callable(self.source) else self.source
 
     @property
+    def scaling(self) -> np.ndarray:
+        """float32 [2, channels]: what is subtracted from levels, and what the difference is multiplied with.
+
+        `normalization` in the form in which a device computes it; it is a line, up to rounding.
+        """
+        least, most = self.normalization[:, 0].astype(np.float64), self.normalization[:, 255].astype(np.float64)
+        slope = (most - least) / 255
+        return np.stack([-least / slope, slope]).astype(np.float32)
+
+    @property
     def tokens(self) -> int:
         """Number of tokens that it takes in a sequence."""
         return math.prod(self.grid) // self.merge_size**2
 
     @property
     def patches(self) -> np.ndarray:
-        """float32 [t*h*w, channels*temporal_patch*patch*patch], equal to transformers' `pixel_values`."""
+        """float32 [t*h*w, channels*temporal_patch*patch*patch], equal to transformers' `pixel_values`.
+
+        Our models take `pixels` and normalize them on the device.
+        """
         pixels = self.pixels
         count, channels, _, area = pixels.shape
         patches = np.empty((count, channels, self.temporal_patch_size, area), np.float32)

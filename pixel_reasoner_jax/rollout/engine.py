@@ -1,14 +1,15 @@
-"""The device side of a rollout: small jitted functions over a KV cache with one slot per response.
+"""The device side of a rollout: small jitted functions over slots, one for each response, and the pages of a KV cache.
 
 `encode` writes images' embeddings into a table, `extend` appends tokens to some slots (a prompt is an extend of an
-empty slot), `fork` begins another response to a prompt that a slot holds, and `decode` samples for all slots until some
-of them have ended their turn. Each is a function of a model's graph, its mesh, and arrays; `Engine` compiles them for
-one model. Nothing here knows of text, operations or limits. The host passes how many tokens a slot holds with every
-`extend`; it takes tokens back by passing a smaller number. All shapes are those that `shapes.Shapes` declares.
+empty slot), `fork` begins another response to a prompt that a slot holds, `decode` samples for all slots until some
+of them have ended their turn, `save` and `load` bring pages to the host and back. Each is a function of a model's
+graph, its mesh, and arrays; `Engine` compiles them for one model. Nothing here knows of text, operations or limits. The
+host passes with every call which pages the slots' tokens lie in, and with every `extend` how many tokens a slot holds;
+it takes tokens back by passing a smaller number. All shapes are those that `shapes.Shapes` declares.
 
-On a mesh, slots, table and the rows of every call are sharded over its axes `data` and `fsdp`, which divide the devices
-into parts. Slots and rows of the table are numbered within each part: a row of a call refers to slots and images of the
-part that holds the row, so that parts need not communicate about them.
+On a mesh, slots, pages, table and the rows of every call are sharded over its axes `data` and `fsdp`, which divide the
+devices into parts. Slots, pages and rows of the table are numbered within each part: a row of a call refers to slots,
+pages and images of the part that holds the row, so that parts need not communicate about them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from pixel_reasoner_jax.models.attention import BLOCK
+from pixel_reasoner_jax.models.cache import Cache, Pages, Reads
 from pixel_reasoner_jax.parallel import constrain, map_parts, parts
 from pixel_reasoner_jax.rollout.sampling import SlotSampling, draw, sample_keys, sampling_logits
 
@@ -34,7 +35,7 @@ PyTree = Any
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["cache", "hidden", "prompt_hidden", "position", "keys", "token_index", "seen"],
+    data_fields=["cache", "length", "hidden", "prompt_hidden", "position", "keys", "token_index", "seen"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Slots:
     """The state of every response on the devices; [slots] counts the slots of all parts.
 
     Attributes:
-      cache: the model's KV cache, of which `length` [slots] tokens are filled in each slot.
+      cache: the model's KV cache.
+      length: int32 [slots], tokens that each slot holds.
       hidden: [slots, width], final hidden state of each slot's last token: the next token is drawn from it.
       prompt_hidden: [slots, width], final hidden state of the last token of the slot's prompt; a fork begins with it.
       position: int32 [slots], M-RoPE position of the next text token.
@@ -51,7 +53,8 @@ class Slots:
       seen: bool [slots, vocab], tokens of the conversation, for a repetition penalty; None where there is none.
     """
 
-    cache: dict[str, Array]
+    cache: Cache
+    length: Int[Array, " slots"]
     hidden: Float[Array, "slots width"]
     prompt_hidden: Float[Array, "slots width"]
     position: Int[Array, " slots"]
@@ -73,6 +76,7 @@ class ExtendBatch(NamedTuple):
       position: int32 [rows], the M-RoPE position of the text token that follows.
       token_index: int32 [rows], tokens sampled so far.
       ends_prompt: bool [rows], whether these tokens are the last of the slot's prompt.
+      table: int32 [rows, most], the pages of the slot's tokens, in order, those of the new tokens included.
       seen: bool [rows, vocab], every token of the slot so far, or None; see `Slots`.
     """
 
@@ -85,14 +89,16 @@ class ExtendBatch(NamedTuple):
     position: np.ndarray
     token_index: np.ndarray
     ends_prompt: np.ndarray
+    table: np.ndarray
     seen: np.ndarray | None = None
 
     @classmethod
-    def blank(cls, rows: int, width: int, slots: int) -> ExtendBatch:
+    def blank(cls, rows: int, width: int, slots: int, slot_pages: int) -> ExtendBatch:
         """A batch of padding, which the caller fills in.
 
         Args:
           slots: how many slots a part of the mesh has.
+          slot_pages: pages of the longest slot.
         """
         zeros = [np.zeros(rows, np.int32) for _ in range(4)]
         return cls(
@@ -105,6 +111,7 @@ class ExtendBatch(NamedTuple):
             zeros[2],
             zeros[3],
             np.zeros(rows, bool),
+            np.zeros((rows, slot_pages), np.int32),
         )
 
 
@@ -113,6 +120,8 @@ class ForkBatch(NamedTuple):
 
     Attributes:
       source, target: int32 [forks]; both may be the same slot. A target past the last slot is padding.
+      page, copy: int32 [forks], the prompt's last page, if it is not full, and where it is copied to; a `copy` past the
+        last page is none. The full pages are shared.
       lengths: int32 [forks], tokens of the prompt.
       position: int32 [forks], the M-RoPE position after the prompt.
       seeds: uint32 [forks, 3], seeds of the new responses' random keys; see `sampling.sample_seeds`.
@@ -121,17 +130,20 @@ class ForkBatch(NamedTuple):
 
     source: np.ndarray
     target: np.ndarray
+    page: np.ndarray
+    copy: np.ndarray
     lengths: np.ndarray
     position: np.ndarray
     seeds: np.ndarray
     seen: np.ndarray | None
 
     @classmethod
-    def blank(cls, count: int, slots: int, vocab: int | None) -> ForkBatch:
-        """A batch of padding, for parts of `slots` slots; `vocab` is the width of `seen`, None for no `seen`."""
-        zeros = [np.zeros(count, np.int32) for _ in range(3)]
+    def blank(cls, count: int, slots: int, pages: int, vocab: int | None) -> ForkBatch:
+        """A batch of padding, for parts of so many slots and pages; `vocab`: of `seen`, None for no `seen`."""
+        source, page, lengths, position = (np.zeros(count, np.int32) for _ in range(4))
+        target, copy = np.full(count, slots, np.int32), np.full(count, pages, np.int32)
         seen = None if vocab is None else np.zeros((count, vocab), bool)
-        return cls(zeros[0], np.full(count, slots, np.int32), *zeros[1:], np.zeros((count, 3), np.uint32), seen)
+        return cls(source, target, page, copy, lengths, position, np.zeros((count, 3), np.uint32), seen)
 
 
 class Decoded(NamedTuple):
@@ -169,12 +181,14 @@ class Engine:
 
         # Only if the parameters are kept as arguments is what comes out committed to their devices, as is what other
         # steps give back: for an uncommitted array, the step that takes it would be compiled again.
-        static = ("count", "length", "dtype", "penalized")
+        static = ("count", "pages", "page", "items", "dtype", "penalized")
         self.empty = compiled(empty, graphdef, mesh, static_argnames=static, keep_unused=True)
         self.empty_table = compiled(empty_table, graphdef, mesh, static_argnames=("size",), keep_unused=True)
         self.encode = compiled(encode, graphdef, mesh, donate_argnames=("table",))
         self.extend = compiled(extend, graphdef, mesh, donate_argnames=("slots",))
         self.fork = compiled(fork, mesh, donate_argnames=("slots",))
+        self.save = compiled(save, mesh)
+        self.load = compiled(load, mesh, donate_argnames=("slots",))
         self.decode = compiled(
             decode,
             graphdef,
@@ -186,16 +200,29 @@ class Engine:
 
 
 def empty(
-    graphdef: Any, mesh: Mesh | None, params: PyTree, count: int, length: int, dtype: str | None, penalized: bool
+    graphdef: Any,
+    mesh: Mesh | None,
+    params: PyTree,
+    count: int,
+    pages: int,
+    page: int,
+    items: int,
+    dtype: str | None,
+    penalized: bool,
 ) -> Slots:
-    """Makes `count` empty slots, those of all parts, of `length` tokens each; `penalized` gives them `Slots.seen`."""
+    """Makes `count` empty slots and `pages` pages of `page` tokens, those of all parts; see `Qwen2_5_VL.init_cache`.
+
+    Args:
+      penalized: gives the slots `Slots.seen`.
+    """
     model = nnx.merge(graphdef, params)
     zeros = jnp.zeros(count, jnp.int32)
     hidden = jnp.zeros((count, model.config.hidden_size), model.language.dtype)
     seen = jnp.zeros((count, model.config.vocab_size), bool) if penalized else None
     keys = jnp.zeros((count, 2), jnp.uint32)
-    cache = model.init_cache(count, length, dtype)
-    return Slots(cache, *_constrain_rows((hidden, jnp.copy(hidden), zeros, keys, jnp.copy(zeros), seen), mesh))
+    cache = model.init_cache(pages, page, items, dtype)
+    state = zeros, hidden, jnp.copy(hidden), jnp.copy(zeros), keys, jnp.copy(zeros), seen
+    return Slots(cache, *_constrain_rows(state, mesh))
 
 
 def empty_table(graphdef: Any, mesh: Mesh | None, params: PyTree, size: int) -> Float[Array, "size width"]:
@@ -229,32 +256,49 @@ def extend(
     model = nnx.merge(graphdef, params)
     rows = batch.slots
     embeddings = model.embed(batch.tokens, batch.vision_index, table.reshape(parts(mesh), -1, table.shape[-1]))
-    cache = slots.cache | {"length": _set_rows(slots.cache["length"], rows, batch.starts, mesh)}
-    hidden, cache = model.extend(embeddings, jnp.moveaxis(batch.positions, 1, 0), batch.counts, cache, rows)
+    pages = Pages(batch.starts, batch.table)
+    hidden, cache = model.extend(embeddings, jnp.moveaxis(batch.positions, 1, 0), batch.counts, slots.cache, pages)
     last = jnp.take_along_axis(hidden, jnp.maximum(batch.counts - 1, 0)[:, None, None], axis=1)[:, 0]
-    old = (slots.hidden, slots.position, slots.token_index, slots.seen)
-    new = (last, batch.position, batch.token_index, batch.seen)
-    hidden, position, token_index, seen = _set_rows(old, rows, new, mesh)
+    old = (slots.length, slots.hidden, slots.position, slots.token_index, slots.seen)
+    new = (batch.starts + batch.counts, last, batch.position, batch.token_index, batch.seen)
+    length, hidden, position, token_index, seen = _set_rows(old, rows, new, mesh)
     prompts = jnp.where(batch.ends_prompt, rows, len(slots.hidden))
     prompt_hidden = _set_rows(slots.prompt_hidden, prompts, last, mesh)
-    return Slots(cache, hidden, prompt_hidden, position, slots.keys, token_index, seen)
+    return Slots(cache, length, hidden, prompt_hidden, position, slots.keys, token_index, seen)
 
 
 def fork(mesh: Mesh | None, slots: Slots, batch: ForkBatch) -> Slots:
     """Begins responses in slots whose prompts other slots hold; see `ForkBatch`."""
     rows = ("batch",)
-    copy_prompts = map_parts(_copy_prompts, mesh, [(None, "batch", "kv_heads"), rows, rows, rows], like=0)
-    cache = slots.cache["k"], slots.cache["v"]
-    keys, values = copy_prompts(cache, batch.source, batch.target, batch.lengths)
+    copy = map_parts(lambda cache, *pages: cache.copy(*pages), mesh, [slots.cache.AXES, rows, rows], like=0)
+    cache = copy(slots.cache, batch.page, batch.copy)
     take = map_parts(lambda x, source: x[source], mesh, [rows, rows], like=1)
     hidden = take(slots.prompt_hidden, batch.source)
-    old = (slots.cache["length"], slots.position, slots.keys, slots.token_index, slots.seen)
+    old = (slots.length, slots.hidden, slots.prompt_hidden, slots.position, slots.keys, slots.token_index, slots.seen)
     zeros = jnp.zeros_like(batch.lengths)
-    new = (batch.lengths, batch.position, sample_keys(batch.seeds), zeros, batch.seen)
-    lengths, position, random_keys, token_index, seen = _set_rows(old, batch.target, new, mesh)
-    cache = {"k": keys, "v": values, "length": lengths}
-    hidden, prompt_hidden = _set_rows((slots.hidden, slots.prompt_hidden), batch.target, (hidden, hidden), mesh)
-    return Slots(cache, hidden, prompt_hidden, position, random_keys, token_index, seen)
+    new = (batch.lengths, hidden, hidden, batch.position, sample_keys(batch.seeds), zeros, batch.seen)
+    return Slots(cache, *_set_rows(old, batch.target, new, mesh))
+
+
+def save(mesh: Mesh | None, slots: Slots, numbers: Int[Array, " numbers"]) -> list[Array]:
+    """Pages of the cache as the host keeps them, each [numbers, ...]; see `Cache.save`."""
+    saved = ("batch", *slots.cache.AXES[:1], *slots.cache.AXES[2:])
+    names = [(*saved, *(None,) * (len(shape.shape) - len(saved))) for shape in slots.cache.saved_shapes(len(numbers))]
+    shapes = slots.cache.saved_shapes(len(numbers))
+    into = [constrain(jnp.zeros(x.shape, x.dtype), axes, mesh) for x, axes in zip(shapes, names, strict=True)]
+    take = map_parts(
+        lambda cache, numbers, into: cache.save(numbers, into), mesh, [slots.cache.AXES, ("batch",), saved], like=2
+    )
+    return _constrain_rows(take(slots.cache, numbers, into), mesh)
+
+
+def load(mesh: Mesh | None, slots: Slots, numbers: Int[Array, " numbers"], saved: list[Array]) -> Slots:
+    """Puts back pages that `save` has returned."""
+    axes = ("batch", *slots.cache.AXES[:1], *slots.cache.AXES[2:])
+    put = map_parts(
+        lambda cache, numbers, saved: cache.load(numbers, saved), mesh, [slots.cache.AXES, ("batch",), axes], like=0
+    )
+    return dataclasses.replace(slots, cache=put(slots.cache, numbers, saved))
 
 
 def decode(
@@ -263,6 +307,8 @@ def decode(
     stops: np.ndarray,
     params: PyTree,
     slots: Slots,
+    table: Int[Array, "slots most"],
+    reads: Reads,
     sampling: SlotSampling,
     forbidden: Bool[Array, " vocab"],
     most: Int[Array, ""],
@@ -276,6 +322,8 @@ def decode(
       graphdef, mesh, stops: see `Engine`.
       params: the model's parameters.
       slots: the state of all responses; donated.
+      table: the pages of each slot's tokens, in order, those of `most` more tokens included.
+      reads: the same pages of the slots with a budget, listed.
       sampling: how each slot is sampled; slots with a budget of 0 are left out.
       forbidden: tokens that are never drawn.
       most: tokens for each slot at most; not more than `steps`.
@@ -303,7 +351,7 @@ def decode(
             out.stopped | stop,
         )
         # The stop token enters the cache too: what follows it in the conversation attends to it.
-        slots = _append_sampled(model, slots, token, active, taken)
+        slots = _append_sampled(model, slots, table, reads, token, active, taken)
         return step + 1, active & ~stop & (out.counts < sampling.budget), slots, out
 
     count = sampling.budget.shape[0]
@@ -338,17 +386,25 @@ def _draw_next(
 
 
 def _append_sampled(
-    model: Any, slots: Slots, token: Int[Array, " slots"], active: Bool[Array, " slots"], taken: Int[Array, " slots"]
+    model: Any,
+    slots: Slots,
+    table: Int[Array, "slots most"],
+    reads: Reads,
+    token: Int[Array, " slots"],
+    active: Bool[Array, " slots"],
+    taken: Int[Array, " slots"],
 ) -> Slots:
     """Appends to every active slot the token drawn for it; `taken` is `active` as integers."""
     embeddings = model.embed(token[:, None], None, None)
     positions = jnp.broadcast_to(slots.position[None, :, None], (3, len(token), 1))
-    hidden, cache = model.extend(embeddings, positions, taken, slots.cache)
+    pages = Pages(slots.length, table)
+    hidden, cache = model.extend(embeddings, positions, taken, slots.cache, pages, reads)
     seen = slots.seen
     if seen is not None:
         seen |= (jnp.arange(seen.shape[1]) == token[:, None]) & active[:, None]
     return Slots(
         cache,
+        slots.length + taken,
         jnp.where(active[:, None], hidden[:, 0], slots.hidden),
         slots.prompt_hidden,
         slots.position + taken,
@@ -356,29 +412,6 @@ def _append_sampled(
         slots.token_index + taken,
         seen,
     )
-
-
-def _copy_prompts(
-    cache: tuple[Array, Array],
-    source: Int[Array, " forks"],
-    target: Int[Array, " forks"],
-    lengths: Int[Array, " forks"],
-) -> tuple[Array, Array]:
-    """Copies the keys and values of the first `lengths` tokens of slot `source` to slot `target`, in place."""
-    layers, slots, kv_heads, length, size = cache[0].shape
-    block = min(BLOCK, length)
-    sizes = (layers, 1, kv_heads, block, size)
-
-    def copy_block(fork, number, cache):
-        here, there = (0, source[fork], 0, number * block, 0), (0, target[fork], 0, number * block, 0)
-        return tuple(jax.lax.dynamic_update_slice(x, jax.lax.dynamic_slice(x, here, sizes), there) for x in cache)
-
-    def copy(fork, cache):
-        # Block by block, and only as far as the prompt goes: a gather would hold a second cache for a moment.
-        blocks = jnp.where(target[fork] < slots, -(-lengths[fork] // block), 0)
-        return jax.lax.fori_loop(0, blocks, functools.partial(copy_block, fork), cache)
-
-    return jax.lax.fori_loop(0, len(target), copy, cache)
 
 
 def _constrain_rows(tree: PyTree, mesh: Mesh | None) -> PyTree:

@@ -8,14 +8,14 @@ queue, and a part that does not need a call takes part in it with padding alone.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pixel_reasoner_jax.parallel.hosts import all_gather
 
-KINDS = ("encode", "extend", "fork")
+KINDS = ("encode", "extend", "fork", "save", "load")
 MAX_CALLS = 63  # calls of one part that the processes exchange at a time
 
 ProgramKey = tuple[int, int]
@@ -27,13 +27,16 @@ class EngineCall(NamedTuple):
 
     Attributes:
       kind: one of `KINDS`.
-      size: of the compiled program: patches in a row of an encode, tokens in a row of an extend, or number of forks.
+      size: of the compiled program: patches in a row of an encode, tokens in a row of an extend, or number of forks or
+        pages.
       arguments: pytree of numpy arrays, whose first axis is the part's rows of the call.
+      receive: called with the part's rows of the result, of a kind that has one.
     """
 
     kind: str
     size: int
     arguments: Any
+    receive: Callable[[Any], None] | None = None
 
     @property
     def program(self) -> ProgramKey:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
+from pixel_reasoner_jax.processing import Media, Rendered
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.episode import Episode
+from pixel_reasoner_jax.rollout.pages import PromptPages, ResponsePages
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task
@@ -21,6 +23,7 @@ class RolloutSettings:
       samples: responses to each query.
       seed, sampling: how tokens are drawn.
       slots: responses in flight in each part of the mesh, at most.
+      cache_tokens: that the cache of each part holds; None: enough for all slots.
       decode_steps: the most tokens of a slot that one call of the engine samples.
       registry: the operations that may be called; None for none.
       limits: where a response ends.
@@ -36,6 +39,7 @@ class RolloutSettings:
     seed: int
     sampling: SamplingSettings
     slots: int
+    cache_tokens: int | None
     decode_steps: int
     registry: Registry | None
     limits: Limits
@@ -57,12 +61,14 @@ class Group:
       begun: how many samples have been given a slot.
       prompt_slot: a slot that holds the prompt; None until it is prefilled. Until all samples have begun, the free
         slots of this slot's part of the mesh are given to no other query.
+      pages: those of the prompt, from then on.
     """
 
     number: int
     prompt: Prompt
     begun: int = 0
     prompt_slot: int | None = None
+    pages: PromptPages | None = None
 
 
 @dataclasses.dataclass
@@ -73,11 +79,16 @@ class ActiveSlot:
       number: index of its query, in the order in which queries were given.
       episode: the response in the slot.
       position: M-RoPE position of the next text token.
+      pages: of the cache.
       call, task: the operation that the response waits for; None while it is being sampled.
+      observed: an observation that is to be appended once there are pages: the tokens before it, its tokens and its
+        images.
     """
 
     number: int
     episode: Episode
     position: int
+    pages: ResponsePages
     call: Call | OperationError | None = None
     task: Task | None = None
+    observed: tuple[int, Rendered, Sequence[Media]] | None = None

@@ -6,17 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config_values import WEIGHTS
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Registry, default_registry
-from pixel_reasoner_jax.parallel import is_shared, parts
+from pixel_reasoner_jax.parallel import all_gather, is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.query import Query, check_query
+from pixel_reasoner_jax.rollout.capacity import PAGE, fit, page_bytes, slot_bytes
+from pixel_reasoner_jax.rollout.counters import Counters
+from pixel_reasoner_jax.rollout.device_memory import free_bytes
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.groups import RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
-from pixel_reasoner_jax.rollout.runner import Counters, ModelRunner
+from pixel_reasoner_jax.rollout.runner import ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
@@ -38,6 +43,9 @@ class Policy:
       guidelines: the text after the question; None takes the paper's.
       text_only: offer no operations.
       slots: the most responses in flight, in all processes together; the next one begins when another has ended.
+      cache_tokens: tokens that the KV cache holds, in all processes together, a group's prompt counted once; when it is
+        full, the youngest responses wait in the host's memory. None: enough for `slots` responses of the greatest
+        length. It always holds two of the greatest length.
       decode_steps: the most tokens of a slot that one call of the device samples.
       rollout_mesh: sizes of the mesh that rollouts have over the model's devices, by axis, for example {"tensor": 4}.
         Left out, data takes the devices that are left, fsdp is 1, and tensor that of the model's mesh. With fsdp above
@@ -67,6 +75,7 @@ class Policy:
         guidelines: str | None = None,
         text_only: bool = False,
         slots: int = 64,
+        cache_tokens: int | None = None,
         decode_steps: int = DECODE_STEPS,
         rollout_mesh: Mapping[str, int] = MappingProxyType({}),
         weights: str | None = None,
@@ -92,7 +101,7 @@ class Policy:
         self.processor = processor
         self.registry = None if text_only else (registry or default_registry())
         self.limits, self.guidelines = limits, guidelines
-        self.slots, self.decode_steps = slots, decode_steps
+        self.slots, self.cache_tokens, self.decode_steps = slots, cache_tokens, decode_steps
         self.workers, self.operation_seconds = workers, operation_seconds
         self.store = PictureStore(image_bytes)
         self.counters = Counters()
@@ -217,7 +226,8 @@ class Policy:
             samples=samples,
             seed=seed,
             sampling=sampling,
-            slots=self._slots_per_part(slots),
+            slots=self._per_part(slots),
+            cache_tokens=self._cache_tokens_per_part,
             decode_steps=self.decode_steps,
             registry=self.registry,
             limits=self.limits,
@@ -245,16 +255,46 @@ class Policy:
         runner = ModelRunner(
             self.runtime, sampling or SamplingSettings(), 0, self.decode_steps, Counters()
         )  # these are not read
-        runner.grow(self._slots_per_part(self.slots), length)
+        runner.grow(self._per_part(self.slots), length, self._cache_tokens_per_part)
         try:
             runner.warmup()
         except BaseException:
             self.runtime.forget_table()  # its buffer may have been donated to a call whose result was not assigned
             raise
 
-    def _slots_per_part(self, slots: int) -> int:
-        """How many slots each part of the mesh has, for `slots` slots in all."""
-        return -(-slots // parts(self.runtime.mesh))
+    def fit_to_memory(self, most: int, sampling: SamplingSettings | None = None) -> None:
+        """Sets `slots` and `cache_tokens` to what the memory of the devices has room for, as it is now.
+
+        All processes call this together, with everything in memory that stays there during a rollout. The programs that
+        need most memory are compiled for it.
+
+        Args:
+          most: the most responses that a rollout has.
+          sampling: see `warmup`.
+
+        Raises:
+          UserError: `limits.max_length` is not given, or memory has no room for two of the longest responses.
+        """
+        length, mesh, config = self.limits.max_length, self.runtime.mesh, self.runtime.config
+        if length is None:
+            raise UserError("how many responses fit depends on limits.max_length, which is not set")
+        runner = ModelRunner(self.runtime, sampling or SamplingSettings(), 0, self.decode_steps, Counters())
+        runner.grow(1, length, 1)
+        room = int(all_gather(np.int64(free_bytes(mesh) - runner.temporary_bytes())).min())
+        runner.close()
+        self.runtime.forget()
+        tensor = 1 if mesh is None else mesh.shape["tensor"]
+        page = page_bytes(config, self.runtime.cache_dtype or self.runtime.dtype, tensor)
+        capacity = fit(room, page, slot_bytes(config, tensor), length, -(-most // parts(mesh)))
+        self.slots, self.cache_tokens = (count * parts(mesh) for count in (capacity.slots, capacity.pages * PAGE))
+
+    def _per_part(self, count: int) -> int:
+        """How many of `count` slots or tokens each part of the mesh has."""
+        return -(-count // parts(self.runtime.mesh))
+
+    @property
+    def _cache_tokens_per_part(self) -> int | None:
+        return None if self.cache_tokens is None else self._per_part(self.cache_tokens)
 
 
 def answered(

@@ -15,15 +15,18 @@ import jax
 import numpy as np
 
 from pixel_reasoner_jax.metrics import Progress
+from pixel_reasoner_jax.models.cache import Reads
 from pixel_reasoner_jax.parallel import is_shared, local_parts, local_rows, parts, shard_rows
 from pixel_reasoner_jax.processing import Media, MediaError, vision_layout
+from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
 from pixel_reasoner_jax.rollout.engine import Decoded, ExtendBatch, ForkBatch, Slots
 from pixel_reasoner_jax.rollout.engine_calls import KINDS, MAX_CALLS, EngineCall, ProgramKey, common_order, exchange
 from pixel_reasoner_jax.rollout.episode import Episode
+from pixel_reasoner_jax.rollout.pages import ResponsePages, list_reads
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling, sample_seeds
-from pixel_reasoner_jax.rollout.shapes import CHUNK, Shapes, row_patches
+from pixel_reasoner_jax.rollout.shapes import CHUNK, SAVED_PAGES, Shapes, row_patches
 
 
 @dataclasses.dataclass
@@ -37,6 +40,7 @@ class Extension:
       media: the images and videos whose placeholders are in `tokens`, in order.
       positions: int32 [3, tokens], the M-RoPE positions of the tokens.
       following: the position of the token after them.
+      pages: int32 [pages of the longest slot], those of the slot's tokens in order, with room for these.
       prompt: whether the tokens complete a prompt, which can be forked from then on.
     """
 
@@ -47,40 +51,47 @@ class Extension:
     media: Sequence[Media]
     positions: np.ndarray
     following: int
+    pages: np.ndarray
     prompt: bool
 
 
 @dataclasses.dataclass
-class Counters:
-    """Sums over the rollouts of a policy, of what this process did.
+class Fork:
+    """A response to begin.
 
     Attributes:
-      sampled: tokens drawn and kept.
-      prefilled: tokens of prompts and observations that the model has processed.
-      prefill_padding: padding tokens that were processed with them.
-      decode_steps: steps of the decoding loop, each of which draws one token for every active slot.
-      decode_calls: calls of `Engine.decode`.
-      extend_calls: batches of tokens appended by `Engine.extend`.
-      encoded: images encoded.
-      encode_hits: images that were in the embedding table already.
-      encode_padding: padding patches that were processed with encoded images.
-      seconds: seconds that the scheduler's loop took.
-      device_seconds: those of them spent in engine calls, waiting for the device included.
-      idle_seconds: those of them spent waiting for worker threads, with nothing to decode.
+      source: the slot that holds its prompt.
+      slot: its own.
+      episode: the response.
+      page, copy: the prompt's last page, and the page that it is copied to; None for no copy.
     """
 
-    sampled: int = 0
-    prefilled: int = 0
-    prefill_padding: int = 0
-    decode_steps: int = 0
-    decode_calls: int = 0
-    extend_calls: int = 0
-    encoded: int = 0
-    encode_hits: int = 0
-    encode_padding: int = 0
-    seconds: float = 0.0
-    device_seconds: float = 0.0
-    idle_seconds: float = 0.0
+    source: int
+    slot: int
+    episode: Episode
+    page: int | None
+    copy: int | None
+
+
+@dataclasses.dataclass
+class DecodingSlot:
+    """A slot to sample for: its response, and the response's pages with room for what is sampled."""
+
+    episode: Episode
+    pages: ResponsePages
+
+
+class Saved:
+    """Pages in the host's memory, in the pieces in which they come."""
+
+    def __init__(self, pages: int):
+        self._expected = -(-pages // SAVED_PAGES)
+        self.pieces: list[list[np.ndarray]] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of them have come."""
+        return len(self.pieces) == self._expected
 
 
 class ModelRunner:
@@ -125,20 +136,25 @@ class ModelRunner:
                 " before the update, or give the policy a copy of them"
             )
 
-    def grow(self, slots: int, length: int) -> None:
-        """Replaces all slots by empty ones: at least `slots` in each part of the mesh, of at least `length` tokens."""
+    def grow(self, slots: int, length: int, cache_tokens: int | None) -> None:
+        """Replaces all slots by empty ones: at least `slots` in each part of the mesh, of at least `length` tokens.
+
+        Args:
+          cache_tokens: that the cache of a part holds; see `Shapes.holding`.
+        """
         self._slots = self._table = None  # before new ones are made, or both would be in memory
-        self.shapes = self._runtime.declare(slots, length)
+        self.shapes = self._runtime.declare(slots, length, cache_tokens)
         self._table = self._runtime.table(self._params, self._version)
-        count, dtype = self.shapes.slots * parts(self._mesh), self._runtime.cache_dtype
+        shapes, count, dtype = self.shapes, parts(self._mesh), self._runtime.cache_dtype
+        sizes = shapes.slots * count, shapes.pages * count, shapes.page, shapes.items * count
         with self._busy():
-            self._slots = self._engine.empty(self._params, count, self.shapes.length, dtype, self._sampling.penalized)
+            self._slots = self._engine.empty(self._params, *sizes, dtype, self._sampling.penalized)
 
     def warmup(self) -> None:
         """Runs every program once, on padding alone, so that it is compiled."""
         shapes = self.shapes
         sizes = [(0, size) for size in shapes.patches] + [(1, size) for size in shapes.widths]
-        sizes += [(2, size) for size in shapes.forks]
+        sizes += [(2, size) for size in shapes.forks] + [(3, SAVED_PAGES), (4, SAVED_PAGES)]
         with Progress("compiling", len(sizes) + 1) as progress:
             for done, (kind, size) in enumerate(sizes, start=1):
                 self._run((kind, size))
@@ -146,6 +162,24 @@ class ModelRunner:
             self.decode({}, 1, 1)
             jax.block_until_ready(self._slots)
             progress.update(len(sizes) + 1)
+
+    def temporary_bytes(self) -> int:
+        """Bytes that a call needs on a device beside its arguments, at most; the calls that need most are compiled."""
+        encode, *extends = self.shapes.patches[-1], self.shapes.widths[0], self.shapes.widths[-1]
+        images, given = self._table.array, (self._params, self._slots)
+        lowered = [self._engine.encode.lower(self._params, images, *self._global(self._padding("encode", encode)))]
+        lowered += [
+            self._engine.extend.lower(*given, images, self._global(self._padding("extend", size))) for size in extends
+        ]
+        given, fixed = self._decode_arguments({}, 1, 1)
+        lowered.append(self._engine.decode.lower(*given, **fixed))
+        return max(program.compile().memory_analysis().temp_size_in_bytes for program in lowered)
+
+    def _global(self, *by_part: Any) -> Any:
+        """The arguments of a call for all parts of the mesh, from those of each part; one stands for all."""
+        by_part = by_part * self.parts if len(by_part) == 1 else by_part
+        arguments = by_part[0] if len(by_part) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *by_part)
+        return shard_rows(arguments, self._mesh)
 
     def close(self) -> None:
         """Releases the device memory of the slots and the parameters; the embedding table stays with the runtime."""
@@ -160,11 +194,11 @@ class ModelRunner:
         table = self._table
         return table is not None and media.key in table
 
-    def decode(self, episodes: Mapping[int, Episode], most: int, patience: int) -> Decoded:
+    def decode(self, decoding: Mapping[int, DecodingSlot], most: int, patience: int) -> Decoded:
         """Samples a chunk of tokens and waits for the result. All processes call this together.
 
         Args:
-          episodes: the episodes to sample for, by slot.
+          decoding: what to sample for, by slot.
           most: tokens for each of them at most; the same number on all processes.
           patience: the chunk ends when this many slots, of all processes, have ended their turn; the same number on
             all processes.
@@ -172,46 +206,74 @@ class ModelRunner:
         Returns:
           Numpy arrays, whose rows are the slots of this process.
         """
-        count = self.shapes.slots * self.parts
-        settings, budget = [self._sampling] * count, [0] * count
-        for slot, episode in episodes.items():
-            settings[slot], budget[slot] = episode.settings, episode.turn_room
         with self._busy():
-            self._slots, decoded = self._engine.decode(
-                self._params,
-                self._slots,
-                shard_rows(SlotSampling.of(settings, budget), self._mesh),
-                self._forbidden,
-                np.int32(most),
-                np.int32(patience),
-                steps=self._decode_steps,
-                filtered=self._sampling.filtered,
-            )
+            given, fixed = self._decode_arguments(decoding, most, patience)
+            self._slots, decoded = self._engine.decode(*given, **fixed)
             decoded = local_rows(decoded)
-        self._counters.decode_calls += bool(episodes)
+        self._counters.decode_calls += bool(decoding)
         self._counters.decode_steps += int(decoded.counts.max())
         return decoded
 
-    def fork(self, forks: list[tuple[int, int, Episode]]) -> None:
-        """Begins responses, each given as (slot that holds the prompt, slot of the response, its episode)."""
+    def _decode_arguments(
+        self, decoding: Mapping[int, DecodingSlot], most: int, patience: int
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a `decode`, and the static ones by name."""
+        count = self.shapes.slots * self.parts
+        settings, budget = [self._sampling] * count, [0] * count
+        table = np.zeros((count, self.shapes.slot_pages), np.int32)
+        listed: list[list[tuple[int, ResponsePages, int]]] = [[] for _ in range(self.parts)]
+        for slot, one in decoding.items():
+            settings[slot], budget[slot] = one.episode.settings, one.episode.turn_room
+            part, tokens = self.part(slot), one.episode.length + min(most, budget[slot])
+            listed[part].append((slot % self.shapes.slots, one.pages, tokens))
+            numbers = one.pages.prompt.full + one.pages.own
+            table[slot, : len(numbers)] = numbers
+        reads = [list_reads(self.shapes, rows) for rows in listed]
+        reads = Reads(*(np.concatenate(arrays) for arrays in zip(*reads, strict=True)))
+        rows = shard_rows((table, reads, SlotSampling.of(settings, budget)), self._mesh)
+        given = self._params, self._slots, *rows, self._forbidden, np.int32(most), np.int32(patience)
+        return given, dict(steps=self._decode_steps, filtered=self._sampling.filtered)
+
+    def fork(self, forks: list[Fork]) -> None:
+        """Begins responses."""
         for part in range(self.parts):
-            remaining = [fork for fork in forks if self.part(fork[1]) == part]
+            remaining = [fork for fork in forks if self.part(fork.slot) == part]
             while remaining:
                 size = next((size for size in self.shapes.forks if size >= len(remaining)), self.shapes.forks[-1])
                 batch, remaining = remaining[:size], remaining[size:]
                 self._enqueue(part, EngineCall("fork", size, self._fork_batch(batch, size)))
 
-    def _fork_batch(self, forks: list[tuple[int, int, Episode]], size: int) -> ForkBatch:
+    def _fork_batch(self, forks: list[Fork], size: int) -> ForkBatch:
         """The arguments of a `fork` of `size` responses: `forks`, and padding."""
-        padding = size - len(forks)
-        source, target, episodes = zip(*forks, *[(0, self.shapes.slots, forks[0][2])] * padding, strict=True)
-        prompts = [episode.prompt for episode in episodes]
-        seeds = sample_seeds(self._seed, [prompt.id for prompt in prompts], [one.sample for one in episodes])
-        lengths, positions = zip(*[(len(p.rendered.tokens), p.next_position) for p in prompts], strict=True)
-        source, target = np.array(source, np.int32) % self.shapes.slots, np.array(target, np.int32)
-        target[: len(forks)] %= self.shapes.slots
-        seen = self._seen([prompt.rendered.tokens for prompt in prompts])
-        return ForkBatch(source, target, np.array(lengths, np.int32), np.array(positions, np.int32), seeds, seen)
+        vocab = self._runtime.config.vocab_size if self._sampling.penalized else None
+        batch = ForkBatch.blank(size, self.shapes.slots, self.shapes.pages, vocab)
+        prompts = [fork.episode.prompt for fork in forks]
+        samples = [fork.episode.sample for fork in forks]
+        batch.seeds[: len(forks)] = sample_seeds(self._seed, [prompt.id for prompt in prompts], samples)
+        for row, (fork, prompt) in enumerate(zip(forks, prompts, strict=True)):
+            batch.source[row], batch.target[row] = fork.source % self.shapes.slots, fork.slot % self.shapes.slots
+            batch.lengths[row], batch.position[row] = len(prompt.rendered.tokens), prompt.next_position
+            if fork.copy is not None:
+                batch.page[row], batch.copy[row] = fork.page, fork.copy
+            if batch.seen is not None:
+                batch.seen[row, prompt.rendered.tokens] = True
+        return batch
+
+    def save(self, part: int, pages: Sequence[int]) -> Saved:
+        """Has pages brought to the host's memory; calls that are made later may overwrite them."""
+        saved = Saved(len(pages))
+        for first in range(0, len(pages), SAVED_PAGES):
+            numbers = np.zeros(SAVED_PAGES, np.int32)
+            numbers[: len(pages) - first] = pages[first : first + SAVED_PAGES]
+            self._enqueue(part, EngineCall("save", SAVED_PAGES, (numbers,), saved.pieces.append))
+        return saved
+
+    def load(self, part: int, pages: Sequence[int], saved: Saved) -> None:
+        """Has saved pages written into others."""
+        for first, piece in zip(range(0, len(pages), SAVED_PAGES), saved.pieces, strict=True):
+            numbers = np.full(SAVED_PAGES, self.shapes.pages, np.int32)
+            numbers[: len(pages) - first] = pages[first : first + SAVED_PAGES]
+            self._enqueue(part, EngineCall("load", SAVED_PAGES, (numbers, piece)))
 
     def part(self, slot: int) -> int:
         """The index of the part that a slot is in, among the parts of this process."""
@@ -244,30 +306,41 @@ class ModelRunner:
     def _run(self, program: ProgramKey) -> None:
         """Makes one call for every part that has it at the head of its queue; the other parts get padding."""
         kind, size = KINDS[program[0]], program[1]
-        by_part = [
-            queue.popleft().arguments if queue and queue[0].program == program else self._padding(kind, size)
+        calls = [
+            queue.popleft() if queue and queue[0].program == program else EngineCall(kind, size, None)
             for queue in self._queues
         ]
-        arguments = by_part[0] if len(by_part) == 1 else jax.tree.map(lambda *rows: np.concatenate(rows), *by_part)
-        arguments = shard_rows(arguments, self._mesh)
+        by_part = [self._padding(kind, size) if call.arguments is None else call.arguments for call in calls]
+        arguments = self._global(*by_part)
         with self._busy():
             if kind == "encode":
                 self._table.array = self._engine.encode(self._params, self._table.array, *arguments)
             elif kind == "extend":
                 self._slots = self._engine.extend(self._params, self._slots, self._table.array, arguments)
-            else:
+            elif kind == "fork":
                 self._slots = self._engine.fork(self._slots, arguments)
+            elif kind == "save":
+                saved = local_rows(self._engine.save(self._slots, *arguments))
+                for number, call in enumerate(calls):
+                    if call.receive is not None:
+                        call.receive([array[number * size : (number + 1) * size].copy() for array in saved])
+            else:
+                self._slots = self._engine.load(self._slots, *arguments)
 
     def _padding(self, kind: str, size: int) -> Any:
         """The arguments of a call that changes nothing."""
-        slots = self.shapes.slots
+        shapes = self.shapes
         if kind == "encode":
             return self._encode_batch([], size)
-        vocab = self._runtime.config.vocab_size if self._sampling.penalized else None
         if kind == "fork":
-            return ForkBatch.blank(size, slots, vocab)
-        return ExtendBatch.blank(self.shapes.rows(size), size, slots)._replace(
-            seen=self._seen([], self.shapes.rows(size))
+            return self._fork_batch([], size)
+        if kind == "save":
+            return (np.zeros(size, np.int32),)
+        if kind == "load":
+            saved = [np.zeros(shape.shape, shape.dtype) for shape in self._slots.cache.saved_shapes(size)]
+            return np.full(size, shapes.pages, np.int32), saved
+        return ExtendBatch.blank(shapes.rows(size), size, shapes.slots, shapes.slot_pages)._replace(
+            seen=self._seen([], shapes.rows(size))
         )
 
     def extend(self, extensions: list[Extension]) -> list[tuple[Extension, MediaError]]:
@@ -289,7 +362,9 @@ class ModelRunner:
             vision_index = self._encode(group, part)
             for start in range(0, max(len(extension.tokens) for extension in group), CHUNK):
                 batches: dict[int, list[int]] = {}
-                for number, extension in enumerate(group):
+                # Rows of a call that hold about as much read about as much.
+                for number in sorted(range(len(group)), key=lambda number: group[number].start):
+                    extension = group[number]
                     if (remaining := len(extension.tokens) - start) > 0:
                         batches.setdefault(self.shapes.width(min(remaining, CHUNK)), []).append(number)
                 for width, numbers in sorted(batches.items()):
@@ -319,7 +394,7 @@ class ModelRunner:
         Args:
           extensions: at most `rows` extensions, each with its `vision_index`, see `_encode`.
         """
-        added = ExtendBatch.blank(rows, width, self.shapes.slots)
+        added = ExtendBatch.blank(rows, width, self.shapes.slots, self.shapes.slot_pages)
         histories = []
         for row, (extension, vision_index) in enumerate(extensions):
             tokens = extension.tokens[start : start + width]
@@ -330,6 +405,7 @@ class ModelRunner:
             added.vision_index[row, :count] = vision_index[start:end]
             added.position[row], added.token_index[row] = extension.following, extension.episode.sampled
             added.ends_prompt[row] = extension.prompt and end == len(extension.tokens)
+            added.table[row] = extension.pages
             histories.append(extension.episode)
             self._counters.prefilled += count
         self._counters.prefill_padding += rows * width - int(added.counts.sum())

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.models.cache import most_listed, page_size
 from pixel_reasoner_jax.parallel import local_parts, parts
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, RowAllocator
@@ -31,7 +32,7 @@ class Runtime:
 
     Attributes:
       engine: the compiled steps.
-      graphdef, config: the model's.
+      graphdef, config, dtype: the model's; `dtype` is what it computes in.
       layout: how rollouts hold the parameters.
       mesh: of the rollouts.
       version: how often `params` has been assigned.
@@ -52,7 +53,7 @@ class Runtime:
         self.layout = Layout(self.graphdef, params, mesh, weights)
         self._laid_out: Any = None
         self.config, self.mesh, self.processor = model.config, self.layout.mesh, processor
-        self.cache_dtype = cache_dtype
+        self.cache_dtype, self.dtype = cache_dtype, model.language.dtype
         self.engine = Engine(self.layout.graphdef, processor.stop_tokens, self.mesh)
         self.version = 0
         self._shapes: Shapes | None = None
@@ -105,17 +106,24 @@ class Runtime:
         mask[list(sampling.forbidden_tokens)] = True
         return mask
 
-    def declare(self, slots: int, length: int) -> Shapes:
+    def declare(self, slots: int, length: int, cache_tokens: int | None = None) -> Shapes:
         """Declares shapes with at least `slots` slots of `length` tokens in each part of the mesh.
 
         The shapes declared before are kept if they have room, so that nothing is compiled again.
+
+        Args:
+          cache_tokens: that a part's cache holds; see `Shapes.holding`.
         """
-        held = self._shapes
-        if held is None or held.slots < slots or held.length < length:
+        held, wanted = self._shapes, self._holding(slots, length, cache_tokens)
+        if held is None or held.slots < wanted.slots or held.length < wanted.length or held.pages < wanted.pages:
             if held is not None:
-                slots, length = max(slots, held.slots), max(length, held.length)
-            self._shapes = Shapes.holding(slots, length, self.processor.geometry, self.processor.budgets)
+                wanted = self._holding(max(slots, held.slots), max(length, held.length), cache_tokens)
+            self._shapes = wanted
         return self._shapes
+
+    def _holding(self, slots: int, length: int, cache_tokens: int | None) -> Shapes:
+        processor, units = self.processor, dict(page=page_size(self.mesh), most_chunk=most_listed(self.mesh))
+        return Shapes.holding(slots, length, processor.geometry, processor.budgets, cache_tokens=cache_tokens, **units)
 
     def table(self, params: Any, version: int) -> EmbeddingTable:
         """The table of images encoded with `params`, which have this version; an empty one if it has to be made."""
@@ -125,6 +133,10 @@ class Runtime:
             array = self.engine.empty_table(params, size * parts(self.mesh))
             self._table = version, EmbeddingTable(array, [RowAllocator(size) for _ in local_parts(self.mesh)])
         return self._table[1]
+
+    def forget(self) -> None:
+        """Drops the declared shapes and what was made of them, as if no rollout had been."""
+        self._shapes = self._table = None
 
     def forget_table(self) -> None:
         """Drops the embedding table, so that every image is encoded again."""

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.rollout.truncation import least_kept
 
 BLOCK = 128  # tokens of a block of the vocabulary; `draw` chooses a block first, and then a token within it
 
@@ -164,14 +165,8 @@ def sampling_logits(
         logits = jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
     logits = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)[:, None]
     if filtered:
-        top_k, top_p = sampling.top_k[:, None], sampling.top_p[:, None]
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        kept = jnp.arange(ordered.shape[-1]) < jnp.where(top_k > 0, top_k, ordered.shape[-1])
-        probability = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf), axis=-1)
-        # A token is kept while the sum of the likelier ones is below top_p, so the first one is always kept.
-        kept &= (jnp.cumsum(probability, axis=-1) - probability < top_p) | (top_p == 1)
-        least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+        least = least_kept(logits, sampling.top_k, sampling.top_p)
+        logits = jnp.where(logits < least[:, None], -jnp.inf, logits)
     return logits
 
 

@@ -3,7 +3,7 @@
 A query's prompt is prefilled once and forked to its samples. A sample takes a free slot and frees it when it has ended,
 for the next sample. Between two chunks of decoding, the results of the worker threads (loaded queries, executed
 operations) are appended to their slots. A slot whose operation is still running is left out of decoding, so that the
-other slots do not wait for it.
+other slots do not wait for it, and so is one whose response waits for pages of the cache (see `pages`).
 
 Several processes run this loop in step, each with other queries: they make the same engine calls in the same order, and
 a process whose queries are done takes part until all processes are done.
@@ -23,10 +23,12 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError
 from pixel_reasoner_jax.processing import Media, MediaError, PictureStore
 from pixel_reasoner_jax.query import Query, query_name
+from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.episode import Episode, RenderedObservation
 from pixel_reasoner_jax.rollout.groups import ActiveSlot, Group, RolloutSettings
+from pixel_reasoner_jax.rollout.pages import CachePages
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
-from pixel_reasoner_jax.rollout.runner import Counters, Extension, ModelRunner
+from pixel_reasoner_jax.rollout.runner import DecodingSlot, Extension, Fork, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -67,12 +69,13 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._queries = enumerate(queries)
         self._runner = ModelRunner(runtime, settings.sampling, settings.seed, settings.decode_steps, counters)
         self._free: list[list[int]] = [[] for _ in range(self._runner.parts)]
+        self._pages: CachePages | None = None
         self._beginning: list[Group | None] = [None] * self._runner.parts
         # Two pools, so that no operation waits for a query to load.
         self._loaders, self._operators = Workers(settings.workers), Workers(settings.workers)
         self._loading: dict[int, tuple[str, Task]] = {}
         self._groups: collections.deque[Group] = collections.deque()
-        self._active: dict[int, ActiveSlot] = {}
+        self._active: dict[int, ActiveSlot] = {}  # in the order in which they began
         # Each with the index and the id of its query.
         self._finished: collections.deque[tuple[int, str, Trajectory | BaseException]] = collections.deque()
         self._cancelled: set[str] = set()
@@ -126,7 +129,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             if number in numbers:
                 self._forget(prompt)
         self._groups = collections.deque(group for group in self._groups if group.number not in numbers)
-        self._beginning = [group if group and group.number not in numbers else None for group in self._beginning]
+        for part, group in enumerate(self._beginning):
+            if group and group.number in numbers:
+                if group.pages is not None:
+                    self._pages.release_prompt(group.pages)
+                self._beginning[part] = None
         for slot in [slot for slot, active in self._active.items() if active.number in numbers]:
             self._release(slot)
 
@@ -165,11 +172,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             # The same on all processes; `Policy.stream` has made sure that it is set.
             self._grow(self._settings.limits.max_length)
         self._load()
+        if self._pages is not None:
+            self._pages.resume()
         self._admit()
         self._observe()
+        ready = self._reserve()
         coming = self._awaited()
         busy = bool(self._active or self._groups or self._loading or any(self._beginning))
-        drawing = sum(active.task is None for active in self._active.values())
+        drawing = len(ready)
         working = self._runner.working()
         stop = self._settings.stop is not None and self._settings.stop()
         statuses = self._runner.flush(busy, drawing, bool(coming), working, stop)
@@ -185,12 +195,12 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             self._counters.device_seconds += time.perf_counter() - began
         else:
             steps = self._settings.decode_steps // (WAITING_CHUNK_DIVISOR if someone_waits else 1)
-            self._decode(max(1, steps), max(1, drawing // PATIENCE))
+            self._decode(ready, max(1, steps), max(1, drawing // PATIENCE))
         return busy > 0
 
     def _awaited(self) -> list[concurrent.futures.Future]:
         """Futures of the tasks of worker threads whose results could be appended to a slot at once."""
-        operations = [active.task.future for active in self._active.values() if active.task is not None]
+        operations = [one.task.future for one in self._active.values() if one.task is not None and not one.pages.waits]
         room = any(self._free) or not self._active
         return operations + [task.future for _, task in self._loading.values() if room]
 
@@ -263,23 +273,27 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         while (part := self._part_with_room()) is not None:
             group, slot = self._beginning[part], self._free[part].pop()
             prompt, episode = group.prompt, self._new_episode(group.prompt, group.begun)
-            if group.prompt_slot is None:
-                group.prompt_slot = slot
-                prefilled_parts.add(part)
+            if group.pages is None:
                 rendered, following = prompt.rendered, prompt.next_position
+                group.prompt_slot, group.pages = slot, self._pages.begin(part, len(rendered.tokens))
+                prefilled_parts.add(part)
+                row = self._pages.row(group.pages)
                 extensions.append(
                     Extension(
-                        slot, 0, episode, rendered.tokens, rendered.media, prompt.positions, following, prompt=True
+                        slot, 0, episode, rendered.tokens, rendered.media, prompt.positions, following, row, prompt=True
                     )
                 )
-            (forks if part in prefilled_parts else early).append((group.prompt_slot, slot, episode))
-            self._active[slot] = ActiveSlot(group.number, episode, prompt.next_position)
             group.begun += 1
-            if group.begun == self._settings.samples:
+            is_last, page = group.begun == self._settings.samples, group.pages.last
+            pages, copy = self._pages.fork(group.pages, is_last)
+            fork = Fork(group.prompt_slot, slot, episode, page, copy)
+            (forks if part in prefilled_parts else early).append(fork)
+            self._active[slot] = ActiveSlot(group.number, episode, prompt.next_position, pages)
+            if is_last:
                 self._beginning[part] = None
         self._runner.fork(early)  # before the next group's prompt can overwrite the prompt that these are forked from
         self._extend(extensions)
-        self._runner.fork([fork for fork in forks if fork[1] in self._active])
+        self._runner.fork([fork for fork in forks if fork.slot in self._active])
 
     def _finish_without_response(self, number: int, prompt: Prompt) -> None:
         """Ends the samples of a prompt that leaves no room for a response: their trajectories are the prompt alone."""
@@ -292,19 +306,23 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         """The part of the mesh where the next sample begins; None if none can begin now.
 
         A query whose first samples have begun goes first, then the next query. If the slots are too short for the next
-        query, it waits until all of them are empty, and longer ones are made.
+        query, it waits until all of them are empty, and longer ones are made. None begins where the pages are too few.
         """
         free = [part for part, slots in enumerate(self._free) if slots]
-        if begun := [part for part in free if self._beginning[part] is not None]:
-            return begun[0]
+        begun = [part for part in free if self._beginning[part] is not None]
+        if with_room := [part for part in begun if self._pages.has_room(part)]:
+            return with_room[0]
         if not self._groups:
             return None
-        shapes, needed = self._runner.shapes, self._new_episode(self._groups[0].prompt, 0).end
+        prompt = self._groups[0].prompt
+        shapes, needed = self._runner.shapes, self._new_episode(prompt, 0).end
         if shapes is None or needed > shapes.length:
             if self._active:
                 return None
             self._grow(needed)
             free = list(range(len(self._free)))
+        tokens = len(prompt.rendered.tokens)
+        free = [part for part in free if self._beginning[part] is None and self._pages.has_room(part, tokens)]
         if not free:
             return None
         part = max(free, key=lambda part: len(self._free[part]))
@@ -312,16 +330,17 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         return part
 
     def _grow(self, length: int) -> None:
-        self._runner.grow(self._settings.slots, length)
+        self._runner.grow(self._settings.slots, length, self._settings.cache_tokens)
         slots = self._runner.shapes.slots
         self._free = [list(range(part * slots, (part + 1) * slots))[::-1] for part in range(self._runner.parts)]
+        self._pages = CachePages(self._runner.shapes, self._runner.parts, self._runner, self._counters)
 
     def _observe(self) -> None:
         """Appends the observation of every operation that is done, or has taken too long, to its slot."""
-        extensions, now = [], time.monotonic()
+        now = time.monotonic()
         for slot, active in list(self._active.items()):
             task = active.task
-            if task is None or self._active.get(slot) is not active:
+            if task is None or active.pages.waits or self._active.get(slot) is not active:
                 continue
             if task.future.done():
                 observation, media = task.future.result()
@@ -341,13 +360,33 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             if not goes_on:
                 self._finish(slot)
                 continue
-            rendered = observation.rendered
-            positions, following = self._processor.positions(rendered.tokens, rendered.media, active.position)
-            active.position = following
-            extensions.append(
-                Extension(slot, start, active.episode, rendered.tokens, media, positions, following, prompt=False)
-            )
-        self._extend(extensions)
+            active.observed = start, observation.rendered, media
+        self._extend([extension for slot in list(self._active) if (extension := self._extension(slot)) is not None])
+
+    def _extension(self, slot: int) -> Extension | None:
+        """The observation that is to be appended to a slot; None if there is none, or no page for it."""
+        active = self._active[slot]
+        if active.observed is None or active.pages.waits:
+            return None
+        start, rendered, media = active.observed
+        if not self._pages.reserve(active.pages, active.episode.length):
+            return None
+        active.observed = None
+        positions, active.position = self._processor.positions(rendered.tokens, rendered.media, active.position)
+        row = self._pages.row(active.pages)
+        return Extension(
+            slot, start, active.episode, rendered.tokens, media, positions, active.position, row, prompt=False
+        )
+
+    def _reserve(self) -> dict[int, ActiveSlot]:
+        """Gives the responses that can be sampled pages for the tokens of a chunk; those that got them, by slot."""
+        steps, ready = self._settings.decode_steps, {}
+        for slot, active in self._active.items():
+            if active.task is None and active.observed is None and not active.pages.waits:
+                tokens = active.episode.length + min(steps, active.episode.turn_room)
+                if self._pages.reserve(active.pages, tokens):
+                    ready[slot] = active
+        return ready
 
     def _execute(self, episode: Episode, call: Call | OperationError) -> tuple[RenderedObservation, list[Media]]:
         """Runs a call in a worker thread.
@@ -366,10 +405,10 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             _log.exception("an operation of query %s failed", episode.prompt.id)
             return episode.failure(call, f"{getattr(call, 'name', 'it')} failed ({type(error).__name__})"), []
 
-    def _decode(self, most: int, patience: int) -> None:
-        """Samples a chunk for every slot that waits for no operation, and ends the turns that are complete."""
-        drawing = {slot: active for slot, active in self._active.items() if active.task is None}
-        decoded = self._runner.decode({slot: active.episode for slot, active in drawing.items()}, most, patience)
+    def _decode(self, drawing: dict[int, ActiveSlot], most: int, patience: int) -> None:
+        """Samples a chunk for slots, and ends the turns that are complete."""
+        decoding = {slot: DecodingSlot(active.episode, active.pages) for slot, active in drawing.items()}
+        decoded = self._runner.decode(decoding, most, patience)
         for slot, active in drawing.items():
             if self._active.get(slot) is not active:  # `on_event` has cancelled its query, called for another slot
                 continue
@@ -397,6 +436,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         active = self._active.pop(slot)
         if active.task is not None:
             self._operators.give_up(active.task)
+        self._pages.release(active.pages)
         self._free[self._runner.part(slot)].append(slot)
 
     def _forget(self, prompt: Prompt) -> None:

@@ -11,15 +11,17 @@ import functools
 import math
 
 from pixel_reasoner_jax.buckets import bucket
-from pixel_reasoner_jax.models.attention import BLOCK
+from pixel_reasoner_jax.models.cache import SHARING
 from pixel_reasoner_jax.processing import Budgets, Geometry, grid_patches
 from pixel_reasoner_jax.processing.geometry import MAX_ASPECT_RATIO
 
+SAVED_PAGES = 16  # pages that a call brings to the host or back
 WIDTH_MULTIPLE = 32  # widths of an extend, in tokens, are multiples of this
 CHUNK = 512  # the most tokens in a row of an extend: more are appended in several calls
 EXTEND_TOKENS = 256  # the most tokens in all rows of an extend, unless one row alone has more
 ENCODE_PATCHES = 1024  # the most patches in all rows of an encode, unless one row alone has more
 TABLE_ROWS = 16_384  # the least rows of the table of image embeddings in a part of the mesh
+CHUNK_SLOTS = 64  # with so many slots or more, decoding reads the most pages at a time
 FORK_FACTOR = 4  # the declared numbers of forks in a call grow by this factor
 
 
@@ -28,22 +30,66 @@ class Shapes:
     """The declared sizes, all of them in one part of the mesh.
 
     Attributes:
-      slots: responses in flight.
-      length: tokens that a slot holds, prompt included.
+      slots: responses in flight, those included that wait.
+      length: tokens that a slot holds at most, prompt included.
+      page: tokens of a page of the cache, a divisor of `length`.
+      pages: of the cache, for all slots together.
       geometry: sizes of the vision tower.
       budgets: tokens of images, from which the size of the largest image follows.
+      most_chunk: see `chunk`.
     """
 
     slots: int
     length: int
+    page: int
+    pages: int
     geometry: Geometry
     budgets: Budgets
+    most_chunk: int
 
     @classmethod
-    def holding(cls, slots: int, length: int, geometry: Geometry, budgets: Budgets) -> Shapes:
-        """The smallest declared shapes with room for `slots` responses of `length` tokens, prompt included."""
-        length = bucket(length, WIDTH_MULTIPLE if length < BLOCK else BLOCK)
-        return cls(bucket(slots), length, geometry, budgets)
+    def holding(
+        cls,
+        slots: int,
+        length: int,
+        geometry: Geometry,
+        budgets: Budgets,
+        *,
+        page: int,
+        most_chunk: int,
+        cache_tokens: int | None = None,
+    ) -> Shapes:
+        """The smallest declared shapes with room for `slots` responses of `length` tokens, prompt included.
+
+        Args:
+          page: tokens of a page; fewer where no response is as long.
+          most_chunk: see `chunk`.
+          cache_tokens: that the cache holds; None: enough for `slots` responses of the greatest length. It always holds
+            two of the greatest length, so that one can go on while the prompt of another stays.
+        """
+        longest, slots = length, bucket(slots)
+        page = min(page, bucket(length, WIDTH_MULTIPLE))
+        length = bucket(length, page)
+        pages = slots * (length // page) if cache_tokens is None else -(-cache_tokens // page)
+        # One more is for the end of a prompt of which responses are still to begin.
+        pages = max(pages, 2 * -(-longest // page)) + 1
+        return cls(slots, length, page, pages, geometry, budgets, most_chunk)
+
+    @property
+    def slot_pages(self) -> int:
+        """Pages of the longest response."""
+        return self.length // self.page
+
+    @property
+    def chunk(self) -> int:
+        """Pages that decoding reads at a time: fewer for few slots, `most_chunk` at most."""
+        return min(self.most_chunk, max(8, self.slots * self.most_chunk // CHUNK_SLOTS))
+
+    @property
+    def items(self) -> int:
+        """The most pages that `models.cache.Reads` list, in whole chunks: one of many readers is listed again."""
+        most = self.pages + self.slots * self.slot_pages // SHARING
+        return (-(-most // self.chunk) + 1) * self.chunk  # what is shared ends with a chunk
 
     @property
     def table(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from pixel_reasoner_jax.buckets import bucket, vision_row, vision_rows
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Geometry, Media, Processor, vision_layout
+from pixel_reasoner_jax.processing.layout import vision_forms
 from pixel_reasoner_jax.training.rows import arrange
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -140,9 +141,7 @@ def largest_batch(geometry: Geometry, row_patches: int, *, rows: int, row_length
         "segment_ids": shaped(rows, row_length),
         "vision_index": shaped(rows, row_length),
         "vision": {
-            "patches": shaped(images, row_patches, geometry.patch_values, dtype=np.float32),
-            "patch_positions": shaped(images, row_patches, 2),
-            "patch_segments": shaped(images, row_patches),
+            name: jax.ShapeDtypeStruct(*form) for name, form in vision_forms(images, row_patches, geometry).items()
         },
         "targets": shaped(rows, tokens),
         **{name: shaped(rows, tokens, dtype=np.float32) for name in names},

@@ -101,9 +101,9 @@ def check_update_parts(config: ConfigDict) -> None:
     _correction(config)
 
 
-def needs_scores(config: ConfigDict) -> bool:
-    """Whether an update computes more than its gradient on the devices."""
-    return _needs_present(config) or correction_of(config) != "none" or "reference" in details_of(config)
+def score_passes(config: ConfigDict) -> int:
+    """How often the tokens of an update are scored, forward only, beside its gradient."""
+    return _needs_present(config) + (correction_of(config) != "none") + ("reference" in details_of(config))
 
 
 def has_second_tree(config: ConfigDict) -> bool:

@@ -22,6 +22,7 @@ import functools
 import logging
 import pathlib
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +111,8 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
         training.check_end(done, schedule.episodes, "episode")
+        if not config.rollout.slots:
+            fit_to_memory(config, training, policy, sampling)
         curiosity = CuriosityState.begin(config.curiosity, counters.get("multipliers"))
 
         def read_queries() -> list[Query]:
@@ -341,10 +344,25 @@ def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
         registry=training.settings.registry(),
         limits=training.settings.limits,
         guidelines=training.settings.guidelines,
-        slots=config.rollout.slots,
+        slots=config.rollout.slots or 1,  # until `fit_to_memory`
+        cache_tokens=config.rollout.cache_tokens or None,
         rollout_mesh=config.rollout.mesh,
         weights=config.rollout.weights,
     )
+
+
+def fit_to_memory(config: ConfigDict, training: TrainingRun, policy: Policy, sampling: SamplingSettings) -> None:
+    """Decides on the responses in flight, and on the cache, by the memory that the training state leaves.
+
+    It is written into the run's config, so that the run keeps it.
+    """
+    policy.fit_to_memory(config.grpo.queries_per_episode * config.rollout.samples, sampling)
+    config.rollout.slots = policy.slots
+    config.rollout.cache_tokens = policy.cache_tokens = config.rollout.cache_tokens or policy.cache_tokens
+    training.save_config()
+    if is_main():
+        in_flight, tokens = f"{policy.slots:,} responses in flight", f"{policy.cache_tokens:,} tokens in the cache"
+        print(f"rollouts: {in_flight}, {tokens}, as memory allows", file=sys.stderr, flush=True)
 
 
 def make_reader(config: ConfigDict, policy: Policy) -> QueryReader:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from pixel_reasoner_jax.rollout import QueryError
-from pixel_reasoner_jax.rollout.runner import Counters
+from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.trajectory import Trajectory
 
 SECONDS = 0.5  # between two texts

@@ -114,8 +114,7 @@ class TrainingRun:
         add_adapters(self.model, **config.lora, seed=config.seed)
         self._save_beside_weights(self._workdir / INITIAL)
         wait_for_all("start")  # `open_workdir` of every process has seen a directory without a run
-        if is_main():
-            save_config(config, self._workdir)  # last: a start that failed leaves no run behind and may be tried again
+        self.save_config()  # last: a start that failed leaves no run behind and may be tried again
         if resume:
             set_aside_unlisted(self._workdir / CHECKPOINTS)
         self._checkpoints = Checkpoints(self._workdir / CHECKPOINTS, config.train.keep_checkpoints)
@@ -175,6 +174,11 @@ class TrainingRun:
         nnx.update(self.model, state.params)
         iterator.set_state(meta["iterator"])
         return state, meta["counters"]
+
+    def save_config(self) -> None:
+        """Writes the config, with what was decided since, into the working directory."""
+        if is_main():
+            save_config(self._config, self._workdir)
 
     def check_end(self, done: int, last: int, unit: str = "step") -> None:
         """Checks that a run that goes on is not past its end already.

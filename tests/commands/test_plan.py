@@ -1,5 +1,6 @@
 """`pixel-reasoner plan`, from the configs that come with the package to a table and its JSON."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -7,8 +8,16 @@ import sys
 
 import pytest
 
+from pixel_reasoner_jax.commands import options
+from pixel_reasoner_jax.commands import plan as module
 from pixel_reasoner_jax.commands.plan import load_experiment
 from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.plan import episode
+from pixel_reasoner_jax.plan.chips import Chip, Topology
+from pixel_reasoner_jax.plan.measure import Phase
+from pixel_reasoner_jax.plan.rollout_costs import DecodingStep
+from pixel_reasoner_jax.plan.work import Work
+from pixel_reasoner_jax.rollout.capacity import CapacityError
 
 PHASES = ["vision_encode", "prefill", "extend", "decode", "sft_update", "grpo_update"]
 
@@ -58,6 +67,76 @@ def test_tiny_on(chips, names, request):
         assert "largest rollout.slots that fits: 16, as many as an episode has responses" in table
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("chips", ["cpu:8", "v5p:2x2x1"])
+def test_an_episode_on(chips, request):
+    if not chips.startswith("cpu"):
+        request.getfixturevalue("libtpu")
+    rl = {"train.batch_size": 8, "train.micro_batch_rows": 1, "rollout.samples": 2, "grpo.queries_per_episode": 8}
+    small = (f"--config.rl.{key}={value}" for key, value in rl.items())
+    names = ("--phases", ",".join(PHASES))
+    result = plan("--config", "quickstart", "--topology", chips, "--episode", "--json", *names, *small)
+    assert result.returncode == 0, result.stderr[-3000:]
+    figures = json.loads(result.stdout.splitlines()[-1])
+    assert [phase["phase"] for phase in figures["phases"]] == PHASES
+    planned = figures["episode"]
+    assert planned["in_flight"] == planned["responses"] == 16 and planned["waits"] == 0
+    for name in ("encode", "prefill", "decode", "update", "checkpoint"):
+        assert planned[f"{name}_seconds"] > 0 and name in planned["bounds"], name
+    assert planned["hours"] > 0 and 0 < planned["idle_share"] < 1
+
+
+@pytest.fixture
+def fabricated(monkeypatch):
+    """`plan` of the quickstart, with phases that are measured at once, and less memory for decoding if asked."""
+    chip = Chip(flops=1e9, memory=2**30, memory_rate=1e9, link_rate=1e9)
+    works = (Work(1e6, 1e6), Work(0.0, 1e5))
+
+    def measured(programs, name, topology):
+        return Phase(name, 1, True, 2**28, 2**30, 1.0, 1.0, 1.0, 0.0, 1.0, "memory", 1.0, works=works)
+
+    monkeypatch.setattr(module.jax.config, "update", lambda *_: None)  # nothing that holds for later tests
+    monkeypatch.setattr(module, "topology", lambda name: Topology(name, module.jax.devices()[:1], chip))
+    monkeypatch.setattr(module, "measure", measured)
+
+    def run(decoding: int, *more: str) -> None:
+        step = DecodingStep(Work(1e5, 1e5), decoding, "")
+        monkeypatch.setattr(episode, "measure_step", lambda *_: step)
+        parser = argparse.ArgumentParser()
+        options.plan(parser)
+        phases = ",".join(PHASES)
+        arguments = ["--config", "quickstart", "--topology", "one", "--phases", phases, *more]
+        module.run(parser.parse_args(arguments), [("rl.grpo.queries_per_episode", "8")])
+
+    return run
+
+
+def test_an_episode_is_shown_beside_the_phases(fabricated, capsys):
+    fabricated(2**28, "--json", "--episode")
+    *table, last = capsys.readouterr().out.splitlines()
+    figures = json.loads(last)
+    assert list(figures) == ["phases", "episode"] and [phase["phase"] for phase in figures["phases"]] == PHASES
+    planned = figures["episode"]
+    assert planned["fits"] and planned["in_flight"] == 64 and planned["responses"] == 64 and planned["episodes"] == 110
+    assert planned["rollout_seconds"] > planned["decode_seconds"] > 0 < planned["update_seconds"]
+    shown = "\n".join(table)
+    for name in ("encode images", "prefill", "decode", "updates", "checkpoint", "all"):
+        assert any(line.startswith(name) and " s" not in line for line in table), name
+    assert f"{planned['rollout_tokens_per_second']:,.0f} tokens/s" in shown and "in flight: 64 at most" in shown
+    assert "run: 110 episodes (config.train.steps)" in shown
+    fabricated(2**28, "--json")
+    *same, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last) == figures["phases"] and same == table[: len(same)]
+
+
+def test_an_episode_that_does_not_fit_is_an_error(fabricated, capsys):
+    with pytest.raises(CapacityError, match="two responses of 192 tokens need 5"):
+        fabricated(2**30, "--json", "--episode")
+    *table, last = capsys.readouterr().out.splitlines()
+    planned = json.loads(last)["episode"]
+    assert planned["fits"] is False and "need 5" in planned["reason"] and len(table) > len(PHASES)
+
+
 EACH = """
 import sys
 from pixel_reasoner_jax.commands import cli
@@ -72,6 +151,10 @@ def test_mistakes_are_errors_of_one_line():
         "sft_qwen2_5_vl_7b --config.train.batch_size=12": "config.train.batch_size is 12; with 8 shards",
         "rl_qwen2_5_vl_7b --config.rollout.mesh.tensor=3": "rollout.mesh data=-1 x fsdp=1 x tensor=3 takes a multiple",
         "rl_qwen2_5_vl_7b --config.train.row_length=8192": "config.rollout.max_length is 16384",
+        "sft_qwen2_5_vl_7b --episode": "--episode plans a run of rl, and this config is one of sft",
+        "quickstart --lengths runs/mine": "--lengths are those of an episode: add --episode",
+        "quickstart --episode --phases decode": "--episode needs the phase vision_encode: name it in --phases too",
+        "quickstart --episode --lengths nowhere": "--lengths nowhere: no trajectories are stored in its folder samples",
     }
     lines = "".join(f"--topology cpu:8 --config {options}\n" for options in mistakes)
     result = subprocess.run([sys.executable, "-c", EACH], input=lines, capture_output=True, text=True, timeout=600)

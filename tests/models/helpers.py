@@ -9,12 +9,15 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from pixel_reasoner_jax.models import Config, VisionConfig
+from pixel_reasoner_jax.models.cache import Pages
 from pixel_reasoner_jax.processing.geometry import Geometry
 from pixel_reasoner_jax.processing.layout import vision_layout
+from pixel_reasoner_jax.processing.media import Media, normalization_table
 from pixel_reasoner_jax.processing.positions import mrope_positions
 
 torch.set_num_threads(1)  # these models are too small for two: threads that wait for each other cost more
 START, END, IMAGE, VIDEO = 596, 597, 598, 599
+LEVELS = normalization_table((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
 
 
 def small_config(**changes) -> Config:
@@ -55,24 +58,10 @@ def random_oracle(config: Config, seed: int = 0) -> Qwen2_5_VLForConditionalGene
     return model.eval()
 
 
-@dataclasses.dataclass(eq=False)
-class RandomMedia:
-    """Patches of noise in the place of a processed image or video."""
-
-    kind: str
-    grid: tuple[int, int, int]
-    patches: np.ndarray
-    second_per_grid: float = 1.0
-
-    @property
-    def tokens(self) -> int:
-        return len(self.patches) // 4
-
-
 @dataclasses.dataclass
 class Row:
     tokens: np.ndarray
-    media: list[RandomMedia]
+    media: list[Media]
 
 
 def make_row(items: list, seed: int) -> Row:
@@ -85,8 +74,8 @@ def make_row(items: list, seed: int) -> Row:
             continue
         kind = "image" if len(item) == 2 else "video"
         grid = (1, *item) if kind == "image" else tuple(item)
-        patches = random.standard_normal((int(np.prod(grid)), 1176), np.float32)
-        media.append(RandomMedia(kind, grid, patches))
+        pixels = random.integers(0, 256, (int(np.prod(grid)), 3, 1 if kind == "image" else 2, 196), np.uint8)
+        media.append(Media(kind, pixels, grid, (14 * grid[2], 14 * grid[1]), LEVELS, second_per_grid=1.0))
         tokens += [START, *[IMAGE if kind == "image" else VIDEO] * media[-1].tokens, END]
     return Row(np.array(tokens, np.int32), media)
 
@@ -152,3 +141,10 @@ def oracle_inputs(rows: list[Row], positions: bool = True) -> dict:
             if kind == "video":
                 inputs["second_per_grid_ts"] = torch.tensor([item.second_per_grid for item in media])
     return inputs
+
+
+def pages_of(starts, length: int, page: int, seed: int = 0) -> tuple[Pages, int]:
+    """Where rows of `length` tokens lie, whose pages are in no order, and the number of pages."""
+    rows = len(starts)
+    table = np.random.default_rng(seed).permutation(rows * -(-length // page)).astype(np.int32).reshape(rows, -1)
+    return Pages(np.asarray(starts, np.int32), table), table.size

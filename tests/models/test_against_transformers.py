@@ -14,7 +14,16 @@ from transformers.vision_utils import get_vision_window_index
 
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import released_name, tensor_targets
-from tests.models.helpers import Row, make_row, oracle_inputs, our_batch, positions_of, random_oracle, small_config
+from tests.models.helpers import (
+    Row,
+    make_row,
+    oracle_inputs,
+    our_batch,
+    pages_of,
+    positions_of,
+    random_oracle,
+    small_config,
+)
 
 # One shape for all cases, so that everything compiles once.
 LENGTH, ROW_PATCHES, VISION_ROWS = 224, 1024, 2
@@ -58,7 +67,8 @@ def forward(models):
         vision = batch["vision"]
         if vision is None:
             return model(batch), None, None
-        states = model.vision.hidden_states(vision["patches"], vision["patch_positions"], vision["patch_segments"])
+        names = ("patches", "scaling", "patch_positions", "patch_segments")
+        states = model.vision.hidden_states(*(vision[name] for name in names))
         return model(batch), model.encode_vision(vision), states
 
     return lambda batch: jax.device_get(run(params, batch))
@@ -151,14 +161,16 @@ def test_64_greedy_tokens_through_the_cache(models):
     def generate(params, batch, following):
         model = nnx.merge(graph, params)
         x = model.embed(batch["tokens"], batch["vision_index"], model.encode_vision(batch["vision"]))
-        hidden, cache = model.extend(x, batch["positions"], lengths, model.init_cache(len(rows), 64 + steps))
+        pages, count = pages_of(np.zeros(len(rows)), 64 + steps, 16)
+        hidden, cache = model.extend(x, batch["positions"], lengths, model.init_cache(count, 16), pages)
         last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)
 
         def step(carry, offset):
             last, cache = carry
             tokens = jnp.argmax(model.logits(last), axis=-1)
             positions = jnp.broadcast_to((following + offset)[None, :, None], (3, len(rows), 1))
-            last, cache = model.extend(model.embed(tokens), positions, jnp.ones(len(rows), jnp.int32), cache)
+            held = pages._replace(starts=lengths + offset)
+            last, cache = model.extend(model.embed(tokens), positions, jnp.ones(len(rows), jnp.int32), cache, held)
             return (last, cache), tokens[:, 0]
 
         return jax.lax.scan(step, (last, cache), jnp.arange(steps))[1].T

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixel_reasoner_jax.models import attention as module
-from pixel_reasoner_jax.models.attention import attention, cached_attention, dense_attention, keys_at_once
+from pixel_reasoner_jax.models.attention import attention, cached_attention, dense_attention
 from pixel_reasoner_jax.plan.flops import count_flops
 
 BATCH, TOKENS, HEADS, KV_HEADS, SIZE = 2, 37, 6, 2, 8
@@ -110,10 +109,3 @@ def test_a_cache_is_read_in_any_blocks(block):
         weights = np.exp(np.einsum("hd,hkd->hk", query[row, 0], keys) / np.sqrt(SIZE))
         expected = np.einsum("hk,hkd->hd", weights / weights.sum(-1, keepdims=True), values)
         np.testing.assert_allclose(out[row, 0], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("length, keys", [(64, 64), (128, 128), (384, 384), (1536, 768), (4096, 1024), (4224, 384)])
-def test_keys_at_once_divide_the_cache(monkeypatch, length, keys):
-    for platform, expected in (("gpu", keys), ("cpu", min(length, 128))):
-        monkeypatch.setattr(module, "_platform", lambda mesh, platform=platform: platform)
-        assert keys_at_once(length) == expected

@@ -170,7 +170,8 @@ graph, params = nnx.split(nnx.eval_shape(create))
 int32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
 batch = dict(tokens=int32(4, 200), positions=int32(3, 4, 200), segment_ids=int32(4, 200), vision_index=int32(4, 200))
 batch["vision"] = dict(
-    patches=jax.ShapeDtypeStruct((2, 256, 1176), jnp.float32),
+    patches=jax.ShapeDtypeStruct((2, 256, 1176), jnp.uint8),
+    scaling=jax.ShapeDtypeStruct((2, 2, 3), jnp.float32),
     patch_positions=int32(2, 256, 2),
     patch_segments=int32(2, 256),
 )

@@ -13,8 +13,9 @@ from flax import nnx
 
 from pixel_reasoner_jax.config_values import REMAT
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.models.cache import Pages
 from pixel_reasoner_jax.plan.flops import count_flops
-from tests.models.helpers import IMAGE, VIDEO, make_row, our_batch, random_oracle, small_config
+from tests.models.helpers import IMAGE, VIDEO, make_row, our_batch, pages_of, random_oracle, small_config
 
 CONFIG = dataclasses.replace(Config.preset("tiny"), vocab_size=600, image_token_id=IMAGE, video_token_id=VIDEO)
 
@@ -38,13 +39,14 @@ def test_cached_turns_equal_one_forward(model, run):
     graph, params = nnx.split(model)
 
     @jax.jit
-    def extend(params, tokens, positions, index, embeddings, counts, cache):
+    def extend(params, tokens, positions, index, embeddings, counts, cache, pages):
         model = nnx.merge(graph, params)
-        hidden, cache = model.extend(model.embed(tokens, index, embeddings), positions, counts, cache)
+        hidden, cache = model.extend(model.embed(tokens, index, embeddings), positions, counts, cache, pages)
         return model.logits(hidden), cache
 
     embeddings = model.encode_vision(batch["vision"])
-    cache = model.init_cache(len(rows), length)
+    pages, count = pages_of(np.zeros(len(rows)), length, 8)
+    cache = model.init_cache(count, 8)
     lengths = np.array([len(row.tokens) for row in rows])
     done = np.zeros_like(lengths)
     random = np.random.default_rng(3)
@@ -54,11 +56,11 @@ def test_cached_turns_equal_one_forward(model, run):
         take = np.minimum(done[:, None] + np.arange(width), length - 1)  # what is past the count is anything
         tokens, index = (np.take_along_axis(batch[name], take, 1) for name in ("tokens", "vision_index"))
         positions = np.take_along_axis(batch["positions"], np.broadcast_to(take, (3, *take.shape)), 2)
-        logits, cache = extend(params, tokens, positions, index, embeddings, counts, cache)
+        pages = pages._replace(starts=done.astype(np.int32))
+        logits, cache = extend(params, tokens, positions, index, embeddings, counts, cache, pages)
         for i, count in enumerate(counts):
             np.testing.assert_allclose(logits[i, :count], expected[i, done[i] : done[i] + count], atol=1e-4, rtol=0)
         done += counts
-        np.testing.assert_array_equal(cache["length"], done)
 
 
 def test_extend_past_the_end_leaves_the_rest_of_the_cache(model):
@@ -68,10 +70,11 @@ def test_extend_past_the_end_leaves_the_rest_of_the_cache(model):
     def extend(params, tokens, counts):
         model = nnx.merge(graph, params)
         positions = jnp.zeros((3, *tokens.shape), jnp.int32)
-        return model.extend(model.embed(tokens), positions, counts, model.init_cache(2, 4))[1]
+        pages = Pages(jnp.zeros(2, jnp.int32), jnp.array([[2], [0]]))
+        return model.extend(model.embed(tokens), positions, counts, model.init_cache(3, 4), pages)[1]
 
-    keys = np.asarray(extend(params, np.ones((2, 6), np.int32), np.array([6, 3]))["k"])
-    assert keys[:, 0].all() and not keys[:, 1, :, 3:].any()
+    keys = np.asarray(extend(params, np.ones((2, 6), np.int32), np.array([6, 3])).keys)
+    assert keys[:, 2].all() and keys[:, 0, :, :3].all() and not keys[:, 0, :, 3:].any() and not keys[:, 1].any()
 
 
 def test_packed_segments_equal_separate_rows(model, run):
@@ -90,12 +93,12 @@ def test_padding_has_no_effect(model, run):
     rows = [make_row([5, (4, 6), 6], 0)]
     batch = our_batch(rows, 32, 64, 1)
     expected = run(nnx.state(model), batch)
-    padding = batch["segment_ids"] == 0
+    padding, vision = batch["segment_ids"] == 0, batch["vision"]
+    real = vision["patch_segments"][..., None] > 0
     noisy = batch | {
         "tokens": np.where(padding, 77, batch["tokens"]),
         "positions": np.where(padding, 999, batch["positions"]),
-        "vision": batch["vision"]
-        | {"patches": np.where(batch["vision"]["patch_segments"][..., None] == 0, 50.0, batch["vision"]["patches"])},
+        "vision": vision | {"patches": np.where(real, vision["patches"], np.uint8(250))},
     }
     n = len(rows[0].tokens)
     np.testing.assert_array_equal(run(nnx.state(model), noisy)[:, :n], expected[:, :n])
@@ -158,4 +161,5 @@ def test_types():
     assert model.output_embedding().dtype == jnp.float32
     assert jax.eval_shape(model.encode_vision, batch["vision"]).dtype == jnp.bfloat16
     assert jax.eval_shape(model, batch).dtype == jnp.float32
-    assert jax.eval_shape(lambda: model.init_cache(1, 8))["k"].dtype == jnp.bfloat16
+    assert jax.eval_shape(lambda: model.init_cache(1, 8)).keys.dtype == jnp.uint16  # bfloat16, on a CPU
+    assert jax.eval_shape(lambda: model.init_cache(1, 8, dtype="float32")).keys.dtype == jnp.float32

@@ -17,6 +17,7 @@ import dataclasses, sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL, weights
+from pixel_reasoner_jax.models.cache import Pages
 from pixel_reasoner_jax.parallel import shard_rows, make_mesh, param_shardings
 
 assert len(jax.devices()) == 8
@@ -35,7 +36,8 @@ batch = {
     "segment_ids": np.ones((4, 24), np.int32),
     "vision_index": np.where(np.arange(24) < 16, np.arange(24) + 16 * np.arange(4)[:, None], -1).astype(np.int32),
     "vision": {
-        "patches": random.standard_normal((4, 64, 1176), np.float32),
+        "patches": random.integers(0, 256, (4, 64, 1176), np.uint8),
+        "scaling": np.full((4, 2, 3), [[128], [1 / 64]], np.float32),
         "patch_positions": np.stack(np.divmod(np.arange(64), 8), -1)[None].repeat(4, 0).astype(np.int32),
         "patch_segments": np.ones((4, 64), np.int32),
     },
@@ -77,17 +79,19 @@ for (path, a), (_, b), (_, before) in zip(
 assert moved > 0.01, moved
 
 def extend(graph):
-    def run(params, tokens, positions, counts, cache):
+    def run(params, tokens, positions, counts, cache, pages):
         model = nnx.merge(graph, params)
-        return model.extend(model.embed(tokens), positions, counts, cache)
+        return model.extend(model.embed(tokens), positions, counts, cache, pages)
     return run
 
 counts = np.array([24, 3, 0, 10], np.int32)
 arguments = batch["tokens"], batch["positions"], counts
-hidden, cache = jax.jit(extend(nnx.split(single)[0]))(nnx.state(single), *arguments, single.init_cache(4, 32))
-hidden8, cache8 = jax.jit(extend(graph))(params, *arguments, jax.jit(lambda: sharded.init_cache(4, 32))())
+starts = np.zeros(4, np.int32)
+pages, pages8 = Pages(starts, np.arange(16).reshape(4, 4)), Pages(starts, np.tile(np.arange(4), (4, 1)))  # of the part
+hidden, cache = jax.jit(extend(nnx.split(single)[0]))(nnx.state(single), *arguments, single.init_cache(16, 8), pages)
+hidden8, cache8 = jax.jit(extend(graph))(params, *arguments, jax.jit(lambda: sharded.init_cache(16, 8))(), pages8)
 np.testing.assert_allclose(hidden8, hidden, atol=1e-5)
-np.testing.assert_allclose(cache8["k"], cache["k"], atol=1e-5)
+np.testing.assert_allclose(cache8.keys, cache.keys, atol=1e-5)
 
 created = Qwen2_5_VL.create(config, seed=3, mesh=mesh)
 for (path, a), (_, b) in zip(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,12 +12,14 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as oracle_resize
 
-from pixel_reasoner_jax.processing import Budgets, Geometry, MediaError, Video, smart_resize
+from pixel_reasoner_jax.models.vision import normalized
+from pixel_reasoner_jax.processing import Budgets, Geometry, MediaError, Video, smart_resize, vision_layout
 from pixel_reasoner_jax.processing.media import normalization_table, process_image, process_video
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 TABLE = normalization_table(MEAN, STD)
 GEOMETRY = Geometry()
+normalize = jax.jit(normalized)
 
 sides = st.integers(1, 3000)
 
@@ -71,6 +75,27 @@ def test_other_geometries_equal_transformers():
     oracle = Qwen2VLImageProcessorPil(size=limits, **options)(image, return_tensors="np")
     media = process_image(image, smart_resize(image.size, (4, 60), 24), geometry, TABLE)
     np.testing.assert_array_equal(media.patches, oracle["pixel_values"])
+
+
+@pytest.mark.parametrize("dtype, atol", [(jnp.float32, 5e-7), (jnp.bfloat16, 0)])
+def test_levels_normalized_on_the_device_equal_transformers(dtype, atol):
+    """Every level of every channel, of an image and of a video whose last frame has no partner."""
+    levels = np.stack([np.tile(np.arange(256, dtype=np.uint8), 49).reshape(112, 112)] * 3, axis=-1)
+    frames = [Image.fromarray(np.roll(levels, shift, axis=(0, 2))) for shift in range(3)]
+    size = {"shortest_edge": 784, "longest_edge": 16 * 784}
+    oracle = Qwen2VLImageProcessorPil(image_mean=MEAN, image_std=STD, size=size)
+    stills = [oracle(frame, return_tensors="np")["pixel_values"].reshape(64, 3, 2, 196) for frame in frames]
+    pair = np.stack([stills[0][:, :, 0], stills[1][:, :, 0]], axis=2)
+    media = [
+        process_video(frames, 1.0, (112, 112), GEOMETRY, TABLE),
+        process_image(frames[0], (112, 112), GEOMETRY, TABLE),
+    ]
+    vision, places = vision_layout(media, GEOMETRY)
+    assert vision["patches"].dtype == np.uint8
+    normalized = np.asarray(normalize(vision["patches"], vision["scaling"]).astype(dtype)).reshape(-1, 4, 1176)
+    for place, expected in zip(places, ([pair, stills[2]], [stills[0]]), strict=True):
+        expected = np.asarray(jnp.asarray(np.concatenate(expected), dtype)).reshape(-1, 4, 1176)
+        np.testing.assert_allclose(normalized[place].astype(np.float32), expected.astype(np.float32), atol=atol, rtol=0)
 
 
 def test_a_video_of_one_repeated_frame_equals_its_image():

@@ -28,7 +28,8 @@ processor = Processor.from_pretrained(
 processor = _with(processor, stop_tokens=tuple({*processor.stop_tokens, *range(260, 330)}))
 source = PixelSearch(5, "rl")
 queries = [source[index].query() for index in range(5)]
-sampling = SamplingSettings(1.0, repetition_penalty=1.1, later=SamplingSettings(0.9, repetition_penalty=1.05))
+later = SamplingSettings(0.9, top_p=0.95, top_k=200, repetition_penalty=1.05)
+sampling = SamplingSettings(1.0, repetition_penalty=1.1, later=later)
 answers = []
 for placed in (None, mesh):
     model = Qwen2_5_VL.from_pretrained(directory, mesh=placed)

@@ -22,6 +22,8 @@ from pixel_reasoner_jax.rollout.sampling import (
 
 VOCABULARY = 97
 
+distribution = jax.jit(sampling_logits, static_argnums=3)
+
 
 def logits(rows: int = 12) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(rows, VOCABULARY)).astype(np.float32) * 3
@@ -42,7 +44,7 @@ def test_distribution_equals_transformers(temperature, top_k, top_p):
         expected = TopPLogitsWarper(top_p)(None, expected)
     settings = SamplingSettings(temperature, top_p, top_k)
     masked = np.where(forbidden, -np.inf, raw)
-    actual = sampling_logits(masked, SlotSampling.of([settings] * len(raw), [1] * len(raw)), None, settings.filtered)
+    actual = distribution(masked, SlotSampling.of([settings] * len(raw), [1] * len(raw)), None, settings.filtered)
     np.testing.assert_allclose(
         jax.nn.softmax(actual, axis=-1), torch.softmax(expected, dim=-1).numpy(), rtol=1e-5, atol=1e-7
     )

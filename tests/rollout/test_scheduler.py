@@ -13,8 +13,8 @@ from scipy.special import log_softmax
 from pixel_reasoner_jax.processing import Budgets, MediaError, grid_patches
 from pixel_reasoner_jax.processing.geometry import smart_resize
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, answered, runtime
+from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.engine import Engine
-from pixel_reasoner_jax.rollout.runner import Counters
 from pixel_reasoner_jax.rollout.shapes import Shapes, _most_blocks, row_patches
 from pixel_reasoner_jax.trajectory import Ended, Source
 from tests.forward import full_logits
@@ -249,13 +249,14 @@ def test_a_turn_cut_by_a_stop_string_goes_on_as_if_it_had_ended_there(world, que
 def test_declared_shapes_hold_whatever_the_budgets_allow(world):
     processor = world[1]
     geometry = processor.geometry
-    shapes = Shapes.holding(12, 700, geometry, processor.budgets)
-    assert (shapes.slots, shapes.length) == (12, 768) and shapes.widths[-1] == 512
+    units = dict(page=64, most_chunk=64)
+    shapes = Shapes.holding(12, 700, geometry, processor.budgets, **units)
+    assert (shapes.slots, shapes.length, shapes.pages) == (12, 768, 12 * 12 + 1) and shapes.widths[-1] == 512
     assert shapes.forks == (1, 4, 12)
     rng = np.random.default_rng(0)
     for least, most in [(1, 1), (4, 20), (16, 20), (4, 100), (4, 300), (4, 400), (4, 500), (256, 700), (4, 2000)]:
         budgets = Budgets(image=(least, most), crop=(least, most), frame=(4, 4), video=(4, 4), video_frames=2)
-        declared = Shapes.holding(1, 64, geometry, budgets).patches
+        declared = Shapes.holding(1, 64, geometry, budgets, **units).patches
         short = np.exp(rng.uniform(np.log(28), np.log(600), 400))
         for low, ratio in zip(short, np.exp(rng.uniform(0, np.log(200), 400)), strict=True):
             size = [round(low), min(int(low * ratio), 200 * round(low))]

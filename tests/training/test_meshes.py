@@ -22,7 +22,8 @@ batch = {
     "positions": np.tile(np.arange(32, dtype=np.int32), (3, 8, 1)),
     "segment_ids": np.ones((8, 32), np.int32),
     "vision": {
-        "patches": random.standard_normal((8, 64, 1176), np.float32),
+        "patches": random.integers(0, 256, (8, 64, 1176), np.uint8),
+        "scaling": np.full((8, 2, 3), [[128], [1 / 64]], np.float32),
         "patch_positions": np.stack(np.divmod(np.arange(64), 8), -1)[None].repeat(8, 0).astype(np.int32),
         "patch_segments": np.ones((8, 64), np.int32),
     },

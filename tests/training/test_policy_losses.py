@@ -13,7 +13,7 @@ from pixel_reasoner_jax.training.losses import ESTIMATORS, policy_loss
 from pixel_reasoner_jax.training.policy_update import (
     check_update_parts,
     details_of,
-    needs_scores,
+    score_passes,
     settle_correction,
 )
 from pixel_reasoner_jax.training.token_loss import token_loss
@@ -287,7 +287,7 @@ def test_rounded_weights_are_corrected_for_unless_it_is_said_that_they_are_not(c
     exact, rounded = config_of(), config_of(rollout__weights="int8")
     off, other = (config_of(rollout__weights="int8", grpo__correction=name) for name in ("none", "mis"))
     assert [details_of(config) for config in (exact, rounded, off, other)] == [(), ("weights",), (), ("weights",)]
-    assert [needs_scores(config) for config in (exact, rounded, off, other)] == [False, True, False, True]
+    assert [score_passes(config) for config in (exact, rounded, off, other)] == [0, 1, 0, 1]
     told = {"tis": "config.grpo.correction is 'tis', since config.rollout.weights is 'int8'; 'none' leaves it off\n"}
     for config, name in ((exact, "none"), (rounded, "tis"), (off, "none"), (other, "mis")):
         settle_correction(config)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
-from pixel_reasoner_jax.rollout.runner import Counters
+from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.training import rl
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.policy_update import UpdatePasses

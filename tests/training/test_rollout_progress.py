@@ -5,7 +5,7 @@ import types
 import pytest
 
 from pixel_reasoner_jax.rollout import QueryError, answered
-from pixel_reasoner_jax.rollout.runner import Counters
+from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
 from tests.trajectories import InTurn
 

@@ -18,6 +18,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import StorageError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.operations.error_kinds import ERROR_KINDS
+from pixel_reasoner_jax.plan.stored_lengths import run_groups
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, samples
 from pixel_reasoner_jax.training.samples import LoggedTokens, error_counts
@@ -46,6 +47,19 @@ def test_a_run_stores_samples(rl_config, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.count("log-probabilities of sampler and trainer differ by") == 3
     assert shown.count("policy after 0 updates") == 3 and "correct 0" in shown and "advantage" in shown
+    check_lengths(rl_config)
+
+
+def check_lengths(config):
+    """`plan --episode --lengths` draws from what was stored."""
+    drafts = stored(config.workdir, 1)
+    prompts = {int((LoggedTokens.of(draft).source == Source.PROMPT).sum()) for draft in drafts}
+    sampled = {int((LoggedTokens.of(draft).source == Source.SAMPLED).sum()) for draft in drafts}
+    groups = run_groups(config.workdir, config)
+    assert len(groups) == config.grpo.queries_per_episode and {group.prompt for group in groups} <= prompts
+    responses = [turns for group in groups for turns in group.responses]
+    assert {sum(turn.sampled for turn in turns) for turns in responses} <= sampled
+    assert all(0 < sum(group.images) < group.prompt for group in groups)
 
 
 @pytest.mark.slow
