@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,28 @@ import numpy as np
 from PIL import Image
 
 from pixel_reasoner_jax.processing.geometry import Geometry
-from pixel_reasoner_jax.processing.pictures import Picture
+from pixel_reasoner_jax.processing.pictures import Picture, PictureStore
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptPixels:
+    """Makes the pixels of a `Media` that the store of its pictures then keeps while there is room.
+
+    Attributes:
+      store, key, pictures, make: see `PictureStore.remember`.
+    """
+
+    store: PictureStore
+    key: tuple
+    pictures: Sequence[Picture]
+    make: Callable[[], np.ndarray]
+
+    def __call__(self) -> np.ndarray:
+        return self.store.remember(self.key, self.pictures, self.make)
+
+    def find(self) -> np.ndarray | None:
+        """The pixels if they are kept now."""
+        return self.store.find(self.key)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +43,7 @@ class Media:
 
     Attributes:
       kind: "image" or "video".
-      source: its `pixels`, or a function that makes them.
+      source: its `pixels`, or what makes them.
       grid: (t, h, w), in patches.
       size: (width, height) in pixels after resizing.
       normalization: float32 [channels, 256], the value of every 8-bit level.
@@ -54,6 +74,15 @@ class Media:
           MediaError: a picture had to be decoded again, and its file has changed or is gone.
         """
         return self.source() if callable(self.source) else self.source
+
+    def at_hand(self) -> Media | None:
+        """The same with its pixels as `source`, if they need not be made; else None."""
+        pixels = self.source.find() if isinstance(self.source, KeptPixels) else self.source
+        return None if callable(pixels) or pixels is None else dataclasses.replace(self, source=pixels)
+
+    def fetched(self) -> Media:
+        """The same with its pixels as `source`; errors are those of `pixels`."""
+        return dataclasses.replace(self, source=self.pixels)
 
     @property
     def scaling(self) -> np.ndarray:
@@ -136,8 +165,7 @@ def _media(kind, images, pixels, count, size, geometry, normalization, second_pe
     if isinstance(images[0], Picture):
         key = f"{kind} {width}x{height} {' '.join(image.key for image in images)}"
         if all(image.is_original for image in images):  # every update uses a query's images again, but crops seldom
-            store = images[0].original.store
-            pixels = functools.partial(store.remember, (key, geometry), images, pixels)
+            pixels = KeptPixels(images[0].original.store, (key, geometry), images, pixels)
     else:
         pixels = pixels()
     grid = (count, height // geometry.patch_size, width // geometry.patch_size)

@@ -264,6 +264,14 @@ class PictureStore:
 
         return self._get(key, set().union(*(picture.original.made_of for picture in pictures)), frozen)
 
+    def find(self, key: Hashable) -> np.ndarray | None:
+        """The array that is kept under a key of `remember`; None if it would have to be made."""
+        with self._lock:
+            if key not in self._held:
+                return None
+            self._held.move_to_end(key)
+            return self._held[key].value
+
     def forget(self, picture: Picture) -> None:
         """Drops the pixels of a picture's original and the arrays made of them; a later use decodes it again."""
         with self._lock:

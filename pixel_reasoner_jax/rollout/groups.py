@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
-from pixel_reasoner_jax.processing import Media, Rendered
+from pixel_reasoner_jax.processing import Rendered
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.pages import PromptPages, ResponsePages
+from pixel_reasoner_jax.rollout.pending_images import PendingImages
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task
@@ -58,6 +59,7 @@ class Group:
     Attributes:
       number: index of the query, in the order in which queries were given.
       prompt: the rendered query.
+      images: of the prompt.
       begun: how many samples have been given a slot.
       prompt_slot: a slot that holds the prompt; None until it is prefilled. Until all samples have begun, the free
         slots of this slot's part of the mesh are given to no other query.
@@ -66,6 +68,7 @@ class Group:
 
     number: int
     prompt: Prompt
+    images: PendingImages
     begun: int = 0
     prompt_slot: int | None = None
     pages: PromptPages | None = None
@@ -81,8 +84,8 @@ class ActiveSlot:
       position: M-RoPE position of the next text token.
       pages: of the cache.
       call, task: the operation that the response waits for; None while it is being sampled.
-      observed: an observation that is to be appended once there are pages: the tokens before it, its tokens and its
-        images.
+      observed: an observation that is to be appended once there are pages and pixels: the tokens before it, its tokens
+        and its images.
     """
 
     number: int
@@ -91,4 +94,4 @@ class ActiveSlot:
     pages: ResponsePages
     call: Call | OperationError | None = None
     task: Task | None = None
-    observed: tuple[int, Rendered, Sequence[Media]] | None = None
+    observed: tuple[int, Rendered, PendingImages] | None = None

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.models.cache import Reads
 from pixel_reasoner_jax.parallel import is_shared, local_parts, local_rows, parts, shard_rows
-from pixel_reasoner_jax.processing import Media, MediaError, vision_layout
+from pixel_reasoner_jax.processing import Media, vision_layout
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
 from pixel_reasoner_jax.rollout.engine import Decoded, ExtendBatch, ForkBatch, Slots
@@ -37,7 +37,7 @@ class Extension:
       slot: its number; see `ModelRunner`.
       episode: the episode that the slot is sampled for.
       tokens: int32 [tokens].
-      media: the images and videos whose placeholders are in `tokens`, in order.
+      media: the images and videos whose placeholders are in `tokens`, in order; see `PendingImages`.
       positions: int32 [3, tokens], the M-RoPE positions of the tokens.
       following: the position of the token after them.
       pages: int32 [pages of the longest slot], those of the slot's tokens in order, with room for these.
@@ -194,6 +194,10 @@ class ModelRunner:
         table = self._table
         return table is not None and media.key in table
 
+    def held(self, part: int) -> Container[Any]:
+        """The keys of the images that a part of the table holds."""
+        return self._table.allocators[part]
+
     def decode(self, decoding: Mapping[int, DecodingSlot], most: int, patience: int) -> Decoded:
         """Samples a chunk of tokens and waits for the result. All processes call this together.
 
@@ -343,22 +347,15 @@ class ModelRunner:
             seen=self._seen([], shapes.rows(size))
         )
 
-    def extend(self, extensions: list[Extension]) -> list[tuple[Extension, MediaError]]:
-        """Appends extensions to their slots: `CHUNK` tokens at a time, chunks of one bucket of lengths in one call.
-
-        Returns:
-          Those with an image whose file has changed or is gone since it was opened, which are not appended.
-        """
-        unreadable: list[tuple[Extension, MediaError]] = []
+    def extend(self, extensions: list[Extension]) -> None:
+        """Appends extensions to their slots: `CHUNK` tokens at a time, chunks of one bucket of lengths in one call."""
         for part in range(self.parts):
-            self._extend([one for one in extensions if self.part(one.slot) == part], part, unreadable)
-        return unreadable
+            self._extend([one for one in extensions if self.part(one.slot) == part], part)
 
-    def _extend(self, extensions: list[Extension], part: int, unreadable: list[tuple[Extension, MediaError]]) -> None:
-        for group in self._split_by_images(extensions):
-            group = [one for one in group if self._has_pixels(one, part, unreadable)]
-            if not group:
-                continue
+    def _extend(self, extensions: list[Extension], part: int) -> None:
+        # First those that encode nothing: the images of the others may take the places of theirs.
+        in_order = sorted(extensions, key=lambda one: any(media.key not in self.held(part) for media in one.media))
+        for group in self._split_by_images(in_order):
             vision_index = self._encode(group, part)
             for start in range(0, max(len(extension.tokens) for extension in group), CHUNK):
                 batches: dict[int, list[int]] = {}
@@ -373,18 +370,6 @@ class ModelRunner:
                         chosen = [(group[number], vision_index[number]) for number in numbers[first : first + rows]]
                         batch = self._extend_batch(chosen, start, width, rows)
                         self._enqueue(part, EngineCall("extend", width, batch))
-
-    def _has_pixels(self, extension: Extension, part: int, unreadable: list[tuple[Extension, MediaError]]) -> bool:
-        """Gives an extension the pixels of its images that must be encoded; adds it to `unreadable` if one has none."""
-        held = self._table.allocators[part]
-        try:
-            extension.media = [
-                one if one.key in held else dataclasses.replace(one, source=one.pixels) for one in extension.media
-            ]
-        except MediaError as error:
-            unreadable.append((extension, error))
-            return False
-        return True
 
     def _extend_batch(
         self, extensions: list[tuple[Extension, np.ndarray]], start: int, width: int, rows: int

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import dataclasses
 import itertools
 import logging
 import time
@@ -27,6 +26,7 @@ from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.episode import Episode, RenderedObservation
 from pixel_reasoner_jax.rollout.groups import ActiveSlot, Group, RolloutSettings
 from pixel_reasoner_jax.rollout.pages import CachePages
+from pixel_reasoner_jax.rollout.pending_images import PendingImages, fetched
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import DecodingSlot, Extension, Fork, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
@@ -142,12 +142,13 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._drop(lambda other, _: other == number)
         self._finished.append((number, query_id, QueryError(number, query_id, str(error))))
 
-    def _extend(self, extensions: list[Extension]) -> None:
-        """Appends extensions to their slots; the query of one whose image is gone fails."""
-        for extension, error in self._runner.extend(extensions):
-            if (active := self._active.get(extension.slot)) is not None:  # else another one of its query came before
-                prompt = active.episode.prompt
-                self._fail(active.number, prompt.id, MediaError(f"{query_name(prompt.query)}: {error}"))
+    def _are_ready(self, images: PendingImages, part: int, workers: Workers, number: int, prompt: Prompt) -> bool:
+        """Whether tokens with these images can be appended in a part; where an image is gone, its query fails."""
+        try:
+            return images.are_ready(self._runner.held(part), workers)
+        except MediaError as error:
+            self._fail(number, prompt.id, MediaError(f"{query_name(prompt.query)}: {error}"))
+            return False
 
     def close(self) -> None:
         """Drops all queries that have not ended, and releases the slots' memory."""
@@ -200,9 +201,13 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
 
     def _awaited(self) -> list[concurrent.futures.Future]:
         """Futures of the tasks of worker threads whose results could be appended to a slot at once."""
-        operations = [one.task.future for one in self._active.values() if one.task is not None and not one.pages.waits]
-        room = any(self._free) or not self._active
-        return operations + [task.future for _, task in self._loading.values() if room]
+        going_on = [one for one in self._active.values() if not one.pages.waits]
+        coming = [one.task.future for one in going_on if one.task is not None]
+        coming += [future for one in going_on if one.observed is not None for future in one.observed[2].coming]
+        if any(self._free) or not self._active:
+            coming += [task.future for _, task in self._loading.values()]
+            coming += [future for group in itertools.islice(self._groups, 1) for future in group.images.coming]
+        return coming
 
     def _wait(self, coming: list[concurrent.futures.Future]) -> None:
         """Waits for a worker thread's result, at most `POLL_SECONDS`, when there is nothing to decode."""
@@ -229,9 +234,8 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         settings = self._settings
         try:
             prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
-            for media in prompt.rendered.media:
-                if not self._runner.holds(media):
-                    _ = media.pixels  # the store keeps them until they are encoded
+            if not all(map(self._runner.holds, prompt.rendered.media)):
+                fetched(prompt.rendered.media)  # the store keeps the pixels until they are encoded, if it has room
         except UserError as error:
             kind = MediaError if isinstance(error, MediaError) else UserError
             raise kind(f"{query_name(query)}: {error}") from error
@@ -267,7 +271,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             elif self._new_episode(prompt, 0).room < 1:
                 self._finish_without_response(number, prompt)
             else:
-                self._groups.append(Group(number, prompt))
+                self._groups.append(Group(number, prompt, PendingImages(prompt.rendered.media)))
         extensions, forks, early = [], [], []
         prefilled_parts = set()
         while (part := self._part_with_room()) is not None:
@@ -280,7 +284,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
                 row = self._pages.row(group.pages)
                 extensions.append(
                     Extension(
-                        slot, 0, episode, rendered.tokens, rendered.media, prompt.positions, following, row, prompt=True
+                        slot, 0, episode, rendered.tokens, group.images.media, prompt.positions, following, row, True
                     )
                 )
             group.begun += 1
@@ -292,8 +296,8 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             if is_last:
                 self._beginning[part] = None
         self._runner.fork(early)  # before the next group's prompt can overwrite the prompt that these are forked from
-        self._extend(extensions)
-        self._runner.fork([fork for fork in forks if fork.slot in self._active])
+        self._runner.extend(extensions)
+        self._runner.fork(forks)
 
     def _finish_without_response(self, number: int, prompt: Prompt) -> None:
         """Ends the samples of a prompt that leaves no room for a response: their trajectories are the prompt alone."""
@@ -325,7 +329,10 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         free = [part for part in free if self._beginning[part] is None and self._pages.has_room(part, tokens)]
         if not free:
             return None
-        part = max(free, key=lambda part: len(self._free[part]))
+        part, group = max(free, key=lambda part: len(self._free[part])), self._groups[0]
+        if not self._are_ready(group.images, part, self._loaders, group.number, prompt):
+            # Where an image was gone, the next query is looked at.
+            return None if self._groups and self._groups[0] is group else self._part_with_room()
         self._beginning[part] = self._groups.popleft()
         return part
 
@@ -360,22 +367,33 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             if not goes_on:
                 self._finish(slot)
                 continue
-            active.observed = start, observation.rendered, media
-        self._extend([extension for slot in list(self._active) if (extension := self._extension(slot)) is not None])
+            active.observed = start, observation.rendered, PendingImages(media)
+        # A query may fail in this, with all of its slots: before an extension is made for one of them.
+        ready = [slot for slot in list(self._active) if self._has_observation(slot)]
+        extensions = [self._extension(slot) for slot in ready if slot in self._active]
+        self._runner.extend([extension for extension in extensions if extension is not None])
+
+    def _has_observation(self, slot: int) -> bool:
+        """Whether an observation is to be appended to a slot, and its pixels are here."""
+        active = self._active.get(slot)
+        if active is None or active.observed is None or active.pages.waits:
+            return False
+        images, prompt = active.observed[2], active.episode.prompt
+        return self._are_ready(images, self._runner.part(slot), self._operators, active.number, prompt)
 
     def _extension(self, slot: int) -> Extension | None:
-        """The observation that is to be appended to a slot; None if there is none, or no page for it."""
+        """The observation that is to be appended to a slot; None if there is no page for it."""
         active = self._active[slot]
-        if active.observed is None or active.pages.waits:
+        if active.pages.waits:
             return None
-        start, rendered, media = active.observed
+        start, rendered, images = active.observed
         if not self._pages.reserve(active.pages, active.episode.length):
             return None
         active.observed = None
         positions, active.position = self._processor.positions(rendered.tokens, rendered.media, active.position)
         row = self._pages.row(active.pages)
         return Extension(
-            slot, start, active.episode, rendered.tokens, media, positions, active.position, row, prompt=False
+            slot, start, active.episode, rendered.tokens, images.media, positions, active.position, row, prompt=False
         )
 
     def _reserve(self) -> dict[int, ActiveSlot]:
@@ -392,15 +410,12 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         """Runs a call in a worker thread.
 
         Returns:
-          The observation, and its images with the pixels of those that must be encoded.
+          The observation, and its images; with their pixels unless none must be encoded.
         """
         try:
             observation = episode.execute(call)
-            media = [
-                one if self._runner.holds(one) else dataclasses.replace(one, source=one.pixels)
-                for one in observation.rendered.media
-            ]
-            return observation, media
+            media = observation.rendered.media
+            return observation, media if all(map(self._runner.holds, media)) else fetched(media)
         except Exception as error:  # an operation's own bug must not end the run of all other episodes
             _log.exception("an operation of query %s failed", episode.prompt.id)
             return episode.failure(call, f"{getattr(call, 'name', 'it')} failed ({type(error).__name__})"), []

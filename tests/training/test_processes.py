@@ -61,7 +61,9 @@ def assert_equal(one: pathlib.Path, other: pathlib.Path) -> None:
         a, b = ({k: v for k, v in line.items() if not k.startswith(TIMED)} for line in (a, b))
         assert a.keys() == b.keys()
         for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            # One token of some thousand may lie so near to the bound that rounding decides.
+            close = 1e-3 if name == "clip_fraction" else 1e-5
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=close, err_msg=name)
     expected, actual = (load_file(directory / "model" / "model.safetensors") for directory in (one, other))
     for name in expected:
         np.testing.assert_allclose(actual[name], expected[name], atol=1e-5, err_msg=name)
