@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
+from jax.experimental.layout import Format
+from jax.experimental.layout import Layout as Order
 from jax.sharding import Mesh
 
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.models.inference import decoder_matrices, inference_parameters
 from pixel_reasoner_jax.parallel import MeshError, constrain, make_mesh, param_shardings, regroup
 from pixel_reasoner_jax.parallel.sharding import RULES, SHARED, SPREAD, Rules, check_sizes
+
+ORDERED = ("tpu",)  # platforms whose arrays are tiled
 
 Variables = dict[tuple, nnx.Variable]
 """Parameters by their paths."""
@@ -37,7 +41,8 @@ class Layout:
 
     What is there already is not copied. Where the rollouts' mesh divides layers otherwise than the model's, parameters
     are spread over all devices first; then each device receives its share of a layer from those that have it, and no
-    more. Stacks move layer by layer, so that none is ever in memory a second time.
+    more. Stacks move layer by layer, so that none is ever in memory a second time. On TPUs the copies' axes lie in the
+    order in which decoding reads them: it would have to copy them in every call.
 
     Args:
       graphdef, params: of the model, whose parameters may be abstract.
@@ -71,17 +76,20 @@ class Layout:
         regroups = moves and self.mesh.shape["tensor"] != own.shape["tensor"]
 
         changed = [path for path in given if _types(given[path]) != _types(taken[path])]
-        self.prepare = [_step(take, {path: given[path] for path in changed}, own, RULES)] if changed else []
+        ordered = own is not None and own.devices.flat[0].platform in ORDERED
+        chosen = {path: given[path] for path in changed}
+        self.prepare = [_step(take, chosen, own, RULES, ordered and not moves)] if changed else []
         self.gather, self._reordered = [], None
         if regroups:
-            self.prepare += _moves(_placed(taken, own), own, [SPREAD])
+            self.prepare += _moves(_placed(taken, own), own, [SPREAD], ordered=False)
             if list(self.mesh.devices.flat) != list(own.devices.flat):
                 self._reordered = param_shardings(taken, self.mesh, SPREAD)
-            self.gather = _moves(_placed(taken, self.mesh, SPREAD), self.mesh, [SHARED, RULES])
+            self.gather = _moves(_placed(taken, self.mesh, SPREAD), self.mesh, [SHARED, RULES], ordered)
         elif moves:
-            self.gather = _moves(_placed(taken, own), self.mesh, [RULES])
-        self.params = nnx.from_flat_state(_placed(taken, self.mesh))
+            self.gather = _moves(_placed(taken, own), self.mesh, [RULES], ordered)
         self.copied = frozenset(given if moves else changed)
+        copies = {path: taken[path] for path in self.copied}
+        self.params = nnx.from_flat_state(_placed(taken, self.mesh) | _placed(copies, self.mesh, ordered=ordered))
 
     def __call__(self, params: nnx.State) -> nnx.State:
         """Parameters as rollouts take them; what has not changed is what was given."""
@@ -114,15 +122,17 @@ def rollout_mesh(mesh: Mesh | None, shape: Mapping[str, int], model: Config) -> 
     return None if mesh is None else found
 
 
-def _step(function: Callable[[Variables], Variables], variables: Variables, mesh: Mesh | None, rules: Rules) -> Step:
-    """Compiles a function whose results lie on a mesh as rules say."""
-    results = _placed(jax.eval_shape(function, variables), mesh, rules)
-    places = None if mesh is None else param_shardings(results, mesh, rules)
-    return Step(jax.jit(function, out_shardings=places), variables, results)
+def _step(
+    function: Callable[[Variables], Variables], variables: Variables, mesh: Mesh | None, rules: Rules, ordered: bool
+) -> Step:
+    """Compiles a function whose results lie on a mesh as rules say, `ordered` as in `_places`."""
+    results = jax.eval_shape(function, variables)
+    places = None if mesh is None else _places(results, mesh, rules, ordered)
+    return Step(jax.jit(function, out_shardings=places), variables, _placed(results, mesh, rules, ordered))
 
 
-def _moves(variables: Variables, mesh: Mesh, rules: Sequence[Rules]) -> list[Step]:
-    """Steps that divide parameters over a mesh by some rules, and then by the next.
+def _moves(variables: Variables, mesh: Mesh, rules: Sequence[Rules], ordered: bool) -> list[Step]:
+    """Steps that divide parameters over a mesh by some rules, and then by the next; `ordered` as in `_places`.
 
     Each stack has a step of its own. XLA on a CPU runs loops of one program at the same time, in any order: devices
     would wait for each other in different ones.
@@ -130,7 +140,8 @@ def _moves(variables: Variables, mesh: Mesh, rules: Sequence[Rules]) -> list[Ste
     groups: dict[tuple, Variables] = {}
     for path, variable in variables.items():
         groups.setdefault(path[:2] if _is_stacked(variable) else (), {})[path] = variable
-    return [_step(functools.partial(_moved, mesh, rules), group, mesh, rules[-1]) for group in groups.values()]
+    move = functools.partial(_moved, mesh, rules)
+    return [_step(move, group, mesh, rules[-1], ordered) for group in groups.values()]
 
 
 def _moved(mesh: Mesh, rules: Sequence[Rules], variables: Variables) -> Variables:
@@ -153,15 +164,38 @@ def _is_stacked(variable: nnx.Variable) -> bool:
     return any(leaf.ndim > len(variable.axes) for leaf in jax.tree.leaves(variable))
 
 
-def _placed(variables: Variables, mesh: Mesh | None, rules: Rules = RULES) -> Variables:
-    """Abstract parameters with their shardings on a mesh, if there is one."""
+def _placed(variables: Variables, mesh: Mesh | None, rules: Rules = RULES, ordered: bool = False) -> Variables:
+    """Abstract parameters with their places on a mesh, if there is one."""
     if mesh is None:
         return variables
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         variables,
-        param_shardings(variables, mesh, rules),
+        _places(variables, mesh, rules, ordered),
     )
+
+
+def _places(variables: Variables, mesh: Mesh, rules: Rules, ordered: bool) -> Variables:
+    """The shardings of parameters; with `ordered`, the order of the axes of the decoder's in memory too.
+
+    A projection to heads is read a head at a time, all others as they are declared. By itself, a TPU would have the
+    latter's last axis come earlier where it is no multiple of 128.
+    """
+    places = param_shardings(variables, mesh, rules)
+    if not ordered:
+        return places
+
+    def in_order(variable: nnx.Variable, place: nnx.Variable) -> nnx.Variable:
+        def axes(leaf: Any) -> Order:
+            numbers, first = [*range(leaf.ndim)], leaf.ndim - len(variable.axes)
+            if len(variable.axes) == 3 and variable.axes[-1] == "head":
+                numbers[first], numbers[first + 1] = first + 1, first
+            return Order(tuple(numbers))
+
+        value, sharding = variable.get_raw_value(), place.get_raw_value()
+        return place.replace(jax.tree.map(lambda leaf, where: Format(axes(leaf), where), value, sharding))
+
+    return {path: place if path[0] == "vision" else in_order(variables[path], place) for path, place in places.items()}
 
 
 def _types(variable: nnx.Variable) -> list:

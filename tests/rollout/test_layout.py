@@ -29,8 +29,10 @@ from flax import nnx
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.quantized import Quantized
 from pixel_reasoner_jax.parallel import make_mesh, mesh, param_shardings
+from pixel_reasoner_jax.rollout import layout as layout_module
 from pixel_reasoner_jax.rollout.layout import Layout
 
+layout_module.ORDERED = ("cpu",)  # in place of TPUs
 in_order = mesh._arrange
 config = dataclasses.replace(Config.preset("tiny"), num_key_value_heads=4, tie_word_embeddings=False)
 single = Qwen2_5_VL.create(config, 3, dtype="bfloat16")
@@ -59,6 +61,11 @@ for own, rollouts, weights, reorders in json.loads(sys.argv[1]):
     for got, value in zip(*map(jax.tree.leaves, (moved, wanted[weights])), strict=True):
         assert got.dtype == value.dtype
         np.testing.assert_array_equal(got, value)
+    for path, variable in nnx.to_flat_state(moved):
+        for leaf in jax.tree.leaves(variable):
+            is_to_heads = path[0] == "language" and path[-2] in ("query", "key", "value") and leaf.ndim == 4
+            order = (0, 2, 1, 3) if is_to_heads and path in layout.copied else tuple(range(leaf.ndim))
+            assert leaf.format.layout.major_to_minor == order, path
     assert (layout.gather == []) == (layout.mesh == model_mesh)
 print("equal")
 """

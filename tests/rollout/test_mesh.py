@@ -15,7 +15,7 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.parallel import make_mesh, local_parts, parts
 from pixel_reasoner_jax.processing import Budgets, Processor
-from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
+from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, layout
 from tests.rollout.test_policy import Eager, _with
 
 directory, rollouts, weights = sys.argv[1], *json.loads(sys.argv[2])
@@ -26,6 +26,8 @@ processor = Processor.from_pretrained(
     directory, Budgets(image=(16, 20), crop=(4, 12), frame=(4, 12), video=(4, 8), video_frames=5)
 )
 processor = _with(processor, stop_tokens=tuple({*processor.stop_tokens, *range(260, 330)}))
+if weights:  # the order of axes in memory that TPUs have
+    layout.ORDERED = ("cpu",)
 source = PixelSearch(5, "rl")
 queries = [source[index].query() for index in range(5)]
 later = SamplingSettings(0.9, top_p=0.95, top_k=200, repetition_penalty=1.05)
