@@ -66,7 +66,7 @@ def rounded(model: Qwen2_5_VL, dtype: str = "float32") -> nnx.State:
     return nnx.from_flat_state(inference_parameters(variables, dtype, decoder_matrices(model)))
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_model_computes_what_it_computes_with_the_rounded_values(tied):
     model = model_of(dataclasses.replace(Config.preset("tiny"), tie_word_embeddings=tied))
     graph, params = nnx.split(model)
