@@ -8,7 +8,7 @@ Time: about eight minutes.
 Result: accuracy 0.943 and RaPR 0.978 with curiosity, 0.451 and 0.000 without.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
     config.rl.rollout.slots = 128
     config.rl.rollout.cache_tokens = 0  # enough for all of them
     config.rl.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
+    config.rl.rollout.weights = config_dict.placeholder(str)
     config.rl.rewards = ConfigDict(dict(rules="strict", overlong_margin=32))
     functions = dict(correct="accuracy", bonus="curiosity", penalty="excess_operations")
     config.rl.rewards.terms = ConfigDict(
@@ -63,7 +64,7 @@ def get_config() -> ConfigDict:
     config.rl.grpo.update(dict(masks=(), sampling_rounds=1))
     config.rl.replay = ConfigDict(dict(method="none", alpha=1.0))  # an episode is one update, which is seldom empty
     config.rl.grpo.update(dict(loss="clip", dual_clip=3.0, aggregation="token_mean", constant_length=0))
-    config.rl.grpo.update(dict(correction="none", correction_bounds=(0.5, 2.0), entropy_fraction=1.0))
+    config.rl.grpo.update(dict(correction="auto", correction_bounds=(0.5, 2.0), entropy_fraction=1.0))
     config.rl.auxiliary = ConfigDict(dict(entropy=0.0, kl=0.0, kl_estimator="k2", nll=0.0))
     config.rl.auxiliary.update(dict(kl_cov=0.0, kl_cov_fraction=0.0002))
     config.rl.auxiliary.update(dict(clip_cov_fraction=0.0, clip_cov_bounds=(1.0, 5.0)))

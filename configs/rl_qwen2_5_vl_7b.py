@@ -106,6 +106,8 @@ def get_config() -> ConfigDict:
     # The devices' mesh in rollouts, for which the parameters are laid out once an episode; tensor=0: as in config.mesh.
     # With fsdp above 1, each decoding step gathers the parameters anew, where there is no memory to have them at hand.
     config.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
+    # "int8": the decoder's matrices are rounded for rollouts, which then read half the bytes. None: as in model.dtype.
+    config.rollout.weights = config_dict.placeholder(str)
 
     config.rewards = ConfigDict()
     config.rewards.rules = "strict"  # "release": the released code's looser comparison of answers
@@ -166,8 +168,9 @@ def get_config() -> ConfigDict:
     # Weights of tokens by the ratio of the trainer's probability to the sampler's, for which each response is scored
     # once more: "tis" (at most the upper bound), "mis" (0 out of the bounds), "sequence_tis" and "sequence_mis" (the
     # same by the product of a response's ratios), "geometric" (a response whose geometric mean is out of the bounds
-    # gets no gradient; take them near 1), "none", or module:function.
-    config.grpo.correction = "none"
+    # gets no gradient; take them near 1), "none", or module:function. "auto": "tis" with rollout.weights "int8", else
+    # "none".
+    config.grpo.correction = "auto"
     config.grpo.correction_bounds = (0.5, 2.0)
     # The share of the tokens, those with the highest entropy, that the policy loss keeps; 1: all. One more pass.
     config.grpo.entropy_fraction = 1.0

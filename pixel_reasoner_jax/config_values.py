@@ -16,6 +16,7 @@ BOX_RULES = ("shown", "raw")  # how the boxes of calls are read, see `operations
 # Of models and runs of ours that began before these were settings.
 EARLIER_POSITION_RULE, EARLIER_BOX_RULE = "transformers", "raw"
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
+WEIGHTS = ("int8",)  # of the decoder in rollouts, in place of the computation's type
 BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budgets`
 ANSWER_RULES = ("strict", "release")
 WORLDS = ("images", "videos")  # of the quickstart
@@ -30,7 +31,7 @@ SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
 LOSSES = ("clip", "dual_clip", "gspo", "cispo")  # of the policy
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' losses
 # Of the sampler's probabilities to the trainer's.
-CORRECTIONS = ("none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
+CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
@@ -102,7 +103,7 @@ _TEXT = bool, "a text that is not empty"
 
 MODEL_HAS = tuple(f"processor.{name}" for name in (*BUDGETS, "video_frames", "video_rate"))
 
-OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.steps", *MODEL_HAS)
+OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.steps", "rollout.weights", *MODEL_HAS)
 """The last parts of the keys of settings that may be None, whatever value a config gives them.
 
 The budgets of the processor are then those of the model (`MODEL_HAS`).
@@ -167,6 +168,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rollout.slots": _NOT_NEGATIVE,
     "rollout.cache_tokens": _NOT_NEGATIVE,
     "rollout.mesh.tensor": ((lambda value: value >= 0), "0 or greater; 0 is mesh.tensor"),
+    "rollout.weights": _choice(*WEIGHTS),
     "rollout.temperature": _POSITIVE,
     "rollout.later_temperature": _POSITIVE,
     "rollout.max_operations": _NOT_NEGATIVE,

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from pixel_reasoner_jax.models import kernels
+from pixel_reasoner_jax.models.quantized import Quantized
 from pixel_reasoner_jax.parallel.sharding import constrain
 
 POLICIES = {
@@ -80,7 +81,8 @@ class Linear(nnx.Module):
 
     Attributes:
       kernel: [*inputs, *outputs], with the logical axis names `axes`; begins with standard deviation `std`, by default
-        1 / sqrt(number of inputs), which for the released sizes is about their 0.02 and suits small ones too.
+        1 / sqrt(number of inputs), which for the released sizes is about their 0.02 and suits small ones too. It may
+        hold a `Quantized` in the place of an array.
       bias: [*outputs], or None.
       adapter: an `Adapter` whose output is added, or None; see `lora.add_adapters`.
     """
@@ -96,8 +98,11 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, param_dtype), axes=axes[len(inputs) :]) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        x = x.astype(self.dtype)
-        y = _product(x, self.kernel[...].astype(self.dtype), self.inputs)
+        x, kernel = x.astype(self.dtype), self.kernel[...]
+        if isinstance(kernel, Quantized):
+            y = kernel.product(x, range(self.inputs), self.dtype)
+        else:
+            y = _product(x, kernel.astype(self.dtype), self.inputs)
         if self.adapter is not None:
             y = y + self.adapter(x)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)

@@ -16,6 +16,7 @@ from pixel_reasoner_jax.models import weights
 from pixel_reasoner_jax.models.cache import Cache, Pages, Reads
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.language import Decoder, token_embedding
+from pixel_reasoner_jax.models.quantized import Quantized
 from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
 from pixel_reasoner_jax.parallel.sharding import check_sizes, constrain, map_parts, param_shardings
@@ -235,8 +236,12 @@ class Qwen2_5_VL(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*batch size"]) -> Float[Array, "*batch vocab"]:
         """Float32 logits of states."""
-        embedding = self.output_embedding().astype(hidden.dtype)
-        logits = jnp.einsum("...h,vh->...v", hidden, embedding, preferred_element_type=jnp.float32)
+        embedding = self.output_embedding()
+        if isinstance(embedding, Quantized):
+            logits = embedding.product(hidden, [1], jnp.float32)
+        else:
+            embedding = embedding.astype(hidden.dtype)
+            logits = jnp.einsum("...h,vh->...v", hidden, embedding, preferred_element_type=jnp.float32)
         return constrain(logits, ("batch", *(None,) * (logits.ndim - 2), "vocab"), self.mesh)
 
 

@@ -102,7 +102,7 @@ class Programs:
         self.phases, self.rollout_mesh = UPDATES[:1], None
         if "rollout" in config:
             self.phases = (*ROLLOUT, *UPDATES)
-            self._layout = Layout(graph, params, config.rollout.mesh)
+            self._layout = Layout(graph, params, config.rollout.mesh, config.rollout.weights)
             self.rollout_mesh = self._layout.mesh
             stops = [model.vocab_size - 1]  # any token may be the stop token
             self._engine = Engine(self._layout.graphdef, stops, self.rollout_mesh)
@@ -174,19 +174,15 @@ class Programs:
         return [self._encode(self.row_patches), self._encode(self.shapes.patches[-1]), *self.layout()]
 
     def layout(self) -> list[Program]:
-        """The programs that lay out the parameters for a rollout, where there is something to do."""
-        prepare, gather, kept = self._layout.prepare, self._layout.gather, self._beside_rollouts(copies=False)
-        params = dict(nnx.to_flat_state(self._params))
-        taken = dict(nnx.to_flat_state(self._taken))
-        copied = self._layout.copied
-        moved = tuple(({path: of[path] for path in copied}, 1) for of in (params, taken))  # read and written
-        programs = []
-        if prepare is not None:
-            others = {path: leaf for path, leaf in params.items() if path not in prepare.variables}
-            programs.append(Program(prepare.function, (prepare.variables,), resident=(kept, others), read=moved))
-        if gather is not None:
-            own = params if prepare is None else {path: params[path] for path in prepare.variables}
-            programs.append(Program(gather.function, (gather.variables,), resident=(kept, own), read=moved))
+        """The programs that lay out the parameters for a rollout, in their order; none if there is nothing to do."""
+        kept, params = self._beside_rollouts(copies=False), dict(nnx.to_flat_state(self._params))
+        programs, copies = [], {}
+        for step in (*self._layout.prepare, *self._layout.gather):
+            trained = [leaf for path, leaf in params.items() if path in copies or path not in step.variables]
+            others = [leaf for path, leaf in copies.items() if path not in step.variables]
+            read = ((step.variables, 1), (step.results, 1))  # and written
+            programs.append(Program(step.function, (step.variables,), resident=(kept, trained, others), read=read))
+            copies |= step.results
         return programs
 
     def _encode(self, patches: int) -> Program:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pixel_reasoner_jax.compilation import enable_cache
+from pixel_reasoner_jax.config_values import WEIGHTS
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.parallel import all_gather, is_shared, parts
@@ -49,6 +50,8 @@ class Policy:
       rollout_mesh: sizes of the mesh that rollouts have over the model's devices, by axis, for example {"tensor": 4}.
         Left out, data takes the devices that are left, fsdp is 1, and tensor that of the model's mesh. With fsdp above
         1, each decoding step gathers the parameters, layer by layer: slow, for want of memory.
+      weights: "int8" has the decoder's matrices rounded (`models.quantized`) when they are laid out: a response is then
+        sampled from that model, as its log-probabilities are. None: the type that the model computes in.
       cache_dtype: type of the KV cache, "float32" or "bfloat16"; None takes the type that the model computes in.
       workers: threads that load queries, and as many again that execute operations.
       operation_seconds: an operation that takes longer counts as failed.
@@ -75,6 +78,7 @@ class Policy:
         cache_tokens: int | None = None,
         decode_steps: int = DECODE_STEPS,
         rollout_mesh: Mapping[str, int] = MappingProxyType({}),
+        weights: str | None = None,
         cache_dtype: str | None = None,
         workers: int = 4,
         operation_seconds: float = 60.0,
@@ -84,10 +88,13 @@ class Policy:
         for name, value in (("slots", slots), ("decode_steps", decode_steps), ("workers", workers)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
+        if weights not in (None, *WEIGHTS):
+            raise UserError(f"weights is {weights!r}; it is {' or '.join(map(repr, WEIGHTS))}, or None")
         self.runtime = Runtime(
             model,
             processor,
             mesh=rollout_mesh,
+            weights=weights,
             cache_dtype=cache_dtype,
         )
         self.policy_version: int | None = None

@@ -27,7 +27,7 @@ class Runtime:
     Args:
       model: a `models.Qwen2_5_VL`.
       processor: its `processing.Processor`.
-      mesh: sizes of the rollouts' mesh, see `Layout`.
+      mesh, weights: see `Layout`.
       cache_dtype: type of the KV cache; None takes the type that the model computes in.
 
     Attributes:
@@ -44,12 +44,13 @@ class Runtime:
         processor: Processor,
         *,
         mesh: Mapping[str, int] = MappingProxyType({}),
+        weights: str | None = None,
         cache_dtype: str | None = None,
     ):
         self.graphdef, params = nnx.split(model)
         self._places = jax.tree.map(lambda leaf: leaf.sharding, params)
         self._params = self._placed(params)
-        self.layout = Layout(self.graphdef, params, mesh)
+        self.layout = Layout(self.graphdef, params, mesh, weights)
         self._laid_out: Any = None
         self.config, self.mesh, self.processor = model.config, self.layout.mesh, processor
         self.cache_dtype, self.dtype = cache_dtype, model.language.dtype

@@ -20,9 +20,9 @@ Metrics = Mapping[str, float | None]
 """Those of an episode; None stands for a number that was not finite."""
 
 EPISODES = 3  # in a row, or what chance does in one of them would sound an alarm
-MISMATCH = {"float32": 1e-2, "bfloat16": 5e-2}
-"""By the type of the computation, the mean difference in log-probabilities that rounding does not explain. An
-accelerator may multiply float32 in fewer bits."""
+MISMATCH = {"float32": 1e-2, "bfloat16": 5e-2, "int8": 1e-1}
+"""By the type of the computation, or of the rollouts' weights, the mean difference in log-probabilities that rounding
+does not explain. An accelerator may multiply float32 in fewer bits."""
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ ALARMS: Mapping[str, Alarm] = {
     ),
     "mismatch": Alarm(
         ("logprob_difference", "logprob_difference_text", "logprob_difference_after_image"),
-        lambda value, line, first, config: value > MISMATCH[config.model.dtype],
+        lambda value, line, first, config: value > MISMATCH[config.rollout.weights or config.model.dtype],
         "rollout and trainer do not agree on log-probabilities (logprob_difference)",
         "stop, and run `pixel-reasoner check --model` on the model, in float32 too; if float32 agrees, it is rounding,"
         " which grpo.correction corrects",

@@ -11,6 +11,7 @@ each by one `Trainer.score`, and then weights and marks, in numpy (`token_weight
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models.layers import ADAPTER
 from pixel_reasoner_jax.models.lora import has_adapters
 from pixel_reasoner_jax.named_parts import find_part, numbers_of
-from pixel_reasoner_jax.parallel import all_gather
+from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.training import packing
 from pixel_reasoner_jax.training.losses import policy_loss, surrogate_of
 from pixel_reasoner_jax.training.packing import Batch
@@ -64,10 +65,30 @@ def details_of(config: ConfigDict) -> tuple[str, ...]:
         raise UserError(f"policy loss {grpo.loss!r} asks for the detail {unknown[0]!r}; known: {', '.join(KNOWN)}")
     if grpo.aggregation != "token_mean":
         wanted.add("aggregation")
-    if grpo.correction != "none" or grpo.entropy_fraction < 1 or auxiliary.clip_cov_fraction:
+    if correction_of(config) != "none" or grpo.entropy_fraction < 1 or auxiliary.clip_cov_fraction:
         wanted.add("weights")
     wanted |= {name for name, term in (("reference", "kl"), ("nll", "nll"), ("kl_cov", "kl_cov")) if auxiliary[term]}
     return tuple(name for name in KNOWN if name in wanted)
+
+
+def correction_of(config: ConfigDict) -> str:
+    """`config.grpo.correction`; for "auto", "tis" where rollouts sample from rounded weights, else "none"."""
+    if config.grpo.correction != "auto":
+        return config.grpo.correction
+    return "none" if config.rollout.weights is None else "tis"
+
+
+def settle_correction(config: ConfigDict) -> None:
+    """Sets the correction that "auto" is, for the config that is saved, and says so if it is one."""
+    settled = correction_of(config)
+    if config.grpo.correction == "auto" and settled != "none" and is_main():
+        print(
+            f"config.grpo.correction is {settled!r}, since config.rollout.weights is {config.rollout.weights!r}; 'none'"
+            " leaves it off",
+            file=sys.stderr,
+            flush=True,
+        )
+    config.grpo.correction = settled
 
 
 def check_update_parts(config: ConfigDict) -> None:
@@ -286,11 +307,11 @@ def _needs_present(config: ConfigDict) -> bool:
 
 def _needs_old(config: ConfigDict) -> bool:
     """Whether the trainer's own log-probabilities under the policy that sampled are needed."""
-    return config.grpo.correction != "none" or "kl_cov" in details_of(config)
+    return correction_of(config) != "none" or "kl_cov" in details_of(config)
 
 
 def _correction(config: ConfigDict) -> Callable[..., np.ndarray] | None:
-    name = config.grpo.correction
+    name = correction_of(config)
     return None if name == "none" else find_part(name, CORRECTIONS, "correction")
 
 

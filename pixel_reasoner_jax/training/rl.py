@@ -43,7 +43,7 @@ from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_gro
 from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
-from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of
+from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of, settle_correction
 from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.training.replay import Candidates, choose_responses, replayed_share
 from pixel_reasoner_jax.training.rl_settings import check_settings
@@ -76,6 +76,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
       RunStopped: SIGTERM has come. The running episode is begun anew when the run goes on, from the parameters that it
         began with; where these are gone and were not saved, its updates are made first, and it is saved.
     """
+    settle_correction(config)
     check_settings(config, bool(resume))
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
@@ -317,6 +318,7 @@ def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
         slots=config.rollout.slots or 1,  # until `fit_to_memory`
         cache_tokens=config.rollout.cache_tokens or None,
         rollout_mesh=config.rollout.mesh,
+        weights=config.rollout.weights,
     )
 
 

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
+from pixel_reasoner_jax.models.quantized import Quantized
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.parallel import mesh as mesh_module
 from pixel_reasoner_jax.rollout.layout import Layout, rollout_mesh
 from tests import processes
+from tests.rollout.test_policy import full_logprobs
 from tests.rollout.zooming_policy import TURNS, assert_same, zooming
 
 MESHES = """
@@ -24,21 +27,24 @@ import dataclasses, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.models.quantized import Quantized
 from pixel_reasoner_jax.parallel import make_mesh, mesh, param_shardings
+from pixel_reasoner_jax.rollout import layout as layout_module
 from pixel_reasoner_jax.rollout.layout import Layout
 
+layout_module.ORDERED = ("cpu",)  # in place of TPUs
 in_order = mesh._arrange
 config = dataclasses.replace(Config.preset("tiny"), num_key_value_heads=4, tie_word_embeddings=False)
 single = Qwen2_5_VL.create(config, 3, dtype="bfloat16")
 graph, params = nnx.split(single)
-values = jax.tree.map(np.asarray, params)
-for own, rollouts, reorders in json.loads(sys.argv[1]):
+wanted = {weights: Layout(graph, params, {}, weights)(params) for weights in (None, "int8")}
+for own, rollouts, weights, reorders in json.loads(sys.argv[1]):
     model_mesh = make_mesh(own)
     model = nnx.merge(graph, jax.device_put(params, param_shardings(params, model_mesh)))
     model.compute_on(model_mesh)
     # As where the links between chips want another order.
     mesh._arrange = (lambda sizes, devices: in_order(sizes, devices[::-1])) if reorders else in_order
-    layout = Layout(*nnx.split(model), rollouts)
+    layout = Layout(*nnx.split(model), rollouts, weights)
     mesh._arrange = in_order
     assert (list(layout.mesh.devices.flat) != list(model_mesh.devices.flat)) == reorders
     tensor = rollouts.get("tensor", own.get("tensor", 1))
@@ -51,11 +57,16 @@ for own, rollouts, reorders in json.loads(sys.argv[1]):
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), moved) == jax.tree.map(
         lambda x: (x.shape, x.dtype, x.sharding), layout.params
     )
-    for (path, old), new in zip(nnx.to_flat_state(values), jax.tree.leaves(moved), strict=True):
-        wanted = old.get_raw_value() if path[-1] == "scale" else old.get_raw_value().astype(jnp.bfloat16)
-        assert new.dtype == wanted.dtype
-        np.testing.assert_array_equal(np.asarray(new), wanted)
-    assert (layout.gather is None) == (layout.mesh == model_mesh)
+    assert any(isinstance(v.get_raw_value(), Quantized) for _, v in nnx.to_flat_state(moved)) == (weights == "int8")
+    for got, value in zip(*map(jax.tree.leaves, (moved, wanted[weights])), strict=True):
+        assert got.dtype == value.dtype
+        np.testing.assert_array_equal(got, value)
+    for path, variable in nnx.to_flat_state(moved):
+        for leaf in jax.tree.leaves(variable):
+            is_to_heads = path[0] == "language" and path[-2] in ("query", "key", "value") and leaf.ndim == 4
+            order = (0, 2, 1, 3) if is_to_heads and path in layout.copied else tuple(range(leaf.ndim))
+            assert leaf.format.layout.major_to_minor == order, path
+    assert (layout.gather == []) == (layout.mesh == model_mesh)
 print("equal")
 """
 
@@ -67,16 +78,16 @@ IN_PAIRS, IN_FOURS = dict(data=2, fsdp=-1, tensor=2), dict(fsdp=-1, tensor=4)
 @pytest.mark.parametrize(
     "cases",
     [
-        [(SPREAD_OUT, dict(tensor=4), True)],
+        [(SPREAD_OUT, dict(tensor=4), "int8", False)],
         pytest.param(
             [
-                (SPREAD_OUT, {}, False),
-                (IN_PAIRS, {}, False),
-                (IN_PAIRS, dict(tensor=2, fsdp=4), False),
-                (IN_PAIRS, dict(tensor=4, fsdp=2), True),
-                (SPREAD_OUT, dict(tensor=4), False),
-                (IN_FOURS, dict(tensor=2), False),
-                (REPLICAS, {}, False),
+                (SPREAD_OUT, {}, None, False),
+                (IN_PAIRS, {}, "int8", False),
+                (IN_PAIRS, dict(tensor=2, fsdp=4), None, False),
+                (IN_PAIRS, dict(tensor=4, fsdp=2), None, True),
+                (SPREAD_OUT, dict(tensor=4), "int8", True),
+                (IN_FOURS, dict(tensor=2), "int8", False),
+                (REPLICAS, {}, None, False),
             ],
             marks=pytest.mark.slow,
         ),
@@ -93,6 +104,7 @@ def test_a_model_computes_the_same_with_them_to_the_bit():
     graph, params = nnx.split(model)
     layout = Layout(graph, params, {})
     taken = layout(params)
+    assert np.array_equal(*(jax.tree.leaves(tree)[0].astype("bfloat16") for tree in (params, taken)))
     assert layout.mesh is None and layout.graphdef == graph
     assert jax.tree.map(lambda x: x.dtype, taken) == jax.tree.map(lambda x: x.dtype, layout.params)
     types_of = {path: variable.dtype for path, variable in nnx.to_flat_state(taken)}
@@ -111,14 +123,13 @@ def test_a_model_computes_the_same_with_them_to_the_bit():
     np.testing.assert_array_equal(one, other)
 
 
-def test_nothing_is_copied_that_is_there_already():
-    model = Qwen2_5_VL.create(Config.preset("tiny"), 3)
-    graph, params = nnx.split(model)
+def test_nothing_is_copied_that_is_there_already(world):
+    graph, params = nnx.split(world[0])
     layout = Layout(graph, params, {})
-    assert layout.prepare is None and layout.gather is None
+    assert layout.prepare == layout.gather == [] and not layout.copied
     assert all(one is other for one, other in zip(*map(jax.tree.leaves, (params, layout(params))), strict=True))
-    graph, params = nnx.split(Qwen2_5_VL.create(Config.preset("tiny"), 3, param_dtype="bfloat16"))
-    assert Layout(graph, params, {}).prepare is None  # in float32 they would be no fewer bytes
+    rounded = nnx.eval_shape(lambda: Qwen2_5_VL(Config.preset("tiny"), rngs=nnx.Rngs(0), param_dtype="bfloat16"))
+    assert Layout(*nnx.split(rounded), {}).prepare == []  # in float32 they would be no fewer bytes
 
 
 def test_they_are_made_once_and_until_they_are_dropped(world, queries, monkeypatch):
@@ -141,6 +152,29 @@ def test_they_are_made_once_and_until_they_are_dropped(world, queries, monkeypat
     policy.params = policy.params
     policy.rollout(queries[:1], sampling=TURNS)
     assert len(calls) == 3
+
+
+def whole(variable: nnx.Variable) -> nnx.Variable:
+    """A parameter with the values that it is rounded to."""
+    value = variable.get_raw_value()
+    return variable.replace(value.values * value.scale) if isinstance(value, Quantized) else variable
+
+
+def test_int8_rollouts_have_the_log_probabilities_that_they_sample_from(world, queries):
+    policy, trained, rounded = zooming(world, weights="int8"), zooming(world), zooming(world)
+    [group] = policy.rollout(queries[:1], samples=2, seed=1, sampling=TURNS)
+    taken = policy.runtime.rollout_params()
+    rounded.params = jax.tree.map(whole, taken, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    assert len(jax.tree.leaves(taken)) > len(jax.tree.leaves(policy.params))  # these stay as they are
+    for trajectory in group:
+        sampled = trajectory.train[1:]
+        for other, agrees in ((rounded, True), (trained, False)):
+            for logprobs, full in zip(
+                (trajectory.logprobs, trajectory.policy_logprobs), full_logprobs(other, trajectory), strict=True
+            ):
+                assert (np.abs(logprobs[1:] - full)[sampled].max() < 1e-4) == agrees
+    with pytest.raises(UserError, match="weights is 'int4'; it is 'int8', or None"):
+        zooming(world, weights="int4")
 
 
 @pytest.mark.parametrize(

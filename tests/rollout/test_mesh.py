@@ -15,10 +15,10 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.parallel import make_mesh, local_parts, parts
 from pixel_reasoner_jax.processing import Budgets, Processor
-from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
+from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, layout
 from tests.rollout.test_policy import Eager, _with
 
-directory, rollouts = sys.argv[1], json.loads(sys.argv[2])
+directory, rollouts, weights = sys.argv[1], *json.loads(sys.argv[2])
 assert len(jax.devices()) == 8
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
 count = 8 // rollouts.get("tensor", 2)
@@ -26,6 +26,8 @@ processor = Processor.from_pretrained(
     directory, Budgets(image=(16, 20), crop=(4, 12), frame=(4, 12), video=(4, 8), video_frames=5)
 )
 processor = _with(processor, stop_tokens=tuple({*processor.stop_tokens, *range(260, 330)}))
+if weights:  # the order of axes in memory that TPUs have
+    layout.ORDERED = ("cpu",)
 source = PixelSearch(5, "rl")
 queries = [source[index].query() for index in range(5)]
 later = SamplingSettings(0.9, top_p=0.95, top_k=200, repetition_penalty=1.05)
@@ -41,6 +43,7 @@ for placed in (None, mesh):
         slots=12,
         decode_steps=8,
         rollout_mesh=rollouts if placed else {},
+        weights=weights,
     )
     if placed is not None:
         assert model.config.vocab_size % mesh.shape["tensor"] == 0  # so that it could be divided, penalties too
@@ -72,12 +75,17 @@ print("equal")
 
 
 @pytest.mark.parametrize(
-    "rollouts",
-    [{}, pytest.param(dict(tensor=1), marks=pytest.mark.slow), pytest.param(dict(fsdp=4), marks=pytest.mark.slow)],
+    "rollouts, weights",
+    [
+        ({}, None),
+        pytest.param(dict(tensor=1), None, marks=pytest.mark.slow),
+        pytest.param(dict(fsdp=4), None, marks=pytest.mark.slow),
+        pytest.param(dict(tensor=2), "int8", marks=pytest.mark.slow),
+    ],
 )
-def test_eight_devices_answer_as_one(tmp_path, world, rollouts):
+def test_eight_devices_answer_as_one(tmp_path, world, rollouts, weights):
     """On the model's mesh but for fsdp, with layers divided otherwise, and with parameters gathered in every step."""
     model, processor = world
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    processes.on_devices(8, SCRIPT, tmp_path, json.dumps(rollouts))
+    processes.on_devices(8, SCRIPT, tmp_path, json.dumps([rollouts, weights]))

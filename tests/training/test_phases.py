@@ -104,6 +104,18 @@ def test_rollouts_sample_from_the_adapters_that_are_trained(rl_config, luck_pays
 
 
 @pytest.mark.slow
+def test_what_rounded_rollouts_sample_is_corrected(rl_config, luck_pays, capsys):
+    rl_config.rollout.weights, rl_config.train.steps, rl_config.train.log_samples = "int8", 2, 2
+    model = rl.run(rl_config)
+    assert capsys.readouterr().err.count("config.grpo.correction is 'tis'") == 1
+    assert json.loads((model.parent / "config.json").read_text())["grpo"]["correction"] == "tis"
+    for line in read_metrics(model.parent):
+        assert line["updates"] == 1 and 1e-5 < line["logprob_difference"] < 0.05
+        assert line["correction_weight"] != 1 and line["correction_weight"] == pytest.approx(1, abs=0.05)
+        assert 1e-5 < line["logprob_difference_text"] < 0.05
+
+
+@pytest.mark.slow
 def test_a_killed_data_worker_ends_the_run_and_the_run_can_go_on(sft_config, monkeypatch):
     sft_config.data.workers, sft_config.train.steps = 1, 12
     write = TrainingRun.write

@@ -11,7 +11,12 @@ from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.config_values import KL_ESTIMATORS, LOSSES
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.training.losses import ESTIMATORS, SURROGATES, policy_loss
-from pixel_reasoner_jax.training.policy_update import check_update_parts, details_of
+from pixel_reasoner_jax.training.policy_update import (
+    check_update_parts,
+    details_of,
+    score_passes,
+    settle_correction,
+)
 from pixel_reasoner_jax.training.token_loss import token_loss
 
 SHAPE, NORMALIZER = (4, 9), 23.0
@@ -280,3 +285,17 @@ def test_the_loss_takes_only_what_its_parts_need():
     for key, (value, detail) in named.items():
         assert details_of(config_of(**{key: value})) == (detail,)
     assert details_of(config_of(auxiliary__entropy=0.1)) == ()
+
+
+def test_rounded_weights_are_corrected_for_unless_it_is_said_that_they_are_not(capsys):
+    exact, rounded = config_of(), config_of(rollout__weights="int8")
+    off, other = (config_of(rollout__weights="int8", grpo__correction=name) for name in ("none", "mis"))
+    assert [details_of(config) for config in (exact, rounded, off, other)] == [(), ("weights",), (), ("weights",)]
+    assert [score_passes(config) for config in (exact, rounded, off, other)] == [0, 1, 0, 1]
+    told = {"tis": "config.grpo.correction is 'tis', since config.rollout.weights is 'int8'; 'none' leaves it off\n"}
+    for config, name in ((exact, "none"), (rounded, "tis"), (off, "none"), (other, "mis")):
+        settle_correction(config)
+        assert config.grpo.correction == name
+        assert capsys.readouterr().err == told.get(name, "")
+        settle_correction(config)  # as a run that goes on from a saved config
+        assert config.grpo.correction == name and not capsys.readouterr().err
