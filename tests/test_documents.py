@@ -85,7 +85,7 @@ def test_every_value_that_a_setting_names_is_explained():
     names = "CURIOSITY_VARIANTS REWARD_TERMS ADVANTAGES RESPONSE_MASKS RATES MULTIPLIERS REPLAY LOSSES AGGREGATIONS"
     values = {
         value
-        for name in f"{names} CORRECTIONS KL_ESTIMATORS ANSWER_RULES".split()
+        for name in f"{names} CORRECTIONS KL_ESTIMATORS ANSWER_RULES WEIGHTS".split()
         for value in getattr(config_values, name)
     }
     named = set(re.findall(r'`(?:[\w.]+ = )?"(\w+)"`', RL.read_text(encoding="utf-8")))

@@ -27,7 +27,7 @@ SIZE = Size.of(LENGTHS)
 
 def test_the_parts_are_those_that_a_config_may_name():
     assert tuple(AGGREGATIONS) == config_values.AGGREGATIONS
-    assert ("none", *CORRECTIONS) == config_values.CORRECTIONS
+    assert ("auto", "none", *CORRECTIONS) == config_values.CORRECTIONS
 
 
 def by_sequence(values):
