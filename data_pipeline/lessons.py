@@ -28,7 +28,7 @@ from data_pipeline.synthesis import (
     run_plan,
 )
 from data_pipeline.tokenizer import conversation_texts, save_processor, train_tokenizer
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, error_text, tools_section
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, error_text
 from pixel_reasoner_jax.processing import Budgets, Processor, smart_resize
 from pixel_reasoner_jax.rollout.prompt import query_messages
 
@@ -284,6 +284,6 @@ def _lesson(registry: Registry, seed: Seed, question: str, answer: str) -> list[
     A model of this size finds positions by the number of tokens between them, so lessons carry over only to prompts of
     the same form.
     """
-    tools = tools_section(registry.signatures(_state(seed)))
+    tools = registry.tools_section(_state(seed))
     messages = query_messages({**seed.query(), "question": question}, tools)
     return [*messages, {"role": "assistant", "content": [_text(answer)]}]

@@ -25,7 +25,7 @@ from data_pipeline.synthesis.templates import (
     check_mix,
 )
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, tools_section
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry
 from pixel_reasoner_jax.processing import Budgets, Video, load_image, load_video, smart_resize
 from pixel_reasoner_jax.processing.loading import ImageSource
 from pixel_reasoner_jax.rollout.prompt import query_messages
@@ -201,7 +201,7 @@ def run_plan(
     Raises:
       SynthesisError: an operation fails.
     """
-    messages = query_messages(seed.query(), tools_section(registry.signatures(state)), guidelines)
+    messages = query_messages(seed.query(), registry.tools_section(state), guidelines)
     operations = []
     for number, turn in enumerate(plan.turns):
         messages.append(_assistant(turn))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry
+from pixel_reasoner_jax.config_values import CROP, SELECT
+from pixel_reasoner_jax.operations import Call, CropImage, MediaState, OperationError, Registry, SelectFrames
 from pixel_reasoner_jax.operations.base import Result
 
 FORCED = Call("forced", {})
 BOXES = ([0.05, 0.1, 0.55, 0.95], [0.1, 0.3, 0.9, 0.6])  # upright, and lying
-CROP, SELECT = "crop_image_normalized", "select_frames"
 
 
 class ForcedCalls(Registry):
@@ -20,7 +20,9 @@ class ForcedCalls(Registry):
     """
 
     def __init__(self, registry: Registry):
-        super().__init__(registry.operations, registry.last_wins)
+        super().__init__(registry.operations, registry.syntax)
+        for operation in (CropImage(), SelectFrames()):  # not described to the model, where it has others
+            self._by_name.setdefault(operation.name, operation)
 
     def parse(self, text: str) -> Call | None | OperationError:
         call = super().parse(text)

@@ -207,6 +207,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, help="0 is greedy (default: the protocol's, or 1 in the quickstart's world)"
     )
     _parameter_type(parser)
+    _own(parser)
     parser.add_argument(
         "--slots", type=int, default=64, action=Given, help="responses in flight (default: %(default)s)"
     )
@@ -274,6 +275,7 @@ def check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="responses to each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
     _parameter_type(parser)
+    _own(parser)
     parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
     _mesh(parser, "devices")
 
@@ -316,6 +318,7 @@ def generate(parser: argparse.ArgumentParser) -> None:
         help="tokens of a response, what operations return included, in place of the model's limit",
     )
     _parameter_type(parser)
+    _own(parser)
     parser.add_argument(
         "--slots",
         type=int,
@@ -403,6 +406,17 @@ def _parameter_type(parser: argparse.ArgumentParser) -> None:
         choices=("auto", *DTYPES),
         action=Given,
         help="type of the parameters; auto: as stored, and float32 on a CPU (default: %(default)s)",
+    )
+
+
+def _own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="an operation or a syntax of calls that the model's folder names and that is no part of this program: only"
+        " what is named here is imported",
     )
 
 

@@ -6,15 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pixel_reasoner_jax.operations.base import (
-    MediaState,
-    Operation,
-    Result,
-    check_index,
-    check_list,
-    check_names,
-    signature,
-)
+from pixel_reasoner_jax.operations.arguments import check_index, check_list, check_names, signature
+from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
 from pixel_reasoner_jax.operations.calls import OperationError
 
 
@@ -33,6 +26,8 @@ class SelectFrames(Operation):
     release: bool = False
     name: str = "select_frames"
     aliases: tuple[str, ...] = ()
+    arguments = ("target_frames",)
+    phrase = "select frames {target_frames}"
 
     def offered(self, state: MediaState) -> bool:
         return self.release or bool(state.frames)

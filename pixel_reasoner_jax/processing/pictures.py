@@ -106,6 +106,10 @@ class Picture:
         """All of it at another (width, height), bicubic; no pixels are touched."""
         return self if size == self.size else self.original.store.resize(self, size)
 
+    def edit(self, change: Callable[[Image.Image], Image.Image], name: str, size: tuple[int, int]) -> Picture:
+        """A changed copy of it; no pixels are touched. See `PictureStore.edit`."""
+        return self.original.store.edit(self, change, name, size)
+
     def load(self) -> Image.Image:
         """A copy of its pixels as an RGB image, which the caller may change.
 
@@ -125,7 +129,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Original:
-    """An image, or a frame of a video, that a store has opened; or a resized copy.
+    """An image, or a frame of a video, that a store has opened; or a resized or changed copy.
 
     Attributes:
       store: keeps its pixels.
@@ -134,6 +138,7 @@ class Original:
       size: (width, height) in pixels.
       load: returns its pixels, which callers must not change.
       resized_from: the picture that it is a resized copy of; None for an image as it was opened.
+      edited_from: the picture that it is a changed copy of.
     """
 
     store: PictureStore
@@ -142,11 +147,13 @@ class Original:
     size: tuple[int, int]
     load: Callable[[], Image.Image]
     resized_from: Picture | None = None
+    edited_from: Picture | None = None
 
     @property
     def made_of(self) -> set[str]:
         """Its key, and those of the originals that it was made of."""
-        return {self.key} | (set() if self.resized_from is None else self.resized_from.original.made_of)
+        source = self.resized_from or self.edited_from
+        return {self.key} | (set() if source is None else source.original.made_of)
 
     def picture(self) -> Picture:
         """The picture of the entire image."""
@@ -244,6 +251,21 @@ class PictureStore:
 
         load = functools.partial(self._get, key, made_of, make)
         return Original(self, key, picture.original.name, size, load, resized_from=picture).picture()
+
+    def edit(
+        self, picture: Picture, change: Callable[[Image.Image], Image.Image], name: str, size: tuple[int, int]
+    ) -> Picture:
+        """A changed copy of a picture, made when its pixels are used and kept as those of an opened image are.
+
+        Args:
+          change: gets the picture's pixels, which it may change, and returns the new ones.
+          name: of the change with all that it depends on: equal names must be equal changes.
+          size: (width, height) of the copy.
+        """
+        key = f"{picture.key}!{digest(name.encode())}"
+        made_of = {key} | picture.original.made_of
+        load = functools.partial(self._get, key, made_of, lambda: change(picture.load()))
+        return Original(self, key, picture.original.name, size, load, edited_from=picture).picture()
 
     def remember(self, key: Hashable, pictures: Sequence[Picture], make: Callable[[], np.ndarray]) -> np.ndarray:
         """Computes an array from pictures, and keeps it as decoded pixels are kept.

@@ -23,7 +23,7 @@ from pixel_reasoner_jax.rollout.groups import RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling, with_stop_strings
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.trajectory import Trajectory
 
@@ -225,7 +225,7 @@ class Policy:
         return RolloutSettings(
             samples=samples,
             seed=seed,
-            sampling=sampling,
+            sampling=with_stop_strings(sampling, () if self.registry is None else self.registry.stop_strings),
             slots=self._per_part(slots),
             cache_tokens=self._cache_tokens_per_part,
             decode_steps=self.decode_steps,
