@@ -214,7 +214,7 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(key, value, wanted):
 @pytest.mark.parametrize("name", ["rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b", "quickstart"])
 def test_every_setting_has_a_rule(name):
     """No number may be NaN, infinite or far below zero, and no text empty, whichever setting it is."""
-    for path, value in configuration._leaves(load_config(name)):
+    for path, _ in configuration._leaves(load_config(name)):
         section, key = configuration._locate(load_config(name), path)
         kind = section.get_type(key)
         wrong = {bool: (), int: (-5,), float: (float("nan"), float("inf"), -5.0), str: ("",), tuple: (("?",),)}[kind]
