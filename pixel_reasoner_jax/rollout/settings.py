@@ -128,11 +128,11 @@ def load_policy(
     # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
     check_is_model(directory)
     settings = PolicySettings.load(directory)
-    processor = Processor.from_pretrained(directory)
+    registry, processor = settings.registry(), Processor.from_pretrained(directory)
     return Policy(
         Qwen2_5_VL.from_pretrained(directory, dtype=parameter_type(directory, dtype), mesh=mesh),
         processor,
-        registry=settings.registry(),
+        registry=registry,
         limits=settings.limits,
         guidelines=None if text_only else settings.guidelines,
         text_only=text_only,
