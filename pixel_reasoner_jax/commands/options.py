@@ -6,6 +6,7 @@ Names and defaults that belong to the modules that run are repeated here; tests/
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pixel_reasoner_jax.commands.model_options import Given, judge, model_or_served, requests
 from pixel_reasoner_jax.config import config_names
@@ -148,6 +149,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions.add_argument(
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters of model:DIR (default: %(default)s)"
     )
+    _own(captions)
     captions.add_argument("--caption-model", default="gpt-4o", metavar="NAME", help="the model (default: %(default)s)")
     captions.add_argument(
         "--base-url",
@@ -409,7 +411,7 @@ def _parameter_type(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _own(parser: argparse.ArgumentParser) -> None:
+def _own(parser: Any) -> None:
     parser.add_argument(
         "--own",
         action="append",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -182,6 +183,17 @@ class Operation(abc.ABC):
     @abc.abstractmethod
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         """The text before the images of a result; `sizes` are their (width, height) after resizing."""
+
+
+MOST_EDITED = 2**24
+"""Pixels of an edited copy. What is edited of a larger image is a reduced copy of it."""
+
+
+def bounded(image: AnyImage) -> AnyImage:
+    """The image, or a copy of it with `MOST_EDITED` pixels if it has more, of which an edited copy can be kept."""
+    width, height = image.size
+    times = math.sqrt(MOST_EDITED / (width * height))
+    return image if times >= 1 else image.resize((max(1, int(width * times)), max(1, int(height * times))))
 
 
 def edited(

@@ -24,7 +24,7 @@ from pixel_reasoner_jax.operations.arguments import (
     check_text,
     signature,
 )
-from pixel_reasoner_jax.operations.base import Drawing, MediaState, Operation, Result, edited
+from pixel_reasoner_jax.operations.base import Drawing, MediaState, Operation, Result, bounded, edited
 from pixel_reasoner_jax.operations.boxes import check_box
 from pixel_reasoner_jax.operations.calls import OperationError
 from pixel_reasoner_jax.operations.chosen_image import ARGUMENTS, choose_image, describe_image, in_image, which_image
@@ -79,7 +79,7 @@ class _Draws(Operation):
             source, shapes = earlier.source, earlier.shapes | shapes
         if len(shapes) > MOST_SHAPES:
             raise OperationError(f"an image must be drawn on with at most {MOST_SHAPES} boxes and lines, not more")
-        image, shown = state.pictures[source], state.shown_size(source)
+        image, shown = bounded(state.pictures[source]), state.shown_size(source)
         width = max(1, round(self.width * image.size[0] / shown[0]))
         change = functools.partial(draw, shapes=shapes, width=width)
         drawn = edited(image, change, f"draw {width} {list(shapes.items())}")

@@ -32,18 +32,18 @@ class Registry:
         self.syntax = syntax
         for operation in operations:
             self.register(operation)
-        syntax.form(self._operations)  # which some operations may not fit
 
     def register(self, operation: Operation) -> None:
         """Adds an operation.
 
         Raises:
-          UserError: another operation has its name or one of its aliases.
+          UserError: another operation has its name or one of its aliases, or it does not fit the syntax.
         """
         names = (operation.name, *operation.aliases)
         taken = [name for name in names if name in self._by_name]
         if taken:
             raise UserError(f"an operation named {taken[0]!r} is registered already: give one of them another name")
+        self.syntax.form([*self._operations, operation])
         self._operations.append(operation)
         self._by_name.update(dict.fromkeys(names, operation))
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from pixel_reasoner_jax.operations.arguments import check_names, check_number, signature
-from pixel_reasoner_jax.operations.base import MediaState, Operation, Result, edited
+from pixel_reasoner_jax.operations.base import MediaState, Operation, Result, bounded, edited
 from pixel_reasoner_jax.operations.chosen_image import ARGUMENTS, choose_image, describe_image, in_image, which_image
 
 _QUARTERS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
@@ -49,7 +49,7 @@ class RotateImage(Operation):
         check_names(arguments, self.arguments)
         angle = check_number("angle", arguments["angle"]) % 360
         source = choose_image(self.image, arguments, state, "rotate")
-        image = state.pictures[source]
+        image = bounded(state.pictures[source])
         size = image.size[::-1] if angle in (90, 270) else image.size
         turned = edited(image, functools.partial(turn, angle=angle), f"rotate {angle!r}", size)
         return Result([turned], state.kind_of_edited(source), len(state.images) + 1)

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from pixel_reasoner_jax.operations.arguments import check_index, check_names, signature
-from pixel_reasoner_jax.operations.base import Box, MediaState, Operation, Result, edited
+from pixel_reasoner_jax.operations.base import Box, MediaState, Operation, Result, bounded, edited
 from pixel_reasoner_jax.operations.calls import OperationError
 
 
@@ -48,7 +48,7 @@ class SwapTiles(Operation):
         if not state.pictures:
             raise OperationError("there is no image to change")
         source = len(state.pictures) - 1
-        image = state.pictures[source]
+        image = bounded(state.pictures[source])
         if image.size[0] < self.columns or image.size[1] < self.rows:
             raise OperationError("there is no image to change: the last one has fewer pixels than tiles")
         boxes = [self.tile(number, image.size) for number in sorted((first, second))]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, make_registry
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, base, make_registry
 from pixel_reasoner_jax.operations.draw import COLORS, MOST_SHAPES, Shape, draw
 from pixel_reasoner_jax.processing import PictureStore
 
@@ -226,6 +226,16 @@ def test_swaps_refused(arguments, reason):
         run("swap_tiles", state(), **arguments)
     with pytest.raises(OperationError, match="fewer pixels than tiles"):
         run("swap_tiles", state(Image.new("RGB", (1, 9))), first=1, second=2)
+
+
+@pytest.mark.parametrize("operation", ["rotate_image", "draw_boxes", "swap_tiles"])
+def test_what_is_edited_is_bounded(operation, monkeypatch):
+    monkeypatch.setattr(base, "MOST_EDITED", 600)
+    media = state(noise(60, 40))  # four times as many
+    given = {"angle": 90, "target_image": 1, "boxes": [{"bbox_2d": [0, 0, 60, 40]}], "first": 1, "second": 2}
+    names = make_registry((operation,)).operations[0].arguments
+    [image] = run(operation, media, **{name: given[name] for name in names}).images
+    assert sorted(image.size) == [20, 30] and image.load().size == image.size
 
 
 def test_edited_pictures_take_memory_only_in_their_store():

@@ -37,7 +37,11 @@ class Syntax(abc.ABC):
 
     @abc.abstractmethod
     def form(self, operations: Operations) -> str:
-        """What the system message says of how to call the operations."""
+        """What the system message says of how to call the operations.
+
+        Raises:
+          UserError: one of them cannot be called in this syntax.
+        """
 
     def stop_strings(self, operations: Operations) -> tuple[str, ...]:
         """Texts with which a turn ends, since a call does; none where the model ends its turns itself."""
