@@ -23,6 +23,7 @@ OPERATIONS = (  # see `operations.known`
     "rotate_image",
     "draw_boxes",
     "draw_lines",
+    "frames_by_number",
     "frames_between",
     "frame_at_time",
     "find_segment",

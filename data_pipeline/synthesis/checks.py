@@ -92,8 +92,8 @@ def check_sampled(draft: Draft, seed: Seed, media: MediaLoader, registry: Regist
         raise CheckError("operation", f"{len(draft.operations)} operations in {len(turns)} turns")
     images = [media.load_image(image) for image in seed.images]
     video = None if seed.video is None else media.load_video(seed.video, seed.fps)
-    frames, times, fps = (video.frames, video.times, video.fps) if video else (None, (), None)
-    state = MediaState.from_query(images, frames, media.resized, times, fps)
+    frames, clip = (video.frames, video.clip) if video else (None, None)
+    state = MediaState.from_query(images, frames, media.resized, clip)
     for number, record in enumerate(draft.operations):
         if not record.succeeded:
             raise CheckError("operation", f"operation {number + 1} failed: {record.error}")

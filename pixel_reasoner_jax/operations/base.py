@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.processing import Picture
+from pixel_reasoner_jax.processing import Clip, Picture
 
 Box = tuple[int, int, int, int]
 
@@ -36,8 +36,7 @@ class MediaState:
         their own size.
       selected: whether frames of the video have been selected.
       result_kinds: the kinds (`Result.kind`) of the images after the query's.
-      times: the time of each frame, in seconds from the start of the video; empty if they are not known.
-      duration: of the video, in seconds.
+      clip: what the frames were sampled from; None for an image query, and where nothing is known but the frames.
       drawings: by index in `images`, what an operation has drawn on a picture to make that image.
     """
 
@@ -47,8 +46,7 @@ class MediaState:
     resized: Callable[[tuple[int, int], str], tuple[int, int]] | None = None
     selected: bool = False
     result_kinds: list[str] = dataclasses.field(default_factory=list)
-    times: tuple[float, ...] = ()
-    duration: float = 0.0
+    clip: Clip | None = None
     drawings: dict[int, Drawing] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -57,23 +55,19 @@ class MediaState:
         images: Sequence[AnyImage] = (),
         video_frames: Sequence[AnyImage] | None = None,
         resized: Callable[[tuple[int, int], str], tuple[int, int]] | None = None,
-        times: Sequence[float] = (),
-        fps: float | None = None,
+        clip: Clip | None = None,
     ) -> MediaState:
         """The state before the first turn; a query has images, or a video, or neither.
 
         Args:
-          images, video_frames, resized: see the attributes.
-          times, fps: of the frames, as `processing.Video` has them.
+          images, video_frames, resized, clip: see the attributes.
 
         Raises:
           UserError: it has both.
         """
         if images and video_frames:
             raise UserError("a query has either images or a video, not both")
-        frames = list(video_frames or ())
-        duration = len(frames) / fps if fps else 0.0
-        return cls(list(images), frames, len(images), resized, times=tuple(times), duration=duration)
+        return cls(list(images), list(video_frames or ()), len(images), resized, clip=clip)
 
     @property
     def pictures(self) -> list[AnyImage]:
@@ -134,6 +128,7 @@ class Result:
       sources: for each image, the index in `MediaState.pictures` of the picture that it is, or is a crop of; empty if
         that is unknown. Reports draw the boxes there.
       drawing: for an image with something drawn on it.
+      frames: for frames of the query's video, their numbers among all of its frames, from 1.
     """
 
     images: list[AnyImage]
@@ -142,6 +137,7 @@ class Result:
     boxes: tuple[Box, ...] = ()
     sources: tuple[int, ...] = ()
     drawing: Drawing | None = None
+    frames: tuple[int, ...] = ()
 
 
 class Operation(abc.ABC):

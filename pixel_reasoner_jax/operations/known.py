@@ -16,7 +16,7 @@ from pixel_reasoner_jax.operations.base import Operation
 from pixel_reasoner_jax.operations.crop import CropImage
 from pixel_reasoner_jax.operations.draw import DrawAcross, DrawBoxes, DrawLines
 from pixel_reasoner_jax.operations.frames import SelectFrames
-from pixel_reasoner_jax.operations.moments import FindSegment, FrameAtTime, FramesBetween
+from pixel_reasoner_jax.operations.moments import FindSegment, FrameAtTime, FramesBetween, FramesByNumber
 from pixel_reasoner_jax.operations.point import ZoomInOnPoint
 from pixel_reasoner_jax.operations.rotate import RotateImage
 from pixel_reasoner_jax.operations.swap import SwapTiles
@@ -30,6 +30,7 @@ OPERATIONS: dict[str, Callable[[], Operation]] = {
     "rotate_image": RotateImage,
     "draw_boxes": DrawBoxes,
     "draw_lines": DrawLines,
+    "frames_by_number": FramesByNumber,
     "frames_between": FramesBetween,
     "frame_at_time": FrameAtTime,
     "find_segment": FindSegment,
@@ -61,7 +62,7 @@ OPERATIONS: dict[str, Callable[[], Operation]] = {
     "vertical_line": functools.partial(DrawAcross, "DrawVerticalLineByX", axis="x"),
     # Video-CoM [C]: segments, one frame, and a box in pixels of the frame that was shown last.
     "video_com_segment": functools.partial(FindSegment, "FIND_SEGMENT"),
-    "video_com_frame": functools.partial(SelectFrames, limit=1, name="FIND_FRAME"),
+    "video_com_frame": functools.partial(FramesByNumber, "FIND_FRAME", limit=1),
     "video_com_zoom": functools.partial(ZoomImage, "SPATIAL_ZOOM", image="last"),
 }
 

@@ -1,10 +1,11 @@
-"""Finding one's way in a video: `frames_between`, `frame_at_time` and `find_segment`.
+"""Finding one's way in a video: `frames_by_number`, `frames_between`, `frame_at_time` and `find_segment`.
 
-All choose among the frames that were sampled from the video, which are numbered from 1.
+All choose among all frames of the video, which are numbered from 1, also those that were not sampled from it.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import re
@@ -21,6 +22,7 @@ from pixel_reasoner_jax.operations.arguments import (
 )
 from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
 from pixel_reasoner_jax.operations.calls import OperationError
+from pixel_reasoner_jax.processing import Clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,22 +37,70 @@ class _OfVideo(Operation):
     aliases: tuple[str, ...] = ()
 
     def offered(self, state: MediaState) -> bool:
-        return bool(state.frames)
+        return state.clip is not None
 
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         width, height = sizes[0]
-        frames = ", ".join(str(source + 1) for source in result.sources)
+        frames = ", ".join(map(str, result.frames))
         first, last = result.first_number, result.first_number + len(result.images) - 1
         noun, numbers = ("is frame", first) if len(result.images) == 1 else ("are frames", f"{first} to {last}")
         return f"\nHere {noun} {frames} of the video (Frame Size: {width}x{height}, Numbered {numbers}):"
 
-    def _check_is_video(self, state: MediaState) -> None:
+    def _clip(self, state: MediaState) -> Clip:
+        """The video.
+
+        Raises:
+          OperationError: there is none, or nothing is known of it but its frames.
+        """
         if not state.frames:
             raise OperationError(f"{self.name} is only for videos; there is no video here")
+        if state.clip is None:
+            raise OperationError(f"{self.name} is only for videos whose times are known")
+        return state.clip
 
-    def _shown(self, chosen: Sequence[int], state: MediaState) -> Result:
-        frames = [state.frames[index] for index in chosen]
-        return Result(frames, "frame", len(state.images) + 1, sources=tuple(chosen))
+    def _result(self, numbers: Sequence[int], state: MediaState) -> Result:
+        """Shows frames by their numbers, which ascend."""
+        clip = self._clip(state)
+        places = {index + 1: place for place, index in enumerate(clip.sampled)}
+        known = all(number in places for number in numbers)
+        sources = tuple(places[number] for number in numbers) if known else ()
+        frames = clip.frames([number - 1 for number in numbers])
+        return Result(frames, "frame", len(state.images) + 1, sources=sources, frames=tuple(numbers))
+
+
+def describe_clip(clip: Clip) -> str:
+    """What the model has to know of a video to name its frames."""
+    sampled = ", ".join(str(index + 1) for index in clip.sampled)
+    return f"The video has frames 1 to {clip.count}, {clip.fps:.4g} a second; you are shown frames {sampled}."
+
+
+@dataclasses.dataclass(frozen=True)
+class FramesByNumber(_OfVideo):
+    """Shows frames of the video by their numbers, `frames`, in the order of the video.
+
+    Attributes:
+      limit: the most frames in a call.
+    """
+
+    name: str = "frames_by_number"
+    limit: int = 8
+    arguments = ("frames",)
+    phrase = "look at frames {frames}"
+
+    def describe(self, state: MediaState) -> dict[str, Any]:
+        number = {"type": "integer", "description": f"A frame's number, from 1 to {state.clip.count}."}
+        frames = {"type": "array", "description": f"At most {self.limit} frames.", "items": number}
+        about = f"Look closer at frames of the video. {describe_clip(state.clip)}"
+        return signature(self.name, about, {"frames": frames})
+
+    def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
+        clip = self._clip(state)
+        check_names(arguments, self.arguments)
+        numbers = check_list("frames", arguments["frames"])
+        if not 1 <= len(numbers) <= self.limit:
+            raise OperationError(f"frames has {len(numbers)} frames; it must have 1 to {self.limit}")
+        chosen = {check_index("frames", number, 1, clip.count, "frames of the video") for number in numbers}
+        return self._result(sorted(chosen), state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,25 +122,24 @@ class FramesBetween(_OfVideo):
     phrase = "choose frames between {start} and {end}"
 
     def describe(self, state: MediaState) -> dict[str, Any]:
-        number = {"type": "integer", "description": f"A frame's number, from 1 to {len(state.frames)}."}
-        text = f"Look closer at frames between two others, at most {self._most(state)} of them, evenly spread."
-        return signature(self.name, text, {"start": number, "end": number})
+        number = {"type": "integer", "description": f"A frame's number, from 1 to {state.clip.count}."}
+        text = f"Look closer at frames between two others, at most {self._most(state.clip)} of them, evenly spread."
+        return signature(self.name, f"{text} {describe_clip(state.clip)}", {"start": number, "end": number})
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
-        self._check_is_video(state)
+        clip = self._clip(state)
         check_names(arguments, self.arguments)
-        last = len(state.frames)
-        start = check_index("start", arguments["start"], 1, last, "frames of the video")
+        start = check_index("start", arguments["start"], 1, clip.count, "frames of the video")
         end = arguments["end"]
-        if isinstance(end, int | float) and not isinstance(end, bool) and end > last:
-            end = last
-        end = check_index("end", end, 1, last, "frames of the video")
+        if isinstance(end, int | float) and not isinstance(end, bool) and end > clip.count:
+            end = clip.count
+        end = check_index("end", end, 1, clip.count, "frames of the video")
         if end - start < 2:
             raise OperationError(f"end must be at least 2 more than start: no frame is between {start} and {end}")
-        return self._shown([number - 1 for number in spread(start + 1, end - 1, self._most(state))], state)
+        return self._result(spread(start + 1, end - 1, self._most(clip)), state)
 
-    def _most(self, state: MediaState) -> int:
-        return self.limit_of_long if state.duration > 300 else self.limit
+    def _most(self, clip: Clip) -> int:
+        return self.limit_of_long if clip.duration > 300 else self.limit
 
 
 def spread(first: int, last: int, count: int) -> list[int]:
@@ -112,20 +161,19 @@ class FrameAtTime(_OfVideo):
     phrase = "get frame number at time {time}"
 
     def describe(self, state: MediaState) -> dict[str, Any]:
-        text = f"A time as MM:SS or HH:MM:SS, from 00:00 to {clock(state.duration)}."
+        text = f"A time as MM:SS or HH:MM:SS, from 00:00 to {clock(state.clip.duration)}."
         time = {"type": "string", "description": text}
-        return signature(self.name, "Find the frame at a time of the video.", {"time": time})
+        about = f"Find the frame at a time of the video. {describe_clip(state.clip)}"
+        return signature(self.name, about, {"time": time})
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
-        self._check_is_video(state)
+        clip = self._clip(state)
         check_names(arguments, self.arguments)
         seconds = read_time(arguments["time"])
-        if not state.times:
-            raise OperationError(f"{self.name} is only for videos whose times are known")
-        if not 0 <= seconds <= state.duration:
-            raise OperationError(f"time is out of range; the video is from 00:00 to {clock(state.duration)}")
-        before = [index for index, time in enumerate(state.times) if time <= seconds]
-        return self._shown([before[-1] if before else 0], state)
+        if not 0 <= seconds <= clip.duration:
+            raise OperationError(f"time is out of range; the video is from 00:00 to {clock(clip.duration)}")
+        number = bisect.bisect_right(clip.times(range(clip.count)), seconds)
+        return self._result([max(1, number)], state)
 
 
 def read_time(value: Any) -> float:
@@ -148,11 +196,11 @@ def clock(seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FindSegment(_OfVideo):
-    """Shows the frames of some segments of the video, into which it is cut as in Video-CoM.
+    """Shows frames of some segments of the video, into which it is cut as in Video-CoM.
 
-    `segments` are numbers from 1: there are 10 segments of equal length, or fewer if they would be shorter than 10
-    seconds, or more if they would be longer than 30. All of them at once are an error. Of a segment within which no
-    frame was sampled, the frame that is nearest to its middle is shown.
+    `segments` are numbers from 1: there are 10 segments of equally many frames, the last of the frames that are left
+    too, or fewer if they would be shorter than 10 seconds, or more if they would be longer than 30. All of them at once
+    are an error.
 
     Attributes:
       limit: the most frames in a call; of more, so many are taken at equal distances.
@@ -165,34 +213,37 @@ class FindSegment(_OfVideo):
     phrase = "look at segments {segments}"
 
     def offered(self, state: MediaState) -> bool:
-        return bool(state.frames) and count_segments(state.duration) > 1
+        return state.clip is not None and segments_of(state.clip) > 1
 
     def describe(self, state: MediaState) -> dict[str, Any]:
-        count = count_segments(state.duration)
+        count = segments_of(state.clip)
         number = {"type": "integer", "description": f"A segment's number, from 1 to {count}."}
         text = f"Which of the {count} segments of equal length to look at, not all of them."
         properties = {"segments": {"type": "array", "description": text, "items": number}}
-        return signature(self.name, "Look closer at segments of the video.", properties)
+        about = f"Look closer at segments of the video. {describe_clip(state.clip)}"
+        return signature(self.name, about, properties)
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
-        self._check_is_video(state)
+        clip = self._clip(state)
         check_names(arguments, self.arguments)
-        if not state.times or not state.duration:
-            raise OperationError(f"{self.name} is only for videos whose times are known")
-        if count_segments(state.duration) == 1:
+        numbers, count = check_list("segments", arguments["segments"]), segments_of(clip)
+        if count == 1:
             raise OperationError(f"{self.name} is only for videos of 20 seconds or more; this one is a single segment")
-        numbers, count = check_list("segments", arguments["segments"]), count_segments(state.duration)
         chosen = {check_index("segments", number, 1, count, "segments of the video") for number in numbers}
         if not 1 <= len(chosen) < count:
             raise OperationError(f"segments has {len(chosen)} segments; it must have 1 to {count - 1}")
-        frames = sorted({index for number in chosen for index in self._frames(number, count, state)})
-        return self._shown([frames[place] for place in spread(0, len(frames) - 1, self.limit)], state)
+        length = clip.count // count
+        frames = [
+            frame
+            for number in sorted(chosen)
+            for frame in range((number - 1) * length + 1, (number * length if number < count else clip.count) + 1)
+        ]
+        return self._result([frames[place] for place in spread(0, len(frames) - 1, self.limit)], state)
 
-    def _frames(self, number: int, count: int, state: MediaState) -> list[int]:
-        start, end = ((number - 1 + part) * state.duration / count for part in (0, 1))
-        inside = [index for index, time in enumerate(state.times) if start <= time < end]
-        middle = (start + end) / 2
-        return inside or [min(range(len(state.times)), key=lambda index: abs(state.times[index] - middle))]
+
+def segments_of(clip: Clip) -> int:
+    """How many segments a video is cut into, each of at least one frame."""
+    return min(count_segments(clip.duration), clip.count)
 
 
 def count_segments(duration: float, fewest_seconds: float = 10.0, most_seconds: float = 30.0) -> int:

@@ -29,6 +29,31 @@ LIST_FPS = 2.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Clip:
+    """All frames of a video, of which those that are looked at are decoded.
+
+    Attributes:
+      count: of the frames.
+      fps: frames in a second.
+      times: returns the times of frames by their indices, in seconds from the start; they ascend.
+      sampled: the indices of those frames that were sampled.
+      frames: returns frames by their indices, which ascend: RGB images, or pictures if a store opened the video. It
+        raises a MediaError if they cannot be decoded any more.
+    """
+
+    count: int
+    fps: float
+    times: Callable[[Sequence[int]], tuple[float, ...]]
+    sampled: tuple[int, ...]
+    frames: Callable[[Sequence[int]], list[Any]]
+
+    @property
+    def duration(self) -> float:
+        """Seconds of video."""
+        return self.count / self.fps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Video:
     """Frames sampled from a video.
 
@@ -36,11 +61,13 @@ class Video:
       frames: RGB images of one size, or pictures if a store opened the video.
       times: the time of each frame, in seconds from the start.
       fps: sampled frames in a second of video.
+      clip: what they were sampled from, if more of it can be had.
     """
 
     frames: list[Image.Image] | list[Picture]
     times: tuple[float, ...]
     fps: float
+    clip: Clip | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -232,14 +259,22 @@ class PictureStore:
         if isinstance(source, Video):
             chosen = sample_video(len(source.frames), source.fps, count, rate)
             frames, times = ([values[index] for index in chosen] for values in (source.frames, source.times))
-            return Video([*map(self.open, frames)], tuple(times), source.fps * len(chosen) / len(source.frames))
+            clock = functools.partial(_given_times, source.times)
+            more = functools.partial(_load, source.frames, self.open)
+            clip = Clip(len(source.frames), source.fps, clock, tuple(chosen), more)
+            fps = source.fps * len(chosen) / len(source.frames)
+            return Video([*map(self.open, frames)], tuple(times), fps, clip)
         if not isinstance(source, str | os.PathLike | bytes):
             return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)
         chosen = file.sample(count, fps, rate)
-        self._make_all({f"{content}#{index}": index for index in chosen}, file.frames)
-        frames = [self._frame(source, content, file, index) for index in chosen]
-        return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
+        frames = self._frames(source, content, file, chosen)
+
+        def more(indices: Sequence[int]) -> list[Picture]:
+            return self._frames(source, content, _unchanged(source, content, VideoFile), indices)
+
+        clip = Clip(file.total, file.fps, file.clock, tuple(chosen), more)
+        return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total, clip)
 
     def resize(self, picture: Picture, size: tuple[int, int]) -> Picture:
         """A resized copy of a picture, made when its pixels are used and kept as those of an opened image are."""
@@ -307,6 +342,12 @@ class PictureStore:
             return Original(self, key, describe(source), image.size, lambda: source).picture()
         self._get(key, {key}, lambda: image)
         return self._original(key, describe(source), image.size, lambda: decode_image(source))
+
+    def _frames(
+        self, source: str | os.PathLike | bytes, content: str, file: VideoFile, indices: Sequence[int]
+    ) -> list[Picture]:
+        self._make_all({f"{content}#{index}": index for index in indices}, file.frames)
+        return [self._frame(source, content, file, index) for index in indices]
 
     def _frame(self, source: str | os.PathLike | bytes, content: str, file: VideoFile, index: int) -> Picture:
         # A later reading opens the file again: one that stayed open would hold its bytes.
@@ -404,7 +445,21 @@ def sample_frames(
                 f"{describe(source[index])}: frame {index + 1} is {frame.width}x{frame.height} pixels,"
                 f" the first one {frames[0].width}x{frames[0].height}"
             )
-    return Video(frames, tuple(index / fps for index in chosen), fps * len(chosen) / len(source))
+    clock = functools.partial(_even_times, fps)
+    clip = Clip(len(source), fps, clock, tuple(chosen), functools.partial(_load, source, load))
+    return Video(frames, clock(chosen), fps * len(chosen) / len(source), clip)
+
+
+def _even_times(fps: float, indices: Sequence[int]) -> tuple[float, ...]:
+    return tuple(index / fps for index in indices)
+
+
+def _given_times(times: Sequence[float], indices: Sequence[int]) -> tuple[float, ...]:
+    return tuple(times[index] for index in indices)
+
+
+def _load(source: Sequence[Any], load: Callable[[Any], Any], indices: Sequence[int]) -> list[Any]:
+    return [load(source[index]) for index in indices]
 
 
 def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:

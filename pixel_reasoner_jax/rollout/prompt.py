@@ -159,8 +159,7 @@ class OpenedQuery:
                 store.forget(picture)
             raise
         frames = video.frames if video else None
-        times, fps = (video.times, video.fps) if video else ((), None)
-        state = MediaState.from_query(images, frames, sizes.resized, times, fps)
+        state = MediaState.from_query(images, frames, sizes.resized, video.clip if video else None)
         tools = registry.tools_section(state) if registry is not None and registry.operations else None
         if tools is not None and guidelines is None:
             guidelines = default_guidelines(registry)

@@ -7,14 +7,18 @@ from PIL import Image
 
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, default_registry, make_registry
 from pixel_reasoner_jax.operations.error_kinds import ERROR_KINDS, error_kind
+from pixel_reasoner_jax.processing.pictures import sample_frames
 from pixel_reasoner_jax.trajectory import OperationRecord
 from tests.conftest import REPOSITORY
 
 IMAGE = MediaState.from_query([Image.new("RGB", (400, 300))], resized=lambda size, kind: size)
 VIDEO = MediaState.from_query(video_frames=[Image.new("RGB", (64, 48))] * 3)
 PAIR = MediaState.from_query([Image.new("RGB", (400, 300))] * 2)
-LONG = MediaState.from_query(video_frames=[Image.new("RGB", (64, 48))] * 3, times=(0, 20, 40), fps=0.05)
-SHORT = MediaState.from_query(video_frames=[Image.new("RGB", (64, 48))] * 3, times=(0, 1, 2), fps=1.0)
+FRAMES = [Image.new("RGB", (64, 48))] * 3
+LONG, SHORT = (
+    MediaState.from_query(video_frames=FRAMES, clip=sample_frames(FRAMES, 3, fps, lambda frame: frame, 0.0).clip)
+    for fps in (0.05, 1.0)
+)
 
 
 def crop(box, target=1):
@@ -74,8 +78,10 @@ SHAPE = {"bbox_2d": [0, 0, 9, 9]}
         ("vilasr_boxes", {"boxes": [SHAPE | {"index": 0}, SHAPE | {"index": 1}]}, PAIR, "arguments"),
         ("horizontal_line", {"image": "img_1", "param": "up"}, IMAGE, "arguments"),
         ("horizontal_line", {"image": "img_1", "param": 101}, IMAGE, "number"),
-        ("frames_between", {"start": 1, "end": 2}, VIDEO, "arguments"),
-        ("frames_between", {"start": 9, "end": 12}, VIDEO, "number"),
+        ("frames_by_number", {"frames": []}, LONG, "arguments"),
+        ("frames_between", {"start": 1, "end": 2}, LONG, "arguments"),
+        ("frames_between", {"start": 9, "end": 12}, LONG, "number"),
+        ("frames_between", {"start": 1, "end": 3}, VIDEO, "no_medium"),
         ("frame_at_time", {"time": "soon"}, LONG, "arguments"),
         ("frame_at_time", {"time": "09:00"}, LONG, "number"),
         ("frame_at_time", {"time": 1}, VIDEO, "no_medium"),

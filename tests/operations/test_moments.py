@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, make_registry
 from pixel_reasoner_jax.operations.moments import clock, count_segments, read_time, spread
+from pixel_reasoner_jax.processing import PictureStore, load_video
+from pixel_reasoner_jax.processing.pictures import sample_frames
+from tests.processing.avi import write_avi
 
 
-def video(count: int = 16, seconds: float = 60.0) -> MediaState:
-    """Frames at equal distances; the red of a frame is its number."""
-    frames = [Image.new("RGB", (64, 48), (number, 0, 0)) for number in range(1, count + 1)]
-    times = [number * seconds / count for number in range(count)]
-    return MediaState.from_query(video_frames=frames, times=times, fps=count / seconds)
+def video(count: int = 16, seconds: float = 60.0, every: int = 1) -> MediaState:
+    """Frames at equal distances, of which every so manieth is sampled; the red and green of a frame are its number."""
+    frames = [Image.new("RGB", (64, 48), (number % 256, number // 256, 0)) for number in range(1, count + 1)]
+    sampled = sample_frames(frames, -(-count // every), count / seconds, lambda frame: frame, 0.0)
+    return MediaState.from_query(video_frames=sampled.frames, clip=sampled.clip)
 
 
 def run(operation: str, state: MediaState, **arguments):
     registry = make_registry((operation,))
     call = Call(registry.operations[0].name, arguments)
     result = registry.execute(call, state)
-    numbers = [image.getpixel((0, 0))[0] for image in result.images]
-    assert [source + 1 for source in result.sources] == numbers and result.kind == "frame" and state.selected
+    colors = [image.getpixel((0, 0)) for image in result.images]
+    numbers = [red + 256 * green for red, green, _ in colors]
+    assert list(result.frames) == numbers and result.kind == "frame" and state.selected
+    assert [state.pictures[source] for source in result.sources] in ([], result.images)
     return numbers, registry.observation_text(call, result, [(56, 28)] * len(numbers))
 
 
@@ -75,20 +81,54 @@ def test_times():
     assert [clock(seconds) for seconds in (0, 65.9, 3723)] == ["00:00", "01:05", "01:02:03"]
 
 
-# 60 seconds: 6 segments of 10, each with frames 3.75 seconds apart.
+# 60 seconds: 6 segments of 10, with 10 frames each and the last with 13.
 @pytest.mark.parametrize(
     ("segments", "frames"),
-    [([1], [1, 2, 3]), ([6], [15, 16]), ([6, 1, 1], [1, 2, 3, 15, 16]), ([2.0], [4, 5, 6])],
+    [
+        ([1], range(1, 11)),
+        ([6], range(51, 64)),
+        ([6, 1, 1], [1, 2, 3, 5, 6, 8, 9, 51, 52, 54, 55, 57, 58, 60, 61, 63]),
+        ([2.0], range(11, 21)),
+    ],
 )
 def test_segments(segments, frames):
-    assert run("find_segment", video(), segments=segments)[0] == frames
+    assert run("find_segment", video(63), segments=segments)[0] == list(frames)
 
 
-def test_a_segment_without_a_frame_shows_the_nearest():
-    state = video(4, 100.0)  # frames at 0, 25, 50 and 75 seconds; 10 segments
-    assert run("find_segment", state, ids=[2])[0] == [2]  # the middle is at 15 seconds
-    assert run("find_segment", state, segments=[10])[0] == [4]
-    assert len(run("find_segment", video(64, 100.0), segments=[1, 2, 3, 4])[0]) == 16  # of 26
+def test_segments_of_few_frames():
+    assert run("find_segment", video(4, 100.0), ids=[2])[0] == [2]  # 4 frames are 4 segments at most
+    assert run("find_segment", video(640, 100.0), segments=[1, 2, 3, 4])[0] == [1 + 255 * k // 15 for k in range(16)]
+
+
+def test_frames_that_were_not_sampled_are_shown():
+    state = video(480, 60.0, every=30)
+    assert run("frames_by_number", state, frames=[300, 7, 7.0])[0] == [7, 300]
+    assert run("video_com_frame", state, frames=[480])[0] == [480]
+    assert len(state.frames) == 16 and state.clip.sampled[:2] == (0, 32)
+    between = run("frames_between", state, start=1, end=32)
+    assert between[0] == [2, 6, 10, 14, 18, 22, 26, 31]
+    assert run("frame_at_time", state, time="00:10")[0] == [81]
+    result = make_registry(("frame_at_time",)).execute(Call("frame_at_time", {"time": 0}), state)
+    assert result.sources == (0,)  # this one was sampled
+    [told] = make_registry(("frames_between",)).signatures(state)
+    assert "The video has frames 1 to 480, 8 a second; you are shown frames 1, 33, 65, " in str(told)
+
+
+def test_frames_of_a_file_are_decoded_when_they_are_asked_for(tmp_path):
+    frames = [Image.new("RGB", (64, 48), (20 * number, 0, 90)) for number in range(10)]
+    path = write_avi(tmp_path / "v.avi", frames, 4)
+    store = PictureStore()
+    sampled = store.open_video(str(path), 2)
+    state = MediaState.from_query(video_frames=sampled.frames, clip=sampled.clip)
+    whole = load_video(str(path), 10**6)
+    registry = make_registry(("frames_between",))
+    result = registry.execute(Call("frames_between", {"start": 1, "end": len(whole.frames)}), state)
+    for number, image in zip(result.frames, result.images, strict=True):
+        np.testing.assert_array_equal(np.asarray(image.load()), np.asarray(whole.frames[number - 1]))
+    assert result.frames == tuple(range(2, 10)) and whole.clip.frames([3])[0].size == (64, 48)
+    path.write_bytes(b"another file")
+    with pytest.raises(OperationError, match=r"frames_between failed \(MediaError\)"):
+        registry.execute(Call("frames_between", {"start": 1, "end": 3}), state)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +150,11 @@ def test_how_many_segments(seconds, count):
         ("frames_between", {"start": "1", "end": 3}, "whole numbers"),
         ("frames_between", {"start": 1, "end": True}, "whole numbers"),
         ("frames_between", {"start": 1}, "missing end"),
+        ("frames_by_number", {"frames": []}, "0 frames; it must have 1 to 8"),
+        ("frames_by_number", {"frames": list(range(1, 10))}, "9 frames; it must have 1 to 8"),
+        ("video_com_frame", {"frames": [1, 2]}, "2 frames; it must have 1 to 1"),
+        ("frames_by_number", {"frames": [17]}, "frames of the video are numbered 1 to 16"),
+        ("frames_by_number", {"frames": 3}, "an array, not a JSON number"),
         ("frame_at_time", {"time": "01:01"}, "out of range; the video is from 00:00 to 01:00"),
         ("frame_at_time", {"time": -1}, "out of range"),
         ("frame_at_time", {"time": "soon"}, "must be MM:SS or HH:MM:SS"),
@@ -140,9 +185,9 @@ def test_only_videos_have_frames(operation):
     with pytest.raises(OperationError, match="is only for videos; there is no video"):
         run(operation, image, **given[operation])
     timeless = MediaState.from_query(video_frames=[Image.new("RGB", (64, 48))] * 3)
-    if operation != "frames_between":
-        with pytest.raises(OperationError, match="is only for videos whose times are known"):
-            run(operation, timeless, **given[operation])
+    assert make_registry((operation,)).signatures(timeless) == []
+    with pytest.raises(OperationError, match="is only for videos whose times are known"):
+        run(operation, timeless, **given[operation])
 
 
 def test_a_short_video_is_one_segment():

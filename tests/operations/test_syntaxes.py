@@ -91,7 +91,7 @@ WRITES = {  # for each syntax: the operations of a method that uses it, and what
         {
             "First I find it.\nFIND_SEGMENT(the man (in red) opens = a door)=[2, 3]":
                 Call("FIND_SEGMENT", {"segments": [2, 3]}),
-            "FIND_FRAME(the dog) = 7\n": Call("FIND_FRAME", {"target_frames": [7]}),
+            "FIND_FRAME(the dog) = 7\n": Call("FIND_FRAME", {"frames": [7]}),
             "SPATIAL_ZOOM(the sign) = [10, 20, 300, 400]": Call("SPATIAL_ZOOM", {"bbox_2d": BOX}),
             "FIND_FRAME(the dog) = 7\nFINAL_ANSWER: B": None,
             "FIND_FRAME(the dog)": OperationError("no value"),
@@ -107,7 +107,7 @@ ARGUMENTS = {
     "bbox_2d": BOX, "angle": 90, "target_image": 1, "source": "original_image", "start": 3, "end": 9, "time": "01:05",
     "first": 1, "second": 3, "boxes": [{"bbox_2d": BOX, "label": "a {cup}"}], "image": "img_1", "param": "y=28.5",
     "lines": [{"start_point_2d": [0, 1], "end_point_2d": [2, 3]}], "segments": [2, 3], "target_frames": [7],
-    "coordinate": [4, 5],
+    "coordinate": [4, 5], "frames": [7],
 }  # fmt: skip
 
 

@@ -87,11 +87,11 @@ def test_guidelines_name_the_paper_s_operations_where_they_are_offered():
     assert "select_frames" not in other and other.endswith("put your final answer within \\boxed{}.")
 
 
-def test_a_video_s_times_are_known_to_operations():
+def test_operations_know_the_video_that_frames_were_sampled_from():
     frames = [Image.new("RGB", (64, 48))] * 4
     query = {"id": 0, "question": "What?", "answer": "", "video": frames, "fps": 0.5}
     state = OpenedQuery.open(query, BudgetSizes(), None, None, PictureStore()).state
-    assert (state.times, state.duration) == ((0.0, 2.0, 4.0, 6.0), 8.0)
+    assert (state.clip.times(range(4)), state.clip.duration) == ((0.0, 2.0, 4.0, 6.0), 8.0)
 
 
 def test_a_checkpoint_without_settings_has_the_defaults(tmp_path):
