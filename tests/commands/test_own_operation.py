@@ -1,4 +1,4 @@
-"""The operation of docs/operations.md, which is no part of the program: who may have it imported, and what it does."""
+"""The operation and the syntax of docs/extending.md, no parts of the program: who has them imported, what they do."""
 
 from __future__ import annotations
 
@@ -15,35 +15,49 @@ from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.config_values import OPERATIONS, SYNTAXES
 from pixel_reasoner_jax.models import Config
-from pixel_reasoner_jax.operations import Call, MediaState, allow_own, make_registry
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, allow_own, make_registry
 from pixel_reasoner_jax.operations.known import _allowed
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from tests.conftest import REPOSITORY
 
-DOCUMENT = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
-OWN = "my_tools:RaiseContrast"
+OWN, SYNTAX = "my_tools:RaiseContrast", "my_syntax:AtLines"
 
 
 @pytest.fixture
-def example(tmp_path, monkeypatch) -> str:
-    """The module of the document, in the folder where commands are started."""
-    [source] = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    (tmp_path / "my_tools.py").write_text(source, encoding="utf-8")
+def example(tmp_path, monkeypatch) -> list[str]:
+    """The modules of the document, in the folder where commands are started."""
+    document = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
+    sources = re.findall(r"`(my_\w+)\.py`:\n\n```python\n(.*?)```", document, re.DOTALL)
+    assert [name for name, _ in sources] == ["my_tools", "my_syntax"]
+    for name, source in sources:
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_tools", raising=False)
-    yield source
-    _allowed.discard(OWN)
-    sys.modules.pop("my_tools", None)
+    yield [source for _, source in sources]
+    for name, _ in sources:
+        sys.modules.pop(name, None)
+    _allowed.difference_update((OWN, SYNTAX))
 
 
 def test_the_document_lists_all_operations_and_syntaxes():
-    tables = "\n".join(line for line in DOCUMENT.splitlines() if line.startswith("|"))
+    document = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    tables = "\n".join(line for line in document.splitlines() if line.startswith("|"))
     assert all(f"`{name}`" in tables for name in (*OPERATIONS, *SYNTAXES))
 
 
+def test_a_syntax_of_one_s_own(example):
+    allow_own([SYNTAX])
+    registry, call = make_registry(("rotate_image",), SYNTAX), Call("rotate_image", {"angle": 90, "target_image": 1})
+    text = f"It lies on its side.\n{registry.write(call)}"
+    assert registry.parse(text) == call and registry.parse("It is 4.") is None
+    for body in ("", "[]", "{", "9" * 10_000, "[" * 5000):
+        assert isinstance(registry.parse(f"@rotate_image {body}"), OperationError)
+    assert "the last line of a turn" in registry.tools_section(MediaState.from_query())
+
+
 def test_an_operation_of_one_s_own(example):
-    assert len(example.splitlines()) <= 40
+    assert all(len(source.splitlines()) <= 40 for source in example)
     allow_own([OWN])
     for syntax in ("tool_call", "action"):
         registry = make_registry(("crop_image_normalized", OWN), syntax)
@@ -58,7 +72,7 @@ def test_an_operation_of_one_s_own(example):
 def write_model(folder) -> None:
     """A model that was trained with an operation that is no part of the program."""
     make_initial_model(load_config("quickstart"), folder)
-    PolicySettings(operations=("crop_image_normalized", OWN)).save(folder)
+    PolicySettings(operations=("crop_image_normalized", OWN), syntax=SYNTAX).save(folder)
 
 
 def test_a_command_that_does_not_name_it_imports_nothing(example, tmp_path, capsys):
@@ -75,9 +89,10 @@ def test_a_command_that_does_not_name_it_imports_nothing(example, tmp_path, caps
 def test_a_model_that_has_it_answers_on_the_command_line(example, tmp_path, capsys):
     write_model(tmp_path / "model")
     asked = ["generate", "--model", "model", "--image", str(picture(tmp_path)), "--question", "What is it?"]
-    cli.main([*asked, "--max-tokens", "8", "--out", "out.json", "--own", OWN])
+    cli.main([*asked, "--max-tokens", "8", "--out", "out.json", "--own", OWN, "--own", SYNTAX])
     [answer] = json.loads((tmp_path / "out.json").read_text())["trajectories"]
-    assert "Raise the contrast of a faint image." in answer["messages"][0]["content"][0]["text"]
+    told = answer["messages"][0]["content"][0]["text"]
+    assert "Raise the contrast of a faint image." in told and "the last line of a turn: @NAME" in told
 
 
 def picture(folder):
