@@ -176,6 +176,13 @@ class Operation(abc.ABC):
           OperationError: the call cannot be executed; the message tells the model why and what would be right.
         """
 
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        """Arguments of a call that can be executed, for checks of a model that makes none; None where there are none.
+
+        They may fail all the same, where an image is too small.
+        """
+        return None
+
     @abc.abstractmethod
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         """The text before the images of a result; `sizes` are their (width, height) after resizing."""

@@ -43,6 +43,12 @@ def in_image(rule: str) -> str:
     return {"number": " in image {target_image}", "source": " in {source}", "name": " in {image}"}.get(rule, "")
 
 
+def example_image(rule: str, state: MediaState) -> dict[str, Any] | None:
+    """The argument that names the image that the model was shown first; None if there is none."""
+    values = {"number": 1, "source": "original_image", "name": "img_1"}
+    return {name: values[rule] for name in ARGUMENTS.get(rule, ())} if state.pictures else None
+
+
 def which_image(rule: str) -> str:
     """Names the image in the description of an operation."""
     return _WHICH.get(rule, "an image")

@@ -117,6 +117,9 @@ class CropImage(Operation):
         whole = in_full_size(box, image.size, target)
         return Result([image.crop(box)], "crop", len(state.images) + 1, (whole,), (source,))
 
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"bbox_2d": [0.1, 0.1, 0.9, 0.9], "target_image": 1} if state.pictures else None
+
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         width, height = sizes[0]
         return f"\nHere is the cropped image (Image Size: {width}x{height}):"

@@ -27,7 +27,14 @@ from pixel_reasoner_jax.operations.arguments import (
 from pixel_reasoner_jax.operations.base import Drawing, MediaState, Operation, Result, bounded, edited
 from pixel_reasoner_jax.operations.boxes import check_box
 from pixel_reasoner_jax.operations.calls import OperationError
-from pixel_reasoner_jax.operations.chosen_image import ARGUMENTS, choose_image, describe_image, in_image, which_image
+from pixel_reasoner_jax.operations.chosen_image import (
+    ARGUMENTS,
+    choose_image,
+    describe_image,
+    example_image,
+    in_image,
+    which_image,
+)
 
 MOST_SHAPES = 32  # on an image
 LABEL = 40  # characters of a label that are drawn
@@ -132,6 +139,10 @@ class DrawBoxes(_Draws):
         text = f"Draw boxes with labels on {which_image(self.image)}; one with an earlier label replaces that."
         return _described(self, state, "Boxes and their labels.", fields, text)
 
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        named = example_image(self.image, state)
+        return None if named is None else {"boxes": [{"bbox_2d": [0, 0, 20, 20]}], **named}
+
     def shapes(self, arguments: dict[str, Any], shown: tuple[int, int]) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {}
         for label, item in self._items(arguments, ("bbox_2d",)):
@@ -160,6 +171,10 @@ class DrawLines(_Draws):
         fields = {end: {"description": "Pixels [x, y].", **POINT} for end in ends}
         text = f"Draw lines with labels on {which_image(self.image)}; one with an earlier label replaces that."
         return _described(self, state, "Lines and their labels.", fields, text)
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        named = example_image(self.image, state)
+        return None if named is None else {"lines": [{"start_point_2d": [0, 0], "end_point_2d": [20, 20]}], **named}
 
     def shapes(self, arguments: dict[str, Any], shown: tuple[int, int]) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {}
@@ -198,6 +213,10 @@ class DrawAcross(_Draws):
         properties = {"param": {"type": "string", "description": text}}
         properties |= describe_image(self.image, state, "draw on")
         return signature(self.name, f"Draw a {which} line across {which_image(self.image)}.", properties)
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        named = example_image(self.image, state)
+        return None if named is None else {"param": 50, **named}
 
     def shapes(self, arguments: dict[str, Any], shown: tuple[int, int]) -> dict[str, Shape]:
         value = arguments["param"]

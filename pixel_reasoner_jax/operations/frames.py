@@ -55,6 +55,9 @@ class SelectFrames(Operation):
         frames = [state.frames[index] for index in chosen]
         return Result(frames, "frame", len(state.images) + 1, sources=tuple(chosen))
 
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"target_frames": [1]} if state.frames else None
+
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         width, height = sizes[0]
         first, last = result.first_number, result.first_number + len(result.images) - 1

@@ -93,6 +93,9 @@ class FramesByNumber(_OfVideo):
         about = f"Look closer at frames of the video. {describe_clip(state.clip)}"
         return signature(self.name, about, {"frames": frames})
 
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"frames": [1]} if self.offered(state) else None
+
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         clip = self._clip(state)
         check_names(arguments, self.arguments)
@@ -125,6 +128,9 @@ class FramesBetween(_OfVideo):
         number = {"type": "integer", "description": f"A frame's number, from 1 to {state.clip.count}."}
         text = f"Look closer at frames between two others, at most {self._most(state.clip)} of them, evenly spread."
         return signature(self.name, f"{text} {describe_clip(state.clip)}", {"start": number, "end": number})
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"start": 1, "end": state.clip.count} if self.offered(state) and state.clip.count > 2 else None
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         clip = self._clip(state)
@@ -165,6 +171,9 @@ class FrameAtTime(_OfVideo):
         time = {"type": "string", "description": text}
         about = f"Find the frame at a time of the video. {describe_clip(state.clip)}"
         return signature(self.name, about, {"time": time})
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"time": "00:00"} if self.offered(state) else None
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         clip = self._clip(state)
@@ -222,6 +231,9 @@ class FindSegment(_OfVideo):
         properties = {"segments": {"type": "array", "description": text, "items": number}}
         about = f"Look closer at segments of the video. {describe_clip(state.clip)}"
         return signature(self.name, about, properties)
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"segments": [1]} if self.offered(state) else None
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         clip = self._clip(state)

@@ -10,7 +10,14 @@ from pixel_reasoner_jax.operations.arguments import check_names, check_numbers, 
 from pixel_reasoner_jax.operations.base import Box, MediaState, Operation, Result
 from pixel_reasoner_jax.operations.boxes import check_area, in_full_size
 from pixel_reasoner_jax.operations.calls import OperationError
-from pixel_reasoner_jax.operations.chosen_image import ARGUMENTS, choose_image, describe_image, in_image, which_image
+from pixel_reasoner_jax.operations.chosen_image import (
+    ARGUMENTS,
+    choose_image,
+    describe_image,
+    example_image,
+    in_image,
+    which_image,
+)
 
 Point = tuple[float, float]
 
@@ -50,6 +57,13 @@ class ZoomInOnPoint(Operation):
         properties |= describe_image(self.image, state, "look at")
         text = f"Zoom in on the surroundings of a point of {which_image(self.image)}."
         return signature(self.name, text, properties)
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        named = example_image(self.image, state)
+        if named is None:
+            return None
+        shown = state.shown_size(choose_image(self.image, named, state, "look at"))
+        return {"coordinate": [side / 2 for side in shown], **named}
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         check_names(arguments, self.arguments)

@@ -11,7 +11,14 @@ from PIL import Image
 
 from pixel_reasoner_jax.operations.arguments import check_names, check_number, signature
 from pixel_reasoner_jax.operations.base import MediaState, Operation, Result, bounded, edited
-from pixel_reasoner_jax.operations.chosen_image import ARGUMENTS, choose_image, describe_image, in_image, which_image
+from pixel_reasoner_jax.operations.chosen_image import (
+    ARGUMENTS,
+    choose_image,
+    describe_image,
+    example_image,
+    in_image,
+    which_image,
+)
 
 _QUARTERS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -44,6 +51,10 @@ class RotateImage(Operation):
         properties = {"angle": {"type": "number", "description": "Degrees, counterclockwise."}}
         properties |= describe_image(self.image, state, "rotate")
         return signature(self.name, f"Rotate {which_image(self.image)}, if it is not upright.", properties)
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        named = example_image(self.image, state)
+        return None if named is None else {"angle": 90, **named}
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         check_names(arguments, self.arguments)

@@ -39,6 +39,9 @@ class SwapTiles(Operation):
         text = f"Exchange two tiles of the last image, which has {self.rows} rows and {self.columns} columns of them."
         return signature(self.name, text, {"first": number, "second": number})
 
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"first": 1, "second": self.rows * self.columns} if state.pictures else None
+
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         check_names(arguments, self.arguments)
         last = self.rows * self.columns

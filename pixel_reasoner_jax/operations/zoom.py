@@ -18,7 +18,14 @@ from pixel_reasoner_jax.operations.boxes import (
     in_full_size,
     place_box,
 )
-from pixel_reasoner_jax.operations.chosen_image import ARGUMENTS, choose_image, describe_image, in_image, which_image
+from pixel_reasoner_jax.operations.chosen_image import (
+    ARGUMENTS,
+    choose_image,
+    describe_image,
+    example_image,
+    in_image,
+    which_image,
+)
 
 MOST_PIXELS = 2**22
 """A crop is not enlarged beyond so many pixels, more than the budget of crops shows."""
@@ -94,6 +101,16 @@ class ZoomImage(Operation):
         properties |= describe_image(self.image, state, "zoom in on")
         text = f"Zoom in on an area of {which_image(self.image)} to see small objects or text."
         return signature(self.name, text, properties)
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        named = example_image(self.image, state)
+        if named is None:
+            return None
+        index = (
+            len(state.pictures) - 1 if self.image == "last" else choose_image(self.image, named, state, "zoom in on")
+        )
+        width, height = (1, 1) if self.fractions else state.shown_size(index)
+        return {"bbox_2d": [0.1 * width, 0.1 * height, 0.9 * width, 0.9 * height], **named}
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         check_names(arguments, self.arguments, self.optional)
