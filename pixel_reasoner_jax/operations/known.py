@@ -15,8 +15,11 @@ from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.operations.base import Operation
 from pixel_reasoner_jax.operations.crop import CropImage
 from pixel_reasoner_jax.operations.draw import DrawAcross, DrawBoxes, DrawLines
+from pixel_reasoner_jax.operations.find_segment import FindSegment
+from pixel_reasoner_jax.operations.frame_at_time import FrameAtTime
 from pixel_reasoner_jax.operations.frames import SelectFrames
-from pixel_reasoner_jax.operations.moments import FindSegment, FrameAtTime, FramesBetween, FramesByNumber
+from pixel_reasoner_jax.operations.frames_between import FramesBetween
+from pixel_reasoner_jax.operations.frames_by_number import FramesByNumber
 from pixel_reasoner_jax.operations.point import ZoomInOnPoint
 from pixel_reasoner_jax.operations.rotate import RotateImage
 from pixel_reasoner_jax.operations.swap import SwapTiles
