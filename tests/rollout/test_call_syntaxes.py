@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +15,7 @@ from pixel_reasoner_jax.rollout import Limits, Policy
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, with_stop_strings
-from pixel_reasoner_jax.trajectory import Ended, Source
+from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source
 
 
 def begun(processor, names, syntax):
@@ -54,6 +57,21 @@ def test_a_call_ends_its_turn(world, syntax):
     observed = trajectory.tokens[trajectory.source == Source.OBSERVATION]
     assert observed[0] == processor.im_end
     assert "Rotate" in trajectory.messages[0]["content"][0]["text"]
+
+
+def test_frames_that_were_found_are_recorded(world):
+    """Rewards of a method may ask which they were, and what is stored tells it too."""
+    registry = make_registry(("frame_at_time",), "action")
+    frames = [Image.new("RGB", (120, 90), (number, 0, 0)) for number in range(40)]
+    query = {"id": "v", "question": "When?", "answer": "4", "video": frames, "fps": 2.0}
+    prompt = Prompt.build(query, world[1], registry, None, PictureStore())
+    episode = Episode(prompt, 0, world[1], registry, Limits(), SamplingSettings())
+    record = episode.execute(registry.parse("<action>get frame number at time 00:07</action>")).record
+    assert (record.frames, record.succeeded, len(record.sizes)) == ((15,), True, 1)
+    stored = json.loads(json.dumps(dataclasses.asdict(record)))
+    assert OperationRecord.from_dict(stored) == record
+    del stored["frames"]  # of an earlier version
+    assert OperationRecord.from_dict(stored).frames == ()
 
 
 def test_text_alone_may_end_as_ever(world):
