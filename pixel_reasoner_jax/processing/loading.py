@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from PIL import Image
 
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
-from pixel_reasoner_jax.processing.pictures import Clip, Picture, Video, sample_frames
+from pixel_reasoner_jax.processing.pictures import Picture
+from pixel_reasoner_jax.processing.videos import Clip, Video, sample_frames
 
 ImageSource = str | os.PathLike | bytes | Image.Image | Picture
 

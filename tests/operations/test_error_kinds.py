@@ -7,7 +7,7 @@ from PIL import Image
 
 from pixel_reasoner_jax.operations import Call, MediaState, OperationError, default_registry, make_registry
 from pixel_reasoner_jax.operations.error_kinds import ERROR_KINDS, error_kind
-from pixel_reasoner_jax.processing.pictures import sample_frames
+from pixel_reasoner_jax.processing.videos import sample_frames
 from pixel_reasoner_jax.trajectory import OperationRecord
 from tests.conftest import REPOSITORY
 

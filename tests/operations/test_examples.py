@@ -9,7 +9,7 @@ from PIL import Image
 from pixel_reasoner_jax.checks.forced_calls import FORCED, ForcedCalls
 from pixel_reasoner_jax.operations import OPERATIONS, Call, MediaState, make_registry
 from pixel_reasoner_jax.processing import Budgets, PictureStore, smart_resize
-from pixel_reasoner_jax.processing.pictures import sample_frames
+from pixel_reasoner_jax.processing.videos import sample_frames
 
 OF_VIDEOS = {"select_frames", "frames_by_number", "frames_between", "frame_at_time", "find_segment"}
 OF_VIDEOS |= {"video_com_segment", "video_com_frame"}

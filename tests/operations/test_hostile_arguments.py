@@ -12,7 +12,7 @@ from PIL import Image
 from pixel_reasoner_jax.operations import OPERATIONS, Call, MediaState, OperationError, make_registry
 from pixel_reasoner_jax.operations.base import MOST_EDITED
 from pixel_reasoner_jax.processing import Budgets, PictureStore, smart_resize
-from pixel_reasoner_jax.processing.pictures import sample_frames
+from pixel_reasoner_jax.processing.videos import sample_frames
 
 HUGE, DEEP = 10**400, [[[[[[[1]]]]]]]
 SCALARS = (None, True, False, 0, 1, -1, 2.0, 0.5, 1e-300, 1e308, -1e308, math.inf, math.nan, HUGE, -HUGE, 90, 359.999)

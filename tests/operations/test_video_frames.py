@@ -13,7 +13,7 @@ from pixel_reasoner_jax.operations.find_segment import count_segments
 from pixel_reasoner_jax.operations.frame_at_time import clock, read_time
 from pixel_reasoner_jax.operations.video_frames import spread
 from pixel_reasoner_jax.processing import PictureStore, load_video
-from pixel_reasoner_jax.processing.pictures import sample_frames
+from pixel_reasoner_jax.processing.videos import sample_frames
 from tests.processing.avi import write_avi
 
 
