@@ -106,7 +106,7 @@ def get_config() -> ConfigDict:
     # Responses in flight; and tokens that the KV cache holds for all of them together: where they need more, the
     # youngest wait in the host's memory. slots = 0: as many as memory allows, decided when the run begins, which keeps
     # it. cache_tokens = 0: what memory allows then, else enough for responses that are all of max_length.
-    config.rollout.slots = 64
+    config.rollout.slots = 0
     config.rollout.cache_tokens = 0
     # The devices' mesh in rollouts, for which the parameters are laid out once an episode; tensor=0: as in config.mesh.
     # With fsdp above 1, each decoding step gathers the parameters anew, where there is no memory to have them at hand.
