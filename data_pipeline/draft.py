@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pixel_reasoner_jax.trajectory import OperationRecord
+import numpy as np
+
+from pixel_reasoner_jax.trajectory import OperationRecord, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,3 +37,19 @@ class Draft:
         """The attribute of this name, where a run has logged the trajectory; see `Trajectory`."""
         version = self.attributes.get("policy_version")
         return version if type(version) is int and version >= 0 else None
+
+    def without_tokens(self) -> Trajectory:
+        """The trajectory as pages show it: it has no tokens and no processed media."""
+        none = np.zeros(0, np.int32)
+        return Trajectory(
+            query_id=self.query_id,
+            question=self.question,
+            reference=self.reference,
+            messages=self.messages,
+            tokens=none,
+            source=none.astype(np.int8),
+            train=none.astype(bool),
+            media=[],
+            operations=list(self.operations),
+            policy_version=self.policy_version,
+        )

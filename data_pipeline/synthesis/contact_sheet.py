@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
@@ -39,18 +40,7 @@ def contact_sheet(directory: str | os.PathLike, media: MediaLoader, *, seed: int
 def _trajectory(draft: Draft, media: MediaLoader) -> Trajectory:
     """The trajectory without tokens, which the page does not need."""
     messages = [{**m, "content": [_with_frames(item, media) for item in m["content"]]} for m in draft.messages]
-    none = np.zeros(0, np.int32)
-    return Trajectory(
-        query_id=draft.query_id,
-        question=draft.question,
-        reference=draft.reference,
-        messages=messages,
-        tokens=none,
-        source=none.astype(np.int8),
-        train=none.astype(bool),
-        media=[],
-        operations=list(draft.operations),
-    )
+    return dataclasses.replace(draft, messages=messages).without_tokens()
 
 
 def _with_frames(item: dict, media: MediaLoader) -> dict:

@@ -4,6 +4,7 @@ The folder holds
 
     generate.json    what is answered, by what and how; written first
     responses.jsonl  a line for each response, and for each query that cannot be read
+    trajectories.jsonl  the conversation of each response, with its log-probabilities; images/: `view` shows them
 
 Killed anywhere, the same command goes on. When all is answered, the lines are put into the order of the queries.
 """
@@ -24,6 +25,8 @@ from pixel_reasoner_jax.commands.served import opened_policy, temperature_of
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.compare import protocol_differences
 from pixel_reasoner_jax.evaluation.line_file import LineFile
+from pixel_reasoner_jax.evaluation.trajectories import Key as ResponseKey
+from pixel_reasoner_jax.evaluation.trajectories import TrajectoryWriter
 from pixel_reasoner_jax.files import as_path, check_folder, fetch, output_directory, write_text
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
@@ -104,6 +107,7 @@ def _answer(
     asked: list[int] = []  # the number of each query that the policy was given
     with (
         LineFile(directory, RESPONSES, json.loads) as lines,
+        TrajectoryWriter(directory) as trajectories,
         Progress("answering", len(todo) * args.samples, file=sys.stderr) as progress,
     ):
         given = 0
@@ -131,8 +135,14 @@ def _answer(
         with policy.stream(queries(), **options) as stream:
             for number, trajectory in answered(stream, lambda error: unusable(asked[error.number], error)):
                 if (asked[number], trajectory.sample) not in done:
+                    trajectories.write(response_key(asked[number], trajectory.sample), trajectory)
                     lines.append(json.dumps(response_fields(asked[number], trajectory), allow_nan=False))
                 count(1)
+
+
+def response_key(row: int, sample: int) -> ResponseKey:
+    """What the trajectory of a response is stored under; a table's ids need not be unique."""
+    return "generate", "pixel", str(row), sample
 
 
 def response_fields(row: int, trajectory: Trajectory) -> dict[str, Any]:

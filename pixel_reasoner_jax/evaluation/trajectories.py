@@ -24,7 +24,7 @@ from PIL import Image
 
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.line_file import LineFile
-from pixel_reasoner_jax.files import as_path, fetch, is_remote
+from pixel_reasoner_jax.files import as_path, fetch, is_remote, storage_problem
 from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Video
 from pixel_reasoner_jax.processing.decoding import digest, file_digest
 from pixel_reasoner_jax.report.lineage import prompt_items
@@ -34,6 +34,8 @@ from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajec
 TRAJECTORIES = "trajectories.jsonl"
 IMAGES = "images"
 MAX_ARRAY = 2**26  # bytes of an array that is read
+MAX_LINE = 2**28  # bytes of a trajectory that is read
+MAX_PIECE = 2**20  # bytes of a line in which its key must be
 REMEMBERED = 1024  # images whose files are known to be there
 
 Key = tuple[str, str, str, int]
@@ -50,6 +52,8 @@ _SUFFIXES = {
     b"II*\0": "tiff",
     b"MM\0*": "tiff",
 }
+_TEXT = rb'"(?:[^"\\]|\\.)*+"'
+_KEY = re.compile(rb'{"benchmark": %s, "mode": %s, "id": %s, "sample": [0-9]+, ' % (_TEXT, _TEXT, _TEXT))
 _ARRAYS = ("logprobs", "policy_logprobs", "temperatures")
 
 
@@ -214,22 +218,48 @@ def read_trajectories(directory: str | os.PathLike, keys: Iterable[Key]) -> dict
       directory: of the evaluation.
       keys: of the responses.
     """
-    beginnings = {_key_text(key).encode(): key for key in keys}
-    path = fetch(directory, TRAJECTORIES) / TRAJECTORIES
-    if not (beginnings and path.exists()):
-        return {}
-    found: dict[Key, Trajectory] = {}
-    lengths = sorted({len(beginning) for beginning in beginnings})
-    reader = _Images(as_path(directory) / IMAGES)
-    with path.open("rb") as file:
-        for line in file:
-            key = next((beginnings[line[:n]] for n in lengths if line[:n] in beginnings), None)
-            if key is not None and key not in found:
-                try:
-                    found[key] = _trajectory(json.loads(line), key, reader)
-                except Exception:  # a damaged line can fail in many ways
-                    continue
-    return found
+    stored, images = StoredTrajectories(directory), _Images(as_path(directory) / IMAGES)
+    found = {key: stored.read(key, images) for key in keys}
+    return {key: trajectory for key, trajectory in found.items() if trajectory is not None}
+
+
+class StoredTrajectories:
+    """The trajectories of an evaluation, each read when it is asked for; what is held is where their lines begin.
+
+    Args:
+      directory: of the evaluation.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self._path = fetch(directory, TRAJECTORIES) / TRAJECTORIES
+        self._starts: dict[bytes, int] = {}
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            begins, start = True, 0
+            while piece := file.readline(MAX_PIECE):  # a line may be long
+                if begins and (key := _KEY.match(piece)):
+                    self._starts.setdefault(key[0], start)
+                begins, start = piece.endswith(b"\n"), start + len(piece)
+
+    def read(self, key: Key, images: Any) -> Trajectory | None:
+        """The trajectory of a response; None where there is none that can be read.
+
+        Args:
+          key: of the response.
+          images: `images.get(value)` gives the image that `TrajectoryWriter` described by a value of JSON.
+        """
+        start = self._starts.get(_key_text(key).encode())
+        if start is None:
+            return None
+        try:
+            with self._path.open("rb") as file:
+                file.seek(start)
+                return _trajectory(json.loads(file.readline(MAX_LINE)), key, images)
+        except Exception as error:  # a damaged line can fail in many ways
+            if storage_problem(error):  # of what keeps the images
+                raise
+            return None
 
 
 class _Images:

@@ -9,9 +9,10 @@ import pytest
 import rich.console
 from PIL import Image
 
-from pixel_reasoner_jax.commands import generate, options, served
+from pixel_reasoner_jax.commands import generate, generate_table, options, served
 from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.evaluation.trajectories import read_trajectories
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, Limits, OperationRun, TurnText
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
@@ -244,5 +245,7 @@ def test_many_questions_of_a_checkpoint(quickstart_model, picture, tmp_path, cap
         *((0, 0), (0, 1), (1, None), (2, 0), (2, 1), (3, 0), (3, 1))
     ]
     assert [line["id"] for line in lines if "id" in line][::2] == ["table-000000", "table-000002", "table-000003"]
+    kept = read_trajectories(tmp_path / "out", [generate_table.response_key(row, 1) for row in range(4)])
+    assert [found.response for found in kept.values()] == [line["response"] for line in lines if line.get("sample")]
     path.write_bytes(whole[: len(whole) // 2])
     assert generate.run(parser.parse_args(given)) == figures and path.read_bytes() == whole
