@@ -40,9 +40,7 @@ def line_chart(
       bands: a shaded range around a series, by its name, all of whose values are finite.
       dots: False leaves out the points that show their values.
     """
-    points = {
-        name: _thin([(x, y) for x, y in p if math.isfinite(x) and math.isfinite(y)]) for name, p in series.items()
-    }
+    points = {name: thin([(x, y) for x, y in p if math.isfinite(x) and math.isfinite(y)]) for name, p in series.items()}
     xs = [x for p in points.values() for x, _ in p] or [0.0, 1.0]
     low, high = min(xs), max(xs)
     high = high if high > low else low + 1
@@ -110,7 +108,7 @@ def moving_average(points: Points, window: int) -> list[tuple[float, float]]:
     return out
 
 
-def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most `MAX_POINTS` points, each the mean of a run of neighbours."""
     run = math.ceil(len(points) / MAX_POINTS)
     if run <= 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pixel_reasoner_jax.report.style import STYLE
 from pixel_reasoner_jax.report.text import escape
 from pixel_reasoner_jax.report.trajectory_html import trajectory_html
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -11,19 +12,9 @@ from pixel_reasoner_jax.trajectory import Trajectory
 # Scripts are forbidden and nothing may be fetched, whatever a model wrote into its answer.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-STYLE = """
-:root { color-scheme: light dark;
-  --page: #f5f6f8; --card: #ffffff; --ink: #1b2230; --soft: #5c6675; --faint: #8a94a3; --rule: #e3e6eb;
-  --wash: #f0f2f5;
-  --good: #15803d; --good-wash: #e4f5ea; --bad: #b42318; --bad-wash: #fdecea; --accent: #2457c5;
-  --series-1: #2563eb; --series-2: #d9480f;
-  --mark-1: #d9480f; --mark-2: #7c3aed; --mark-3: #0f8a7e; --mark-4: #c2255c; --mark-5: #a16207; }
-@media (prefers-color-scheme: dark) { :root {
-  --page: #10141b; --card: #181d26; --ink: #e6e9ef; --soft: #a4adbb; --faint: #737e8f; --rule: #2a313d;
-  --wash: #1f2530;
-  --good: #5fd08b; --good-wash: #16301f; --bad: #ff8f80; --bad-wash: #3a1d1b; --accent: #8ab0ff;
-  --series-1: #6ea0ff; --series-2: #ff9557;
-  --mark-1: #ff9557; --mark-2: #b794ff; --mark-3: #3fcabb; --mark-4: #ff7fb0; --mark-5: #e3b341; } }
+_STYLE = (
+    STYLE
+    + """\
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; -webkit-text-size-adjust: 100%; }
@@ -36,7 +27,6 @@ p { margin: 0 0 10px; }
 .note { font-size: 13.5px; max-width: 96ch; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 20px; margin: 14px 0; }
 .scroll { overflow-x: auto; }
-code { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 
 table { border-collapse: collapse; width: 100%; min-width: 620px; table-layout: fixed;
   font-variant-numeric: tabular-nums; }
@@ -59,10 +49,6 @@ tr.best > * { font-weight: 650; }
 .legend i { display: inline-block; width: 16px; height: 3px; border-radius: 2px; vertical-align: 3px;
   margin-right: 7px; }
 .chart { width: 100%; height: auto; display: block; font-size: 11.5px; }
-.chart .grid { stroke: var(--rule); } .chart .axis { stroke: var(--faint); }
-.chart .tick { fill: var(--soft); font-variant-numeric: tabular-nums; } .chart .label { fill: var(--soft);
-  paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; }
-.chart .reference { stroke: var(--faint); stroke-dasharray: 5 4; }
 .chart polyline { fill: none; stroke: currentColor; stroke-linejoin: round; stroke-linecap: round; }
 .chart .line { stroke-width: 2.25; } .chart .faint { stroke-width: 1; opacity: 0.28; }
 .chart .dot { fill: currentColor; opacity: 0; } .chart .dot:hover { opacity: 1; }
@@ -71,50 +57,21 @@ tr.best > * { font-weight: 650; }
 .trajectory header { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 8px; font-size: 12.5px;
   margin-bottom: 6px; }
 .stage { font-weight: 650; font-size: 13px; margin-right: 4px; }
-.where { margin-left: auto; color: var(--faint); overflow-wrap: anywhere; }
-.chip { padding: 1px 9px; border-radius: 99px; background: var(--wash); color: var(--soft); white-space: nowrap; }
-.chip.good { background: var(--good-wash); color: var(--good); font-weight: 600; }
-.chip.bad { background: var(--bad-wash); color: var(--bad); font-weight: 600; }
 .question { font-size: 16px; line-height: 1.4; margin-bottom: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .columns { display: grid; grid-template-columns: minmax(0, 290px) minmax(0, 1fr); gap: 22px; align-items: start; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 22px; align-items: start; }
 @media (max-width: 720px) { main { padding: 24px 14px 48px; } .columns { grid-template-columns: minmax(0, 1fr); }
   .charts { grid-template-columns: minmax(0, 1fr); } }
-figure { margin: 0; } figcaption { font-size: 12px; color: var(--faint); margin-top: 3px; }
 .scenes { display: grid; gap: 12px; }
 .stack { position: relative; width: min(100%, var(--w)); }
 .stack img { display: block; width: 100%; height: auto; border-radius: 6px; outline: 1px solid var(--rule); }
 .stack svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 .seen .stack { width: min(45%, var(--w)); } .seen img { image-rendering: pixelated; }
-svg .halo, svg .box { fill: none; vector-effect: non-scaling-stroke; stroke-width: 2px; }
-svg .halo { stroke: #fff; stroke-opacity: 0.75; stroke-width: 4px; } svg .box { stroke: var(--mark); }
-svg .tag { fill: var(--mark); } svg g[class^=mark] text { fill: var(--card); font-weight: 700; }
-.mark-1 { --mark: var(--mark-1); } .mark-2 { --mark: var(--mark-2); } .mark-3 { --mark: var(--mark-3); }
-.mark-4 { --mark: var(--mark-4); } .mark-5 { --mark: var(--mark-5); } .failed { --mark: var(--bad); }
 .strip { display: flex; flex-wrap: wrap; gap: 8px; margin-bottom: 6px; } .strip .stack { width: min(var(--w), 150px);
   }
 .scenes .strip .stack { width: 88px; }
-.turn { padding-left: 14px; border-left: 2px solid var(--rule); margin-bottom: 14px; }
-.observation { border-left-color: var(--mark, var(--rule)); }
-.role { display: block; font-size: 11.5px; font-weight: 600; color: var(--faint); margin-bottom: 2px; }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 6px; }
-.masked { text-decoration: underline dotted var(--faint); text-underline-offset: 4px; }
-.operation { font-size: 13.5px; color: inherit; margin: 4px 0 6px; overflow-wrap: anywhere; }
+.operation { color: inherit; }
 .operation summary { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 8px; color: inherit; }
-.operation code { color: var(--soft); min-width: 0; }
-.number { flex: none; width: 18px; height: 18px; border-radius: 4px; background: var(--mark); color: var(--card);
-  font-size: 11.5px;
-  font-weight: 700; line-height: 18px; text-align: center; }
-.outcome { color: var(--soft); white-space: pre-wrap; min-width: 0; } .error { color: var(--bad); }
-.missing { color: var(--faint); font-style: italic; }
-details { font-size: 13px; color: var(--soft); margin: 2px 0 6px; }
-summary { cursor: pointer; width: fit-content; color: var(--faint); } summary:hover { color: var(--ink); }
-details .text { font-size: 12.5px; background: var(--wash); border-radius: 6px; padding: 8px 10px; margin-top: 4px; }
-.verdict { display: flex; flex-wrap: wrap; gap: 2px 18px; padding: 8px 12px; border-radius: 8px;
-  background: var(--wash); overflow-wrap: anywhere; }
-.verdict.good { background: var(--good-wash); } .verdict.bad { background: var(--bad-wash); }
-.verdict.good b:first-child { color: var(--good); } .verdict.bad span:first-child b { color: var(--bad); }
-.wanted { color: var(--soft); }
 .prompt { margin-top: 10px; }
 .settings { columns: 320px 2; column-gap: 32px; font-size: 13px; }
 .settings div { display: flex; justify-content: space-between; gap: 12px; border-bottom: 1px solid var(--rule);
@@ -123,6 +80,7 @@ details .text { font-size: 12.5px; background: var(--wash); border-radius: 6px; 
 .settings span:first-child { color: var(--soft); }
 footer { margin-top: 48px; font-size: 12.5px; color: var(--faint); }
 """
+)
 
 
 def document(title: str, body: str) -> str:
@@ -131,7 +89,7 @@ def document(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>{body}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>{body}</main></body></html>\n"
     )
 
 
