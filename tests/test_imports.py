@@ -12,6 +12,7 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 
 FLOORS = (
     ("pixel_reasoner_jax.commands",),
+    ("pixel_reasoner_jax.viewer",),
     ("pixel_reasoner_jax.plan",),
     ("pixel_reasoner_jax.checks",),
     ("pixel_reasoner_jax.training",),

@@ -132,6 +132,11 @@ COMMANDS = {
     "inspect": Command(
         "what a data set holds, with the mask in colors", "pixel_reasoner_jax.commands.inspect_data", options.inspect
     ),
+    "view": Command(
+        "evaluations, runs, data sets and answers in a browser, side by side; --live follows a run",
+        "pixel_reasoner_jax.commands.view",
+        options.view,
+    ),
     "import-data": Command(
         "tables of trajectories or queries, one's own or released, to a data set",
         "pixel_reasoner_jax.commands.import_data",

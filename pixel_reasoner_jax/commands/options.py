@@ -371,6 +371,31 @@ def inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="checkpoint directory whose processor counts tokens")
 
 
+def view(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directories",
+        nargs="*",
+        metavar="DIR",
+        help="what evaluate, rl, sft, synthesize or generate wrote, or a folder of such folders; several are shown side"
+        " by side",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder of the page, which opens without a server")
+    parser.add_argument(
+        "--live", metavar="RUN", help="follow a run that goes on: serves a page on this machine alone, until Ctrl-C"
+    )
+    parser.add_argument("--port", type=int, default=0, help="of --live (default: a free one)")
+    parser.add_argument(
+        "--model", metavar="DIR", help="whose tokenizer.json gives the tokens' texts (default: that of the run)"
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="trajectories shown of each DIR (default: %(default)s)",
+    )
+
+
 def import_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tables", nargs="+", metavar="FILE", help=".jsonl, .json, .csv or .parquet: see docs/data.md")
     parser.add_argument("--out", required=True, metavar="DIR", help="the data set to write")

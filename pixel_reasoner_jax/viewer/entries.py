@@ -1,0 +1,292 @@
+"""A trajectory as the viewer shows it: a row of the list, and the details that are loaded when it is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pixel_reasoner_jax.report.lineage import crop_boxes, video_frames
+from pixel_reasoner_jax.report.text import arguments_text, printable
+from pixel_reasoner_jax.report.trajectory_json import to_json_types
+from pixel_reasoner_jax.rewards import extract_answer
+from pixel_reasoner_jax.trajectory import OperationRecord, Source, Trajectory
+from pixel_reasoner_jax.viewer.lines import finite
+from pixel_reasoner_jax.viewer.pictures import Pictures, Shown
+
+MAX_TEXT = 20_000  # characters of one text that are shown
+MAX_TOKENS = 8_000  # sampled tokens of a response that are shaded
+MAX_ITEMS = 400  # messages, items of a message, operations, boxes
+ROW_TEXT = 200  # characters of the texts of a row
+
+
+@dataclasses.dataclass
+class Facts:
+    """What is known of a response beyond its trajectory.
+
+    Attributes:
+      group: what it belongs to: a benchmark, an episode, a template of synthesis.
+      score: in [0, 1]; None where it was not scored.
+      answer: that was taken from it; None: the usual rule takes it.
+      categories: of its item.
+      operations, failed: counts, where there is no trajectory that has them.
+      reward, advantage, terms: of a training run.
+      object_box: what the question asks about, in pixels of the query's image.
+      trainer: float32 [tokens], log-probabilities by the trainer.
+      sizes: of the query's images as the model saw them, "WIDTHxHEIGHT".
+      problem: what went wrong with it.
+    """
+
+    group: str = ""
+    score: float | None = None
+    answer: str | None = None
+    categories: Sequence[str] = ()
+    operations: int | None = None
+    failed: int | None = None
+    reward: float | None = None
+    advantage: float | None = None
+    terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    object_box: Sequence[float] | None = None
+    trainer: np.ndarray | None = None
+    sizes: Sequence[str] = ()
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """`row` and `detail` are plain JSON, whose texts and sizes are bounded."""
+
+    row: dict[str, Any]
+    detail: dict[str, Any]
+
+
+class TokenTexts:
+    """The text of every token, by the tokenizer of a model directory.
+
+    Args:
+      directory: with a `tokenizer.json`; None, or one without it: tokens have no texts.
+    """
+
+    def __init__(self, directory: str | os.PathLike | None):
+        path = None if directory is None else pathlib.Path(directory) / "tokenizer.json"
+        self._tokenizer = None
+        if path is not None and path.is_file():
+            from tokenizers import Tokenizer
+
+            try:
+                self._tokenizer = Tokenizer.from_file(str(path))
+            except Exception:  # the library raises a bare Exception for a damaged file
+                pass
+        self._text = functools.lru_cache(2**18)(self._decode)
+
+    @property
+    def known(self) -> bool:
+        return self._tokenizer is not None
+
+    def __call__(self, token: int) -> str | None:
+        return self._text(token) if self.known else None
+
+    def _decode(self, token: int) -> str:
+        try:
+            return self._tokenizer.decode([token], skip_special_tokens=False)
+        except (OverflowError, TypeError, ValueError):
+            return ""
+
+
+def entry(trajectory: Trajectory, facts: Facts, pictures: Pictures, texts: TokenTexts) -> Entry:
+    """The entry of a trajectory; its images are written."""
+    messages = [_message(message, pictures) for message in trajectory.messages[:MAX_ITEMS]]
+    query = _query_pictures(messages)
+    operations = trajectory.operations[:MAX_ITEMS]
+    answer = facts.answer if facts.answer is not None else extract_answer(trajectory.response)
+    made = len(trajectory.operations) if facts.operations is None else facts.operations
+    failed = sum(not one.succeeded for one in trajectory.operations) if facts.failed is None else facts.failed
+    pixels, part = _resolution(query, facts)
+    row = {
+        "id": _cut(trajectory.query_id, ROW_TEXT),
+        "sample": trajectory.sample,
+        "group": _cut(facts.group, 80),
+        "question": _cut(trajectory.question, ROW_TEXT),
+        "reference": _cut(_reference(trajectory.reference), 80),
+        "answer": None if answer is None else _cut(answer, 80),
+        "score": facts.score,
+        "operations": made,
+        "failed": failed,
+        "tokens": trajectory.sampled,
+        "ended": None if trajectory.ended is None else str(trajectory.ended),
+        "categories": [_cut(name, 80) for name in facts.categories[:16]],
+        "reward": facts.reward,
+        "advantage": facts.advantage,
+        "pixels": pixels,
+        "object": part,
+        "text": _cut(_written(trajectory), 2 * ROW_TEXT),
+    }
+    numbered = [box for box in crop_boxes(trajectory)[:MAX_ITEMS] if all(map(math.isfinite, box.box))]
+    detail = {
+        "question": _cut(trajectory.question),
+        "reference": _cut(_reference(trajectory.reference)),
+        "answer": None if answer is None else _cut(answer),
+        "messages": messages,
+        "operations": [operation_fields(record) for record in operations],
+        "boxes": [{"number": b.number, "picture": b.picture, "box": list(b.box)} for b in numbered],
+        "object": None if facts.object_box is None else [*facts.object_box],
+        "version": trajectory.policy_version,
+        "terms": dict(facts.terms),
+        "turns": _token_turns(trajectory, facts.trainer, texts),
+        "problem": _cut(facts.problem),
+        "recovered": trajectory.recovered,
+    }
+    return Entry(row, to_json_types(detail))
+
+
+def text_entry(fields: Mapping[str, Any], facts: Facts) -> Entry:
+    """The entry of a response of which texts alone were kept.
+
+    Args:
+      fields: `id`, `sample`, `question`, `reference`, `response`, `tokens` and `ended`, none of which must be there.
+      facts: what is known beyond.
+    """
+    made = _count(facts.operations)
+    trajectory = Trajectory(
+        query_id=str(fields.get("id") or "")[:MAX_TEXT],
+        sample=_count(fields.get("sample")),
+        question=str(fields.get("question") or "")[:MAX_TEXT],
+        reference=fields.get("reference") or "",
+        messages=[
+            {"role": "assistant", "content": [{"type": "text", "text": str(fields.get("response") or "")[:MAX_TEXT]}]}
+        ],
+        tokens=np.zeros(0, np.int32),
+        source=np.zeros(0, np.int8),
+        train=np.zeros(0, bool),
+        media=[],
+        counted=fields.get("tokens") if isinstance(fields.get("tokens"), int) else None,
+    )
+    facts = dataclasses.replace(facts, operations=made, failed=_count(facts.failed))
+    found = entry(trajectory, facts, None, TokenTexts(None))
+    ended = fields.get("ended")
+    return Entry({**found.row, "ended": _cut(ended, 40) if isinstance(ended, str) else None}, found.detail)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else 0
+
+
+def _message(message: Mapping[str, Any], pictures: Pictures | None) -> dict[str, Any]:
+    return {
+        "role": _cut(message["role"], 40),
+        "items": [_item(item, pictures) for item in message["content"][:MAX_ITEMS]],
+    }
+
+
+def _item(item: Mapping[str, Any], pictures: Pictures | None) -> dict[str, Any]:
+    kind = item.get("type")
+    if kind == "image" and pictures is not None:
+        return {"images": [pictures.add(item.get("image"))]}
+    if kind == "video" and pictures is not None:
+        frames = [pictures.add(frame) for frame in video_frames(item.get("video"))[:MAX_ITEMS]]
+        return {"frames": frames} if frames else {"text": "[a video, which is not shown]"}
+    shown: dict[str, Any] = {"text": _cut(item.get("text", ""))}
+    if isinstance(item.get("train"), bool):
+        shown["train"] = item["train"]
+    return shown
+
+
+def _query_pictures(messages: Sequence[Mapping[str, Any]]) -> list[Shown | None]:
+    """The pictures before the first turn of the assistant."""
+    found: list[Shown | None] = []
+    for message in itertools.takewhile(lambda one: one["role"] != "assistant", messages):
+        for item in message["items"]:
+            found += item.get("images", []) + item.get("frames", [])
+    return found
+
+
+def _resolution(query: Sequence[Shown | None], facts: Facts) -> tuple[int | None, float | None]:
+    """Pixels of the largest of the query's pictures, and the share of them that the object takes."""
+    sizes = [(shown["width"], shown["height"]) for shown in query if shown and "box" not in shown]
+    for text in () if sizes else facts.sizes[:64]:
+        numbers = text.split("x")[:2]
+        if len(numbers) == 2 and all(part.isdecimal() and len(part) < 7 for part in numbers):
+            sizes.append((int(numbers[0]), int(numbers[1])))
+    pixels = max((width * height for width, height in sizes), default=None)
+    if not pixels or facts.object_box is None:
+        return pixels, None
+    left, top, right, bottom = facts.object_box
+    share = (right - left) * (bottom - top) / pixels
+    return pixels, share if 0 < share <= 1 else None
+
+
+def operation_fields(record: OperationRecord) -> dict[str, Any]:
+    """A call as the page shows it."""
+    return {
+        "turn": record.turn,
+        "name": None if record.name is None else _cut(record.name, 100),
+        "arguments": _cut(arguments_text(dataclasses.replace(record, arguments=to_json_types(record.arguments)))),
+        "error": None if record.error is None else _cut(record.error),
+        "sizes": [list(size) for size in record.sizes[:MAX_ITEMS]],
+    }
+
+
+def _token_turns(trajectory: Trajectory, trainer: np.ndarray | None, texts: TokenTexts) -> list[dict[str, Any]]:
+    """For every run of sampled tokens, which is a turn: texts (or ids), and log-probabilities."""
+    own = trajectory.policy_logprobs if trajectory.policy_logprobs is not None else trajectory.logprobs
+    if own is None:
+        return []
+    turns, left, start = [], MAX_TOKENS, 0
+    for source, run in itertools.groupby(trajectory.source.tolist()):
+        end = start + len([*run])
+        if source == Source.SAMPLED and left > 0:
+            stop = min(end, start + left)
+            ids = trajectory.tokens[start:stop].tolist()
+            turn = {"logprobs": _rounded(own[start:stop])}
+            turn["texts" if texts.known else "ids"] = [texts(token) for token in ids] if texts.known else ids
+            if trainer is not None:
+                turn["trainer"] = _rounded(trainer[start:stop])
+            if stop < end:
+                turn["more"] = end - stop
+            turns.append(turn)
+            left -= stop - start
+        start = end
+    return turns
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [round(value, 5) if math.isfinite(value) else None for value in values.astype(np.float64).tolist()]
+
+
+def _written(trajectory: Trajectory) -> str:
+    """The beginning of what the assistant wrote."""
+    texts = (
+        str(item.get("text", ""))
+        for message in trajectory.messages
+        if message["role"] == "assistant"
+        for item in message["content"]
+    )
+    return " ".join(itertools.islice(texts, 8))
+
+
+def _reference(reference: Any) -> str:
+    if isinstance(reference, list | tuple):
+        return " or ".join(str(one)[:MAX_TEXT] for one in reference[:20])
+    return str(reference)
+
+
+def _cut(text: Any, length: int = MAX_TEXT) -> str:
+    text = str(text)
+    more = len(text) - length
+    text = printable(text[:length])
+    return text if more <= 0 else f"{text}…" if length < MAX_TEXT else f"{text} … ({more:,} characters more)"
+
+
+def numbers_of(value: Any, most: int = 40) -> dict[str, float]:
+    """The finite numbers of a mapping that others wrote."""
+    if not isinstance(value, Mapping):
+        return {}
+    pairs = ((_cut(name, 60), finite(number)) for name, number in itertools.islice(value.items(), most))
+    return {name: number for name, number in pairs if number is not None}

@@ -1,0 +1,94 @@
+"use strict";
+// What all parts of the page share. Texts of models and data reach the document as text nodes alone.
+
+const view = {
+  index: null, // what data/index.js gives
+  chunks: new Map(), // number -> details, or the promise of them
+  waiting: new Map(), // number -> what to call when it is there
+
+  /** Called by the scripts of data/, which hold nothing but JSON. */
+  chunk(number, details) {
+    const call = view.waiting.get(number);
+    view.waiting.delete(number);
+    if (call) call(details);
+  },
+};
+
+const KEPT_CHUNKS = 12;
+
+/** The details of a row, whose chunk is loaded when it is first needed. */
+view.detail = async (row) => {
+  const [number, place] = row.at;
+  let loading = view.chunks.get(number);
+  if (!loading) {
+    loading = new Promise((resolve, reject) => {
+      view.waiting.set(number, resolve);
+      view.script(`data/${String(number).padStart(5, "0")}.js?${view.index.version}`, reject);
+    });
+    view.chunks.set(number, loading);
+    loading.catch(() => view.chunks.delete(number));
+    if (view.chunks.size > KEPT_CHUNKS) view.chunks.delete(view.chunks.keys().next().value);
+  }
+  return (await loading)[place];
+};
+
+/** Loads a script of this folder, once. */
+view.script = (address, failed) => {
+  const script = document.createElement("script");
+  script.src = address;
+  script.onload = () => script.remove();
+  script.onerror = () => {
+    script.remove();
+    if (failed) failed(new Error(`${address} could not be loaded`));
+  };
+  document.head.append(script);
+};
+
+/** An element: properties, then children, which are nodes or texts; null and false are left out. */
+const h = (name, properties, ...children) => fill(document.createElement(name), properties, children);
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element of SVG. */
+const s = (name, attributes, ...children) => {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes || {})) element.setAttribute(key, value);
+  element.append(...children.filter((child) => child !== null && child !== false));
+  return element;
+};
+
+const fill = (element, properties, children) => {
+  for (const [key, value] of Object.entries(properties || {})) {
+    if (key === "class") element.className = value;
+    else if (key.startsWith("aria-") || key === "role") element.setAttribute(key, value);
+    else element[key] = value;
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+};
+
+const byId = (id) => document.getElementById(id);
+
+/** The value that an object has of its own under a name that others chose, such as "constructor". */
+const own = (object, name, otherwise) => (Object.hasOwn(object, name) ? object[name] : otherwise);
+
+const figure = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+
+/** A number in as few characters as tell it. */
+const short = (value) => {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 0.001 || size >= 1e6)) return value.toExponential(1);
+  return String(Number(value.toPrecision(size >= 1000 ? 6 : 3)));
+};
+
+const interval = (mean, ends) =>
+  mean === null ? "–" : ends ? `${figure(mean)} [${figure(ends[0])}, ${figure(ends[1])}]` : figure(mean);
+
+const isRight = (row) => row.score !== null && row.score >= 0.5;
+
+const badge = (row) => {
+  if (row.score === null) return null;
+  if (row.score > 0 && row.score < 1) return h("span", { class: "chip" }, `score ${row.score.toFixed(2)}`);
+  return h("span", { class: row.score ? "chip good" : "chip bad" }, row.score ? "✓ right" : "✗ wrong");
+};

@@ -1,0 +1,216 @@
+"use strict";
+// One trajectory, or several side by side.
+
+const LOOK = { tokens: "none" }; // how the assistant's text is shown: plainly, or token by token
+const COLORS = 5;
+const SMALLEST = 260; // pixels in which a picture is shown at least, if there is room
+const CALL = /<tool_call>[\s\S]*?(?:<\/tool_call>|$)/g;
+const ENDED = {
+  max_operations: "limit on operations",
+  max_tokens: "limit on tokens",
+  max_images: "limit on images",
+  max_length: "cache full",
+  withheld: "refused to answer",
+};
+
+const markOf = (number, failed) => (failed ? "failed" : `mark-${((number - 1) % COLORS) + 1}`);
+
+/** One response as an article. */
+const trajectory = (row, detail) => {
+  const talk = h("div", { class: "talk" });
+  const first = detail.messages.findIndex((message) => message.role === "assistant");
+  const split = first < 0 ? detail.messages.length : first;
+  talk.append(...turns(detail, detail.messages.slice(split)), verdict(row, detail));
+  const money = rewards(row, detail);
+  if (money) talk.append(money);
+  talk.append(prompt(detail.messages.slice(0, split), split === detail.messages.length));
+  return h(
+    "article",
+    { class: "trajectory" },
+    heading(row, detail),
+    h("h2", { class: "question" }, detail.question),
+    h("div", { class: "columns" }, h("div", { class: "scenes" }, scenes(detail, split)), talk),
+  );
+};
+
+const heading = (row, detail) => {
+  const chip = (text, kind = "chip") => h("span", { class: kind }, text);
+  const parts = [badge(row), chip(row.operations === 1 ? "1 operation" : `${row.operations} operations`)];
+  if (row.failed) parts.push(chip(`${row.failed} failed`, "chip bad"));
+  if (row.tokens) parts.push(chip(`${row.tokens.toLocaleString("en")} tokens`));
+  if (row.ended && row.ended !== "answer")
+    parts.push(chip(`stopped: ${own(ENDED, row.ended, row.ended)}`, "chip bad"));
+  if (row.advantage !== null) parts.push(chip(`advantage ${row.advantage > 0 ? "+" : ""}${short(row.advantage)}`));
+  if (detail.version !== null) parts.push(chip(`policy after ${detail.version} updates`));
+  for (const name of row.categories) parts.push(chip(name));
+  const { runs } = view.index;
+  const where = [runs.length > 1 ? runs[row.run].name : "", row.group, row.id, `sample ${row.sample}`];
+  return h("header", {}, parts, h("span", { class: "where" }, where.filter((part) => part).join(" · ")));
+};
+
+/** The query's pictures, with the boxes of all crops on them. */
+const scenes = (detail, split) => {
+  const out = [];
+  let number = 0;
+  for (const message of detail.messages.slice(0, split))
+    for (const item of message.items) {
+      const frames = item.frames || [];
+      const all = (item.images || frames).map((image, k) => {
+        const boxes = detail.boxes.filter((box) => box.picture === number);
+        const object = number === 0 ? detail.object : null;
+        number++;
+        return picture(image, boxes, object, frames.length ? `frame ${k + 1}` : "");
+      });
+      if (frames.length) out.push(h("div", { class: "strip" }, all));
+      else out.push(...all);
+    }
+  return out;
+};
+
+/** A picture, or the part of it that a crop shows; boxes are in its pixels. Loaded when it is scrolled into view. */
+const picture = (image, boxes = [], object = null, caption = "") => {
+  if (!image) return h("p", { class: "missing" }, "The image is not available.");
+  const [left, top, right, bottom] = image.box || [0, 0, image.width, image.height];
+  const [width, height] = [right - left, bottom - top];
+  const stack = h("div", { class: "stack" });
+  stack.style.aspectRatio = `${width} / ${height}`;
+  stack.style.maxWidth = `${Math.max(width, SMALLEST)}px`;
+  const shown = h("img", { loading: "lazy", decoding: "async", alt: "", class: width < SMALLEST ? "small" : "", src: `images/${image.file}` });
+  shown.style.width = `${(100 * image.width) / width}%`;
+  shown.style.left = `${(-100 * left) / width}%`;
+  shown.style.top = `${(-100 * top) / height}%`;
+  stack.append(shown);
+  if (boxes.length || object) {
+    const over = s("svg", { viewBox: `0 0 ${width} ${height}` });
+    if (object) over.append(rectangle(object, "object", "what the question is about"));
+    for (const box of boxes) over.append(tagged(box, width));
+    stack.append(over);
+  }
+  const size = `${Math.round(width)} × ${Math.round(height)} px`;
+  return h("figure", {}, stack, h("figcaption", {}, caption ? `${caption}, ${size}` : size));
+};
+
+const rectangle = ([left, top, right, bottom], kind, title) => {
+  const where = { x: left, y: top, width: Math.max(right - left, 0), height: Math.max(bottom - top, 0) };
+  return s("g", { class: kind }, s("title", {}, title), s("rect", { class: "halo", ...where }), s("rect", { class: "box", ...where }));
+};
+
+const tagged = ({ number, box }, width) => {
+  const side = width / 18;
+  const out = rectangle(box, markOf(number), `operation ${number}: ${box.map(short).join(", ")}`);
+  out.append(s("rect", { class: "tag", x: box[0], y: box[1], width: side, height: side }));
+  const place = { x: box[0] + side / 2, y: box[1] + side * 0.76, "font-size": side * 0.75, "text-anchor": "middle" };
+  out.append(s("text", place, String(number)));
+  return out;
+};
+
+/** What the assistant wrote, its calls, and what they returned. */
+const turns = (detail, messages) => {
+  let turn = -1;
+  return messages.map((message) => {
+    if (message.role !== "assistant") {
+      const calls = callsOf(detail, turn);
+      const last = calls[calls.length - 1];
+      const kind = last ? markOf(last[0], last[1].error !== null) : "";
+      return observation(message, `turn observation ${kind}`);
+    }
+    turn++;
+    const tokens = detail.turns[turn];
+    const written = LOOK.tokens !== "none" && tokens ? [tokenText(tokens)] : message.items.map(plainText);
+    const calls = callsOf(detail, turn).map(([number, record]) => operation(number, record));
+    return h("div", { class: "turn" }, h("span", { class: "role" }, `Turn ${turn + 1}`), written, calls);
+  });
+};
+
+const callsOf = (detail, turn) =>
+  detail.operations.map((record, k) => [k + 1, record]).filter(([, record]) => record.turn === turn);
+
+const plainText = (item) => {
+  const text = (item.text || "").replace(CALL, "").trim();
+  if (!text) return null;
+  const masked = item.train === false;
+  return h("p", { class: masked ? "text masked" : "text", title: masked ? "carries no loss" : "" }, text);
+};
+
+const operation = (number, record) => {
+  const failed = record.error !== null;
+  const size = (pair) => `${pair[0]} × ${pair[1]} px`;
+  const result = failed ? `✗ ${record.error.trim()}` : `→ ${record.sizes.slice(0, 3).map(size).join(", ") || "done"}`;
+  return h(
+    "p",
+    { class: `operation ${markOf(number, failed)}` },
+    h("span", { class: "number" }, String(number)),
+    h("b", {}, record.name === null ? "unreadable call" : record.name),
+    h("code", {}, record.arguments),
+    h("span", { class: failed ? "error" : "outcome" }, result),
+  );
+};
+
+const observation = (message, kind) => {
+  const images = message.items.flatMap((item) => item.images || item.frames || []);
+  const text = message.items.map((item) => item.text || "").join("").trim();
+  const shown = h("p", { class: "text" }, text);
+  return h(
+    "div",
+    { class: kind },
+    h("span", { class: "role" }, message.role === "user" || message.role === "tool" ? "Observation" : message.role),
+    images.length ? h("div", { class: "strip" }, images.map((image) => picture(image))) : null,
+    images.length && text ? h("details", {}, h("summary", {}, "text"), shown) : shown,
+  );
+};
+
+/** The tokens of a turn, shaded by how unlikely they were, or by how far sampler and trainer differ. */
+const tokenText = (tokens) => {
+  const out = h("p", { class: "text tokens" });
+  const differs = LOOK.tokens === "difference";
+  if (differs && !tokens.trainer)
+    return h("p", { class: "missing" }, "The trainer's log-probabilities of this response were not stored.");
+  tokens.logprobs.forEach((sampler, k) => {
+    const other = tokens.trainer ? tokens.trainer[k] : null;
+    const value = differs ? (sampler === null || other === null ? null : sampler - other) : sampler;
+    const text = tokens.texts ? tokens.texts[k] : `${tokens.ids[k]} `;
+    const span = h("span", { title: `${sampler === null ? "–" : sampler.toFixed(4)}${other === null ? "" : `, trainer ${other.toFixed(4)}`}` }, text);
+    if (value !== null) {
+      const share = differs ? Math.min(Math.abs(value) / 0.1, 1) : Math.min(-value / 4, 1);
+      span.className = differs && value < 0 ? "below" : "above";
+      span.style.setProperty("--share", `${Math.round(100 * Math.max(share, 0))}%`);
+    }
+    out.append(span);
+  });
+  if (tokens.more) out.append(h("em", {}, ` … ${tokens.more} tokens more`));
+  if (!tokens.texts) out.prepend(h("em", {}, "Without a tokenizer tokens have numbers (view --model DIR): "));
+  return out;
+};
+
+const verdict = (row, detail) => {
+  const state = row.score === null ? "" : isRight(row) ? "good" : "bad";
+  return h(
+    "div",
+    { class: `verdict ${state}` },
+    h("span", {}, "answer: ", detail.answer ? h("b", {}, detail.answer) : h("i", {}, "none in a box")),
+    detail.reference ? h("span", { class: "wanted" }, "reference: ", h("b", {}, detail.reference)) : null,
+    detail.recovered ? null : h("span", { class: "wanted" }, "the last operation failed, which counts as wrong"),
+    detail.problem ? h("span", { class: "error" }, detail.problem) : null,
+  );
+};
+
+const rewards = (row, detail) => {
+  const terms = Object.entries(detail.terms);
+  if (row.reward === null && !terms.length) return null;
+  const line = (name, value, kind = "") => h("tr", { class: kind }, h("th", { scope: "row" }, name), h("td", {}, value === null ? "–" : value.toFixed(4)));
+  return h(
+    "table",
+    { class: "rewards" },
+    h("tbody", {}, terms.map(([name, value]) => line(name, value)), line("reward", row.reward, "sum"), line("advantage", row.advantage, "sum")),
+  );
+};
+
+const prompt = (messages, open) =>
+  h(
+    "details",
+    { open },
+    h("summary", {}, "Prompt"),
+    messages.map((message) =>
+      h("div", { class: "turn" }, h("span", { class: "role" }, message.role), message.items.map((item) => (item.text ? h("p", { class: "text" }, item.text) : null))),
+    ),
+  );

@@ -1,0 +1,188 @@
+"""The page in Chromium: filters, opening, stepping, comparing, hostile texts, and a policy that holds."""
+
+import pytest
+
+from tests.trajectories import EVIL
+from tests.viewer.browser import Browser
+from tests.viewer.conftest import view_of, write_run
+
+OPENED = "document.querySelector('#detail article') && document.querySelector('#detail .question').textContent"
+COUNT = "document.getElementById('count').textContent"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, evaluations) -> str:
+    folder = tmp_path_factory.mktemp("view")
+    run = write_run(tmp_path_factory.mktemp("runs") / "run")
+    view_of(folder, *evaluations, run)
+    return f"file://{folder}/index.html"
+
+
+@pytest.fixture
+def page(chromium, address):
+    """The list of trajectories; whatever a test does, the console stays silent."""
+    start(chromium, address)
+    yield chromium
+    assert chromium.log() == []
+
+
+def start(chromium: Browser, address: str, tab: str = "list") -> None:
+    chromium.open("about:blank")
+    chromium.open(address)
+    chromium.wait("typeof view === 'object' && Boolean(view.index)")
+    click(chromium, f"tab-{tab}")
+
+
+def click(chromium: Browser, identity: str) -> None:
+    chromium.run("document.getElementById(arguments[0]).click()", identity)
+
+
+def search(chromium: Browser, words: str) -> None:
+    script = "const field = document.getElementById('search'); field.value = arguments[0];"
+    chromium.run(f"{script} field.dispatchEvent(new Event('input'))", words)
+
+
+def choose(chromium: Browser, name: str, value: str) -> None:
+    script = "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
+    chromium.run(f"{script} field.dispatchEvent(new Event('change'))", name, value)
+
+
+def shown(chromium: Browser) -> str:
+    return chromium.run(f"return {COUNT}")
+
+
+def test_filters(page):
+    assert shown(page) == "244 trajectories"
+    counts = {}
+    for name in ("right", "wrong", "failed", "never", "flipped"):
+        click(page, f"flag-{name}")
+        counts[name] = shown(page).split(" of ")[0]
+        click(page, f"flag-{name}")
+    # 51 of each evaluation and the samples of the run; items 1 and 2 of both; items 0 and 5 of the first.
+    assert counts == {"right": "106", "wrong": "138", "failed": "2", "never": "8", "flipped": "2"}
+    choose(page, "group", "episode 2")
+    assert shown(page).startswith("2 of")
+    choose(page, "group", "")
+    choose(page, "category", "kind: odd")
+    choose(page, "run", "1")
+    assert shown(page).startswith("59 of")
+    choose(page, "category", "")
+    search(page, "ITEM boxed{17}")
+    page.wait(f"{COUNT} === '1 of 244 trajectories'")
+    search(page, "no such words")
+    page.wait(f"{COUNT} === '0 of 244 trajectories'")
+    page.press("j")
+
+
+def test_open_step_and_look(page):
+    assert page.wait(OPENED) == "What is item 0?"
+    page.wait("[...document.images].length === 2 && [...document.images].every((image) => image.naturalWidth > 0)")
+    assert page.run("return document.querySelectorAll('#detail .stack svg .box').length") == 1
+    page.press("j", "j")
+    page.wait(f"{OPENED} === 'What is item 2?'")
+    page.press("k")
+    page.wait(f"{OPENED} === 'What is item 1?'")
+    assert page.run("return document.querySelector('#detail .operation .error').textContent").startswith("✗ </p>")
+    page.press("t")
+    page.wait("document.querySelectorAll('#detail .tokens span').length === 4")
+    assert page.run("return document.querySelector('#detail .tokens span').title") == "-2.5000"
+    assert page.run("return location.hash") == "#1"
+
+
+def test_a_sample_of_a_run(page):
+    choose(page, "run", "2")
+    page.press("j")
+    page.wait(f"{OPENED} === 'Which digit?'")
+    table = page.run("return document.querySelector('#detail .rewards').innerText.replace(/\\s+/g, ' ')")
+    assert table == "correct 1.0000 bonus 0.0500 reward 0.5000 advantage -0.2500"
+    assert page.run("return document.querySelectorAll('#detail svg .object').length") == 1
+    page.press("d")
+    shares = "[...document.querySelectorAll('.tokens span')].map((one) => one.style.getPropertyValue('--share'))"
+    page.wait("document.querySelector('.tokens .below')")
+    assert page.run(f"return {shares}") == ["100%", "0%"]
+
+
+def test_compare(page):
+    page.wait(OPENED)
+    page.press("c")
+    page.wait("document.querySelectorAll('#detail article').length === 2")
+    verdicts = "[...document.querySelectorAll('#detail article header')].map((one) => one.textContent)"
+    first, second = page.run(f"return {verdicts}")
+    assert first.startswith("✓ right") and "a · vstar · q0" in first
+    assert second.startswith("✗ wrong") and "b · vstar · q0" in second
+    page.press("j")
+    page.wait("document.querySelectorAll('#detail article').length === 2 && location.hash === '#1'")
+
+
+def test_hostile_texts_are_inert(page):
+    search(page, "script alert")
+    page.wait(f"{COUNT} === '2 of 244 trajectories'")
+    page.press("j")
+    page.wait(f"{OPENED}.startsWith('</p></details><script>')")
+    click(page, "tab-summary")
+    page.run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert page.run("return document.querySelectorAll('b b, img[src=x], script:not([src]), [onerror]').length") == 0
+    assert EVIL[:20] in page.run("return document.body.textContent")
+    assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_policy_holds(chromium, address):
+    start(chromium, address)
+    chromium.run(
+        """window.broken = [];
+        document.addEventListener("securitypolicyviolation", (event) => broken.push(event.effectiveDirective));
+        const add = (name, values) => document.body.append(Object.assign(document.createElement(name), values));
+        add("script", { textContent: "window.hacked = 1" });
+        add("img", { src: "https://example.com/x.png" });
+        add("script", { src: "https://example.com/x.js" });
+        add("style", { textContent: "body { color: red }" });
+        document.body.setAttribute("onclick", "window.hacked = 1");
+        document.body.click();"""
+    )
+    wanted = {"script-src-elem", "script-src-attr", "style-src-elem", "img-src"}
+    chromium.wait("broken.length >= 5")
+    assert set(chromium.run("return broken")) == wanted and chromium.run("return window.hacked") is None
+    assert all("Content Security Policy" in line for line in chromium.log())
+
+
+def test_the_list_holds_what_is_seen(page):
+    page.run("document.getElementById('scroll').scrollTop = 100 * 62")
+    page.wait("document.querySelector('.item .facts').textContent.includes('q9')")
+    assert page.run("return document.querySelectorAll('.item').length") < 40
+
+
+def test_the_summary(chromium, address):
+    start(chromium, address, "summary")
+    text = chromium.run("return document.getElementById('summary').innerText")
+    assert "0.425 [" in text and "learning trap" in text and "steps 4 to 5" in text
+    assert "curiosity pays below 0.3" in text and "Accuracy by resolution" in text
+    assert chromium.run("return document.querySelectorAll('.plot').length") >= 5
+    chromium.run("document.getElementById('more').open = true")
+    chromium.wait("[...document.querySelectorAll('#more h3')].map((one) => one.textContent).includes('constructor')")
+    assert chromium.log() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone(chromium, address, scheme):
+    size = dict(width=390, height=800, deviceScaleFactor=1, mobile=True)
+    chromium.command("Emulation.setDeviceMetricsOverride", **size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    chromium.command("Emulation.setEmulatedMedia", features=features)
+    try:
+        start(chromium, address)
+        visible = "getComputedStyle(document.getElementById(arguments[0])).display !== 'none'"
+        assert chromium.run(f"return {visible}", "side") and not chromium.run(f"return {visible}", "detail")
+        chromium.run("document.querySelector('.item').click()")
+        chromium.wait(OPENED)
+        assert chromium.run(f"return {visible}", "detail") and not chromium.run(f"return {visible}", "side")
+        assert chromium.run("return document.documentElement.scrollWidth") <= 390
+        click(chromium, "back")
+        assert chromium.run(f"return {visible}", "side")
+        click(chromium, "tab-summary")
+        assert chromium.run("return document.documentElement.scrollWidth") <= 390
+        color = chromium.run("return getComputedStyle(document.body).backgroundColor")
+        assert color == {"light": "rgb(245, 246, 248)", "dark": "rgb(16, 20, 27)"}[scheme]
+        assert chromium.log() == []
+    finally:
+        chromium.command("Emulation.clearDeviceMetricsOverride")
+        chromium.command("Emulation.setEmulatedMedia", features=[])
