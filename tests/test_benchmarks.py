@@ -13,6 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks import (
     decode,
+    earlier_engine,
     floors,
     load_memory,
     peers,
@@ -111,6 +112,57 @@ def test_sampling_never_takes_a_forbidden_token(work, processor, peer):
     tokens = flat(peer(work, temperature=2.0))
     assert not np.isin(tokens, workload.forbidden_tokens(processor)).any()
     assert (tokens[:, 0, 0] != tokens[:, 1, 0]).any()
+
+
+@pytest.fixture(scope="module")
+def ragged(work):
+    """Turns from 1 to 6 tokens; not as many in every response."""
+    return work.with_lengths((((3, 1, 2), (4,)), ((2, 6), (1, 1)), ((5,), (1, 3, 4))))
+
+
+def test_peers_sample_turns_of_many_lengths(ragged):
+    """Row by row, what each samples alone: whatever else has ended meanwhile."""
+    kept, rerendered = (peer(ragged, temperature=0) for peer in (peers.kept_cache, peers.rerender))
+    alone = peers.kept_cache(ragged, batch_size=1, temperature=0)
+    for query, sample in ragged.rows:
+        tokens = kept.tokens[query][sample]
+        assert tuple(map(len, tokens)) == ragged.row_turns(query, sample)
+        for other in (rerendered, alone):
+            for one, same in zip(tokens, other.tokens[query][sample], strict=True):
+                np.testing.assert_array_equal(one, same)
+    assert kept.generated == rerendered.generated == 33
+
+
+def test_lengths_are_like_the_methods(tmp_path):
+    """There, 900 tokens of a trajectory are sampled on average."""
+    lengths = workload._draw_lengths(0, 80, 8, workload.RAGGED_SCALE)
+    rows = [turns for group in lengths for turns in group]
+    assert np.mean([sum(turns) for turns in rows]) == pytest.approx(900 * workload.RAGGED_SCALE, rel=0.1)
+    assert {len(turns) for turns in rows} == {1, 2, 3, 4, 5} and min(map(min, rows)) >= 1
+    ragged = workload.build(tmp_path, queries=2, samples=3, tiny=True, ragged=True)
+    assert [len(group) for group in ragged.lengths] == [3, 3]
+    assert ragged.turns == max(len(turns) for group in ragged.lengths for turns in group)
+
+
+@pytest.mark.slow
+def test_our_engine_of_now_and_then_sample_turns_of_many_lengths(ragged):
+    own = rollout.ours(ragged, warmup=False)
+    assert own.counters.sampled == 33 and own.counters.prefilled == rollout.needed(own.trajectories)
+    for query, sample in ragged.rows:
+        source = own.trajectories[query][sample].source
+        assert (source == Source.SAMPLED).sum() == sum(ragged.row_turns(query, sample))
+    try:
+        earlier_engine.find("2ff9fb9")
+    except earlier_engine.EngineError as error:
+        pytest.skip(str(error))
+    assert earlier_engine.measure("2ff9fb9", ragged)["generated"] == 33
+
+
+def test_an_earlier_engine_that_is_not_here_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["rollout", "--engine-of", "0" * 12])
+    with pytest.raises(SystemExit):
+        rollout.main()
+    assert "there is no commit 000000000000 here; in a shallow clone" in capsys.readouterr().err
 
 
 def test_every_forced_box_is_another_one(work):
