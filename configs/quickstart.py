@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.rl.rollout.cache_tokens = 0  # enough for all of them
     config.rl.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
     config.rl.rollout.weights = config_dict.placeholder(str)
+    config.rl.rollout.cache_dtype = config_dict.placeholder(str)
     config.rl.rewards = ConfigDict(dict(rules="strict", overlong_margin=32))
     functions = dict(correct="accuracy", bonus="curiosity", penalty="excess_operations")
     config.rl.rewards.terms = ConfigDict(

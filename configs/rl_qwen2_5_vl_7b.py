@@ -108,6 +108,8 @@ def get_config() -> ConfigDict:
     config.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
     # "int8": the decoder's matrices are rounded for rollouts, which then read half the bytes. None: as in model.dtype.
     config.rollout.weights = config_dict.placeholder(str)
+    # "int8": keys and values are rounded, so that memory holds twice the tokens. None: as in model.dtype.
+    config.rollout.cache_dtype = config_dict.placeholder(str)
 
     config.rewards = ConfigDict()
     config.rewards.rules = "strict"  # "release": the released code's looser comparison of answers
@@ -168,8 +170,8 @@ def get_config() -> ConfigDict:
     # Weights of tokens by the ratio of the trainer's probability to the sampler's, for which each response is scored
     # once more: "tis" (at most the upper bound), "mis" (0 out of the bounds), "sequence_tis" and "sequence_mis" (the
     # same by the product of a response's ratios), "geometric" (a response whose geometric mean is out of the bounds
-    # gets no gradient; take them near 1), "none", or module:function. "auto": "tis" with rollout.weights "int8", else
-    # "none".
+    # gets no gradient; take them near 1), "none", or module:function. "auto": "tis" with rollout.weights or
+    # cache_dtype "int8", else "none".
     config.grpo.correction = "auto"
     config.grpo.correction_bounds = (0.5, 2.0)
     # The share of the tokens, those with the highest entropy, that the policy loss keeps; 1: all. One more pass.

@@ -16,6 +16,7 @@ BOX_RULES = ("shown", "raw")  # how the boxes of calls are read, see `operations
 # Of models and runs of ours that began before these were settings.
 EARLIER_POSITION_RULE, EARLIER_BOX_RULE = "transformers", "raw"
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
+CACHE_TYPES = ("int8", "bfloat16", "float32")  # of the KV cache, in place of the computation's type
 WEIGHTS = ("int8",)  # of the decoder in rollouts, in place of the computation's type
 BUDGETS = ("image", "crop", "frame", "video")  # of tokens, see `processing.Budgets`
 ANSWER_RULES = ("strict", "release")
@@ -101,9 +102,10 @@ _MOMENTUM = (lambda value: 0 <= value < 1), "0 or greater and less than 1"
 _AXIS = (lambda value: value > 0 or value == -1), "greater than 0, or -1 for the devices that are left"
 _TEXT = bool, "a text that is not empty"
 
+ROUNDED = ("rollout.weights", "rollout.cache_dtype")
 MODEL_HAS = tuple(f"processor.{name}" for name in (*BUDGETS, "video_frames", "video_rate"))
 
-OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.steps", "rollout.weights", *MODEL_HAS)
+OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.steps", *ROUNDED, *MODEL_HAS)
 """The last parts of the keys of settings that may be None, whatever value a config gives them.
 
 The budgets of the processor are then those of the model (`MODEL_HAS`).
@@ -169,6 +171,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rollout.cache_tokens": _NOT_NEGATIVE,
     "rollout.mesh.tensor": ((lambda value: value >= 0), "0 or greater; 0 is mesh.tensor"),
     "rollout.weights": _choice(*WEIGHTS),
+    "rollout.cache_dtype": _choice(*CACHE_TYPES),
     "rollout.temperature": _POSITIVE,
     "rollout.later_temperature": _POSITIVE,
     "rollout.max_operations": _NOT_NEGATIVE,

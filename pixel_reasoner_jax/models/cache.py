@@ -334,6 +334,8 @@ class KernelCache(Cache):
         # Padding is a query like others. It sees what lies after the row's tokens, for which the table has to go on.
         table = jnp.pad(pages.table, ((0, 0), (0, -(-tokens // self.page)))) + layer * count
         seen = last_key[:, 0] + 1 if tokens == 1 else pages.starts + tokens
+        # A factor has the kernel convert what is not of the queries' type, which it would not do by itself.
+        whole = 1.0 if self.pages.dtype == jnp.int8 else None
         flops = 2 * 2 * rows * tokens * heads * pages.table.shape[1] * self.page * size
         with kernels.saying({"ragged_paged_attention_kernel": flops}):
             out = ragged_paged_attention(
@@ -344,6 +346,8 @@ class KernelCache(Cache):
                 jnp.arange(rows + 1, dtype=jnp.int32) * tokens,
                 jnp.array([rows], jnp.int32),
                 sm_scale=size**-0.5,
+                k_scale=whole,
+                v_scale=whole,
                 num_kv_pages_per_block=min(KERNEL_PAGES, table.shape[1]),
                 num_queries_per_block=min(KERNEL_ROWS if tokens == 1 else KERNEL_QUERIES, rows * tokens),
             )
@@ -377,6 +381,7 @@ def empty_cache(
       page: tokens of one; see `page_size`.
       heads: heads of queries and of keys.
       size: of a head.
+      dtype: of what is stored; int8 takes numbers that are rounded already (`quantized_cache`).
       items: the most pages, of all parts, that `Reads` list; 0 where they are not used.
     """
     platform, (heads, kv_heads) = platform_of(mesh), heads

@@ -23,7 +23,8 @@ from pixel_reasoner_jax.models.layers import (
     scan_layers,
     stack,
 )
-from pixel_reasoner_jax.parallel.sharding import constrain, map_parts
+from pixel_reasoner_jax.models.quantized_cache import QuantizedCache, Ranges, largest
+from pixel_reasoner_jax.parallel.sharding import constrain, map_parts, parts
 
 
 def token_embedding(config: Config, key: Array, param_dtype: DTypeLike) -> nnx.Param:
@@ -100,13 +101,37 @@ class Decoder(nnx.Module):
         x = constrain(x.astype(self.dtype), WITHIN, self.mesh)
         return self.norm(scan_layers(apply, x, layers, remat=remat, mesh=self.mesh))
 
-    def init_cache(self, pages: int, page: int, items: int, dtype: DTypeLike | None = None) -> Cache:
+    def init_cache(
+        self, pages: int, page: int, items: int, dtype: DTypeLike | None = None, ranges: Ranges | None = None
+    ) -> Cache:
         """An empty cache; see `Qwen2_5_VL.init_cache`."""
         config = self.config
         heads = config.num_attention_heads, config.num_key_value_heads
         dtype = jnp.dtype(self.dtype if dtype is None else dtype)
         layers = config.num_hidden_layers
-        return empty_cache(layers, pages, page, heads, config.head_dim, dtype, items, self.mesh)
+        cache = empty_cache(layers, pages, page, heads, config.head_dim, dtype, items, self.mesh)
+        if dtype != jnp.int8:
+            return cache
+        cache = QuantizedCache.of(cache, ranges, parts(self.mesh))
+        axes = (*cache.AXES, None)
+        placed = (constrain(scale, axes, self.mesh) for scale in (cache.key_scale, cache.value_scale))
+        return QuantizedCache(cache.cache, *placed)
+
+    def ranges(self, tokens: Int[Array, " tokens"]) -> Ranges:
+        """The ranges of keys and values in a text, by which a cache of int8 is scaled."""
+        count = parts(self.mesh)  # all do the same
+        x = constrain(jnp.repeat(self.embed(tokens)[None], count, axis=0), WITHIN, self.mesh)
+        rotation = self.rotation(jnp.broadcast_to(jnp.arange(len(tokens)), (3, count, len(tokens))))
+        segments = jnp.ones(x.shape[:2], jnp.int32)
+        graph, layers = nnx.split(self.layers)
+
+        def apply(x, layer):
+            layer = nnx.merge(graph, layer)
+            query, key, value = layer.project(x, rotation)
+            attended = attention(query, key, value, segments, causal=True, mesh=self.mesh)
+            return layer.finish(x, attended, self.mesh), largest(key, value)
+
+        return scan(apply, x, layers)[1]
 
     def extend(
         self,

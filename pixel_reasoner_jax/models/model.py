@@ -17,6 +17,7 @@ from pixel_reasoner_jax.models.cache import Cache, Pages, Reads
 from pixel_reasoner_jax.models.config import Config
 from pixel_reasoner_jax.models.language import Decoder, token_embedding
 from pixel_reasoner_jax.models.quantized import Quantized
+from pixel_reasoner_jax.models.quantized_cache import Ranges
 from pixel_reasoner_jax.models.tensors import DTYPES
 from pixel_reasoner_jax.models.vision import VisionTower
 from pixel_reasoner_jax.parallel.sharding import check_sizes, constrain, map_parts, param_shardings
@@ -188,7 +189,9 @@ class Qwen2_5_VL(nnx.Module):
         _, remat = self._policies()
         return self.language(embeddings, positions, segment_ids, remat=remat)
 
-    def init_cache(self, pages: int, page: int, items: int = 0, dtype: DTypeLike | None = None) -> Cache:
+    def init_cache(
+        self, pages: int, page: int, items: int = 0, dtype: DTypeLike | None = None, ranges: Ranges | None = None
+    ) -> Cache:
         """An empty cache of keys and values.
 
         Args:
@@ -196,8 +199,13 @@ class Qwen2_5_VL(nnx.Module):
           page: tokens of one; see `cache.page_size`.
           items: the most pages that `cache.Reads` list.
           dtype: what is stored; None: what the model computes in.
+          ranges: for int8, see `ranges`.
         """
-        return self.language.init_cache(pages, page, items, dtype)
+        return self.language.init_cache(pages, page, items, dtype, ranges)
+
+    def ranges(self, tokens: Int[Array, " tokens"]) -> Ranges:
+        """The largest keys and values of a text, by which a cache of int8 is scaled; see `quantized_cache`."""
+        return self.language.ranges(tokens)
 
     def extend(
         self,

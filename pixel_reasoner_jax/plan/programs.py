@@ -42,6 +42,7 @@ PyTree = Any
 
 ROLLOUT = ("vision_encode", "prefill", "extend", "decode")
 UPDATES = ("sft_update", "grpo_update")
+SCALE_TOKENS = 256  # about as many as `rollout.scale_text` has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Programs:
     @property
     def cache_dtype(self) -> str:
         """Type of the KV cache."""
-        return self._config.model.dtype
+        return self._config.rollout.cache_dtype or self._config.model.dtype
 
     @property
     def hosts(self) -> list[int]:
@@ -319,7 +320,8 @@ class Programs:
     def _slots(self) -> PyTree:
         shapes, count = self.shapes, self.parts
         sizes = shapes.slots * count, shapes.pages * count, shapes.page, shapes.items * count
-        return _output_of(self._engine.empty, self._taken, *sizes, None, False)
+        text = jax.ShapeDtypeStruct((SCALE_TOKENS,), np.int32) if self.cache_dtype == "int8" else None
+        return _output_of(self._engine.empty, self._taken, text, *sizes, self.cache_dtype, False)
 
     @property
     def _reads(self) -> PyTree:

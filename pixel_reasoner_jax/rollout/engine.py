@@ -203,6 +203,7 @@ def empty(
     graphdef: Any,
     mesh: Mesh | None,
     params: PyTree,
+    text: Int[Array, " tokens"] | None,
     count: int,
     pages: int,
     page: int,
@@ -213,6 +214,7 @@ def empty(
     """Makes `count` empty slots and `pages` pages of `page` tokens, those of all parts; see `Qwen2_5_VL.init_cache`.
 
     Args:
+      text: tokens whose keys and values say how a cache of int8 is scaled; None for other types.
       penalized: gives the slots `Slots.seen`.
     """
     model = nnx.merge(graphdef, params)
@@ -220,7 +222,7 @@ def empty(
     hidden = jnp.zeros((count, model.config.hidden_size), model.language.dtype)
     seen = jnp.zeros((count, model.config.vocab_size), bool) if penalized else None
     keys = jnp.zeros((count, 2), jnp.uint32)
-    cache = model.init_cache(pages, page, items, dtype)
+    cache = model.init_cache(pages, page, items, dtype, None if text is None else model.ranges(text))
     state = zeros, hidden, jnp.copy(hidden), jnp.copy(zeros), keys, jnp.copy(zeros), seen
     return Slots(cache, *_constrain_rows(state, mesh))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config_values import WEIGHTS
+from pixel_reasoner_jax.config_values import CACHE_TYPES, WEIGHTS
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.parallel import all_gather, is_shared, parts
@@ -52,7 +52,8 @@ class Policy:
         1, each decoding step gathers the parameters, layer by layer: slow, for want of memory.
       weights: "int8" has the decoder's matrices rounded (`models.quantized`) when they are laid out: a response is then
         sampled from that model, as its log-probabilities are. None: the type that the model computes in.
-      cache_dtype: type of the KV cache, "float32" or "bfloat16"; None takes the type that the model computes in.
+      cache_dtype: type of the KV cache, "float32", "bfloat16" or "int8" (`models.quantized_cache`); None takes the type
+        that the model computes in.
       workers: threads that load queries, and as many again that execute operations.
       operation_seconds: an operation that takes longer counts as failed.
       image_bytes: the most memory of the host that decoded images take; an image that was evicted is decoded again.
@@ -88,8 +89,9 @@ class Policy:
         for name, value in (("slots", slots), ("decode_steps", decode_steps), ("workers", workers)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
-        if weights not in (None, *WEIGHTS):
-            raise UserError(f"weights is {weights!r}; it is {' or '.join(map(repr, WEIGHTS))}, or None")
+        for name, value, known in (("weights", weights, WEIGHTS), ("cache_dtype", cache_dtype, CACHE_TYPES)):
+            if value not in (None, *known):
+                raise UserError(f"{name} is {value!r}; it is {' or '.join(map(repr, known))}, or None")
         self.runtime = Runtime(
             model,
             processor,

@@ -148,7 +148,9 @@ class ModelRunner:
         shapes, count, dtype = self.shapes, parts(self._mesh), self._runtime.cache_dtype
         sizes = shapes.slots * count, shapes.pages * count, shapes.page, shapes.items * count
         with self._busy():
-            self._slots = self._engine.empty(self._params, *sizes, dtype, self._sampling.penalized)
+            self._slots = self._engine.empty(
+                self._params, self._runtime.scale_text, *sizes, dtype, self._sampling.penalized
+            )
 
     def warmup(self) -> None:
         """Runs every program once, on padding alone, so that it is compiled."""

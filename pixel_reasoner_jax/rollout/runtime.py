@@ -18,6 +18,7 @@ from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, RowAllocator
 from pixel_reasoner_jax.rollout.engine import Engine
 from pixel_reasoner_jax.rollout.layout import Layout
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
+from pixel_reasoner_jax.rollout.scale_text import scale_text
 from pixel_reasoner_jax.rollout.shapes import Shapes
 
 
@@ -28,13 +29,14 @@ class Runtime:
       model: a `models.Qwen2_5_VL`.
       processor: its `processing.Processor`.
       mesh, weights: see `Layout`.
-      cache_dtype: type of the KV cache; None takes the type that the model computes in.
+      cache_dtype: type of the KV cache, "int8" among them; None takes the type that the model computes in.
 
     Attributes:
       engine: the compiled steps.
       graphdef, config, dtype: the model's; `dtype` is what it computes in.
       layout: how rollouts hold the parameters.
       mesh: of the rollouts.
+      scale_text: tokens for `engine.empty`.
       version: how often `params` has been assigned.
     """
 
@@ -54,6 +56,7 @@ class Runtime:
         self._laid_out: Any = None
         self.config, self.mesh, self.processor = model.config, self.layout.mesh, processor
         self.cache_dtype, self.dtype = cache_dtype, model.language.dtype
+        self.scale_text = scale_text(processor) if cache_dtype == "int8" else None
         self.engine = Engine(self.layout.graphdef, processor.stop_tokens, self.mesh)
         self.version = 0
         self._shapes: Shapes | None = None

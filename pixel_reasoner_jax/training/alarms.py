@@ -21,8 +21,8 @@ Metrics = Mapping[str, float | None]
 
 EPISODES = 3  # in a row, or what chance does in one of them would sound an alarm
 MISMATCH = {"float32": 1e-2, "bfloat16": 5e-2, "int8": 1e-1}
-"""By the type of the computation, or of the rollouts' weights, the mean difference in log-probabilities that rounding
-does not explain. An accelerator may multiply float32 in fewer bits."""
+"""By the type of the computation, or of the rollouts' weights or cache, the mean difference in log-probabilities that
+rounding does not explain. An accelerator may multiply float32 in fewer bits."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +66,11 @@ def _bonus_cannot_act(bonus: float, line: Metrics, _: Metrics, config: ConfigDic
     wanted = (config.curiosity.alpha if alpha is None else alpha) > 0 and term.weight > 0
     rates = [rate for name in RATE_METRICS if (rate := line.get(name)) is not None]
     return bonus == 0 and wanted and max(rates, default=math.inf) < config.curiosity.rate_floor
+
+
+def _largest_mismatch(config: ConfigDict) -> float:
+    types = config.rollout.weights, config.rollout.cache_dtype, config.model.dtype
+    return max(MISMATCH[name] for name in types if name is not None)
 
 
 ALARMS: Mapping[str, Alarm] = {
@@ -118,7 +123,7 @@ ALARMS: Mapping[str, Alarm] = {
     ),
     "mismatch": Alarm(
         ("logprob_difference", "logprob_difference_text", "logprob_difference_after_image"),
-        lambda value, line, first, config: value > MISMATCH[config.rollout.weights or config.model.dtype],
+        lambda value, line, first, config: value > _largest_mismatch(config),
         "rollout and trainer do not agree on log-probabilities (logprob_difference)",
         "stop, and run `pixel-reasoner check --model` on the model, in float32 too; if float32 agrees, it is rounding,"
         " which grpo.correction corrects",

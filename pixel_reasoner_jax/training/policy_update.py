@@ -72,10 +72,10 @@ def details_of(config: ConfigDict) -> tuple[str, ...]:
 
 
 def correction_of(config: ConfigDict) -> str:
-    """`config.grpo.correction`; for "auto", "tis" where rollouts sample from rounded weights, else "none"."""
+    """`config.grpo.correction`; for "auto", "tis" where rollouts round weights or the cache to int8, else "none"."""
     if config.grpo.correction != "auto":
         return config.grpo.correction
-    return "none" if config.rollout.weights is None else "tis"
+    return "tis" if "int8" in (config.rollout.weights, config.rollout.cache_dtype) else "none"
 
 
 def settle_correction(config: ConfigDict) -> None:
@@ -83,8 +83,7 @@ def settle_correction(config: ConfigDict) -> None:
     settled = correction_of(config)
     if config.grpo.correction == "auto" and settled != "none" and is_main():
         print(
-            f"config.grpo.correction is {settled!r}, since config.rollout.weights is {config.rollout.weights!r}; 'none'"
-            " leaves it off",
+            f"config.grpo.correction is {settled!r}, since rollouts round to int8; 'none' leaves it off",
             file=sys.stderr,
             flush=True,
         )

@@ -319,6 +319,7 @@ def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
         cache_tokens=config.rollout.cache_tokens or None,
         rollout_mesh=config.rollout.mesh,
         weights=config.rollout.weights,
+        cache_dtype=config.rollout.cache_dtype,
     )
 
 

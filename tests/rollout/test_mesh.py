@@ -18,7 +18,7 @@ from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, layout
 from tests.rollout.test_policy import Eager, _with
 
-directory, rollouts, weights = sys.argv[1], *json.loads(sys.argv[2])
+directory, rollouts, weights, cache_dtype = sys.argv[1], *json.loads(sys.argv[2])
 assert len(jax.devices()) == 8
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
 count = 8 // rollouts.get("tensor", 2)
@@ -44,6 +44,7 @@ for placed in (None, mesh):
         decode_steps=8,
         rollout_mesh=rollouts if placed else {},
         weights=weights,
+        cache_dtype=cache_dtype,
     )
     if placed is not None:
         assert model.config.vocab_size % mesh.shape["tensor"] == 0  # so that it could be divided, penalties too
@@ -67,7 +68,8 @@ for placed in (None, mesh):
 for one, other in zip(*answers, strict=True):
     for a, b in zip(one, other, strict=True):
         assert a.tokens.tolist() == b.tokens.tolist(), (a.query_id, a.sample)
-        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+        # A key between two steps of int8 may become either.
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-2 if cache_dtype else 1e-4)
         assert len(a.operations) == len(b.operations)
 assert sum(len(t.operations) for group in answers[0] for t in group) > 10
 print("equal")
@@ -75,17 +77,18 @@ print("equal")
 
 
 @pytest.mark.parametrize(
-    "rollouts, weights",
+    "rollouts, weights, cache_dtype",
     [
-        ({}, None),
-        pytest.param(dict(tensor=1), None, marks=pytest.mark.slow),
-        pytest.param(dict(fsdp=4), None, marks=pytest.mark.slow),
-        pytest.param(dict(tensor=2), "int8", marks=pytest.mark.slow),
+        ({}, None, None),
+        pytest.param(dict(tensor=1), None, None, marks=pytest.mark.slow),
+        pytest.param(dict(fsdp=4), None, None, marks=pytest.mark.slow),
+        pytest.param(dict(tensor=2), "int8", None, marks=pytest.mark.slow),
+        pytest.param({}, None, "int8", marks=pytest.mark.slow),
     ],
 )
-def test_eight_devices_answer_as_one(tmp_path, world, rollouts, weights):
+def test_eight_devices_answer_as_one(tmp_path, world, rollouts, weights, cache_dtype):
     """On the model's mesh but for fsdp, with layers divided otherwise, and with parameters gathered in every step."""
     model, processor = world
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    processes.on_devices(8, SCRIPT, tmp_path, json.dumps([rollouts, weights]))
+    processes.on_devices(8, SCRIPT, tmp_path, json.dumps([rollouts, weights, cache_dtype]))

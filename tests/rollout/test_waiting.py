@@ -34,7 +34,7 @@ def unhindered(world, queries):
     return rollout(world, queries, None)
 
 
-@pytest.mark.parametrize("cache_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("cache_dtype", [None, "bfloat16", "int8"])
 def test_waiting_changes_nothing(world, queries, unhindered, cache_dtype):
     """To the bit: tokens and log-probabilities."""
     policy, groups = unhindered if cache_dtype is None else rollout(world, queries, None, cache_dtype=cache_dtype)

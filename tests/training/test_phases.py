@@ -104,8 +104,9 @@ def test_rollouts_sample_from_the_adapters_that_are_trained(rl_config, luck_pays
 
 
 @pytest.mark.slow
-def test_what_rounded_rollouts_sample_is_corrected(rl_config, luck_pays, capsys):
-    rl_config.rollout.weights, rl_config.train.steps, rl_config.train.log_samples = "int8", 2, 2
+@pytest.mark.parametrize("rounded", ["weights", "cache_dtype"])
+def test_what_rounded_rollouts_sample_is_corrected(rl_config, luck_pays, capsys, rounded):
+    rl_config.rollout[rounded], rl_config.train.steps, rl_config.train.log_samples = "int8", 2, 2
     model = rl.run(rl_config)
     assert capsys.readouterr().err.count("config.grpo.correction is 'tis'") == 1
     assert json.loads((model.parent / "config.json").read_text())["grpo"]["correction"] == "tis"

@@ -289,10 +289,12 @@ def test_the_loss_takes_only_what_its_parts_need():
 
 def test_rounded_weights_are_corrected_for_unless_it_is_said_that_they_are_not(capsys):
     exact, rounded = config_of(), config_of(rollout__weights="int8")
+    assert details_of(config_of(rollout__cache_dtype="int8")) == ("weights",)
+    assert details_of(config_of(rollout__cache_dtype="bfloat16")) == ()
     off, other = (config_of(rollout__weights="int8", grpo__correction=name) for name in ("none", "mis"))
     assert [details_of(config) for config in (exact, rounded, off, other)] == [(), ("weights",), (), ("weights",)]
     assert [score_passes(config) for config in (exact, rounded, off, other)] == [0, 1, 0, 1]
-    told = {"tis": "config.grpo.correction is 'tis', since config.rollout.weights is 'int8'; 'none' leaves it off\n"}
+    told = {"tis": "config.grpo.correction is 'tis', since rollouts round to int8; 'none' leaves it off\n"}
     for config, name in ((exact, "none"), (rounded, "tis"), (off, "none"), (other, "mis")):
         settle_correction(config)
         assert config.grpo.correction == name
