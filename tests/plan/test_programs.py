@@ -159,11 +159,14 @@ def temporaries(program) -> int:
     "name",
     ["extend", "fork", "save", "load", *(pytest.param(name, marks=pytest.mark.slow) for name in ("prefill", "decode"))],
 )
-@pytest.mark.parametrize("tensor", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_no_rollout_program_has_a_temporary_of_a_tenth_of_the_cache(small, libtpu, name, tensor):
+@pytest.mark.parametrize(
+    "tensor, int8", [(1, None), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((2, None), (1, "int8")))]
+)
+def test_no_rollout_program_has_a_temporary_of_a_tenth_of_the_cache(small, libtpu, name, tensor, int8):
     """So none holds a copy of a layer of it."""
     config = copy.deepcopy(small[0])
     config.mesh.tensor, config.rollout.cache_tokens = tensor, 2**19  # of eight devices, or of four pairs
+    config.rollout.weights = config.rollout.cache_dtype = int8
     programs = Programs(config, small[1], topology("v5e:2x4").devices)
     assert temporaries(cache_program(programs, name)) < programs.cache_bytes / 10
 
