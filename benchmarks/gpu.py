@@ -34,8 +34,11 @@ TINY = 6  # times as long may a step take on a CPU
 TESTS = (
     "tests/models/test_against_transformers.py",
     "tests/models/test_attention.py",
+    "tests/models/test_cache.py",
     "tests/models/test_lora.py",
     "tests/models/test_model.py",
+    "tests/models/test_quantized.py",
+    "tests/models/test_quantized_cache.py",
     "tests/rollout/test_policy.py",
     "tests/rollout/test_sampling.py",
     "tests/rollout/test_scheduler.py",

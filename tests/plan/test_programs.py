@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pixel_reasoner_jax.config import load_config
-from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.models import Config, attention, cache
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.plan.chips import topology
 from pixel_reasoner_jax.plan.flops import Flops, count_flops
@@ -169,6 +169,20 @@ def test_no_rollout_program_has_a_temporary_of_a_tenth_of_the_cache(small, libtp
     config.rollout.weights = config.rollout.cache_dtype = int8
     programs = Programs(config, small[1], topology("v5e:2x4").devices)
     assert temporaries(cache_program(programs, name)) < programs.cache_bytes / 10
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode", "load"])
+def test_rollouts_lower_for_gpu(small, monkeypatch, name):
+    """With int8 weights and an int8 cache, on one GPU; nothing of the TPU's kernel is in them."""
+    monkeypatch.setattr(cache, "platform_of", lambda mesh: "gpu")
+    monkeypatch.setattr(attention, "platform_of", lambda mesh: "gpu")
+    config = copy.deepcopy(small[0])
+    config.rollout.weights = config.rollout.cache_dtype = "int8"
+    config.mesh.tensor = 1
+    program = cache_program(Programs(config, small[1], topology("cpu:1").devices), name)
+    lowered = program.function.trace(*program.arguments, **program.static).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
+    assert "tpu_custom_call" not in text and "xi8>" in text
 
 
 def cache_program(programs: Programs, name: str) -> Program:
