@@ -18,6 +18,7 @@ from benchmarks import (
     load_memory,
     peers,
     rollout,
+    speculation,
     train_own,
     train_peer,
     train_step,
@@ -365,3 +366,31 @@ def test_steps_of_decoding_are_compared(monkeypatch, capsys):
     decode.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(found[name] > 0 for name in (*decode.AIMS, "int8_weights_ratio", "int8_cache_ratio"))
+
+
+def row(prompt, sampled):
+    return [*prompt, *sampled], [Source.PROMPT] * len(prompt) + [Source.SAMPLED] * len(sampled)
+
+
+def test_what_is_looked_up_is_kept_as_far_as_it_is_drawn():
+    # 1 is drawn; then 2 3 follow 1 in the prompt, and 4 is drawn; then 5 1 follow 1 2 3 4, of which there is 5.
+    assert speculation.steps(row([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]), (), 2) == 3
+    assert speculation.steps(row([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]), (), 4) == 2
+    assert speculation.steps(row([1, 2, 3, 4, 5], [1, 9, 3, 4, 5]), (), 4) == 4  # 1, 9 for 2, 3, and 4 5
+    assert speculation.steps(row([1], [2, 3, 4, 5, 6]), (), 4) == 5
+    text = [1, 2, 3, 4, 5, 6]
+    assert speculation.steps(row([1], [2, 3, 4, 5, 6]), [(0, text)], 2) == 2
+    assert speculation.steps(row([1], [2, 3, 4, 5, 6]), [(2, text)], 8) == 3  # it ends once 2 and 3 are drawn
+
+
+def test_siblings_help_from_their_end():
+    short, long = row([1], [6, 2, 3, 7]), row([1], [2, 3, 4, 5, 6, 2, 3, 7])
+    found = speculation.tokens_a_step([[short, long]], 2)
+    # Alone, 3 follows the second 2 of the long one. Of the short one that has ended, 2 3 follow 6; 3 follows 2 at once.
+    assert found == {"alone": 12 / (4 + 7), "ended": 12 / (4 + 6), "shorter": 12 / (4 + 5)}
+
+
+def test_a_step_of_more_tokens_costs_what_it_computes():
+    """One row reads as much either way; 256 rows of 9 tokens are bound by their products on a v5p chip."""
+    assert speculation.reckoned_cost("v5p", 1, 8) == 1
+    assert 4 < speculation.reckoned_cost("v5p", 256, 8) < 9
