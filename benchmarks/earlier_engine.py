@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def find(commit: str) -> str:
 
 
 def measure(commit: str, workload: Workload) -> dict[str, float]:
-    """What the engine of a commit did: `seconds`, `generated` and `prefilled` tokens.
+    """What the engine of a commit did: its row of the benchmark's table.
 
     Raises:
       EngineError: there is no such commit here, or its process has failed.
@@ -114,10 +115,16 @@ def answer(request: dict) -> dict[str, float]:
         slots=len(rows),
     )
     policy.warmup(sampling=sampling)
+    began = time.process_time()
     for _ in Forcing(policy, list(workload.queries), samples, 0, sampling, None, policy.slots):
         pass
-    counters = policy.counters
-    return dict(seconds=counters.seconds, generated=counters.sampled, prefilled=counters.prefilled)
+    processor, counters = time.process_time() - began, policy.counters
+    return dict(
+        seconds=counters.seconds,
+        processor_seconds=processor,
+        generated=counters.sampled,
+        prefilled=counters.prefilled,
+    )
 
 
 if __name__ == "__main__":

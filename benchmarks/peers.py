@@ -37,6 +37,7 @@ class Measurement:
 
     Attributes:
       seconds: for all responses.
+      processor_seconds: of all threads, meanwhile.
       generated: tokens sampled.
       prefilled: tokens put through the model other than to draw the next, padding aside.
       tokens: int64 [tokens of the turn], what was sampled, for [query][sample][turn].
@@ -44,6 +45,7 @@ class Measurement:
     """
 
     seconds: float
+    processor_seconds: float
     generated: int
     prefilled: int
     tokens: list[list[list[np.ndarray]]]
@@ -339,15 +341,15 @@ def _measure(
     with _threads(), torch.inference_mode():
         peer = _Peer(workload, temperature)
         for _ in range(1 + rehearse):
-            start = time.perf_counter()
+            start, processor = time.perf_counter(), time.process_time()
             turns, peer.prefilled = [], 0
             for first in range(0, len(rows), batch_size):
                 turns += run(peer, rows[first : first + batch_size])
-            seconds = time.perf_counter() - start
+            seconds, processor = time.perf_counter() - start, time.process_time() - processor
     generated = sum(len(tokens) for sampled in turns for tokens in sampled)
     groups = [turns[first : first + workload.samples] for first in range(0, len(rows), workload.samples)]
     device = torch.cuda.get_device_name() if peer.device == "cuda" else "cpu"
-    return Measurement(seconds, generated, peer.prefilled, groups, device)
+    return Measurement(seconds, processor, generated, peer.prefilled, groups, device)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -119,13 +120,15 @@ class WithoutOverlap(Forcing):
 class Measurement:
     """What our engine did.
 
-    `trajectories` is a group for each query; `peak_bytes` is of the store of images.
+    `trajectories` is a group for each query; `peak_bytes` is of the store of images; `processor_seconds` are those of
+    all threads.
     """
 
     counters: Counters
     trajectories: list[list[Trajectory]]
     compiles: int
     peak_bytes: int
+    processor_seconds: float
 
 
 def ours(
@@ -182,13 +185,15 @@ def ours(
             answer()
             policy.runtime.forget_table()  # the images are encoded anew
             compiles.clear()
+        began = time.process_time()
         finished = answer()
+        processor_seconds = time.process_time() - began
     finally:
         jax.monitoring.clear_event_listeners()
     groups = [[finished[number, sample] for sample in range(samples)] for number in range(len(queries))]
     if fork:
         assert all(len(groups[row[0]][row[1]].media) == len(workload.row_turns(*row)) for row in workload.rows)
-    return Measurement(policy.counters, groups, len(compiles), policy.store.peak_bytes)
+    return Measurement(policy.counters, groups, len(compiles), policy.store.peak_bytes, processor_seconds)
 
 
 def needed(groups: list[list[Trajectory]]) -> int:
@@ -270,7 +275,8 @@ def compare(workload: work.Workload, less: bool, commit: str | None) -> tuple[Me
         rows[f"ours of {commit}"] = earlier_engine.measure(commit, workload)
     for name in PEERS[:2]:
         measured = getattr(peers, name)(workload)
-        rows[name] = dict(seconds=measured.seconds, generated=measured.generated, prefilled=measured.prefilled)
+        names = "seconds", "processor_seconds", "generated", "prefilled"
+        rows[name] = {name: getattr(measured, name) for name in names}
     for row in rows.values():
         row["tokens_per_second"] = row["generated"] / row["seconds"]
     return own, rows
@@ -336,6 +342,7 @@ def figures(measured: Measurement) -> dict[str, float]:
     counters = measured.counters
     return dict(
         seconds=counters.seconds,
+        processor_seconds=measured.processor_seconds,
         generated=counters.sampled,
         prefilled=counters.prefilled,
         padding=counters.prefill_padding,
@@ -344,19 +351,19 @@ def figures(measured: Measurement) -> dict[str, float]:
 
 
 def show(result: dict, aims: dict[str, float]) -> None:
-    """Prints the table.
+    """Prints the table; the last column compares processor time, which other work on the machine disturbs less.
 
     Args:
       aims: the least of some ratios.
     """
     print(f"\n{result['workload']} on {result['device']}\n")
-    print(f"{'':24}{'seconds':>10}{'generated':>11}{'prefilled':>11}{'tokens/s':>10}{'ours is':>9}")
-    own = result["rows"]["ours"]["tokens_per_second"]
+    print(f"{'':24}{'seconds':>10}{'generated':>11}{'prefilled':>11}{'tokens/s':>10}{'ours is':>9}{'processor':>11}")
+    own = result["rows"]["ours"]
     for name, row in result["rows"].items():
-        speed = row["tokens_per_second"]
+        speed, processor = row["tokens_per_second"], row["processor_seconds"] / own["processor_seconds"]
         print(
             f"{name:24}{row['seconds']:10.1f}{row['generated']:11,}{row['prefilled']:11,}{speed:10.1f}"
-            f"{own / speed:8.2f}x"
+            f"{own['tokens_per_second'] / speed:8.2f}x{processor:10.2f}x"
         )
     print()
     for name, aim in (

@@ -27,7 +27,7 @@ from pixel_reasoner_jax.rollout.prompt import Prompt, Query
 BOX_SIDES = (0.2, 0.4)
 """Least and most side of a forced box, as a share of the image; the operation's padding adds 0.2 to it."""
 
-RAGGED_SCALE = 1 / 4
+RAGGED_SCALE = 1 / 8
 """Tokens of a response's turns and of images in a ragged workload, as a share of the method's."""
 
 QUESTIONS = (
@@ -126,7 +126,7 @@ _FULL = _Size(
     crop=(100, 200),
     raw=(320, 800),
 )
-_RAGGED = _Size(MODEL, image=(75, 500), crop=(25, 250), raw=(75, 600))
+_RAGGED = _Size(MODEL, image=(40, 250), crop=(12, 125), raw=(40, 300))
 _TINY = _Size(
     TINY,
     image=(12, 30),
@@ -153,7 +153,7 @@ def build(
       directory: made where it is missing.
       seed: of the parameters, the images, the boxes and the lengths.
       ragged: turns as many and as long as the method's, scaled by `RAGGED_SCALE`, in place of three of `turn_tokens`.
-      tiny: a model and images for tests; `turn_tokens` is then at most 4, and ragged turns are 16 times shorter.
+      tiny: a model and images for tests; `turn_tokens` is then at most 4, and ragged turns are 8 times shorter.
       weights: a folder that `save_model` filled, whose model is taken in place of a new one.
       dtype: see `Workload`.
     """
@@ -180,7 +180,7 @@ def build(
     workload = Workload(directory, tuple(asked), samples, turn_tokens, seed=seed, dtype=dtype)
     if not ragged:
         return workload
-    return workload.with_lengths(_draw_lengths(seed, queries, samples, RAGGED_SCALE / (16 if tiny else 1)))
+    return workload.with_lengths(_draw_lengths(seed, queries, samples, RAGGED_SCALE / (8 if tiny else 1)))
 
 
 def _draw_lengths(seed: int, queries: int, samples: int, scale: float) -> Lengths:
