@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < least:
             raise UserError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     mesh = make_mesh({axis: getattr(args, f"mesh.{axis}") for axis in ("data", "fsdp", "tensor")})
-    policy = load_policy(args.model, dtype=args.dtype, mesh=None if mesh.size == 1 else mesh, slots=args.slots)
+    rounded = dict(weights=args.weights, cache_dtype=args.cache_dtype)
+    mesh = None if mesh.size == 1 else mesh
+    policy = load_policy(args.model, dtype=args.dtype, mesh=mesh, slots=args.slots, **rounded)
     queries = read_queries(args.on, args.count, policy) if args.on else built_in_queries()
     with Progress("sampling", len(queries) * args.samples) as progress:
         trajectories = roll_out(policy, queries, args.samples, args.seed, on_response=progress.update)

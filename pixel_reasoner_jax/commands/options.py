@@ -9,7 +9,7 @@ import argparse
 
 from pixel_reasoner_jax.commands.model_options import Given, judge, model_or_served, requests
 from pixel_reasoner_jax.config import config_names
-from pixel_reasoner_jax.config_values import DTYPES
+from pixel_reasoner_jax.config_values import CACHE_TYPES, DTYPES, WEIGHTS
 
 PRESETS = ("3b", "7b", "32b", "72b", "tiny")  # sizes of released models
 CHIPS = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
@@ -274,6 +274,8 @@ def check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="responses to each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
     _parameter_type(parser)
+    parser.add_argument("--weights", choices=WEIGHTS, help="rollouts round to it, as with rollout.weights of rl")
+    parser.add_argument("--cache-dtype", choices=CACHE_TYPES, help="of the KV cache, as rollout.cache_dtype of rl")
     parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
     _mesh(parser, "devices")
 

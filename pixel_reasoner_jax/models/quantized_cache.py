@@ -22,8 +22,9 @@ from jaxtyping import Array, Float
 from pixel_reasoner_jax.models.cache import Cache
 
 LARGEST = 127
-# How far beyond those of the fixed text keys and values may lie; what lies farther is cut off there.
-MARGIN = 2.0
+# How far beyond those of the fixed text keys and values may lie, as images' do; what lies farther is cut off there. Of
+# the quickstart's models, 3 changes log-probabilities least: by 0.02 on average, 2 and 6 by twice as much.
+MARGIN = 3.0
 
 
 class Ranges(NamedTuple):

@@ -37,6 +37,7 @@ class Runtime:
       layout: how rollouts hold the parameters.
       mesh: of the rollouts.
       scale_text: tokens for `engine.empty`.
+      rounded_to: the shortest type that weights or the cache are given; None where they are the model's.
       version: how often `params` has been assigned.
     """
 
@@ -57,6 +58,8 @@ class Runtime:
         self.config, self.mesh, self.processor = model.config, self.layout.mesh, processor
         self.cache_dtype, self.dtype = cache_dtype, model.language.dtype
         self.scale_text = scale_text(processor) if cache_dtype == "int8" else None
+        rounded = [name for name in (weights, cache_dtype) if name is not None]
+        self.rounded_to = min(rounded, key=lambda name: np.dtype(name).itemsize, default=None)
         self.engine = Engine(self.layout.graphdef, processor.stop_tokens, self.mesh)
         self.version = 0
         self._shapes: Shapes | None = None

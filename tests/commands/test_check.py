@@ -39,13 +39,14 @@ def found(monkeypatch, make_trajectory):
 
 
 def test_a_table_and_a_line(found, capsys):
-    check.run(arguments("--samples", "3", "--seed", "4", "--dtype", "bfloat16"))
+    check.run(arguments("--samples", "3", "--seed", "4", "--dtype", "bfloat16", "--cache-dtype", "int8"))
     *table, line = capsys.readouterr().out.splitlines()
     assert [row.split()[:2] for row in table] == [["masks", "pass"], ["agreement", "measured"]]
     passed = {"masks": {"passed": True, "problems": 0}, "agreement": {"passed": None, "dtype": "bfloat16"}}
     assert json.loads(line) == {"passed": True, "checks": passed}
     queries, samples, seed = found["asked"]
-    assert (samples, seed, found["dtype"]) == (3, 4, "bfloat16")
+    assert (samples, seed) == (3, 4)
+    assert (found["dtype"], found["weights"], found["cache_dtype"]) == ("bfloat16", None, "int8")
     assert [len(query.get("images", ())) for query in queries] == [1, 3, 0] and len(queries[2]["video"]) == 6
 
 
