@@ -28,7 +28,8 @@ from transformers import (
 from benchmarks import workload as work
 from pixel_reasoner_jax.processing import Media, Processor
 
-THREADS = os.cpu_count()
+# As many as the cores that the process may use.
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -265,20 +265,23 @@ def compare(workload: work.Workload, less: bool, commit: str | None) -> tuple[Me
     """
     from benchmarks import peers  # PyTorch, which a rollout itself does without
 
+    rows: dict[str, dict] = {}
+
+    def add(name: str, row: dict) -> None:
+        rows[name] = row | {"tokens_per_second": row["generated"] / row["seconds"]}
+        print(f"{name}: {row['seconds']:.1f} s, of processors {row['processor_seconds']:.1f} s", flush=True)
+
     own = ours(workload)
-    rows = {"ours": figures(own)}
+    add("ours", figures(own))
     if less:
-        rows["ours without fork"] = figures(ours(workload, fork=False))
-        rows["ours without extend"] = figures(ours(workload, engine=WithoutExtend))
-        rows["ours without overlap"] = figures(ours(workload, engine=WithoutOverlap))
+        add("ours without fork", figures(ours(workload, fork=False)))
+        add("ours without extend", figures(ours(workload, engine=WithoutExtend)))
+        add("ours without overlap", figures(ours(workload, engine=WithoutOverlap)))
     if commit:
-        rows[f"ours of {commit}"] = earlier_engine.measure(commit, workload)
+        add(f"ours of {commit}", earlier_engine.measure(commit, workload))
     for name in PEERS[:2]:
-        measured = getattr(peers, name)(workload)
-        names = "seconds", "processor_seconds", "generated", "prefilled"
-        rows[name] = {name: getattr(measured, name) for name in names}
-    for row in rows.values():
-        row["tokens_per_second"] = row["generated"] / row["seconds"]
+        fields = dataclasses.asdict(dataclasses.replace(getattr(peers, name)(workload), tokens=[]))
+        add(name, {field: fields[field] for field in ("seconds", "processor_seconds", "generated", "prefilled")})
     return own, rows
 
 
