@@ -45,6 +45,7 @@ FIXED = (
     "data.mixture",
     "data.shards",
     "data.pass_rates",
+    "data.held_out",
     "train.batch_size",
     "train.freeze_vision",
     "optimizer.master_weights",
@@ -57,7 +58,11 @@ FIXED = (
 )
 """Settings that a resumed run may not change: its position in the data, its steps, its state and the rules by which it
 was trained so far depend on them."""
-EARLIER = {"model.position_rule": EARLIER_POSITION_RULE, "operations.box_rule": EARLIER_BOX_RULE}
+EARLIER = {
+    "model.position_rule": EARLIER_POSITION_RULE,
+    "operations.box_rule": EARLIER_BOX_RULE,
+    "data.held_out": 0.0,
+}
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""
 SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have

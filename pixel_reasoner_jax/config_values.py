@@ -34,6 +34,7 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' 
 # Of the sampler's probabilities to the trainer's.
 CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 KL_ESTIMATORS = ("k1", "k2", "k3")
+BEST_RULES = ("auto", "greatest", "smallest")  # of the metric by which the best checkpoint is chosen
 
 
 def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
@@ -89,6 +90,10 @@ def _are_masks(value: Any) -> bool:
     return all(name in RESPONSE_MASKS for name in value)
 
 
+def _are_named_paths(value: Any) -> bool:
+    return all(isinstance(text, str) and (text == "pixel_search" or all(text.partition(":"))) for text in value)
+
+
 _FRACTION = (lambda value: 0 <= value <= 1), "between 0 and 1"
 _POSITIVE = (lambda value: value > 0), "greater than 0"
 _NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
@@ -105,7 +110,16 @@ _TEXT = bool, "a text that is not empty"
 ROUNDED = ("rollout.weights", "rollout.cache_dtype")
 MODEL_HAS = tuple(f"processor.{name}" for name in (*BUDGETS, "video_frames", "video_rate"))
 
-OPTIONAL = ("model.position_rule", "operations.box_rule", "media.root", "train.steps", *ROUNDED, *MODEL_HAS)
+OPTIONAL = (
+    "model.position_rule",
+    "operations.box_rule",
+    "media.root",
+    "train.steps",
+    "evaluation.loss_on",
+    "evaluation.metric",
+    *ROUNDED,
+    *MODEL_HAS,
+)
 """The last parts of the keys of settings that may be None, whatever value a config gives them.
 
 The budgets of the processor are then those of the model (`MODEL_HAS`).
@@ -151,6 +165,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.workers": _NOT_NEGATIVE,
     "data.max_unreadable": _FRACTION,
     "data.pass_rates": (_is_range_of_rates, "(least, most), between 0 and 1"),
+    "data.held_out": _MOMENTUM,
     "media.root": _TEXT,
     "media.max_pixels": _POSITIVE,
     "media.video_seconds": _POSITIVE,
@@ -233,6 +248,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.samples": _POSITIVE,
     "evaluation.slots": _POSITIVE,
     "evaluation.temperature": _NOT_NEGATIVE,
+    "evaluation.on": (_are_named_paths, 'texts of the form NAME:PATH, for example ("data:data/held_out.jsonl",)'),
+    "evaluation.loss_on": _TEXT,
+    "evaluation.every": _POSITIVE,
+    "evaluation.metric": _TEXT,
+    "evaluation.best": _choice(*BEST_RULES),
+    "evaluation.patience": _NOT_NEGATIVE,
+    "evaluation.warn_share": _SHARE,
 }
 """For the last parts of a setting's key: a test of the value, and the allowed values in words. The longest key counts.
 Every setting has one but those that are True or False; no number may be infinite or NaN."""

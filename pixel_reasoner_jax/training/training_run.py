@@ -17,7 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from data_pipeline.exchange.tables import TABLE_SUFFIXES, is_table
-from data_pipeline.pipeline import DatasetMixture, RecordOrder, record_count
+from data_pipeline.pipeline import EVERY_RATE, DatasetMixture, RecordOrder, record_count
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
@@ -211,12 +211,22 @@ class TrainingRun:
     @functools.cached_property
     def _records(self) -> int:
         """How many records an epoch has, those alone that `data.pass_rates` leaves in: their order depends on it."""
-        data, rates = data_sets(self._config), self._config.data.get("pass_rates")
-        return record_count(data) if rates is None else record_count(data, rates)
+        data = self._config.data
+        return record_count(data_sets(self._config), data.get("pass_rates", EVERY_RATE), data.get("held_out", 0.0))
 
     def has_saved(self, step: int) -> bool:
         """Whether there is a checkpoint of a step, or it is being written."""
         return step in self._checkpoints.steps
+
+    def keep(self, step: int | None) -> None:
+        """Keeps the checkpoint of a step, of none but this one, however many newer ones there are."""
+        self._checkpoints.kept.clear()
+        if step is not None:
+            self._checkpoints.kept.add(step)
+
+    def wait_for_checkpoints(self) -> None:
+        """Waits until all checkpoints are on the disk."""
+        self._checkpoints.wait()
 
     def end_early(self) -> NoReturn:
         """Ends the run because SIGTERM has come, when its checkpoints are written. All processes call this together."""
@@ -237,14 +247,17 @@ class TrainingRun:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes the metrics of a step, with the seconds of every phase since the last `write`, and tokens a second."""
+        """Writes the metrics of a step, with the seconds of every phase since the last `write`.
+
+        `tokens_per_second` leaves the time of evaluations out.
+        """
         self._step = step
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
         total = sum(seconds.values())
+        training = total - self._seconds.get("evaluation", 0.0)
+        rate = metrics.get("tokens", 0.0) / training if training > 0 else 0.0
         if self._metrics is not None:
-            self._metrics.write(
-                step, {**metrics, **seconds, "seconds": total, "tokens_per_second": metrics.get("tokens", 0.0) / total}
-            )
+            self._metrics.write(step, {**metrics, **seconds, "seconds": total, "tokens_per_second": rate})
         self._seconds = {}
 
     def metrics_so_far(self) -> list[dict[str, Any]]:
@@ -252,6 +265,10 @@ class TrainingRun:
         if not self._step or not is_main() or not (self._workdir / METRICS).exists():
             return []
         return [line for line in read_metrics(self._workdir) if line["step"] <= self._step]
+
+    def has_written(self, step: int) -> bool:
+        """Whether the run, before it went on, has written the metrics of a step; False but in the first process."""
+        return any(line["step"] == step for line in self.metrics_so_far())
 
     @property
     def workdir(self) -> pathlib.Path:
