@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
     config.rl.auxiliary.update(dict(clip_cov_fraction=0.0, clip_cov_bounds=(1.0, 5.0)))
     config.rl.evaluation = evaluation()
 
+    config.metrics = ConfigDict(dict(trackers=("tensorboard",)))  # of all phases
     # Of all models at the end; what `evaluation` of a phase names is evaluated while it trains.
     config.evaluation = ConfigDict(dict(queries=256, samples=4, slots=256, temperature=1.0))
     return config

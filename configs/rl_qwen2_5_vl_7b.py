@@ -200,6 +200,11 @@ def get_config() -> ConfigDict:
     config.replay.method = "paper"
     config.replay.alpha = 1.0  # the paper's responses are drawn with probabilities as |advantage| to this power
 
+    config.metrics = ConfigDict()
+    # What gets the figures besides metrics.jsonl, with samples and alarms: "tensorboard", "wandb" (pip install
+    # "pixel-reasoner-jax[wandb]"), or your own as module:Class, see docs/watching.md.
+    config.metrics.trackers = ("tensorboard",)
+
     # What a run is measured by while it trains: docs/watching.md.
     config.evaluation = ConfigDict()
     # Benchmarks or one's own queries as NAME:PATH, like `evaluate --on`: ("data:data/held_out.jsonl", "vstar:DIR").

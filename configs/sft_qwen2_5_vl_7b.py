@@ -90,6 +90,11 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_every = 50  # updates
     config.train.keep_checkpoints = 3
 
+    config.metrics = ConfigDict()
+    # What gets the figures besides metrics.jsonl, with samples and alarms: "tensorboard", "wandb" (pip install
+    # "pixel-reasoner-jax[wandb]"), or your own as module:Class, see docs/watching.md.
+    config.metrics.trackers = ("tensorboard",)
+
     # What a run is measured by while it trains: docs/watching.md.
     config.evaluation = ConfigDict()
     # Benchmarks or one's own queries as NAME:PATH, like `evaluate --on`: ("data:data/held_out.jsonl", "vstar:DIR").

@@ -34,6 +34,7 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' 
 # Of the sampler's probabilities to the trainer's.
 CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 KL_ESTIMATORS = ("k1", "k2", "k3")
+TRACKERS = ("tensorboard", "wandb")  # of a run's figures
 BEST_RULES = ("auto", "greatest", "smallest")  # of the metric by which the best checkpoint is chosen
 
 
@@ -88,6 +89,10 @@ def _are_lora_targets(value: Any) -> bool:
 
 def _are_masks(value: Any) -> bool:
     return all(name in RESPONSE_MASKS for name in value)
+
+
+def _are_trackers(value: Any) -> bool:
+    return all(isinstance(name, str) and (name in TRACKERS or all(name.partition(":"))) for name in value)
 
 
 def _are_named_paths(value: Any) -> bool:
@@ -248,6 +253,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.samples": _POSITIVE,
     "evaluation.slots": _POSITIVE,
     "evaluation.temperature": _NOT_NEGATIVE,
+    "metrics.trackers": (_are_trackers, f"out of {', '.join(TRACKERS)}, or module:Class of your own"),
     "evaluation.on": (_are_named_paths, 'texts of the form NAME:PATH, for example ("data:data/held_out.jsonl",)'),
     "evaluation.loss_on": _TEXT,
     "evaluation.every": _POSITIVE,

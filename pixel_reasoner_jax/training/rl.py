@@ -126,7 +126,8 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
             training.save(episode, state, position, episode=episode, **carried, **more)
 
         before = [line for line in training.metrics_so_far() if "unwritten" not in counters or line["step"] < done]
-        reason, alarms = "", AlarmLog(config, [*before, *filter(None, [counters.get("unwritten")])])
+        before += filter(None, [counters.get("unwritten")])
+        reason, alarms = "", AlarmLog(config, before, functools.partial(training.track, "alarm"))
         stop.begin()
         if "unwritten" in counters:
             evaluation.finish(done, schedule.episodes, state.params, int(state.step), counters["unwritten"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import sys
 import time
@@ -38,6 +39,7 @@ from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.layout import rollout_mesh
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
+from pixel_reasoner_jax.trackers import find_trackers
 from pixel_reasoner_jax.training.packing import PlannedBatch, Sequence, plan
 from pixel_reasoner_jax.training.resumption import choose_step, set_aside_unlisted
 from pixel_reasoner_jax.training.state import TrainState
@@ -69,6 +71,7 @@ class TrainingRun:
         enable_cache()
         self._config = config
         use_media_settings(config.media)
+        find_trackers(config.metrics.trackers)
         if resume:
             take_over(config)
         self._workdir = open_workdir(config, bool(resume))
@@ -122,9 +125,14 @@ class TrainingRun:
         if resume and is_main():
             began = f"goes on after step {self._step}" if self._step else "has no checkpoint yet and begins anew"
             print(f"{self._workdir} {began}", file=sys.stderr, flush=True)
-        self._metrics = MetricWriter(self._workdir, self._step) if is_main() else None
+        self._metrics = self._open_metrics() if is_main() else None
         self._seconds: dict[str, float] = {}
         self._exit = contextlib.ExitStack()
+
+    def _open_metrics(self) -> MetricWriter:
+        config = self._config
+        settings = json.loads(config.to_json_best_effort())
+        return MetricWriter(self._workdir, self._step, config.metrics.trackers, config.get("title"), settings)
 
     def __enter__(self) -> TrainingRun:
         self._exit.enter_context(telling(self._where))
@@ -259,6 +267,16 @@ class TrainingRun:
         if self._metrics is not None:
             self._metrics.write(step, {**metrics, **seconds, "seconds": total, "tokens_per_second": rate})
         self._seconds = {}
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether anything takes samples and alarms; False but in the first process."""
+        return self._metrics is not None and bool(self._metrics.trackers)
+
+    def track(self, what: str, *arguments: Any) -> None:
+        """Tells the trackers of more than figures: a method of `Tracker`, with its arguments."""
+        if self._metrics is not None:
+            self._metrics.trackers.tell(what, *arguments)
 
     def metrics_so_far(self) -> list[dict[str, Any]]:
         """The metrics of the steps before the one that the run goes on with; none but in the first process."""
