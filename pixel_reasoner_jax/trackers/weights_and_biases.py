@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 
 from pixel_reasoner_jax.errors import UserError
@@ -38,7 +39,7 @@ class WeightsAndBiases(Tracker):
         try:
             identity = str(json.loads(file.read_text(encoding="utf-8"))["id"])
         except (OSError, ValueError, LookupError, TypeError, RecursionError):  # none yet, or damaged
-            identity = wandb.util.generate_id()
+            identity = secrets.token_hex(4)
         self._wandb = wandb
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
@@ -69,12 +70,15 @@ class WeightsAndBiases(Tracker):
     def samples(self, step: int, samples: Sequence[TrackedSample]) -> None:
         names = list(dict.fromkeys(name for sample in samples for name in sample.figures))
         table = self._wandb.Table(columns=[*COLUMNS, *names])
+        images = []
         for one in samples:
             shown = sheet(one.images)
-            image = None if shown is None else self._wandb.Image(shown)
+            image = None if shown is None else self._wandb.Image(shown, caption=f"{one.query_id}, {one.sample}")
+            images += [] if image is None else [image]
             texts = one.query_id, one.sample, one.question, one.reference, one.text
             table.add_data(step, *texts, image, *(one.figures.get(name) for name in names))
-        self._run.log({"samples": table, "step": step})
+        # The images by themselves too: they can then be gone through step by step.
+        self._run.log({"samples": table, "step": step} | ({"sample_images": images} if images else {}))
 
     def alarm(self, step: int, name: str, text: str) -> None:
         self._run.alert(title=f"{self.run.name}: {name}", text=f"step {step}: {text}", level="WARN")
