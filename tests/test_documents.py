@@ -43,7 +43,9 @@ def _plain(name: str) -> str:
     return re.sub(r"rewards\.terms\.(style|brief|LABEL)\b", "rewards.terms.bonus", name.removeprefix("config."))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/rl.md", "docs/checks.md", "docs/learning_trap.md", "docs/data.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/rl.md", "docs/checks.md", "docs/learning_trap.md", "docs/data.md", "docs/watching.md"]
+)
 def test_settings_that_a_document_names_are_there(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     named = {name for name in settings_in(text) if not name.startswith("rewards.terms.Responses")}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from data_pipeline.exchange.exporting import export_table
 from data_pipeline.pipeline import held_out, record_count, trajectory_batches
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.commands.export import export
@@ -96,6 +97,24 @@ def test_the_loss_of_all_records_is_that_of_an_update_on_all(sft_config):
     config.train.update(dict(batch_size=24, steps=2))
     first, second = read_metrics(sft.run(config).parent)
     np.testing.assert_allclose(first["evaluation/loss"], second["loss"], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_sft_is_scored_on_queries_too_and_trains_as_without(sft_config, start, uninterrupted):
+    """With samples of each, and an item that cannot be read."""
+    queries = pathlib.Path(sft_config.workdir).parent / "queries.jsonl"
+    export_table(str(start / "queries"), queries)
+    with queries.open("a") as file:
+        file.write(json.dumps({"id": "bad", "question": "?", "answer": "1", "images": ["gone.png"]}) + "\n")
+    on, settings = (f"data:{queries}", "pixel_search:heldout"), dict(samples=2, temperature=1.0, queries=9, slots=4)
+    sft_config.evaluation.update(dict(on=on, every=2, metric="pixel_search/tokens", **settings))
+    model = sft.run(sft_config)
+    assert_same_model(uninterrupted("sft"), model)
+    lines = [line for line in read_metrics(model.parent) if "evaluation/data/score" in line]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(line["evaluation/pixel_search/tokens"] > 0 for line in lines)
+    tokens = [line["evaluation/pixel_search/tokens"] for line in lines]
+    assert read_best(model.parent)["step"] == (2 if tokens[0] <= tokens[1] else 4)
 
 
 @pytest.mark.slow
