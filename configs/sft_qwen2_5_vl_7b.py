@@ -105,7 +105,8 @@ def get_config() -> ConfigDict:
     config.evaluation.queries = 256  # the most of each benchmark, and of the trajectories, evenly spread over it
     config.evaluation.samples = 1  # responses a query
     config.evaluation.temperature = 0.0
-    config.evaluation.slots = 64  # responses in flight
+    # Responses in flight, for each of which the KV cache has room for the model's max_length, else train.row_length.
+    config.evaluation.slots = 16
     # Which checkpoint is the best, and is kept: the greatest or the smallest of a metric, "loss" or one such as
     # "data/score"; None: the loss, else the first benchmark's score. "auto": the smallest loss, failure_rate or tokens,
     # else the greatest.

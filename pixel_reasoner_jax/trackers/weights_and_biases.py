@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.files import as_path, write_text
+from pixel_reasoner_jax.files import as_path, is_remote, write_text
 from pixel_reasoner_jax.trackers.tracker import TrackedRun, TrackedSample, Tracker, sheet
 
 ID_FILE = "wandb.json"
@@ -46,7 +46,8 @@ class WeightsAndBiases(Tracker):
             name=run.name,
             id=identity,
             resume="allow",
-            dir=str(run.directory),
+            # Files to be copied to an object store do not include its links and temporary ones.
+            dir=None if is_remote(run.workdir) else str(run.directory),
             config=dict(run.config),
             settings=wandb.Settings(console="off", init_timeout=INIT_SECONDS, disable_git=True, save_code=False),
         )

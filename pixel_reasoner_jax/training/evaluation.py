@@ -97,7 +97,7 @@ class RunEvaluation:
       training: the run.
       plan: what is evaluated.
       stop: whether SIGTERM has come.
-      policy: makes what answers benchmarks, when it is first needed.
+      policy: makes what answers benchmarks, when it is first needed; it gets the parameters then.
       validation: of the loss; None if there is none.
 
     Attributes:
@@ -110,7 +110,7 @@ class RunEvaluation:
         training: TrainingRun,
         plan: Plan,
         stop: StopRequest,
-        policy: Callable[[], Policy],
+        policy: Callable[[Any], Policy],
         validation: Validation | None = None,
     ):
         self._settings, self._training, self._plan, self._stop = config.evaluation, training, plan, stop
@@ -126,20 +126,32 @@ class RunEvaluation:
             for label, benchmark in plan.benchmarks.items()
         ]
         self._standing, self.is_best = Standing(), False
+        self._carried: dict[str, Any] = {"metric": None}
         self._began, self._spent, self._made, self._warned = time.monotonic(), 0.0, 0, False
 
     def restore(self, carried: Mapping[str, Any] | None) -> None:
-        """Goes on with the standing that a checkpoint has, which names a checkpoint that may be gone."""
-        standing = Standing(**carried) if carried else Standing()
-        if standing.step is not None and not self._training.has_saved(standing.step):
+        """Goes on with what a checkpoint carries (`to_json`); all processes call this together.
+
+        The best checkpoint may be gone, and the metric may be another one now: then the next evaluation is the best.
+        Where nothing is evaluated any more, the best of before stays what it is.
+        """
+        if not carried or carried["metric"] is None:
+            return
+        self._carried = dict(carried)
+        standing = Standing(*(carried[field.name] for field in dataclasses.fields(Standing)))
+        gone = standing.step is not None and not self._training.has_saved(standing.step)
+        changed = bool(self._plan.metric) and (carried["metric"], carried["rule"]) != (
+            self._plan.metric,
+            self._plan.rule,
+        )
+        if gone or changed:
             if is_main():
-                _log.warning(
-                    "checkpoint %d, the best one, is gone: the next evaluation is the best one so far", standing.step
-                )
+                why = f"checkpoint {standing.step}, the best one, is gone" if gone else "evaluation.metric has changed"
+                _log.warning("%s: the next evaluation is the best one so far", why)
             standing = Standing()
         self._standing = standing
         self._training.keep(standing.step)
-        if carried and is_main():
+        if self._plan.metric and is_main():
             write_best(self._training.workdir, standing, self._plan.metric, self._plan.rule)
 
     def finish(self, step: int, last: int, params: Any, version: int, line: Mapping[str, float]) -> None:
@@ -158,8 +170,10 @@ class RunEvaluation:
         self.keep_best()
 
     def to_json(self) -> dict[str, Any]:
-        """The standing, for `restore`."""
-        return dataclasses.asdict(self._standing)
+        """The standing, for `restore`, with the metric and the rule that it is by."""
+        if not self._plan.metric:
+            return self._carried
+        return {**dataclasses.asdict(self._standing), "metric": self._plan.metric, "rule": self._plan.rule}
 
     @property
     def is_over(self) -> bool:
@@ -229,7 +243,7 @@ class RunEvaluation:
     @contextlib.contextmanager
     def _answering(self, params: Any, version: int) -> Iterator[_Answerer]:
         if self._policy is None:
-            self._policy = self._make_policy()
+            self._policy = self._make_policy(params)
         self._policy.params, self._policy.policy_version = params, version
         try:
             yield _Answerer(self._policy, self._stop.asked)
@@ -265,6 +279,11 @@ class RunEvaluation:
                 " evaluation.queries",
                 *(100 * share, step),
             )
+
+
+def unwritten(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a step whose evaluation was stopped as a checkpoint carries them, for `RunEvaluation.finish`."""
+    return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
 class _Answerer:

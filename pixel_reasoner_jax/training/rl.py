@@ -39,7 +39,7 @@ from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
 from pixel_reasoner_jax.training.alarms import AlarmLog
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
-from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation
+from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation, unwritten
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -113,7 +113,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         if not config.rollout.slots:
             fit_to_memory(config, training, policy, sampling)
         curiosity = CuriosityState.begin(config.curiosity, counters.get("multipliers"))
-        evaluation = RunEvaluation(config, training, plan, stop, lambda: policy)
+        evaluation = RunEvaluation(config, training, plan, stop, lambda _: policy)
         evaluation.restore(counters.get("evaluation"))
 
         def read_queries() -> list[Query]:
@@ -152,7 +152,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                 try:
                     figures = evaluation.after(episode, schedule.episodes, state.params, int(state.step))
                 except EvaluationStopped:
-                    save(episode, loader.get_state(), unwritten=metrics)
+                    save(episode, loader.get_state(), unwritten=unwritten(metrics))
                     training.end_early()
                 training.write(episode, {**metrics, **figures})
                 progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})

@@ -7,13 +7,14 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from flax import nnx
 from ml_collections import ConfigDict
 
 from data_pipeline.batch_loader import LoaderSettings
 from data_pipeline.pipeline import record_count, trajectory_batches
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.rollout import Policy
-from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation
+from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation, unwritten
 from pixel_reasoner_jax.training.feed import Feed
 from pixel_reasoner_jax.training.losses import sft_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -76,7 +77,9 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         validation = None
         if held_out:
             validation = Validation(training, trainer, held_out, train.row_length, config.data.max_unreadable)
-        evaluation = RunEvaluation(config, training, plan, stop, lambda: make_policy(config, training), validation)
+        evaluation = RunEvaluation(
+            config, training, plan, stop, lambda params: make_policy(config, training, params), validation
+        )
         evaluation.restore(counters.get("evaluation"))
 
         def save(step: int, position: dict[str, Any], **more: Any) -> None:
@@ -108,7 +111,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                 try:
                     figures = evaluation.after(step, steps, state.params, int(state.step))
                 except EvaluationStopped:
-                    save(step, batches.get_state(), unwritten=metrics)
+                    save(step, batches.get_state(), unwritten=unwritten(metrics))
                     training.end_early()
                 training.write(step, {**metrics, **figures})
                 progress.update(step, **({"loss": metrics["loss"]} if "loss" in metrics else {}))
@@ -133,8 +136,9 @@ def make_trainer(config: ConfigDict, model: Any) -> Trainer:
     )
 
 
-def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
-    """The policy of an SFT experiment, for its evaluations; it shares the model that is trained."""
+def make_policy(config: ConfigDict, training: TrainingRun, params: Any) -> Policy:
+    """The policy of an SFT experiment, for its evaluations; it shares the model that is trained, with its `params`."""
+    nnx.update(training.model, params)  # updates have been given the arrays of those that it had
     limits = training.settings.limits
     if limits.max_length is None:
         limits = dataclasses.replace(limits, max_length=config.train.row_length)

@@ -331,13 +331,21 @@ def test_when_it_is_made_and_what_it_means(tmp_path):
     figures = {"evaluation/loss": 1.0, "evaluation/sampled_and_scored_tokens": 7}
     assert told[2] == (figures, True, False) and told[4][1:] == (True, False)
     assert told[6][1:] == (False, False) and told[7][1:] == (False, True)  # the last step is evaluated too
-    assert training.kept == [None, 2, 4]
+    assert training.kept == [2, 4]
     assert read_best(tmp_path) == {"step": 4, "metric": "loss", "value": 0.5, "rule": "smallest"}
 
     again, training = evaluated(config, tmp_path, [0.4])
     training.saved = {4}
     again.restore(run.to_json())
     assert again.is_over and training.kept == [4]
+    other, training = evaluated(config, tmp_path, [2.0])
+    training.saved = {4}
+    other.restore({**run.to_json(), "metric": "data/score"})
+    assert other.after(2, 7, None, 2) and other.is_best  # by another metric
+    off, training = evaluated(config, tmp_path, [])
+    training.saved, off._plan = {4}, evaluation.Plan({}, False, "", "greatest")
+    off.restore(run.to_json())
+    assert off.after(7, 7, None, 7) == {} and off.to_json() == run.to_json() and training.kept == [4]
     gone, training = evaluated(config, tmp_path, [0.9])
     gone.restore(run.to_json())
     assert not gone.is_over and not (tmp_path / FILE).exists()
