@@ -20,6 +20,7 @@ from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import TrainingRun
 
 THREADS = 4  # that read trajectories
+CACHE_BYTES = 2**28  # memory for rendered ones, so that few of them are decoded and resized only once
 
 
 class Validation:
@@ -43,9 +44,10 @@ class Validation:
     ):
         self._training, self._trainer, self._max_unreadable = training, trainer, max_unreadable
         reader = TrajectoryReader(functools.partial(render_trajectory, processor=training.processor), row_length)
-        self._records = [
-            (ReadSource(open_records(path, "trajectory"), reader), number) for path, some in numbers for number in some
-        ]
+        self._records = []
+        for path, some in numbers:
+            source = ReadSource(open_records(path, "trajectory"), reader, CACHE_BYTES // len(numbers))
+            self._records += [(source, number) for number in some]
 
     def loss(self, params: Any, stopped: Callable[[], bool]) -> tuple[float | None, int] | None:
         """The mean negative log-probability of the trained tokens. All processes call this together.
