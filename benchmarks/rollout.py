@@ -23,9 +23,9 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.operations import CropImage, Registry
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
+from pixel_reasoner_jax.rollout.batches import Extension
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.episode import Episode
-from pixel_reasoner_jax.rollout.runner import Extension
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Source, Trajectory

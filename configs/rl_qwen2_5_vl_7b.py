@@ -42,6 +42,11 @@ def get_config() -> ConfigDict:
     # Boxes in pixels are of the image as "shown" to the model, or "raw", before resizing, as in version 0.1.0. None: as
     # saved with the model, "shown" for Hugging Face's.
     config.operations.box_rule = config_dict.placeholder(str)
+    # What the model may call, such as ("zoom_image", "rotate_image"), and how it writes a call, such as "action", or
+    # your own as module:name: docs/operations.md. None: as saved with the model, and for Hugging Face's
+    # ("crop_image_normalized", "select_frames") and JSON in <tool_call> tags, "tool_call".
+    config.operations.names = config_dict.placeholder(tuple)
+    config.operations.syntax = config_dict.placeholder(str)
 
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
 
@@ -101,7 +106,7 @@ def get_config() -> ConfigDict:
     # Responses in flight; and tokens that the KV cache holds for all of them together: where they need more, the
     # youngest wait in the host's memory. slots = 0: as many as memory allows, decided when the run begins, which keeps
     # it. cache_tokens = 0: what memory allows then, else enough for responses that are all of max_length.
-    config.rollout.slots = 64
+    config.rollout.slots = 0
     config.rollout.cache_tokens = 0
     # The devices' mesh in rollouts, for which the parameters are laid out once an episode; tensor=0: as in config.mesh.
     # With fsdp above 1, each decoding step gathers the parameters anew, where there is no memory to have them at hand.

@@ -42,6 +42,11 @@ def get_config() -> ConfigDict:
     # Boxes in pixels are of the image as "shown" to the model, or "raw", before resizing, as in version 0.1.0. None: as
     # saved with the model, "shown" for Hugging Face's.
     config.operations.box_rule = config_dict.placeholder(str)
+    # What the model may call, such as ("zoom_image", "rotate_image"), and how it writes a call, such as "action", or
+    # your own as module:name: docs/operations.md. None: as saved with the model, and for Hugging Face's
+    # ("crop_image_normalized", "select_frames") and JSON in <tool_call> tags, "tool_call".
+    config.operations.names = config_dict.placeholder(tuple)
+    config.operations.syntax = config_dict.placeholder(str)
 
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
 

@@ -28,9 +28,9 @@ from data_pipeline.synthesis import (
     run_plan,
 )
 from data_pipeline.tokenizer import conversation_texts, save_processor, train_tokenizer
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, error_text, tools_section
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, error_text
 from pixel_reasoner_jax.processing import Budgets, Processor, smart_resize
-from pixel_reasoner_jax.rollout.prompt import query_messages
+from pixel_reasoner_jax.rollout.prompt import default_guidelines, query_messages
 
 BUDGETS = Budgets(image=(16, 20), crop=(16, 20), frame=(16, 20), video=(4, 8), video_frames=8)
 """112x112 pixels, or 16 tokens, for the canvas and for a crop; crops that are not quite square need up to 20.
@@ -93,7 +93,7 @@ def place_lesson(seed: Seed, registry: Registry) -> list[dict[str, Any]]:
     """A conversation about where the coloured box is: the answer is a call that zooms in on it, or selects frames."""
     turn = _context(seed).turn(Passage.OVERVIEW, seed.cue)
     request = WORLDS["images" if seed.video is None else "videos"].request
-    return _lesson(registry, seed, request, f"{turn.text}\n{turn.call}")
+    return _lesson(registry, seed, request, f"{turn.text}\n{registry.write(turn.call)}")
 
 
 def reading_lesson(seed: Seed, registry: Registry) -> list[dict[str, Any]]:
@@ -284,6 +284,6 @@ def _lesson(registry: Registry, seed: Seed, question: str, answer: str) -> list[
     A model of this size finds positions by the number of tokens between them, so lessons carry over only to prompts of
     the same form.
     """
-    tools = tools_section(registry.signatures(_state(seed)))
-    messages = query_messages({**seed.query(), "question": question}, tools)
+    tools = registry.tools_section(_state(seed))
+    messages = query_messages({**seed.query(), "question": question}, tools, default_guidelines(registry))
     return [*messages, {"role": "assistant", "content": [_text(answer)]}]

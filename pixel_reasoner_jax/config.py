@@ -29,7 +29,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.config_values import EARLIER_BOX_RULE, EARLIER_POSITION_RULE, OPEN, OPTIONAL, RULES, is_finite
+from pixel_reasoner_jax.config_values import (
+    DEFAULT_OPERATIONS,
+    DEFAULT_SYNTAX,
+    EARLIER_BOX_RULE,
+    EARLIER_POSITION_RULE,
+    OPEN,
+    OPTIONAL,
+    RULES,
+    is_finite,
+)
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path, check_folder, write_text
 
@@ -41,6 +50,8 @@ FIXED = (
     "model.position_rule",
     "operations.release",
     "operations.box_rule",
+    "operations.names",
+    "operations.syntax",
     "data.path",
     "data.mixture",
     "data.shards",
@@ -62,6 +73,8 @@ EARLIER = {
     "model.position_rule": EARLIER_POSITION_RULE,
     "operations.box_rule": EARLIER_BOX_RULE,
     "data.held_out": 0.0,
+    "operations.names": list(DEFAULT_OPERATIONS),  # as JSON has them
+    "operations.syntax": DEFAULT_SYNTAX,
 }
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""
@@ -177,7 +190,8 @@ def take_over(config: ConfigDict) -> None:
     for path, earlier in EARLIER.items():
         if path in now and now[path] is None:
             section, key = _locate(config, path)
-            section[key] = saved.get(path, earlier)
+            kept = saved.get(path, earlier)
+            section[key] = tuple(kept) if isinstance(kept, list) else kept
     for key, value in config.get("processor", {}).items():
         if value is None and (before := saved.get(f"processor.{key}")) is not None:
             config.processor[key] = tuple(before) if isinstance(before, list) else before

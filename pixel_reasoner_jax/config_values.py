@@ -13,6 +13,40 @@ DTYPES = ("float32", "bfloat16")  # of parameters and of the computation
 REMAT = ("none", "vision", "dots", "full", "groups")  # rematerialization policies, see `models.Qwen2_5_VL`
 POSITION_RULES = ("released", "transformers")  # where positions go on after a video, see `processing.mrope_positions`
 BOX_RULES = ("shown", "raw")  # how the boxes of calls are read, see `operations.CropImage`
+CROP, SELECT = "crop_image_normalized", "select_frames"
+DEFAULT_OPERATIONS, DEFAULT_SYNTAX = (CROP, SELECT), "tool_call"  # that models call, see `operations.make_registry`
+OPERATIONS = (  # see `operations.known`
+    CROP,
+    SELECT,
+    "zoom_image",
+    "zoom_in_on_point",
+    "rotate_image",
+    "draw_boxes",
+    "draw_lines",
+    "frames_by_number",
+    "frames_between",
+    "frame_at_time",
+    "find_segment",
+    "swap_tiles",
+    "swap_tiles_3x3",
+    "deepeyes_zoom",
+    "deepeyes_rotate",
+    "chain_of_focus_zoom",
+    "vlm_r3_zoom",
+    "mini_o3_zoom",
+    "vigorl_point",
+    "vigorl_web_point",
+    "vrag_bbox",
+    "visrl_focus",
+    "vilasr_boxes",
+    "vilasr_lines",
+    "horizontal_line",
+    "vertical_line",
+    "video_com_segment",
+    "video_com_frame",
+    "video_com_zoom",
+)
+SYNTAXES = ("tool_call", "tags", "action", "code", "inline", "labelled", "json", "assignment")  # of calls
 # Of models and runs of ours that began before these were settings.
 EARLIER_POSITION_RULE, EARLIER_BOX_RULE = "transformers", "raw"
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")  # projections of the decoder
@@ -99,6 +133,10 @@ def _are_named_paths(value: Any) -> bool:
     return all(isinstance(text, str) and (text == "pixel_search" or all(text.partition(":"))) for text in value)
 
 
+def _are_operations(value: Any) -> bool:
+    return all(isinstance(name, str) and (name in OPERATIONS or all(name.partition(":"))) for name in value)
+
+
 _FRACTION = (lambda value: 0 <= value <= 1), "between 0 and 1"
 _POSITIVE = (lambda value: value > 0), "greater than 0"
 _NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
@@ -118,6 +156,8 @@ MODEL_HAS = tuple(f"processor.{name}" for name in (*BUDGETS, "video_frames", "vi
 OPTIONAL = (
     "model.position_rule",
     "operations.box_rule",
+    "operations.names",
+    "operations.syntax",
     "media.root",
     "train.steps",
     "evaluation.loss_on",
@@ -157,6 +197,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.tensor": _AXIS,
     "operations.padding": _FRACTION,
     "operations.box_rule": _choice(*BOX_RULES),
+    "operations.names": (_are_operations, f"out of {', '.join(OPERATIONS)}, or module:name of your own"),
+    "operations.syntax": _part(*SYNTAXES),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_fraction": _FRACTION,
     "optimizer.schedule": _choice(*SCHEDULES),

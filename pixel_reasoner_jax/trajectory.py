@@ -46,6 +46,7 @@ class OperationRecord:
       sizes: (width, height) after resizing of every image that the operation returned.
       sources: for each of these images, the picture that it is, or is a crop of: an index that counts the query's
         images, or its video's frames, and then all images that operations returned; empty if that is unknown.
+      frames: for frames that were found in the query's video, their numbers among all of its frames, from 1.
     """
 
     turn: int
@@ -55,12 +56,14 @@ class OperationRecord:
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     sources: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> OperationRecord:
         """Makes a record of the fields that `dataclasses.asdict` returned, after they were stored as JSON."""
         boxes, sizes = (tuple(tuple(row) for row in fields[name]) for name in ("boxes", "sizes"))
-        return cls(**{**fields, "boxes": boxes, "sizes": sizes, "sources": tuple(fields["sources"])})
+        numbers = {name: tuple(fields.get(name, ())) for name in ("sources", "frames")}
+        return cls(**{**fields, "boxes": boxes, "sizes": sizes, **numbers})
 
     @property
     def succeeded(self) -> bool:

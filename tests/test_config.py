@@ -201,6 +201,8 @@ def test_override_errors_name_the_key_and_what_to_do(key, value, message):
         ("auxiliary.clip_cov_bounds", "(1, 1)", "(least, most), numbers that are 0 or greater, the first smaller"),
         ("auxiliary.kl_cov_fraction", "0.0", "it must be greater than 0 and at most 1"),
         ("seed", "5000000000", "it must be 0 or greater and less than 2147483648"),
+        ("operations.names", "rotate_image,zoom", "video_com_zoom, or module:name of your own"),
+        ("operations.syntax", "xml", "'assignment', or module:function of your own"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(key, value, wanted):
@@ -212,8 +214,9 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(key, value, wanted):
 @pytest.mark.parametrize("name", ["rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b", "quickstart"])
 def test_every_setting_has_a_rule(name):
     """No number may be NaN, infinite or far below zero, and no text empty, whichever setting it is."""
-    for path, value in configuration._leaves(load_config(name)):
-        kind = type(value) if value is not None else str
+    for path, _ in configuration._leaves(load_config(name)):
+        section, key = configuration._locate(load_config(name), path)
+        kind = section.get_type(key)
         wrong = {bool: (), int: (-5,), float: (float("nan"), float("inf"), -5.0), str: ("",), tuple: (("?",),)}[kind]
         if path.endswith("train.steps"):
             wrong = (0, -1)
@@ -225,6 +228,13 @@ def test_every_setting_has_a_rule(name):
             section[key] = one
             with pytest.raises(ConfigError, match=rf"config\.{path} is "):
                 check_values(config)
+
+
+def test_operations_are_named_on_the_command_line():
+    config = load_config(RL, [("operations.names", "zoom_image,my_module:Look"), ("operations.syntax", "action")])
+    assert config.operations.names == ("zoom_image", "my_module:Look") and config.operations.syntax == "action"
+    assert load_config(RL, [("operations.names", "zoom_image")]).operations.names == ("zoom_image",)
+    assert load_config(RL, [("operations.names", "none")]).operations.names is None
 
 
 def test_what_may_be_left_open_may_be_left_open_again(tmp_path):

@@ -44,7 +44,17 @@ def _plain(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/rl.md", "docs/checks.md", "docs/learning_trap.md", "docs/data.md", "docs/watching.md"]
+    "name",
+    [
+        "README.md",
+        "docs/rl.md",
+        "docs/checks.md",
+        "docs/learning_trap.md",
+        "docs/data.md",
+        "docs/operations.md",
+        "docs/extending.md",
+        "docs/watching.md",
+    ],
 )
 def test_settings_that_a_document_names_are_there(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")

@@ -31,8 +31,8 @@ from data_pipeline.seed import Seed
 from data_pipeline.sources.base import SourceEntry, SourceError
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.decoding import VideoFile, upright_size
-from pixel_reasoner_jax.processing.pictures import LIST_FPS
 from pixel_reasoner_jax.processing.sources import media_settings, read_media
+from pixel_reasoner_jax.processing.videos import LIST_FPS
 from pixel_reasoner_jax.rollout.choices import with_choices
 
 _OF_THE_SEED = frozenset(

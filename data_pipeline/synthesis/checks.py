@@ -91,8 +91,9 @@ def check_sampled(draft: Draft, seed: Seed, media: MediaLoader, registry: Regist
     if len(turns) != len(draft.operations) + 1 or registry.parse(turns[-1]) is not None:
         raise CheckError("operation", f"{len(draft.operations)} operations in {len(turns)} turns")
     images = [media.load_image(image) for image in seed.images]
-    frames = None if seed.video is None else media.load_video(seed.video, seed.fps).frames
-    state = MediaState.from_query(images=images, video_frames=frames, resized=media.resized)
+    video = None if seed.video is None else media.load_video(seed.video, seed.fps)
+    frames, clip = (video.frames, video.clip) if video else (None, None)
+    state = MediaState.from_query(images, frames, media.resized, clip)
     for number, record in enumerate(draft.operations):
         if not record.succeeded:
             raise CheckError("operation", f"operation {number + 1} failed: {record.error}")

@@ -25,10 +25,10 @@ from data_pipeline.synthesis.templates import (
     check_mix,
 )
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry, tools_section
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry
 from pixel_reasoner_jax.processing import Budgets, Video, load_image, load_video, smart_resize
 from pixel_reasoner_jax.processing.loading import ImageSource
-from pixel_reasoner_jax.rollout.prompt import query_messages
+from pixel_reasoner_jax.rollout.prompt import default_guidelines, query_messages
 from pixel_reasoner_jax.trajectory import OperationRecord
 
 SMALLEST_CROP = 30
@@ -201,12 +201,14 @@ def run_plan(
     Raises:
       SynthesisError: an operation fails.
     """
-    messages = query_messages(seed.query(), tools_section(registry.signatures(state)), guidelines)
+    guidelines = default_guidelines(registry) if guidelines is None else guidelines
+    messages = query_messages(seed.query(), registry.tools_section(state), guidelines)
     operations = []
     for number, turn in enumerate(plan.turns):
-        messages.append(_assistant(turn))
-        call = registry.parse(turn.call)
         try:
+            written = registry.write(turn.call)
+            messages.append(_assistant(turn, written))
+            call = registry.parse(written)
             if not isinstance(call, Call):
                 raise OperationError(f"the call cannot be read: {call}")
             result = registry.execute(call, state)
@@ -230,12 +232,12 @@ def run_plan(
     )
 
 
-def _assistant(turn: OperationTurn) -> dict[str, Any]:
-    """The message of a turn. A mistaken call carries no loss, nor does the end of the turn that follows it."""
+def _assistant(turn: OperationTurn, call: str) -> dict[str, Any]:
+    """The message of a turn, and `call` at its end. A mistaken call carries no loss, nor does the end of its turn."""
     return {
         "role": "assistant",
         "content": [
             {"type": "text", "text": f"{turn.text}\n", "train": True},
-            {"type": "text", "text": turn.call, "train": not turn.mistaken},
+            {"type": "text", "text": call, "train": not turn.mistaken},
         ],
     }

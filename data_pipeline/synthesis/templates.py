@@ -7,7 +7,6 @@ they are executed and shown like any other, but carry no loss.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from data_pipeline.seed import Seed
 from data_pipeline.synthesis.captioner import Captioner, Passage
 from data_pipeline.synthesis.mistakes import disjoint_box, disjoint_frames, larger_box, outer_box
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.operations import Call
 
 IMAGE_MIX: Mapping[str, float] = {
     "single_pass": 0.3 * 5500 / 7500,
@@ -59,9 +59,9 @@ class OperationTurn:
     mistaken: bool = False
 
     @property
-    def call(self) -> str:
-        """The text of the call."""
-        return f"<tool_call>\n{json.dumps({'name': self.name, 'arguments': self.arguments})}\n</tool_call>"
+    def call(self) -> Call:
+        """Of the operation."""
+        return Call(self.name, self.arguments)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, Registry
+from pixel_reasoner_jax.config_values import CROP, SELECT
+from pixel_reasoner_jax.operations import Call, CropImage, MediaState, OperationError, Registry, SelectFrames
 from pixel_reasoner_jax.operations.base import Result
 
 FORCED = Call("forced", {})
 BOXES = ([0.05, 0.1, 0.55, 0.95], [0.1, 0.3, 0.9, 0.6])  # upright, and lying
-CROP, SELECT = "crop_image_normalized", "select_frames"
+
+
+@dataclasses.dataclass(frozen=True)
+class ForcedResult(Result):
+    """The result of a call that was not made; `made` is that call."""
+
+    made: Call = FORCED
 
 
 class ForcedCalls(Registry):
     """The operations of another registry. A turn that calls none of them, or in a wrong form, calls one all the same.
 
-    Frames are selected where there is a video, and of an image, a crop or a frame, a part is cropped. Texts are
+    Where there are others than the paper's, each of these is called in turn (`Operation.example`). Else, or where they
+    refuse, frames are selected where there is a video, and of an image, a crop or a frame, a part is cropped. Texts are
     sampled as ever, so that their log-probabilities are those of the model.
     """
 
     def __init__(self, registry: Registry):
-        super().__init__(registry.operations, registry.last_wins)
+        super().__init__(registry.operations, registry.syntax)
+        for operation in (CropImage(), SelectFrames()):  # not described to the model, where it has others
+            self._by_name.setdefault(operation.name, operation)
 
     def parse(self, text: str) -> Call | None | OperationError:
         call = super().parse(text)
@@ -31,16 +42,24 @@ class ForcedCalls(Registry):
         if call is not FORCED:
             return super().execute(call, state)
         refused = OperationError("there is nothing to look at more closely")
-        for possible in _possible_calls(state):
+        for possible in (*self._examples(state), *_possible_calls(state)):
             try:
-                return super().execute(possible, state)
+                return ForcedResult(**vars(super().execute(possible, state)), made=possible)
             except OperationError as error:
                 refused = error
         raise refused
 
     def observation_text(self, call: Call, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
-        made = Call(SELECT if result.kind == "frame" else CROP, {}) if call is FORCED else call
+        made = result.made if isinstance(result, ForcedResult) else call
         return super().observation_text(made, result, sizes)
+
+    def _examples(self, state: MediaState) -> list[Call]:
+        """A call of each operation that is not the paper's; another is the first after each image."""
+        others = [operation for operation in self.operations if operation.name not in (CROP, SELECT, "zoom_in")]
+        examples = [(operation.name, operation.example(state)) for operation in others]
+        calls = [Call(name, arguments) for name, arguments in examples if arguments is not None]
+        turn = len(state.result_kinds) % max(1, len(calls))
+        return calls[turn:] + calls[:turn]
 
 
 def _possible_calls(state: MediaState) -> Iterator[Call]:

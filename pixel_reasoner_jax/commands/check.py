@@ -15,6 +15,7 @@ from pixel_reasoner_jax.checks.measure import compare, make_trainer, roll_out
 from pixel_reasoner_jax.checks.queries import built_in_queries
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import Progress
+from pixel_reasoner_jax.operations import allow_own
 from pixel_reasoner_jax.parallel import make_mesh
 from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.rollout import Policy, Query
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
     for name, least in (("samples", 1), ("count", 1), ("slots", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    allow_own(args.own)
     mesh = make_mesh({axis: getattr(args, f"mesh.{axis}") for axis in ("data", "fsdp", "tensor")})
     rounded = dict(weights=args.weights, cache_dtype=args.cache_dtype)
     mesh = None if mesh.size == 1 else mesh

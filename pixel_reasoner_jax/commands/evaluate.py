@@ -19,6 +19,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
 from pixel_reasoner_jax.evaluation.run import evaluate, side_by_side
 from pixel_reasoner_jax.files import as_path, check_output, write_text
+from pixel_reasoner_jax.operations import allow_own
 from pixel_reasoner_jax.report.report import COLUMNS, STAGES, write_report
 from pixel_reasoner_jax.report.text import counted, figures_table, printable
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     for name, least in (("count", 1), ("samples", 1), ("slots", 1), ("temperature", 0), ("world_seed", 0)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise UserError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    allow_own(args.own)
     (evaluate_benchmarks.run if args.on else _run_on_world)(args)
 
 

@@ -18,6 +18,7 @@ from pixel_reasoner_jax.commands.served import opened_policy, temperature_of
 from pixel_reasoner_jax.endpoint import EndpointError
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.files import as_path, check_output, write_text
+from pixel_reasoner_jax.operations import allow_own
 from pixel_reasoner_jax.processing import load_image
 from pixel_reasoner_jax.report.page import trajectories_page
 from pixel_reasoner_jax.report.text import arguments_text, printable, sizes_text
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> list[Trajectory] | dict[str, Any]:
         image or video that cannot be read; as MissingFileError no such model directory, or one with a file missing.
     """
     check_sampling(args)
+    allow_own(args.own)
     if args.queries:
         return generate_table.run(args)
     query = build_query(args)

@@ -6,6 +6,7 @@ Names and defaults that belong to the modules that run are repeated here; tests/
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pixel_reasoner_jax.commands.model_options import Given, judge, model_or_served, requests
 from pixel_reasoner_jax.config import config_names
@@ -153,6 +154,7 @@ def synthesize(parser: argparse.ArgumentParser) -> None:
     captions.add_argument(
         "--dtype", default="float32", choices=DTYPES, help="type of the parameters of model:DIR (default: %(default)s)"
     )
+    _own(captions)
     captions.add_argument("--caption-model", default="gpt-4o", metavar="NAME", help="the model (default: %(default)s)")
     captions.add_argument(
         "--base-url",
@@ -212,6 +214,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, help="0 is greedy (default: the protocol's, or 1 in the quickstart's world)"
     )
     _parameter_type(parser)
+    _own(parser)
     parser.add_argument(
         "--slots", type=int, default=64, action=Given, help="responses in flight (default: %(default)s)"
     )
@@ -279,6 +282,7 @@ def check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="responses to each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
     _parameter_type(parser)
+    _own(parser)
     parser.add_argument("--weights", choices=WEIGHTS, help="rollouts round to it, as with rollout.weights of rl")
     parser.add_argument("--cache-dtype", choices=CACHE_TYPES, help="of the KV cache, as rollout.cache_dtype of rl")
     parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
@@ -323,6 +327,7 @@ def generate(parser: argparse.ArgumentParser) -> None:
         help="tokens of a response, what operations return included, in place of the model's limit",
     )
     _parameter_type(parser)
+    _own(parser)
     parser.add_argument(
         "--slots",
         type=int,
@@ -415,6 +420,17 @@ def _parameter_type(parser: argparse.ArgumentParser) -> None:
         choices=("auto", *DTYPES),
         action=Given,
         help="type of the parameters; auto: as stored, and float32 on a CPU (default: %(default)s)",
+    )
+
+
+def _own(parser: Any) -> None:
+    parser.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="an operation or a syntax of calls that the model's folder names and that is no part of this program: only"
+        " what is named here is imported",
     )
 
 

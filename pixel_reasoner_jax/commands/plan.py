@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -23,7 +23,8 @@ from pixel_reasoner_jax.model_files import base_directory
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.models.weights import read_config
 from pixel_reasoner_jax.plan.chips import GIB, Topology, topology
-from pixel_reasoner_jax.plan.episode import PHASES, DoesNotFit, plan_episode
+from pixel_reasoner_jax.plan.episode import PHASES, plan_episode
+from pixel_reasoner_jax.plan.in_flight import BESIDE_DECODING, DoesNotFit, InFlight, decide, without_cache
 from pixel_reasoner_jax.plan.lengths import Group, method_groups
 from pixel_reasoner_jax.plan.measure import Phase, measure
 from pixel_reasoner_jax.plan.programs import Programs
@@ -61,13 +62,21 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     if unknown := [name for name in names if name not in programs.phases]:
         raise UserError(f"--phases names {unknown[0]!r}; this run has {', '.join(programs.phases)}")
     groups = _groups(args, config, names)
-    phases = _measured(programs, names, chips)
-    more = {}
+    in_flight, problem, beside = None, None, {}
+    if "decode" in names and not config.rollout.slots:
+        try:
+            config, programs, in_flight, beside = _settled(config, model, chips, programs)
+        except (DoesNotFit, CapacityError) as error:
+            problem = error
+    phases = _measured(programs, names, chips, beside)
+    of_name, more = {phase.phase: phase for phase in phases}, {}
+    if in_flight:
+        more["slots"] = Largest(config.rollout.slots, "which it is, as memory allows")
     if not args.phases:
         _say("how much fits")
         more["micro_batch_rows"] = largest_micro_batch(config, model, chips, phases[-1], _trying)
-        if "decode" in names:
-            more["slots"] = largest_slots(config, model, chips, phases[names.index("decode")], _trying)
+        if "decode" in names and not in_flight:
+            more["slots"] = largest_slots(config, model, chips, of_name["decode"], _trying)
     if args.search:
         best = MeshSearch(config, model, chips, _tried).best()
         more["mesh"], more["rollout_mesh"] = best or (None, None)
@@ -75,10 +84,13 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
     largest = {name: found.size if isinstance(found, Largest) else found for name, found in more.items()}
     of_run = {"mesh": meshes.training, "rollout_mesh": meshes.rollouts, "largest": largest}
     figures = [phase.to_json() | of_run for phase in phases]
-    problem = None
     if args.episode:
         try:
-            episode = plan_episode(config, model, chips, programs, phases, groups, _say)
+            if problem:
+                raise problem
+            in_flight = in_flight or decide(config, model, chips, programs, of_name, _say)
+            _say("simulating the rollout")
+            episode = plan_episode(config, model, chips, programs, phases, groups, in_flight)
             print(f"\n{episode_report(episode)}")
             of_episode = episode.to_json()
         except (DoesNotFit, CapacityError) as error:
@@ -90,10 +102,31 @@ def run(args: argparse.Namespace, overrides: Iterable[tuple[str, str]] = ()) -> 
         raise problem
 
 
-def _measured(programs: Programs, names: Sequence[str], chips: Topology) -> list[Phase]:
-    """Compiles phases, and says how far it is."""
+def _settled(
+    config: ConfigDict, model: Config, chips: Topology, programs: Programs
+) -> tuple[ConfigDict, Programs, InFlight, dict[str, Phase]]:
+    """Has memory decide on `config.rollout.slots`, as a run does.
+
+    Returns:
+      The config and the programs that follow, what was decided, and the phases that were measured for it. These are
+      programs of fewer slots, but the same ones; only the cache beside them is larger.
+    """
+    few = Programs(without_cache(config, programs.parts), model, chips.devices)
+    beside = {phase.phase: phase for phase in _measured(few, BESIDE_DECODING, chips, {})}
+    in_flight = decide(config, model, chips, few, beside, _say)
+    config = in_flight.settle(config)
+    programs = Programs(config, model, chips.devices)
+    more = programs.cache_bytes - few.cache_bytes
+    return config, programs, in_flight, {name: phase.with_more(more) for name, phase in beside.items()}
+
+
+def _measured(programs: Programs, names: Sequence[str], chips: Topology, known: Mapping[str, Phase]) -> list[Phase]:
+    """Compiles phases, but for those that are known, and says how far it is."""
     phases = []
     for number, name in enumerate(names, start=1):
+        if name in known:
+            phases.append(known[name])
+            continue
         _say(f"compiling {name} for {chips.name} ({number} of {len(names)})")
         phases.append(measure(programs, name, chips))
         used, available, verdict = _row(phases[-1])[2:5]

@@ -231,7 +231,7 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             ),
             lora=dict(rank=0, alpha=1.0, targets=()),
             processor=dataclasses.asdict(lessons.WORLDS[config.world].budgets),
-            operations=dict(padding=lessons.PADDING, release=False, box_rule=None),
+            operations=dict(padding=lessons.PADDING, release=False, box_rule=None, names=None, syntax=None),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             metrics=config.metrics.to_dict(),
             media=dataclasses.asdict(MediaSettings()),

@@ -35,6 +35,7 @@ from pixel_reasoner_jax.endpoint import Endpoint, EndpointSettings
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path, check_folder, is_remote, write_text
 from pixel_reasoner_jax.metrics import Progress
+from pixel_reasoner_jax.operations import allow_own
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.processing.sources import MediaSettings, use_media_settings
 from pixel_reasoner_jax.report.text import plain_table, printable
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> SynthesisSummary:
         endpoint that cannot be used.
     """
     check_folder(args.out)
+    allow_own(args.own)
     use_media_settings(MediaSettings(root=args.media_root))
     sources = {spec: open_source(spec) for spec in dict.fromkeys(args.source)}
     prepare = _sampled if args.captioner.startswith("model:") else _written

@@ -13,17 +13,22 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pixel_reasoner_jax.config_values import DEFAULT_OPERATIONS, DEFAULT_SYNTAX
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.benchmarks import Benchmark, Prompt
 from pixel_reasoner_jax.evaluation.benchmarks.options import ORDERS
 from pixel_reasoner_jax.evaluation.judge import JUDGE, JudgedBy
 from pixel_reasoner_jax.evaluation.records import MODES
 from pixel_reasoner_jax.evaluation.scorers import find_scorer
-from pixel_reasoner_jax.operations import Registry, default_registry
+from pixel_reasoner_jax.operations import Registry, allow_own, make_registry
 from pixel_reasoner_jax.processing import Budgets
 from pixel_reasoner_jax.rollout import Limits, SamplingSettings
-from pixel_reasoner_jax.rollout.prompt import GUIDELINES, TEXT_ONLY_GUIDELINES
+from pixel_reasoner_jax.rollout.prompt import GUIDELINES, TEXT_ONLY_GUIDELINES, default_guidelines
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+
+_LATER_PARTS = {"names": list(DEFAULT_OPERATIONS), "syntax": DEFAULT_SYNTAX}
+"""Parts of the operations that a protocol of an earlier version lacks, with what they were then: with these values they
+are no part of the JSON, so that its hash is that of the earlier one."""
 
 NAMED_BY = "prompt"  # the part of a protocol that a flag sets by its name among the benchmark's prompts
 
@@ -35,6 +40,8 @@ class OperationSettings:
     padding: float = 0.1
     release: bool = False
     box_rule: str = "shown"
+    names: tuple[str, ...] = DEFAULT_OPERATIONS
+    syntax: str = DEFAULT_SYNTAX
 
     def __post_init__(self):
         self.registry()
@@ -45,7 +52,7 @@ class OperationSettings:
         Raises:
           UserError: a value that they cannot have.
         """
-        return default_registry(self.padding, self.release, self.box_rule)
+        return make_registry(self.names, self.syntax, self.padding, self.release, self.box_rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +120,11 @@ class Protocol:
 
     def to_json(self) -> dict[str, Any]:
         """The protocol in types that JSON has."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        found = json.loads(json.dumps(dataclasses.asdict(self)))
+        for name, value in _LATER_PARTS.items():
+            if found["operations"][name] == value:
+                del found["operations"][name]
+        return found
 
     @property
     def hash(self) -> str:
@@ -131,7 +142,8 @@ class OwnSettings:
 
     @property
     def operations(self) -> OperationSettings:
-        return OperationSettings(**{key: getattr(self.settings, key) for key in ("padding", "release", "box_rule")})
+        own = {key: getattr(self.settings, key) for key in ("padding", "release", "box_rule", "syntax")}
+        return OperationSettings(**own, names=self.settings.operations)
 
 
 def _plain(benchmark: type[Benchmark]) -> Prompt:
@@ -145,6 +157,7 @@ def _paper(benchmark: type[Benchmark], own: OwnSettings) -> Protocol:
         "paper",
         _plain(benchmark),
         benchmark.scorer,
+        guidelines=default_guidelines(own.operations.registry()),
         operations=own.operations,
         budgets=Budgets((256, 8000), (256, 5120), (256, 5120), (4, 512), video_frames=16),
         sampling=SamplingSettings(0.0, max_turn_tokens=2048),
@@ -159,7 +172,7 @@ def _model(benchmark: type[Benchmark], own: OwnSettings) -> Protocol:
         "model",
         _plain(benchmark),
         benchmark.scorer,
-        guidelines=GUIDELINES if guidelines is None else guidelines,
+        guidelines=default_guidelines(own.settings.registry()) if guidelines is None else guidelines,
         operations=own.operations,
         budgets=own.budgets,
         limits=own.settings.limits,
@@ -250,6 +263,8 @@ def _changed(protocol: Protocol, changes: Mapping[str, str]) -> Protocol:
     """The protocol with parts replaced, all at once, since one may only make sense with another."""
     parts: dict[str, Any] = {}
     for key, text in changes.items():
+        if key in ("operations.names", "operations.syntax"):
+            allow_own(text.split(","))
         owner, _, name = key.rpartition(".")
         holder = getattr(protocol, owner, None) if owner else protocol
         kinds = _kinds(holder) if dataclasses.is_dataclass(holder) else {}
@@ -293,6 +308,7 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "str": str,
     "bool": _read_bool,
     "int | None": lambda text: None if text.lower() == "none" else int(text),
+    "tuple[str, ...]": lambda text: tuple(text.split(",")),
     "tuple[int, int]": _read_pair,
 }
 _SAYS = {

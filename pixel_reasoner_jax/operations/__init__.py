@@ -4,9 +4,13 @@ from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
 from pixel_reasoner_jax.operations.calls import Call, OperationError, error_text, parse_call, tools_section
 from pixel_reasoner_jax.operations.crop import CropImage
 from pixel_reasoner_jax.operations.frames import SelectFrames
-from pixel_reasoner_jax.operations.registry import Registry, default_registry
+from pixel_reasoner_jax.operations.known import OPERATIONS, allow_own
+from pixel_reasoner_jax.operations.registry import Registry, default_registry, make_registry
+from pixel_reasoner_jax.operations.syntaxes import SYNTAXES, Syntax
 
 __all__ = [
+    "OPERATIONS",
+    "SYNTAXES",
     "Call",
     "CropImage",
     "MediaState",
@@ -15,8 +19,11 @@ __all__ = [
     "Registry",
     "Result",
     "SelectFrames",
+    "Syntax",
+    "allow_own",
     "default_registry",
     "error_text",
+    "make_registry",
     "parse_call",
     "tools_section",
 ]

@@ -1,18 +1,18 @@
-"""The interface of an operation, the images that it may look at, and checks of arguments that operations share."""
+"""The interface of an operation, and the images that it may look at."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations.calls import OperationError, json_type
-from pixel_reasoner_jax.processing import Picture
+from pixel_reasoner_jax.processing import Clip, Picture
 
 Box = tuple[int, int, int, int]
 
@@ -36,6 +36,8 @@ class MediaState:
         their own size.
       selected: whether frames of the video have been selected.
       result_kinds: the kinds (`Result.kind`) of the images after the query's.
+      clip: what the frames were sampled from; None for an image query, and where nothing is known but the frames.
+      drawings: by index in `images`, what an operation has drawn on a picture to make that image.
     """
 
     images: list[AnyImage]
@@ -44,6 +46,8 @@ class MediaState:
     resized: Callable[[tuple[int, int], str], tuple[int, int]] | None = None
     selected: bool = False
     result_kinds: list[str] = dataclasses.field(default_factory=list)
+    clip: Clip | None = None
+    drawings: dict[int, Drawing] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_query(
@@ -51,15 +55,19 @@ class MediaState:
         images: Sequence[AnyImage] = (),
         video_frames: Sequence[AnyImage] | None = None,
         resized: Callable[[tuple[int, int], str], tuple[int, int]] | None = None,
+        clip: Clip | None = None,
     ) -> MediaState:
         """The state before the first turn; a query has images, or a video, or neither.
+
+        Args:
+          images, video_frames, resized, clip: see the attributes.
 
         Raises:
           UserError: it has both.
         """
         if images and video_frames:
             raise UserError("a query has either images or a video, not both")
-        return cls(list(images), list(video_frames or ()), len(images), resized)
+        return cls(list(images), list(video_frames or ()), len(images), resized, clip=clip)
 
     @property
     def pictures(self) -> list[AnyImage]:
@@ -69,20 +77,42 @@ class MediaState:
     def shown_size(self, index: int) -> tuple[int, int]:
         """The (width, height) in which the model is shown `pictures[index]`."""
         size = self.pictures[index].size
-        if self.resized is None:
-            return size
+        return size if self.resized is None else self.resized(size, self.kind(index))
+
+    def kind(self, index: int) -> str:
+        """The kind of `pictures[index]`, which tells its budget of tokens: "image", "video", or a result's."""
         kinds = ["video"] * len(self.frames) + ["image"] * self.query_images + self.result_kinds
-        return self.resized(size, kinds[index])
+        return kinds[index]
+
+    def kind_of_edited(self, index: int) -> str:
+        """The kind of an edited copy of `pictures[index]`: it is shown in the same size, but a frame as a crop is."""
+        return "crop" if index < len(self.frames) else self.kind(index)
 
     def fork(self) -> MediaState:
         """A copy to which images can be appended; the images themselves are shared."""
-        return dataclasses.replace(self, images=list(self.images), result_kinds=list(self.result_kinds))
+        lists = {"images": list(self.images), "result_kinds": list(self.result_kinds)}
+        return dataclasses.replace(self, **lists, drawings=dict(self.drawings))
 
     def append(self, result: Result) -> None:
         """Appends the images of a result, which numbers them."""
+        if result.drawing is not None:
+            self.drawings[len(self.images)] = result.drawing
         self.images.extend(result.images)
         self.result_kinds.extend([result.kind] * len(result.images))
         self.selected |= result.kind == "frame"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """What was drawn on a picture.
+
+    Attributes:
+      source: the index in `MediaState.pictures` of the picture without any drawing.
+      shapes: by their labels, in the order in which they are drawn; see `draw`.
+    """
+
+    source: int
+    shapes: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +121,14 @@ class Result:
 
     Attributes:
       images: RGB, before resizing; pictures or PIL images.
-      kind: "crop" or "frame", which tells their budget of tokens (`processing.Budgets`).
+      kind: "crop", "frame" or "image", which tells their budget of tokens (`processing.Budgets`). After one of kind
+        "frame", numbers of images are those that were printed, and not those of the video's frames.
       first_number: the number of the first of `images`.
       boxes: for crops, the box (left, top, right, bottom) in the target image before resizing, in pixels.
       sources: for each image, the index in `MediaState.pictures` of the picture that it is, or is a crop of; empty if
         that is unknown. Reports draw the boxes there.
+      drawing: for an image with something drawn on it.
+      frames: for frames of the query's video, their numbers among all of its frames, from 1.
     """
 
     images: list[AnyImage]
@@ -103,6 +136,8 @@ class Result:
     first_number: int
     boxes: tuple[Box, ...] = ()
     sources: tuple[int, ...] = ()
+    drawing: Drawing | None = None
+    frames: tuple[int, ...] = ()
 
 
 class Operation(abc.ABC):
@@ -111,10 +146,16 @@ class Operation(abc.ABC):
     Attributes:
       name: its name in the system message and in calls.
       aliases: other names under which a call is accepted.
+      arguments: the names of its arguments, for syntaxes of calls that give values in this order, without names.
+      argument_aliases: other names of arguments that are accepted, to the names that `run` knows.
+      phrase: how a call is written in words, for the syntax "action", such as "look at frame {number}".
     """
 
     name: str
     aliases: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    argument_aliases: Mapping[str, str] = types.MappingProxyType({})
+    phrase: str = ""
 
     def offered(self, state: MediaState) -> bool:
         """Whether the system message of a query with this state describes the operation."""
@@ -135,49 +176,40 @@ class Operation(abc.ABC):
           OperationError: the call cannot be executed; the message tells the model why and what would be right.
         """
 
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        """Arguments of a call that can be executed, for checks of a model that makes none; None where there are none.
+
+        They may fail all the same, where an image is too small.
+        """
+        return None
+
     @abc.abstractmethod
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         """The text before the images of a result; `sizes` are their (width, height) after resizing."""
 
 
-def signature(name: str, description: str, properties: dict[str, Any]) -> dict[str, Any]:
-    """A JSON function signature with `properties` as arguments, all of them required."""
-    parameters = {"type": "object", "properties": properties, "required": list(properties)}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+MOST_EDITED = 2**24
+"""Pixels of an edited copy. What is edited of a larger image is a reduced copy of it."""
 
 
-def check_names(arguments: dict[str, Any], names: Sequence[str]) -> None:
-    """Checks that exactly the arguments `names` are given."""
-    if set(arguments) != set(names):
-        missing = [name for name in names if name not in arguments]
-        problem = f"missing {', '.join(missing)}" if missing else "unknown arguments were given"
-        raise OperationError(f"{problem}; the arguments are {', '.join(names)}")
+def bounded(image: AnyImage) -> AnyImage:
+    """The image, or a copy of it with `MOST_EDITED` pixels if it has more, of which an edited copy can be kept."""
+    width, height = image.size
+    times = math.sqrt(MOST_EDITED / (width * height))
+    return image if times >= 1 else image.resize((max(1, int(width * times)), max(1, int(height * times))))
 
 
-def check_list(name: str, value: Any) -> list[Any]:
-    """Checks that a value is a list, and returns it."""
-    if not isinstance(value, list):
-        raise OperationError(f"{name} must be an array, not a JSON {json_type(value)}")
-    return value
+def edited(
+    image: AnyImage, change: Callable[[Image.Image], Image.Image], name: str, size: tuple[int, int] | None = None
+) -> AnyImage:
+    """A changed copy of an image. For a picture it is made when its pixels are used.
 
-
-def check_number(name: str, value: Any) -> float:
-    """Checks that a value is a finite number, and returns it as a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise OperationError(f"{name} must be numbers, not a JSON {json_type(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise OperationError(f"{name} must be finite numbers")
-    return number
-
-
-def check_index(name: str, value: Any, first: int, last: int, what: str) -> int:
-    """Checks that a value is an integer (2.0 is one) from `first` to `last`; `what` says what these numbers count."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise OperationError(f"{name} must be whole numbers; {what} are numbered {first} to {last}")
-    if not first <= value <= last:
-        raise OperationError(f"{name} is out of range; {what} are numbered {first} to {last}")
-    return int(value)
+    Args:
+      image: is not changed.
+      change: gets the pixels, which it may change, and returns the new ones.
+      name: of the change with all that it depends on: equal names must be equal changes.
+      size: (width, height) of the copy; None for those of the image.
+    """
+    if isinstance(image, Picture):
+        return image.edit(change, name, size or image.size)
+    return change(image.copy())

@@ -57,7 +57,7 @@ def parse_call(text: str, *, last_wins: bool = False) -> Call | None | Operation
         return OperationError("more than one function was called in a turn; call one and wait for its result")
     body = text[opening + len(OPENING) : closing]
     try:
-        return _read(body)
+        return as_call(read_json(body))
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         return OperationError(f"the function call could not be read ({reason}); {_EXPECTED}")
@@ -79,9 +79,14 @@ def error_text(message: str) -> str:
     return f"\nExecution error:\n{message}\n"
 
 
-def _read(body: str) -> Call:
-    if len(body) > MAX_CHARACTERS:
-        raise ValueError(f"{len(body)} characters, at most {MAX_CHARACTERS} are read")
+def read_json(body: str, most: int = MAX_CHARACTERS) -> Any:
+    """Reads JSON that a model wrote, within the bounds of `parse_call` and at most `most` characters.
+
+    Raises:
+      ValueError, RecursionError: it is no such JSON.
+    """
+    if len(body) > most:
+        raise ValueError(f"{len(body)} characters, at most {most} are read")
     value = json.loads(
         body,
         object_pairs_hook=_unique_keys,
@@ -91,6 +96,15 @@ def _read(body: str) -> Call:
     )
     _check_depth(value)
     _check_text(value)
+    return value
+
+
+def as_call(value: Any) -> Call:
+    """The call that a JSON value says by its keys "name" and "arguments".
+
+    Raises:
+      ValueError: it says none.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"it is a JSON {json_type(value)}, not an object")
     if set(value) != {"name", "arguments"}:

@@ -8,24 +8,15 @@ from typing import Any
 
 from pixel_reasoner_jax.config_values import BOX_RULES
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations.base import (
-    Box,
-    MediaState,
-    Operation,
-    Result,
-    check_index,
-    check_list,
+from pixel_reasoner_jax.operations.arguments import (
     check_names,
-    check_number,
+    check_numbers,
+    describe_image_number,
+    find_image,
     signature,
 )
-from pixel_reasoner_jax.operations.calls import OperationError
-
-SMALLEST_SIDE = 28
-"""A crop is refused unless both sides are longer than this many pixels."""
-
-LARGEST_ASPECT_RATIO = 200
-"""A crop longer than this many times its width is refused: the model's image processor would refuse it."""
+from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
+from pixel_reasoner_jax.operations.boxes import check_area, check_box, in_full_size, place_box
 
 _DESCRIPTION = (
     "Zoom in on the image based on the bounding box coordinates. It is useful when the object or text in the image is"
@@ -79,6 +70,8 @@ class CropImage(Operation):
     padding_limit: float | None = None
     name: str = "crop_image_normalized"
     aliases: tuple[str, ...] = ("crop_image", "zoom_in")
+    arguments = ("bbox_2d", "target_image")
+    phrase = "zoom in on {bbox_2d} in image {target_image}"
     listed: bool = True
     release: bool = False
     box_rule: str = "shown"
@@ -100,7 +93,7 @@ class CropImage(Operation):
                 " image."
             )
         else:
-            target = self._describe_numbers(state)
+            target = describe_image_number(state, "crop", "earlier crops")
         properties = {
             "bbox_2d": {"type": "array", "description": box, "items": {"type": "number"}},
             "target_image": {"type": "number", "description": target},
@@ -109,45 +102,27 @@ class CropImage(Operation):
 
     def run(self, arguments: dict[str, Any], state: MediaState) -> Result:
         check_names(arguments, ("bbox_2d", "target_image"))
-        corners = check_list("bbox_2d", arguments["bbox_2d"])
-        if len(corners) != 4:
-            raise OperationError(f"bbox_2d must be four numbers [x1, y1, x2, y2], not {len(corners)}")
-        corners = [check_number("the coordinates of bbox_2d", corner) for corner in corners]
-        source = self._target(arguments["target_image"], state)
+        corners = check_numbers("bbox_2d", arguments["bbox_2d"], "[x1, y1, x2, y2]")
+        source = find_image("target_image", arguments["target_image"], state, "crop", self.release)
         target = state.pictures[source]
         shown = state.shown_size(source) if self.box_rule == "shown" else target.size
         image = target.resize(shown) if self.release else target
-        box = self._box(corners, image.size, shown)
-        whole = _scaled(box, image.size, getattr(target, "full_size", target.size))
+        check_box("bbox_2d", corners)
+        units = [
+            side if self._are_fractions(corners) else side / shown_side
+            for side, shown_side in zip(image.size, shown, strict=True)
+        ]
+        box = place_box(corners, image.size, units, self.padding, self.padding_limit)
+        check_area(box, image.size)
+        whole = in_full_size(box, image.size, target)
         return Result([image.crop(box)], "crop", len(state.images) + 1, (whole,), (source,))
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"bbox_2d": [0.1, 0.1, 0.9, 0.9], "target_image": 1} if state.pictures else None
 
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         width, height = sizes[0]
         return f"\nHere is the cropped image (Image Size: {width}x{height}):"
-
-    def _describe_numbers(self, state: MediaState) -> str:
-        if state.frames:
-            return (
-                f"The index of the image to crop: from 1 to {len(state.frames)} a frame of the video, or once frames"
-                " were selected, their printed number."
-            )
-        if state.query_images == 1:
-            return "The index of the image to crop: 1 is the original image, later ones are earlier crops in order."
-        return (
-            f"The index of the image to crop: 1 to {state.query_images} are the original images, later ones are earlier"
-            " crops in order."
-        )
-
-    def _target(self, number: Any, state: MediaState) -> int:
-        """The index in `MediaState.pictures` of the picture that `target_image` refers to."""
-        numbered = state.images if self.release else state.selected
-        if state.frames and not numbered:
-            return check_index("target_image", number, 1, len(state.frames), "frames of the video") - 1
-        if not state.images:
-            raise OperationError("there is no image to crop")
-        first = 2 if self.release and state.frames else 1
-        last = first + len(state.images) - 1
-        return len(state.frames) + check_index("target_image", number, first, last, "images") - first
 
     def _are_fractions(self, corners: list[float]) -> bool:
         """Whether a box is in fractions of the image; otherwise it is in pixels."""
@@ -155,36 +130,3 @@ class CropImage(Operation):
             return max(corners) < 1
         whole = all(corner.is_integer() for corner in corners)
         return corners == [0, 0, 1, 1] or (max(corners) <= 1 and not whole)
-
-    def _box(self, corners: list[float], size: tuple[int, int], shown: tuple[int, int]) -> Box:
-        """The widened box in an image of `size`, rounded to its pixels; the model is shown the image as `shown`."""
-        x1, y1, x2, y2 = corners
-        if x1 >= x2 or y1 >= y2:
-            raise OperationError("bbox_2d is [x1, y1, x2, y2] with x1 < x2 and y1 < y2; this box is empty or inverted")
-        fractions = self._are_fractions(corners)
-        ranges = []
-        for low, high, side, shown_side in zip((x1, y1), (x2, y2), size, shown, strict=True):
-            scale = side if fractions else side / shown_side
-            margin = self.padding * side
-            if self.padding_limit is not None:
-                margin = min(margin, self.padding_limit)
-            ends = (low * scale - margin, high * scale + margin)
-            # Clamped before rounding, which would fail where a huge number has become infinite.
-            ranges.append([round(min(max(0, end), side)) for end in ends])
-        (left, right), (top, bottom) = ranges
-        width, height = right - left, bottom - top
-        if min(width, height) <= SMALLEST_SIDE:
-            raise OperationError(
-                f"the cropped area is too small: {width}x{height} pixels of {size[0]}x{size[1]}; both sides must be"
-                f" more than {SMALLEST_SIDE}"
-            )
-        if max(width, height) > LARGEST_ASPECT_RATIO * min(width, height):
-            raise OperationError(
-                f"the cropped area is too long: {width}x{height} pixels, more than {LARGEST_ASPECT_RATIO} to 1"
-            )
-        return left, top, right, bottom
-
-
-def _scaled(box: Box, size: tuple[int, int], to: tuple[float, float]) -> Box:
-    """The box of an image of `size` in pixels of the same image in size `to`."""
-    return tuple(round(edge * new / side) for edge, new, side in zip(box, (*to, *to), (*size, *size), strict=True))

@@ -13,7 +13,7 @@ _OF_ANY_CALL = {
 }
 _OF_READABLE_CALLS = {
     "unknown_name": r"there is no function named ",
-    "no_medium": r"there is no image to crop|.* is only for videos",
+    "no_medium": r"there is no image to |.* is only for videos",
     "box": r"bbox_2d is \[x1, y1, x2, y2\] with|the cropped area is too ",
     "number": r".* is out of range; ",  # of an image or a frame
     "arguments": r"missing |unknown arguments|.* must be |.*; it must have ",

@@ -6,15 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pixel_reasoner_jax.operations.base import (
-    MediaState,
-    Operation,
-    Result,
-    check_index,
-    check_list,
-    check_names,
-    signature,
-)
+from pixel_reasoner_jax.operations.arguments import check_index, check_list, check_names, signature
+from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
 from pixel_reasoner_jax.operations.calls import OperationError
 
 
@@ -33,6 +26,8 @@ class SelectFrames(Operation):
     release: bool = False
     name: str = "select_frames"
     aliases: tuple[str, ...] = ()
+    arguments = ("target_frames",)
+    phrase = "select frames {target_frames}"
 
     def offered(self, state: MediaState) -> bool:
         return self.release or bool(state.frames)
@@ -59,6 +54,9 @@ class SelectFrames(Operation):
         chosen = [check_index("target_frames", number, 1, last, "frames of the video") - 1 for number in numbers]
         frames = [state.frames[index] for index in chosen]
         return Result(frames, "frame", len(state.images) + 1, sources=tuple(chosen))
+
+    def example(self, state: MediaState) -> dict[str, Any] | None:
+        return {"target_frames": [1]} if state.frames else None
 
     def observation_text(self, result: Result, sizes: Sequence[tuple[int, int]]) -> str:
         width, height = sizes[0]

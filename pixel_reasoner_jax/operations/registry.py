@@ -8,27 +8,28 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pixel_reasoner_jax.config_values import CROP, DEFAULT_OPERATIONS, DEFAULT_SYNTAX
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
-from pixel_reasoner_jax.operations.calls import Call, OperationError, parse_call
-from pixel_reasoner_jax.operations.crop import CropImage
-from pixel_reasoner_jax.operations.frames import SelectFrames
+from pixel_reasoner_jax.operations.calls import Call, OperationError
+from pixel_reasoner_jax.operations.known import check_allowed, make_operation
+from pixel_reasoner_jax.operations.syntaxes import Syntax, ToolCallTags, make_syntax
 
 _log = logging.getLogger(__name__)
 
 
 class Registry:
-    """Operations by name.
+    """Operations by name, and how they are called.
 
     Args:
       operations: in the order in which the system message describes them.
-      last_wins: if a turn has several calls, take the last, as the released code does; otherwise that is an error.
+      syntax: of calls.
     """
 
-    def __init__(self, operations: Iterable[Operation] = (), last_wins: bool = False):
+    def __init__(self, operations: Iterable[Operation] = (), syntax: Syntax = ToolCallTags()):  # noqa: B008 - frozen
         self._operations: list[Operation] = []
         self._by_name: dict[str, Operation] = {}
-        self.last_wins = last_wins
+        self.syntax = syntax
         for operation in operations:
             self.register(operation)
 
@@ -36,12 +37,13 @@ class Registry:
         """Adds an operation.
 
         Raises:
-          UserError: another operation has its name or one of its aliases.
+          UserError: another operation has its name or one of its aliases, or it does not fit the syntax.
         """
         names = (operation.name, *operation.aliases)
         taken = [name for name in names if name in self._by_name]
         if taken:
             raise UserError(f"an operation named {taken[0]!r} is registered already: give one of them another name")
+        self.syntax.form([*self._operations, operation])
         self._operations.append(operation)
         self._by_name.update(dict.fromkeys(names, operation))
 
@@ -54,9 +56,22 @@ class Registry:
         """The JSON function signatures for a query, for `tools_section`."""
         return [operation.describe(state) for operation in self._operations if operation.offered(state)]
 
+    def tools_section(self, state: MediaState) -> str:
+        """The text of the system message that describes the operations to a query, and how they are called."""
+        return self.syntax.tools_section(self.signatures(state), self._operations)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts with which a turn ends because a call does; see `Syntax.stop_strings`."""
+        return self.syntax.stop_strings(self._operations)
+
     def parse(self, text: str) -> Call | None | OperationError:
-        """Reads the call in a turn; see `parse_call`."""
-        return parse_call(text, last_wins=self.last_wins)
+        """Reads the call in a turn; see `Syntax.parse`."""
+        return self.syntax.parse(text, self._operations)
+
+    def write(self, call: Call) -> str:
+        """The text of a turn that makes a call; see `Syntax.write`."""
+        return self.syntax.write(self._find(call), call.arguments)
 
     def execute(self, call: Call, state: MediaState) -> Result:
         """Runs a call and numbers the images it returns.
@@ -66,7 +81,7 @@ class Registry:
         """
         operation = self._find(call)
         try:
-            result = operation.run(call.arguments, state)
+            result = operation.run(_named(call.arguments, operation), state)
         except OperationError:
             raise
         except Exception as error:  # an operation's own bug must not end the run of all other episodes
@@ -87,18 +102,49 @@ class Registry:
         return self._by_name[call.name]
 
 
+def _named(arguments: dict[str, Any], operation: Operation) -> dict[str, Any]:
+    """Arguments under the names that the operation knows; an alias beside that name stays, for the check to refuse."""
+    aliases = operation.argument_aliases
+    names = {name: name if aliases.get(name, name) in arguments else aliases[name] for name in arguments}
+    if len(set(names.values())) < len(names):  # two aliases of one argument
+        return arguments
+    return {names[name]: value for name, value in arguments.items()}
+
+
+def make_registry(
+    names: Sequence[str] = DEFAULT_OPERATIONS,
+    syntax: str = DEFAULT_SYNTAX,
+    padding: float = 0.1,
+    release: bool = False,
+    box_rule: str = "shown",
+) -> Registry:
+    """The registry of operations by their names.
+
+    Args:
+      names: keys of `known.OPERATIONS`, or one's own as `module:name`, in the order of the system message.
+      syntax: a key of `syntaxes.SYNTAXES`, or one's own as `module:name`.
+      padding: how far `crop_image_normalized` widens crops on every side, as a fraction of the image's side.
+      release: `crop_image_normalized` and `select_frames` do as in the released code: its signatures, its rule of
+        boxes, crops of the image as it is shown, its numbering for videos, at most 600 pixels of padding if the call is
+        named `zoom_in`, and in `<tool_call>` tags the last of several calls in a turn counts.
+      box_rule: how its boxes are read, "shown" or "raw"; see `CropImage`.
+
+    Raises:
+      UserError: a name is not known, an operation of one's own was not allowed (`known.allow_own`), or two operations
+        have one name.
+    """
+    operations = [make_operation(name, padding, release, box_rule) for name in names]
+    if release and CROP in names:
+        crop = operations[list(names).index(CROP)]
+        operations.append(dataclasses.replace(crop, padding_limit=600, name="zoom_in", aliases=(), listed=False))
+    check_allowed(syntax, "syntax of calls")
+    own = ToolCallTags(last_wins=release) if syntax == DEFAULT_SYNTAX else make_syntax(syntax)
+    return Registry(operations, own)
+
+
 def default_registry(padding: float = 0.1, release: bool = False, box_rule: str = "shown") -> Registry:
     """The registry with `crop_image_normalized` (also `crop_image` and `zoom_in`) and `select_frames`.
 
-    Args:
-      padding: how far crops are widened on every side, as a fraction of the image's side.
-      release: do as the released code: its signatures, its rule of boxes, crops of the image as it is shown, its
-        numbering for videos, at most 600 pixels of padding if the call is named `zoom_in`, and the last of several
-        calls in a turn counts.
-      box_rule: how boxes are read, "shown" or "raw"; see `CropImage`.
+    See `make_registry`.
     """
-    if not release:
-        return Registry([CropImage(padding, box_rule=box_rule), SelectFrames()])
-    crop = CropImage(padding, aliases=("crop_image",), release=True, box_rule=box_rule)
-    zoom_in = dataclasses.replace(crop, padding_limit=600, name="zoom_in", aliases=(), listed=False)
-    return Registry([crop, SelectFrames(release=True), zoom_in], last_wins=True)
+    return make_registry(padding=padding, release=release, box_rule=box_rule)

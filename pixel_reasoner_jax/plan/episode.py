@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,28 +19,24 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.parallel import parts as parts_of
 from pixel_reasoner_jax.plan.chips import HOST_RATE, Topology
+from pixel_reasoner_jax.plan.in_flight import BESIDE_DECODING, DoesNotFit, InFlight, missing
 from pixel_reasoner_jax.plan.lengths import Group
 from pixel_reasoner_jax.plan.measure import Phase
-from pixel_reasoner_jax.plan.programs import ROLLOUT, Programs
-from pixel_reasoner_jax.plan.rollout_costs import DecodingStep, layout_work, measure_step, rollout_costs
+from pixel_reasoner_jax.plan.programs import Programs
+from pixel_reasoner_jax.plan.rollout_costs import layout_work, rollout_costs
 from pixel_reasoner_jax.plan.simulation import CALLS, Rollout, simulate
 from pixel_reasoner_jax.plan.updates import packed_rows, update_seconds
-from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, fit, page_bytes, pages_of, slot_bytes
+from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.training.training_run import data_sets
 from pixel_reasoner_jax.training.update_schedule import UpdateSchedule
 
-BESIDE_DECODING = ROLLOUT[:-1]
 PHASES = (*BESIDE_DECODING, "grpo_update")  # that have to be measured; decoding is compiled without its cache
 # Bytes a second that a host writes to storage. An assumption, far below its network: Google's page on v5p has 6.25 GB/s
 # for each of its four chips.
 STORAGE_RATE = 1e9
 # Where the config's data are not here: about as many as the released data of phase two have [?].
 QUERIES = 15_000
-
-
-class DoesNotFit(UserError):
-    """An episode that has no room on the chips; the message says what lacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +129,7 @@ def plan_episode(
     programs: Programs,
     phases: Sequence[Phase],
     groups: Sequence[Group],
-    progress: Callable[[str], None] = lambda text: None,
+    in_flight: InFlight,
 ) -> Episode:
     """Plans an episode.
 
@@ -142,19 +138,18 @@ def plan_episode(
       programs: of these.
       phases: as measured, `PHASES` among them.
       groups: the lengths of its prompts and responses.
-      progress: is told what is done.
+      in_flight: what its rollouts hold.
 
     Raises:
-      DoesNotFit, CapacityError: it has no room.
+      DoesNotFit: the update has no room.
       UserError: nothing of it would be sampled.
     """
     of_name = {phase.phase: phase for phase in phases}
     if not any(turns for group in groups for turns in group.responses):
         raise UserError("no prompt leaves room for a response: config.rollout.max_length is too short for them")
     if not of_name["grpo_update"].fits:
-        raise DoesNotFit(f"the update does not fit: {_missing(of_name['grpo_update'])}")
-    capacity, step = _capacity(config, model, topology, programs, of_name, progress)
-    progress("simulating the rollout")
+        raise DoesNotFit(f"the update does not fit: {missing(of_name['grpo_update'])}")
+    capacity, step = in_flight.capacity, in_flight.step
     shapes = dataclasses.replace(programs.shapes, slots=capacity.slots)
     costs = rollout_costs(programs, of_name, step.step, capacity.slots, topology, model)
     rollout = simulate(groups, costs, shapes, capacity, programs.hosts, DECODE_STEPS, config.rollout.max_length)
@@ -170,52 +165,6 @@ def plan_episode(
     episodes, queries, assumed = _episodes(config)
     chips = len(topology.devices)
     return Episode(capacity, programs.parts, chips, groups, rollout, seconds, written, episodes, queries, assumed)
-
-
-def _capacity(
-    config: ConfigDict,
-    model: Config,
-    topology: Topology,
-    programs: Programs,
-    phases: Mapping[str, Phase],
-    progress: Callable[[str], None],
-) -> tuple[Capacity, DecodingStep]:
-    """Decides on slots and pages, and compiles decoding for so many slots.
-
-    What a rollout needs beside the cache is known from its phases as compiled, less their cache. Decoding is compiled
-    twice where memory decides on the slots.
-    """
-    shapes = programs.shapes
-    available, parts, length = topology.chip.memory, programs.parts, config.rollout.max_length
-    page, slot = page_bytes(model, programs.cache_dtype, programs.tensor), slot_bytes(model, programs.tensor)
-    most = -(-config.grpo.queries_per_episode * config.rollout.samples // parts)
-    for name in BESIDE_DECODING:
-        if phases[name].bytes_per_chip is None:
-            raise DoesNotFit(f"{name} does not fit: {_missing(phases[name])}")
-    others = max(phases[name].bytes_per_chip for name in BESIDE_DECODING) - programs.cache_bytes
-
-    def compiled(slots: int) -> tuple[DecodingStep, int]:
-        progress(f"compiling decode with {slots * parts:,} slots and no cache")
-        step = measure_step(config, model, topology, slots)
-        if step.bytes is None or step.reason:
-            raise DoesNotFit(f"decode does not fit with {slots * parts:,} slots: {step.reason}")
-        return step, available - max(step.bytes, others)
-
-    slots = -(-config.rollout.slots // parts)
-    step, room = compiled(max(slots, 1))
-    if not slots:
-        slots = fit(room, page, slot, length, most).slots
-        step, room = compiled(slots)
-    capacity = fit(room, page, 0, length, most, slots)
-    if config.rollout.cache_tokens:
-        capacity = dataclasses.replace(capacity, pages=min(capacity.pages, pages_of(shapes.pages * shapes.page)))
-    return capacity, step
-
-
-def _missing(phase: Phase) -> str:
-    if phase.reason or phase.bytes_per_chip is None:
-        return phase.reason or "the compiler ran out of memory"
-    return f"{phase.phase} needs {phase.bytes_per_chip:,} bytes of a chip's {phase.bytes_available:,}"
 
 
 def _checkpoint_seconds(config: ConfigDict, programs: Programs, seconds: float) -> tuple[dict[str, float], float]:

@@ -61,6 +61,13 @@ class Phase:
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "works"}
 
+    def with_more(self, resident: int) -> Phase:
+        """The same with so many bytes more that are resident."""
+        if self.bytes_per_chip is None:
+            return self
+        needed = self.bytes_per_chip + resident
+        return dataclasses.replace(self, bytes_per_chip=needed, fits=self.fits and needed <= self.bytes_available)
+
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:

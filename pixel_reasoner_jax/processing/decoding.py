@@ -8,7 +8,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -166,12 +166,20 @@ class VideoFile:
 
     def times(self, indices: Sequence[int]) -> tuple[float, ...]:
         """The times of frames, in seconds from the first one."""
-        times, tick = self._index.times, self._index.tick
-        return tuple((times[index] - times[0]) * tick for index in indices)
+        return self.clock(indices)
+
+    @property
+    def clock(self) -> Callable[[Sequence[int]], tuple[float, ...]]:
+        """Does what `times` does, without the file, which may be closed."""
+        return functools.partial(_times, self._index)
 
     def _key_before(self, time: int) -> int | None:
         keys = self._index.keys
         return keys[max(bisect.bisect_right(keys, time) - 1, 0)] if keys else None
+
+
+def _times(index: VideoIndex, frames: Sequence[int]) -> tuple[float, ...]:
+    return tuple((index.times[frame] - index.times[0]) * index.tick for frame in frames)
 
 
 def file_digest(source: str | os.PathLike | bytes) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 
 from PIL import Image
 
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image
-from pixel_reasoner_jax.processing.pictures import Picture, Video, sample_frames
+from pixel_reasoner_jax.processing.pictures import Picture
+from pixel_reasoner_jax.processing.videos import Clip, Video, sample_frames
 
 ImageSource = str | os.PathLike | bytes | Image.Image | Picture
 
@@ -51,4 +53,9 @@ def load_video(
         return sample_frames(source, count, fps, load_image, rate)
     file = VideoFile(source)
     chosen = file.sample(count, fps, rate)
-    return Video(list(file.frames(chosen)), file.times(chosen), file.fps * len(chosen) / file.total)
+    clip = Clip(file.total, file.fps, file.clock, tuple(chosen), functools.partial(_frames, source))
+    return Video(list(file.frames(chosen)), file.times(chosen), file.fps * len(chosen) / file.total, clip)
+
+
+def _frames(source: str | os.PathLike | bytes, indices: Sequence[int]) -> list[Image.Image]:
+    return list(VideoFile(source).frames(indices))

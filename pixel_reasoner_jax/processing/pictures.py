@@ -18,29 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.decoding import VideoFile, decode_image, digest, file_digest, sample_video
 from pixel_reasoner_jax.processing.sources import MediaError, describe
+from pixel_reasoner_jax.processing.videos import Clip, Video, given_times, load_each, sample_frames
 
 Box = tuple[int, int, int, int]
-
-LIST_FPS = 2.0
-"""The sampling rate assumed for a video given as a list of frames without one (Qwen2.5-VL's own default)."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Video:
-    """Frames sampled from a video.
-
-    Attributes:
-      frames: RGB images of one size, or pictures if a store opened the video.
-      times: the time of each frame, in seconds from the start.
-      fps: sampled frames in a second of video.
-    """
-
-    frames: list[Image.Image] | list[Picture]
-    times: tuple[float, ...]
-    fps: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -106,6 +89,10 @@ class Picture:
         """All of it at another (width, height), bicubic; no pixels are touched."""
         return self if size == self.size else self.original.store.resize(self, size)
 
+    def edit(self, change: Callable[[Image.Image], Image.Image], name: str, size: tuple[int, int]) -> Picture:
+        """A changed copy of it; no pixels are touched. See `PictureStore.edit`."""
+        return self.original.store.edit(self, change, name, size)
+
     def load(self) -> Image.Image:
         """A copy of its pixels as an RGB image, which the caller may change.
 
@@ -125,7 +112,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Original:
-    """An image, or a frame of a video, that a store has opened; or a resized copy.
+    """An image, or a frame of a video, that a store has opened; or a resized or changed copy.
 
     Attributes:
       store: keeps its pixels.
@@ -134,6 +121,7 @@ class Original:
       size: (width, height) in pixels.
       load: returns its pixels, which callers must not change.
       resized_from: the picture that it is a resized copy of; None for an image as it was opened.
+      edited_from: the picture that it is a changed copy of.
     """
 
     store: PictureStore
@@ -142,11 +130,13 @@ class Original:
     size: tuple[int, int]
     load: Callable[[], Image.Image]
     resized_from: Picture | None = None
+    edited_from: Picture | None = None
 
     @property
     def made_of(self) -> set[str]:
         """Its key, and those of the originals that it was made of."""
-        return {self.key} | (set() if self.resized_from is None else self.resized_from.original.made_of)
+        source = self.resized_from or self.edited_from
+        return {self.key} | (set() if source is None else source.original.made_of)
 
     def picture(self) -> Picture:
         """The picture of the entire image."""
@@ -225,14 +215,22 @@ class PictureStore:
         if isinstance(source, Video):
             chosen = sample_video(len(source.frames), source.fps, count, rate)
             frames, times = ([values[index] for index in chosen] for values in (source.frames, source.times))
-            return Video([*map(self.open, frames)], tuple(times), source.fps * len(chosen) / len(source.frames))
+            clock = functools.partial(given_times, source.times)
+            more = functools.partial(load_each, source.frames, self.open)
+            clip = Clip(len(source.frames), source.fps, clock, tuple(chosen), more)
+            fps = source.fps * len(chosen) / len(source.frames)
+            return Video([*map(self.open, frames)], tuple(times), fps, clip)
         if not isinstance(source, str | os.PathLike | bytes):
             return sample_frames(source, count, fps, self.open, rate)
         content, file = file_digest(source), VideoFile(source)
         chosen = file.sample(count, fps, rate)
-        self._make_all({f"{content}#{index}": index for index in chosen}, file.frames)
-        frames = [self._frame(source, content, file, index) for index in chosen]
-        return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total)
+        frames = self._frames(source, content, file, chosen)
+
+        def more(indices: Sequence[int]) -> list[Picture]:
+            return self._frames(source, content, _unchanged(source, content, VideoFile), indices)
+
+        clip = Clip(file.total, file.fps, file.clock, tuple(chosen), more)
+        return Video(frames, file.times(chosen), file.fps * len(chosen) / file.total, clip)
 
     def resize(self, picture: Picture, size: tuple[int, int]) -> Picture:
         """A resized copy of a picture, made when its pixels are used and kept as those of an opened image are."""
@@ -244,6 +242,21 @@ class PictureStore:
 
         load = functools.partial(self._get, key, made_of, make)
         return Original(self, key, picture.original.name, size, load, resized_from=picture).picture()
+
+    def edit(
+        self, picture: Picture, change: Callable[[Image.Image], Image.Image], name: str, size: tuple[int, int]
+    ) -> Picture:
+        """A changed copy of a picture, made when its pixels are used and kept as those of an opened image are.
+
+        Args:
+          change: gets the picture's pixels, which it may change, and returns the new ones.
+          name: of the change with all that it depends on: equal names must be equal changes.
+          size: (width, height) of the copy.
+        """
+        key = f"{picture.key}!{digest(name.encode())}"
+        made_of = {key} | picture.original.made_of
+        load = functools.partial(self._get, key, made_of, lambda: change(picture.load()))
+        return Original(self, key, picture.original.name, size, load, edited_from=picture).picture()
 
     def remember(self, key: Hashable, pictures: Sequence[Picture], make: Callable[[], np.ndarray]) -> np.ndarray:
         """Computes an array from pictures, and keeps it as decoded pixels are kept.
@@ -285,6 +298,12 @@ class PictureStore:
             return Original(self, key, describe(source), image.size, lambda: source).picture()
         self._get(key, {key}, lambda: image)
         return self._original(key, describe(source), image.size, lambda: decode_image(source))
+
+    def _frames(
+        self, source: str | os.PathLike | bytes, content: str, file: VideoFile, indices: Sequence[int]
+    ) -> list[Picture]:
+        self._make_all({f"{content}#{index}": index for index in indices}, file.frames)
+        return [self._frame(source, content, file, index) for index in indices]
 
     def _frame(self, source: str | os.PathLike | bytes, content: str, file: VideoFile, index: int) -> Picture:
         # A later reading opens the file again: one that stayed open would hold its bytes.
@@ -352,37 +371,6 @@ class PictureStore:
         self._held[key] = new
         self.bytes += new.bytes
         self.peak_bytes = max(self.peak_bytes, self.bytes)
-
-
-def sample_frames(
-    source: Sequence[Any], count: int, fps: float | None, load: Callable[[Any], Any], rate: float
-) -> Video:
-    """Samples a video given as a list of frames.
-
-    Args:
-      source: the frames.
-      count, fps, rate: see `loading.load_video`.
-      load: turns each frame that is taken into an image with a `size`.
-
-    Raises:
-      MediaError: it is no list, there are no frames, frames of different sizes, or `fps` is not positive.
-    """
-    if not isinstance(source, Sequence):
-        raise MediaError(f"a video is a path, bytes or a list of frames, not {shown(source)}")
-    if not len(source):
-        raise MediaError("video given as a list: it has no frames")
-    fps = LIST_FPS if fps is None else float(fps)
-    if not 0 < fps < float("inf"):
-        raise MediaError(f"video given as a list of {len(source)} frames: fps must be positive, got {fps}")
-    chosen = sample_video(len(source), fps, count, rate)
-    frames = [load(source[index]) for index in chosen]
-    for index, frame in zip(chosen, frames, strict=True):
-        if frame.size != frames[0].size:
-            raise MediaError(
-                f"{describe(source[index])}: frame {index + 1} is {frame.width}x{frame.height} pixels,"
-                f" the first one {frames[0].width}x{frames[0].height}"
-            )
-    return Video(frames, tuple(index / fps for index in chosen), fps * len(chosen) / len(source))
 
 
 def _unchanged(source: Any, content: str, read: Callable[[Any], Image.Image]) -> Image.Image:

@@ -23,11 +23,12 @@ from pixel_reasoner_jax.processing.items import MAX_VIDEO_TOKENS, ItemSizes, med
 from pixel_reasoner_jax.processing.layout import vision_layout
 from pixel_reasoner_jax.processing.loading import ImageSource, load_image, load_video
 from pixel_reasoner_jax.processing.media import Media, normalization_table, process_image, process_video
-from pixel_reasoner_jax.processing.pictures import Picture, Video
+from pixel_reasoner_jax.processing.pictures import Picture
 from pixel_reasoner_jax.processing.positions import check_rule, mrope_positions
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles, preprocessor_files
 from pixel_reasoner_jax.processing.sources import MediaError, describe
 from pixel_reasoner_jax.processing.tokenizer_files import read_tokenizer
+from pixel_reasoner_jax.processing.videos import Video
 
 Conversation = Sequence[Message]
 

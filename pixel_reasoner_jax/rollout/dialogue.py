@@ -176,8 +176,8 @@ class Dialogue(abc.ABC):
         state.images[len(state.images) - len(images) :] = images
         content = [{"type": "text", "text": self._registry.observation_text(call, result, sizes)}]
         content += [{"type": "image", "image": image, "kind": result.kind} for image in images]
-        outcome = {"boxes": tuple(result.boxes), "sizes": sizes, "sources": tuple(result.sources)}
-        record = OperationRecord(self.turn, name, arguments, **outcome)
+        outcome = {name: tuple(getattr(result, name)) for name in ("boxes", "sources", "frames")}
+        record = OperationRecord(self.turn, name, arguments, sizes=sizes, **outcome)
         return self._observation(record, content, images, state)
 
     def failure(self, call: Call | OperationError, error: str) -> Observation:

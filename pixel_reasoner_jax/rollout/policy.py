@@ -23,8 +23,9 @@ from pixel_reasoner_jax.rollout.groups import RolloutSettings
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.runner import ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling, with_stop_strings
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
+from pixel_reasoner_jax.rollout.shapes import MOST_ROWS
 from pixel_reasoner_jax.trajectory import Trajectory
 
 DECODE_STEPS = 32  # the default of a policy's `decode_steps`
@@ -227,7 +228,7 @@ class Policy:
         return RolloutSettings(
             samples=samples,
             seed=seed,
-            sampling=sampling,
+            sampling=with_stop_strings(sampling, () if self.registry is None else self.registry.stop_strings),
             slots=self._per_part(slots),
             cache_tokens=self._cache_tokens_per_part,
             decode_steps=self.decode_steps,
@@ -281,13 +282,15 @@ class Policy:
         if length is None:
             raise UserError("how many responses fit depends on limits.max_length, which is not set")
         runner = ModelRunner(self.runtime, sampling or SamplingSettings(), 0, self.decode_steps, Counters())
-        runner.grow(1, length, 1)
-        room = int(all_gather(np.int64(free_bytes(mesh) - runner.temporary_bytes())).min())
+        most = -(-most // parts(mesh))
+        runner.grow(min(most, MOST_ROWS), length, 1)
+        temporary = runner.temporary_bytes()
         runner.close()
         self.runtime.forget()
+        room = int(all_gather(np.int64(free_bytes(mesh) - temporary)).min())
         tensor = 1 if mesh is None else mesh.shape["tensor"]
         page = page_bytes(config, self.runtime.cache_dtype or self.runtime.dtype, tensor)
-        capacity = fit(room, page, slot_bytes(config, tensor), length, -(-most // parts(mesh)))
+        capacity = fit(room, page, slot_bytes(config, tensor), length, most)
         self.slots, self.cache_tokens = (count * parts(mesh) for count in (capacity.slots, capacity.pages * PAGE))
 
     def _per_part(self, count: int) -> int:

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pixel_reasoner_jax.operations import MediaState, Registry, tools_section
+from pixel_reasoner_jax.config_values import DEFAULT_OPERATIONS
+from pixel_reasoner_jax.operations import MediaState, Registry
 from pixel_reasoner_jax.processing import (
     Budgets,
     MediaError,
@@ -23,12 +24,16 @@ from pixel_reasoner_jax.rollout.choices import with_choices
 
 SYSTEM = "You are a helpful assistant."
 
+_NAMED = " For a video, we can look closer by `select_frames`. For an image, we can look closer by `crop_image`."
+
 GUIDELINES = (
     "Guidelines: Understand the given visual information and the user query. Determine if it is beneficial to employ"
-    " the given visual operations (tools). For a video, we can look closer by `select_frames`. For an image, we can"
-    " look closer by `crop_image`. Reason with the visual information step by step, and put your final answer within"
-    " \\boxed{}."
+    f" the given visual operations (tools).{_NAMED} Reason with the visual information step by step, and put your final"
+    " answer within \\boxed{}."
 )
+
+OTHER_GUIDELINES = GUIDELINES.replace(_NAMED, "")
+"""The same where other operations are offered."""
 
 TEXT_ONLY_GUIDELINES = "Please think step by step, and put your final answer within \\boxed{}."
 
@@ -46,6 +51,12 @@ class QueryError(MediaError):
         super().__init__(reason)
         self.number, self.query_id = number, query_id
         self.groups: list[list[Any]] = []
+
+
+def default_guidelines(registry: Registry) -> str:
+    """The text after a question for these operations: the paper's, which names its own two, or without these names."""
+    names = {operation.name for operation in registry.operations}
+    return GUIDELINES if names.issuperset(DEFAULT_OPERATIONS) else OTHER_GUIDELINES
 
 
 def query_messages(query: Query, tools: str | None, guidelines: str | None = None) -> list[dict[str, Any]]:
@@ -148,8 +159,10 @@ class OpenedQuery:
                 store.forget(picture)
             raise
         frames = video.frames if video else None
-        state = MediaState.from_query(images=images, video_frames=frames, resized=sizes.resized)
-        tools = None if registry is None else tools_section(registry.signatures(state))
+        state = MediaState.from_query(images, frames, sizes.resized, video.clip if video else None)
+        tools = registry.tools_section(state) if registry is not None and registry.operations else None
+        if tools is not None and guidelines is None:
+            guidelines = default_guidelines(registry)
         messages = query_messages({**query, "images": images, "video": video}, tools, guidelines)
         return OpenedQuery(query, messages, state, store)
 

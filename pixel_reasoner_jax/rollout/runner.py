@@ -17,60 +17,17 @@ import numpy as np
 from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.models.cache import Reads
 from pixel_reasoner_jax.parallel import is_shared, local_parts, local_rows, parts, shard_rows
-from pixel_reasoner_jax.processing import Media, vision_layout
+from pixel_reasoner_jax.processing import Media
+from pixel_reasoner_jax.rollout.batches import Extension, Fork, encode_batch, extend_batch, fork_batch
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
-from pixel_reasoner_jax.rollout.engine import Decoded, ExtendBatch, ForkBatch, Slots
+from pixel_reasoner_jax.rollout.engine import Decoded, Slots
 from pixel_reasoner_jax.rollout.engine_calls import KINDS, MAX_CALLS, EngineCall, ProgramKey, common_order, exchange
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.pages import ResponsePages, list_reads
 from pixel_reasoner_jax.rollout.runtime import Runtime
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling, sample_seeds
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 from pixel_reasoner_jax.rollout.shapes import CHUNK, SAVED_PAGES, Shapes, row_patches
-
-
-@dataclasses.dataclass
-class Extension:
-    """Tokens to append to a slot, which holds `start` tokens already.
-
-    Attributes:
-      slot: its number; see `ModelRunner`.
-      episode: the episode that the slot is sampled for.
-      tokens: int32 [tokens].
-      media: the images and videos whose placeholders are in `tokens`, in order; see `PendingImages`.
-      positions: int32 [3, tokens], the M-RoPE positions of the tokens.
-      following: the position of the token after them.
-      pages: int32 [pages of the longest slot], those of the slot's tokens in order, with room for these.
-      prompt: whether the tokens complete a prompt, which can be forked from then on.
-    """
-
-    slot: int
-    start: int
-    episode: Episode
-    tokens: np.ndarray
-    media: Sequence[Media]
-    positions: np.ndarray
-    following: int
-    pages: np.ndarray
-    prompt: bool
-
-
-@dataclasses.dataclass
-class Fork:
-    """A response to begin.
-
-    Attributes:
-      source: the slot that holds its prompt.
-      slot: its own.
-      episode: the response.
-      page, copy: the prompt's last page, and the page that it is copied to; None for no copy.
-    """
-
-    source: int
-    slot: int
-    episode: Episode
-    page: int | None
-    copy: int | None
 
 
 @dataclasses.dataclass
@@ -124,6 +81,7 @@ class ModelRunner:
         self.parts = len(local_parts(self._mesh))
         self._queues: list[collections.deque[EngineCall]] = [collections.deque() for _ in range(self.parts)]
         self._forbidden = runtime.forbidden(sampling)
+        self._vocab = runtime.config.vocab_size if sampling.penalized else None  # of `Slots.seen`
         self.shapes: Shapes | None = None
         self._table: EmbeddingTable | None = None
         self._slots: Slots | None = None
@@ -247,23 +205,9 @@ class ModelRunner:
             while remaining:
                 size = next((size for size in self.shapes.forks if size >= len(remaining)), self.shapes.forks[-1])
                 batch, remaining = remaining[:size], remaining[size:]
-                self._enqueue(part, EngineCall("fork", size, self._fork_batch(batch, size)))
-
-    def _fork_batch(self, forks: list[Fork], size: int) -> ForkBatch:
-        """The arguments of a `fork` of `size` responses: `forks`, and padding."""
-        vocab = self._runtime.config.vocab_size if self._sampling.penalized else None
-        batch = ForkBatch.blank(size, self.shapes.slots, self.shapes.pages, vocab)
-        prompts = [fork.episode.prompt for fork in forks]
-        samples = [fork.episode.sample for fork in forks]
-        batch.seeds[: len(forks)] = sample_seeds(self._seed, [prompt.id for prompt in prompts], samples)
-        for row, (fork, prompt) in enumerate(zip(forks, prompts, strict=True)):
-            batch.source[row], batch.target[row] = fork.source % self.shapes.slots, fork.slot % self.shapes.slots
-            batch.lengths[row], batch.position[row] = len(prompt.rendered.tokens), prompt.next_position
-            if fork.copy is not None:
-                batch.page[row], batch.copy[row] = fork.page, fork.copy
-            if batch.seen is not None:
-                batch.seen[row, prompt.rendered.tokens] = True
-        return batch
+                self._enqueue(
+                    part, EngineCall("fork", size, fork_batch(batch, size, self.shapes, self._seed, self._vocab))
+                )
 
     def save(self, part: int, pages: Sequence[int]) -> Saved:
         """Has pages brought to the host's memory; calls that are made later may overwrite them."""
@@ -339,15 +283,13 @@ class ModelRunner:
         if kind == "encode":
             return self._encode_batch([], size)
         if kind == "fork":
-            return self._fork_batch([], size)
+            return fork_batch([], size, shapes, self._seed, self._vocab)
         if kind == "save":
             return (np.zeros(size, np.int32),)
         if kind == "load":
             saved = [np.zeros(shape.shape, shape.dtype) for shape in self._slots.cache.saved_shapes(size)]
             return np.full(size, shapes.pages, np.int32), saved
-        return ExtendBatch.blank(shapes.rows(size), size, shapes.slots, shapes.slot_pages)._replace(
-            seen=self._seen([], shapes.rows(size))
-        )
+        return extend_batch([], 0, size, shapes, self._vocab)
 
     def extend(self, extensions: list[Extension]) -> None:
         """Appends extensions to their slots: `CHUNK` tokens at a time, chunks of one bucket of lengths in one call."""
@@ -370,49 +312,11 @@ class ModelRunner:
                     rows = self.shapes.rows(width)
                     for first in range(0, len(numbers), rows):
                         chosen = [(group[number], vision_index[number]) for number in numbers[first : first + rows]]
-                        batch = self._extend_batch(chosen, start, width, rows)
+                        batch = extend_batch(chosen, start, width, self.shapes, self._vocab)
+                        self._counters.prefilled += int(batch.counts.sum())
+                        self._counters.prefill_padding += rows * width - int(batch.counts.sum())
+                        self._counters.extend_calls += 1
                         self._enqueue(part, EngineCall("extend", width, batch))
-
-    def _extend_batch(
-        self, extensions: list[tuple[Extension, np.ndarray]], start: int, width: int, rows: int
-    ) -> ExtendBatch:
-        """The arguments of an `extend`: tokens `start` to `start + width` of each extension.
-
-        Args:
-          extensions: at most `rows` extensions, each with its `vision_index`, see `_encode`.
-        """
-        added = ExtendBatch.blank(rows, width, self.shapes.slots, self.shapes.slot_pages)
-        histories = []
-        for row, (extension, vision_index) in enumerate(extensions):
-            tokens = extension.tokens[start : start + width]
-            count, end = len(tokens), start + len(tokens)
-            slot = extension.slot % self.shapes.slots
-            added.slots[row], added.starts[row], added.counts[row] = slot, extension.start + start, count
-            added.tokens[row, :count], added.positions[row, :, :count] = tokens, extension.positions[:, start:end]
-            added.vision_index[row, :count] = vision_index[start:end]
-            added.position[row], added.token_index[row] = extension.following, extension.episode.sampled
-            added.ends_prompt[row] = extension.prompt and end == len(extension.tokens)
-            added.table[row] = extension.pages
-            histories.append(extension.episode)
-            self._counters.prefilled += count
-        self._counters.prefill_padding += rows * width - int(added.counts.sum())
-        self._counters.extend_calls += 1
-        histories = [episode.tokens() for episode in histories] if self._sampling.penalized else []
-        return added._replace(seen=self._seen(histories, rows))
-
-    def _seen(self, histories: Sequence[np.ndarray], rows: int | None = None) -> np.ndarray | None:
-        """Which tokens each history holds, bool [rows, vocab]; None without a repetition penalty.
-
-        Args:
-          histories: int32 [tokens] each.
-          rows: at least as many as there are histories; None: one row for each.
-        """
-        if not self._sampling.penalized:
-            return None
-        seen = np.zeros((len(histories) if rows is None else rows, self._runtime.config.vocab_size), bool)
-        for row, tokens in enumerate(histories):
-            seen[row, tokens] = True
-        return seen
 
     def _split_by_images(self, extensions: list[Extension]) -> Iterator[list[Extension]]:
         """Splits extensions, in order, into groups whose images fit into the embedding table at the same time."""
@@ -450,8 +354,9 @@ class ModelRunner:
         for length, images in batches.items():
             rows = self.shapes.images(length)
             for first in range(0, len(images), rows):
-                batch = self._encode_batch(images[first : first + rows], length)
-                self._enqueue(part, EngineCall("encode", length, batch))
+                some = images[first : first + rows]
+                self._counters.encode_padding += rows * length - sum(math.prod(media.grid) for media, _ in some)
+                self._enqueue(part, EngineCall("encode", length, self._encode_batch(some, length)))
         indices = []
         for extension in extensions:
             vision_index = np.full(len(extension.tokens), -1, np.int32)
@@ -464,24 +369,8 @@ class ModelRunner:
     def _encode_batch(
         self, images: list[tuple[Media, np.ndarray]], length: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The arguments of an `encode`.
-
-        Args:
-          images: each with the rows reserved for it in the embedding table, int32 [its tokens].
-          length: patches in a row of the call; each image takes one row.
-
-        Returns:
-          The vision tower's input (see `vision_layout`), and for every merged token the row of the table that its
-          embedding goes to, int32 [merged tokens]; a number past the table's end for padding.
-        """
-        geometry, rows = self._processor.geometry, self.shapes.images(length)
-        table_rows = np.full(rows * length // geometry.merge_size**2, self._table.allocators[0].size, np.int32)
-        vision, merged_tokens = vision_layout([media for media, _ in images], geometry, length, rows)
-        for tokens, (_, reserved) in zip(merged_tokens, images, strict=True):
-            table_rows[tokens] = reserved
-        if images:
-            self._counters.encode_padding += rows * length - sum(math.prod(media.grid) for media, _ in images)
-        return vision, table_rows
+        size = self._table.allocators[0].size
+        return encode_batch(images, length, self.shapes, self._processor.geometry, size)
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:

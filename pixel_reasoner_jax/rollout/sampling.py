@@ -101,6 +101,15 @@ def chosen_sampling(samples: int, temperature: float | None, sampling: SamplingS
     return sampling
 
 
+def with_stop_strings(sampling: SamplingSettings, strings: tuple[str, ...]) -> SamplingSettings:
+    """The settings with more texts that end a turn."""
+    if not strings:
+        return sampling
+    stop_strings = (*sampling.stop_strings, *strings)
+    later = sampling.later and dataclasses.replace(sampling.later, stop_strings=())
+    return dataclasses.replace(sampling, stop_strings=stop_strings, later=later)
+
+
 _COMMON = ("forbidden_tokens", "stop_strings", "max_turn_tokens")
 
 

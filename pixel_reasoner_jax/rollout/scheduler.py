@@ -22,13 +22,14 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, OperationError
 from pixel_reasoner_jax.processing import Media, MediaError, PictureStore
 from pixel_reasoner_jax.query import Query, query_name
+from pixel_reasoner_jax.rollout.batches import Extension, Fork
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.episode import Episode, RenderedObservation
 from pixel_reasoner_jax.rollout.groups import ActiveSlot, Group, RolloutSettings
 from pixel_reasoner_jax.rollout.pages import CachePages
 from pixel_reasoner_jax.rollout.pending_images import PendingImages, fetched
 from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
-from pixel_reasoner_jax.rollout.runner import DecodingSlot, Extension, Fork, ModelRunner
+from pixel_reasoner_jax.rollout.runner import DecodingSlot, ModelRunner
 from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.workers import Task, Workers
 from pixel_reasoner_jax.trajectory import Trajectory

@@ -29,7 +29,7 @@ from pixel_reasoner_jax.processing import Budgets, PictureStore
 from pixel_reasoner_jax.query import Query, check_query, query_name
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits, Observation
 from pixel_reasoner_jax.rollout.prompt import BudgetSizes, OpenedQuery, QueryError
-from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling
+from pixel_reasoner_jax.rollout.sampling import SamplingSettings, chosen_sampling, with_stop_strings
 from pixel_reasoner_jax.rollout.served_dialogue import ServedDialogue, chat_message
 from pixel_reasoner_jax.rollout.workers import Workers
 from pixel_reasoner_jax.trajectory import Ended, Trajectory
@@ -116,6 +116,7 @@ class ServedPolicy:
             queries; all others were answered before.
         """
         sampling = chosen_sampling(samples, temperature, sampling)
+        sampling = with_stop_strings(sampling, () if self.registry is None else self.registry.stop_strings)
         if sampling.forbidden_tokens:
             raise UserError("a served model has no forbidden_tokens: which ids its tokens have is not known here")
         settings = ServedRollout(

@@ -161,6 +161,8 @@ def turn_text(completion: Completion, stop_strings: tuple[str, ...] = ()) -> str
     text = completion.text or completion.refusal
     if completion.stopped_by in stop_strings:
         text += completion.stopped_by
+    elif completion.finish not in CUT:
+        text += unclosed_tag(text, stop_strings)
     if completion.calls and not text.rstrip().endswith(CLOSING):  # some servers leave them in the text too
         calls = (
             f'{OPENING}\n{{"name": {json.dumps(name)}, "arguments": {arguments.strip() or "{}"}}}\n{CLOSING}'
@@ -168,6 +170,13 @@ def turn_text(completion: Completion, stop_strings: tuple[str, ...] = ()) -> str
         )
         text = "\n".join([text, *calls]) if text else "\n".join(calls)
     return _sendable(text)
+
+
+def unclosed_tag(text: str, stop_strings: tuple[str, ...]) -> str:
+    """The closing tag, out of the texts that end a turn, that a text lacks: some servers do not say what ended it."""
+    last = {stop: text.rfind(f"<{stop[2:]}") for stop in stop_strings if stop.startswith("</")}
+    stop = max(last, key=last.__getitem__, default="")
+    return stop if last.get(stop, -1) > text.rfind(stop) else ""
 
 
 def chat_message(message: dict[str, Any], sizes: ImageSizes) -> dict[str, Any]:

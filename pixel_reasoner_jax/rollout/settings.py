@@ -11,13 +11,13 @@ import jax
 from jax.sharding import Mesh
 
 from pixel_reasoner_jax.checkpoint import check_is_no_run
-from pixel_reasoner_jax.config_values import BOX_RULES, EARLIER_BOX_RULE
-from pixel_reasoner_jax.errors import MissingModelError, UserError
+from pixel_reasoner_jax.config_values import BOX_RULES, DEFAULT_OPERATIONS, DEFAULT_SYNTAX, EARLIER_BOX_RULE
+from pixel_reasoner_jax.errors import MissingModelError, UserError, shown
 from pixel_reasoner_jax.files import as_path, write_text
 from pixel_reasoner_jax.model_files import base_directory, find_file, model_directory, read_json
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.weights import read_config, stored_dtype
-from pixel_reasoner_jax.operations import Registry, default_registry
+from pixel_reasoner_jax.operations import Registry, make_registry
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.policy import Policy
@@ -34,6 +34,8 @@ class PolicySettings:
       padding: how far a crop's box is widened on every side, as a fraction of the image's side.
       release: whether the operations are those of the released code (`operations.default_registry`).
       box_rule: how the boxes of calls are read, "shown" or "raw" (`operations.CropImage`).
+      operations: the names of those that it may call, and
+      syntax: how it writes a call (`operations.make_registry`).
       limits: where a response ends.
     """
 
@@ -41,15 +43,25 @@ class PolicySettings:
     padding: float = 0.1
     release: bool = False
     box_rule: str = "shown"
+    operations: tuple[str, ...] = DEFAULT_OPERATIONS
+    syntax: str = DEFAULT_SYNTAX
     limits: Limits = Limits()
 
     def __post_init__(self):
         if self.box_rule not in BOX_RULES:
             raise UserError(f"box_rule is {self.box_rule!r}; it is one of {', '.join(map(repr, BOX_RULES))}")
+        names = self.operations
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in (*names, self.syntax)):
+            raise UserError(f"operations is {shown(names)} and syntax {shown(self.syntax)}: names must be texts")
+        object.__setattr__(self, "operations", tuple(names))
 
     def registry(self) -> Registry:
-        """The operations that the policy may call."""
-        return default_registry(self.padding, self.release, self.box_rule)
+        """The operations that the policy may call.
+
+        Raises:
+          UserError: one of them is not known, or is one's own and was not allowed (`operations.allow_own`).
+        """
+        return make_registry(self.operations, self.syntax, self.padding, self.release, self.box_rule)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> PolicySettings:
@@ -116,11 +128,11 @@ def load_policy(
     # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
     check_is_model(directory)
     settings = PolicySettings.load(directory)
-    processor = Processor.from_pretrained(directory)
+    registry, processor = settings.registry(), Processor.from_pretrained(directory)
     return Policy(
         Qwen2_5_VL.from_pretrained(directory, dtype=parameter_type(directory, dtype), mesh=mesh),
         processor,
-        registry=settings.registry(),
+        registry=registry,
         limits=settings.limits,
         guidelines=None if text_only else settings.guidelines,
         text_only=text_only,

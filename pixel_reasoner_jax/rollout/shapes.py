@@ -19,6 +19,7 @@ SAVED_PAGES = 16  # pages that a call brings to the host or back
 WIDTH_MULTIPLE = 32  # widths of an extend, in tokens, are multiples of this
 CHUNK = 512  # the most tokens in a row of an extend: more are appended in several calls
 EXTEND_TOKENS = 256  # the most tokens in all rows of an extend, unless one row alone has more
+MOST_ROWS = EXTEND_TOKENS // WIDTH_MULTIPLE  # of an extend, where there are as many slots
 ENCODE_PATCHES = 1024  # the most patches in all rows of an encode, unless one row alone has more
 TABLE_ROWS = 16_384  # the least rows of the table of image embeddings in a part of the mesh
 CHUNK_SLOTS = 64  # with so many slots or more, decoding reads the most pages at a time

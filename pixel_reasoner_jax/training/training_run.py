@@ -31,6 +31,7 @@ from pixel_reasoner_jax.model_files import base_directory, download_hint
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.models.weights import read_config
+from pixel_reasoner_jax.operations import allow_own
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
@@ -107,6 +108,7 @@ class TrainingRun:
         config.model.position_rule = self.processor.position_rule
         self.settings = policy_settings(config)
         config.operations.box_rule = self.settings.box_rule
+        config.operations.names, config.operations.syntax = self.settings.operations, self.settings.syntax
         self.model = Qwen2_5_VL.from_pretrained(
             config.model.directory,
             dtype=config.model.dtype,
@@ -386,7 +388,11 @@ def policy_settings(config: ConfigDict) -> PolicySettings:
     """The settings of the trained policy: those of the config, and for the others those of the first model."""
     settings = PolicySettings.load(config.model.directory)
     given = {name: value for name, value in config.operations.items() if value is not None}
+    allow_own((*given.get("names", ()), given.get("syntax", "")))
+    if "names" in given:
+        given["operations"] = given.pop("names")
     settings = dataclasses.replace(settings, **given)
+    settings.registry()  # a mistake in the names shows before a large model is loaded
     return dataclasses.replace(settings, limits=rollout_limits(config.rollout)) if "rollout" in config else settings
 
 

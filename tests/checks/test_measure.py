@@ -9,6 +9,7 @@ import pytest
 from pixel_reasoner_jax.checks.measure import compare, roll_out
 from pixel_reasoner_jax.checks.queries import built_in_queries
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.operations import make_registry
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.rollout.episode import Episode
@@ -158,6 +159,18 @@ def test_a_policy_without_operations_has_no_images_of_them(world, trainer):
     text_only = Policy(*world, slots=4, decode_steps=8, text_only=True)
     query = {"id": "1", "question": "?", "images": built_in_queries()[0]["images"]}
     assert not failed(compare(text_only, trainer, roll_out(text_only, [query], 1, turn_tokens=4)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", ["action", "labelled"])
+def test_rollout_and_trainer_agree_after_what_other_operations_return(world, trainer, syntax):
+    names = ("frame_at_time", "rotate_image", "zoom_image", "draw_boxes")
+    policy = Policy(*world, registry=make_registry(names, syntax), slots=4, decode_steps=8)
+    trajectories = roll_out(policy, built_in_queries(), 2, turn_tokens=TURN_TOKENS)
+    assert sum(record.succeeded for t in trajectories for record in t.operations) == 12
+    assert not failed(compare(policy, trainer, trajectories))
+    kinds = {item["kind"] for t in trajectories for m in t.messages[2:] for item in m["content"] if "kind" in item}
+    assert kinds == {"image", "crop", "frame"}
 
 
 def test_queries_that_cannot_be_asked(checked, caplog):

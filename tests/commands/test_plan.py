@@ -12,7 +12,7 @@ from pixel_reasoner_jax.commands import options
 from pixel_reasoner_jax.commands import plan as module
 from pixel_reasoner_jax.commands.plan import load_experiment
 from pixel_reasoner_jax.config import ConfigError
-from pixel_reasoner_jax.plan import episode
+from pixel_reasoner_jax.plan import in_flight
 from pixel_reasoner_jax.plan.chips import Chip, Topology
 from pixel_reasoner_jax.plan.measure import Phase
 from pixel_reasoner_jax.plan.rollout_costs import DecodingStep
@@ -99,14 +99,15 @@ def fabricated(monkeypatch):
     monkeypatch.setattr(module, "topology", lambda name: Topology(name, module.jax.devices()[:1], chip))
     monkeypatch.setattr(module, "measure", measured)
 
-    def run(decoding: int, *more: str) -> None:
+    def run(decoding: int, *more: str, slots: int = 128) -> None:
         step = DecodingStep(Work(1e5, 1e5), decoding, "")
-        monkeypatch.setattr(episode, "measure_step", lambda *_: step)
+        monkeypatch.setattr(in_flight, "measure_step", lambda *_: step)
         parser = argparse.ArgumentParser()
         options.plan(parser)
         phases = ",".join(PHASES)
         arguments = ["--config", "quickstart", "--topology", "one", "--phases", phases, *more]
-        module.run(parser.parse_args(arguments), [("rl.grpo.queries_per_episode", "8")])
+        settings = {"rl.grpo.queries_per_episode": "8", "rl.rollout.slots": str(slots)}
+        module.run(parser.parse_args(arguments), settings.items())
 
     return run
 
@@ -127,6 +128,21 @@ def test_an_episode_is_shown_beside_the_phases(fabricated, capsys):
     fabricated(2**28, "--json")
     *same, last = capsys.readouterr().out.splitlines()
     assert json.loads(last) == figures["phases"] and same == table[: len(same)]
+
+
+def test_memory_decides_on_slots_before_the_phases_are_planned(fabricated, capsys):
+    """All phases are those of the run that it decides on: its cache is in memory in every one of the rollout."""
+    fabricated(2**28, "--json", "--episode", slots=0)
+    *table, last = capsys.readouterr().out.splitlines()
+    figures = json.loads(last)
+    assert "largest rollout.slots that fits: 64, which it is, as memory allows" in table
+    rollout, updates = figures["phases"][:3], figures["phases"][4:]
+    assert {phase["bytes_per_chip"] for phase in updates} == {2**28}
+    assert all(phase["bytes_per_chip"] > 2**28 and phase["largest"] == {"slots": 64} for phase in rollout)
+    assert figures["episode"]["slots"] == 64
+    with pytest.raises(CapacityError, match="need 5"):  # the phases are shown all the same
+        fabricated(2**30, "--json", slots=0)
+    assert [phase["phase"] for phase in json.loads(capsys.readouterr().out.splitlines()[-1])] == PHASES
 
 
 def test_an_episode_that_does_not_fit_is_an_error(fabricated, capsys):

@@ -64,6 +64,8 @@ def test_parts_are_changed_by_name():
         "samples": "8",
         "limits.max_length": "4096",
         "operations.release": "true",
+        "operations.names": "crop_image_normalized,rotate_image",
+        "operations.syntax": "action",
         "prompt": "lmms-eval",
         "prompt.option": "{letter}) {text}",
         "guidelines": "Think.",
@@ -75,6 +77,8 @@ def test_parts_are_changed_by_name():
     assert (found.budgets.image, found.budgets.crop) == ((256, 16384), (256, 5120))
     assert (found.budgets.video_rate, found.limits.max_length, found.limits.max_images) == (0.5, 4096, 16)
     assert (found.samples, found.sampling.temperature, found.sampling.max_turn_tokens) == (8, 1.0, 2048)
+    assert found.operations.names == ("crop_image_normalized", "rotate_image")
+    assert found.to_json()["operations"]["syntax"] == "action" and found.operations.registry().stop_strings
     assert found.operations.release is True and found.modes == ("pixel", "text")
     assert found.prompt == Prompt(VSTAR.prompts["lmms-eval"].template, "{letter}) {text}")
     assert (found.guidelines, found.scorer, found.order) == ("Think.", "mini-o3", "shuffled")
@@ -99,11 +103,19 @@ def test_parts_are_changed_by_name():
         ({"prompt.template": "{frage}"}, "'frage' is neither"),
         ({"scorer": "guess"}, "unknown scorer 'guess'"),
         ({"operations.box_rule": "odd"}, "no box rule"),
+        ({"operations.names": "zoom"}, "unknown operation 'zoom'"),
+        ({"operations.syntax": "xml"}, "unknown syntax of calls 'xml'"),
+        ({"operations.names": "no_such_module:Zoom"}, "cannot be imported"),  # the user's own command names it
     ],
 )
 def test_mistakes_are_named(changes, message):
     with pytest.raises(UserError, match=message):
         make_protocol(VSTAR, OWN, changes=changes)
+
+
+def test_operations_of_every_model_so_far_are_no_part_of_the_hash():
+    """Evaluations that earlier versions began go on."""
+    assert set(make_protocol(VSTAR, OWN).to_json()["operations"]) == {"padding", "release", "box_rule"}
 
 
 def test_an_unknown_protocol():
@@ -123,6 +135,7 @@ def test_the_hash_is_of_every_part_but_the_name():
             "limits.max_images": "4",
             "prompt": "lmms-eval",
             "operations.padding": "0.5",
+            "operations.names": "zoom_image",
             "text_guidelines": "",
         }.items()
     ]

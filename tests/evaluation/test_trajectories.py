@@ -10,7 +10,7 @@ from PIL import Image
 
 from pixel_reasoner_jax.evaluation.identity import BLOCK, BLOCKS, model_hash, versions
 from pixel_reasoner_jax.evaluation.trajectories import TrajectoryWriter, read_trajectories
-from pixel_reasoner_jax.operations import default_registry
+from pixel_reasoner_jax.operations import Call, default_registry, make_registry
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.report.trajectory_html import trajectory_html
 from pixel_reasoner_jax.rollout.episode import Episode
@@ -82,6 +82,17 @@ def test_videos_and_resized_pictures(tmp_path, processor):
     part, expected = (one.messages[3]["content"][-1]["image"] for one in (found, found.given))
     assert part.size == expected.size
     assert np.abs(np.asarray(part.load(), int) - np.asarray(expected.load(), int)).max() <= 1
+
+
+def test_edited_pictures_are_kept_as_they_were_shown(tmp_path, processor):
+    store, query = PictureStore(), {"id": "e", "question": "?", "images": [picture(9, (400, 300))]}
+    registry = make_registry(("rotate_image",))
+    call = registry.write(Call("rotate_image", {"angle": 90, "target_image": 1}))
+    found = played(tmp_path, processor, query, registry, store, call)
+    turned, expected = (one.messages[3]["content"][-1]["image"] for one in (found, found.given))
+    assert turned.size == (300, 400)
+    np.testing.assert_array_equal(np.asarray(turned.load()), np.asarray(expected.load()))
+    np.testing.assert_array_equal(np.asarray(turned.load()), np.rot90(np.asarray(query["images"][0])))
 
 
 def played(directory, processor, query, registry, store, call):

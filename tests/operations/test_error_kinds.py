@@ -5,13 +5,20 @@ import re
 import pytest
 from PIL import Image
 
-from pixel_reasoner_jax.operations import Call, MediaState, OperationError, default_registry
+from pixel_reasoner_jax.operations import Call, MediaState, OperationError, default_registry, make_registry
 from pixel_reasoner_jax.operations.error_kinds import ERROR_KINDS, error_kind
+from pixel_reasoner_jax.processing.videos import sample_frames
 from pixel_reasoner_jax.trajectory import OperationRecord
 from tests.conftest import REPOSITORY
 
 IMAGE = MediaState.from_query([Image.new("RGB", (400, 300))], resized=lambda size, kind: size)
 VIDEO = MediaState.from_query(video_frames=[Image.new("RGB", (64, 48))] * 3)
+PAIR = MediaState.from_query([Image.new("RGB", (400, 300))] * 2)
+FRAMES = [Image.new("RGB", (64, 48))] * 3
+LONG, SHORT = (
+    MediaState.from_query(video_frames=FRAMES, clip=sample_frames(FRAMES, 3, fps, lambda frame: frame, 0.0).clip)
+    for fps in (0.05, 1.0)
+)
 
 
 def crop(box, target=1):
@@ -51,6 +58,51 @@ def test_what_operations_say(call, state, kind):
     assert error_kind(OperationRecord(0, *call, error=str(error.value))) == kind
 
 
+SHAPE = {"bbox_2d": [0, 0, 9, 9]}
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "state", "kind"),
+    [
+        ("zoom_image", {"bbox_2d": [0, 0, 9, 9], "target_image": 1}, IMAGE, "box"),
+        ("deepeyes_zoom", {"bbox_2d": [9, 0, 0, 9]}, IMAGE, "box"),
+        ("vrag_bbox", {"bbox_2d": [0, 0, 9, 9]}, MediaState.from_query(), "no_medium"),
+        ("mini_o3_zoom", {"bbox_2d": [0, 0, 1, 1], "source": "observation_1"}, IMAGE, "arguments"),
+        ("mini_o3_zoom", {"bbox_2d": [0, 0, 1, 1], "source": 1}, IMAGE, "arguments"),
+        ("vigorl_point", {"coordinate": [500, 9]}, IMAGE, "number"),
+        ("rotate_image", {"angle": "up", "target_image": 1}, IMAGE, "arguments"),
+        ("draw_boxes", {"boxes": [SHAPE] * 33, "target_image": 1}, IMAGE, "arguments"),
+        ("draw_boxes", {"boxes": [1], "target_image": 1}, IMAGE, "arguments"),
+        ("draw_boxes", {"boxes": [{"bbox_2d": [9, 9, 0, 0]}], "target_image": 1}, IMAGE, "box"),
+        ("vilasr_boxes", {"boxes": [SHAPE]}, MediaState.from_query(), "no_medium"),
+        ("vilasr_boxes", {"boxes": [SHAPE | {"index": 0}, SHAPE | {"index": 1}]}, PAIR, "arguments"),
+        ("horizontal_line", {"image": "img_1", "param": "up"}, IMAGE, "arguments"),
+        ("horizontal_line", {"image": "img_1", "param": 101}, IMAGE, "number"),
+        ("frames_by_number", {"frames": []}, LONG, "arguments"),
+        ("frames_between", {"start": 1, "end": 2}, LONG, "arguments"),
+        ("frames_between", {"start": 9, "end": 12}, LONG, "number"),
+        ("frames_between", {"start": 1, "end": 3}, VIDEO, "no_medium"),
+        ("frame_at_time", {"time": "soon"}, LONG, "arguments"),
+        ("frame_at_time", {"time": "09:00"}, LONG, "number"),
+        ("frame_at_time", {"time": 1}, VIDEO, "no_medium"),
+        ("find_segment", {"segments": [1]}, VIDEO, "no_medium"),
+        ("find_segment", {"segments": [1]}, SHORT, "no_medium"),
+        ("find_segment", {"segments": []}, LONG, "arguments"),
+        ("find_segment", {"segments": [99]}, LONG, "number"),
+        ("swap_tiles", {"first": 1, "second": 1}, IMAGE, "arguments"),
+        ("swap_tiles", {"first": 1, "second": 9}, IMAGE, "number"),
+        ("swap_tiles", {"first": 1, "second": 2}, MediaState.from_query(), "no_medium"),
+        ("swap_tiles", {"first": 1, "second": 2}, MediaState.from_query([Image.new("RGB", (1, 1))]), "no_medium"),
+    ],
+)
+def test_what_other_operations_say(operation, arguments, state, kind):
+    registry = make_registry((operation,))
+    call = Call(registry.operations[0].name, arguments)
+    with pytest.raises(OperationError) as error:
+        registry.execute(call, state)
+    assert error_kind(OperationRecord(0, call.name, call.arguments, error=str(error.value))) == kind
+
+
 @pytest.mark.parametrize(
     "text",
     ["<tool_call>", "a</tool_call>", '<tool_call>{"nam": 1}</tool_call>', "<tool_call>1</tool_call>" * 2]
@@ -75,7 +127,7 @@ def test_what_the_rollout_says():
 
 def test_every_place_where_a_call_fails_was_thought_of():
     """A new one needs its kind, and its case above."""
-    files = (REPOSITORY / "pixel_reasoner_jax" / "operations").glob("*.py")
+    files = (REPOSITORY / "pixel_reasoner_jax" / "operations").rglob("*.py")
     places = sum(len(re.findall(r"(?:raise|return) OperationError\(", file.read_text())) for file in files)
-    assert places == 19
+    assert places == 51
     assert len(set(ERROR_KINDS)) == len(ERROR_KINDS) == 10

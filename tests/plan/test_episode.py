@@ -11,8 +11,10 @@ from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Config
 from pixel_reasoner_jax.plan import episode as module
+from pixel_reasoner_jax.plan import in_flight
 from pixel_reasoner_jax.plan.chips import HOST_RATE, Chip, Topology
-from pixel_reasoner_jax.plan.episode import PHASES, QUERIES, STORAGE_RATE, DoesNotFit, plan_episode
+from pixel_reasoner_jax.plan.episode import PHASES, QUERIES, STORAGE_RATE, plan_episode
+from pixel_reasoner_jax.plan.in_flight import DoesNotFit, decide
 from pixel_reasoner_jax.plan.lengths import Group, Turn, method_groups
 from pixel_reasoner_jax.plan.measure import Phase
 from pixel_reasoner_jax.plan.programs import Programs, bytes_per_device
@@ -51,7 +53,7 @@ def plan(small, monkeypatch):
         return DecodingStep(Work(1e6, 2e6), OTHERS + slots * slot, "")
 
     slot = 1000
-    monkeypatch.setattr(module, "measure_step", measure_step)
+    monkeypatch.setattr(in_flight, "measure_step", measure_step)
 
     def run(groups=None, settings=(), **changed):
         changed_config = copy.deepcopy(config)
@@ -67,7 +69,8 @@ def plan(small, monkeypatch):
             changed.get(name, phase(name, OTHERS + cache, *works.get(name, (Work(1e6, 1e6),)))) for name in PHASES
         ]
         groups = method_groups(changed_config) if groups is None else groups
-        found = plan_episode(changed_config, model, chips, programs, phases, groups)
+        held = decide(changed_config, model, chips, programs, {phase.phase: phase for phase in phases})
+        found = plan_episode(changed_config, model, chips, programs, phases, groups, held)
         return found, programs, compiled
 
     return run

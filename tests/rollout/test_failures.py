@@ -14,7 +14,7 @@ from PIL import Image
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import Call, CropImage, Registry
 from pixel_reasoner_jax.processing import MediaError, PictureStore
-from pixel_reasoner_jax.processing.pictures import Video
+from pixel_reasoner_jax.processing.videos import Video
 from pixel_reasoner_jax.rollout import EpisodeEnd, Limits, QueryError, SamplingSettings, answered
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.prompt import Prompt

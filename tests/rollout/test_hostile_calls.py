@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixel_reasoner_jax.operations import default_registry
+from pixel_reasoner_jax.operations import Call, default_registry, make_registry
 from pixel_reasoner_jax.processing.pictures import PictureStore
 from pixel_reasoner_jax.rollout import Limits
 from pixel_reasoner_jax.rollout.episode import Episode
@@ -33,6 +33,40 @@ VIDEO_CALLS = [
     {"name": "crop_image_normalized", "arguments": {"bbox_2d": [0.1, 0.2, 0.6, 0.9], "target_image": 3}},
 ]
 
+BOX = [20, 20, 90, 80]
+OTHERS = {  # syntax: (operations, calls of images, calls of videos)
+    "tool_call": (
+        ("zoom_image", "zoom_in_on_point", "rotate_image", "draw_boxes", "draw_lines", "swap_tiles", "find_segment"),
+        [
+            Call("zoom_image", {"bbox_2d": BOX, "target_image": 1}),
+            Call("zoom_in_on_point", {"coordinate": [50, 40], "target_image": 2}),
+            Call("rotate_image", {"angle": 90, "target_image": 1}),
+            Call("draw_boxes", {"boxes": [{"bbox_2d": BOX, "label": "a cat"}], "target_image": 1}),
+            Call("draw_lines", {"lines": [{"start_point_2d": [0, 9], "end_point_2d": [70, 9]}], "target_image": 2}),
+            Call("swap_tiles", {"first": 1, "second": 4}),
+        ],
+        [Call("find_segment", {"segments": [1]}), Call("rotate_image", {"angle": 30, "target_image": 2})],
+    ),
+    "tags": (
+        ("mini_o3_zoom", "vrag_bbox"),
+        [
+            Call("grounding", {"bbox_2d": [0.1, 0.1, 0.6, 0.7], "source": "observation_1"}),
+            Call("bbox", {"bbox_2d": BOX}),
+        ],
+        [Call("grounding", {"bbox_2d": [0.1, 0.1, 0.9, 0.9], "source": "original_image"})],
+    ),
+    "action": (
+        ("frames_between", "frame_at_time", "rotate_image"),
+        [Call("rotate_image", {"angle": 180, "target_image": 1})],
+        [Call("frames_between", {"start": 1, "end": 4}), Call("frame_at_time", {"time": "00:01"})],
+    ),
+    "labelled": (
+        ("vilasr_boxes", "vilasr_lines"),
+        [Call("draw_boxes", {"boxes": [{"index": 0, "bbox_2d": BOX, "label": "a cat"}]})],
+        [Call("draw_lines", {"lines": [{"index": 1, "start_point_2d": [0, 9], "end_point_2d": [70, 9]}]})],
+    ),
+}
+
 
 @dataclasses.dataclass
 class Figures:
@@ -50,14 +84,16 @@ def prompts(processor, registry):
         yield Prompt.build(query, processor, registry, None, PictureStore())
 
 
-def play(prompt, processor, registry, random, figures: Figures) -> None:
-    """Plays one episode in which most turns are mutated calls, and checks what is left of it."""
+def play(prompt, processor, registry, random, figures: Figures, texts) -> None:
+    """Plays one episode in which most turns are mutated calls, and checks what is left of it.
+
+    `texts` are calls of images, and calls of videos.
+    """
     episode = Episode(prompt, 0, processor, registry, LIMITS, SamplingSettings())
-    calls = VIDEO_CALLS if "video" in prompt.query else IMAGE_CALLS
+    calls = texts["video" in prompt.query]
     stop = min(processor.stop_tokens)
     while episode.ended is None:
-        call = json.dumps(calls[random.integers(len(calls))])
-        text = f"I will look closer.\n<tool_call>\n{call}\n</tool_call>"
+        text = f"I will look closer.\n{calls[random.integers(len(calls))]}"
         text = mutated_text(text, random) if random.random() < 0.9 else text
         ids = processor.tokenizer.encode(text, add_special_tokens=False)
         ids = [token for token in ids if token not in processor.stop_tokens][: max(episode.room - 1, 0)] + [stop]
@@ -85,11 +121,17 @@ def play(prompt, processor, registry, random, figures: Figures) -> None:
         assert len(media.pixels) == np.prod(media.grid)
 
 
-def hostile_episodes(processor, calls: int, seed: int) -> Figures:
+def hostile_episodes(processor, calls: int, seed: int, syntax: str | None = None) -> Figures:
+    """Of the default operations, or of the others of a syntax."""
     registry, random, figures = default_registry(), np.random.default_rng(seed), Figures()
+    texts = [[f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in few] for few in (IMAGE_CALLS, VIDEO_CALLS)]
+    if syntax:
+        names, *others = OTHERS[syntax]
+        registry = make_registry(names, syntax)
+        texts = [[registry.write(call) for call in few] for few in others]
     built = list(prompts(processor, registry))
     while figures.calls < calls:
-        play(built[random.integers(len(built))], processor, registry, random, figures)
+        play(built[random.integers(len(built))], processor, registry, random, figures, texts)
     return figures
 
 
@@ -98,12 +140,20 @@ def test_mutated_calls(world):
     assert figures.succeeded > 10  # some still are calls
 
 
+@pytest.mark.parametrize("syntax", OTHERS)
+def test_mutated_calls_of_other_operations(world, syntax, caplog):
+    figures = hostile_episodes(world[1], 60, seed=3, syntax=syntax)
+    assert figures.succeeded > 2
+    assert " failed" not in caplog.text  # no operation has raised what is not an OperationError
+
+
 @pytest.mark.slow
-def test_20_000_mutated_calls(world):
-    hostile_episodes(world[1], 200, seed=1)  # what is imported and cached once
+@pytest.mark.parametrize("syntax", [None, *OTHERS])
+def test_20_000_mutated_calls(world, syntax):
+    hostile_episodes(world[1], 200, seed=1, syntax=syntax)  # what is imported and cached once
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    figures = hostile_episodes(world[1], 20_000, seed=2)
+    figures = hostile_episodes(world[1], 5000 if syntax else 20_000, seed=2, syntax=syntax)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / MEBIBYTE
     print(f"\n{figures}, {grown:.0f} MiB more, {time.perf_counter() - began:.0f} s")
     assert figures.slowest < 10 and grown < 256

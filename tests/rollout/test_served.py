@@ -13,13 +13,13 @@ from PIL import Image
 
 from pixel_reasoner_jax.endpoint import Completion, EndpointError
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations import Call, CropImage, OperationError, Registry, parse_call
+from pixel_reasoner_jax.operations import Call, CropImage, OperationError, Registry, make_registry, parse_call
 from pixel_reasoner_jax.processing import Budgets
 from pixel_reasoner_jax.rollout import Limits, OperationRun, SamplingSettings, answered
 from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, TurnText
 from pixel_reasoner_jax.rollout.prompt import GUIDELINES, TEXT_ONLY_GUIDELINES
 from pixel_reasoner_jax.rollout.served import REFUSED, SILENT, ServedPolicy, UnansweredError
-from pixel_reasoner_jax.rollout.served_dialogue import turn_text
+from pixel_reasoner_jax.rollout.served_dialogue import turn_text, unclosed_tag
 from pixel_reasoner_jax.trajectory import Ended
 from tests.endpoint.chat_server import pictures, said
 
@@ -140,6 +140,33 @@ def test_the_text_of_a_turn(completion, text, outcome):
     written = turn_text(completion, ("</s>",))
     assert text is None or written == text
     assert isinstance(parse_call(written), outcome)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_call_that_a_stop_string_ends(server, policy, says):
+    """Servers leave the string out; only some say which it was."""
+    asked = iter(["I turn it.\n<action>rotate by 90 degrees in image 1", "It is <b>4</b>, \\boxed{4}"])
+
+    def reply(exchange):
+        text = next(asked)
+        stopped = {"stop_reason": "</action>"} if says and "<action>" in text else {}
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", **stopped}
+        exchange.send(200, {"choices": [choice]})
+
+    server.reply = reply
+    registry = make_registry(("rotate_image",), "action")
+    [[trajectory]] = policy(registry=registry).rollout(queries(1))
+    assert [operation.error for operation in trajectory.operations] == [None]
+    assert trajectory.ended == Ended.ANSWER and trajectory.response == "It is <b>4</b>, \\boxed{4}"
+    assert server.requests[0]["stop"] == ["</action>"]
+    assert server.requests[1]["messages"][2]["content"].endswith("in image 1</action>")
+
+
+def test_a_tag_that_a_server_has_left_open_is_closed():
+    tags = ("</action>", "</code>", "END")
+    assert unclosed_tag("a <action>b", tags) == "</action>" and unclosed_tag("<action>a<code>b", tags) == "</code>"
+    assert not any(unclosed_tag(text, tags) for text in ("", "a", "<action>b</action>", "END", "</action> a"))
+    assert unclosed_tag("<code>", ()) == unclosed_tag("<code>", ("END",)) == ""
 
 
 def test_a_call_that_cannot_be_read_or_run_is_answered_with_the_error(server, policy):

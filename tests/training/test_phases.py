@@ -22,6 +22,7 @@ from pixel_reasoner_jax.commands.export import export
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import PictureStore
+from pixel_reasoner_jax.rollout import policy
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.rollout.settings import load_policy
 from pixel_reasoner_jax.training import rl, sft
@@ -67,6 +68,24 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         assert {k: v for k, v in one.items() if not k.startswith(timed)} == {
             k: v for k, v in other.items() if not k.startswith(timed)
         }
+
+
+@pytest.mark.slow
+def test_a_run_keeps_the_slots_that_memory_has_decided_on(rl_config, uninterrupted, monkeypatch, luck_pays, capsys):
+    """When it goes on, nothing is decided again. Responses do not depend on it: the end is that of other slots."""
+    whole = uninterrupted("rl")
+    rl_config.rollout.slots = 0
+    again = copy.deepcopy(rl_config)
+    interrupted(monkeypatch, rl.run, rl_config, after=3)
+    decided = json.loads((pathlib.Path(rl_config.workdir) / "config.json").read_text())["rollout"]
+    assert decided["slots"] == 8 and decided["cache_tokens"] > 0  # an episode has eight responses
+    assert "rollouts: 8 responses in flight, " in capsys.readouterr().err
+    monkeypatch.setattr(policy, "free_bytes", None)
+    resumed = rl.run(again, resume=True)
+    assert json.loads((resumed.parent / "config.json").read_text())["rollout"] == decided
+    expected, actual = (load_file(directory / "model.safetensors") for directory in (whole, resumed))
+    for name in expected:
+        np.testing.assert_array_equal(expected[name], actual[name], err_msg=name)
 
 
 def test_an_rl_run_leaves_all_it_should(uninterrupted):

@@ -70,7 +70,7 @@ def test_a_directory_in_use_is_refused(sft_config, uninterrupted):
 
 def test_a_run_whose_data_grew_does_not_go_on(sft_config, uninterrupted, monkeypatch):
     sft_config.workdir = str(uninterrupted("sft").parent)
-    monkeypatch.setattr(training_run, "record_count", lambda data: 99)
+    monkeypatch.setattr(training_run, "record_count", lambda *_: 99)
     with pytest.raises(ConfigError, match="have 99 records, and had .* when it was last saved"):
         sft.run(sft_config, resume=True)
 
@@ -129,6 +129,49 @@ def test_rules_stay_with_a_run_and_with_a_model(sft_config, tmp_path):
         config.workdir = str(tmp_path / f"run{number}")
         config.model.position_rule, config.operations.box_rule = given
         assert rules(config) == (given[0] or "transformers", given[1] or "raw")
+
+
+def operations_of(config, resume: bool = False) -> tuple[tuple[str, ...], str]:
+    """The operations of a run that starts, and their syntax: those that it uses, which must be those that it saves."""
+    with TrainingRun(config, resume) as run:
+        used = run.settings.operations, run.settings.syntax
+    saved = json.loads((pathlib.Path(config.workdir) / "config.json").read_text())["operations"]
+    assert (tuple(saved["names"]), saved["syntax"]) == used
+    beside = PolicySettings.load(pathlib.Path(config.workdir) / "initial")
+    assert (beside.operations, beside.syntax) == used
+    return used
+
+
+def test_operations_stay_with_a_run_and_with_a_model(sft_config, tmp_path):
+    default, others = (
+        (("crop_image_normalized", "select_frames"), "tool_call"),
+        (("zoom_image", "rotate_image"), "action"),
+    )
+    fresh, workdir = copy.deepcopy(sft_config), pathlib.Path(sft_config.workdir)
+    assert operations_of(copy.deepcopy(fresh)) == operations_of(copy.deepcopy(fresh), resume=True) == default
+    without(workdir / "config.json", "operations.names", "operations.syntax")  # of an earlier version
+    assert operations_of(copy.deepcopy(fresh), resume=True) == default
+    fresh.operations.names = ("zoom_image",)
+    with pytest.raises(
+        ConfigError, match="config.operations.names is .*zoom_image.*, but the run in .* was started with"
+    ):
+        TrainingRun(fresh, resume=True)
+
+    model = pathlib.Path(shutil.copytree(sft_config.model.directory, tmp_path / "model"))
+    PolicySettings(operations=others[0], syntax=others[1]).save(model)
+    sft_config.model.directory, sft_config.workdir = str(model), str(tmp_path / "other")
+    assert operations_of(copy.deepcopy(sft_config)) == others
+    assert operations_of(copy.deepcopy(sft_config), resume=True) == others
+    for names, syntax, message in (
+        (("zoom_image", "no_such_module:Zoom"), None, "'no_such_module:Zoom' cannot be imported"),
+        (("swap_tiles", "swap_tiles_3x3"), None, "an operation named 'swap_tiles' is registered already"),
+        (None, "no_such_module:Syntax", "'no_such_module:Syntax' cannot be imported"),
+    ):
+        config = copy.deepcopy(sft_config)
+        config.workdir, config.operations.names, config.operations.syntax = str(tmp_path / "none"), names, syntax
+        with pytest.raises(UserError, match=message):
+            TrainingRun(config)
+    assert not (tmp_path / "none").exists()
 
 
 def test_budgets_that_the_config_leaves_open_are_the_model_s(sft_config, start, capsys):

@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 from pixel_reasoner_jax.processing.decoding import VideoFile
-from pixel_reasoner_jax.processing.pictures import LIST_FPS, Video
 from pixel_reasoner_jax.processing.sources import MediaError
+from pixel_reasoner_jax.processing.videos import LIST_FPS, Video
 
 
 @dataclasses.dataclass(frozen=True)
