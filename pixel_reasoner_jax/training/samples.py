@@ -123,7 +123,14 @@ def _store(
             except (RecordError, MediaError) as error:  # whatever a model wrote, or a file that is gone
                 _log.warning("episode %d: a sample was not stored: %s", episode, error)
     if training.is_tracked:
-        training.track("samples", episode, [_tracked(rewarded, place) for place in scores])
+        try:
+            shown = [_tracked(rewarded, place) for place in scores]
+        except Exception as error:  # whatever a model wrote: what is only shown ends no run
+            _log.warning(
+                "episode %d: its samples are not shown to trackers: %s: %s", episode, type(error).__name__, error
+            )
+        else:
+            training.track("samples", episode, shown)
     return difference_figures(_differences(rewarded, scores, training.processor))
 
 
@@ -145,7 +152,7 @@ def _tracked(rewarded: Rewarded, place: tuple[int, int]) -> TrackedSample:
         query_id=str(trajectory.query_id)[:MOST_TEXT],
         sample=trajectory.sample,
         question=trajectory.question[:MOST_TEXT],
-        reference=(reference if isinstance(reference, str) else " | ".join(reference))[:MOST_TEXT],
+        reference=(reference if isinstance(reference, str) else " | ".join(map(str, reference)))[:MOST_TEXT],
         text="".join(texts)[:MOST_TEXT],
         figures={name: float(value) for name, value in figures.items()},
         images=images,
