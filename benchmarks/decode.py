@@ -3,7 +3,8 @@
 Each figure is a ratio of two steps of the same model in the same run, which take turns. `ragged_ratio`: one response
 of 7,900 tokens and 31 of 300, to as many tokens spread evenly. `cache_ratio`: bytes of all pages, to those of the
 tokens in them, averaged while queries wait, with lengths like the method's. `bfloat16_ratio`: a cache in bfloat16 to
-one in float32. `top_p_ratio`: top-p and top-k to neither, with the released vocabulary.
+one in float32. `top_p_ratio`: top-p and top-k to neither, with the released vocabulary. `int8_weights_ratio` and
+`int8_cache_ratio`: the decoder's matrices, or the cache, in int8 to the type that the model computes in.
 """
 
 from __future__ import annotations
@@ -54,41 +55,57 @@ def compare(rounds: int, *sides: Callable[[], float]) -> list[float]:
     ]
 
 
-def model_of(vocabulary: int, tiny: bool) -> Qwen2_5_VL:
-    """The decoder of the rollout benchmark: 12 layers of 640."""
-    config = Config.preset("tiny")
-    if not tiny:
+def model_of(vocabulary: int, preset: str | None) -> Qwen2_5_VL:
+    """A model with random weights; on GPUs it computes in bfloat16.
+
+    Args:
+      preset: its sizes, but for the vocabulary; None: the decoder of the rollout benchmark, 12 layers of 640.
+    """
+    config = Config.preset(preset or "tiny")
+    if preset is None:
         sizes = dict(hidden_size=640, intermediate_size=1792, num_hidden_layers=12, mrope_section=(8, 12, 12))
         heads = dict(num_attention_heads=10, num_key_value_heads=2)
         vision = dataclasses.replace(config.vision, out_hidden_size=640)
         config = dataclasses.replace(config, vision=vision, **sizes, **heads)
-    return Qwen2_5_VL.create(dataclasses.replace(config, vocab_size=vocabulary), 0)
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return Qwen2_5_VL.create(dataclasses.replace(config, vocab_size=vocabulary), 0, dtype=dtype, param_dtype=dtype)
 
 
-def ragged(rounds: int, tiny: bool) -> dict[str, float]:
-    model, scale = model_of(2048, tiny), 16 if tiny else 1
+def ragged(rounds: int, preset: str | None) -> dict[str, float]:
+    model, scale = model_of(2048, preset), 16 if preset == "tiny" else 1
     lengths = [7900 // scale] + [300 // scale] * 31
     even = [round(sum(lengths) / 32)] * 32
     seconds = compare(rounds, *(steps_of(model, held, 8192 // scale) for held in (lengths, even)))
     return {"ragged_ms": 1e3 * seconds[0], "even_ms": 1e3 * seconds[1], "ragged_ratio": seconds[0] / seconds[1]}
 
 
-def bfloat16(rounds: int, tiny: bool) -> dict[str, float]:
+def bfloat16(rounds: int, preset: str | None) -> dict[str, float]:
     """The cache's type alone: the model computes in float32."""
-    model, longest = model_of(2048, tiny), 256 if tiny else 4096
+    model, longest = model_of(2048, preset), 256 if preset == "tiny" else 4096
     sides = [steps_of(model, [longest // 4] * 8, longest, dtype=dtype) for dtype in ("bfloat16", "float32")]
     seconds = compare(rounds, *sides)
     return {"bfloat16_ms": 1e3 * seconds[0], "float32_ms": 1e3 * seconds[1], "bfloat16_ratio": seconds[0] / seconds[1]}
 
 
-def top_p(rounds: int, tiny: bool) -> dict[str, float]:
-    model = model_of(2048 if tiny else 151_936, tiny)
+def top_p(rounds: int, preset: str | None) -> dict[str, float]:
+    model = model_of(2048 if preset == "tiny" else 151_936, preset)
     sides = [
         steps_of(model, [300] * 32, 512, sampling=sampling)
         for sampling in (SamplingSettings(top_p=0.9, top_k=50), SamplingSettings())
     ]
     seconds = compare(rounds, *sides)
     return {"top_p_ms": 1e3 * seconds[0], "plain_ms": 1e3 * seconds[1], "top_p_ratio": seconds[0] / seconds[1]}
+
+
+def int8(rounds: int, preset: str | None) -> dict[str, float]:
+    """Matrices for few slots, which a step reads once for all; a cache for slots that are long."""
+    model, longest = model_of(2048, preset), 256 if preset == "tiny" else 4096
+    figures = {}
+    for name, lengths, option in (("weights", [64] * 8, "weights"), ("cache", [longest // 2] * 8, "dtype")):
+        sides = [steps_of(model, lengths, longest, **options) for options in ({option: "int8"}, {})]
+        seconds = compare(rounds, *sides)
+        figures |= {f"int8_{name}_ms": 1e3 * seconds[0], f"int8_{name}_ratio": seconds[0] / seconds[1]}
+    return figures
 
 
 def cache_fill(queries: int) -> dict[str, float]:
@@ -143,17 +160,21 @@ class Kept:
         pass
 
 
+PARTS = {"ragged": ragged, "bfloat16": bfloat16, "top_p": top_p, "int8": int8}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--rounds", type=int, default=7, help="of each comparison (default: %(default)s)")
-    parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--preset", help="size of the model, in place of 12 layers of 640")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to compare (default: all)")
     args = parser.parse_args()
     enable_cache()
     result = {"device": f"{os.cpu_count()} cores" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind}
-    for part in (ragged, bfloat16, top_p):
-        result |= part(args.rounds, args.tiny)
-    result |= cache_fill(120 if args.tiny else 200)
+    for part in args.parts:
+        result |= PARTS[part](args.rounds, args.preset)
+    result |= cache_fill(120 if args.preset == "tiny" else 200)
     for name, value in result.items():
         print(f"{name:20}" + (value if isinstance(value, str) else f"{value:10.3f}"), end="")
         print(f"   aim at most {AIMS[name]}" if name in AIMS else "")

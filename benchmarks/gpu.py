@@ -34,8 +34,11 @@ TINY = 6  # times as long may a step take on a CPU
 TESTS = (
     "tests/models/test_against_transformers.py",
     "tests/models/test_attention.py",
+    "tests/models/test_cache.py",
     "tests/models/test_lora.py",
     "tests/models/test_model.py",
+    "tests/models/test_quantized.py",
+    "tests/models/test_quantized_cache.py",
     "tests/rollout/test_policy.py",
     "tests/rollout/test_sampling.py",
     "tests/rollout/test_scheduler.py",
@@ -125,7 +128,9 @@ def all_steps(tiny: bool, work: pathlib.Path, parallel_tests: bool = False) -> l
     model = str(work / "model")
     benchmark = ("-m", "benchmarks.train_step", "--setting", "tiny" if tiny else "gpu", "--directory", model)
     sizes = "--preset tiny --slots 2 --context 96 --width 32" if tiny else ""
+    decode = "--preset tiny --rounds 1" if tiny else "--preset 3b --parts ragged int8"
     rollout = "--tiny --queries 2 --samples 2" if tiny else "--dtype bfloat16 --queries 8 --samples 8 --turn-tokens 64"
+    ragged = f"{rollout} --ragged" + ("" if tiny else " --queries 4")
     changes = (f"workdir={work / 'quickstart'}", *(SHORTEST if tiny else ("model.dtype=bfloat16", *SHORT)))
     pytest = ("--verbose", "--tb=short", "--continue-on-collection-errors", "-p", "no:cacheprovider", "-rfE")
     pytest += ("-n", "8") if parallel_tests and not tiny else ()
@@ -134,9 +139,9 @@ def all_steps(tiny: bool, work: pathlib.Path, parallel_tests: bool = False) -> l
         arguments = (*benchmark, "--only", side, "--phase", phase, "--updates", "3" if tiny else "6")
         return Step(f"updates/{phase}/{side}", 110, arguments, torch=side != "ours", needs="model")
 
-    def rollouts(side: str, seconds: int) -> Step:
-        arguments = ("-m", "benchmarks.rollout", "--only", side, "--weights", model, *rollout.split())
-        return Step(f"rollouts/{side}", seconds, arguments, torch=side != "ours", needs="model")
+    def rollouts(side: str, seconds: int, group: str = "rollouts", sizes: str = rollout) -> Step:
+        arguments = ("-m", "benchmarks.rollout", "--only", side, "--weights", model, *sizes.split())
+        return Step(f"{group}/{side}", seconds, arguments, torch=side != "ours", needs="model")
 
     share = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # of the memory: with those that run beside it
     # Trying kernels takes longer than such small programs run; and two programs whose kernels were chosen so may sum in
@@ -159,9 +164,13 @@ def all_steps(tiny: bool, work: pathlib.Path, parallel_tests: bool = False) -> l
         rollouts("ours", 150),
         rollouts("kept_cache", 150),
         rollouts("rerender", 150),
+        Step("decode", 120, ("-m", "benchmarks.decode", "--json", *decode.split())),
+        rollouts("ours", 150, "ragged", ragged),
+        rollouts("kept_cache", 150, "ragged", ragged),
         update("sft", "ours"),
         update("sft", "torch.compile"),
         rollouts("rerender_compiled", 150),
+        rollouts("rerender", 150, "ragged", ragged),
         update("grpo", "torch"),
         update("sft", "torch"),
         Step(

@@ -104,6 +104,18 @@ def _floors(_, figures, *__):
     return rows
 
 
+def _decode(_, figures, *__):
+    compared = (
+        ("ragged", "a response of 7,900 tokens and 31 of 300, beside as many tokens spread evenly"),
+        ("int8_weights", "matrices in int8"),
+        ("int8_cache", "a cache in int8"),
+    )
+    return [
+        (f"a step of decoding, {what}", f"{figures[f'{name}_ms']:.3g} ms, {figures[f'{name}_ratio']:.2f} x the time")
+        for name, what in compared
+    ]
+
+
 def _rollouts(step, figures, results, _):
     speed = f"{figures['tokens_per_second']:.1f} tokens/s"
     if "compiles" in figures:
@@ -136,6 +148,8 @@ _SHOW = {
     "tests": _tests,
     "quickstart": _quickstart,
     "floors": _floors,
+    "decode": _decode,
     "rollouts": _rollouts,
+    "ragged": _rollouts,
     "updates": _updates,
 }

@@ -14,9 +14,12 @@ from pixel_reasoner_jax.models.cache import most_listed, page_size
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.engine import Decoded, Engine, Slots
+from pixel_reasoner_jax.rollout.layout import Layout
 from pixel_reasoner_jax.rollout.pages import CachePages, list_reads
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 from pixel_reasoner_jax.rollout.shapes import Shapes
+
+SCALE_TOKENS = 128  # tokens whose keys and values scale a cache of int8
 
 
 class NowhereToWait:
@@ -37,6 +40,7 @@ class HeldSlots:
       longest: tokens that a slot may hold.
       steps: tokens of a call of `decode`.
       dtype: of the cache; None: as the model computes.
+      weights: "int8" rounds the decoder's matrices; None: as the model computes.
       sampling: of all slots.
 
     Attributes:
@@ -51,11 +55,13 @@ class HeldSlots:
         longest: int,
         steps: int,
         dtype: str | None = None,
+        weights: str | None = None,
         sampling: SamplingSettings = SamplingSettings(),  # noqa: B008 - frozen
     ):
-        graph, self.params = nnx.split(model)
-        config = model.config
-        self.engine = Engine(graph, [config.vocab_size - 1])
+        graph, params = nnx.split(model)
+        config, layout = model.config, Layout(graph, params, {}, weights)
+        self.params = layout(params)
+        self.engine = Engine(layout.graphdef, [config.vocab_size - 1])
         self._steps, self._filtered = steps, sampling.filtered
         units = dict(page=page_size(None), most_chunk=most_listed(None))
         tokens = sum(length + steps + units["page"] for length in lengths)
@@ -74,7 +80,8 @@ class HeldSlots:
         self._forbidden = np.zeros(config.vocab_size, bool)
         self._forbidden[-1] = True  # the stop token: every call makes all of its steps
         sizes = shapes.slots, shapes.pages, shapes.page, shapes.items
-        self.state: Slots = self.engine.empty(self.params, *sizes, dtype, sampling.penalized)
+        text = np.arange(SCALE_TOKENS, dtype=np.int32) % config.vocab_size if dtype == "int8" else None
+        self.state: Slots = self.engine.empty(self.params, text, *sizes, dtype, sampling.penalized)
 
     def decode(self) -> Decoded:
         """Samples the tokens of a call after those that the slots held at first."""

@@ -1,7 +1,7 @@
 """The work of the rollout benchmark, the same for every side: a random model, queries, and crops that are forced.
 
-A random model never asks for an operation. So each turn but the last is cut after a fixed number of tokens and is
-followed by the observation of a crop that the workload chose; the last turn is cut after as many tokens.
+A random model never asks for an operation. So each turn but the last is cut after a number of tokens that the workload
+chose, and is followed by the observation of a crop that it chose too; the last turn is cut likewise.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from data_pipeline.lessons import save_world_processor
 from data_pipeline.tokenizer import save_processor
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL, VisionConfig
 from pixel_reasoner_jax.operations import Call, default_registry
+from pixel_reasoner_jax.plan.lengths import draw_group
 from pixel_reasoner_jax.processing import Budgets, PictureStore, Processor, Rendered
 from pixel_reasoner_jax.rollout.prompt import Prompt, Query
 
 BOX_SIDES = (0.2, 0.4)
 """Least and most side of a forced box, as a share of the image; the operation's padding adds 0.2 to it."""
+
+RAGGED_SCALE = 1 / 8
+"""Tokens of a response's turns and of images in a ragged workload, as a share of the method's."""
 
 QUESTIONS = (
     "Which shape is nearest to the middle?",
@@ -32,6 +36,8 @@ QUESTIONS = (
     "What colour is the largest ellipse, and is any rectangle of the same colour?",
     "Is there a shape that touches the edge of the picture? Name its colour.",
 )
+
+Lengths = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +48,11 @@ class Workload:
       directory: the model and its processor, in the Hugging Face form.
       queries: what a rollout takes; their images are files in `directory`.
       samples: responses a query.
-      turn_tokens: tokens sampled in every turn.
-      turns: of every response; all but the last end in a forced crop.
+      turn_tokens: tokens sampled in every turn; with `lengths`, in the longest.
+      turns: of every response; with `lengths`, of the one with most. All but the last end in a forced crop.
       seed: of the boxes.
       dtype: of parameters and computation, on all sides.
+      lengths: tokens sampled in each turn, for [query][sample]; None: the same for all, as above.
     """
 
     directory: Path
@@ -55,6 +62,17 @@ class Workload:
     turns: int = 3
     seed: int = 0
     dtype: str = "float32"
+    lengths: Lengths | None = None
+
+    def row_turns(self, query: int, sample: int) -> tuple[int, ...]:
+        """Tokens sampled in each turn of a response."""
+        return (self.turn_tokens,) * self.turns if self.lengths is None else self.lengths[query][sample]
+
+    def with_lengths(self, lengths: Lengths) -> Workload:
+        """The same queries, answered in turns of these lengths."""
+        rows = [turns for group in lengths for turns in group]
+        most = dict(turns=max(map(len, rows)), turn_tokens=max(map(max, rows)))
+        return dataclasses.replace(self, lengths=lengths, **most)
 
     @property
     def rows(self) -> list[tuple[int, int]]:
@@ -108,6 +126,7 @@ _FULL = _Size(
     crop=(100, 200),
     raw=(320, 800),
 )
+_RAGGED = _Size(MODEL, image=(40, 250), crop=(12, 125), raw=(40, 300))
 _TINY = _Size(
     TINY,
     image=(12, 30),
@@ -123,6 +142,7 @@ def build(
     turn_tokens: int = 64,
     seed: int = 0,
     *,
+    ragged: bool = False,
     tiny: bool = False,
     weights: Path | None = None,
     dtype: str = "float32",
@@ -131,13 +151,14 @@ def build(
 
     Args:
       directory: made where it is missing.
-      seed: of the parameters, the images and the boxes.
-      tiny: a model and images for tests; `turn_tokens` is then at most 4.
+      seed: of the parameters, the images, the boxes and the lengths.
+      ragged: turns as many and as long as the method's, scaled by `RAGGED_SCALE`, in place of three of `turn_tokens`.
+      tiny: a model and images for tests; `turn_tokens` is then at most 4, and ragged turns are 8 times shorter.
       weights: a folder that `save_model` filled, whose model is taken in place of a new one.
       dtype: see `Workload`.
     """
     directory = Path(directory)
-    size = _TINY if tiny else _FULL
+    size = _TINY if tiny else _RAGGED if ragged else _FULL
     unused = dict(frame=(4, 4), video=(4, 4), video_frames=2)
     budgets = Budgets(image=size.image, crop=size.crop, **unused)
     if weights is None:
@@ -156,7 +177,18 @@ def build(
         question = QUESTIONS[index % len(QUESTIONS)]
         asked.append({"id": f"query-{index}", "question": question, "answer": "none", "images": [str(path)]})
     turn_tokens = min(turn_tokens, 4) if tiny else turn_tokens
-    return Workload(directory, tuple(asked), samples, turn_tokens, seed=seed, dtype=dtype)
+    workload = Workload(directory, tuple(asked), samples, turn_tokens, seed=seed, dtype=dtype)
+    if not ragged:
+        return workload
+    return workload.with_lengths(_draw_lengths(seed, queries, samples, RAGGED_SCALE / (8 if tiny else 1)))
+
+
+def _draw_lengths(seed: int, queries: int, samples: int, scale: float) -> Lengths:
+    random = np.random.default_rng(seed)
+    groups = (draw_group(random, samples).responses for _ in range(queries))
+    return tuple(
+        tuple(tuple(max(1, round(turn.sampled * scale)) for turn in response) for response in group) for group in groups
+    )
 
 
 def save_model(directory: Path, config: Config, budgets: Budgets, seed: int = 0, dtype: str = "float32") -> None:

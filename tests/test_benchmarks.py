@@ -13,10 +13,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks import (
     decode,
+    earlier_engine,
     floors,
     load_memory,
     peers,
     rollout,
+    speculation,
     train_own,
     train_peer,
     train_step,
@@ -111,6 +113,57 @@ def test_sampling_never_takes_a_forbidden_token(work, processor, peer):
     tokens = flat(peer(work, temperature=2.0))
     assert not np.isin(tokens, workload.forbidden_tokens(processor)).any()
     assert (tokens[:, 0, 0] != tokens[:, 1, 0]).any()
+
+
+@pytest.fixture(scope="module")
+def ragged(work):
+    """Turns from 1 to 6 tokens; not as many in every response."""
+    return work.with_lengths((((3, 1, 2), (4,)), ((2, 6), (1, 1)), ((5,), (1, 3, 4))))
+
+
+def test_peers_sample_turns_of_many_lengths(ragged):
+    """Row by row, what each samples alone: whatever else has ended meanwhile."""
+    kept, rerendered = (peer(ragged, temperature=0) for peer in (peers.kept_cache, peers.rerender))
+    alone = peers.kept_cache(ragged, batch_size=1, temperature=0)
+    for query, sample in ragged.rows:
+        tokens = kept.tokens[query][sample]
+        assert tuple(map(len, tokens)) == ragged.row_turns(query, sample)
+        for other in (rerendered, alone):
+            for one, same in zip(tokens, other.tokens[query][sample], strict=True):
+                np.testing.assert_array_equal(one, same)
+    assert kept.generated == rerendered.generated == 33
+
+
+def test_lengths_are_like_the_methods(tmp_path):
+    """There, 900 tokens of a trajectory are sampled on average."""
+    lengths = workload._draw_lengths(0, 80, 8, workload.RAGGED_SCALE)
+    rows = [turns for group in lengths for turns in group]
+    assert np.mean([sum(turns) for turns in rows]) == pytest.approx(900 * workload.RAGGED_SCALE, rel=0.1)
+    assert {len(turns) for turns in rows} == {1, 2, 3, 4, 5} and min(map(min, rows)) >= 1
+    ragged = workload.build(tmp_path, queries=2, samples=3, tiny=True, ragged=True)
+    assert [len(group) for group in ragged.lengths] == [3, 3]
+    assert ragged.turns == max(len(turns) for group in ragged.lengths for turns in group)
+
+
+@pytest.mark.slow
+def test_our_engine_of_now_and_then_sample_turns_of_many_lengths(ragged):
+    own = rollout.ours(ragged, warmup=False)
+    assert own.counters.sampled == 33 and own.counters.prefilled == rollout.needed(own.trajectories)
+    for query, sample in ragged.rows:
+        source = own.trajectories[query][sample].source
+        assert (source == Source.SAMPLED).sum() == sum(ragged.row_turns(query, sample))
+    try:
+        earlier_engine.find("2ff9fb9")
+    except earlier_engine.EngineError as error:
+        pytest.skip(str(error))
+    assert earlier_engine.measure("2ff9fb9", ragged)["generated"] == 33
+
+
+def test_an_earlier_engine_that_is_not_here_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["rollout", "--engine-of", "0" * 12])
+    with pytest.raises(SystemExit):
+        rollout.main()
+    assert "there is no commit 000000000000 here; in a shallow clone" in capsys.readouterr().err
 
 
 def test_every_forced_box_is_another_one(work):
@@ -309,7 +362,35 @@ def test_the_cache_is_full_of_live_tokens():
 
 @pytest.mark.slow
 def test_steps_of_decoding_are_compared(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["decode", "--tiny", "--rounds", "1", "--json"])
+    monkeypatch.setattr("sys.argv", ["decode", "--preset", "tiny", "--rounds", "1", "--json"])
     decode.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert decode.AIMS.keys() < found.keys() and all(found[name] > 0 for name in decode.AIMS)
+    assert all(found[name] > 0 for name in (*decode.AIMS, "int8_weights_ratio", "int8_cache_ratio"))
+
+
+def row(prompt, sampled):
+    return [*prompt, *sampled], [Source.PROMPT] * len(prompt) + [Source.SAMPLED] * len(sampled)
+
+
+def test_what_is_looked_up_is_kept_as_far_as_it_is_drawn():
+    # 1 is drawn; then 2 3 follow 1 in the prompt, and 4 is drawn; then 5 1 follow 1 2 3 4, of which there is 5.
+    assert speculation.steps(row([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]), (), 2) == 3
+    assert speculation.steps(row([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]), (), 4) == 2
+    assert speculation.steps(row([1, 2, 3, 4, 5], [1, 9, 3, 4, 5]), (), 4) == 4  # 1, 9 for 2, 3, and 4 5
+    assert speculation.steps(row([1], [2, 3, 4, 5, 6]), (), 4) == 5
+    text = [1, 2, 3, 4, 5, 6]
+    assert speculation.steps(row([1], [2, 3, 4, 5, 6]), [(0, text)], 2) == 2
+    assert speculation.steps(row([1], [2, 3, 4, 5, 6]), [(2, text)], 8) == 3  # it ends once 2 and 3 are drawn
+
+
+def test_siblings_help_from_their_end():
+    short, long = row([1], [6, 2, 3, 7]), row([1], [2, 3, 4, 5, 6, 2, 3, 7])
+    found = speculation.tokens_a_step([[short, long]], 2)
+    # Alone, 3 follows the second 2 of the long one. Of the short one that has ended, 2 3 follow 6; 3 follows 2 at once.
+    assert found == {"alone": 12 / (4 + 7), "ended": 12 / (4 + 6), "shorter": 12 / (4 + 5)}
+
+
+def test_a_step_of_more_tokens_costs_what_it_computes():
+    """One row reads as much either way; 256 rows of 9 tokens are bound by their products on a v5p chip."""
+    assert speculation.reckoned_cost("v5p", 1, 8) == 1
+    assert 4 < speculation.reckoned_cost("v5p", 256, 8) < 9

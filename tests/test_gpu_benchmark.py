@@ -11,6 +11,7 @@ import pytest
 from benchmarks import gpu, gpu_table
 
 SCRIPT = pathlib.Path(gpu.__file__).with_suffix(".sh")
+INT8 = ("int8_weights", "int8_cache")
 H100 = "NVIDIA H100 80GB HBM3"
 
 
@@ -55,10 +56,11 @@ def test_every_step_runs_on_a_cpu(tmp_path):
         "prefill",
         "tests",
         "quickstart | **failed**",
-        *results.keys() - {"floors"},
+        *results.keys() - {"floors", "decode"},
+        "a step of decoding, matrices in int8",
     ):
         assert f"\n| {what}" in table
-    assert table.count("ours is ") == 7  # every peer's row
+    assert table.count("ours is ") == 9  # every peer's row
 
 
 @pytest.mark.slow
@@ -138,7 +140,10 @@ def test_the_table_compares_what_was_measured_on_one_card():
         ),
         result("updates/sft/ours", seconds=0.4, **update),
         result("updates/sft/torch.compile", seconds=0.6, **update),
+        result("decode", **{f"{name}_{unit}": 0.6 for name in ("ragged", *INT8) for unit in ("ms", "ratio")}),
         result("rollouts/ours", tokens_per_second=900.0, compiles=0, device=H100),
+        result("ragged/ours", tokens_per_second=800.0, compiles=0, device=H100),
+        result("ragged/kept_cache", tokens_per_second=200.0, device=H100),
         result("rollouts/rerender", tokens_per_second=300.0, device="NVIDIA H200"),
         {**result("rollouts/kept_cache"), "status": "left out", "figures": None, "error": "not measured: no torch"},
     ]
@@ -148,6 +153,8 @@ def test_the_table_compares_what_was_measured_on_one_card():
     assert rows["| prefill, a row"].endswith(", 2.00 x at the data sheet's 989")
     assert rows["| updates/sft/ours"] == "0.4 s, 16.00 GiB, 500 TFLOP/s (50.6% of the data sheet's)"
     assert rows["| updates/sft/torch.compile"].endswith("; ours is 1.50 x as fast")
+    assert rows["| a step of decoding, matrices in int8"] == "0.6 ms, 0.60 x the time"
+    assert rows["| ragged/kept_cache"] == "200.0 tokens/s; ours is 4.00 x as fast"
     assert rows["| rollouts/rerender"] == "300.0 tokens/s"  # on another card
     assert rows["| rollouts/kept_cache"] == "not measured: no torch"
     assert all(row.endswith(f" | {H100} |") for row in gpu_table.table(results).splitlines()[2:])

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from pixel_reasoner_jax.config import load_config
-from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.models import Config, attention, cache
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.plan.chips import topology
 from pixel_reasoner_jax.plan.flops import Flops, count_flops
 from pixel_reasoner_jax.plan.hlo import Program as Text
 from pixel_reasoner_jax.plan.measure import measure
-from pixel_reasoner_jax.plan.programs import Programs, bytes_per_device
+from pixel_reasoner_jax.plan.programs import Program, Programs, _output_of, bytes_per_device
+from pixel_reasoner_jax.rollout.shapes import SAVED_PAGES
 
 # What is compiled for a TPU cannot be read back from the compilation cache without one.
 pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
@@ -152,6 +153,47 @@ def temporaries(program) -> int:
     """Bytes of a program's temporaries, as compiled."""
     compiled = program.function.lower(*program.arguments, **program.static).compile()
     return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["extend", "fork", "save", "load", *(pytest.param(name, marks=pytest.mark.slow) for name in ("prefill", "decode"))],
+)
+@pytest.mark.parametrize(
+    "tensor, int8", [(1, None), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((2, None), (1, "int8")))]
+)
+def test_no_rollout_program_has_a_temporary_of_a_tenth_of_the_cache(small, libtpu, name, tensor, int8):
+    """So none holds a copy of a layer of it."""
+    config = copy.deepcopy(small[0])
+    config.mesh.tensor, config.rollout.cache_tokens = tensor, 2**19  # of eight devices, or of four pairs
+    config.rollout.weights = config.rollout.cache_dtype = int8
+    programs = Programs(config, small[1], topology("v5e:2x4").devices)
+    assert temporaries(cache_program(programs, name)) < programs.cache_bytes / 10
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode", "load"])
+def test_rollouts_lower_for_gpu(small, monkeypatch, name):
+    """With int8 weights and an int8 cache, on one GPU; nothing of the TPU's kernel is in them."""
+    monkeypatch.setattr(cache, "platform_of", lambda mesh: "gpu")
+    monkeypatch.setattr(attention, "platform_of", lambda mesh: "gpu")
+    config = copy.deepcopy(small[0])
+    config.rollout.weights = config.rollout.cache_dtype = "int8"
+    config.mesh.tensor = 1
+    program = cache_program(Programs(config, small[1], topology("cpu:1").devices), name)
+    lowered = program.function.trace(*program.arguments, **program.static).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
+    assert "tpu_custom_call" not in text and "xi8>" in text
+
+
+def cache_program(programs: Programs, name: str) -> Program:
+    """A program that reads or writes the cache."""
+    slots = programs._slots
+    numbers = programs._of_all_parts(np.zeros(SAVED_PAGES, np.int32), programs.rollout_mesh)
+    if name == "save":
+        return Program(programs._engine.save, (slots, numbers))
+    if name == "load":
+        return Program(programs._engine.load, (slots, numbers, _output_of(programs._engine.save, slots, numbers)))
+    return programs.build("decode")[1] if name == "fork" else programs.build(name)[0]
 
 
 def test_every_chip_does_its_share_of_the_update_alone(update):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pixel_reasoner_jax.models import cache
-from pixel_reasoner_jax.rollout import Limits, Policy, pages
+from pixel_reasoner_jax.operations import Call, CropImage, Registry
+from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, pages
 from pixel_reasoner_jax.rollout.policy import answered
 
 LIMITS = Limits(max_operations=2, max_response_tokens=160, max_length=240)
@@ -68,12 +69,40 @@ def test_all_pages_are_free_at_the_end(world, queries):
     assert sorted(pair for pair in finished if pair[0] != 2) == [(n, s) for n in (0, 3, 4) for s in range(4)]
 
 
+class Seldom(Registry):
+    """Reads a crop into one turn in fifty, as their texts have it; every second crop has a bug."""
+
+    def __init__(self):
+        super().__init__([Broken()])
+
+    def parse(self, text):
+        number = sum(text.encode())
+        if number % 50:
+            return None
+        side = 0.25 if number % 100 else 0.5
+        return Call("crop_image_normalized", {"bbox_2d": [0.2, 0.2, 0.2 + side, 0.2 + side], "target_image": 1})
+
+
+class Broken(CropImage):
+    bugs = 0
+
+    def run(self, arguments, state):
+        if arguments["bbox_2d"][2] > 0.5:
+            Broken.bugs += 1
+            raise ZeroDivisionError
+        return super().run(arguments, state)
+
+
 @pytest.mark.slow
 def test_twenty_thousand_responses_leave_nothing(world, queries):
-    """One in a hundred fails, and one is cancelled; memory stays within 5% after the first tenth."""
-    limits = Limits(max_operations=1, max_response_tokens=12, max_length=128)
-    policy = Policy(*world, limits=limits, slots=64, decode_steps=8, cache_tokens=1000)
-    policy.warmup()
+    """Of a hundred queries one fails and one is cancelled, of a hundred turns two ask for a crop, of which one fails.
+
+    Memory stays within 5% after the first tenth.
+    """
+    limits = Limits(max_operations=1, max_response_tokens=80, max_length=192)
+    options = dict(slots=64, decode_steps=8, cache_tokens=1000, registry=Seldom())
+    policy, sampling = Policy(*world, limits=limits, **options), SamplingSettings(max_turn_tokens=12)
+    policy.warmup(sampling=sampling)
     resident = []
 
     def given():
@@ -86,6 +115,7 @@ def test_twenty_thousand_responses_leave_nothing(world, queries):
             query = {**queries[number % 6], "id": number}
             yield query if number % 100 != 50 else {**query, "images": ["/nowhere.png"]}
 
-    finished, failed = answer(policy, given(), cancelled=range(0, 5000, 100))
+    finished, failed = answer(policy, given(), cancelled=range(0, 5000, 100), sampling=sampling)
     assert len(failed) == 50 and len(finished) >= 4 * 4900 and policy.counters.waits > 0
+    assert Broken.bugs > 100
     assert resident[1] < 1.05 * resident[0]
