@@ -49,6 +49,7 @@ setup(
     extras_require={
         "gs": ["gcsfs>=2024.6"],
         "endpoint": ["openai>=2.0"],
+        "wandb": ["wandb>=0.18"],
         "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
         "test": [

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.pretraining.lessons = 4096  # where the box is, which digit a crop shows, which color the box has
     config.pretraining.optimizer = optimizer(learning_rate=1.5e-3, warmup_fraction=0.1)
     config.pretraining.train = train(batch_size=64, steps=360, row_length=72, micro_batch_rows=64)
+    config.pretraining.evaluation = evaluation(loss_on=config_dict.placeholder(str), slots=64)
 
     config.warm_start = ConfigDict()
     config.warm_start.trajectories = 2048
@@ -31,6 +32,7 @@ def get_config() -> ConfigDict:
     config.warm_start.corrections = True  # a tenth of the trajectories crop elsewhere first; False: none does
     config.warm_start.optimizer = optimizer(learning_rate=5e-4, warmup_fraction=0.1)
     config.warm_start.train = train(batch_size=64, steps=180, row_length=288, micro_batch_rows=12)
+    config.warm_start.evaluation = evaluation(loss_on=config_dict.placeholder(str), slots=64)
 
     config.rl = ConfigDict()
     config.rl.queries = 1280
@@ -69,9 +71,30 @@ def get_config() -> ConfigDict:
     config.rl.auxiliary = ConfigDict(dict(entropy=0.0, kl=0.0, kl_estimator="k2", nll=0.0))
     config.rl.auxiliary.update(dict(kl_cov=0.0, kl_cov_fraction=0.0002))
     config.rl.auxiliary.update(dict(clip_cov_fraction=0.0, clip_cov_bounds=(1.0, 5.0)))
+    config.rl.evaluation = evaluation()
 
+    config.metrics = ConfigDict(dict(trackers=("tensorboard",)))  # of all phases
+    # Of all models at the end; what `evaluation` of a phase names is evaluated while it trains.
     config.evaluation = ConfigDict(dict(queries=256, samples=4, slots=256, temperature=1.0))
     return config
+
+
+def evaluation(**more) -> ConfigDict:
+    """Nothing is evaluated while a phase trains, until `on` names something."""
+    return ConfigDict(
+        dict(
+            on=(),
+            every=10,
+            queries=64,
+            samples=1,
+            temperature=0.0,
+            metric=config_dict.placeholder(str),
+            best="auto",
+            patience=0,
+            warn_share=0.25,
+            **more,
+        )
+    )
 
 
 def optimizer(

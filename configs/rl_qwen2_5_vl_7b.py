@@ -204,4 +204,24 @@ def get_config() -> ConfigDict:
     config.replay = ConfigDict()
     config.replay.method = "paper"
     config.replay.alpha = 1.0  # the paper's responses are drawn with probabilities as |advantage| to this power
+
+    config.metrics = ConfigDict()
+    # What gets the figures besides metrics.jsonl, with samples and alarms: "tensorboard", "wandb" (pip install
+    # "pixel-reasoner-jax[wandb]"), or your own as module:Class, see docs/watching.md.
+    config.metrics.trackers = ("tensorboard",)
+
+    # What a run is measured by while it trains: docs/watching.md.
+    config.evaluation = ConfigDict()
+    # Benchmarks or one's own queries as NAME:PATH, like `evaluate --on`: ("data:data/held_out.jsonl", "vstar:DIR").
+    config.evaluation.on = ()
+    config.evaluation.every = 10  # episodes, and after the last one
+    config.evaluation.queries = 256  # the most of each benchmark, evenly spread over it
+    config.evaluation.samples = 1  # responses a query
+    config.evaluation.temperature = 0.0
+    # Which checkpoint is the best, and is kept: the greatest or the smallest of a metric such as "data/score"; None:
+    # the first benchmark's score. "auto": the smallest loss, failure_rate or tokens, else the greatest.
+    config.evaluation.metric = config_dict.placeholder(str)
+    config.evaluation.best = "auto"
+    config.evaluation.patience = 0  # the run ends when so many in a row were not the best; 0: it does not
+    config.evaluation.warn_share = 0.25  # of the time, above which a warning says what evaluations take
     return config

@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
     # A data set of trajectories, 5,500 of 7,500 with operations; or a table of `messages`: docs/data.md.
     config.data.path = "data/pixel_reasoner_warm_start"
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
+    config.data.held_out = 0.0  # share of the records that are not trained on: see evaluation.loss_on
     config.data.workers = 4  # processes that decode and resize; 0: threads
     config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped
     # How many shards the records are assigned to, each packed by itself: a multiple of data x fsdp, 0 for just that.
@@ -93,4 +94,29 @@ def get_config() -> ConfigDict:
     config.train.freeze_vision = True
     config.train.checkpoint_every = 50  # updates
     config.train.keep_checkpoints = 3
+
+    config.metrics = ConfigDict()
+    # What gets the figures besides metrics.jsonl, with samples and alarms: "tensorboard", "wandb" (pip install
+    # "pixel-reasoner-jax[wandb]"), or your own as module:Class, see docs/watching.md.
+    config.metrics.trackers = ("tensorboard",)
+
+    # What a run is measured by while it trains: docs/watching.md.
+    config.evaluation = ConfigDict()
+    # Benchmarks or one's own queries as NAME:PATH, like `evaluate --on`: ("data:data/held_out.jsonl", "vstar:DIR").
+    config.evaluation.on = ()
+    # Trajectories whose loss is computed; None: those that data.held_out keeps out of training, if any.
+    config.evaluation.loss_on = config_dict.placeholder(str)
+    config.evaluation.every = 50  # updates, and after the last one
+    config.evaluation.queries = 256  # the most of each benchmark, and of the trajectories, evenly spread over it
+    config.evaluation.samples = 1  # responses a query
+    config.evaluation.temperature = 0.0
+    # Responses in flight, for each of which the KV cache has room for the model's max_length, else train.row_length.
+    config.evaluation.slots = 16
+    # Which checkpoint is the best, and is kept: the greatest or the smallest of a metric, "loss" or one such as
+    # "data/score"; None: the loss, else the first benchmark's score. "auto": the smallest loss, failure_rate or tokens,
+    # else the greatest.
+    config.evaluation.metric = config_dict.placeholder(str)
+    config.evaluation.best = "auto"
+    config.evaluation.patience = 0  # the run ends when so many in a row were not the best; 0: it does not
+    config.evaluation.warn_share = 0.25  # of the time, above which a warning says what evaluations take
     return config

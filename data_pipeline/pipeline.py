@@ -66,6 +66,7 @@ def trajectory_batches(
     settings: LoaderSettings = _DEFAULT_LOADER,
     cache_bytes: int = 2**29,
     row_length: int | None = None,
+    held_out_share: float = 0.0,
 ) -> BatchLoader:
     """Batches of rendered trajectories for instruction tuning.
 
@@ -80,6 +81,7 @@ def trajectory_batches(
       cache_bytes: memory for rendered trajectories, so that a small data set is decoded and resized only once; the
         worker processes share it.
       row_length: the most tokens of a trajectory, None for no limit.
+      held_out_share: of the records of each data set, which are left out; see `held_out`.
 
     Returns:
       An iterator of dicts from the number of a shard to a list of `Trajectory`.
@@ -91,9 +93,12 @@ def trajectory_batches(
     cache = cache_bytes // max(settings.workers, 1)
     reader = TrajectoryReader(functools.partial(render_trajectory, processor=processor), row_length)
     datasets = []
-    for path, _ in _weighted(data):
+    for number, (path, _) in enumerate(_weighted(data)):
         source = open_records(path, "trajectory")
-        datasets.append((source, ReadSource(source, reader, cache), range(len(source))))
+        chosen: Sequence[int] = range(len(source))
+        if held_out_share:
+            chosen = np.setdiff1d(chosen, held_out(len(source), held_out_share, order.seed + number))
+        datasets.append((source, ReadSource(source, reader, cache), chosen))
     return _loader(data, datasets, batch_size, order, settings)
 
 
@@ -121,11 +126,25 @@ def query_batches(
     return _loader(data, datasets, batch_size, order, settings)
 
 
-def record_count(data: DatasetMixture, pass_rates: tuple[float, float] = EVERY_RATE) -> int:
-    """The number of records in an epoch of all data sets together; see `query_batches` for `pass_rates`."""
+def record_count(
+    data: DatasetMixture, pass_rates: tuple[float, float] = EVERY_RATE, held_out_share: float = 0.0
+) -> int:
+    """The number of records in an epoch of all data sets together.
+
+    Args:
+      data: see `DatasetMixture`.
+      pass_rates: see `query_batches`.
+      held_out_share: see `trajectory_batches`.
+    """
     if tuple(pass_rates) == EVERY_RATE:
-        return sum(len(open_records(path)) for path, _ in _weighted(data))
+        counts = [len(open_records(path)) for path, _ in _weighted(data)]
+        return sum(count - round(count * held_out_share) for count in counts)
     return sum(len(_wanted(path, pass_rates)) for path, _ in _weighted(data))
+
+
+def held_out(count: int, share: float, seed: int) -> np.ndarray:
+    """The numbers of a share of `count` records, drawn for the seed, ascending: measured on, and not trained on."""
+    return np.sort(np.random.default_rng((seed, count)).permutation(count)[: round(count * share)])
 
 
 def render_trajectory(draft: Draft, processor: Processor) -> Trajectory:

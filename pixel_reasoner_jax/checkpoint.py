@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from pixel_reasoner_jax import digests
 from pixel_reasoner_jax.arrays import array_shapes, first_difference, shapes_of
@@ -43,14 +44,18 @@ class Checkpoints:
       keep: how many checkpoints are kept; older ones are deleted.
       read_only: change nothing, for example while a run is writing a checkpoint.
 
+    Attributes:
+      kept: the steps of checkpoints that are kept besides, however old they are; change it in place.
+
     Raises:
       CheckpointError: what describes one of them is damaged, so that there is no list of them.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False):
         self.directory = epath.Path(absolute(directory))
+        self.kept: set[int] = set()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=_NewestAnd(keep, self.kept),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._add_digests),
@@ -211,6 +216,17 @@ class Checkpoints:
         if step is not None and step not in steps:
             raise CheckpointError(f"there is no checkpoint {step} in {self.directory}; there are {steps}")
         return steps[-1] if step is None else step
+
+
+class _NewestAnd(preservation_policy.PreservationPolicy):
+    """Keeps the newest checkpoints, and those of some steps."""
+
+    def __init__(self, newest: int, steps: set[int]):
+        self._newest, self._steps = newest, steps
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        first = len(checkpoints) - self._newest
+        return [number >= first or one.step in self._steps for number, one in enumerate(checkpoints)]
 
 
 def set_aside(directory: str | os.PathLike, steps: Iterable[int]) -> epath.Path:

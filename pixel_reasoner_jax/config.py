@@ -56,6 +56,7 @@ FIXED = (
     "data.mixture",
     "data.shards",
     "data.pass_rates",
+    "data.held_out",
     "train.batch_size",
     "train.freeze_vision",
     "optimizer.master_weights",
@@ -71,6 +72,7 @@ was trained so far depend on them."""
 EARLIER = {
     "model.position_rule": EARLIER_POSITION_RULE,
     "operations.box_rule": EARLIER_BOX_RULE,
+    "data.held_out": 0.0,
     "operations.names": list(DEFAULT_OPERATIONS),  # as JSON has them
     "operations.syntax": DEFAULT_SYNTAX,
 }

@@ -68,6 +68,8 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' 
 # Of the sampler's probabilities to the trainer's.
 CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 KL_ESTIMATORS = ("k1", "k2", "k3")
+TRACKERS = ("tensorboard", "wandb")  # of a run's figures
+BEST_RULES = ("auto", "greatest", "smallest")  # of the metric by which the best checkpoint is chosen
 
 
 def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
@@ -123,6 +125,14 @@ def _are_masks(value: Any) -> bool:
     return all(name in RESPONSE_MASKS for name in value)
 
 
+def _are_trackers(value: Any) -> bool:
+    return all(isinstance(name, str) and (name in TRACKERS or all(name.partition(":"))) for name in value)
+
+
+def _are_named_paths(value: Any) -> bool:
+    return all(isinstance(text, str) and (text == "pixel_search" or all(text.partition(":"))) for text in value)
+
+
 def _are_operations(value: Any) -> bool:
     return all(isinstance(name, str) and (name in OPERATIONS or all(name.partition(":"))) for name in value)
 
@@ -150,6 +160,8 @@ OPTIONAL = (
     "operations.syntax",
     "media.root",
     "train.steps",
+    "evaluation.loss_on",
+    "evaluation.metric",
     *ROUNDED,
     *MODEL_HAS,
 )
@@ -200,6 +212,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.workers": _NOT_NEGATIVE,
     "data.max_unreadable": _FRACTION,
     "data.pass_rates": (_is_range_of_rates, "(least, most), between 0 and 1"),
+    "data.held_out": _MOMENTUM,
     "media.root": _TEXT,
     "media.max_pixels": _POSITIVE,
     "media.video_seconds": _POSITIVE,
@@ -282,6 +295,14 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.samples": _POSITIVE,
     "evaluation.slots": _POSITIVE,
     "evaluation.temperature": _NOT_NEGATIVE,
+    "metrics.trackers": (_are_trackers, f"out of {', '.join(TRACKERS)}, or module:Class of your own"),
+    "evaluation.on": (_are_named_paths, 'texts of the form NAME:PATH, for example ("data:data/held_out.jsonl",)'),
+    "evaluation.loss_on": _TEXT,
+    "evaluation.every": _POSITIVE,
+    "evaluation.metric": _TEXT,
+    "evaluation.best": _choice(*BEST_RULES),
+    "evaluation.patience": _NOT_NEGATIVE,
+    "evaluation.warn_share": _SHARE,
 }
 """For the last parts of a setting's key: a test of the value, and the allowed values in words. The longest key counts.
 Every setting has one but those that are True or False; no number may be infinite or NaN."""

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON line a step, TensorBoard events, and a progress bar in a terminal."""
+"""Metrics of a run: one JSON line a step, what trackers are told, and a progress bar in a terminal."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import json
 import logging
 import math
 import os
-import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import rich.console
 import rich.progress
 
 from pixel_reasoner_jax.files import as_path, check_output, is_remote, output_directory, upload, write_text
+from pixel_reasoner_jax.trackers import TrackedRun, Trackers
 
 FILE = "metrics.jsonl"
 UPLOAD_SECONDS = 60.0
-EVENTS_SECONDS = 30.0  # between two moments when TensorBoard's events go to the disk
 
 _log = logging.getLogger(__name__)
 
 
 class MetricWriter:
-    """Appends the metrics of every step to `metrics.jsonl` and to TensorBoard events in the same directory.
+    """Appends the metrics of every step to `metrics.jsonl`, and tells trackers of them.
 
     Lines are flushed as they are written. In an object store nothing can be appended to a file, so the files are copied
     there once a minute, and by `flush`. A run that goes on from a checkpoint drops the lines after that checkpoint's
@@ -35,12 +35,25 @@ class MetricWriter:
     Args:
       directory: made if missing.
       step: the last step whose line is kept; 0 keeps none.
+      names: of the trackers, see `trackers`.
+      name: what they call the run; None: the directory's.
+      config: the run's settings, in types that JSON has, for them.
+
+    Attributes:
+      trackers: may be told more, such as samples.
 
     Raises:
-      UserError: the file cannot be written, as where a folder has its name.
+      UserError: the file cannot be written, as where a folder has its name; or there is no tracker of a name.
     """
 
-    def __init__(self, directory: str | os.PathLike, step: int = 0):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        step: int = 0,
+        names: Sequence[str] = ("tensorboard",),
+        name: str | None = None,
+        config: Mapping[str, Any] = MappingProxyType({}),
+    ):
         self._directory = as_path(directory)
         path = self._directory / FILE
         check_output(path)
@@ -50,7 +63,8 @@ class MetricWriter:
         # Replaced atomically: a run that is killed here still has its metrics.
         path = write_text(self._local / FILE, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8", buffering=1)
-        self._events = _Events(self._local, step)
+        name = self._directory.name if name is None else name
+        self.trackers = Trackers(names, TrackedRun(name, self._directory, self._local, config, step))
         self._uploaded = time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -58,62 +72,28 @@ class MetricWriter:
         values = {name: float(value) for name, value in metrics.items() if value is not None}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
-        self._events.write(step, values)
+        self.trackers.tell("figures", step, values)
         if time.monotonic() - self._uploaded > UPLOAD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Copies all lines and events written so far to the object store, if the directory is in one."""
+        """Copies all lines, and what trackers wrote, so far to the object store, if the directory is in one."""
         if is_remote(self._directory):
-            self._events.flush()
+            self.trackers.tell("flush")
             upload(self._local, self._directory)
         self._uploaded = time.monotonic()
 
     def close(self) -> None:
         with contextlib.ExitStack() as closing:  # each of them, also where a full disk lets none of them end well
-            for one in (self._end, self._events, self._lines):
-                closing.callback(one.close)
+            closing.callback(self._end.close)
+            closing.callback(self.trackers.tell, "close")
+            closing.callback(self._lines.close)
 
     def __enter__(self) -> MetricWriter:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-class _Events:
-    """TensorBoard events of scalars, written by the caller's thread.
-
-    tensorboardX's own writer has a thread that ends with the first error, after which the run would wait for it.
-    """
-
-    def __init__(self, directory: pathlib.Path, step: int):
-        # They import torch where that is installed: seconds, for every command.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._writer, self._flushed = EventsWriter(str(directory / "events")), time.monotonic()
-        if step:  # what an interrupted run wrote after it is not shown
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(step=step + 1, file_version="brain.Event:2")
-            self._write(step=step + 1, session_log=start)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._write(step=step, summary=self._summary(value=scalars))
-        if time.monotonic() - self._flushed > EVENTS_SECONDS:
-            self.flush()
-
-    def _write(self, **fields: Any) -> None:
-        self._writer.write_event(self._event(wall_time=time.time(), **fields))
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

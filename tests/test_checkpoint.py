@@ -48,6 +48,19 @@ def test_state_and_meta_come_back(tmp_path):
             checkpoints.restore(target, step=1)
 
 
+def test_a_checkpoint_is_kept_however_many_newer_ones_there_are(tmp_path):
+    with Checkpoints(tmp_path / "run", keep=1) as checkpoints:
+        for step in range(1, 6):
+            checkpoints.save(step, {"x": jnp.full(2, step)}, {})
+            checkpoints.wait()
+            if step in (2, 4):
+                checkpoints.kept.clear()
+                checkpoints.kept.add(step)
+            assert checkpoints.steps == {1: [1], 2: [2], 3: [2, 3], 4: [2, 4], 5: [4, 5]}[step]
+    with Checkpoints(tmp_path / "run", keep=1) as checkpoints:
+        assert checkpoints.steps == [4, 5]
+
+
 def test_saving_survives_donation_of_the_state(tmp_path):
     update = jax.jit(lambda state: jax.tree.map(lambda x: x * 1.5 + 1, state), donate_argnums=0)
     state = update({"x": jnp.ones((1000, 2000)), "y": jnp.zeros((1000, 2000))})

@@ -53,6 +53,7 @@ def _plain(name: str) -> str:
         "docs/data.md",
         "docs/operations.md",
         "docs/extending.md",
+        "docs/watching.md",
     ],
 )
 def test_settings_that_a_document_names_are_there(name):

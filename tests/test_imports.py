@@ -36,6 +36,7 @@ FLOORS = (
         "pixel_reasoner_jax.compilation",
         "pixel_reasoner_jax.config",
         "pixel_reasoner_jax.model_files",
+        "pixel_reasoner_jax.trackers",
         "pixel_reasoner_jax.digests",
     ),
     (

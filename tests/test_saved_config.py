@@ -24,9 +24,9 @@ RL = "configs/rl_qwen2_5_vl_7b.py"
 RULES_BY_KEY = {"model.position_rule": config_values.POSITION_RULES, "operations.box_rule": config_values.BOX_RULES}
 
 
-def started(tmp_path, *overrides):
+def started(tmp_path, *overrides, of=RL):
     """The config of a run in `tmp_path`/run, and its directory."""
-    config = load_config(RL, [("workdir", str(tmp_path / "run")), *overrides])
+    config = load_config(of, [("workdir", str(tmp_path / "run")), *overrides])
     workdir = open_workdir(config, resume=False)
     save_config(config, workdir)
     return config, workdir
@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_says_what_is_new(tmp_path, capsys):
 
 @pytest.mark.parametrize("key", FIXED)
 def test_a_run_cannot_go_on_with_other_data_or_another_model(tmp_path, key, capsys):
-    config, workdir = started(tmp_path)
+    config, workdir = started(tmp_path, of="sft_qwen2_5_vl_7b" if key == "data.held_out" else RL)
     section, name = config[key.split(".")[0]] if "." in key else config, key.split(".")[-1]
     section[name] = {str: "other", int: 3, bool: True, float: 0.5, tuple: ("up",)}[section.get_type(name)]
     config.train.steps = 9

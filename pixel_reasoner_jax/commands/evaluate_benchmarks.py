@@ -14,7 +14,7 @@ from pixel_reasoner_jax.commands.served import is_served, open_endpoint, open_ju
 from pixel_reasoner_jax.endpoint import Account
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.answering import Asked
-from pixel_reasoner_jax.evaluation.benchmark_run import evaluate_benchmarks, name_benchmarks
+from pixel_reasoner_jax.evaluation.benchmark_run import evaluate_benchmarks, name_and_path, name_benchmarks
 from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from pixel_reasoner_jax.evaluation.benchmarks.data import OwnData
 from pixel_reasoner_jax.evaluation.judge import JUDGE, Judge
@@ -89,7 +89,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def benchmarks(args: argparse.Namespace, own: OwnSettings, judge: Judge | None = None) -> list[Asked]:
     """The benchmarks that `--on` names, each with its protocol."""
-    pairs = [_name_and_path(text) for text in args.on]
+    pairs = [name_and_path(text) for text in args.on]
     changes = dict(_part(text) for text in args.set)
     flags = {
         "mode": args.mode,
@@ -113,19 +113,6 @@ def benchmarks(args: argparse.Namespace, own: OwnSettings, judge: Judge | None =
     if args.submission and len(_submitted(asked)) != 1:
         raise UserError("--submission needs one benchmark whose server takes answers: infovqa, docvqa or textvqa")
     return asked
-
-
-def _name_and_path(text: str) -> tuple[str, str]:
-    """A benchmark's name, or module:Class, and its path."""
-    name, _, path = text.partition(":")
-    if name not in BENCHMARKS and path:
-        more, _, path = path.partition(":")
-        name = f"{name}:{more}"
-    if name == "pixel_search":
-        path = path or "heldout"
-    if not path:
-        raise UserError(f"--on {text}: it is NAME:PATH, with a name of {', '.join(BENCHMARKS)}, or module:Class:PATH")
-    return name, path
 
 
 def _part(text: str) -> tuple[str, str]:

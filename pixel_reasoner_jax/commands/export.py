@@ -22,6 +22,7 @@ from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config, stored_dtype
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.training.best import read_best
 from pixel_reasoner_jax.training.training_run import INITIAL
 
 
@@ -35,7 +36,7 @@ def export(
     source: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     dtype: DTypeLike | None = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
@@ -44,7 +45,7 @@ def export(
     Args:
       source: a run's working directory, a converted directory, or an adapter's, which is merged into its model.
       out: made if missing; must be empty.
-      step: which checkpoint of the run; None for the newest.
+      step: which checkpoint of the run: "best" for that of its best evaluation, None for the newest.
       dtype: type of the tensors; None keeps the run's `model.param_dtype`, the type of an adapter's model, and takes
         float32 for a converted directory.
       max_shard_size: bytes of one file, or a string such as "5GB".
@@ -56,7 +57,7 @@ def export(
     source = model_directory(source)
     check_is_empty(out)
     if (source / CHECKPOINTS).is_dir():
-        model, processor, settings = _from_run(source, step, dtype)
+        model, processor, settings = _from_run(source, read_best(source)["step"] if step == "best" else step, dtype)
     elif (source / CONVERTED).is_dir() or adapter_config(source) is not None:
         processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
         kept = "float32" if (source / CONVERTED).is_dir() else stored_dtype(source)

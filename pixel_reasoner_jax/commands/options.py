@@ -61,6 +61,11 @@ def _step(text: str) -> int:
     return int(text)
 
 
+def _step_or_best(text: str) -> int | str:
+    """The step of a checkpoint, or "best"."""
+    return text if text == "best" else _step(text)
+
+
 def experiment(parser: argparse.ArgumentParser, command: str, several_processes: bool) -> None:
     """The options of a command that runs an experiment file.
 
@@ -353,7 +358,12 @@ def convert(parser: argparse.ArgumentParser) -> None:
 def export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="DIR", help="working directory of a run, a converted model, or an adapter")
     parser.add_argument("--out", required=True, metavar="DIR", help="the Hugging Face directory to write; new or empty")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint of the run (default: the newest)")
+    parser.add_argument(
+        "--step",
+        type=_step_or_best,
+        metavar="N",
+        help="checkpoint of the run: its step, or best, by config.evaluation (default: the newest)",
+    )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,

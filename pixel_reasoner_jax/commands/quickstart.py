@@ -233,8 +233,11 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             processor=dataclasses.asdict(lessons.WORLDS[config.world].budgets),
             operations=dict(padding=lessons.PADDING, release=False, box_rule=None, names=None, syntax=None),
             mesh=dict(data=-1, fsdp=1, tensor=1),
+            metrics=config.metrics.to_dict(),
             media=dataclasses.asdict(MediaSettings()),
-            data=dict(path=data, mixture=(), shards=0, workers=0, max_unreadable=0.0, pass_rates=(0.0, 1.0)),
+            data=dict(
+                path=data, mixture=(), shards=0, workers=0, max_unreadable=0.0, pass_rates=(0.0, 1.0), held_out=0.0
+            ),
         )
     )
     return phase

@@ -27,7 +27,7 @@ import jax
 
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.answering import Answer, Answerer, Asked, answer
-from pixel_reasoner_jax.evaluation.benchmarks import Benchmark
+from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
 from pixel_reasoner_jax.evaluation.compare import protocol_differences
 from pixel_reasoner_jax.evaluation.identity import versions
 from pixel_reasoner_jax.evaluation.protocol import Protocol
@@ -48,6 +48,25 @@ from pixel_reasoner_jax.rollout.served import UnansweredError
 BEGUN = "evaluation.json"
 UNANSWERED = "unanswered.json"
 NAMED = 20  # unreadable items that results name
+
+
+def name_and_path(text: str, option: str = "--on") -> tuple[str, str]:
+    """A benchmark's name, or module:Class, and its path, of "NAME:PATH"; `option` is for the message.
+
+    Raises:
+      UserError: it has another form.
+    """
+    name, _, path = text.partition(":")
+    if name not in BENCHMARKS and path:
+        more, _, path = path.partition(":")
+        name = f"{name}:{more}"
+    if name == "pixel_search":
+        path = path or "heldout"
+    if not path:
+        raise UserError(
+            f"{option} {text}: it is NAME:PATH, with a name of {', '.join(BENCHMARKS)}, or module:Class:PATH"
+        )
+    return name, path
 
 
 def name_benchmarks(asked: Sequence[tuple[str, str]]) -> list[str]:

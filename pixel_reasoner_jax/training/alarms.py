@@ -156,10 +156,13 @@ class AlarmLog:
     Args:
       config: of the run.
       lines: the metrics of the episodes that were before, if the run goes on.
+      tell: called with episode, name and text of an alarm that begins, in the first process.
     """
 
-    def __init__(self, config: ConfigDict, lines: Seq[Metrics] = ()):
-        self._config, self._lines = config, [*lines]
+    def __init__(
+        self, config: ConfigDict, lines: Seq[Metrics] = (), tell: Callable[[int, str, str], None] = lambda *_: None
+    ):
+        self._config, self._lines, self._tell = config, [*lines], tell
         self._sounding = sounding(self._lines, config)
 
     def after(self, episode: int, metrics: Metrics) -> dict[str, float]:
@@ -171,5 +174,7 @@ class AlarmLog:
                 alarm = ALARMS[name]
                 value = alarm.value(self._lines[-1])
                 figure = "" if value is None else f" ({value:.3g})"
-                _log.warning("episode %d: alarm_%s%s: %s; try %s", episode, name, figure, alarm.says, alarm.advice)
+                text = f"{alarm.says}; try {alarm.advice}"
+                _log.warning("episode %d: alarm_%s%s: %s", episode, name, figure, text)
+                self._tell(episode, name, text)
         return {f"alarm_{name}": 1.0 for name in self._sounding}

@@ -39,6 +39,7 @@ from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
 from pixel_reasoner_jax.training.alarms import AlarmLog
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
+from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation, unwritten
 from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -80,6 +81,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
     check_settings(config, bool(resume))
     data = data_sets(config)
     schedule = UpdateSchedule.of(config, record_count(data, config.data.pass_rates), str(data))
+    plan = Plan.of(config)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         training = stack.enter_context(TrainingRun(config, resume))
@@ -111,22 +113,32 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         if not config.rollout.slots:
             fit_to_memory(config, training, policy, sampling)
         curiosity = CuriosityState.begin(config.curiosity, counters.get("multipliers"))
+        evaluation = RunEvaluation(config, training, plan, stop, lambda _: policy)
+        evaluation.restore(counters.get("evaluation"))
 
         def read_queries() -> list[Query]:
             with training.phase("data"), stop.ending_waits():
                 return [query for shard in next(loader).values() for query in shard]
 
-        def save(episode: int, position: dict[str, Any]) -> None:
+        def save(episode: int, position: dict[str, Any], **more: Any) -> None:
             carried = dict(skipped_updates=skipped, multipliers=curiosity.to_json(config.curiosity))
-            training.save(episode, state, position, episode=episode, **carried)
+            carried["evaluation"] = evaluation.to_json()
+            training.save(episode, state, position, episode=episode, **carried, **more)
 
-        reason, alarms = "", AlarmLog(config, training.metrics_so_far())
+        before = [line for line in training.metrics_so_far() if "unwritten" not in counters or line["step"] < done]
+        before += filter(None, [counters.get("unwritten")])
+        reason, alarms = "", AlarmLog(config, before, functools.partial(training.track, "alarm"))
         stop.begin()
+        if "unwritten" in counters:
+            evaluation.finish(done, schedule.episodes, state.params, int(state.step), counters["unwritten"])
         with training.progress("rl", schedule.episodes, done) as progress:
             learner = Learner(
                 config, training, policy, pool, trainer, passes, schedule, sampling, learning_rate, stop, progress.note
             )
             for episode in range(done + 1, schedule.episodes + 1):
+                if evaluation.is_over:
+                    evaluation.say_end(episode - 1)
+                    break
                 position = loader.get_state()
                 try:
                     state, curiosity, metrics = run_episode(learner, episode, read_queries, state, curiosity)
@@ -136,7 +148,13 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                     training.end_early()
                 skipped += metrics.pop("skipped_updates")
                 metrics |= alarms.after(episode, metrics)
-                training.write(episode, {**metrics, "skipped_records": loader.skipped, "skipped_updates": skipped})
+                metrics |= {"skipped_records": loader.skipped, "skipped_updates": skipped}
+                try:
+                    figures = evaluation.after(episode, schedule.episodes, state.params, int(state.step))
+                except EvaluationStopped:
+                    save(episode, loader.get_state(), unwritten=unwritten(metrics))
+                    training.end_early()
+                training.write(episode, {**metrics, **figures})
                 progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
                 if not metrics["updates"]:
                     before, reason = reason, why_no_update(metrics, config)
@@ -144,8 +162,10 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                         short = "as before" if _without_figures(before) == _without_figures(reason) else reason
                         _log.warning("episode %d made no update: %s", episode, short)
                 stopping = stop.agreed()
-                if episode % config.train.checkpoint_every == 0 or episode == schedule.episodes or stopping:
+                wanted = episode % config.train.checkpoint_every == 0 or evaluation.is_best or evaluation.is_over
+                if wanted or episode == schedule.episodes or stopping:
                     save(episode, loader.get_state())
+                evaluation.keep_best()
                 if stopping:
                     training.end_early()
         return training.export(state, reason)

@@ -25,7 +25,9 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.error_kinds import ERROR_KINDS, error_kind
 from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.processing import Media, MediaError, Picture, Processor, Video
+from pixel_reasoner_jax.report.images import open_image
 from pixel_reasoner_jax.report.trajectory_json import to_json_types
+from pixel_reasoner_jax.trackers import TrackedSample
 from pixel_reasoner_jax.training.mismatch import difference_figures, logprob_differences
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.scoring import trainer_logprobs
@@ -35,6 +37,7 @@ from pixel_reasoner_jax.trajectory import Source, Trajectory
 
 SAMPLES = "samples"  # folder in a run's directory
 KIND = "rollout"  # of the drafts
+MOST_IMAGES, MOST_TEXT = 24, 20_000  # images and characters of a sample that trackers get
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +122,41 @@ def _store(
                 writer.write(_draft(trajectory, figures, logprobs))
             except (RecordError, MediaError) as error:  # whatever a model wrote, or a file that is gone
                 _log.warning("episode %d: a sample was not stored: %s", episode, error)
+    if training.is_tracked:
+        try:
+            shown = [_tracked(rewarded, place) for place in scores]
+        except Exception as error:  # whatever a model wrote: what is only shown ends no run
+            _log.warning(
+                "episode %d: its samples are not shown to trackers: %s: %s", episode, type(error).__name__, error
+            )
+        else:
+            training.track("samples", episode, shown)
     return difference_figures(_differences(rewarded, scores, training.processor))
+
+
+def _tracked(rewarded: Rewarded, place: tuple[int, int]) -> TrackedSample:
+    """A response as trackers show it: long texts are cut, and images that are gone are left out."""
+    trajectory = rewarded.groups[place[0]][place[1]]
+    images, texts, begun = [], [], False
+    for message in trajectory.messages:
+        begun = begun or message["role"] == "assistant"
+        for item in message["content"]:
+            shown = item["video"].frames if item["type"] == "video" else [item["image"]] if "image" in item else []
+            images += list(filter(None, map(open_image, shown[: MOST_IMAGES - len(images)])))
+            if begun:
+                texts.append(item.get("text", "<image>" * len(shown)))
+    figures = {"reward": rewarded.rewards[place], "advantage": rewarded.advantages[place]}
+    figures |= {f"reward_{label}": values[place] for label, values in rewarded.terms.items()}
+    reference = trajectory.reference
+    return TrackedSample(
+        query_id=str(trajectory.query_id)[:MOST_TEXT],
+        sample=trajectory.sample,
+        question=trajectory.question[:MOST_TEXT],
+        reference=(reference if isinstance(reference, str) else " | ".join(map(str, reference)))[:MOST_TEXT],
+        text="".join(texts)[:MOST_TEXT],
+        figures={name: float(value) for name, value in figures.items()},
+        images=images,
+    )
 
 
 def _choose(groups: list[list[Trajectory]], count: int, seed: tuple[int, int]) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import sys
 import time
@@ -17,7 +18,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from data_pipeline.exchange.tables import TABLE_SUFFIXES, is_table
-from data_pipeline.pipeline import DatasetMixture, RecordOrder, record_count
+from data_pipeline.pipeline import EVERY_RATE, DatasetMixture, RecordOrder, record_count
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
@@ -39,6 +40,7 @@ from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.layout import rollout_mesh
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
+from pixel_reasoner_jax.trackers import find_trackers
 from pixel_reasoner_jax.training.packing import PlannedBatch, Sequence, plan
 from pixel_reasoner_jax.training.resumption import choose_step, set_aside_unlisted
 from pixel_reasoner_jax.training.state import TrainState
@@ -70,6 +72,7 @@ class TrainingRun:
         enable_cache()
         self._config = config
         use_media_settings(config.media)
+        find_trackers(config.metrics.trackers)
         if resume:
             take_over(config)
         self._workdir = open_workdir(config, bool(resume))
@@ -124,9 +127,14 @@ class TrainingRun:
         if resume and is_main():
             began = f"goes on after step {self._step}" if self._step else "has no checkpoint yet and begins anew"
             print(f"{self._workdir} {began}", file=sys.stderr, flush=True)
-        self._metrics = MetricWriter(self._workdir, self._step) if is_main() else None
+        self._metrics = self._open_metrics() if is_main() else None
         self._seconds: dict[str, float] = {}
         self._exit = contextlib.ExitStack()
+
+    def _open_metrics(self) -> MetricWriter:
+        config = self._config
+        settings = json.loads(config.to_json_best_effort())
+        return MetricWriter(self._workdir, self._step, config.metrics.trackers, config.get("title"), settings)
 
     def __enter__(self) -> TrainingRun:
         self._exit.enter_context(telling(self._where))
@@ -213,12 +221,22 @@ class TrainingRun:
     @functools.cached_property
     def _records(self) -> int:
         """How many records an epoch has, those alone that `data.pass_rates` leaves in: their order depends on it."""
-        data, rates = data_sets(self._config), self._config.data.get("pass_rates")
-        return record_count(data) if rates is None else record_count(data, rates)
+        data = self._config.data
+        return record_count(data_sets(self._config), data.get("pass_rates", EVERY_RATE), data.get("held_out", 0.0))
 
     def has_saved(self, step: int) -> bool:
         """Whether there is a checkpoint of a step, or it is being written."""
         return step in self._checkpoints.steps
+
+    def keep(self, step: int | None) -> None:
+        """Keeps the checkpoint of a step, of none but this one, however many newer ones there are."""
+        self._checkpoints.kept.clear()
+        if step is not None:
+            self._checkpoints.kept.add(step)
+
+    def wait_for_checkpoints(self) -> None:
+        """Waits until all checkpoints are on the disk."""
+        self._checkpoints.wait()
 
     def end_early(self) -> NoReturn:
         """Ends the run because SIGTERM has come, when its checkpoints are written. All processes call this together."""
@@ -239,21 +257,38 @@ class TrainingRun:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes the metrics of a step, with the seconds of every phase since the last `write`, and tokens a second."""
+        """Writes the metrics of a step, with the seconds of every phase since the last `write`.
+
+        `tokens_per_second` leaves the time of evaluations out.
+        """
         self._step = step
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
         total = sum(seconds.values())
+        training = total - self._seconds.get("evaluation", 0.0)
+        rate = metrics.get("tokens", 0.0) / training if training > 0 else 0.0
         if self._metrics is not None:
-            self._metrics.write(
-                step, {**metrics, **seconds, "seconds": total, "tokens_per_second": metrics.get("tokens", 0.0) / total}
-            )
+            self._metrics.write(step, {**metrics, **seconds, "seconds": total, "tokens_per_second": rate})
         self._seconds = {}
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether anything takes samples and alarms; False but in the first process."""
+        return self._metrics is not None and bool(self._metrics.trackers)
+
+    def track(self, what: str, *arguments: Any) -> None:
+        """Tells the trackers of more than figures: a method of `Tracker`, with its arguments."""
+        if self._metrics is not None:
+            self._metrics.trackers.tell(what, *arguments)
 
     def metrics_so_far(self) -> list[dict[str, Any]]:
         """The metrics of the steps before the one that the run goes on with; none but in the first process."""
         if not self._step or not is_main() or not (self._workdir / METRICS).exists():
             return []
         return [line for line in read_metrics(self._workdir) if line["step"] <= self._step]
+
+    def has_written(self, step: int) -> bool:
+        """Whether the run, before it went on, has written the metrics of a step; False but in the first process."""
+        return any(line["step"] == step for line in self.metrics_so_far())
 
     @property
     def workdir(self) -> pathlib.Path:

@@ -70,7 +70,7 @@ def test_a_directory_in_use_is_refused(sft_config, uninterrupted):
 
 def test_a_run_whose_data_grew_does_not_go_on(sft_config, uninterrupted, monkeypatch):
     sft_config.workdir = str(uninterrupted("sft").parent)
-    monkeypatch.setattr(training_run, "record_count", lambda data: 99)
+    monkeypatch.setattr(training_run, "record_count", lambda *_: 99)
     with pytest.raises(ConfigError, match="have 99 records, and had .* when it was last saved"):
         sft.run(sft_config, resume=True)
 

@@ -131,6 +131,7 @@ def log(tmp_path, monkeypatch):
         workdir: pathlib.Path = tmp_path
         shards = types.SimpleNamespace(local=[0, 1])
         processor = types.SimpleNamespace(placeholder_tokens=(99,))
+        is_tracked = False
         plan = staticmethod(lambda sequences: sequences)
         agree_on_shapes = staticmethod(lambda plans: [s for of_shard in plans.values() for s in of_shard])
         phase = staticmethod(lambda name: __import__("contextlib").nullcontext())
