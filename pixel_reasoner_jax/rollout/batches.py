@@ -58,16 +58,16 @@ class Fork:
     copy: int | None
 
 
-def fork_batch(forks: Sequence[Fork], size: int, shapes: Shapes, seed: int, vocab: int | None) -> ForkBatch:
+def fork_batch(forks: Sequence[Fork], size: int, shapes: Shapes, vocab: int | None) -> ForkBatch:
     """The arguments of a `fork` of `size` responses: `forks`, and padding.
 
     Args:
-      seed: of the rollout.
       vocab: of `Slots.seen`; None where there is none.
     """
     batch = ForkBatch.blank(size, shapes.slots, shapes.pages, vocab)
     prompts, samples = [fork.episode.prompt for fork in forks], [fork.episode.sample for fork in forks]
-    batch.seeds[: len(forks)] = sample_seeds(seed, [prompt.id for prompt in prompts], samples)
+    seeds, names = zip(*(fork.episode.drawn_from for fork in forks), strict=True) if forks else ((), ())
+    batch.seeds[: len(forks)] = sample_seeds(seeds, names, samples)
     for row, (fork, prompt) in enumerate(zip(forks, prompts, strict=True)):
         batch.source[row], batch.target[row] = fork.source % shapes.slots, fork.slot % shapes.slots
         batch.lengths[row], batch.position[row] = len(prompt.rendered.tokens), prompt.next_position

@@ -256,7 +256,7 @@ class Policy:
         if length is None:
             raise UserError("warmup needs a length, since limits.max_length is not set")
         runner = ModelRunner(
-            self.runtime, sampling or SamplingSettings(), 0, self.decode_steps, Counters()
+            self.runtime, sampling or SamplingSettings(), self.decode_steps, Counters()
         )  # these are not read
         runner.grow(self._per_part(self.slots), length, self._cache_tokens_per_part)
         try:
@@ -281,7 +281,7 @@ class Policy:
         length, mesh, config = self.limits.max_length, self.runtime.mesh, self.runtime.config
         if length is None:
             raise UserError("how many responses fit depends on limits.max_length, which is not set")
-        runner = ModelRunner(self.runtime, sampling or SamplingSettings(), 0, self.decode_steps, Counters())
+        runner = ModelRunner(self.runtime, sampling or SamplingSettings(), self.decode_steps, Counters())
         most = -(-most // parts(mesh))
         runner.grow(min(most, MOST_ROWS), length, 1)
         temporary = runner.temporary_bytes()
