@@ -1,0 +1,101 @@
+"""Runs the server until it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.serve.app import Service
+
+FORCED_SECONDS = 5  # for connections to end, once their requests have
+
+
+class Server(uvicorn.Server):
+    """Ends when the requests that it has taken have ended, or after `grace` seconds.
+
+    Attributes:
+      dropped: how many requests had not ended.
+    """
+
+    def __init__(self, service: Service, host: str, port: int, grace: float):
+        config = uvicorn.Config(
+            service.app(),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=FORCED_SECONDS,
+            lifespan="off",
+        )
+        super().__init__(config)
+        self._service, self._grace, self.dropped = service, grace, 0
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        import asyncio
+
+        self.dropped = await asyncio.to_thread(self._service.engine.close, self._grace)
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+      UserError: the address cannot be had.
+    """
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port must be between 0 and 65535, got {port}")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: {error.strerror}: choose another one") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def serve(service: Service, host: str, port: int, grace: float, has_key: bool) -> None:
+    """Serves until Ctrl-C or SIGTERM, and says where, and what was dropped in the end."""
+    with listen(host, port) as listening:
+        if not is_loopback(host) and not has_key:
+            print("warning: everyone who can reach this host may use the model: give --api-key", file=sys.stderr)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"{service.model}: http://{shown}:{listening.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)
+        server = Server(service, host, port, grace)
+        with service.engine, contextlib.suppress(KeyboardInterrupt):
+            server.run([listening])
+    dropped = f"; {server.dropped} requests had not ended and were dropped" if server.dropped else ""
+    print(f"ended{dropped}")
+
+
+@contextlib.contextmanager
+def in_thread(service: Service, grace: float = 0.0) -> Iterator[tuple[str, Any]]:
+    """A server on a free port of this machine, in a thread of this process.
+
+    Yields:
+      Its address, and the server.
+    """
+    with listen("127.0.0.1", 0) as listening, service.engine:
+        server = Server(service, "127.0.0.1", 0, grace)
+        server.install_signal_handlers = lambda: None
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", server
+        finally:
+            server.should_exit = True
+            thread.join(60.0)
