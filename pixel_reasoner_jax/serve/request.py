@@ -1,4 +1,4 @@
-"""Reads the body of a chat completion: whatever it holds, it is a `ChatRequest` or a refusal that says what is wrong."""
+"""Reads the body of a chat completion: it is a `ChatRequest`, or a refusal that says what is wrong."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import pytest
 from tests.rollout.zooming_policy import Zooming
 from tests.serve.conftest import asked, picture
 
+LETTERS = "eao "
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}
 
 
@@ -46,12 +47,13 @@ def test_an_answer_does_not_depend_on_its_company(client):
 
 def test_operations_run_inside(served):
     client = served(registry=Zooming())
-    status, answer = client.chat(asked(max_tokens=150))
+    body = asked(max_tokens=150, stop=[*LETTERS])  # short turns, each of which calls
+    status, answer = client.chat(body)
     assert status == 200
     extra = answer["choices"][0]["message"]["pixel_reasoner"]
     assert extra["operations"] and extra["operations"][0]["images"][0].startswith("data:image/jpeg;base64,")
     assert len(extra["operations"][0]["boxes"]) == 1 and answer["usage"]["pixel_reasoner"]["observation_tokens"] > 4
-    shown = [p["choices"][0]["delta"].get("pixel_reasoner", {}) for p in client.stream(asked(max_tokens=150))]
+    shown = [p["choices"][0]["delta"].get("pixel_reasoner", {}) for p in client.stream(body)]
     assert [one["operation"] for one in shown if "operation" in one] == extra["operations"]
 
 
@@ -61,12 +63,12 @@ def test_a_client_runs_its_own_tools(served, monkeypatch):
 
     monkeypatch.setattr(ToolCallTags, "parse", lambda self, text, operations: Call("look", {"at": "é"}))
     client = served()
-    _, answer = client.chat(asked(tools=[TOOL]))
+    _, answer = client.chat(asked(tools=[TOOL], stop=[*LETTERS]))
     [choice] = answer["choices"]
     assert choice["finish_reason"] == "tool_calls"
     [call] = choice["message"]["tool_calls"]
     assert call["function"]["name"] == "look" and json.loads(call["function"]["arguments"]) == {"at": "é"}
-    deltas = [p["choices"][0]["delta"] for p in client.stream(asked(tools=[TOOL]))]
+    deltas = [p["choices"][0]["delta"] for p in client.stream(asked(tools=[TOOL], stop=[*LETTERS]))]
     [calls] = [delta["tool_calls"] for delta in deltas if "tool_calls" in delta]
     assert calls[0]["function"] == call["function"]
     turns = [
