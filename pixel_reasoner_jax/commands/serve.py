@@ -11,7 +11,7 @@ from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.operations import allow_own
 from pixel_reasoner_jax.processing.sources import MediaSettings, use_media_settings
 from pixel_reasoner_jax.rollout import SamplingSettings
-from pixel_reasoner_jax.rollout.settings import load_policy
+from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 
 KEY = "PIXEL_REASONER_API_KEY"  # the environment variable of --api-key
 DECODE_STEPS = 8  # tokens that are written before they are sent, and before others may join
@@ -54,5 +54,7 @@ def run(args: argparse.Namespace) -> None:
     sources = MediaSources(args.media_root is not None, args.allow_url, bytes_)
     limits = RequestLimits(body_bytes=bytes_, images=args.max_images, samples=args.max_samples)
     name = args.name or as_path(args.model).resolve().name
-    service = Service(Engine(policy, sources, args.queue), name, limits, None if key is None else key.strip())
+    service = Service(
+        Engine(policy, sources, args.queue), name, limits, key and key.strip(), PolicySettings.load(args.model)
+    )
     serve(service, args.host, args.port, args.grace, key is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hmac
 import json
 import logging
@@ -17,10 +18,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from pixel_reasoner_jax.rollout.prompt import Prompt
+from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.serve.engine import Engine, Ticket, Update
 from pixel_reasoner_jax.serve.errors import ApiError
 from pixel_reasoner_jax.serve.metrics import ServerMetrics
-from pixel_reasoner_jax.serve.replies import Reply
+from pixel_reasoner_jax.serve.replies import EXTRA, Reply
 from pixel_reasoner_jax.serve.request import RequestLimits, read_body
 
 BODY_SECONDS = 60.0  # in which a body must have come
@@ -37,13 +39,21 @@ class Service:
       model: the name that clients call it by.
       limits: of a request.
       api_key: what clients must show; None: nothing.
+      settings: how the model was trained to be prompted, which evaluations ask for.
     """
 
-    def __init__(self, engine: Engine, model: str, limits: RequestLimits, api_key: str | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        model: str,
+        limits: RequestLimits,
+        api_key: str | None = None,
+        settings: PolicySettings | None = None,
+    ):
         self.engine, self.model, self.limits = engine, model, limits
         self.metrics = ServerMetrics()
         self._key = None if api_key is None else api_key.encode()
-        self._created = int(time.time())
+        self._created, self._settings = int(time.time()), settings or PolicySettings()
 
     def app(self) -> Starlette:
         """The application for an ASGI server."""
@@ -121,7 +131,12 @@ class Service:
         return JSONResponse(error.body, error.status, error.headers)
 
     def _about(self) -> dict[str, Any]:
-        return {"id": self.model, "object": "model", "created": self._created, "owned_by": "pixel_reasoner_jax"}
+        own = {
+            "settings": dataclasses.asdict(self._settings),
+            "budgets": dataclasses.asdict(self.engine.policy.processor.budgets),
+        }
+        about = {"id": self.model, "object": "model", "created": self._created, "owned_by": "pixel_reasoner_jax"}
+        return about | {EXTRA: own}
 
     def _models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._about()]})
