@@ -275,7 +275,9 @@ def _answers(path: pathlib.Path, pictures: Pictures, texts: TokenTexts, skipped:
             make = functools.partial(_answer, fields, trajectory, pictures, texts)
             yield from _or_skipped(skipped, "line that is no response", f"{RESPONSES}, line {number}", make)
         return
-    for number, fields in enumerate((json_file(path) or {}).get("trajectories") or (), 1):
+    given = json_file(path)
+    listed = given.get("trajectories") if isinstance(given, dict) else None
+    for number, fields in enumerate(listed if isinstance(listed, list) else (), 1):
         make = functools.partial(_answer, fields, None, pictures, texts)
         yield from _or_skipped(skipped, "response that cannot be read", f"{path.name}, response {number}", make)
 

@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from data_pipeline.records import RecordWriter
+from data_pipeline.records import RecordError, RecordSource, RecordWriter
 from pixel_reasoner_jax.commands import cli, options
 from pixel_reasoner_jax.commands.generate_table import response_key
 from pixel_reasoner_jax.errors import UserError
@@ -215,6 +215,23 @@ def test_answers(tmp_path):
     (shown,) = details(tmp_path / "view", index["rows"][0])["operations"]
     assert (shown["name"], shown["arguments"], shown["sizes"]) == ("zoom_in", "x = 1", [[2, 3]])
     assert built.skipped[0].count == 1
+
+
+@pytest.mark.parametrize("odd", [3, True, "x", {"a": 1}, None])
+def test_answers_that_are_no_list(tmp_path, odd):
+    (tmp_path / "one.json").write_text(json.dumps({"trajectories": odd}))
+    assert view_of(tmp_path / "view", tmp_path / "one.json")[0].counts == [0]
+
+
+@pytest.mark.parametrize("text", ["", "[", "[{}]", '{"name": 3}', '{"version": "x"}', '{"\\ud800": 1}'])
+def test_a_damaged_description_of_samples_is_counted(tmp_path, text):
+    workdir = write_run(tmp_path / "run")
+    (workdir / "samples" / "00001" / "dataset_info.json").write_text(text)
+    built, index = view_of(tmp_path / "view", workdir)
+    assert {row["group"] for row in index["rows"]} == {"episode 2"}
+    assert [(one["reason"], one["count"]) for one in built.skipped[0].table()] == [("data set that cannot be read", 1)]
+    with pytest.raises(RecordError, match="dataset_info.json cannot be read"):
+        RecordSource(workdir / "samples" / "00001")
 
 
 def test_queries(tmp_path):
