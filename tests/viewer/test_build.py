@@ -260,6 +260,28 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, evaluations)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_a_page_of_another_program_is_left_alone(tmp_path, evaluations):
+    texts = {"index.html": "<p>mine</p>", "main.js": "mine()", "data/index.js": "mine()", "data/00042.js": "mine()"}
+    for name, text in {**texts, "images/deadbeef.png": "mine"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="holds something else"):
+        view_of(tmp_path, evaluations[0])
+    assert all((tmp_path / name).read_text() == text for name, text in texts.items())
+    assert (tmp_path / "images" / "deadbeef.png").exists()
+
+
+def test_what_an_interrupted_command_left_is_replaced(tmp_path, evaluations, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building, "source_summary", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        view_of(tmp_path / "view", evaluations[0])
+    monkeypatch.undo()
+    assert view_of(tmp_path / "view", evaluations[0])[0].counts == [120]
+
+
 def test_names_tell_sources_apart(tmp_path, evaluations):
     for arm in ("x", "y"):
         write_run(tmp_path / arm / "run", episodes=0)

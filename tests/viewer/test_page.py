@@ -126,6 +126,17 @@ def test_hostile_texts_are_inert(page):
     assert page.run("return document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_view_that_was_written_anew_shows_no_details_of_other_rows(chromium, evaluations, tmp_path):
+    view_of(tmp_path, evaluations[0])
+    start(chromium, f"file://{tmp_path}/index.html")
+    chromium.wait(OPENED)
+    view_of(tmp_path, evaluations[1], limit=60)
+    chromium.run("view.chunks.clear(); view.open(view.list.rows[1])")
+    chromium.wait("document.querySelector('#detail .missing')")
+    assert "reload" in chromium.run("return document.getElementById('detail').textContent")
+    assert chromium.log() == []
+
+
 def test_the_policy_holds(chromium, address):
     start(chromium, address)
     chromium.run(

@@ -20,7 +20,8 @@ view.start = (index) => {
     show(index.runs.some((run) => run.figures.length || Object.keys(run.curves).length) ? "summary" : "list");
     fromAddress();
     if (index.live) setInterval(() => view.script(`data/version.js?${Date.now()}`, gone), LIVE_SECONDS * 1000);
-  } else view.list.draw();
+  } else if (view.stale && view.list.chosen) view.open(view.list.chosen);
+  else view.list.draw();
 };
 
 /** Called by data/version.js of a live page. */
