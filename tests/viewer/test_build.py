@@ -123,6 +123,7 @@ def test_hostile_texts_are_bounded(tmp_path, evaluations):
         {"file": "0123456789abcdef.png"},  # a pipe
         {"file": "aaaaaaaaaaaaaaaa.png", "box": [0, 0, 999, 2]},
         {"file": "bbbbbbbbbbbbbbbb.png"},  # no image
+        {"file": "cccccccccccccccc.png"},  # a link
         {"of": None, "size": [1, 1], "box": [0, 0, 1, 1]},
         {"of": {"file": "aaaaaaaaaaaaaaaa.png"}, "size": [0, 1], "box": [0, 0, 1, 1]},
     ],
@@ -133,6 +134,8 @@ def test_images_that_are_not_shown(tmp_path, value):
     os.mkfifo(folder / "0123456789abcdef.png")
     picture(5).save(folder / "aaaaaaaaaaaaaaaa.png")
     (folder / "bbbbbbbbbbbbbbbb.png").write_text(EVIL)
+    picture(5).save(tmp_path / "private.png")
+    (folder / "cccccccccccccccc.png").symlink_to(tmp_path / "private.png")
     assert Stored(folder, Pictures(tmp_path / "view")).get(value) is None
 
 
