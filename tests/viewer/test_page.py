@@ -4,7 +4,7 @@ import pytest
 
 from tests.trajectories import EVIL
 from tests.viewer.browser import Browser
-from tests.viewer.conftest import view_of, write_run
+from tests.viewer.conftest import view_of, write_evaluation, write_run
 
 OPENED = "document.querySelector('#detail article') && document.querySelector('#detail .question').textContent"
 COUNT = "document.getElementById('count').textContent"
@@ -87,6 +87,30 @@ def test_open_step_and_look(page):
     page.wait("document.querySelectorAll('#detail .tokens span').length === 4")
     assert page.run("return document.querySelector('#detail .tokens span').title") == "-2.5000"
     assert page.run("return location.hash") == "#1"
+
+
+def test_a_run_without_samples_is_none_to_choose(chromium, evaluations, tmp_path):
+    run = write_run(tmp_path / "runs" / "run", episodes=0)
+    view_of(tmp_path / "view", run, *evaluations)
+    start(chromium, f"file://{tmp_path / 'view' / 'index.html'}")
+    assert chromium.run("return document.getElementById('other').value") == "2"
+    assert chromium.run("return document.querySelectorAll('#run option').length") == 3
+    click(chromium, "flag-flipped")
+    assert shown(chromium).startswith("2 of")
+    click(chromium, "flag-flipped")
+    click(chromium, "tab-summary")
+    assert "no samples were stored" in chromium.run("return document.getElementById('summary').innerText")
+    assert chromium.log() == []
+
+
+def test_a_response_of_which_the_text_alone_was_kept(chromium, tmp_path):
+    directory = write_evaluation(tmp_path / "a", set(), queries=2)
+    (directory / "trajectories.jsonl").unlink()
+    view_of(tmp_path / "view", directory)
+    start(chromium, f"file://{tmp_path / 'view' / 'index.html'}")
+    chromium.wait(OPENED)
+    assert "the text alone was kept" in chromium.run("return document.getElementById('detail').innerText")
+    assert chromium.log() == []
 
 
 def test_a_sample_of_a_run(page):

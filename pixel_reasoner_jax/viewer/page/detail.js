@@ -23,7 +23,7 @@ const trajectory = (row, detail) => {
   talk.append(...turns(detail, detail.messages.slice(split)), verdict(row, detail));
   const money = rewards(row, detail);
   if (money) talk.append(money);
-  talk.append(prompt(detail.messages.slice(0, split), split === detail.messages.length));
+  talk.append(split ? prompt(detail.messages.slice(0, split), split === detail.messages.length) : textsAlone());
   return h(
     "article",
     { class: "trajectory" },
@@ -204,6 +204,9 @@ const rewards = (row, detail) => {
     h("tbody", {}, terms.map(([name, value]) => line(name, value)), line("reward", row.reward, "sum"), line("advantage", row.advantage, "sum")),
   );
 };
+
+const textsAlone = () =>
+  h("p", { class: "missing" }, "Of this response the text alone was kept: no images, prompt or tokens are there to be shown.");
 
 const prompt = (messages, open) =>
   h(
