@@ -66,7 +66,8 @@ class Plan:
         """Opens what `config.evaluation` names.
 
         Raises:
-          ConfigError: the metric is none of what is evaluated, or there are samples at temperature 0.
+          ConfigError: the metric is none of what is evaluated, nothing is evaluated that patience could wait for, or
+            there are samples at temperature 0.
           UserError: a benchmark is unknown, or its path does not hold it.
         """
         settings = config.evaluation
@@ -86,6 +87,11 @@ class Plan:
         if metric and metric not in known:
             there = f"it is one of {', '.join(known)}" if known else "nothing is evaluated: set config.evaluation.on"
             raise ConfigError(f"config.evaluation.metric is {metric!r}: {there}")
+        if settings.patience and not known:
+            raise ConfigError(
+                f"config.evaluation.patience is {settings.patience}, and nothing is evaluated, so that the run could"
+                " never end early: set config.evaluation.on, or patience to 0"
+            )
         return cls(benchmarks, has_loss, metric, rule_of(metric, settings.best))
 
 
@@ -219,9 +225,12 @@ class RunEvaluation:
     def say_end(self, step: int) -> None:
         """Says why the run ends before its last step."""
         if is_main():
+            best = self._standing
+            how = "become better" if best.step is not None else "had a value"
+            which = f"the best is {best.value:g} after {best.step}" if best.step is not None else "none is the best"
             _log.warning(
-                "ended early after %d: %s%s has not become better in %d evaluations; the best is %s after %s",
-                *(step, PREFIX, self._plan.metric, self._standing.since, self._standing.value, self._standing.step),
+                "ended early after %d: %s%s has not %s in %d evaluations; %s",
+                *(step, PREFIX, self._plan.metric, how, best.since, which),
             )
 
     def _figures(self, params: Any, version: int) -> tuple[dict[str, float | None], int]:
