@@ -92,7 +92,8 @@ def get_config() -> ConfigDict:
     config.train.freeze_vision = False
     config.train.checkpoint_every = 1  # episodes
     config.train.keep_checkpoints = 3
-    # Responses of every episode that are stored in workdir/samples, with log-probabilities of sampler and trainer.
+    # Responses of every episode that are stored in workdir/samples, with log-probabilities of sampler and trainer, and
+    # of every evaluation, to each benchmark, that are stored in workdir/evaluations.
     config.train.log_samples = 8
 
     config.rollout = ConfigDict()

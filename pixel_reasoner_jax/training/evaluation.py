@@ -29,6 +29,7 @@ from pixel_reasoner_jax.parallel import all_gather_json, is_main
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
 from pixel_reasoner_jax.training.best import Standing, rule_of, write_best
+from pixel_reasoner_jax.training.kept_responses import KeptResponses, store
 from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from pixel_reasoner_jax.training.validation import Validation, spread
@@ -131,6 +132,7 @@ class RunEvaluation:
             Asked(label, benchmark, make_protocol(type(benchmark), own, PROTOCOL, changes))
             for label, benchmark in plan.benchmarks.items()
         ]
+        self._most_kept = config.train.get("log_samples", 0) if is_main() else 0  # responses to each benchmark
         self._standing, self.is_best = Standing(), False
         self._carried: dict[str, Any] = {"metric": None}
         self._began, self._spent, self._made, self._warned = time.monotonic(), 0.0, 0, False
@@ -206,7 +208,7 @@ class RunEvaluation:
             return {}
         began = time.monotonic()
         with self._training.phase("evaluation"):
-            figures, tokens = self._figures(params, version)
+            figures, tokens = self._figures(params, version, step)
         seconds = time.monotonic() - began
         self._standing = self._standing.after(step, figures.get(self._plan.metric), self._plan.rule)
         self.is_best = self._standing.step == step
@@ -233,8 +235,8 @@ class RunEvaluation:
                 *(step, PREFIX, self._plan.metric, how, best.since, which),
             )
 
-    def _figures(self, params: Any, version: int) -> tuple[dict[str, float | None], int]:
-        figures, tokens = {}, 0
+    def _figures(self, params: Any, version: int, step: int) -> tuple[dict[str, float | None], int]:
+        figures, tokens, shown = {}, 0, []
         if self._validation is not None:
             found = self._validation.loss(params, self._stop.agreed)
             if found is None:
@@ -243,10 +245,14 @@ class RunEvaluation:
         if self._asked:
             with self._answering(params, version) as answerer:
                 for asked in self._asked:
-                    tally = self._answered(asked, answerer)
+                    kept = KeptResponses(self._most_kept)
+                    tally = self._answered(asked, answerer, kept)
+                    shown += kept.answers
                     of_all = tally.figures()
                     figures |= {f"{asked.name}/{name}": of_all[name] for name in FIGURES}
                     tokens += round((of_all["tokens"] or 0.0) * of_all["responses"])
+        if shown:
+            store(self._training.workdir, step, shown)
         return figures, tokens
 
     @contextlib.contextmanager
@@ -261,13 +267,14 @@ class RunEvaluation:
         finally:
             self._policy.release()
 
-    def _answered(self, asked: Asked, answerer: _Answerer) -> Tally:
-        """The records of a benchmark's answers in all processes, each of which has answered its share."""
+    def _answered(self, asked: Asked, answerer: _Answerer, kept: KeptResponses) -> Tally:
+        """The records of a benchmark's answers in all processes, each of which has answered a share; some are kept."""
         numbers = spread(len(asked.benchmark), self._settings.queries)
         records: list[ScoredRecord] = []
 
         def keep(one: Answer) -> None:
             records.append(one.record)
+            kept.add(one)
 
         share = numbers[jax.process_index() :: jax.process_count()]
         answer(asked, MODES[0], share, answerer, keep)

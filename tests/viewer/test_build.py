@@ -181,6 +181,26 @@ def test_a_run(tmp_path):
     assert {row["group"] for row in index["rows"]} == {"episode 2"}
 
 
+def test_a_run_that_was_evaluated(tmp_path):
+    workdir = write_run(tmp_path / "run", episodes=1)
+    write_evaluation(workdir / "evaluations" / "00004", {0, 1}, queries=3)
+    write_evaluation(workdir / "evaluations" / "00002", {1}, queries=3)
+    (workdir / "evaluations" / "00009").mkdir()  # is being written
+    built, index = view_of(tmp_path / "view", workdir)
+    groups = [row["group"] for row in index["rows"]]
+    assert groups == ["episode 1"] * 2 + ["evaluation after 2: vstar"] * 3 + ["evaluation after 4: vstar"] * 3
+    figures = {line["name"]: (line["count"], line["score"]) for line in index["runs"][0]["figures"]}
+    assert figures == {
+        "all shown": (2, 1),
+        "episode 1": (2, 1),
+        "evaluation after 2: vstar": (3, pytest.approx(1 / 3)),
+        "evaluation after 4: vstar": (3, pytest.approx(2 / 3)),
+    }
+    assert details(tmp_path / "view", index["rows"][-3])["messages"][1]["items"][0]["images"][0]["width"] == 80
+    _, index = view_of(tmp_path / "view", workdir, episodes=1)
+    assert "evaluation after 2: vstar" not in {row["group"] for row in index["rows"]}
+
+
 def test_samples_that_do_not_fit_together_are_counted(tmp_path):
     draft = sample(1, 0)
     draft.attributes["tokens"]["source"] = [[1, 10**9]]
