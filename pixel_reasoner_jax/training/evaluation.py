@@ -55,12 +55,14 @@ class Plan:
       has_loss: whether there is a validation loss.
       metric: that decides which checkpoint is the best, without `PREFIX`; "" if nothing is evaluated.
       rule: "greatest" or "smallest".
+      subject: the settings that decide, beside the model, which value the metric has.
     """
 
     benchmarks: Mapping[str, Benchmark]
     has_loss: bool
     metric: str
     rule: str
+    subject: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ConfigDict, has_loss: bool = False) -> Plan:
@@ -93,7 +95,13 @@ class Plan:
                 f"config.evaluation.patience is {settings.patience}, and nothing is evaluated, so that the run could"
                 " never end early: set config.evaluation.on, or patience to 0"
             )
-        return cls(benchmarks, has_loss, metric, rule_of(metric, settings.best))
+        subject = {"queries": settings.queries, "seed": config.seed}
+        if metric == LOSS:
+            subject |= {"loss_on": settings.loss_on, "held_out": config.data.held_out}
+        elif metric:
+            on = dict(zip(benchmarks, settings.on, strict=True))[metric.rpartition("/")[0]]
+            subject |= {"on": on, "samples": settings.samples, "temperature": settings.temperature}
+        return cls(benchmarks, has_loss, metric, rule_of(metric, settings.best), subject)
 
 
 class RunEvaluation:
@@ -140,7 +148,8 @@ class RunEvaluation:
     def restore(self, carried: Mapping[str, Any] | None) -> None:
         """Goes on with what a checkpoint carries (`to_json`); all processes call this together.
 
-        The best checkpoint may be gone, and the metric may be another one now: then the next evaluation is the best.
+        The best checkpoint may be gone, and the metric may be another one now, or of other queries: then the next
+        evaluation is the best.
         Where nothing is evaluated any more, the best of before stays what it is.
         """
         if not carried or carried["metric"] is None:
@@ -148,13 +157,11 @@ class RunEvaluation:
         self._carried = dict(carried)
         standing = Standing(*(carried[field.name] for field in dataclasses.fields(Standing)))
         gone = standing.step is not None and not self._training.has_saved(standing.step)
-        changed = bool(self._plan.metric) and (carried["metric"], carried["rule"]) != (
-            self._plan.metric,
-            self._plan.rule,
-        )
+        changed = bool(self._plan.metric) and any(carried.get(name) != value for name, value in self._rule().items())
         if gone or changed:
             if is_main():
-                why = f"checkpoint {standing.step}, the best one, is gone" if gone else "evaluation.metric has changed"
+                other = "what evaluation.metric is of has changed"
+                why = f"checkpoint {standing.step}, the best one, is gone" if gone else other
                 _log.warning("%s: the next evaluation is the best one so far", why)
             standing = Standing()
         self._standing = standing
@@ -181,7 +188,11 @@ class RunEvaluation:
         """The standing, for `restore`, with the metric and the rule that it is by."""
         if not self._plan.metric:
             return self._carried
-        return {**dataclasses.asdict(self._standing), "metric": self._plan.metric, "rule": self._plan.rule}
+        return {**dataclasses.asdict(self._standing), **self._rule()}
+
+    def _rule(self) -> dict[str, Any]:
+        """What values of two evaluations must share to be compared."""
+        return {"metric": self._plan.metric, "rule": self._plan.rule, "subject": dict(self._plan.subject)}
 
     @property
     def is_over(self) -> bool:

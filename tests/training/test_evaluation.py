@@ -355,6 +355,37 @@ def test_when_it_is_made_and_what_it_means(tmp_path):
     assert gone.is_best
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "is_other"),
+    [
+        ("queries", 7, True),
+        ("samples", 3, True),
+        ("temperature", 0.5, True),
+        ("on", ("data:b.jsonl",), True),
+        ("on", ("data:a.jsonl", "pixel_search:heldout"), False),
+        ("every", 9, False),
+        ("patience", 4, False),
+    ],
+)
+def test_a_run_that_is_evaluated_on_something_else_has_another_best(name, value, is_other, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("a.jsonl", "b.jsonl"):
+        pathlib.Path(file).write_text('{"question": "?", "answer": "1"}\n')
+
+    def of(changes):
+        config = load_config("rl_qwen2_5_vl_7b", [])
+        config.evaluation.update({"on": ("data:a.jsonl",), "samples": 2, "temperature": 1.0, **changes})
+        training = Recorded(tmp_path)
+        training.saved = {4}
+        return evaluation.RunEvaluation(config, training, evaluation.Plan.of(config), StopRequest(), None)
+
+    before = of({})
+    before._standing = Standing(4, 0.9)
+    after = of({name: value})
+    after.restore(json.loads(json.dumps(before.to_json())))
+    assert after.to_json()["step"] == (None if is_other else 4)
+
+
 @pytest.mark.parametrize("losses", [[None] * 3, [float("nan")] * 3])
 def test_a_metric_without_a_value_ends_the_run_by_patience_and_has_no_best(losses, tmp_path, caplog):
     config = load_config("sft_qwen2_5_vl_7b", [("evaluation.every", "1"), ("evaluation.patience", "3")])
