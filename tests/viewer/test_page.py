@@ -138,6 +138,20 @@ def test_compare(page):
     page.wait("document.querySelectorAll('#detail article').length === 2 && location.hash === '#1'")
 
 
+def test_the_same_query_in_all_evaluations_of_a_run(chromium, tmp_path):
+    workdir = write_run(tmp_path / "run", episodes=0)
+    for step in range(1, 8):
+        write_evaluation(workdir / "evaluations" / f"{step:05d}", set(), queries=2)
+    view_of(tmp_path / "view", workdir)
+    start(chromium, f"file://{tmp_path / 'view' / 'index.html'}")
+    chromium.wait(OPENED)
+    chromium.press("j", "j", "c")
+    chromium.wait("document.querySelectorAll('#detail article').length === 4")
+    where = "[...document.querySelectorAll('#detail .where')].map((one) => one.textContent)"
+    assert chromium.run(f"return {where}") == [f"evaluation after {n}: vstar · q0 · sample 0" for n in (1, 2, 5, 7)]
+    assert chromium.log() == []
+
+
 def test_hostile_texts_are_inert(page):
     search(page, "script alert")
     page.wait(f"{COUNT} === '2 of 244 trajectories'")

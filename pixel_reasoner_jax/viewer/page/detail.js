@@ -189,7 +189,7 @@ const verdict = (row, detail) => {
     { class: `verdict ${state}` },
     h("span", {}, "answer: ", detail.answer ? h("b", {}, detail.answer) : h("i", {}, "none in a box")),
     detail.reference ? h("span", { class: "wanted" }, "reference: ", h("b", {}, detail.reference)) : null,
-    detail.recovered ? null : h("span", { class: "wanted" }, "the last operation failed, which counts as wrong"),
+    detail.recovered ? null : h("span", { class: "wanted" }, "the last operation failed, which training counts as wrong"),
     detail.problem ? h("span", { class: "error" }, detail.problem) : null,
   );
 };

@@ -109,6 +109,9 @@ const select = (id, all, options, chosen, preset = "") => {
 /** What a query is known by in all runs; groups differ where they are episodes. */
 view.key = (row) => (/^episode \d+$/.test(row.group) ? row.id : `${row.group}\n${row.id}`);
 
+/** As `key`, for all evaluations of a run alike. */
+view.query = (row) => view.key({ ...row, group: row.group.replace(/^evaluation after \d+: /, "") });
+
 /** The responses to queries that one run has right and the other has wrong. */
 const findFlips = (other) => {
   const means = new Map();
