@@ -54,7 +54,7 @@ def test_sizes_are_those_that_slots_come_in():
 def test_what_ends_the_search_is_said(monkeypatch, available, says):
     measured = lambda config, model, topology, name, key, slots: phase(100 + slots, available)  # noqa: E731
     monkeypatch.setattr(search_module, "_measure", measured)
-    config = load_config("rl_qwen2_5_vl_7b")
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.slots", "64")])
     found = search_module.largest_slots(config, None, None, phase(100 + config.rollout.slots, available))
     assert str(found) == says
 
@@ -67,7 +67,7 @@ def test_what_is_tried_is_said_before_it_is_compiled(monkeypatch):
         return phase(100 + slots, 300)
 
     monkeypatch.setattr(search_module, "_measure", measured)
-    config = load_config("rl_qwen2_5_vl_7b")
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.slots", "64")])
     present = phase(100 + config.rollout.slots, 300)
     search_module.largest_slots(config, None, None, present, lambda *tried: told.append(tried))
     assert told == [("rollout.slots", 128), ("rollout.slots", 192)]
