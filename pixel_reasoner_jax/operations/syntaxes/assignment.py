@@ -8,7 +8,7 @@ from typing import Any
 
 from pixel_reasoner_jax.operations.base import Operation
 from pixel_reasoner_jax.operations.calls import MAX_CHARACTERS, Call, OperationError, read_json
-from pixel_reasoner_jax.operations.syntaxes.base import Operations, Syntax, by_name, unreadable
+from pixel_reasoner_jax.operations.syntaxes.base import Operations, Syntax, by_name, check_arguments, unreadable
 
 
 class Assignments(Syntax):
@@ -40,5 +40,6 @@ class Assignments(Syntax):
         return f"{operation.name}() = {json.dumps(arguments[operation.arguments[0]])}"
 
     def form(self, operations: Operations) -> str:
+        check_arguments(operations, "assignment")
         shapes = [f"{operation.name}(description) = {operation.arguments[0]}" for operation in operations]
         return f"a call is the last line of a turn, as one of: {'; '.join(shapes)}"
