@@ -168,6 +168,14 @@ def test_phrases():
     assert match_phrase("", "") is None
 
 
+def test_a_name_that_ends_a_longer_one_is_not_called():
+    short = type("Short", (type(make_registry(("video_com_frame",)).operations[0]),), {})("FRAME")
+    registry = Registry([*make_registry(("video_com_frame",)).operations, short], SYNTAXES["assignment"]())
+    assert registry.parse("FIND_FRAME(the dog) = 7") == Call("FIND_FRAME", {"frames": [7]})
+    assert registry.parse("So FRAME(the dog) = 7") == Call("FRAME", {"frames": [7]})
+    assert registry.parse("MY_FRAME(the dog) = 7") is None
+
+
 def test_brackets_at_the_end():
     assert last_bracket('a {"b": {"c": 1}}') == '{"b": {"c": 1}}'
     assert last_bracket("[1] [2]") == "[2]"
@@ -217,7 +225,8 @@ HOSTILE = {
     "inline": ["}" * 10**6, "{" * 10**6 + "}", '{"a":' * 10**5 + "}" * 10**5, "```" * 300_000],
     "labelled": ["Action:" * 200_000, "Action: x\n" + "```" * 300_000, "Action: Object Mapper\n" + "[" * 10**6 + "```"],
     "json": ["{" * 10**6, '{"actions": ' + "[" * 60_000 + "]" * 60_000 + "}", "```json\n{" * 10**5 + "```"],
-    "assignment": ["FIND_FRAME(" * 10**5, "FIND_FRAME(" + ")=" * 10**5, "FIND_FRAME(x) = " + "[" * 10**6, "\n" * 10**6],
+    "assignment": ["FIND_FRAME(" * 10**5, "FIND_FRAME(" + ")=" * 10**5, "FIND_FRAME(x) = " + "[" * 10**6, "\n" * 10**6,
+                   "aFIND_FRAME(" * 10**5],
     "tool_call": ["<tool_call>" * 10**5],
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ class Assignments(Syntax):
     def parse(self, text: str, operations: Operations) -> Call | None | OperationError:
         known = by_name(operations)
         line = text.rstrip().rpartition("\n")[2]
-        places = {name: line.rfind(f"{name}(") for name in known}
+        places = {name: _last_place(f"{name}(", line) for name in known}
         name = max(places, key=places.__getitem__, default="")
         if not name or places[name] < 0:
             return None
@@ -43,3 +43,11 @@ class Assignments(Syntax):
         check_arguments(operations, "assignment")
         shapes = [f"{operation.name}(description) = {operation.arguments[0]}" for operation in operations]
         return f"a call is the last line of a turn, as one of: {'; '.join(shapes)}"
+
+
+def _last_place(opening: str, line: str) -> int:
+    """Where a name with its bracket stands last in a line, not as the end of a longer name; -1 if nowhere."""
+    place = line.rfind(opening)
+    while place > 0 and (line[place - 1].isalnum() or line[place - 1] == "_"):
+        place = line.rfind(opening, 0, place)
+    return place
