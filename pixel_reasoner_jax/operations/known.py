@@ -93,7 +93,8 @@ def check_allowed(name: str, kind: str) -> None:
             raise UserError(f"the model has the {kind} {shown(name)}, which is none of ours, nor module:name")
         raise UserError(
             f"the model has the {kind} {name!r}, which is code that is not ours and is imported only if a command names"
-            f" it: if you trust that code, give --own {name} (in Python, operations.allow_own)"
+            f" it: if you trust that code, give --own {name}, or for rl and sft the same config.operations (in Python,"
+            " operations.allow_own)"
         )
 
 
