@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.plan import search as search_module
 from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.measure import Phase
@@ -139,6 +140,21 @@ def test_parameters_are_gathered_in_every_step_for_want_of_memory_alone(monkeypa
     assert known.best(rollout=ROLLOUT) == (dict(data=1, fsdp=8, tensor=1), dict(data=1, fsdp=8, tensor=1))
     known = Known(monkeypatch, lambda *_: None)
     assert known.best(rollout=ROLLOUT) is None and {name for name, *_ in known.compiled} == {"decode"}
+
+
+def test_meshes_whose_cache_cannot_be_read_are_left_out(monkeypatch):
+    """As in int8, with one head of keys on each device; other meshes of rollouts beside the same are tried."""
+    known = Known(monkeypatch, lambda name, tensor, *_: 1.0 / tensor)
+    programs = search_module.Programs
+
+    def refusing(config, *others):
+        if config.rollout.mesh["tensor"] == 4:
+            raise MeshError("rollout.cache_dtype 'int8' does not go with it")
+        return programs(config, *others)
+
+    monkeypatch.setattr(search_module, "Programs", refusing)
+    assert known.best(rollout=ROLLOUT) == (dict(data=1, fsdp=2, tensor=4), dict(data=4, fsdp=1, tensor=2))
+    assert "rollout.cache_dtype 'int8' does not go with it" in {refused for *_, refused in known.told}
 
 
 def test_without_rollouts_the_update_decides(monkeypatch):
