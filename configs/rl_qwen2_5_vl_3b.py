@@ -2,7 +2,7 @@
 
 Command: pixel-reasoner rl --config configs/rl_qwen2_5_vl_3b.py
 Hardware: 8 TPU chips of v5p (30.9 of 95.7 GiB a chip as compiled) or of v6e (30.9 of 31.2); 16 of v5e with
-  --config.train.freeze_vision=True (12.8 of 15.8); see docs/scaling.md.
+  --config.mesh.tensor=2 --config.model.remat=groups (11.8 of 15.8); see docs/scaling.md.
 Time and result: never run.
 """
 

@@ -92,7 +92,8 @@ def get_config() -> ConfigDict:
     config.train.freeze_vision = False
     config.train.checkpoint_every = 1  # episodes
     config.train.keep_checkpoints = 3
-    # Responses of every episode that are stored in workdir/samples, with log-probabilities of sampler and trainer.
+    # Responses of every episode that are stored in workdir/samples, with log-probabilities of sampler and trainer, and
+    # of every evaluation, to each benchmark, that are stored in workdir/evaluations.
     config.train.log_samples = 8
 
     config.rollout = ConfigDict()
@@ -105,7 +106,8 @@ def get_config() -> ConfigDict:
     config.rollout.max_length = 16_384  # prompt and response
     # Responses in flight; and tokens that the KV cache holds for all of them together: where they need more, the
     # youngest wait in the host's memory. slots = 0: as many as memory allows, decided when the run begins, which keeps
-    # it. cache_tokens = 0: what memory allows then, else enough for responses that are all of max_length.
+    # it. cache_tokens = 0: what memory allows then, else enough for responses that are all of max_length. With
+    # slots = 0, memory may allow less than the cache_tokens that are given.
     config.rollout.slots = 0
     config.rollout.cache_tokens = 0
     # The devices' mesh in rollouts, for which the parameters are laid out once an episode; tensor=0: as in config.mesh.
@@ -113,7 +115,8 @@ def get_config() -> ConfigDict:
     config.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
     # "int8": the decoder's matrices are rounded for rollouts, which then read half the bytes. None: as in model.dtype.
     config.rollout.weights = config_dict.placeholder(str)
-    # "int8": keys and values are rounded, so that memory holds twice the tokens. None: as in model.dtype.
+    # "int8": keys and values are rounded, so that memory holds twice the tokens. None: as in model.dtype. On TPUs, each
+    # device has to have an even number of num_key_value_heads: tensor is at most 2 with 7B, and 1 with 3B.
     config.rollout.cache_dtype = config_dict.placeholder(str)
 
     config.rewards = ConfigDict()

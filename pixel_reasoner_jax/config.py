@@ -198,7 +198,8 @@ def take_over(config: ConfigDict) -> None:
     config.data.shards = config.data.shards or saved.get("data.shards", 0)
     if now.get("rollout.slots") == 0:  # as many as there was memory for when the run began
         config.rollout.slots = saved.get("rollout.slots", 0)
-        config.rollout.cache_tokens = config.rollout.cache_tokens or saved.get("rollout.cache_tokens", 0)
+        decided = [saved.get("rollout.cache_tokens", 0), config.rollout.cache_tokens]
+        config.rollout.cache_tokens = min(filter(None, decided), default=0)
 
 
 def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:

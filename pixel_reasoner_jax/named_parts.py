@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pixel_reasoner_jax.errors import UserError, shown
+
+Made = TypeVar("Made")
 
 AS_IMPORT = "name a module as `import` does, such as my_module:function"
 
@@ -39,6 +42,31 @@ def find_part(name: str, known: Mapping[str, Any], kind: str, own: str = "module
     if not callable(part):
         raise UserError(f"{kind} {name!r} is {shown(part)}: it must be a function, or something else to call")
     return part
+
+
+def make_part(name: str, known: Mapping[str, Callable[[], Any]], kind: str, base: type[Made], base_name: str) -> Made:
+    """What the class of a name makes, or a function of it.
+
+    Args:
+      name, known, kind: see `find_part`.
+      base, base_name: what it must be, and how the message names that.
+
+    Raises:
+      UserError: see `find_part`; or it makes something else, or nothing without arguments.
+    """
+    make = find_part(name, known, kind, "module:class")
+    if isinstance(make, type) and (missing := sorted(getattr(make, "__abstractmethods__", ()))):
+        raise UserError(f"{kind} {name!r} lacks {', '.join(missing)}: a class of {base_name} must define them")
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise UserError(f"{kind} {name!r} must be made without arguments: {error}") from None
+    except ValueError:  # of a function that is not Python's nothing is known
+        pass
+    made = make()
+    if not isinstance(made, base):
+        raise UserError(f"{kind} {name!r} makes a {type(made).__name__}, which is no {base_name}")
+    return made
 
 
 def numbers_of(part: str, returned: Any, shape: tuple[int, ...], of: str) -> np.ndarray:

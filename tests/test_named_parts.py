@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.named_parts import find_part, make_part
 
 OURS = {"half": lambda value: value / 2}
 CONSTANT = 7
@@ -59,3 +60,35 @@ def test_the_program_finds_modules_where_it_is_started(tmp_path):
         text=True,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def run(self):
+        pass
+
+
+class Lacking(Base):
+    pass
+
+
+class Sound(Base):
+    def run(self):
+        return 1
+
+
+class Asking(Sound):
+    def __init__(self, size):
+        self.size = size
+
+
+def test_a_class_of_ones_own_is_made_or_says_what_it_lacks():
+    assert make_part(f"{__name__}:Sound", {}, "thing", Base, "house.Base").run() == 1
+    for name, message in (
+        ("Lacking", "thing '.*:Lacking' lacks run: a class of house.Base must define them"),
+        ("Asking", "thing '.*:Asking' must be made without arguments: missing a required argument: 'size'"),
+        ("double", "thing '.*:double' must be made without arguments: missing a required argument: 'value'"),
+        ("test_a_part_is_ours_by_its_name_or_ones_own", "makes a NoneType, which is no house.Base"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_part(f"{__name__}:{name}", {}, "thing", Base, "house.Base")

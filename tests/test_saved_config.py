@@ -130,3 +130,12 @@ def test_a_damaged_saved_config_is_named(tmp_path, text):
     for read in (load_saved, lambda _: open_workdir(config, resume=True)):
         with pytest.raises(ConfigError, match="config.json is not the config that a run saved"):
             read(workdir)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(0, 1000), (700, 700), (5000, 1000)])
+def test_a_run_keeps_the_cache_that_memory_has_decided_on(tmp_path, given, kept):
+    """With rollout.slots = 0; more was not there when it began."""
+    _, workdir = started(tmp_path, ("rollout.slots", "64"), ("rollout.cache_tokens", "1000"))
+    again = load_config(RL, [("workdir", str(workdir)), ("rollout.slots", "0"), ("rollout.cache_tokens", str(given))])
+    take_over(again)
+    assert (again.rollout.slots, again.rollout.cache_tokens) == (64, kept)

@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from data_pipeline.reader import RecordError
 from data_pipeline.records.examples import decode_record, media_entries
 from data_pipeline.records.shards import DATASET_INFO, FILE_FORMAT, SPLIT, read_description
-from pixel_reasoner_jax.files import as_path, fetch
+from pixel_reasoner_jax.errors import shown
+from pixel_reasoner_jax.files import as_path, fetch, storage_problem
 
 
 class RecordSource:
@@ -49,8 +50,12 @@ class RecordSource:
         self._columns = ()
         if len(self):  # TFDS cannot open a data set without records
             local = fetch(directory, f"*.{FILE_FORMAT}", "*.json")
-            # The counts are known: no file is opened before it is read.
-            self._columns = tfds.builder_from_directory(local).as_data_source(SPLIT)
+            try:  # the counts are known: no file is opened before it is read
+                self._columns = tfds.builder_from_directory(local).as_data_source(SPLIT)
+            except Exception as error:  # TFDS and protobuf fail in many ways over a damaged description
+                if storage_problem(error):
+                    raise
+                raise RecordError(f"{directory}: its {DATASET_INFO} cannot be read: {shown(error)}") from error
 
     def describe(self) -> dict[str, Any]:
         """`schema`, `digest`, `count`, `shards` (how many) and `bytes`, as plain values."""

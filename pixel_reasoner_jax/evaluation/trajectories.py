@@ -233,7 +233,7 @@ class StoredTrajectories:
     def __init__(self, directory: str | os.PathLike):
         self._path = fetch(directory, TRAJECTORIES) / TRAJECTORIES
         self._starts: dict[bytes, int] = {}
-        if not self._path.exists():
+        if not self._path.is_file():
             return
         with self._path.open("rb") as file:
             begins, start = True, 0

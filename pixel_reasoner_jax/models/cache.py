@@ -364,6 +364,20 @@ def most_listed(mesh: Mesh | None) -> int:
     return CHUNK.get(platform_of(mesh), DEFAULT_CHUNK)
 
 
+def kernel_reads(kv_heads: int, dtype: DTypeLike) -> bool:
+    """Whether JAX's kernel for TPU reads a cache with so many heads of keys on a device, and as many of values.
+
+    It wants them to fill whole 32-bit words, of which there are 1, 2, 4, or a multiple of 8.
+    """
+    words, rest = divmod(2 * kv_heads * jnp.dtype(dtype).itemsize, 4)
+    return not rest and (words in (1, 2, 4) or words % 8 == 0)
+
+
+def has_kernel(mesh: Mesh | None, size: int) -> bool:
+    """Whether JAX's kernel for TPU attends over a cache, on the devices of a mesh and with heads of this size."""
+    return platform_of(mesh) == "tpu" and size % KERNEL_HEAD == 0
+
+
 def empty_cache(
     layers: int,
     pages: int,
@@ -385,7 +399,7 @@ def empty_cache(
       items: the most pages, of all parts, that `Reads` list; 0 where they are not used.
     """
     platform, (heads, kv_heads) = platform_of(mesh), heads
-    if platform == "tpu" and size % KERNEL_HEAD == 0:
+    if has_kernel(mesh, size):
         shape = layers, pages, page, 2 * kv_heads, size
         return KernelCache(constrain(jnp.zeros(shape, dtype), (*KernelCache.AXES, None), mesh))
     stored = jnp.uint16 if platform == "cpu" and dtype == jnp.bfloat16 else dtype

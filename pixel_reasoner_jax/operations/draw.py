@@ -221,7 +221,8 @@ class DrawAcross(_Draws):
     def shapes(self, arguments: dict[str, Any], shown: tuple[int, int]) -> dict[str, Shape]:
         value = arguments["param"]
         if isinstance(value, str):
-            found = re.search(rf"(?<![a-z]){self.axis} ?= ?[\"']? ?([0-9]{{1,3}}(?:\.[0-9]{{1,9}})?)", value[:200])
+            number = r"[\"']? ?([0-9]{1,3}(?:\.[0-9]{1,20})?)(?!\.?[0-9]|[eE][-+]?[0-9])"  # and not a part of one
+            found = re.search(rf"(?<![a-z]){self.axis} ?= ?{number}", value[:200])
             if not found:
                 raise OperationError(f"param must be a number of hundredths in the form {self.axis}=28.5")
             value = float(found[1])

@@ -7,11 +7,12 @@ where they are our reading of what is known [R].
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 
 from pixel_reasoner_jax.config_values import CROP, SELECT
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.named_parts import make_part
 from pixel_reasoner_jax.operations.base import Operation
 from pixel_reasoner_jax.operations.crop import CropImage
 from pixel_reasoner_jax.operations.draw import DrawAcross, DrawBoxes, DrawLines
@@ -88,9 +89,12 @@ def check_allowed(name: str, kind: str) -> None:
       UserError: it may not; the message says how to allow it.
     """
     if ":" in name and name not in _allowed:
+        if not re.fullmatch(r"[\w.-]+:\w+", name):  # a stranger may have written it
+            raise UserError(f"the model has the {kind} {shown(name)}, which is none of ours, nor module:name")
         raise UserError(
             f"the model has the {kind} {name!r}, which is code that is not ours and is imported only if a command names"
-            f" it: if you trust that code, give --own {name} (in Python, operations.allow_own)"
+            f" it: if you trust that code, give --own {name}, or for rl and sft the same config.operations (in Python,"
+            " operations.allow_own)"
         )
 
 
@@ -111,7 +115,7 @@ def make_operation(name: str, padding: float, release: bool, box_rule: str) -> O
     if name == SELECT:
         return SelectFrames(release=release)
     check_allowed(name, "operation")
-    made = find_part(name, OPERATIONS, "operation", "module:class")()
-    if not isinstance(made, Operation):
-        raise UserError(f"operation {name!r} makes a {type(made).__name__}, which is no operations.Operation")
+    made = make_part(name, OPERATIONS, "operation", Operation, "operations.Operation")
+    if not isinstance(getattr(made, "name", None), str) or not made.name:
+        raise UserError(f"operation {name!r} has no `name`, under which a model calls it: give its class one")
     return made

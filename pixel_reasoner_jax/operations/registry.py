@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pixel_reasoner_jax.config_values import CROP, DEFAULT_OPERATIONS, DEFAULT_SYNTAX
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.operations.base import MediaState, Operation, Result
 from pixel_reasoner_jax.operations.calls import Call, OperationError
 from pixel_reasoner_jax.operations.known import check_allowed, make_operation
@@ -66,8 +66,15 @@ class Registry:
         return self.syntax.stop_strings(self._operations)
 
     def parse(self, text: str) -> Call | None | OperationError:
-        """Reads the call in a turn; see `Syntax.parse`."""
-        return self.syntax.parse(text, self._operations)
+        """Reads the call in a turn; see `Syntax.parse`. What a syntax of one's own raises is an error of the call."""
+        try:
+            read = self.syntax.parse(text, self._operations)
+            if read is not None and not isinstance(read, Call | OperationError):
+                raise TypeError(f"{type(self.syntax).__name__}.parse returned {shown(read)}, which is no Call")
+        except Exception as error:  # whatever the model has written, it must not end all other episodes
+            _log.exception("the syntax %s failed", type(self.syntax).__name__)
+            return OperationError(f"reading the function call failed ({type(error).__name__})")
+        return read
 
     def write(self, call: Call) -> str:
         """The text of a turn that makes a call; see `Syntax.write`."""

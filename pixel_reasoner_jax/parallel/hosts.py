@@ -124,9 +124,14 @@ def all_gather(values: np.ndarray) -> np.ndarray:
 
     All processes must call this in the same order, with values of the same shape and type.
     """
+    values = np.asarray(values)
     if jax.process_count() == 1:
-        return np.asarray(values)[None]
-    return np.asarray(multihost_utils.process_allgather(np.asarray(values)))
+        return values[None]
+    if values.dtype.itemsize <= 4:
+        return np.asarray(multihost_utils.process_allgather(values))
+    # JAX would cut 64 bits to 32: of a device's free bytes, the upper half would be lost.
+    gathered = np.asarray(multihost_utils.process_allgather(np.frombuffer(values.tobytes(), np.uint8)))
+    return np.frombuffer(gathered.tobytes(), values.dtype).reshape(-1, *values.shape)
 
 
 def all_gather_json(value: Any) -> list[Any]:

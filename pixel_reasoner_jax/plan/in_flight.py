@@ -15,6 +15,7 @@ from pixel_reasoner_jax.plan.measure import Phase
 from pixel_reasoner_jax.plan.programs import ROLLOUT, Programs
 from pixel_reasoner_jax.plan.rollout_costs import DecodingStep, measure_step
 from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, fit, page_bytes, pages_of, slot_bytes
+from pixel_reasoner_jax.rollout.device_memory import SHARE
 from pixel_reasoner_jax.rollout.shapes import MOST_ROWS
 
 BESIDE_DECODING = ROLLOUT[:-1]  # phases that have to be measured before
@@ -70,8 +71,8 @@ def decide(
 ) -> InFlight:
     """Decides on slots and pages, and compiles decoding for so many slots.
 
-    What a rollout needs beside the cache is known from its phases as compiled, less their cache. Decoding is compiled
-    twice where memory decides on the slots.
+    What a rollout needs beside the cache is known from its phases as compiled, less their cache. Of what is left, the
+    same share is taken as in a run. Decoding is compiled twice where memory decides on the slots.
 
     Args:
       config, model, topology: of the run.
@@ -95,7 +96,7 @@ def decide(
         step = measure_step(config, model, topology, slots)
         if step.bytes is None or step.reason:
             raise DoesNotFit(f"decode does not fit with {slots * parts:,} slots: {step.reason}")
-        return step, available - max(step.bytes, others)
+        return step, int((available - max(step.bytes, others)) * SHARE)
 
     slots = -(-config.rollout.slots // parts)
     step, room = compiled(max(slots, 1))

@@ -27,7 +27,7 @@ from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.processing.layout import vision_forms
 from pixel_reasoner_jax.rollout.engine import Engine, ExtendBatch, ForkBatch
-from pixel_reasoner_jax.rollout.layout import Layout
+from pixel_reasoner_jax.rollout.layout import Layout, check_cache
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
 from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
@@ -82,7 +82,8 @@ class Programs:
       parts: of the rollouts' mesh, each with slots of its own.
 
     Raises:
-      MeshError: a mesh that these devices cannot form, or one of whose parts spans several hosts.
+      MeshError: a mesh that these devices cannot form, one of whose parts spans several hosts, or on which the
+        rollouts' cache cannot be read.
       ConfigError: a number of shards that does not fit the mesh or the batch size (see `VirtualShards`), or responses
         that may be longer than packed rows.
     """
@@ -105,6 +106,7 @@ class Programs:
             self.phases = (*ROLLOUT, *UPDATES)
             self._layout = Layout(graph, params, config.rollout.mesh, config.rollout.weights)
             self.rollout_mesh = self._layout.mesh
+            check_cache(model, self.cache_dtype, self.rollout_mesh)
             stops = [model.vocab_size - 1]  # any token may be the stop token
             self._engine = Engine(self._layout.graphdef, stops, self.rollout_mesh)
         self.parts = parts(self.rollout_mesh)

@@ -211,7 +211,11 @@ class MeshSearch:
             sizes = tuple(rollouts.values())
             if best is not None and self._decoding.get(sizes, 0.0) >= best[0]:
                 break
-            seconds = self._seconds(Meshes(mesh, rollouts), "decode")
+            try:
+                seconds = self._seconds(Meshes(mesh, rollouts), "decode")
+            except MeshError as error:  # of a cache that cannot be read there
+                self._progress(Meshes(mesh, rollouts), None, str(error))
+                continue
             if seconds is not None:
                 self._decoding[sizes] = seconds
                 best = min(best or (seconds, rollouts), (seconds, rollouts), key=lambda one: one[0])

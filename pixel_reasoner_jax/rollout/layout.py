@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.experimental.layout import Format
 from jax.experimental.layout import Layout as Order
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
-from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.models import Config, cache
 from pixel_reasoner_jax.models.inference import decoder_matrices, inference_parameters
 from pixel_reasoner_jax.parallel import MeshError, constrain, make_mesh, param_shardings, regroup
 from pixel_reasoner_jax.parallel.sharding import RULES, SHARED, SPREAD, Rules, check_sizes
@@ -120,6 +122,31 @@ def rollout_mesh(mesh: Mesh | None, shape: Mapping[str, int], model: Config) -> 
     except MeshError as error:
         raise MeshError(f"rollout.{error}") from None
     return None if mesh is None else found
+
+
+def check_cache(model: Config, dtype: DTypeLike, mesh: Mesh | None) -> None:
+    """Checks that attention can read a cache on the devices of a mesh, before anything is compiled for it.
+
+    Args:
+      model: sizes of the model.
+      dtype: of what is stored.
+      mesh: of the rollouts.
+
+    Raises:
+      MeshError: JAX's kernel for TPU cannot; the message names the settings.
+    """
+    tensor, kv_heads = 1 if mesh is None else mesh.shape["tensor"], model.num_key_value_heads
+    if not cache.has_kernel(mesh, model.head_dim) or cache.kernel_reads(kv_heads // tensor, dtype):
+        return
+    name = jnp.dtype(dtype).name
+    fitting = [count for count in range(1, kv_heads + 1) if not kv_heads % count]
+    fitting = [str(count) for count in fitting if cache.kernel_reads(kv_heads // count, dtype)]
+    remedy = f"rollout.mesh.tensor could be {' or '.join(fitting)}, or " if fitting else ""
+    raise MeshError(
+        f"rollout.cache_dtype {name!r} does not go with rollout.mesh of tensor={tensor}: each device would have"
+        f" {kv_heads // tensor} of the model's {kv_heads} num_key_value_heads, which the attention kernel of TPUs"
+        f" cannot read in {name}: {remedy}give rollout.cache_dtype another type"
+    )
 
 
 def _step(

@@ -286,12 +286,15 @@ class Policy:
         runner.grow(min(most, MOST_ROWS), length, 1)
         temporary = runner.temporary_bytes()
         runner.close()
-        self.runtime.forget()
+        # Rollouts have the table of images beside their slots, so that it is forgotten later.
         room = int(all_gather(np.int64(free_bytes(mesh) - temporary)).min())
+        self.runtime.forget()
         tensor = 1 if mesh is None else mesh.shape["tensor"]
         page = page_bytes(config, self.runtime.cache_dtype or self.runtime.dtype, tensor)
         capacity = fit(room, page, slot_bytes(config, tensor), length, most)
-        self.slots, self.cache_tokens = (count * parts(mesh) for count in (capacity.slots, capacity.pages * PAGE))
+        # `Shapes.holding` adds a page.
+        sizes = capacity.slots, (capacity.pages - 1) * PAGE
+        self.slots, self.cache_tokens = (count * parts(mesh) for count in sizes)
 
     def _per_part(self, count: int) -> int:
         """How many of `count` slots or tokens each part of the mesh has."""

@@ -16,7 +16,7 @@ from pixel_reasoner_jax.parallel import local_parts, parts
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, RowAllocator
 from pixel_reasoner_jax.rollout.engine import Engine
-from pixel_reasoner_jax.rollout.layout import Layout
+from pixel_reasoner_jax.rollout.layout import Layout, check_cache
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.scale_text import scale_text
 from pixel_reasoner_jax.rollout.shapes import Shapes
@@ -57,6 +57,7 @@ class Runtime:
         self._laid_out: Any = None
         self.config, self.mesh, self.processor = model.config, self.layout.mesh, processor
         self.cache_dtype, self.dtype = cache_dtype, model.language.dtype
+        check_cache(self.config, cache_dtype or self.dtype, self.mesh)
         self.scale_text = scale_text(processor) if cache_dtype == "int8" else None
         rounded = [name for name in (weights, cache_dtype) if name is not None]
         self.rounded_to = min(rounded, key=lambda name: np.dtype(name).itemsize, default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,10 +61,10 @@ class Trackers:
         return bool(self._trackers)
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Calls a method of `Tracker` of each of them."""
+        """Calls a method of `Tracker` of each of them, which get a mapping and a list of their own."""
         for name, tracker in list(self._trackers.items()):
             try:
-                getattr(tracker, method)(*arguments)
+                getattr(tracker, method)(*map(copy.copy, arguments))
             except (RunStopped, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as error:

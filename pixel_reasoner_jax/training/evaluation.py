@@ -29,6 +29,7 @@ from pixel_reasoner_jax.parallel import all_gather_json, is_main
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
 from pixel_reasoner_jax.training.best import Standing, rule_of, write_best
+from pixel_reasoner_jax.training.kept_responses import KeptResponses, store
 from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from pixel_reasoner_jax.training.validation import Validation, spread
@@ -54,19 +55,22 @@ class Plan:
       has_loss: whether there is a validation loss.
       metric: that decides which checkpoint is the best, without `PREFIX`; "" if nothing is evaluated.
       rule: "greatest" or "smallest".
+      subject: the settings that decide, beside the model, which value the metric has.
     """
 
     benchmarks: Mapping[str, Benchmark]
     has_loss: bool
     metric: str
     rule: str
+    subject: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ConfigDict, has_loss: bool = False) -> Plan:
         """Opens what `config.evaluation` names.
 
         Raises:
-          ConfigError: the metric is none of what is evaluated, or there are samples at temperature 0.
+          ConfigError: the metric is none of what is evaluated, nothing is evaluated that patience could wait for, or
+            there are samples at temperature 0.
           UserError: a benchmark is unknown, or its path does not hold it.
         """
         settings = config.evaluation
@@ -86,7 +90,18 @@ class Plan:
         if metric and metric not in known:
             there = f"it is one of {', '.join(known)}" if known else "nothing is evaluated: set config.evaluation.on"
             raise ConfigError(f"config.evaluation.metric is {metric!r}: {there}")
-        return cls(benchmarks, has_loss, metric, rule_of(metric, settings.best))
+        if settings.patience and not known:
+            raise ConfigError(
+                f"config.evaluation.patience is {settings.patience}, and nothing is evaluated, so that the run could"
+                " never end early: set config.evaluation.on, or patience to 0"
+            )
+        subject = {"queries": settings.queries, "seed": config.seed}
+        if metric == LOSS:
+            subject |= {"loss_on": settings.loss_on, "held_out": config.data.held_out}
+        elif metric:
+            on = dict(zip(benchmarks, settings.on, strict=True))[metric.rpartition("/")[0]]
+            subject |= {"on": on, "samples": settings.samples, "temperature": settings.temperature}
+        return cls(benchmarks, has_loss, metric, rule_of(metric, settings.best), subject)
 
 
 class RunEvaluation:
@@ -125,6 +140,7 @@ class RunEvaluation:
             Asked(label, benchmark, make_protocol(type(benchmark), own, PROTOCOL, changes))
             for label, benchmark in plan.benchmarks.items()
         ]
+        self._most_kept = config.train.get("log_samples", 0) if is_main() else 0  # responses to each benchmark
         self._standing, self.is_best = Standing(), False
         self._carried: dict[str, Any] = {"metric": None}
         self._began, self._spent, self._made, self._warned = time.monotonic(), 0.0, 0, False
@@ -132,7 +148,8 @@ class RunEvaluation:
     def restore(self, carried: Mapping[str, Any] | None) -> None:
         """Goes on with what a checkpoint carries (`to_json`); all processes call this together.
 
-        The best checkpoint may be gone, and the metric may be another one now: then the next evaluation is the best.
+        The best checkpoint may be gone, and the metric may be another one now, or of other queries: then the next
+        evaluation is the best.
         Where nothing is evaluated any more, the best of before stays what it is.
         """
         if not carried or carried["metric"] is None:
@@ -140,13 +157,11 @@ class RunEvaluation:
         self._carried = dict(carried)
         standing = Standing(*(carried[field.name] for field in dataclasses.fields(Standing)))
         gone = standing.step is not None and not self._training.has_saved(standing.step)
-        changed = bool(self._plan.metric) and (carried["metric"], carried["rule"]) != (
-            self._plan.metric,
-            self._plan.rule,
-        )
+        changed = bool(self._plan.metric) and any(carried.get(name) != value for name, value in self._rule().items())
         if gone or changed:
             if is_main():
-                why = f"checkpoint {standing.step}, the best one, is gone" if gone else "evaluation.metric has changed"
+                other = "what evaluation.metric is of has changed"
+                why = f"checkpoint {standing.step}, the best one, is gone" if gone else other
                 _log.warning("%s: the next evaluation is the best one so far", why)
             standing = Standing()
         self._standing = standing
@@ -173,7 +188,11 @@ class RunEvaluation:
         """The standing, for `restore`, with the metric and the rule that it is by."""
         if not self._plan.metric:
             return self._carried
-        return {**dataclasses.asdict(self._standing), "metric": self._plan.metric, "rule": self._plan.rule}
+        return {**dataclasses.asdict(self._standing), **self._rule()}
+
+    def _rule(self) -> dict[str, Any]:
+        """What values of two evaluations must share to be compared."""
+        return {"metric": self._plan.metric, "rule": self._plan.rule, "subject": dict(self._plan.subject)}
 
     @property
     def is_over(self) -> bool:
@@ -200,7 +219,7 @@ class RunEvaluation:
             return {}
         began = time.monotonic()
         with self._training.phase("evaluation"):
-            figures, tokens = self._figures(params, version)
+            figures, tokens = self._figures(params, version, step)
         seconds = time.monotonic() - began
         self._standing = self._standing.after(step, figures.get(self._plan.metric), self._plan.rule)
         self.is_best = self._standing.step == step
@@ -219,13 +238,16 @@ class RunEvaluation:
     def say_end(self, step: int) -> None:
         """Says why the run ends before its last step."""
         if is_main():
+            best = self._standing
+            how = "become better" if best.step is not None else "had a value"
+            which = f"the best is {best.value:g} after {best.step}" if best.step is not None else "none is the best"
             _log.warning(
-                "ended early after %d: %s%s has not become better in %d evaluations; the best is %s after %s",
-                *(step, PREFIX, self._plan.metric, self._standing.since, self._standing.value, self._standing.step),
+                "ended early after %d: %s%s has not %s in %d evaluations; %s",
+                *(step, PREFIX, self._plan.metric, how, best.since, which),
             )
 
-    def _figures(self, params: Any, version: int) -> tuple[dict[str, float | None], int]:
-        figures, tokens = {}, 0
+    def _figures(self, params: Any, version: int, step: int) -> tuple[dict[str, float | None], int]:
+        figures, tokens, shown = {}, 0, []
         if self._validation is not None:
             found = self._validation.loss(params, self._stop.agreed)
             if found is None:
@@ -234,10 +256,14 @@ class RunEvaluation:
         if self._asked:
             with self._answering(params, version) as answerer:
                 for asked in self._asked:
-                    tally = self._answered(asked, answerer)
+                    kept = KeptResponses(self._most_kept)
+                    tally = self._answered(asked, answerer, kept)
+                    shown += kept.answers
                     of_all = tally.figures()
                     figures |= {f"{asked.name}/{name}": of_all[name] for name in FIGURES}
                     tokens += round((of_all["tokens"] or 0.0) * of_all["responses"])
+        if shown:
+            store(self._training.workdir, step, shown)
         return figures, tokens
 
     @contextlib.contextmanager
@@ -252,13 +278,14 @@ class RunEvaluation:
         finally:
             self._policy.release()
 
-    def _answered(self, asked: Asked, answerer: _Answerer) -> Tally:
-        """The records of a benchmark's answers in all processes, each of which has answered its share."""
+    def _answered(self, asked: Asked, answerer: _Answerer, kept: KeptResponses) -> Tally:
+        """The records of a benchmark's answers in all processes, each of which has answered a share; some are kept."""
         numbers = spread(len(asked.benchmark), self._settings.queries)
         records: list[ScoredRecord] = []
 
         def keep(one: Answer) -> None:
             records.append(one.record)
+            kept.add(one)
 
         share = numbers[jax.process_index() :: jax.process_count()]
         answer(asked, MODES[0], share, answerer, keep)

@@ -350,7 +350,9 @@ def fit_to_memory(config: ConfigDict, training: TrainingRun, policy: Policy, sam
     """
     policy.fit_to_memory(config.grpo.queries_per_episode * config.rollout.samples, sampling)
     config.rollout.slots = policy.slots
-    config.rollout.cache_tokens = policy.cache_tokens = config.rollout.cache_tokens or policy.cache_tokens
+    if config.rollout.cache_tokens:
+        policy.cache_tokens = min(config.rollout.cache_tokens, policy.cache_tokens)
+    config.rollout.cache_tokens = policy.cache_tokens
     training.save_config()
     if is_main():
         in_flight, tokens = f"{policy.slots:,} responses in flight", f"{policy.cache_tokens:,} tokens in the cache"

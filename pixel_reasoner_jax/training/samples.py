@@ -26,8 +26,10 @@ from pixel_reasoner_jax.operations.error_kinds import ERROR_KINDS, error_kind
 from pixel_reasoner_jax.parallel import all_gather, is_main
 from pixel_reasoner_jax.processing import Media, MediaError, Picture, Processor, Video
 from pixel_reasoner_jax.report.images import open_image
+from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.report.trajectory_json import to_json_types
 from pixel_reasoner_jax.trackers import TrackedSample
+from pixel_reasoner_jax.training.kept_responses import EVALUATIONS
 from pixel_reasoner_jax.training.mismatch import difference_figures, logprob_differences
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.scoring import trainer_logprobs
@@ -90,11 +92,14 @@ def log_samples(
 
 
 def drop_samples_after(workdir: pathlib.Path, episode: int) -> None:
-    """Removes the samples of later episodes, of a run that goes on after this one. One process does it."""
-    folder = workdir / SAMPLES
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.isdecimal() and int(path.name) > episode:
-            epath.Path(path).rmtree()
+    """Removes the samples of later episodes and of their evaluations, of a run that goes on after this one.
+
+    One process does it.
+    """
+    for folder in (workdir / SAMPLES, workdir / EVALUATIONS):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.isdecimal() and int(path.name) > episode:
+                epath.Path(path).rmtree()
 
 
 def _store(
@@ -135,7 +140,7 @@ def _store(
 
 
 def _tracked(rewarded: Rewarded, place: tuple[int, int]) -> TrackedSample:
-    """A response as trackers show it: long texts are cut, and images that are gone are left out."""
+    """A response as trackers show it: long texts are cut and can be encoded; images that are gone are left out."""
     trajectory = rewarded.groups[place[0]][place[1]]
     images, texts, begun = [], [], False
     for message in trajectory.messages:
@@ -149,11 +154,11 @@ def _tracked(rewarded: Rewarded, place: tuple[int, int]) -> TrackedSample:
     figures |= {f"reward_{label}": values[place] for label, values in rewarded.terms.items()}
     reference = trajectory.reference
     return TrackedSample(
-        query_id=str(trajectory.query_id)[:MOST_TEXT],
+        query_id=printable(str(trajectory.query_id)[:MOST_TEXT]),
         sample=trajectory.sample,
-        question=trajectory.question[:MOST_TEXT],
-        reference=(reference if isinstance(reference, str) else " | ".join(map(str, reference)))[:MOST_TEXT],
-        text="".join(texts)[:MOST_TEXT],
+        question=printable(trajectory.question[:MOST_TEXT]),
+        reference=printable((reference if isinstance(reference, str) else " | ".join(map(str, reference)))[:MOST_TEXT]),
+        text=printable("".join(texts)[:MOST_TEXT]),
         figures={name: float(value) for name, value in figures.items()},
         images=images,
     )

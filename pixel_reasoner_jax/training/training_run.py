@@ -37,7 +37,7 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
 from pixel_reasoner_jax.processing.sources import use_media_settings
 from pixel_reasoner_jax.rollout.dialogue import Limits
-from pixel_reasoner_jax.rollout.layout import rollout_mesh
+from pixel_reasoner_jax.rollout.layout import check_cache, rollout_mesh
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
 from pixel_reasoner_jax.trackers import find_trackers
@@ -73,6 +73,8 @@ class TrainingRun:
         self._config = config
         use_media_settings(config.media)
         find_trackers(config.metrics.trackers)
+        # Before a run's folder is read, which may be a stranger's.
+        allow_own((*(config.operations.names or ()), config.operations.syntax or ""))
         if resume:
             take_over(config)
         self._workdir = open_workdir(config, bool(resume))
@@ -98,7 +100,8 @@ class TrainingRun:
         # Small files are read first, so that a mistake in one of them shows before a large model is loaded.
         sizes = read_config(config.model.directory)
         if "rollout" in config:
-            rollout_mesh(mesh, config.rollout.mesh, sizes)
+            of_rollouts = rollout_mesh(mesh, config.rollout.mesh, sizes)
+            check_cache(sizes, config.rollout.cache_dtype or config.model.dtype, of_rollouts)
         self.processor = Processor.from_pretrained(
             config.model.directory, config.processor, position_rule=config.model.position_rule
         )
@@ -388,7 +391,6 @@ def policy_settings(config: ConfigDict) -> PolicySettings:
     """The settings of the trained policy: those of the config, and for the others those of the first model."""
     settings = PolicySettings.load(config.model.directory)
     given = {name: value for name, value in config.operations.items() if value is not None}
-    allow_own((*given.get("names", ()), given.get("syntax", "")))
     if "names" in given:
         given["operations"] = given.pop("names")
     settings = dataclasses.replace(settings, **given)

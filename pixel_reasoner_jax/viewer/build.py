@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import time
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError
@@ -30,6 +31,7 @@ SCRIPTS = ("core.js", "charts.js", "summary.js", "detail.js", "list.js", "main.j
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
 CHUNK_ENTRIES, CHUNK_BYTES = 50, 1_000_000
 MAX_ENTRIES = 20_000  # of a source
+MARK = '<meta name="generator" content="pixel-reasoner view">'  # of the page, by which a view is known
 DATA_NAME = re.compile(r"(?:index|version|[0-9]{5,9})\.js")
 
 
@@ -63,7 +65,9 @@ def build(
       UserError: the directory holds something else.
     """
     check_directory(directory)
-    pictures, chunks = Pictures(directory), _Chunks(directory / DATA)
+    version = live or time.time_ns() // 1_000_000
+    write_page(directory)  # first: what an interrupted command leaves is known as a view
+    pictures, chunks = Pictures(directory), _Chunks(directory / DATA, version)
     rows: list[dict[str, Any]] = []
     counts, skips = [], []
     for number, found in enumerate(sources):
@@ -76,8 +80,7 @@ def build(
         counts.append(len(rows) - before)
         skips.append(skipped)
     runs = [source_summary(f, rows, n, s) for n, (f, s) in enumerate(zip(sources, skips, strict=True))]
-    chunks.close({"version": live, "live": live > 0, "runs": runs, "rows": rows, **summary(runs, rows)})
-    write_page(directory)
+    chunks.close({"version": version, "live": live > 0, "runs": runs, "rows": rows, **summary(runs, rows)})
     for path in (directory / IMAGES).iterdir():
         if IMAGE_NAME.fullmatch(path.name) and path.name not in pictures.names:
             path.unlink()
@@ -86,18 +89,30 @@ def build(
 
 def check_directory(directory: pathlib.Path) -> None:
     """Raises UserError where a folder holds something that is no view, which would be lost in one."""
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / DATA / "index.js").is_file():
+    if directory.is_dir() and any(directory.iterdir()) and not _is_view(directory):
         raise UserError(f"--out {directory} holds something else: give a new folder, or that of an earlier view")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--out {directory} is a file: give a new folder")
 
 
-class _Chunks:
-    """Scripts with the details of trajectories, each of which hands over a list."""
+def _is_view(directory: pathlib.Path) -> bool:
+    """Whether a folder's page is one of ours: an index.html and a folder `data` are what other pages have too."""
+    try:
+        with (directory / PAGE).open("rb") as file:
+            return MARK.encode() in file.read(4096)
+    except OSError:
+        return False
 
-    def __init__(self, folder: pathlib.Path):
+
+class _Chunks:
+    """Scripts with the details of trajectories, each of which hands over a list.
+
+    They name the version of the view, so that a page that was opened before it was written anew shows no wrong ones.
+    """
+
+    def __init__(self, folder: pathlib.Path, version: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._number = folder, 0
+        self._folder, self._version, self._number = folder, version, 0
         self._texts: list[str] = []
         self._bytes = 0
 
@@ -112,7 +127,7 @@ class _Chunks:
 
     def _flush(self) -> None:
         text = f"[{','.join(self._texts)}]"
-        write_script(self._folder / f"{self._number:05d}.js", f"view.chunk({self._number}, ", text)
+        write_script(self._folder / f"{self._number:05d}.js", f"view.chunk({self._number}, {self._version}, ", text)
         self._number, self._texts, self._bytes = self._number + 1, [], 0
 
     def close(self, index: dict[str, Any]) -> None:
@@ -134,10 +149,11 @@ def write_script(path: pathlib.Path, call: str, text: str) -> None:
 
 def write_page(directory: pathlib.Path) -> None:
     """Writes the page itself, with its style and scripts."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / PAGE).write_text(page_file(PAGE).replace("{{policy}}", POLICY), encoding="utf-8")
     for name in (*SCRIPTS, ICON):
         (directory / name).write_text(page_file(name), encoding="utf-8")
     (directory / STYLE).write_text(SHARED_STYLE + page_file(STYLE), encoding="utf-8")
-    (directory / PAGE).write_text(page_file(PAGE).replace("{{policy}}", POLICY), encoding="utf-8")
 
 
 def page_file(name: str) -> str:

@@ -11,12 +11,15 @@ import http.server
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import threading
 import time
 from typing import Any
 
+from pixel_reasoner_jax.config import FILE as CONFIG
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.training.samples import SAMPLES
@@ -57,20 +60,30 @@ class LiveView:
     def __init__(self, found: Found, folder: pathlib.Path, model: str | None = None):
         self._found, self._model, self.folder = found, model, folder
         self._lock, self._state, self._looked, self._version = threading.Lock(), None, -REST, 0
+        self._said = ""
         self.refresh()
 
     def refresh(self) -> None:
-        """Writes the view, if the run has changed and the last look is a while ago."""
+        """Writes the view, if the run has changed and the last look is a while ago; says why it could not, once."""
         with self._lock:
             if time.monotonic() - self._looked < REST:
                 return
             state = _state(self._found.path)
             if state != self._state:
-                with contextlib.suppress(FileNotFoundError):  # the run has dropped samples: the next look shows it
+                try:
                     build([self._found], self.folder, self._model, LIMIT, EPISODES, live=self._version + 1)
                     self._state, self._version = state, self._version + 1
                     write_script(self.folder / DATA / "version.js", "view.version(", str(self._version))
+                except FileNotFoundError:  # the run has dropped samples: the next look shows it
+                    pass
+                except OSError as error:  # a full disk, say: the page stays as it is until it can be written
+                    self._say(f"the page does not follow the run for now: {error}")
             self._looked = time.monotonic()
+
+    def _say(self, problem: str) -> None:
+        if problem != self._said:
+            print(f"warning: {printable(problem)}", file=sys.stderr, flush=True)
+        self._said = problem
 
     def read(self, address: str) -> tuple[str, bytes] | None:
         """The type and the content of what an address names; None where that is no part of the view."""
@@ -180,6 +193,9 @@ def serve(run: str, model: str | None = None, port: int = 0) -> None:
     Raises:
       UserError: it is no run, or the port cannot be had.
     """
+    folder = pathlib.Path(as_path(run))
+    if (folder / CONFIG).is_file() and not (folder / METRICS).is_file() and not (folder / SAMPLES).is_dir():
+        raise UserError(f"--live {run}: it has no {METRICS} yet, which its run writes once its model is loaded")
     found = find_sources([run])
     if len(found) > 1 or found[0].kind != "run":
         raise UserError(f"--live {run} is not the working directory of one run: it has no {METRICS}")

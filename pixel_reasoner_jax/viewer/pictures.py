@@ -61,8 +61,10 @@ class Pictures:
             return None
 
     def add_file(self, path: pathlib.Path) -> Shown | None:
-        """Writes a file of an evaluation, which is read once."""
+        """Writes a file of an evaluation, which is read once; a link may lead out of its folder and is none of it."""
         key = str(path)
+        if path.is_symlink():
+            return None
         if key not in self._known:
             shown = self.add(path)
             if shown is None or len(self._known) >= REMEMBERED:

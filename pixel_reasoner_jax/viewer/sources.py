@@ -23,6 +23,7 @@ from pixel_reasoner_jax.evaluation.trajectories import IMAGES, StoredTrajectorie
 from pixel_reasoner_jax.files import as_path, is_remote, storage_problem
 from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.report.trajectory_json import to_json_types
+from pixel_reasoner_jax.training.kept_responses import EVALUATIONS
 from pixel_reasoner_jax.training.samples import SAMPLES, LoggedTokens
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 from pixel_reasoner_jax.viewer.entries import (
@@ -43,6 +44,7 @@ from pixel_reasoner_jax.viewer.pictures import Pictures, Stored
 RESPONSES = "responses.jsonl"  # of `generate --queries`
 MOST_SOURCES = 16
 OBJECT_BOXES = ("pixel_box", "object_box", "proposed_box")  # attributes with the box that is asked about
+EVALUATED = "evaluation after "  # how the groups of a run's evaluations begin
 TABLES = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -193,12 +195,17 @@ def _scored(record: ScoredRecord, trajectory: Trajectory | None, pictures: Pictu
 def _run(
     workdir: pathlib.Path, pictures: Pictures, texts: TokenTexts, skipped: Skipped, episodes: int
 ) -> Iterator[Entry]:
-    folder = workdir / SAMPLES
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    numbers = sorted((name for name in names if re.fullmatch("[0-9]{1,9}", name)), key=int)
-    complete = [name for name in numbers if (folder / name / DATASET_INFO).is_file()]  # one may be being written
-    for name in complete[-episodes:]:
-        yield from _data_set(folder / name, pictures, texts, skipped, lambda _, n=int(name): f"episode {n}")
+    for number, folder in _numbered(workdir / SAMPLES, DATASET_INFO)[-episodes:]:
+        yield from _data_set(folder, pictures, texts, skipped, lambda _, n=number: f"episode {n}")
+    for number, folder in _numbered(workdir / EVALUATIONS, RECORDS)[-episodes:]:
+        for one in _evaluation(folder, pictures, texts, skipped):
+            yield Entry({**one.row, "group": f"{EVALUATED}{number}: {one.row['group']}"}, one.detail)
+
+
+def _numbered(folder: pathlib.Path, file: str) -> list[tuple[int, pathlib.Path]]:
+    """The folders in a run's folder that are named by steps, in order; one without its file may be being written."""
+    paths = [path for path in folder.iterdir() if re.fullmatch("[0-9]{1,9}", path.name)] if folder.is_dir() else []
+    return sorted((int(path.name), path) for path in paths if (path / file).is_file())
 
 
 def _data_set(
@@ -275,7 +282,9 @@ def _answers(path: pathlib.Path, pictures: Pictures, texts: TokenTexts, skipped:
             make = functools.partial(_answer, fields, trajectory, pictures, texts)
             yield from _or_skipped(skipped, "line that is no response", f"{RESPONSES}, line {number}", make)
         return
-    for number, fields in enumerate((json_file(path) or {}).get("trajectories") or (), 1):
+    given = json_file(path)
+    listed = given.get("trajectories") if isinstance(given, dict) else None
+    for number, fields in enumerate(listed if isinstance(listed, list) else (), 1):
         make = functools.partial(_answer, fields, None, pictures, texts)
         yield from _or_skipped(skipped, "response that cannot be read", f"{path.name}, response {number}", make)
 

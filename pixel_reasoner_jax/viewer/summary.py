@@ -12,7 +12,7 @@ from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.report.charts import thin
 from pixel_reasoner_jax.training.alarms import ALARMS
 from pixel_reasoner_jax.viewer.lines import Skipped, finite, json_file, objects_of
-from pixel_reasoner_jax.viewer.sources import Found, read_results
+from pixel_reasoner_jax.viewer.sources import EVALUATED, Found, read_results
 
 Row = Mapping[str, Any]
 
@@ -88,12 +88,14 @@ def _line(label: str, figures: Mapping[str, Any], depth: int) -> dict[str, Any]:
 
 
 def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The lines of the table from the rows themselves: all of them, and each group."""
+    """The lines of the table from the rows themselves: all but those of a run's evaluations, and each group."""
     groups: dict[str, list[Row]] = collections.defaultdict(list)
     for row in rows:
         groups[row["group"]].append(row)
-    parts = [*groups.items()][-GROUPS:] if len(groups) > 1 else []
-    return [_line_of("all shown", rows, 0), *(_line_of(name or "–", part, 1) for name, part in parts)] if rows else []
+    parts = [*groups.items()][1 - GROUPS :] if len(groups) > 1 else []
+    sampled = [row for row in rows if not row["group"].startswith(EVALUATED)]  # not by other policies and settings
+    whole = [_line_of("all shown", sampled, 0)] if sampled else []
+    return [*whole, *(_line_of(name or "–", part, 1) for name, part in parts)]
 
 
 def _line_of(label: str, rows: Sequence[Row], depth: int) -> dict[str, Any]:

@@ -141,3 +141,14 @@ def test_ranges_hold_at_every_position():
     keys, values = (np.abs(np.asarray(x)).max((1, 3)) for x in stored(params, far))
     assert (keys <= key * 1.001).all() and (keys > key / 4).all()
     np.testing.assert_allclose(values, value, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16", "float32"])
+def test_what_the_kernel_reads_is_what_is_said_of_it(dtype):
+    for heads in range(1, 40):
+        try:
+            kernel.get_min_heads_per_blk(4 * heads, 2 * heads, jnp.bfloat16, jnp.dtype(dtype))
+        except ValueError:
+            assert not module.kernel_reads(heads, dtype)
+        else:
+            assert module.kernel_reads(heads, dtype)

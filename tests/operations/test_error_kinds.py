@@ -122,6 +122,7 @@ def test_what_the_rollout_says():
     assert kind("refused: max_operations", None) == kind("refused: max_tokens") == "limit"
     assert kind("the operation took more than 60 seconds") == "slow"
     assert kind("crop_image_normalized failed (ZeroDivisionError)") == "exception"
+    assert kind("reading the function call failed (KeyError)", None) == "exception"
     assert kind("what an operation of one's own says") == kind("") == "other"
 
 
@@ -129,5 +130,5 @@ def test_every_place_where_a_call_fails_was_thought_of():
     """A new one needs its kind, and its case above."""
     files = (REPOSITORY / "pixel_reasoner_jax" / "operations").rglob("*.py")
     places = sum(len(re.findall(r"(?:raise|return) OperationError\(", file.read_text())) for file in files)
-    assert places == 51
+    assert places == 52
     assert len(set(ERROR_KINDS)) == len(ERROR_KINDS) == 10

@@ -12,9 +12,19 @@ from PIL import Image
 
 from pixel_reasoner_jax import config_values
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.operations import OPERATIONS, SYNTAXES, Call, MediaState, OperationError, make_registry
+from pixel_reasoner_jax.operations import (
+    OPERATIONS,
+    SYNTAXES,
+    Call,
+    MediaState,
+    OperationError,
+    Registry,
+    make_registry,
+)
+from pixel_reasoner_jax.operations.error_kinds import error_kind
 from pixel_reasoner_jax.operations.syntaxes.action import match_phrase
 from pixel_reasoner_jax.operations.syntaxes.inline import last_bracket
+from pixel_reasoner_jax.trajectory import OperationRecord
 from tests.mutations import mutated_text
 
 BOX = [10, 20, 300, 400]
@@ -158,6 +168,14 @@ def test_phrases():
     assert match_phrase("", "") is None
 
 
+def test_a_name_that_ends_a_longer_one_is_not_called():
+    short = type("Short", (type(make_registry(("video_com_frame",)).operations[0]),), {})("FRAME")
+    registry = Registry([*make_registry(("video_com_frame",)).operations, short], SYNTAXES["assignment"]())
+    assert registry.parse("FIND_FRAME(the dog) = 7") == Call("FIND_FRAME", {"frames": [7]})
+    assert registry.parse("So FRAME(the dog) = 7") == Call("FRAME", {"frames": [7]})
+    assert registry.parse("MY_FRAME(the dog) = 7") is None
+
+
 def test_brackets_at_the_end():
     assert last_bracket('a {"b": {"c": 1}}') == '{"b": {"c": 1}}'
     assert last_bracket("[1] [2]") == "[2]"
@@ -207,7 +225,8 @@ HOSTILE = {
     "inline": ["}" * 10**6, "{" * 10**6 + "}", '{"a":' * 10**5 + "}" * 10**5, "```" * 300_000],
     "labelled": ["Action:" * 200_000, "Action: x\n" + "```" * 300_000, "Action: Object Mapper\n" + "[" * 10**6 + "```"],
     "json": ["{" * 10**6, '{"actions": ' + "[" * 60_000 + "]" * 60_000 + "}", "```json\n{" * 10**5 + "```"],
-    "assignment": ["FIND_FRAME(" * 10**5, "FIND_FRAME(" + ")=" * 10**5, "FIND_FRAME(x) = " + "[" * 10**6, "\n" * 10**6],
+    "assignment": ["FIND_FRAME(" * 10**5, "FIND_FRAME(" + ")=" * 10**5, "FIND_FRAME(x) = " + "[" * 10**6, "\n" * 10**6,
+                   "aFIND_FRAME(" * 10**5],
     "tool_call": ["<tool_call>" * 10**5],
 }  # fmt: skip
 
@@ -234,3 +253,43 @@ def test_names_are_those_of_the_settings():
         make_registry(syntax="xml")
     with pytest.raises(UserError, match="'swap' is registered already|'swap_tiles' is registered already"):
         make_registry(("swap_tiles", "swap_tiles_3x3"))
+
+
+class Bare(type(make_registry(("swap_tiles",)).operations[0])):
+    """An operation without arguments."""
+
+    arguments = ()
+    phrase = "swap"
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_an_operation_without_arguments_is_called_or_refused(syntax):
+    make = SYNTAXES[syntax]
+    if syntax in ("inline", "assignment"):
+        with pytest.raises(UserError, match=f"swap_tiles has no `arguments`.*{syntax}"):
+            Registry([Bare()], make())
+        return
+    registry = Registry([Bare()], make())
+    assert registry.parse(registry.write(Call("swap_tiles", {}))) == Call("swap_tiles", {})
+
+
+@pytest.mark.parametrize("syntax", ["tags", "labelled"])
+def test_an_object_alone_is_not_read_as_arguments(syntax):
+    registry = make_registry(("zoom_image",), syntax)
+    for call in (Call("zoom_image", {"bbox_2d": {"x": 1}}), Call("zoom_image", {"bbox_2d": None})):
+        assert registry.parse(registry.write(call)) == call
+
+
+@pytest.mark.parametrize("phrase", ["swap {}", "swap {0}", "swap {first", "swap {first} }", "swap {a.b}"])
+def test_a_phrase_that_is_none_is_refused(phrase):
+    operation = type("Phrased", (Bare,), {"phrase": phrase})()
+    with pytest.raises(UserError, match="swap_tiles has the phrase"):
+        Registry([operation], SYNTAXES["action"]())
+
+
+@pytest.mark.parametrize("parse", [lambda *_: 1 / 0, lambda *_: "a text"])
+def test_a_syntax_of_ones_own_that_fails_ends_no_run(parse):
+    syntax = type("Failing", (type(make_registry().syntax),), {"parse": parse})()
+    read = Registry([Bare()], syntax).parse("anything")
+    assert isinstance(read, OperationError)
+    assert error_kind(OperationRecord(0, None, None, error=str(read))) == "exception"

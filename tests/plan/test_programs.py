@@ -121,6 +121,16 @@ def test_parameters_are_laid_out_in_so_much_memory(small, libtpu, tensor, weight
     assert bytes_per_device(own) == pytest.approx(trained, rel=0.01) and bytes_per_device(kept) == moments
 
 
+def test_a_cache_that_the_kernel_cannot_read_is_refused(small, libtpu):
+    """In int8, with one head of keys on each device; nothing has been compiled."""
+    config = copy.deepcopy(small[0])
+    config.rollout.cache_dtype = "int8"
+    with pytest.raises(MeshError, match="rollout.cache_dtype 'int8' .* rollout.mesh.tensor could be 1, or"):
+        Programs(config, small[1], topology("v5e:2x4").devices)
+    config.rollout.mesh.tensor = 1
+    assert Programs(config, small[1], topology("v5e:2x4").devices).tensor == 1
+
+
 def test_int8_matrices_are_converted_where_they_are_multiplied(small, libtpu):
     """A decoding step reads a quarter of float32's bytes, and no float copy of the head or of a stack is in memory."""
     config, model = copy.deepcopy(small[0]), dataclasses.replace(small[1], vocab_size=2**14, intermediate_size=2**12)

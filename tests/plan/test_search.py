@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.models import Config
+from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.plan import search as search_module
 from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.measure import Phase
@@ -54,7 +55,7 @@ def test_sizes_are_those_that_slots_come_in():
 def test_what_ends_the_search_is_said(monkeypatch, available, says):
     measured = lambda config, model, topology, name, key, slots: phase(100 + slots, available)  # noqa: E731
     monkeypatch.setattr(search_module, "_measure", measured)
-    config = load_config("rl_qwen2_5_vl_7b")
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.slots", "64")])
     found = search_module.largest_slots(config, None, None, phase(100 + config.rollout.slots, available))
     assert str(found) == says
 
@@ -67,7 +68,7 @@ def test_what_is_tried_is_said_before_it_is_compiled(monkeypatch):
         return phase(100 + slots, 300)
 
     monkeypatch.setattr(search_module, "_measure", measured)
-    config = load_config("rl_qwen2_5_vl_7b")
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.slots", "64")])
     present = phase(100 + config.rollout.slots, 300)
     search_module.largest_slots(config, None, None, present, lambda *tried: told.append(tried))
     assert told == [("rollout.slots", 128), ("rollout.slots", 192)]
@@ -139,6 +140,21 @@ def test_parameters_are_gathered_in_every_step_for_want_of_memory_alone(monkeypa
     assert known.best(rollout=ROLLOUT) == (dict(data=1, fsdp=8, tensor=1), dict(data=1, fsdp=8, tensor=1))
     known = Known(monkeypatch, lambda *_: None)
     assert known.best(rollout=ROLLOUT) is None and {name for name, *_ in known.compiled} == {"decode"}
+
+
+def test_meshes_whose_cache_cannot_be_read_are_left_out(monkeypatch):
+    """As in int8, with one head of keys on each device; other meshes of rollouts beside the same are tried."""
+    known = Known(monkeypatch, lambda name, tensor, *_: 1.0 / tensor)
+    programs = search_module.Programs
+
+    def refusing(config, *others):
+        if config.rollout.mesh["tensor"] == 4:
+            raise MeshError("rollout.cache_dtype 'int8' does not go with it")
+        return programs(config, *others)
+
+    monkeypatch.setattr(search_module, "Programs", refusing)
+    assert known.best(rollout=ROLLOUT) == (dict(data=1, fsdp=2, tensor=4), dict(data=4, fsdp=1, tensor=2))
+    assert "rollout.cache_dtype 'int8' does not go with it" in {refused for *_, refused in known.told}
 
 
 def test_without_rollouts_the_update_decides(monkeypatch):

@@ -1,7 +1,10 @@
 """How memory is divided into slots and pages."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Config
@@ -9,6 +12,7 @@ from pixel_reasoner_jax.rollout import Limits, Policy
 from pixel_reasoner_jax.rollout import policy as module
 from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, CapacityError, fit, page_bytes, pages_of, slot_bytes
 from pixel_reasoner_jax.rollout.runner import ModelRunner
+from pixel_reasoner_jax.training import rl
 
 
 def test_a_page_holds_keys_and_values_of_all_layers():
@@ -61,7 +65,7 @@ def test_a_policy_takes_what_memory_is_free(world, queries, monkeypatch):
     monkeypatch.setattr(module, "fit", lambda room, *rest: fit(free, *rest))
     policy.fit_to_memory(most=24)
     assert needed[0] > 2**20
-    assert (policy.slots, policy.cache_tokens) == (24, 24 * 3 * PAGE)  # no more than 24 responses can use
+    assert (policy.slots, policy.cache_tokens) == (24, (24 * 3 - 1) * PAGE)  # no more than 24 responses can use
     policy.fit_to_memory(most=4096)
     assert policy.slots > 24 and policy.cache_tokens <= 300 * PAGE
     assert [len(group) for group in policy.rollout(queries[:2], 2)] == [2, 2]
@@ -70,3 +74,26 @@ def test_a_policy_takes_what_memory_is_free(world, queries, monkeypatch):
 def test_without_a_limit_nothing_can_be_decided(world):
     with pytest.raises(UserError, match="limits.max_length, which is not set"):
         Policy(*world).fit_to_memory(most=24)
+
+
+def test_the_table_of_images_counts_as_taken(world, monkeypatch):
+    """Rollouts have it beside their slots."""
+    policy, tables = Policy(*world, limits=Limits(max_length=200)), []
+    monkeypatch.setattr(ModelRunner, "temporary_bytes", lambda self: 0)
+    monkeypatch.setattr(module, "free_bytes", lambda mesh: tables.append(policy.runtime._table) or 2**28)
+    policy.fit_to_memory(most=8)
+    assert tables[0] is not None and policy.runtime._table is None
+
+
+def test_memory_bounds_the_tokens_that_a_config_gives(monkeypatch):
+    """With rollout.slots = 0; and a run keeps the smaller of both."""
+    saved = []
+    training = SimpleNamespace(save_config=lambda: saved.append(True))
+    for given, kept in ((0, 500), (300, 300), (10**9, 500)):
+        policy = SimpleNamespace(slots=8, cache_tokens=500, fit_to_memory=lambda *_: None)
+        config = ConfigDict(
+            dict(rollout=dict(slots=0, cache_tokens=given, samples=2), grpo=dict(queries_per_episode=2))
+        )
+        rl.fit_to_memory(config, training, policy, None)
+        assert (config.rollout.slots, config.rollout.cache_tokens, policy.cache_tokens) == (8, kept, kept)
+    assert len(saved) == 3

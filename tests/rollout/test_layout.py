@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.models import Config, Qwen2_5_VL
+from pixel_reasoner_jax.models import Config, Qwen2_5_VL, cache
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.models.quantized import Quantized
 from pixel_reasoner_jax.parallel import MeshError
 from pixel_reasoner_jax.parallel import mesh as mesh_module
-from pixel_reasoner_jax.rollout.layout import Layout, rollout_mesh
+from pixel_reasoner_jax.rollout.layout import Layout, check_cache, rollout_mesh
 from tests import processes
 from tests.rollout.test_policy import full_logprobs
 from tests.rollout.zooming_policy import TURNS, assert_same, zooming
@@ -207,3 +207,26 @@ def test_one_device_has_no_other_mesh():
     assert rollout_mesh(None, dict(data=-1, fsdp=1, tensor=0), Config.preset("7b")) is None
     with pytest.raises(MeshError, match=r"^rollout\.mesh .*tensor=2 takes a multiple of 2 devices, but there are 1"):
         rollout_mesh(None, dict(tensor=2), Config.preset("7b"))
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "tensor", "dtype", "remedy"),
+    [
+        (4, 4, "int8", "rollout.mesh.tensor could be 1 or 2, or give rollout.cache_dtype another type"),
+        (2, 2, "int8", "rollout.mesh.tensor could be 1, or give rollout.cache_dtype another type"),
+        (3, 1, "int8", "in int8: give rollout.cache_dtype another type"),
+        (4, 2, "int8", None),
+        (4, 4, "bfloat16", None),
+    ],
+)
+def test_heads_that_the_kernel_cannot_read_are_refused(monkeypatch, kv_heads, tensor, dtype, remedy):
+    mesh = types.SimpleNamespace(shape={"tensor": tensor})
+    model, smaller = (types.SimpleNamespace(num_key_value_heads=kv_heads, head_dim=size) for size in (128, 64))
+    check_cache(model, dtype, mesh=None)  # elsewhere all are read
+    monkeypatch.setattr(cache, "platform_of", lambda mesh: "tpu")
+    check_cache(smaller, dtype, mesh)  # as are, by XLA, heads that the kernel has not
+    if remedy is None:
+        check_cache(model, dtype, mesh)
+        return
+    with pytest.raises(MeshError, match=f"rollout.cache_dtype 'int8' .* rollout.mesh of tensor={tensor}.*{remedy}"):
+        check_cache(model, dtype, mesh)

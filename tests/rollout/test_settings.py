@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import MediaState, allow_own
+from pixel_reasoner_jax.operations.swap import SwapTiles
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.prompt import GUIDELINES, BudgetSizes, OpenedQuery
@@ -65,6 +67,26 @@ def test_a_folder_imports_nothing_that_was_not_named(tmp_path, monkeypatch):
     allow_own(["strange_tools:print_function"])
     with pytest.raises(UserError, match="cannot be imported"):
         PolicySettings(operations=("strange_tools:print_function",)).registry()
+
+
+@pytest.mark.parametrize("name", ["os:system; rm -rf", "a:b\x1b[2J", "a\nb:c", ":", "a:", "x" * 500 + ":"])
+def test_what_a_stranger_calls_an_operation_is_not_repeated_as_a_command(name):
+    for settings in (PolicySettings(operations=(name,)), PolicySettings(syntax=name)):
+        with pytest.raises(UserError, match="none of ours, nor module:name") as error:
+            settings.registry()
+        assert str(error.value).isprintable() and len(str(error.value)) < 300
+
+
+def test_an_operation_of_ones_own_needs_a_name():
+    class Nameless(SwapTiles):
+        name = None
+
+    Nameless.__init__ = lambda self: None
+    module = types.ModuleType("nameless_tools")
+    module.Nameless, sys.modules["nameless_tools"] = Nameless, module
+    allow_own(["nameless_tools:Nameless"])
+    with pytest.raises(UserError, match="'nameless_tools:Nameless' has no `name`"):
+        PolicySettings(operations=("nameless_tools:Nameless",)).registry()
 
 
 def test_a_policy_without_operations_is_asked_for_text_alone():

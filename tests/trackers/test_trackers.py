@@ -44,6 +44,16 @@ class Broken(Tracker):
             raise SystemExit("gone\naway") if step == 2 else ConnectionError("no route")
 
 
+class Taker(Tracker):
+    """Takes what it is told for its own."""
+
+    def figures(self, step, values):
+        values.clear()
+
+    def samples(self, step, samples):
+        samples.clear()
+
+
 def never(run):
     raise TimeoutError("no server")
 
@@ -79,6 +89,13 @@ def test_a_tracker_that_fails_is_named_and_left_out_and_ends_nothing(tmp_path, c
     assert messages[3:6] == failed * 3  # after step 3 it began anew to fail
     assert messages[6].endswith("is left out from here on, after 3 failures in a row") and len(messages) == 7
     assert len([told for told in runs[-1].told if told[0] == "figures"]) == 8
+
+
+def test_what_a_tracker_takes_away_others_have(tmp_path):
+    with MetricWriter(tmp_path, 0, (f"{HERE}:Taker", f"{HERE}:Kept")) as writer:
+        writer.write(1, {"loss": 0.5})
+        writer.trackers.tell("samples", 1, [SAMPLE])
+    assert runs[-1].told[:2] == [("figures", 1, {"loss": 0.5}), ("samples", 1, [SAMPLE])]
 
 
 def test_a_run_that_is_to_stop_stops_in_a_tracker_too(tmp_path):
@@ -159,12 +176,13 @@ def test_samples_of_a_run_as_trackers_get_them():
         {"role": "assistant", "content": [{"type": "text", "text": "x" * 50_000}]},
     ]
     trajectory = types.SimpleNamespace(
-        messages=messages, query_id="q", sample=2, question="Which?", reference=["4", "four"]
+        messages=messages, query_id="q\ud800", sample=2, question="Which\ud800?", reference=["4", "four\ud800"]
     )
     rewarded = types.SimpleNamespace(
         groups=[[trajectory]], rewards={(0, 0): 1.5}, advantages={(0, 0): 0.5}, terms={"correct": {(0, 0): 1.0}}
     )
     one = samples._tracked(rewarded, (0, 0))
     assert one.text.startswith("I look. <image><image>xxx") and len(one.text) == samples.MOST_TEXT
-    assert len(one.images) == 2 and one.reference == "4 | four"
+    assert len(one.images) == 2 and one.reference == "4 | four?"
+    assert all(text.encode() for text in (one.query_id, one.question, one.text))  # no lone surrogate
     assert one.figures == {"reward": 1.5, "advantage": 0.5, "reward_correct": 1.0}

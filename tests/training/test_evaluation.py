@@ -284,6 +284,8 @@ def test_settings_that_name_nothing_are_said_before_a_model_is_loaded(sft_config
     fails(rl_config, rl.run, "unknown benchmark 'vstra'|NAME:PATH", on=("vstra:x",))
     fails(rl_config, rl.run, "metric is 'accuracy': it is one of data/score", on=on, metric="accuracy")
     fails(rl_config, rl.run, "metric is 'loss': nothing is evaluated", metric="loss")
+    fails(rl_config, rl.run, "patience is 3, and nothing is evaluated", patience=3)
+    fails(sft_config, sft.run, "patience is 3, and nothing is evaluated", patience=3)
     fails(rl_config, rl.run, "at temperature 0 all would be alike", on=on, samples=2)
     fails(sft_config, sft.run, "nowhere", loss_on="nowhere")
     sft_config.data.held_out = 0.01
@@ -351,6 +353,50 @@ def test_when_it_is_made_and_what_it_means(tmp_path):
     assert not gone.is_over and not (tmp_path / FILE).exists()
     gone.after(2, 7, None, 2)
     assert gone.is_best
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_other"),
+    [
+        ("queries", 7, True),
+        ("samples", 3, True),
+        ("temperature", 0.5, True),
+        ("on", ("data:b.jsonl",), True),
+        ("on", ("data:a.jsonl", "pixel_search:heldout"), False),
+        ("every", 9, False),
+        ("patience", 4, False),
+    ],
+)
+def test_a_run_that_is_evaluated_on_something_else_has_another_best(name, value, is_other, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("a.jsonl", "b.jsonl"):
+        pathlib.Path(file).write_text('{"question": "?", "answer": "1"}\n')
+
+    def of(changes):
+        config = load_config("rl_qwen2_5_vl_7b", [])
+        config.evaluation.update({"on": ("data:a.jsonl",), "samples": 2, "temperature": 1.0, **changes})
+        training = Recorded(tmp_path)
+        training.saved = {4}
+        return evaluation.RunEvaluation(config, training, evaluation.Plan.of(config), StopRequest(), None)
+
+    before = of({})
+    before._standing = Standing(4, 0.9)
+    after = of({name: value})
+    after.restore(json.loads(json.dumps(before.to_json())))
+    assert after.to_json()["step"] == (None if is_other else 4)
+
+
+@pytest.mark.parametrize("losses", [[None] * 3, [float("nan")] * 3])
+def test_a_metric_without_a_value_ends_the_run_by_patience_and_has_no_best(losses, tmp_path, caplog):
+    config = load_config("sft_qwen2_5_vl_7b", [("evaluation.every", "1"), ("evaluation.patience", "3")])
+    run, training = evaluated(config, tmp_path, losses)
+    for step in range(1, 4):
+        assert not run.is_over
+        run.after(step, 9, None, step)
+        assert not run.is_best
+    assert run.is_over and not (tmp_path / FILE).exists()
+    run.say_end(3)
+    assert "has not had a value in 3 evaluations; none is the best" in caplog.text
 
 
 def test_what_it_takes_is_said_once_where_it_is_much(tmp_path, caplog, monkeypatch):

@@ -83,7 +83,7 @@ def test_more_queries_are_asked_in_place_of_those_that_teach_nothing(rl_config, 
 
 def test_a_run_that_never_made_an_update_is_an_error_and_exports_nothing(sft_config, rl_config, monkeypatch, caplog):
     """Here nothing is computed that could be learnt."""
-    figures = dict(failed_queries=0, truncated=1.0, answers_unchecked=0, updates=0, skipped_updates=0)
+    figures = dict(failed_queries=0, truncated=1.0, masked=0.0, answers_unchecked=0, updates=0, skipped_updates=0)
     monkeypatch.setattr(Trainer, "update", lambda self, state, *_: (state, {}))
 
     def run_episode(learner, episode, read_queries, *states):

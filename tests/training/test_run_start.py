@@ -149,6 +149,14 @@ def test_operations_stay_with_a_run_and_with_a_model(sft_config, tmp_path):
     )
     fresh, workdir = copy.deepcopy(sft_config), pathlib.Path(sft_config.workdir)
     assert operations_of(copy.deepcopy(fresh)) == operations_of(copy.deepcopy(fresh), resume=True) == default
+    saved = (workdir / "config.json").read_text()
+    for key, name in (("names", ["strange_tools:Zoom"]), ("syntax", "strange_tools:Syntax")):
+        strange = json.loads(saved)
+        strange["operations"][key] = name
+        (workdir / "config.json").write_text(json.dumps(strange))
+        with pytest.raises(UserError, match="strange_tools.* is imported only if a command names it"):
+            TrainingRun(copy.deepcopy(fresh), resume=True)
+    (workdir / "config.json").write_text(saved)
     without(workdir / "config.json", "operations.names", "operations.syntax")  # of an earlier version
     assert operations_of(copy.deepcopy(fresh), resume=True) == default
     fresh.operations.names = ("zoom_image",)

@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from data_pipeline.records import RecordWriter
+from data_pipeline.records import RecordError, RecordSource, RecordWriter
 from pixel_reasoner_jax.commands import cli, options
 from pixel_reasoner_jax.commands.generate_table import response_key
 from pixel_reasoner_jax.errors import UserError
@@ -123,6 +123,7 @@ def test_hostile_texts_are_bounded(tmp_path, evaluations):
         {"file": "0123456789abcdef.png"},  # a pipe
         {"file": "aaaaaaaaaaaaaaaa.png", "box": [0, 0, 999, 2]},
         {"file": "bbbbbbbbbbbbbbbb.png"},  # no image
+        {"file": "cccccccccccccccc.png"},  # a link
         {"of": None, "size": [1, 1], "box": [0, 0, 1, 1]},
         {"of": {"file": "aaaaaaaaaaaaaaaa.png"}, "size": [0, 1], "box": [0, 0, 1, 1]},
     ],
@@ -133,6 +134,8 @@ def test_images_that_are_not_shown(tmp_path, value):
     os.mkfifo(folder / "0123456789abcdef.png")
     picture(5).save(folder / "aaaaaaaaaaaaaaaa.png")
     (folder / "bbbbbbbbbbbbbbbb.png").write_text(EVIL)
+    picture(5).save(tmp_path / "private.png")
+    (folder / "cccccccccccccccc.png").symlink_to(tmp_path / "private.png")
     assert Stored(folder, Pictures(tmp_path / "view")).get(value) is None
 
 
@@ -178,6 +181,26 @@ def test_a_run(tmp_path):
     assert {row["group"] for row in index["rows"]} == {"episode 2"}
 
 
+def test_a_run_that_was_evaluated(tmp_path):
+    workdir = write_run(tmp_path / "run", episodes=1)
+    write_evaluation(workdir / "evaluations" / "00004", {0, 1}, queries=3)
+    write_evaluation(workdir / "evaluations" / "00002", {1}, queries=3)
+    (workdir / "evaluations" / "00009").mkdir()  # is being written
+    built, index = view_of(tmp_path / "view", workdir)
+    groups = [row["group"] for row in index["rows"]]
+    assert groups == ["episode 1"] * 2 + ["evaluation after 2: vstar"] * 3 + ["evaluation after 4: vstar"] * 3
+    figures = {line["name"]: (line["count"], line["score"]) for line in index["runs"][0]["figures"]}
+    assert figures == {
+        "all shown": (2, 1),
+        "episode 1": (2, 1),
+        "evaluation after 2: vstar": (3, pytest.approx(1 / 3)),
+        "evaluation after 4: vstar": (3, pytest.approx(2 / 3)),
+    }
+    assert details(tmp_path / "view", index["rows"][-3])["messages"][1]["items"][0]["images"][0]["width"] == 80
+    _, index = view_of(tmp_path / "view", workdir, episodes=1)
+    assert "evaluation after 2: vstar" not in {row["group"] for row in index["rows"]}
+
+
 def test_samples_that_do_not_fit_together_are_counted(tmp_path):
     draft = sample(1, 0)
     draft.attributes["tokens"]["source"] = [[1, 10**9]]
@@ -217,6 +240,23 @@ def test_answers(tmp_path):
     assert built.skipped[0].count == 1
 
 
+@pytest.mark.parametrize("odd", [3, True, "x", {"a": 1}, None])
+def test_answers_that_are_no_list(tmp_path, odd):
+    (tmp_path / "one.json").write_text(json.dumps({"trajectories": odd}))
+    assert view_of(tmp_path / "view", tmp_path / "one.json")[0].counts == [0]
+
+
+@pytest.mark.parametrize("text", ["", "[", "[{}]", '{"name": 3}', '{"version": "x"}', '{"\\ud800": 1}'])
+def test_a_damaged_description_of_samples_is_counted(tmp_path, text):
+    workdir = write_run(tmp_path / "run")
+    (workdir / "samples" / "00001" / "dataset_info.json").write_text(text)
+    built, index = view_of(tmp_path / "view", workdir)
+    assert {row["group"] for row in index["rows"]} == {"episode 2"}
+    assert [(one["reason"], one["count"]) for one in built.skipped[0].table()] == [("data set that cannot be read", 1)]
+    with pytest.raises(RecordError, match="dataset_info.json cannot be read"):
+        RecordSource(workdir / "samples" / "00001")
+
+
 def test_queries(tmp_path):
     with RecordWriter(tmp_path / "data", "query") as writer:
         writer.write({"id": "1", "question": "Which?", "answer": "a", "images": [picture(4)]})
@@ -241,6 +281,28 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, evaluations)
     with pytest.raises(UserError, match="holds something else"):
         view_of(tmp_path / "out", evaluations[0])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_page_of_another_program_is_left_alone(tmp_path, evaluations):
+    texts = {"index.html": "<p>mine</p>", "main.js": "mine()", "data/index.js": "mine()", "data/00042.js": "mine()"}
+    for name, text in {**texts, "images/deadbeef.png": "mine"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="holds something else"):
+        view_of(tmp_path, evaluations[0])
+    assert all((tmp_path / name).read_text() == text for name, text in texts.items())
+    assert (tmp_path / "images" / "deadbeef.png").exists()
+
+
+def test_what_an_interrupted_command_left_is_replaced(tmp_path, evaluations, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building, "source_summary", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        view_of(tmp_path / "view", evaluations[0])
+    monkeypatch.undo()
+    assert view_of(tmp_path / "view", evaluations[0])[0].counts == [120]
 
 
 def test_names_tell_sources_apart(tmp_path, evaluations):

@@ -1,11 +1,13 @@
 """The page that follows a run: what it serves, whom it answers, and that it goes on with the run."""
 
 import contextlib
+import errno
 import http.client
 import http.server
 import json
 import os
 import pathlib
+import socket
 import threading
 
 import pytest
@@ -107,6 +109,29 @@ def test_it_follows_the_run(view, run):
         assert version(port) == 4
 
 
+def test_a_view_that_cannot_be_written_stays_as_it_is(view, run, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with served(view) as port:
+        monkeypatch.setattr(live, "build", full)
+        write_metrics(run, range(6, 9))
+        for _ in range(2):
+            reply, content = ask(port, "/data/version.js")
+            assert reply.status == 200 and b'"1"' in content
+        assert capsys.readouterr().err.count("No space left") == 1
+        monkeypatch.undo()
+        monkeypatch.setattr(live, "REST", 0.0)
+        assert b'"2"' in ask(port, "/data/version.js")[1]
+
+
+def test_clients_that_say_half_of_what_they_want_keep_no_one_waiting(view):
+    with served(view) as port, contextlib.ExitStack() as opened:
+        for half in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: x", b"\x16\x03\x01\0" * 9, b"\r\n" * 9):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(half)
+        assert ask(port, "/")[0].status == 200
+
+
 def test_a_page_follows_the_run(view, run, chromium):
     with served(view) as port:
         chromium.open(f"http://127.0.0.1:{port}/")
@@ -144,6 +169,10 @@ def test_what_cannot_be_followed(run, tmp_path, view):
         write_run(tmp_path / "two" / "a", 0)
         write_run(tmp_path / "two" / "b", 0)
         live.serve(str(tmp_path / "two"))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="once its model is loaded"):
+        live.serve(str(tmp_path / "new"))
     with pytest.raises(UserError, match="--port"):
         live.server_of(view, 70_000)
     with served(view) as port, pytest.raises(UserError, match="choose another"):

@@ -4,7 +4,7 @@ import pytest
 
 from tests.trajectories import EVIL
 from tests.viewer.browser import Browser
-from tests.viewer.conftest import view_of, write_run
+from tests.viewer.conftest import view_of, write_evaluation, write_run
 
 OPENED = "document.querySelector('#detail article') && document.querySelector('#detail .question').textContent"
 COUNT = "document.getElementById('count').textContent"
@@ -89,6 +89,30 @@ def test_open_step_and_look(page):
     assert page.run("return location.hash") == "#1"
 
 
+def test_a_run_without_samples_is_none_to_choose(chromium, evaluations, tmp_path):
+    run = write_run(tmp_path / "runs" / "run", episodes=0)
+    view_of(tmp_path / "view", run, *evaluations)
+    start(chromium, f"file://{tmp_path / 'view' / 'index.html'}")
+    assert chromium.run("return document.getElementById('other').value") == "2"
+    assert chromium.run("return document.querySelectorAll('#run option').length") == 3
+    click(chromium, "flag-flipped")
+    assert shown(chromium).startswith("2 of")
+    click(chromium, "flag-flipped")
+    click(chromium, "tab-summary")
+    assert "no samples were stored" in chromium.run("return document.getElementById('summary').innerText")
+    assert chromium.log() == []
+
+
+def test_a_response_of_which_the_text_alone_was_kept(chromium, tmp_path):
+    directory = write_evaluation(tmp_path / "a", set(), queries=2)
+    (directory / "trajectories.jsonl").unlink()
+    view_of(tmp_path / "view", directory)
+    start(chromium, f"file://{tmp_path / 'view' / 'index.html'}")
+    chromium.wait(OPENED)
+    assert "the text alone was kept" in chromium.run("return document.getElementById('detail').innerText")
+    assert chromium.log() == []
+
+
 def test_a_sample_of_a_run(page):
     choose(page, "run", "2")
     page.press("j")
@@ -114,6 +138,20 @@ def test_compare(page):
     page.wait("document.querySelectorAll('#detail article').length === 2 && location.hash === '#1'")
 
 
+def test_the_same_query_in_all_evaluations_of_a_run(chromium, tmp_path):
+    workdir = write_run(tmp_path / "run", episodes=0)
+    for step in range(1, 8):
+        write_evaluation(workdir / "evaluations" / f"{step:05d}", set(), queries=2)
+    view_of(tmp_path / "view", workdir)
+    start(chromium, f"file://{tmp_path / 'view' / 'index.html'}")
+    chromium.wait(OPENED)
+    chromium.press("j", "j", "c")
+    chromium.wait("document.querySelectorAll('#detail article').length === 4")
+    where = "[...document.querySelectorAll('#detail .where')].map((one) => one.textContent)"
+    assert chromium.run(f"return {where}") == [f"evaluation after {n}: vstar · q0 · sample 0" for n in (1, 2, 5, 7)]
+    assert chromium.log() == []
+
+
 def test_hostile_texts_are_inert(page):
     search(page, "script alert")
     page.wait(f"{COUNT} === '2 of 244 trajectories'")
@@ -124,6 +162,17 @@ def test_hostile_texts_are_inert(page):
     assert page.run("return document.querySelectorAll('b b, img[src=x], script:not([src]), [onerror]').length") == 0
     assert EVIL[:20] in page.run("return document.body.textContent")
     assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_view_that_was_written_anew_shows_no_details_of_other_rows(chromium, evaluations, tmp_path):
+    view_of(tmp_path, evaluations[0])
+    start(chromium, f"file://{tmp_path}/index.html")
+    chromium.wait(OPENED)
+    view_of(tmp_path, evaluations[1], limit=60)
+    chromium.run("view.chunks.clear(); view.open(view.list.rows[1])")
+    chromium.wait("document.querySelector('#detail .missing')")
+    assert "reload" in chromium.run("return document.getElementById('detail').textContent")
+    assert chromium.log() == []
 
 
 def test_the_policy_holds(chromium, address):

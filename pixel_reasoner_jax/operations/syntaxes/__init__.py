@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.named_parts import make_part
 from pixel_reasoner_jax.operations.syntaxes.action import ActionTags
 from pixel_reasoner_jax.operations.syntaxes.assignment import Assignments
 from pixel_reasoner_jax.operations.syntaxes.base import Syntax
@@ -33,7 +32,4 @@ def make_syntax(name: str) -> Syntax:
     Raises:
       UserError: there is none of this name.
     """
-    made = find_part(name, SYNTAXES, "syntax of calls", "module:class")()
-    if not isinstance(made, Syntax):
-        raise UserError(f"syntax of calls {name!r} makes a {type(made).__name__}, which is no operations.Syntax")
-    return made
+    return make_part(name, SYNTAXES, "syntax of calls", Syntax, "operations.Syntax")

@@ -48,11 +48,25 @@ class ActionTags(Syntax):
         silent = [operation.name for operation in operations if not operation.phrase]
         if silent:
             raise UserError(f"operation {silent[0]} has no phrase, so that it cannot be called in <action> tags")
+        for operation in operations:
+            _check_phrase(operation)
         phrases = [operation.phrase.replace("{", "").replace("}", "") for operation in operations]
         return f"a call is written within <action></action> tags, as one of: {'; '.join(phrases)}"
 
     def stop_strings(self, operations: Operations) -> tuple[str, ...]:
         return ("</action>",)
+
+
+def _check_phrase(operation: Operation) -> None:
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(operation.phrase)]
+    except ValueError:
+        fields = [""]
+    if not all(field is None or field.isidentifier() for field in fields):
+        raise UserError(
+            f"operation {operation.name} has the phrase {operation.phrase!r}: each value in it must be the name of an"
+            " argument in braces, such as {number}"
+        )
 
 
 def match_phrase(phrase: str, text: str) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pixel_reasoner_jax.operations.base import Operation
 from pixel_reasoner_jax.operations.calls import MAX_CHARACTERS, Call, OperationError, read_json
-from pixel_reasoner_jax.operations.syntaxes.base import Operations, Syntax, by_name, unreadable
+from pixel_reasoner_jax.operations.syntaxes.base import Operations, Syntax, by_name, check_arguments, unreadable
 
 
 class Assignments(Syntax):
@@ -21,7 +21,7 @@ class Assignments(Syntax):
     def parse(self, text: str, operations: Operations) -> Call | None | OperationError:
         known = by_name(operations)
         line = text.rstrip().rpartition("\n")[2]
-        places = {name: line.rfind(f"{name}(") for name in known}
+        places = {name: _last_place(f"{name}(", line) for name in known}
         name = max(places, key=places.__getitem__, default="")
         if not name or places[name] < 0:
             return None
@@ -40,5 +40,14 @@ class Assignments(Syntax):
         return f"{operation.name}() = {json.dumps(arguments[operation.arguments[0]])}"
 
     def form(self, operations: Operations) -> str:
+        check_arguments(operations, "assignment")
         shapes = [f"{operation.name}(description) = {operation.arguments[0]}" for operation in operations]
         return f"a call is the last line of a turn, as one of: {'; '.join(shapes)}"
+
+
+def _last_place(opening: str, line: str) -> int:
+    """Where a name with its bracket stands last in a line, not as the end of a longer name; -1 if nowhere."""
+    place = line.rfind(opening)
+    while place > 0 and (line[place - 1].isalnum() or line[place - 1] == "_"):
+        place = line.rfind(opening, 0, place)
+    return place

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations.base import Operation
 from pixel_reasoner_jax.operations.calls import Call, OperationError, read_json
 
@@ -86,6 +87,30 @@ def given(operation: Operation, value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     return {operation.arguments[0]: value} if operation.arguments else {"value": value}
+
+
+def check_arguments(operations: Operations, syntax: str) -> None:
+    """Checks that operations have arguments, for a syntax in which these make the call.
+
+    Raises:
+      UserError: one of them has none.
+    """
+    if bare := [operation.name for operation in operations if not operation.arguments]:
+        raise UserError(
+            f"operation {bare[0]} has no `arguments`, so that it cannot be called in the syntax {syntax!r}: name them"
+            " in its class, or take another operations.syntax"
+        )
+
+
+def alone(operation: Operation, arguments: Mapping[str, Any]) -> Any:
+    """The value that `given` reads as these arguments; None if they have to be named.
+
+    That is so for all but the first argument by itself, and for an object, which would be read as arguments.
+    """
+    if len(arguments) != 1 or list(arguments) != list(operation.arguments[:1]):
+        return None
+    [value] = arguments.values()
+    return None if isinstance(value, dict) else value
 
 
 def by_name(operations: Operations) -> dict[str, Operation]:

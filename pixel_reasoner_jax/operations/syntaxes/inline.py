@@ -9,7 +9,7 @@ from typing import Any
 
 from pixel_reasoner_jax.operations.base import Operation
 from pixel_reasoner_jax.operations.calls import MAX_CHARACTERS, Call, OperationError, read_json
-from pixel_reasoner_jax.operations.syntaxes.base import Operations, Syntax, given, unreadable
+from pixel_reasoner_jax.operations.syntaxes.base import Operations, Syntax, check_arguments, given, unreadable
 
 _PAIRS = {"}": "{", "]": "["}
 
@@ -39,6 +39,7 @@ class InlineJson(Syntax):
         return json.dumps(dict(arguments), ensure_ascii=False)
 
     def form(self, operations: Operations) -> str:
+        check_arguments(operations, "inline")
         names = operations[0].arguments if operations else ()
         shape = ", ".join(f'"{name}": ...' for name in names)
         return f"a call is a json object of the arguments at the end of the turn: {{{shape}}}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pixel_reasoner_jax.operations.base import Operation
 from pixel_reasoner_jax.operations.calls import Call, OperationError, as_call, read_json
-from pixel_reasoner_jax.operations.syntaxes.base import Operations, Syntax, by_name, given, unfenced, unreadable
+from pixel_reasoner_jax.operations.syntaxes.base import Operations, Syntax, alone, by_name, given, unfenced, unreadable
 
 LABEL = "Action:"
 ANSWER = "answer"
@@ -37,8 +37,8 @@ class LabelledJson(Syntax):
         return Call(name, given(known[name], value) if name in known else {})
 
     def write(self, operation: Operation, arguments: Mapping[str, Any]) -> str:
-        alone = list(arguments) == list(operation.arguments[:1])
-        value = arguments[operation.arguments[0]] if alone else dict(arguments)
+        value = alone(operation, arguments)
+        value = dict(arguments) if value is None else value
         return f"{LABEL} {operation.name}\n```json\n{json.dumps(value, ensure_ascii=False)}\n```"
 
     def form(self, operations: Operations) -> str:

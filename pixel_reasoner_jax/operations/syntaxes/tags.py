@@ -12,6 +12,7 @@ from pixel_reasoner_jax.operations.calls import Call, OperationError, read_json
 from pixel_reasoner_jax.operations.syntaxes.base import (
     Operations,
     Syntax,
+    alone,
     between,
     by_name,
     given,
@@ -45,9 +46,8 @@ class NameTags(Syntax):
         return None
 
     def write(self, operation: Operation, arguments: Mapping[str, Any]) -> str:
-        names = list(arguments)
-        alone = names == list(operation.arguments[:1]) and not isinstance(arguments[names[0]], str)
-        value = arguments[names[0]] if alone else dict(arguments)
+        value = alone(operation, arguments)
+        value = dict(arguments) if value is None or isinstance(value, str) else value
         return f"<{operation.name}>{json.dumps(value, ensure_ascii=False)}</{operation.name}>"
 
     def form(self, operations: Operations) -> str:

@@ -4,13 +4,17 @@
 const view = {
   index: null, // what data/index.js gives
   chunks: new Map(), // number -> details, or the promise of them
-  waiting: new Map(), // number -> what to call when it is there
+  waiting: new Map(), // number -> what to call when it is there, and what if it is of another version
+  stale: false, // whether such a one came
 
   /** Called by the scripts of data/, which hold nothing but JSON. */
-  chunk(number, details) {
-    const call = view.waiting.get(number);
+  chunk(number, version, details) {
+    const [loaded, failed] = view.waiting.get(number) || [];
     view.waiting.delete(number);
-    if (call) call(details);
+    if (!loaded) return;
+    view.stale = version !== view.index.version;
+    if (view.stale) failed(new Error("The view has been written anew since this page was opened: reload it."));
+    else loaded(details);
   },
 };
 
@@ -22,7 +26,7 @@ view.detail = async (row) => {
   let loading = view.chunks.get(number);
   if (!loading) {
     loading = new Promise((resolve, reject) => {
-      view.waiting.set(number, resolve);
+      view.waiting.set(number, [resolve, reject]);
       view.script(`data/${String(number).padStart(5, "0")}.js?${view.index.version}`, reject);
     });
     view.chunks.set(number, loading);

@@ -23,7 +23,7 @@ const trajectory = (row, detail) => {
   talk.append(...turns(detail, detail.messages.slice(split)), verdict(row, detail));
   const money = rewards(row, detail);
   if (money) talk.append(money);
-  talk.append(prompt(detail.messages.slice(0, split), split === detail.messages.length));
+  talk.append(split ? prompt(detail.messages.slice(0, split), split === detail.messages.length) : textsAlone());
   return h(
     "article",
     { class: "trajectory" },
@@ -189,7 +189,7 @@ const verdict = (row, detail) => {
     { class: `verdict ${state}` },
     h("span", {}, "answer: ", detail.answer ? h("b", {}, detail.answer) : h("i", {}, "none in a box")),
     detail.reference ? h("span", { class: "wanted" }, "reference: ", h("b", {}, detail.reference)) : null,
-    detail.recovered ? null : h("span", { class: "wanted" }, "the last operation failed, which counts as wrong"),
+    detail.recovered ? null : h("span", { class: "wanted" }, "the last operation failed, which training counts as wrong"),
     detail.problem ? h("span", { class: "error" }, detail.problem) : null,
   );
 };
@@ -204,6 +204,9 @@ const rewards = (row, detail) => {
     h("tbody", {}, terms.map(([name, value]) => line(name, value)), line("reward", row.reward, "sum"), line("advantage", row.advantage, "sum")),
   );
 };
+
+const textsAlone = () =>
+  h("p", { class: "missing" }, "Of this response the text alone was kept: no images, prompt or tokens are there to be shown.");
 
 const prompt = (messages, open) =>
   h(

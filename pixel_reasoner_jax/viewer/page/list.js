@@ -21,7 +21,9 @@ view.list = {
     const { runs, rows } = view.index;
     view.list.search = rows.map((row) => [row.id, row.question, row.answer, row.reference, row.text].join("\n").toLowerCase());
     view.list.position = new Map(rows.map((row, k) => [row, k]));
-    const flags = Object.entries(FLAGS).filter(([name]) => name !== "flipped" || runs.length > 1);
+    view.list.sampled = rows.some((row) => row.sample > 0);
+    const named = runs.map((run, k) => [String(k), run.name]).filter(([k]) => runs[k].count > 0);
+    const flags = Object.entries(FLAGS).filter(([name]) => name !== "flipped" || named.length > 1);
     byId("flags").replaceChildren(
       ...flags.map(([name, [title]]) =>
         h("button", { type: "button", id: `flag-${name}`, "aria-pressed": String(view.list.active.has(name)), onclick: () => toggle(name) }, title),
@@ -29,14 +31,13 @@ view.list = {
     );
     const chosen = Object.fromEntries([...byId("selects").children].map((one) => [one.id, one.value]));
     const distinct = (values) => [...new Set(values)].filter((value) => value).slice(-500);
-    const named = runs.map((run, k) => [String(k), run.name]);
     byId("selects").replaceChildren(
       ...[
         select("run", "all runs", named, chosen),
-        select("other", "B, for flipped", named.map(([k, name]) => [k, `B: ${name}`]), chosen, "1"),
+        select("other", null, named.map(([k, name]) => [k, `B: ${name}`]), chosen, named[1]?.[0]),
         select("group", "all groups", distinct(rows.map((row) => row.group)).map((name) => [name, name]), chosen),
         select("category", "all categories", distinct(rows.flatMap((row) => row.categories)).map((name) => [name, name]), chosen),
-      ].filter((one) => one && (one.id !== "other" || runs.length > 1)),
+      ].filter((one) => one),
     );
     view.list.filter();
   },
@@ -46,7 +47,7 @@ view.list = {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter((word) => word);
     const value = (name) => byId(name)?.value || "";
     const [run, group, category] = [value("run"), value("group"), value("category")];
-    if (view.list.active.has("flipped")) view.list.flips = findFlips(Number(value("other") || 1));
+    if (view.list.active.has("flipped")) view.list.flips = findFlips(Number(value("other")));
     const tests = [...view.list.active].map((name) => FLAGS[name][1]);
     const { search } = view.list;
     view.list.rows = view.index.rows.filter(
@@ -96,7 +97,7 @@ const toggle = (name) => {
 
 const select = (id, all, options, chosen, preset = "") => {
   if (options.length < 2) return null;
-  const out = h("select", { id, "aria-label": all }, h("option", { value: "" }, all), options.map(([value, text]) => h("option", { value }, text)));
+  const out = h("select", { id, "aria-label": all || "the run B, against which responses are flipped" }, all && h("option", { value: "" }, all), options.map(([value, text]) => h("option", { value }, text)));
   out.value = own(chosen, id, preset);
   out.addEventListener("change", () => {
     byId("scroll").scrollTop = 0;
@@ -107,6 +108,9 @@ const select = (id, all, options, chosen, preset = "") => {
 
 /** What a query is known by in all runs; groups differ where they are episodes. */
 view.key = (row) => (/^episode \d+$/.test(row.group) ? row.id : `${row.group}\n${row.id}`);
+
+/** As `key`, for all evaluations of a run alike. */
+view.query = (row) => view.key({ ...row, group: row.group.replace(/^evaluation after \d+: /, "") });
 
 /** The responses to queries that one run has right and the other has wrong. */
 const findFlips = (other) => {
@@ -132,7 +136,7 @@ const item = (row, place) => {
   const mark = row.score === null ? "none" : row.score > 0 && row.score < 1 ? "part" : isRight(row) ? "right" : "wrong";
   const looked = row.operations ? `${row.operations} op${row.operations > 1 ? "s" : ""}${row.failed ? `, ${row.failed} failed` : ""}` : "did not look";
   const { runs } = view.index;
-  const facts = [runs.length > 1 ? runs[row.run].name : "", row.group, row.id].filter((part) => part).join(" · ");
+  const facts = [runs.length > 1 ? runs[row.run].name : "", row.group, row.id, view.list.sampled ? `sample ${row.sample}` : ""].filter((part) => part).join(" · ");
   const out = h(
     "div",
     { class: `item ${mark}`, role: "option", "aria-selected": String(row === view.list.chosen), onclick: () => view.open(row) },

@@ -20,7 +20,8 @@ view.start = (index) => {
     show(index.runs.some((run) => run.figures.length || Object.keys(run.curves).length) ? "summary" : "list");
     fromAddress();
     if (index.live) setInterval(() => view.script(`data/version.js?${Date.now()}`, gone), LIVE_SECONDS * 1000);
-  } else view.list.draw();
+  } else if (view.stale && view.list.chosen) view.open(view.list.chosen);
+  else view.list.draw();
 };
 
 /** Called by data/version.js of a live page. */
@@ -60,19 +61,28 @@ view.open = async (row) => {
   }
 };
 
-/** The responses to the query of a row: of every run one, the row's own sample first; else other samples. */
+/**
+ * The responses to the query of a row: of every other run one, of the same step and sample if there is one; in one run
+ * other samples, or those of its other evaluations, the first and the last among them.
+ */
 const beside = (row) => {
-  const key = view.key(row);
-  const same = view.index.rows.filter((other) => other !== row && view.key(other) === key);
+  const query = view.query(row);
+  const same = view.index.rows.filter((other) => other !== row && view.query(other) === query);
   const found = [row];
   for (let run = 0; run < view.index.runs.length; run++) {
     if (run === row.run) continue;
     const theirs = same.filter((other) => other.run === run);
-    const one = theirs.find((other) => other.sample === row.sample) || theirs[0];
+    const likely = theirs.filter((other) => other.sample === row.sample);
+    const one = likely.find((other) => other.group === row.group) || likely[0] || theirs[0];
     if (one) found.push(one);
   }
-  for (const other of same) if (found.length < 2 || (view.index.runs.length < 2 && found.length < COMPARED)) found.push(other);
-  return [...new Set(found)].slice(0, COMPARED).sort((a, b) => a.run - b.run);
+  if (found.length < 2) {
+    const most = COMPARED - 1;
+    const near = (k) => same[Math.round((k * (same.length - 1)) / (most - 1))];
+    found.push(...(same.length > most ? Array.from({ length: most }, (_, k) => near(k)) : same));
+  }
+  const place = (other) => view.list.position.get(other);
+  return found.slice(0, COMPARED).sort((a, b) => place(a) - place(b));
 };
 
 const tools = (row, details) => {

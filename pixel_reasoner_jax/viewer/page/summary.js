@@ -21,7 +21,7 @@ view.showSummary = () => {
   const names = runs.map((run) => run.name);
   const open = byId("more")?.open;
   const parts = [
-    h("h1", {}, names.length === 1 ? names[0] : `${names.length} side by side`),
+    h("h1", {}, names.length === 1 ? names[0] : `${names.length} sources side by side`),
     alarms(runs),
     table(runs),
     skips(runs),
@@ -34,7 +34,9 @@ view.showSummary = () => {
 const table = (runs) => {
   const head = ["", "Score", "Items", "RaPR", "Operations", "Failed"];
   const rows = runs.flatMap((run) => {
-    const count = `${run.kind}, ${run.count.toLocaleString("en")} ${run.count === 1 ? "trajectory" : "trajectories"}`;
+    const none = run.kind === "run" ? "no samples were stored (train.log_samples)" : "no trajectories";
+    const some = `${run.count.toLocaleString("en")} ${run.count === 1 ? "trajectory" : "trajectories"}`;
+    const count = `${run.kind}, ${run.count ? some : none}`;
     const title = h("tr", { class: "run" }, h("th", { scope: "rowgroup", colSpan: 6 }, run.name, " ", h("small", {}, count)));
     return [title, ...run.figures.map(line)];
   });
@@ -57,18 +59,18 @@ const line = (figures) =>
     h("td", {}, figure(figures.failure_rate)),
   );
 
-/** A share with its interval, in numbers and as a bar on which the interval is a darker stretch. */
+/** A share with its interval, in numbers and as a bar that ends in a mark, behind which the interval is shaded. */
 const withMeter = (mean, ends) => {
   if (mean === null) return ["–"];
   const percent = (value) => `${(100 * Math.min(Math.max(value, 0), 1)).toFixed(1)}%`;
-  const bar = h("i");
-  bar.style.width = percent(mean);
+  const [bar, mark] = [h("i"), h("u")];
+  bar.style.width = mark.style.left = percent(mean);
   const range = h("b");
   if (ends) {
     range.style.left = percent(ends[0]);
     range.style.width = percent(ends[1] - ends[0]);
   }
-  return [interval(mean, ends), h("span", { class: "meter" }, bar, ends ? range : null)];
+  return [interval(mean, ends), h("span", { class: "meter" }, bar, ends ? range : null, mark)];
 };
 
 const alarms = (runs) => {
