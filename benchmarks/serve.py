@@ -1,9 +1,9 @@
 """What serving costs: python -m benchmarks.serve [--minutes N] [--json]
 
-A tiny random model is served in this process to 64 clients that each send 8 requests with an image, one after the other.
-The same queries go through `Policy.stream` with as many slots. Told are the times to the first text and to the end, and
-tokens a second of both. With `--minutes` clients send requests for so long, of which some hang up and some are bad, and
-what is told is the resident memory.
+A tiny random model is served in this process to 64 clients, each of which sends 8 requests with an image, one after
+the other. The same queries go through `Policy.stream` with as many slots. Told are the times to the first text and to
+the end, and tokens a second of both. With `--minutes` clients send requests for so long, of which some hang up and some
+are bad, and what is told is the resident memory.
 """
 
 from __future__ import annotations
