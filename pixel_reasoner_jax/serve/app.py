@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from pixel_reasoner_jax.rollout.dialogue import TurnText
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.serve.engine import Engine, Ticket, Update
@@ -171,7 +172,7 @@ class Answer(Response):
 
     def __init__(self, service: Service, ticket: Ticket, reply: Reply, updates: asyncio.Queue[Update], began: float):
         self._service, self._ticket, self._reply, self._updates = service, ticket, reply, updates
-        self._began, self._is_first = began, True
+        self._began, self._is_first, self._held = began, True, None
         self.background = None
 
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> None:
@@ -197,6 +198,11 @@ class Answer(Response):
           _Gone: the client has hung up.
           ApiError: the request has failed.
         """
+        if self._held is not None and not gone.done():
+            update, self._held = self._held, None
+            if isinstance(update, ApiError):
+                raise update
+            return update
         waiting = asyncio.ensure_future(self._updates.get())
         await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done() or gone.done():
@@ -213,6 +219,8 @@ class Answer(Response):
         if isinstance(update, Prompt):
             self._reply.prompt = update
             return self._reply.begin()
+        if isinstance(update, TurnText):
+            update = self._joined(update)
         if self._is_first:
             self._is_first = False
             self._service.metrics.time_first(time.monotonic() - self._began)
@@ -220,6 +228,17 @@ class Answer(Response):
         return (
             await asyncio.to_thread(self._reply.add, update) if hasattr(update, "images") else self._reply.add(update)
         )
+
+    def _joined(self, text: TurnText) -> TurnText:
+        """The text with what else has come of the same turn: tokens that were written together are sent together."""
+        more = []
+        while not self._updates.empty():
+            following = self._updates.get_nowait()
+            if not isinstance(following, TurnText) or (following.sample, following.turn) != (text.sample, text.turn):
+                self._held = following
+                break
+            more.append(following.text)
+        return dataclasses.replace(text, text="".join([text.text, *more])) if more else text
 
     def _count(self) -> None:
         usage = self._reply.usage()
