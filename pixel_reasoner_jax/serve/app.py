@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import hmac
 import json
-import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,7 +27,6 @@ from pixel_reasoner_jax.serve.replies import EXTRA, Reply
 from pixel_reasoner_jax.serve.request import RequestLimits, read_body
 
 BODY_SECONDS = 60.0  # in which a body must have come
-_log = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -77,13 +76,7 @@ class Service:
             asked = await asyncio.to_thread(read_body, body, self.model, self.limits)
             del body
             updates: asyncio.Queue[Update] = asyncio.Queue()
-            loop = asyncio.get_running_loop()
-
-            def tell(update: Update) -> None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                    loop.call_soon_threadsafe(updates.put_nowait, update)
-
-            ticket = self.engine.submit(asked, tell)
+            ticket = self.engine.submit(asked, Mailbox(updates))
         except ApiError as error:
             return self._refusal(error)
         except ClientDisconnect:
@@ -161,6 +154,28 @@ class Service:
 
     async def _bug(self, request: Request, error: Exception) -> Response:
         return JSONResponse(ApiError(500, "the server has failed in this request").body, 500)
+
+
+class Mailbox:
+    """Brings updates from the engine's threads to the loop that made it, which it wakes once for many."""
+
+    def __init__(self, updates: asyncio.Queue[Update]):
+        self._updates, self._loop = updates, asyncio.get_running_loop()
+        self._lock, self._pending = threading.Lock(), []
+
+    def __call__(self, update: Update) -> None:
+        with self._lock:
+            self._pending.append(update)
+            if len(self._pending) > 1:  # the loop has been woken for the first
+                return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, []
+        for update in pending:
+            self._updates.put_nowait(update)
 
 
 class Answer(Response):
