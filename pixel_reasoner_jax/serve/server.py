@@ -43,6 +43,8 @@ class Server(uvicorn.Server):
         import asyncio
 
         self.dropped = await asyncio.to_thread(self._service.engine.close, self._grace)
+        dropped = f"; {self.dropped} requests had not ended and were dropped" if self.dropped else ""
+        print(f"ended{dropped}", flush=True)  # here: afterwards uvicorn raises the signal again, which ends the process
         await super().shutdown(sockets)
 
 
@@ -78,8 +80,6 @@ def serve(service: Service, host: str, port: int, grace: float, has_key: bool) -
         server = Server(service, host, port, grace)
         with service.engine, contextlib.suppress(KeyboardInterrupt):
             server.run([listening])
-    dropped = f"; {server.dropped} requests had not ended and were dropped" if server.dropped else ""
-    print(f"ended{dropped}")
 
 
 @contextlib.contextmanager
