@@ -59,6 +59,7 @@ CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
 REWARD_TERMS = ("accuracy", "curiosity", "excess_operations", "length", "overlong")  # see `rewards.terms`
 ADVANTAGES = ("centred", "std", "leave_one_out", "batch_whitened", "gdpo")  # see `training.advantages`
 RESPONSE_MASKS = ("over_turn", "over_long")  # see `training.masks`
+ALTERATIONS = ("masked", "noisy")  # of images, see `rollout.alterations`
 RATES = ("query", "media", "global")  # that the bonus compares with H, see `training.curiosity_state`
 MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.curiosity_state`
 REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
@@ -149,6 +150,7 @@ _APART = (
 _MOMENTUM = (lambda value: 0 <= value < 1), "0 or greater and less than 1"
 _AXIS = (lambda value: value > 0 or value == -1), "greater than 0, or -1 for the devices that are left"
 _TEXT = bool, "a text that is not empty"
+_ANY_TEXT = (lambda value: True), "a text"
 
 ROUNDED = ("rollout.weights", "rollout.cache_dtype")
 MODEL_HAS = tuple(f"processor.{name}" for name in (*BUDGETS, "video_frames", "video_rate"))
@@ -170,7 +172,27 @@ OPTIONAL = (
 The budgets of the processor are then those of the model (`MODEL_HAS`).
 """
 
-OPEN = {"rewards.terms": dict(function="", weight=1.0, gate="none", cap=0.0)}
+OPEN = {
+    "rewards.terms": dict(function="", weight=1.0, gate="none", cap=0.0),
+    "rollout.subgroups": dict(
+        samples=1,
+        query="as_asked",
+        guidelines="",
+        images="as_they_are",
+        strength=0.0,
+        clean=False,
+        operations=True,
+        prefix="",
+        follow_up="",
+        response="sampled",
+        trains_given=False,
+        scored="answer",
+        compared="all",
+        counted=True,
+        needs="none",
+        above=0.0,
+    ),
+}
 """Sections to which a config may add entries under labels of its own, each a section with these keys and first values.
 """
 
@@ -246,6 +268,19 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weight": _NOT_NEGATIVE,
     "gate": (bool, "the label of a term, or 'none'"),
     "cap": _NOT_NEGATIVE,
+    # Of a sub-group.
+    "samples": _POSITIVE,
+    "query": _part("as_asked"),
+    "guidelines": _ANY_TEXT,
+    "images": _part("as_they_are", *ALTERATIONS),
+    "strength": _NOT_NEGATIVE,
+    "prefix": _ANY_TEXT,
+    "follow_up": _ANY_TEXT,
+    "response": _part("sampled", "gold_response"),
+    "scored": _part("answer"),
+    "compared": _TEXT,
+    "needs": (bool, "the label of a sub-group, or 'none'"),
+    "above": _FRACTION,
     "curiosity.variant": _choice(*CURIOSITY_VARIANTS),
     "curiosity.alpha": _NOT_NEGATIVE,
     "curiosity.beta": _NOT_NEGATIVE,
@@ -263,6 +298,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grpo.queries_per_episode": _POSITIVE,
     "grpo.sampling_rounds": _POSITIVE,
     "grpo.advantage": _part(*ADVANTAGES),
+    "grpo.credit": _part("none"),
     "grpo.masks": (_are_masks, f"out of {', '.join(RESPONSE_MASKS)}"),
     "grpo.clip_low": _FRACTION,
     "grpo.clip_high": _NOT_NEGATIVE,

@@ -253,7 +253,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         settings = self._settings.of(prompt.query)
         return Episode(
             prompt,
-            sample,
+            settings.first_sample + sample,
             self._processor,
             settings.registry,
             settings.limits,
@@ -261,6 +261,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             settings.on_event,
             settings.policy_version,
             (settings.seed, prompt.id if settings.drawn_as is None else settings.drawn_as),
+            settings.follow_up,
         )
 
     def _admit(self) -> None:
