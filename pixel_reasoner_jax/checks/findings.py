@@ -255,7 +255,7 @@ def agreement(pairs: Sequence[tuple[Trajectory, np.ndarray]], processor: Process
     Args:
       pairs: each trajectory with the trainer's log-probabilities, float32 [tokens].
       processor: knows which tokens are images.
-      dtype: of the computation, or what rollouts round to; in float32 there are marks to pass.
+      dtype: the shortest that anything has; in float32 there are marks to pass.
     """
     figures = difference_figures(
         logprob_differences(t.logprobs, trainer, t.tokens, t.source, processor.placeholder_tokens)

@@ -106,7 +106,7 @@ def compare(policy: Policy, trainer: Trainer, trajectories: Sequence[Trajectory]
         findings.renderer(trajectories, policy.processor),
         findings.positions(placed, policy.processor),
         findings.masks(placed, policy.processor),
-        findings.agreement(pairs, policy.processor, policy.runtime.rounded_to or _dtype(policy)),
+        findings.agreement(pairs, policy.processor, policy.runtime.shortest),
     ]
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from pixel_reasoner_jax.models import kernels
 from pixel_reasoner_jax.models.attention import cached_attention, platform_of
-from pixel_reasoner_jax.parallel.sharding import Axes, constrain
+from pixel_reasoner_jax.parallel.sharding import Axes, constrain, parts
 
 # Tokens of a page. Small pages waste little: half of one for each response. TPU's kernel holds the numbers of all pages
 # in its scalar memory, which allows no more of them.
@@ -404,7 +404,8 @@ def empty_cache(
         return KernelCache(constrain(jnp.zeros(shape, dtype), (*KernelCache.AXES, None), mesh))
     stored = jnp.uint16 if platform == "cpu" and dtype == jnp.bfloat16 else dtype
     empty = jnp.zeros((layers, pages, kv_heads, page, size), stored)
-    scores = jnp.zeros((SHARING, items, kv_heads, heads // kv_heads, page))
+    # Not of size 0: XLA's compiler crashes on such an array that a mesh divides (JAX 0.11.2).
+    scores = jnp.zeros((SHARING, items or parts(mesh), kv_heads, heads // kv_heads, page))
     arrays = (constrain(array, (*PlainCache.AXES, None, None), mesh) for array in (empty, jnp.copy(empty), scores))
     return PlainCache(*arrays, platform)
 

@@ -14,7 +14,7 @@ from pixel_reasoner_jax.plan.chips import Topology
 from pixel_reasoner_jax.plan.measure import Phase
 from pixel_reasoner_jax.plan.programs import ROLLOUT, Programs
 from pixel_reasoner_jax.plan.rollout_costs import DecodingStep, measure_step
-from pixel_reasoner_jax.rollout.capacity import PAGE, Capacity, fit, page_bytes, pages_of, slot_bytes
+from pixel_reasoner_jax.rollout.capacity import Capacity, fit, page_bytes, pages_of, slot_bytes
 from pixel_reasoner_jax.rollout.device_memory import SHARE
 from pixel_reasoner_jax.rollout.shapes import MOST_ROWS
 
@@ -43,8 +43,7 @@ class InFlight:
         """The config with these slots and pages, as a run keeps what memory has decided."""
         config = copy.deepcopy(config)
         config.rollout.slots = self.capacity.slots * self.parts
-        # `Shapes.holding` adds a page.
-        config.rollout.cache_tokens = (self.capacity.pages - 1) * self.parts * PAGE
+        config.rollout.cache_tokens = self.capacity.cache_tokens * self.parts
         return config
 
 

@@ -40,6 +40,11 @@ class Capacity:
     slots: int
     pages: int
 
+    @property
+    def cache_tokens(self) -> int:
+        """For how many tokens `Shapes.holding` makes these pages: it adds one."""
+        return (self.pages - 1) * PAGE
+
 
 def pages_of(tokens: int | np.ndarray) -> int | np.ndarray:
     """Pages that so many tokens of one response take."""

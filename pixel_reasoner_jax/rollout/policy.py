@@ -15,7 +15,7 @@ from pixel_reasoner_jax.operations import Registry, default_registry
 from pixel_reasoner_jax.parallel import all_gather, is_shared, parts
 from pixel_reasoner_jax.processing import PictureStore, Processor
 from pixel_reasoner_jax.query import Query, check_query
-from pixel_reasoner_jax.rollout.capacity import PAGE, fit, page_bytes, slot_bytes
+from pixel_reasoner_jax.rollout.capacity import fit, page_bytes, slot_bytes
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.device_memory import free_bytes
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
@@ -292,9 +292,7 @@ class Policy:
         tensor = 1 if mesh is None else mesh.shape["tensor"]
         page = page_bytes(config, self.runtime.cache_dtype or self.runtime.dtype, tensor)
         capacity = fit(room, page, slot_bytes(config, tensor), length, most)
-        # `Shapes.holding` adds a page.
-        sizes = capacity.slots, (capacity.pages - 1) * PAGE
-        self.slots, self.cache_tokens = (count * parts(mesh) for count in sizes)
+        self.slots, self.cache_tokens = (count * parts(mesh) for count in (capacity.slots, capacity.cache_tokens))
 
     def _per_part(self, count: int) -> int:
         """How many of `count` slots or tokens each part of the mesh has."""

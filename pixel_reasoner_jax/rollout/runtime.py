@@ -37,7 +37,7 @@ class Runtime:
       layout: how rollouts hold the parameters.
       mesh: of the rollouts.
       scale_text: tokens for `engine.empty`.
-      rounded_to: the shortest type that weights or the cache are given; None where they are the model's.
+      shortest: the shortest of the types that the computation, the weights and the cache have.
       version: how often `params` has been assigned.
     """
 
@@ -59,8 +59,8 @@ class Runtime:
         self.cache_dtype, self.dtype = cache_dtype, model.language.dtype
         check_cache(self.config, cache_dtype or self.dtype, self.mesh)
         self.scale_text = scale_text(processor) if cache_dtype == "int8" else None
-        rounded = [name for name in (weights, cache_dtype) if name is not None]
-        self.rounded_to = min(rounded, key=lambda name: np.dtype(name).itemsize, default=None)
+        types = [str(np.dtype(one)) for one in (self.dtype, weights, cache_dtype) if one is not None]
+        self.shortest = min(types, key=lambda name: np.dtype(name).itemsize)
         self.engine = Engine(self.layout.graphdef, processor.stop_tokens, self.mesh)
         self.version = 0
         self._shapes: Shapes | None = None

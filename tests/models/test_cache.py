@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from pixel_reasoner_jax.models import cache as module
 from pixel_reasoner_jax.models.cache import SHARING, Cache, KernelCache, Pages, Reads, empty_cache
@@ -183,7 +183,8 @@ def test_a_step_lowers_for_tpu(monkeypatch, size):
     reads = Reads(*(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((64,), (64,), (64, SHARING), (8,))))
     last = jax.ShapeDtypeStruct((4, 1), jnp.int32)
     run = jax.jit(lambda cache, *rest: cache.attend(0, *rest))
-    chip = AbstractMesh((1,), ("chip",), abstract_device=AbstractDevice("TPU v5", 1, "tpu"))
+    device = AbstractDevice("TPU v5", 1, "tpu")
+    chip = AbstractMesh((1,), ("chip",), axis_types=(AxisType.Auto,), abstract_device=device)
     with jax.sharding.use_abstract_mesh(chip):
         text = run.trace(cache, query, last, pages, reads).lower(lowering_platforms=("tpu",)).as_text()
     assert ("tpu_custom_call" in text) == (size == 128)

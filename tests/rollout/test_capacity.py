@@ -97,3 +97,15 @@ def test_memory_bounds_the_tokens_that_a_config_gives(monkeypatch):
         rl.fit_to_memory(config, training, policy, None)
         assert (config.rollout.slots, config.rollout.cache_tokens, policy.cache_tokens) == (8, kept, kept)
     assert len(saved) == 3
+
+
+@pytest.mark.parametrize(
+    "options, shortest",
+    [
+        ({}, "float32"),
+        ({"cache_dtype": "bfloat16"}, "bfloat16"),
+        ({"weights": "int8", "cache_dtype": "float32"}, "int8"),
+    ],
+)
+def test_the_shortest_type_decides_how_near_log_probabilities_can_be(world, options, shortest):
+    assert Policy(*world, **options).runtime.shortest == shortest

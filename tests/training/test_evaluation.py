@@ -183,7 +183,7 @@ def test_a_run_ends_when_its_patience_does_and_stays_ended(sft_config, monkeypat
     model = sft.run(config)
     assert [line["step"] for line in read_metrics(config.workdir)] == [1, 2, 3]
     assert steps_of(config.workdir) == [1, 3]
-    assert "has not become better in 2 evaluations; the best is 1.0 after 1" in caplog.text
+    assert "has not become better in 2 evaluations; the best is 1 after 1" in caplog.text
     written = (model / "model.safetensors").read_bytes()
     assert (sft.run(config, resume=True) / "model.safetensors").read_bytes() == written
     assert len(read_metrics(config.workdir)) == 3
