@@ -80,14 +80,7 @@ class Forcing(Scheduler):
     def _new_episode(self, prompt, sample):
         settings = self._settings
         return ForcedEpisode(
-            prompt,
-            sample,
-            self._processor,
-            settings.registry,
-            settings.limits,
-            settings.sampling,
-            settings.on_event,
-            drawn_from=(settings.seed, prompt.id),
+            prompt, sample, self._processor, settings.registry, settings.limits, settings.sampling, settings.on_event
         )
 
 

@@ -57,4 +57,4 @@ def run(args: argparse.Namespace) -> None:
     service = Service(
         Engine(policy, sources, args.queue), name, limits, key and key.strip(), PolicySettings.load(args.model)
     )
-    serve(service, args.host, args.port, args.grace, key is not None)
+    serve(service, args.host, args.port, args.grace)

@@ -48,12 +48,15 @@ class Fork:
       source: the slot that holds its prompt.
       slot: its own.
       episode: the response.
+      seed, name: what its random keys are made of, with the index of its sample; see `RolloutSettings`.
       page, copy: the prompt's last page, and the page that it is copied to; None for no copy.
     """
 
     source: int
     slot: int
     episode: Episode
+    seed: int
+    name: str
     page: int | None
     copy: int | None
 
@@ -66,7 +69,7 @@ def fork_batch(forks: Sequence[Fork], size: int, shapes: Shapes, vocab: int | No
     """
     batch = ForkBatch.blank(size, shapes.slots, shapes.pages, vocab)
     prompts, samples = [fork.episode.prompt for fork in forks], [fork.episode.sample for fork in forks]
-    seeds, names = zip(*(fork.episode.drawn_from for fork in forks), strict=True) if forks else ((), ())
+    seeds, names = [fork.seed for fork in forks], [fork.name for fork in forks]
     batch.seeds[: len(forks)] = sample_seeds(seeds, names, samples)
     for row, (fork, prompt) in enumerate(zip(forks, prompts, strict=True)):
         batch.source[row], batch.target[row] = fork.source % shapes.slots, fork.slot % shapes.slots

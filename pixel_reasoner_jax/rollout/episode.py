@@ -47,11 +47,9 @@ class Episode(Dialogue):
         sampling: SamplingSettings,
         on_event: Callable[[Event], None] | None = None,
         policy_version: int | None = None,
-        drawn_from: tuple[int, str] | None = None,
         follow_up: str = "",
     ):
         super().__init__(prompt, sample, registry, limits, on_event, follow_up)
-        self.drawn_from = drawn_from or (0, prompt.id)  # the seed and the name that its random keys are made of
         self.prompt, self.sampling, self._policy_version = prompt, sampling, policy_version
         self._processor = processor
         self.media = list(prompt.rendered.media)

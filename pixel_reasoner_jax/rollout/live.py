@@ -6,9 +6,12 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Iterable
-from typing import Any
 
-from pixel_reasoner_jax.query import Query, check_query
+from pixel_reasoner_jax.processing import PictureStore
+from pixel_reasoner_jax.query import Query
+from pixel_reasoner_jax.rollout.counters import Counters
+from pixel_reasoner_jax.rollout.groups import RolloutSettings
+from pixel_reasoner_jax.rollout.runtime import Runtime
 from pixel_reasoner_jax.rollout.scheduler import Scheduler
 
 LOOK_SECONDS = 0.5  # how long an idle rollout sleeps at most before it looks whether it is to end
@@ -25,7 +28,6 @@ class Arrivals:
 
     def add(self, query: Query) -> None:
         """Adds a query, whose id no other one has had."""
-        check_query(query)
         with self._condition:
             self._queries.append(query)
             self._condition.notify_all()
@@ -92,9 +94,10 @@ class Load:
 class LiveScheduler(Scheduler):
     """A `Scheduler` that takes its queries from `Arrivals`, and waits for more when it has none."""
 
-    def __init__(self, arrivals: Arrivals, *args: Any):
-        runtime, *rest = args
-        super().__init__(runtime, (), *rest)
+    def __init__(
+        self, arrivals: Arrivals, runtime: Runtime, settings: RolloutSettings, store: PictureStore, counters: Counters
+    ):
+        super().__init__(runtime, (), settings, store, counters)
         self._arrivals, self._number = arrivals, 0
 
     def load(self) -> Load:

@@ -144,10 +144,8 @@ def sample_seeds(seed: int | Sequence[int], query_ids: Sequence[str], samples: S
     """
     digests = (hashlib.blake2s(str(query_id).encode(), digest_size=4).digest() for query_id in query_ids)
     hashes = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint32)
-    seeds = [seed] * len(hashes) if isinstance(seed, int) else seed
-    return np.stack(
-        [np.array([seed % 2**32 for seed in seeds], np.uint32), hashes, np.asarray(samples, np.uint32)], axis=1
-    )
+    seeds = np.array(np.asarray(seed, object) % 2**32, np.uint32)
+    return np.stack([np.broadcast_to(seeds, hashes.shape), hashes, np.asarray(samples, np.uint32)], axis=1)
 
 
 @jax.vmap

@@ -260,7 +260,6 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             settings.sampling,
             settings.on_event,
             settings.policy_version,
-            (settings.seed, prompt.id if settings.drawn_as is None else settings.drawn_as),
             settings.follow_up,
         )
 
@@ -301,7 +300,9 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             group.begun += 1
             is_last, page = group.begun == group.samples, group.pages.last
             pages, copy = self._pages.fork(group.pages, is_last)
-            fork = Fork(group.prompt_slot, slot, episode, page, copy)
+            settings = self._settings.of(prompt.query)
+            name = prompt.id if settings.drawn_as is None else settings.drawn_as
+            fork = Fork(group.prompt_slot, slot, episode, settings.seed, name, page, copy)
             (forks if part in prefilled_parts else early).append(fork)
             self._active[slot] = ActiveSlot(group.number, episode, prompt.next_position, pages)
             if is_last:

@@ -27,6 +27,7 @@ from pixel_reasoner_jax.serve.replies import EXTRA, Reply
 from pixel_reasoner_jax.serve.request import RequestLimits, read_body
 
 BODY_SECONDS = 60.0  # in which a body must have come
+BODIES = 8  # largest bodies that are held at once while they come
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -54,6 +55,7 @@ class Service:
         self.metrics = ServerMetrics()
         self._key = None if api_key is None else api_key.encode()
         self._created, self._settings = int(time.time()), settings or PolicySettings()
+        self._coming = 0  # bytes of bodies that have not come whole
 
     def app(self) -> Starlette:
         """The application for an ASGI server."""
@@ -67,6 +69,11 @@ class Service:
         handlers = {404: self._no_route, 405: self._no_route, 500: self._bug}
         return Starlette(routes=routes, exception_handlers=handlers)
 
+    @property
+    def has_key(self) -> bool:
+        """Whether clients must show a key."""
+        return self._key is not None
+
     async def completions(self, request: Request) -> Response:
         """Answers a chat completion."""
         began = time.monotonic()
@@ -78,7 +85,7 @@ class Service:
             updates: asyncio.Queue[Update] = asyncio.Queue()
             ticket = self.engine.submit(asked, Mailbox(updates))
         except ApiError as error:
-            return self._refusal(error)
+            return self.refusal(error)
         except ClientDisconnect:
             self.metrics.count_request("hung_up")
             return Response(status_code=499)
@@ -95,10 +102,15 @@ class Service:
             async with asyncio.timeout(BODY_SECONDS):
                 async for piece in request.stream():
                     body += piece
+                    self._coming += len(piece)
                     if len(body) > most:
                         raise ApiError(413, f"the body has more than {most:,} bytes")
+                    if self._coming > BODIES * most:
+                        raise ApiError(429, "too many large requests are coming: ask again later", code="queue_full")
         except TimeoutError:
             raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} seconds") from None
+        finally:
+            self._coming -= len(body)
         return bytes(body)
 
     def _check_key(self, request: Request) -> None:
@@ -116,11 +128,12 @@ class Service:
                 self._check_key(request)
                 return answer(request)
             except ApiError as error:
-                return self._refusal(error)
+                return self.refusal(error)
 
         return guarded
 
-    def _refusal(self, error: ApiError) -> Response:
+    def refusal(self, error: ApiError) -> Response:
+        """What a request is answered that is refused; it is counted."""
         self.metrics.count_request(error.status)
         return JSONResponse(error.body, error.status, error.headers)
 

@@ -48,11 +48,14 @@ def registry_of(request: ChatRequest, policy: Policy) -> Registry | None:
     return Registry(map(ClientTool, request.tools), syntax)
 
 
-def build_prompt(query: Query, request: ChatRequest, policy: Policy, registry: Registry | None, most: int) -> Prompt:
+def build_prompt(
+    query: Query, request: ChatRequest, policy: Policy, sources: MediaSources, registry: Registry | None, most: int
+) -> Prompt:
     """The prompt of a request, in a worker thread.
 
     Args:
-      query: its `sources` say what media may be read.
+      query: what the prompt is to be known as.
+      sources: what media may be read.
       registry: see `registry_of`.
       most: tokens of prompt and response together.
 
@@ -60,7 +63,6 @@ def build_prompt(query: Query, request: ChatRequest, policy: Policy, registry: R
       ApiError, UserError: a medium cannot be used, or the prompt is too long.
     """
     processor, messages, pictures, video = policy.processor, [], [], None
-    sources: MediaSources = query["sources"]
     for message in request.messages:
         content = []
         for item in message["content"]:

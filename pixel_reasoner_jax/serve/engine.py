@@ -123,7 +123,7 @@ class Engine:
             if sum(one.left for one in self._tickets.values()) + request.samples > self._most:
                 raise ApiError(429, "too many requests are waiting: ask again later", code="queue_full")
             self._tickets[ticket.id] = ticket
-            self._arrivals.add({"id": ticket.id, "question": "?", "ticket": ticket, "sources": self._sources})
+            self._arrivals.add({"id": ticket.id, "question": "", "ticket": ticket})
         return ticket
 
     def drop(self, ticket: Ticket) -> bool:
@@ -134,15 +134,18 @@ class Engine:
                 self._arrivals.drop(ticket.id)
         return was_here
 
-    def close(self, grace: float) -> int:
+    def close(self, grace: float, hurry: Callable[[], bool] = lambda: False) -> int:
         """Takes no more requests, lets those that are here end, and drops what has not ended after `grace` seconds.
+
+        Args:
+          hurry: asked while it waits; once it is True, the rest is dropped at once.
 
         Returns:
           How many were dropped.
         """
         self._draining = True
         end = time.monotonic() + grace
-        while self._tickets and self._thread.is_alive() and time.monotonic() < end:
+        while self._tickets and self._thread.is_alive() and time.monotonic() < end and not hurry():
             time.sleep(0.02)
         self._closed = True
         dropped = self._fail_all(ApiError(503, "the server is shutting down", code="shutting_down"))
@@ -158,7 +161,9 @@ class Engine:
         """Builds a prompt in a worker thread; whatever goes wrong is that request's alone."""
         settings = ticket.settings
         try:
-            prompt = build_prompt(query, ticket.request, self.policy, settings.registry, settings.limits.max_length)
+            prompt = build_prompt(
+                query, ticket.request, self.policy, self._sources, settings.registry, settings.limits.max_length
+            )
         except ApiError as error:
             ticket.error = error
         except UserError as error:

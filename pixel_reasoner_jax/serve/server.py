@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import socket
 import sys
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.serve.app import Service
+from pixel_reasoner_jax.serve.errors import ApiError
 
 FORCED_SECONDS = 5  # for connections to end, once their requests have
 
 
+class ThisMachineOnly:
+    """Answers only requests that call the server by a name of this machine.
+
+    A page of the web can have its own name lead here once a browser has opened it, and would then count as the same
+    site; the browser still sends that name as the host.
+    """
+
+    def __init__(self, service: Service):
+        self._service, self._app = service, service.app()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._app
+        if scope["type"] == "http" and not is_loopback(_named_host(scope)):
+            app = self._service.refusal(ApiError(403, "this server is called 127.0.0.1 or localhost, by no other name"))
+        await app(scope, receive, send)
+
+
+def _named_host(scope: Scope) -> str:
+    """The host that a request names, without its port; "" for none."""
+    named = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    with contextlib.suppress(ValueError):
+        return urllib.parse.urlsplit(f"//{named}").hostname or ""
+    return ""
+
+
 class Server(uvicorn.Server):
-    """Ends when the requests that it has taken have ended, or after `grace` seconds.
+    """Ends when the requests that it has taken have ended, after `grace` seconds, or with a second Ctrl-C.
+
+    Without a key, one that listens on this machine alone answers only to its names.
 
     Attributes:
       dropped: how many requests had not ended.
@@ -27,7 +58,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, host: str, port: int, grace: float):
         config = uvicorn.Config(
-            service.app(),
+            ThisMachineOnly(service) if is_loopback(host) and not service.has_key else service.app(),
             host=host,
             port=port,
             log_level="warning",
@@ -40,11 +71,10 @@ class Server(uvicorn.Server):
         self._service, self._grace, self.dropped = service, grace, 0
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        import asyncio
-
-        self.dropped = await asyncio.to_thread(self._service.engine.close, self._grace)
-        dropped = f"; {self.dropped} requests had not ended and were dropped" if self.dropped else ""
-        print(f"ended{dropped}", flush=True)  # here: afterwards uvicorn raises the signal again, which ends the process
+        self.dropped = await asyncio.to_thread(self._service.engine.close, self._grace, lambda: self.force_exit)
+        were = "1 request had not ended and was" if self.dropped == 1 else f"{self.dropped} requests had not ended and were"
+        said = f"ended; {were} dropped" if self.dropped else "ended"
+        print(said, flush=True)  # here: afterwards uvicorn raises the signal again, which ends the process
         await super().shutdown(sockets)
 
 
@@ -70,10 +100,10 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def serve(service: Service, host: str, port: int, grace: float, has_key: bool) -> None:
+def serve(service: Service, host: str, port: int, grace: float) -> None:
     """Serves until Ctrl-C or SIGTERM, and says where, and what was dropped in the end."""
     with listen(host, port) as listening:
-        if not is_loopback(host) and not has_key:
+        if not is_loopback(host) and not service.has_key:
             print("warning: everyone who can reach this host may use the model: give --api-key", file=sys.stderr)
         shown = f"[{host}]" if ":" in host else host
         print(f"{service.model}: http://{shown}:{listening.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)

@@ -15,6 +15,7 @@ from pixel_reasoner_jax.serve.engine import Engine
 from pixel_reasoner_jax.serve.request import RequestLimits
 from pixel_reasoner_jax.serve.server import in_thread
 from pixel_reasoner_jax.serve.sources import MediaSources
+from tests.processing.avi import write_avi
 from tests.rollout.conftest import queries, world  # noqa: F401
 
 MODEL = "tiny"
@@ -25,6 +26,13 @@ def picture(shade=0, size=(112, 112)):
     buffer = io.BytesIO()
     Image.new("RGB", size, (shade, 40, 90)).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def film(folder, seconds=2):
+    """A video as a data: URL, 4 frames a second, each of another shade."""
+    frames = [Image.new("RGB", (64, 64), (20 * i, 40, 90)) for i in range(4 * seconds)]
+    data = write_avi(folder / "film.avi", frames, 4).read_bytes()
+    return f"data:video/x-msvideo;base64,{base64.b64encode(data).decode()}"
 
 
 def asked(text="What is it?", images=1, **more):

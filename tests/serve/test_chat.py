@@ -1,5 +1,6 @@
 """Chat completions of the server, whole and streamed."""
 
+import base64
 import concurrent.futures
 import contextlib
 import http.client
@@ -8,8 +9,10 @@ import time
 
 import pytest
 
+from pixel_reasoner_jax.operations import Call
+from pixel_reasoner_jax.operations.syntaxes import ToolCallTags
 from tests.rollout.zooming_policy import Zooming
-from tests.serve.conftest import asked, picture
+from tests.serve.conftest import asked, film, picture
 
 LETTERS = "eao "
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}
@@ -58,9 +61,6 @@ def test_operations_run_inside(served):
 
 
 def test_a_client_runs_its_own_tools(served, monkeypatch):
-    from pixel_reasoner_jax.operations import Call
-    from pixel_reasoner_jax.operations.syntaxes import ToolCallTags
-
     monkeypatch.setattr(ToolCallTags, "parse", lambda self, text, operations: Call("look", {"at": "é"}))
     client = served()
     _, answer = client.chat(asked(tools=[TOOL], stop=[*LETTERS]))
@@ -94,6 +94,41 @@ def test_stop_strings_are_left_out(client):
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
     streamed = "".join(p["choices"][0]["delta"].get("content") or "" for p in client.stream(body))
     assert streamed == choice["message"]["content"]
+
+
+def watched(source, **more):
+    parts = [{"type": "video_url", "video_url": source}, {"type": "text", "text": "What happens?"}]
+    return {**asked(**more), "messages": [{"role": "user", "content": parts}]}
+
+
+def test_a_video_is_watched_and_its_frames_selected(served, tmp_path, monkeypatch):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    client, url = served(), film(tmp_path)
+    tokens = []
+    for rate in ({}, {"fps": 1}):  # at one frame a second there are two of the film
+        status, answer = client.chat(watched({"url": url, **rate}))
+        assert status == 200
+        tokens.append(answer["usage"]["prompt_tokens_details"]["image_tokens"])
+    assert tokens[0] > tokens[1] >= 4
+    call = Call("select_frames", {"target_frames": [1, 3]})
+    monkeypatch.setattr(ToolCallTags, "parse", lambda self, text, operations: call)
+    answer = client.chat(watched({"url": url}, max_tokens=150, stop=[*LETTERS]))[1]
+    operation = answer["choices"][0]["message"]["pixel_reasoner"]["operations"][0]
+    assert operation["error"] is None and len(operation["images"]) == 2
+
+
+def test_a_video_that_is_none_is_refused(client, tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    data = base64.b64decode(film(tmp_path).partition(",")[2])
+    for broken in (b"", b"no video", data[:100], data[:300] + bytes(len(data) - 300)):
+        status, answer = client.chat(watched({"url": f"data:video/mp4;base64,{base64.b64encode(broken).decode()}"}))
+        assert status == 400 and answer["error"]["param"] == "messages"
+    two = watched({"url": film(tmp_path)})
+    two["messages"][0]["content"] *= 2
+    assert client.chat(two)[0] == 400
+    both = asked()
+    both["messages"] += watched({"url": film(tmp_path)})["messages"]
+    assert client.chat(both)[0] == 400 and client.chat(asked())[0] == 200
 
 
 def everything_is_free(client, seconds=30):
@@ -144,6 +179,18 @@ def test_what_is_told_of_the_server(client):
     status, _, body = client.send("GET", "/nothing")
     assert status == 404 and json.loads(body)["error"]["type"] == "invalid_request_error"
     assert client.send("GET", "/v1/chat/completions")[0] == 405
+
+
+def test_a_page_that_has_its_name_lead_here_gets_nothing(client, served):
+    path = "/v1/models"
+    for host in ("evil.example", "evil.example:8000", "10.0.0.7", "localhost.evil.example", "[", ""):
+        status, _, body = client.send("GET", path, headers={"Host": host})
+        assert status == 403 and "evil" not in body.decode()
+        assert client.send("POST", "/v1/chat/completions", asked(), {"Host": host})[0] == 403
+    for host in ("localhost:8000", "LOCALHOST", "127.0.0.1", "[::1]:80"):
+        assert client.send("GET", path, headers={"Host": host})[0] == 200
+    keyed = {"Host": "behind.a.proxy", "Authorization": "Bearer geheim"}
+    assert served(api_key="geheim").send("GET", path, headers=keyed)[0] == 200
 
 
 def test_a_key(served):
