@@ -52,6 +52,7 @@ FIXED = (
     "operations.box_rule",
     "operations.names",
     "operations.syntax",
+    "operations.guidelines",
     "data.path",
     "data.mixture",
     "data.shards",
@@ -75,6 +76,7 @@ EARLIER = {
     "data.held_out": 0.0,
     "operations.names": list(DEFAULT_OPERATIONS),  # as JSON has them
     "operations.syntax": DEFAULT_SYNTAX,
+    "operations.guidelines": None,
 }
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""

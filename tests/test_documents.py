@@ -8,6 +8,7 @@ import pytest
 
 from pixel_reasoner_jax import config_values
 from pixel_reasoner_jax.config import _leaves, config_names, load_config
+from pixel_reasoner_jax.config_values import OPEN
 from pixel_reasoner_jax.training.alarms import ALARMS
 from tests.conftest import REPOSITORY
 from tests.documents import RL, cells, documented_metrics, undocumented
@@ -27,7 +28,7 @@ def parts(*names: str) -> set[str]:
     return found
 
 
-SETTINGS = parts("rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b")
+SETTINGS = parts("rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b") | OPEN.keys()
 LAST = {path.rpartition(".")[2] for path in SETTINGS}
 
 

@@ -113,7 +113,7 @@ class Responses:
         in_pixels = reasons_in_pixels(operations, succeeded, settings["curiosity"].variant)
         return cls(
             trajectories=groups,
-            queries=queries,
+            queries=queries or [{}] * len(groups),
             labels=np.full(samples, ALL) if labels is None else labels,
             asked=asked,
             correct=np.asarray(correct, np.float64),
@@ -129,6 +129,17 @@ class Responses:
             rate=(in_pixels & counts).sum(axis=1) / np.maximum(counts.sum(axis=1), 1),
             **settings,
         )
+
+
+    def each(self, value: Callable[[Trajectory, Query], float]) -> np.ndarray:
+        """A number for every response, float64 [queries, G]: a function of the trajectory and its query.
+
+        It is 0 where there is no response.
+        """
+        values = np.zeros(self.correct.shape)
+        for row, column in np.argwhere(self.asked).tolist():
+            values[row, column] = value(self.trajectories[row][column], self.queries[row])
+        return values
 
 
 def accuracy(responses: Responses) -> np.ndarray:
