@@ -29,7 +29,7 @@ def parts(*names: str) -> set[str]:
 
 
 SETTINGS = parts("rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b") | OPEN.keys()
-LAST = {path.rpartition(".")[2] for path in SETTINGS}
+LAST = {path.rpartition(".")[2] for path in SETTINGS}.union(*OPEN.values())
 
 
 def settings_in(text: str) -> set[str]:
