@@ -28,8 +28,9 @@ def parts(*names: str) -> set[str]:
     return found
 
 
-SETTINGS = parts("rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b") | OPEN.keys()
-LAST = {path.rpartition(".")[2] for path in SETTINGS}.union(*OPEN.values())
+ENTRIES = {f"{section}.{key}" for section, entry in OPEN.items() for key in entry}
+SETTINGS = parts("rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b") | OPEN.keys() | ENTRIES
+LAST = {path.rpartition(".")[2] for path in SETTINGS}
 
 
 def settings_in(text: str) -> set[str]:
@@ -41,7 +42,8 @@ def settings_in(text: str) -> set[str]:
 
 def _plain(name: str) -> str:
     """A setting's key without `config.`, with a label of ours in place of one's own."""
-    return re.sub(r"rewards\.terms\.(style|brief|LABEL)\b", "rewards.terms.bonus", name.removeprefix("config."))
+    name = re.sub(r"(rollout\.subgroups)\.(clean|noisy|LABEL)\b", r"\1", name.removeprefix("config."))
+    return re.sub(r"rewards\.terms\.(style|brief|LABEL)\b", "rewards.terms.bonus", name)
 
 
 @pytest.mark.parametrize(
