@@ -147,7 +147,7 @@ class UpdatePasses:
         self._training: TrainingRun | None = None
         self._old: dict[str, dict[int, Scores]] = {}  # by label, and by the id of a sequence
         self._first_step = -1  # updates made before the episode
-        self._seconds: collections.Counter[str] = collections.Counter()  # by label, since the last update
+        self._seconds: collections.Counter[str] = collections.Counter()  # of the episode, by label
 
     def begin_episode(self, state: TrainState, updates: Updates, training: TrainingRun) -> None:
         """Scores the sequences of an episode with the parameters that sampled them, where that is needed.
@@ -162,6 +162,7 @@ class UpdatePasses:
           training: plans and builds batches.
         """
         self._training, self._first_step, self._old = training, int(state.step), {}
+        self._seconds = collections.Counter({one.label: 0.0 for one in self._passes})
         for one in self._passes:
             if one.policy != "old":
                 continue
@@ -200,7 +201,6 @@ class UpdatePasses:
             start = time.perf_counter()
             view.scores[one.label] = self._scores(one, state, view, batches)
             self._seconds[one.label] += time.perf_counter() - start
-            view.figures[f"pass_seconds_{one.label}"] = self._seconds.pop(one.label)
         if correction_of(config) != "none":
             view.replace("logprobs", view.logprobs("old"))
         shape_advantages(view, config)
@@ -212,6 +212,10 @@ class UpdatePasses:
         return [
             {**batch, **{name: arrays[name][number] for name in arrays}} for number, batch in enumerate(batches)
         ], view.figures
+
+    def seconds(self) -> dict[str, float]:
+        """What the passes of the episode have taken so far, as metrics."""
+        return {f"seconds_pass_{label}": seconds for label, seconds in self._seconds.items()}
 
     def _scores(self, one: Pass, state: TrainState, view: UpdateView, batches: list[Batch]) -> Scores:
         """The scores of a pass, [tokens]."""

@@ -247,7 +247,7 @@ def test_values_of_a_pass_go_to_their_tokens(processor, sequences, context):
     assert all(np.all(np.diff(of_one) == 1) for of_one in values.values())  # its places, side by side
     changed_pixels = [batch["vision"] for batch in scored]
     assert (context == "text_only") == all(vision is None for vision in changed_pixels)
-    assert figures.keys() == {"pass_seconds_other"} and figures["pass_seconds_other"] >= 0
+    assert figures == {}
     np.testing.assert_array_equal(made[0]["logprobs"], before[0]["logprobs"])
 
 

@@ -38,7 +38,7 @@ PARTS = {
 }
 PARTS["auxiliary"]["clip_cov_bounds"] = (0.0, 5.0)
 FIGURES = {"correction_weight", "correction_rejected", "entropy_kept", "clip_cov_fraction"}
-FIGURES |= {"reference_kl", "nll", "kl_cov"}
+FIGURES |= {"reference_kl", "nll", "kl_cov", "seconds_pass_old", "seconds_pass_present", "seconds_pass_reference"}
 
 
 @pytest.fixture(scope="module")
