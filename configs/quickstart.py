@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
     config.rl.auxiliary = ConfigDict(dict(entropy=0.0, kl=0.0, kl_estimator="k2", nll=0.0))
     config.rl.auxiliary.update(dict(kl_cov=0.0, kl_cov_fraction=0.0002))
     config.rl.auxiliary.update(dict(clip_cov_fraction=0.0, clip_cov_bounds=(1.0, 5.0)))
+    config.rl.auxiliary.terms = ConfigDict()
     config.rl.evaluation = evaluation()
 
     config.metrics = ConfigDict(dict(trackers=("tensorboard",)))  # of all phases

@@ -193,7 +193,8 @@ def get_config() -> ConfigDict:
     # "as_asked", "masked" (each patch of the images black with the probability strength), "noisy" (with noise of a
     # deviation of strength, where 1 is from black to full), "text_only", or your own as module:function. policy: under
     # which it is: the "old" one that sampled, the "present" one, or the "reference" of model.directory. For example
-    # ConfigDict(dict(context="masked", strength=0.5, policy="old")).
+    # ConfigDict(dict(context="masked", strength=0.5, policy="old")). entropy: as auxiliary.entropy, of a pass under the
+    # present policy, whose tokens then have a gradient.
     config.passes = ConfigDict()
 
     config.auxiliary = ConfigDict()  # terms of the loss besides, with their coefficients; 0: none
@@ -211,6 +212,9 @@ def get_config() -> ConfigDict:
     # and which the clip has not taken already. 0: none. One more pass.
     config.auxiliary.clip_cov_fraction = 0.0
     config.auxiliary.clip_cov_bounds = (1.0, 5.0)
+    # Terms of your own by labels of your own, such as ConfigDict(dict(function="my_terms:my_term", coefficient=0.01)):
+    # loss + coefficient * the function's, which the metrics show as aux_<label>. See docs/rl.md.
+    config.auxiliary.terms = ConfigDict()
 
     # Selective sample replay: an update that too few responses with an advantage are left for is filled with replayed
     # ones. "none", "paper", "release" (of VL-Rethinker: half as many updates, all of drawn responses), or your own as

@@ -135,8 +135,12 @@ def _are_named_paths(value: Any) -> bool:
     return all(isinstance(text, str) and (text == "pixel_search" or all(text.partition(":"))) for text in value)
 
 
+def _is_own(value: Any) -> bool:
+    return isinstance(value, str) and all(value.partition(":"))
+
+
 def _are_own(value: Any) -> bool:
-    return all(isinstance(name, str) and all(name.partition(":")) for name in value)
+    return all(map(_is_own, value))
 
 
 def _are_operations(value: Any) -> bool:
@@ -178,7 +182,8 @@ The budgets of the processor are then those of the model (`MODEL_HAS`).
 
 OPEN = {
     "rewards.terms": dict(function="", weight=1.0, gate="none", cap=0.0),
-    "passes": dict(context="as_asked", strength=0.0, policy="present"),
+    "passes": dict(context="as_asked", strength=0.0, policy="present", entropy=0.0),
+    "auxiliary.terms": dict(function="", coefficient=1.0),
 }
 """Sections to which a config may add entries under labels of its own, each a section with these keys and first values.
 """
@@ -289,6 +294,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "context": _part(*CONTEXTS),
     "strength": _NOT_NEGATIVE,
     "policy": _choice(*POLICIES),
+    "passes.*.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
+    "auxiliary.terms.*.function": (_is_own, "module:function of your own"),
     "auxiliary.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
     "auxiliary.kl": _NOT_NEGATIVE,
     "auxiliary.kl_estimator": _part(*KL_ESTIMATORS),
@@ -317,5 +324,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.patience": _NOT_NEGATIVE,
     "evaluation.warn_share": _SHARE,
 }
-"""For the last parts of a setting's key: a test of the value, and the allowed values in words. The longest key counts.
+"""For the last parts of a setting's key, where "*" is any label: a test of the value, and the allowed values in words.
+The longest key counts.
 Every setting has one but those that are True or False; no number may be infinite or NaN."""

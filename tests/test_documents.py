@@ -43,7 +43,7 @@ def settings_in(text: str) -> set[str]:
 def _plain(name: str) -> str:
     """A setting's key without `config.`, with a label of ours in place of one's own."""
     name = re.sub(r"rewards\.terms\.(style|brief|LABEL)\b", "rewards.terms.bonus", name.removeprefix("config."))
-    return re.sub(r"\b(passes)\.\w+", r"\1.LABEL", name)
+    return re.sub(r"\b(passes|auxiliary\.terms)\.\w+", r"\1.LABEL", name)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_metrics_that_the_document_names_are_made():
         for path in (REPOSITORY / "pixel_reasoner_jax" / folder).glob("*.py")
     ) + (REPOSITORY / "pixel_reasoner_jax" / "metrics.py").read_text(encoding="utf-8")
     for name in documented_metrics():
-        whole = re.search(rf'["`]{name}["`]|\b{name}=|f"{re.sub("[A-Z]+", "", name)}\\{{', code)
+        whole = re.search(rf'["`]{name}["`]|\b{name}=|f"{re.sub("[A-Z]+", "", name)}\{{', code)
         begins = any(f'f"{name[:count]}{{' in code for count in range(5, len(name)))
         assert whole or begins, name
 

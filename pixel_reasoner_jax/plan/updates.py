@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.plan.chips import Chip
 from pixel_reasoner_jax.plan.lengths import Group
 from pixel_reasoner_jax.plan.measure import Phase
-from pixel_reasoner_jax.training.policy_update import score_passes
+from pixel_reasoner_jax.training.policy_update import gradient_passes, score_passes
 from pixel_reasoner_jax.training.replay import planned_responses
 from pixel_reasoner_jax.training.rows import arrange, split_by_tokens
 
@@ -73,7 +73,7 @@ def update_seconds(rows: Sequence[int], config: ConfigDict, phase: Phase, chip: 
     """
     seconds: collections.Counter[str] = collections.Counter()
     gradient, apply, *scores = phase.works
-    for work, times in ((gradient, 1), *((score, score_passes(config)) for score in scores)):
+    for work, times in ((gradient, gradient_passes(config)), *((score, score_passes(config)) for score in scores)):
         for length in rows:
             bound, least = work._replace(flops=work.flops * length / config.train.row_length).least(chip)
             seconds[bound] += times * least
