@@ -61,12 +61,13 @@ ADVANTAGES = ("centred", "std", "leave_one_out", "batch_whitened", "gdpo")  # se
 RESPONSE_MASKS = ("over_turn", "over_long")  # see `training.masks`
 RATES = ("query", "media", "global")  # that the bonus compares with H, see `training.curiosity_state`
 MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.curiosity_state`
-REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
+REPLAY = ("none", "paper", "release", "pairs")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
-LOSSES = ("clip", "dual_clip", "gspo", "cispo")  # of the policy
+LOSSES = ("clip", "dual_clip", "gspo", "cispo", "preference")  # of the policy
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' losses
 # Of the sampler's probabilities to the trainer's.
 CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
+PAIRS = ("best_and_worst",)  # that preferences are of, see `training.preference`
 KL_ESTIMATORS = ("k1", "k2", "k3")
 POLICIES = ("old", "present", "reference")  # whose log-probabilities an update may look at, see `training.passes`
 CONTEXTS = ("as_asked", "masked", "noisy", "text_only")  # of a pass, see `training.contexts`
@@ -290,6 +291,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"{_BOUNDS[1]}, the second greater than 0",
     ),
     "grpo.entropy_fraction": _SHARE,
+    "grpo.preference_pairs": _part(*PAIRS),
+    "grpo.preference_beta": _POSITIVE,
     "grpo.shaping": (_are_own, 'texts of the form module:function, for example ("my_module:my_function",)'),
     "context": _part(*CONTEXTS),
     "strength": _NOT_NEGATIVE,

@@ -19,7 +19,8 @@ from pixel_reasoner_jax.training.rows import arrange, split_by_tokens
 def update_count(config: ConfigDict) -> int:
     """Updates that are planned for an episode."""
     responses = config.grpo.queries_per_episode * config.rollout.samples
-    return -(-planned_responses(config.replay.method, responses) // config.train.batch_size)
+    planned = planned_responses(config.replay.method, responses, config.rollout.samples)
+    return -(-planned // config.train.batch_size)
 
 
 def packed_rows(groups: Sequence[Group], config: ConfigDict, parts: int) -> list[int]:
@@ -35,7 +36,7 @@ def packed_rows(groups: Sequence[Group], config: ConfigDict, parts: int) -> list
     """
     shards, count = config.data.shards or parts, update_count(config)
     responses = config.grpo.queries_per_episode * config.rollout.samples
-    share = planned_responses(config.replay.method, responses) / responses
+    share = planned_responses(config.replay.method, responses, config.rollout.samples) / responses
     runs = []
     for shard in range(shards):
         own = [(tokens, query) for query in range(shard, len(groups), shards) for tokens in groups[query].tokens()]

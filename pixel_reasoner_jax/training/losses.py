@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.training.preference import preference
 
 MAX_LOG_RATIO = 20.0  # much larger ratios would overflow into NaN gradients; every useful clip bound is below e**20
 MAX_K3 = 10.0  # of a token's k3 estimate, which grows with the reciprocal of its probability
@@ -122,10 +123,10 @@ def cispo(tokens: Tokens, settings: ConfigDict) -> tuple[Float[Array, ""], Figur
     return loss, {"ratio": tokens.mean(tokens.ratio), "clip_fraction": tokens.mean(is_clipped.astype(jnp.float32))}
 
 
-SURROGATES = {"clip": clip, "dual_clip": dual_clip, "gspo": gspo, "cispo": cispo}
+SURROGATES = {"clip": clip, "dual_clip": dual_clip, "gspo": gspo, "cispo": cispo, "preference": preference}
 """By the name in `config.grpo.loss`. One's own is `module:name`: a function of `Tokens` and `config.grpo` that returns
 the loss of these tokens and figures to log, all of them sums over tokens divided by the normalizer. Its attribute
-`details`, if it has one, names the arrays that it takes from `Tokens.details`."""
+`details`, if it has one, names the arrays that it takes from `Tokens.details`. One that compares responses is joint."""
 
 
 SLOPES, VALUES, ENTROPY_SLOPES = "slopes", "values", "entropy_slopes"

@@ -29,6 +29,7 @@ from pixel_reasoner_jax.training.joint_terms import ShownRows, joint_arrays, joi
 from pixel_reasoner_jax.training.losses import auxiliary_terms, policy_loss, surrogate_of
 from pixel_reasoner_jax.training.packing import Batch
 from pixel_reasoner_jax.training.passes import Pass, Scores, agree, check_labels, scores_of
+from pixel_reasoner_jax.training.preference import PAIRS
 from pixel_reasoner_jax.training.shaping import shape_advantages, shapings
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.token_weights import AGGREGATIONS, CORRECTIONS
@@ -116,6 +117,7 @@ def check_update_parts(config: ConfigDict) -> None:
     check_labels(config)
     passes_asked_for(config)
     find_part(config.grpo.aggregation, AGGREGATIONS, "aggregation")
+    find_part(config.grpo.preference_pairs, PAIRS, "choice of pairs")
     if (name := correction_of(config)) != "none":
         find_part(name, CORRECTIONS, "correction")
 

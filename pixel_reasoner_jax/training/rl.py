@@ -314,6 +314,7 @@ def _choose_updates(
         batch_size=config.train.batch_size,
         alpha=config.replay.alpha,
         seed=(config.seed, episode),
+        samples=samples,
     )
     updates = choose_responses(config.replay.method, candidates)[:planned]
     sequences = rewarded.sequences()
