@@ -11,9 +11,12 @@ import optax
 import pytest
 from flax import nnx
 
+from pixel_reasoner_jax.config_values import OPEN
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
+from pixel_reasoner_jax.training import rl
 from pixel_reasoner_jax.training.contexts import CONTEXTS, Change
 from pixel_reasoner_jax.training.losses import has_entropy_gradient, policy_loss
 from pixel_reasoner_jax.training.policy_update import (
@@ -22,8 +25,10 @@ from pixel_reasoner_jax.training.policy_update import (
     gradient_passes,
     score_passes,
 )
+from pixel_reasoner_jax.training.shaping import dependency, largest_in_sequences, relative_weights
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.update_view import Linearized, UpdateView
+from tests.documents import undocumented
 from tests.training.test_passes import Recording, config_of, prepared
 
 MASKED = {"masked": dict(context="masked", strength=0.5, entropy=-0.02)}
@@ -329,3 +334,53 @@ def test_details_that_cannot_be_told_apart_are_named(name, message):
     config.auxiliary.terms.other = dict(function=f"{__name__}:{name}", coefficient=1.0)
     with pytest.raises(UserError, match=message):
         check_update_parts(config)
+
+
+# Runs.
+
+
+def by_dependency(view, settings):
+    """VPPO's shaping, as docs/rl.md has it."""
+    values = dependency(view.logprobs("before"), view.logprobs("old"))
+    means = view.sequence_means(values)
+    weights = relative_weights(means, view.gathered(means), least=0.9).repeat(view.lengths)
+    kept = largest_in_sequences(values, view.lengths, 0.4)
+    view.figure("kept", kept)
+    return view["advantages"] * weights * kept
+
+
+by_dependency.passes = ("before", "old")
+
+
+def with_passes(config):
+    config.passes.masked = OPEN["passes"] | dict(context="masked", strength=0.6, entropy=-0.03)
+    config.passes.before = OPEN["passes"] | dict(context="text_only", policy="old")
+    config.auxiliary.terms.perception = dict(function=f"{__name__}:perception", coefficient=0.01)
+    config.auxiliary.update(dict(entropy=-0.03, kl=0.1))
+    config.grpo.shaping = (f"{__name__}:by_dependency",)
+    config.optimizer.update(dict(warmup_fraction=0.0, learning_rate=1e-2))
+    config.train.update(dict(batch_size=4, steps=2))
+    return config
+
+
+@pytest.mark.slow
+def test_a_run_trains_with_passes_of_every_kind(rl_config, luck_pays):
+    """Two updates in an episode, the second of another policy than the one that sampled."""
+    [line] = read_metrics(rl.run(with_passes(rl_config)).parent)
+    assert line["updates"] == 2 and not undocumented(line.keys() - {"kept"})
+    assert 0.4 <= line["kept"] < 0.5 and line["entropy_masked"] > 0 and line["aux_perception"] <= 0
+    assert {f"seconds_pass_{label}" for label in ("old", "present", "reference", "masked", "before")} <= line.keys()
+
+
+@pytest.mark.slow
+def test_a_run_learns_preferences(rl_config, luck_pays):
+    """Of two queries, a pair of responses each; the second episode is away from the reference."""
+    rl_config.grpo.loss, rl_config.replay.method = "preference", "pairs"
+    rl_config.optimizer.update(dict(warmup_fraction=0.0, learning_rate=1e-2))
+    rl_config.train.update(dict(batch_size=4, steps=2))
+    first, second = read_metrics(rl.run(rl_config).parent)
+    assert first["preference_pairs"] == second["preference_pairs"] == 2 and first["replayed"] == 0
+    assert first["loss"] == pytest.approx(np.log(2), rel=1e-4) and first["preference_margin"] == pytest.approx(
+        0, abs=1e-5
+    )
+    assert abs(second["preference_margin"]) > 1e-4 and not undocumented(second)
