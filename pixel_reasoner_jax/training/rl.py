@@ -44,7 +44,7 @@ from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation, unwritten
 from pixel_reasoner_jax.training.given_tokens import with_logprobs
 from pixel_reasoner_jax.training.grpo import RewardedGroups, reward_groups, why_no_update
-from pixel_reasoner_jax.training.losses import policy_loss
+from pixel_reasoner_jax.training.losses import has_entropy_gradient, policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of, settle_correction
@@ -346,6 +346,7 @@ def _choose_updates(
         batch_size=config.train.batch_size,
         alpha=config.replay.alpha,
         seed=(config.seed, episode),
+        samples=samples,
     )
     updates = choose_responses(config.replay.method, candidates)[:planned]
     sequences = rewarded.sequences()
@@ -419,7 +420,7 @@ def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Train
         freeze_vision=config.train.freeze_vision,
         master_weights=config.optimizer.master_weights,
         details=details_of(config),
-        entropy_gradient=bool(config.auxiliary.entropy),
+        entropy_gradient=has_entropy_gradient(config),
     )
 
 

@@ -23,9 +23,9 @@ HostFunction = Callable[[UpdateView, ConfigDict], np.ndarray]
 
 
 def passes_of(part: Any, config: ConfigDict) -> tuple[str, ...]:
-    """The labels of the passes that a function of the update looks at."""
+    """The labels of the passes that a function of the update looks at, or has a gradient through."""
     passes = getattr(part, "passes", ())
-    return tuple(passes(config) if callable(passes) else passes)
+    return *(passes(config) if callable(passes) else passes), *getattr(part, "gradients", ())
 
 
 def correction_of(config: ConfigDict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,19 @@ from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.training.packing import Batch
 from pixel_reasoner_jax.training.token_weights import Size, sequence_means
 from pixel_reasoner_jax.training.virtual_shards import AgreedBatches
+
+
+@dataclasses.dataclass(frozen=True)
+class Linearized:
+    """A part of a loss at the parameters of an update; see `joint_terms`. Arrays are [tokens].
+
+    Attributes:
+      values: at each token; their mean over the tokens of all processes is the part's.
+      slopes: the derivatives of the sum of all values by the log-probability of each token, for each pass by its label.
+    """
+
+    values: np.ndarray
+    slopes: Mapping[str, np.ndarray]
 
 
 class UpdateView:
@@ -104,9 +118,8 @@ class UpdateView:
         """Logs the mean of some values over the update's tokens. All processes call this together."""
         self.figures[name] = self.mean(values)
 
-    def joined(self, scores: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """[tokens] of the arrays of each sequence, which are known by its `id`."""
-        of_each = [scores[id(one)] for one in self.sequences]
+    def joined(self, of_each: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """[tokens] of the log-probabilities and entropies of each sequence."""
         names = of_each[0] if of_each else ("logprobs", "entropy")
         return {name: np.concatenate([np.zeros(0, np.float32), *(of[name] for of in of_each)]) for name in names}
 

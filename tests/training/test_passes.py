@@ -11,14 +11,13 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from data_pipeline.pipeline import render_trajectory
-from data_pipeline.records import RecordSource
+from pixel_reasoner_jax.config_values import OPEN
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import contexts, sft
 from pixel_reasoner_jax.training.contexts import CONTEXTS, Change
-from pixel_reasoner_jax.training.packing import Sequence, plan
+from pixel_reasoner_jax.training.packing import plan
 from pixel_reasoner_jax.training.policy_update import (
     UpdatePasses,
     check_update_parts,
@@ -39,7 +38,7 @@ def config_of(*shaping, passes=None, **settings):
     config = with_settings(**settings)
     config.data.shards, config.grpo.shaping = 2, tuple(f"{__name__}:{name}" for name in shaping)
     for label, values in (passes or {}).items():
-        config.passes[label] = ConfigDict(dict(context="as_asked", strength=0.0, policy="present") | values)
+        config.passes[label] = ConfigDict(OPEN["passes"] | values)
     return config
 
 
@@ -48,23 +47,9 @@ def processor(start):
     return Processor.from_pretrained(start / "model")
 
 
-@pytest.fixture(scope="module")
-def sequences(start, processor):
-    """Four responses with crops, two to each of two queries, whose image the two share."""
-    rng, source = np.random.default_rng(0), RecordSource(start / "trajectories", "trajectory")
-    made = []
-    for index in range(4):
-        trajectory = render_trajectory(source[index], processor)
-        count = len(trajectory.tokens)
-        trajectory.logprobs = -rng.exponential(size=count).astype(np.float32)
-        trajectory.temperatures = np.where(trajectory.train, 0.7, 1.0).astype(np.float32)
-        made.append(Sequence.of(trajectory, float(rng.normal())))
-    for first in (0, 2):
-        one, other = made[first : first + 2]
-        query = dict(query_id=f"query {first}")
-        made[first] = dataclasses.replace(one, **query)
-        made[first + 1] = dataclasses.replace(other, media=[one.media[0], *other.media[1:]], **query)
-    return made
+@pytest.fixture
+def sequences(sequences_of_two_queries):
+    return sequences_of_two_queries
 
 
 class Recording:
@@ -309,7 +294,7 @@ def test_a_function_that_does_not_name_its_pass_is_told_how(processor, sequences
 
 def test_passes_are_settings_of_ones_own():
     config = with_settings(passes__blurred__context="noisy", passes__blurred__strength="0.4")
-    assert config.passes.blurred.to_dict() == dict(context="noisy", strength=0.4, policy="present")
+    assert config.passes.blurred.to_dict() == dict(context="noisy", strength=0.4, policy="present", entropy=0.0)
     for key, value, message in [
         ("policy", "new", "config.passes.blurred.policy is 'new': it must be one of 'old', 'present', 'reference'"),
         ("context", "blurred", "config.passes.blurred.context is 'blurred': it must be one of 'as_asked', 'masked'"),
