@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import FIXED, ConfigError, check_values
 
-SECTIONS = ("auxiliary", "curiosity", "grpo", "passes", "replay", "rewards")  # whose numbers an episode reads anew
-SINGLE = ("rollout.temperature", "rollout.later_temperature")  # and these
+# Whose numbers an episode reads anew, and single ones.
+SECTIONS = ("auxiliary", "curiosity", "grpo", "passes", "replay", "rewards", "rollout.subgroups")
+SINGLE = ("rollout.temperature", "rollout.later_temperature")
 CARRIED = ("curiosity.alpha", "curiosity.beta")  # the run's own, once it has begun
 IN_LOSS = ("auxiliary.", "grpo.")  # beginnings of the keys that a compiled loss may read
 
