@@ -75,6 +75,7 @@ def get_config() -> ConfigDict:
     config.rl.auxiliary.update(dict(kl_cov=0.0, kl_cov_fraction=0.0002))
     config.rl.auxiliary.update(dict(clip_cov_fraction=0.0, clip_cov_bounds=(1.0, 5.0)))
     config.rl.auxiliary.terms = ConfigDict()
+    config.rl.schedules = ()
     config.rl.evaluation = evaluation()
 
     config.metrics = ConfigDict(dict(trackers=("tensorboard",)))  # of all phases

@@ -246,6 +246,10 @@ def get_config() -> ConfigDict:
     # "pixel-reasoner-jax[wandb]"), or your own as module:Class, see docs/watching.md.
     config.metrics.trackers = ("tensorboard",)
 
+    # Settings that change over the run's episodes: (key, "linear", first, last), "cosine" alike, or "steps" with values
+    # for equal parts of the run; for example (("auxiliary.kl", "cosine", 0.04, 0.0),). See docs/rl.md.
+    config.schedules = ()
+
     # What a run is measured by while it trains: docs/watching.md.
     config.evaluation = ConfigDict()
     # Benchmarks or one's own queries as NAME:PATH, like `evaluate --on`: ("data:data/held_out.jsonl", "vstar:DIR").

@@ -70,6 +70,7 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' 
 CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 PAIRS = ("best_and_worst",)  # that preferences are of, see `training.preference`
 KL_ESTIMATORS = ("k1", "k2", "k3")
+CURVES = ("linear", "cosine", "steps")  # of a setting over a run, see `training.schedules`
 POLICIES = ("old", "present", "reference")  # whose log-probabilities an update may look at, see `training.passes`
 CONTEXTS = ("as_asked", "masked", "noisy", "text_only")  # of a pass, see `training.contexts`
 TRACKERS = ("tensorboard", "wandb")  # of a run's figures
@@ -143,6 +144,18 @@ def _is_own(value: Any) -> bool:
 
 def _are_own(value: Any) -> bool:
     return all(map(_is_own, value))
+
+
+def _are_schedules(value: Any) -> bool:
+    return all(
+        isinstance(one, tuple | list)
+        and len(one) >= 4
+        and isinstance(one[0], str)
+        and one[1] in CURVES
+        and (len(one) == 4 or one[1] == "steps")
+        and all(map(_is_number, one[2:]))
+        for one in value
+    )
 
 
 def _are_operations(value: Any) -> bool:
@@ -330,6 +343,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grpo.preference_pairs": _part(*PAIRS),
     "grpo.preference_beta": _POSITIVE,
     "grpo.shaping": (_are_own, 'texts of the form module:function, for example ("my_module:my_function",)'),
+    "schedules": (
+        _are_schedules,
+        f'tuples of a key, one of {", ".join(CURVES)}, the first and the last value ("steps": any), for example'
+        ' (("auxiliary.kl", "cosine", 0.04, 0.0),)',
+    ),
     "context": _part(*CONTEXTS),
     "policy": _choice(*POLICIES),
     "passes.*.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),

@@ -98,7 +98,7 @@ def test_every_setting_of_the_method_is_explained():
 
 def test_every_value_that_a_setting_names_is_explained():
     names = "CURIOSITY_VARIANTS REWARD_TERMS ADVANTAGES RESPONSE_MASKS RATES MULTIPLIERS REPLAY LOSSES AGGREGATIONS"
-    names += " POLICIES CONTEXTS PAIRS"
+    names += " POLICIES CONTEXTS PAIRS CURVES"
     values = {
         value
         for name in f"{names} CORRECTIONS KL_ESTIMATORS ANSWER_RULES WEIGHTS".split()

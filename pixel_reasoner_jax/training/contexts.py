@@ -110,11 +110,8 @@ return a sequence with the same trained tokens in the same order."""
 
 def keep_tokens(sequence: Sequence, kept: np.ndarray) -> Sequence:
     """Some tokens of a sequence, bool [tokens], with all that it says of them; its media stay as they are."""
-    per_token = {
-        name: value[kept]
-        for name in ("tokens", "train", "advantage", "logprobs", "temperatures", "given")
-        if isinstance(value := getattr(sequence, name), np.ndarray)
-    }
+    values = {field.name: getattr(sequence, field.name) for field in dataclasses.fields(sequence)}
+    per_token = {name: value[kept] for name, value in values.items() if isinstance(value, np.ndarray)}
     return dataclasses.replace(sequence, **per_token)
 
 

@@ -25,6 +25,7 @@ from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.named_parts import numbers_of
 from pixel_reasoner_jax.training.losses import ENTROPY_SLOPES, SLOPES, VALUES, auxiliary_terms, is_joint, surrogate_of
 from pixel_reasoner_jax.training.packing import Batch, Sequence
+from pixel_reasoner_jax.training.schedules import is_on
 from pixel_reasoner_jax.training.update_view import Linearized, UpdateView
 from pixel_reasoner_jax.training.virtual_shards import AgreedBatches
 
@@ -45,7 +46,7 @@ def row_labels(config: ConfigDict) -> tuple[str, ...]:
       UserError: one of them is not made under the present policy, or is as asked; or there is none of the label.
     """
     asked = {label: name for name, part in joint_parts(config).items() for label in part.gradients if label != PRESENT}
-    asked |= {label: f"config.passes.{label}.entropy" for label in config.passes if config.passes[label].entropy}
+    asked |= {label: f"config.passes.{label}.entropy" for label in _with_entropy(config)}
     for label, asking in asked.items():
         settings = config.passes.get(label)
         if settings is None or settings.policy != PRESENT or settings.context == "as_asked":
@@ -58,8 +59,12 @@ def row_labels(config: ConfigDict) -> tuple[str, ...]:
 
 def joint_details(config: ConfigDict) -> tuple[str, ...]:
     """The details that the loss takes for joint terms."""
-    has_entropies = any(one.entropy for one in config.passes.values())
-    return (SLOPES, VALUES) * bool(joint_parts(config)) + (ENTROPY_SLOPES,) * has_entropies
+    return (SLOPES, VALUES) * bool(joint_parts(config)) + (ENTROPY_SLOPES,) * bool(_with_entropy(config))
+
+
+def _with_entropy(config: ConfigDict) -> list[str]:
+    """The labels of the passes whose tokens have a gradient by their entropy."""
+    return [label for label in config.passes if is_on(config, f"passes.{label}.entropy")]
 
 
 def joint_arrays(
@@ -95,10 +100,9 @@ def joint_arrays(
                 arrays[of][SLOPES] += factor * slopes
             if label is not None:
                 view.figure(f"aux_{label}", made.values)
-    for label, arrays in of_passes.items():
-        if config.passes[label].entropy:
-            arrays[ENTROPY_SLOPES] -= config.passes[label].entropy * weights
-            view.figure(f"entropy_{label}", view.entropy(label))
+    for label in _with_entropy(config):
+        of_passes[label][ENTROPY_SLOPES] -= config.passes[label].entropy * weights
+        view.figure(f"entropy_{label}", view.entropy(label))
     return of_update, of_passes
 
 

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.training.preference import preference
+from pixel_reasoner_jax.training.schedules import is_on, scheduled_details, with_scheduled
 
 MAX_LOG_RATIO = 20.0  # much larger ratios would overflow into NaN gradients; every useful clip bound is below e**20
 MAX_K3 = 10.0  # of a token's k3 estimate, which grows with the reciprocal of its probability
@@ -154,7 +155,7 @@ def auxiliary_terms(config: ConfigDict) -> dict[str, Callable[..., Any]]:
 
 def has_entropy_gradient(config: ConfigDict) -> bool:
     """Whether the loss of an experiment has a gradient by the entropy."""
-    return bool(config.auxiliary.entropy) or any(one.entropy for one in config.passes.values())
+    return any(is_on(config, key) for key in ("auxiliary.entropy", *(f"passes.{one}.entropy" for one in config.passes)))
 
 
 def surrogate_of(settings: ConfigDict) -> Callable[[Tokens, ConfigDict], tuple[Float[Array, ""], Figures]]:
@@ -211,34 +212,39 @@ def policy_loss(config: ConfigDict) -> Callable[..., tuple[Float[Array, ""], Fig
     Raises:
       UserError: the config names no part.
     """
-    surrogate, auxiliary = surrogate_of(config.grpo), config.auxiliary
-    estimator = find_part(auxiliary.kl_estimator, ESTIMATORS, "estimator of KL")
+    surrogate, scheduled = surrogate_of(config.grpo), scheduled_details(config)
+    estimator = find_part(config.auxiliary.kl_estimator, ESTIMATORS, "estimator of KL")
+    has_entropy, has_kl, has_nll, has_kl_cov = (
+        is_on(config, f"auxiliary.{name}") for name in ("entropy", "kl", "nll", "kl_cov")
+    )
     terms = {label: term for label, term in auxiliary_terms(config).items() if not is_joint(term)}
 
     def loss(logprobs, entropy, details, normalizer):
         train = details["target_mask"] > 0
+        values = {key: details[key][0, 0] for key in scheduled}  # all of them are the same
+        grpo, auxiliary = (with_scheduled(config, section, values) for section in ("grpo", "auxiliary"))
         # Masked first: padding may hold -1e30, and the gradient of its ratio would be NaN even if masked later.
         difference = jnp.where(train, logprobs - lax.stop_gradient(details["logprobs"]), 0.0)
         log_ratio = jnp.clip(difference, -MAX_LOG_RATIO, MAX_LOG_RATIO)
         tokens = Tokens(logprobs, jnp.exp(log_ratio), details["advantages"], train, details, normalizer)
-        total, figures = (0.0, {}) if is_joint(surrogate) else surrogate(tokens, config.grpo)
-        if auxiliary.entropy:
+        total, figures = (0.0, {}) if is_joint(surrogate) else surrogate(tokens, grpo)
+        if has_entropy:
             total -= auxiliary.entropy * tokens.aggregate(entropy)
-        if auxiliary.kl:
+        if has_kl:
             masked = [jnp.where(train, values, 0.0) for values in (logprobs, details["reference"])]
             divergence = estimator(*masked)
             total += auxiliary.kl * tokens.aggregate(divergence)
             figures["reference_kl"] = tokens.mean(divergence)
-        if auxiliary.nll:  # `nll` makes it the mean over the tokens of right responses
+        if has_nll:  # `nll` makes it the mean over the tokens of right responses
             figures["nll"] = -tokens.mean(details["nll"] * jnp.where(train, logprobs, 0.0))
             total += auxiliary.nll * figures["nll"]
-        if auxiliary.kl_cov:  # the detail has the sign: |logprob - old| has no gradient where nothing has moved
+        if has_kl_cov:  # the detail has the sign: |logprob - old| has no gradient where nothing has moved
             total += auxiliary.kl_cov * tokens.aggregate(details["kl_cov"] * difference)
         for label, term in terms.items():
             masked = dataclasses.replace(tokens, logprobs=jnp.where(train, logprobs, 0.0))
-            values = _of_each_token(f"auxiliary term {label!r}", term(masked, auxiliary), train)
-            total += auxiliary.terms[label].coefficient * tokens.aggregate(values)
-            figures[f"aux_{label}"] = tokens.mean(values)
+            of_term = _of_each_token(f"auxiliary term {label!r}", term(masked, auxiliary), train)
+            total += auxiliary.terms[label].coefficient * tokens.aggregate(of_term)
+            figures[f"aux_{label}"] = tokens.mean(of_term)
         if SLOPES in details:  # not of the trained tokens alone: `train` is False in the rows of further passes
             moved = logprobs - lax.stop_gradient(logprobs)
             total += (details[SLOPES] * moved + details[VALUES]).sum() / normalizer

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -30,6 +31,7 @@ from pixel_reasoner_jax.training.losses import auxiliary_terms, policy_loss, sur
 from pixel_reasoner_jax.training.packing import Batch
 from pixel_reasoner_jax.training.passes import Pass, Scores, agree, check_labels, scores_of
 from pixel_reasoner_jax.training.preference import PAIRS
+from pixel_reasoner_jax.training.schedules import is_on, scheduled_details, value_of
 from pixel_reasoner_jax.training.shaping import shape_advantages, shapings
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.token_weights import AGGREGATIONS, CORRECTIONS
@@ -40,6 +42,7 @@ from pixel_reasoner_jax.training.update_details import (
     correction_of,
     find_details,
     passes_of,
+    weight_parts,
 )
 from pixel_reasoner_jax.training.update_view import UpdateView
 from pixel_reasoner_jax.training.virtual_shards import AgreedBatches
@@ -53,21 +56,20 @@ def details_of(config: ConfigDict) -> tuple[str, ...]:
     Raises:
       UserError: a part of the loss asks for one that is not there.
     """
-    return *_details(config), *joint_details(config)
+    return *_details(config), *joint_details(config), *scheduled_details(config)
 
 
 def _details(config: ConfigDict) -> dict[str, HostFunction]:
     """The details that the loss of an experiment takes, with the functions that make them, in this order."""
-    grpo, auxiliary = config.grpo, config.auxiliary
+    grpo = config.grpo
     asking = [(f"auxiliary term {label!r}", term) for label, term in auxiliary_terms(config).items()]
     asked = find_details([(f"policy loss {grpo.loss!r}", surrogate_of(grpo)), *asking])
-    has_weights = correction_of(config) != "none" or grpo.entropy_fraction < 1 or auxiliary.clip_cov_fraction
     on = {
         "aggregation": grpo.aggregation != "token_mean",
-        "weights": has_weights,
-        "reference": auxiliary.kl,
-        "nll": auxiliary.nll,
-        "kl_cov": auxiliary.kl_cov,
+        "weights": weight_parts(config),
+        "reference": is_on(config, "auxiliary.kl"),
+        "nll": is_on(config, "auxiliary.nll"),
+        "kl_cov": is_on(config, "auxiliary.kl_cov"),
     }
     ours = {name: function for name, function in DETAILS.items() if name in asked or on.get(name)}
     return ours | asked
@@ -161,7 +163,9 @@ class UpdatePasses:
         self._first_step = -1  # updates made before the episode
         self._seconds: collections.Counter[str] = collections.Counter()  # of the episode, by label
 
-    def begin_episode(self, state: TrainState, updates: Updates, training: TrainingRun) -> None:
+    def begin_episode(
+        self, state: TrainState, updates: Updates, training: TrainingRun, config: ConfigDict | None = None
+    ) -> None:
         """Scores the sequences of an episode with the parameters that sampled them, where that is needed.
 
         All processes call this together.
@@ -172,7 +176,10 @@ class UpdatePasses:
             their identity: `prepare` is called with the same ones. Updates are scored one after the other, so that the
             arrays of one alone are in memory.
           training: plans and builds batches.
+          config: the experiment in this episode, see `schedules.config_at`; None: as it was.
         """
+        if config is not None:
+            self._config, self._passes = config, passes_asked_for(config)
         self._training, self._first_step, self._old = training, int(state.step), {}
         self._seconds = collections.Counter({one.label: 0.0 for one in self._passes})
         for one in self._passes:
@@ -232,6 +239,9 @@ class UpdatePasses:
         ]
         for label, values in of_passes.items():
             complete += rows[label].carrying(values, view.lengths, self._names)
+        scheduled = {key: np.float32(value_of(config, key)) for key in scheduled_details(config)}
+        for batch in complete:  # the loss looks at the first place of each, which may be padding
+            batch |= {key: np.full_like(batch["target_mask"], value) for key, value in scheduled.items()}
         return complete, view.figures
 
     def seconds(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.named_parts import find_part, numbers_of
 from pixel_reasoner_jax.training import token_weights
+from pixel_reasoner_jax.training.schedules import is_on, is_scheduled
 from pixel_reasoner_jax.training.token_weights import AGGREGATIONS, CORRECTIONS
 from pixel_reasoner_jax.training.update_view import UpdateView
 
@@ -74,6 +75,9 @@ unsure.passes = ("present",)
 def clip_cov(view: UpdateView, config: ConfigDict) -> np.ndarray:
     """0 for the tokens that Clip-Cov draws, else 1."""
     present, auxiliary = view.logprobs("present"), config.auxiliary
+    if not auxiliary.clip_cov_fraction:  # as it is scheduled for now
+        view.figure("clip_cov_fraction", np.zeros(len(present)))
+        return np.ones(len(present))
     covariance = token_weights.covariances(present, view["advantages"], view.size)
     covariance[_clipped(view, config.grpo, present - view["logprobs"])] = -np.inf  # they have no loss as it is
     drawn = token_weights.drawn_between(
@@ -108,8 +112,8 @@ def weight_parts(config: ConfigDict) -> list[HostFunction]:
     """What the weights of a policy loss are the product of."""
     parts = {
         correction: correction_of(config) != "none",
-        unsure: config.grpo.entropy_fraction < 1,
-        clip_cov: config.auxiliary.clip_cov_fraction > 0,
+        unsure: config.grpo.entropy_fraction < 1 or is_scheduled(config, "grpo.entropy_fraction"),
+        clip_cov: is_on(config, "auxiliary.clip_cov_fraction"),
     }
     return [part for part, is_on in parts.items() if is_on]
 
