@@ -37,7 +37,7 @@ class RolloutSettings:
       stop: asked between two calls of the engine; once it is True in any process, the rollout ends in all of them.
       build: makes the prompt of a query, in a worker thread; None for `Prompt.build`.
       per_query: the settings of one query, where queries differ in `samples`, `seed`, `sampling`, `registry`, `limits`,
-        `on_event`, `build` or `drawn_as`; None: all have these. Forbidden tokens and penalties are those of the rollout.
+        `on_event`, `build` or `drawn_as`; None: all have these. Forbidden tokens and penalties are the rollout's own.
       drawn_as: what random keys are made of, beside the seed and the sample's index; None for the query's id.
     """
 
