@@ -1,9 +1,9 @@
 """What serving costs: python -m benchmarks.serve [--minutes N] [--json]
 
-A tiny random model is served in this process to 64 clients, each of which sends 8 requests with an image, one after
-the other. The same queries go through `Policy.stream` with as many slots. Told are the times to the first text and to
-the end, and tokens a second of both. With `--minutes` clients send requests for so long, of which some hang up and some
-are bad, and what is told is the resident memory.
+A tiny random model is served in this process to 64 clients of another one, each of which sends 8 requests with an
+image, one after the other. The same queries go through `Policy.stream` with as many slots. Told are the times to the
+first text and to the end, and tokens a second of both. With `--minutes` clients send requests for so long, of which
+some hang up and some are bad, and what is told is the resident memory.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import argparse
 import base64
 import concurrent.futures
 import dataclasses
-import http.client
 import io
 import json
 import os
 import pathlib
-import random
 import tempfile
 import time
 from typing import Any
 
+from benchmarks.serve_clients import Order, answers
 from data_pipeline import lessons
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
@@ -37,7 +36,7 @@ from pixel_reasoner_jax.serve.sources import MediaSources
 CLIENTS, REQUESTS = 64, 8
 TOKENS = 64  # of a response
 AIM = 0.85  # of the tokens a second of `Policy.stream`
-BAD = [b"{", b"[" * 1000, b'{"model": "tiny", "messages": 7}', b'{"model": "none", "messages": []}']
+BAD = ["{", "[" * 1000, '{"model": "tiny", "messages": 7}', '{"model": "none", "messages": []}']
 
 
 def build(folder: pathlib.Path, slots: int) -> Policy:
@@ -73,24 +72,6 @@ def bodies(queries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def ask(address: str, body: bytes, read: bool = True) -> tuple[int, float, float, int]:
-    """Sends a request; its status, the seconds to the first text and to the end, and the tokens that were written."""
-    began, first, tokens = time.perf_counter(), 0.0, 0
-    connection = http.client.HTTPConnection(address, timeout=600)
-    try:
-        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        if response.status == 200 and read:
-            for line in response:
-                if not first and b'"delta": {"content"' in line:
-                    first = time.perf_counter() - began
-                if b'"usage"' in line:
-                    tokens = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
-        return response.status, first, time.perf_counter() - began, tokens
-    finally:
-        connection.close()
-
-
 def percentile(values: list[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
@@ -99,7 +80,7 @@ def percentile(values: list[float], share: float) -> float:
 def measure(clients: int, requests: int, slots: int) -> dict[str, Any]:
     """Both sides, each after a round that is not counted."""
     queries = [PixelSearch(clients * requests, "rl")[number].query() for number in range(clients * requests)]
-    sent = [json.dumps(body).encode() for body in bodies(queries)]
+    sent = [json.dumps(body) for body in bodies(queries)]
     with tempfile.TemporaryDirectory() as folder:
         policy = build(pathlib.Path(folder), slots)
         sampling = SamplingSettings()
@@ -111,18 +92,16 @@ def measure(clients: int, requests: int, slots: int) -> dict[str, Any]:
         policy.release()
         engine = Engine(policy, MediaSources(), clients)
         with in_thread(Service(engine, "tiny", RequestLimits())) as (url, _):
-            address = url.removeprefix("http://")
-            with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-                list(pool.map(lambda body: ask(address, body), sent[:slots]))
-                shares = [sent[number::clients] for number in range(clients)]
-                began = time.perf_counter()
-                answers = list(pool.map(lambda share: [ask(address, body) for body in share], shares))
-                seconds = time.perf_counter() - began
-    answers = [answer for share in answers for answer in share]
-    firsts, ends = [answer[1] for answer in answers if answer[1]], [answer[2] for answer in answers]
-    served = sum(answer[3] for answer in answers) / seconds
+            order = Order(url.removeprefix("http://"), clients, sent)
+            answers(dataclasses.replace(order, bodies=sent[:slots]))
+            answered = answers(order)
+    firsts, ends = [answer.first for answer in answered if answer.first], [answer.end for answer in answered]
+    # The clients begin together.
+    served = sum(answer.tokens for answer in answered) / max(
+        sum(answer.end for answer in answered[client * requests : (client + 1) * requests]) for client in range(clients)
+    )
     return {
-        "errors": sum(answer[0] != 200 for answer in answers),
+        "errors": sum(answer.status != 200 for answer in answered),
         "first_p50": percentile(firsts, 0.5),
         "first_p95": percentile(firsts, 0.95),
         "end_p50": percentile(ends, 0.5),
@@ -143,25 +122,16 @@ def resident() -> float:
 def endure(minutes: float, clients: int, slots: int) -> dict[str, Any]:
     """Load with hang-ups and bad requests; the resident memory after a tenth of it, or a minute, and in the end."""
     queries = [PixelSearch(256, "rl")[number].query() for number in range(256)]
-    sent = [json.dumps(body).encode() for body in bodies(queries)]
+    sent = [json.dumps(body) for body in bodies(queries)]
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(build(pathlib.Path(folder), slots), MediaSources(), clients)
         with in_thread(Service(engine, "tiny", RequestLimits())) as (url, _):
-            address, end = url.removeprefix("http://"), time.monotonic() + 60 * minutes
-
-            def load(number: int) -> list[int]:
-                chance, statuses = random.Random(number), []
-                while time.monotonic() < end:
-                    kind = chance.random()
-                    body = chance.choice(BAD) if kind < 0.1 else chance.choice(sent)
-                    statuses.append(ask(address, body, read=kind > 0.2)[0])
-                return statuses
-
-            with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-                running = [pool.submit(load, number) for number in range(clients)]
+            order = Order(url.removeprefix("http://"), clients, sent, BAD, 60 * minutes)
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                running = pool.submit(answers, order)
                 time.sleep(min(60.0, 6 * minutes))
                 early = resident()
-                statuses = [status for future in running for status in future.result()]
+                statuses = [answer.status for answer in running.result()]
             late, wait_until = resident(), time.monotonic() + 30
             while (engine.load.active or engine.load.waiting) and time.monotonic() < wait_until:
                 time.sleep(0.1)

@@ -72,7 +72,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.dropped = await asyncio.to_thread(self._service.engine.close, self._grace, lambda: self.force_exit)
-        were = "1 request had not ended and was" if self.dropped == 1 else f"{self.dropped} requests had not ended and were"
+        were = (
+            "1 request had not ended and was"
+            if self.dropped == 1
+            else f"{self.dropped} requests had not ended and were"
+        )
         said = f"ended; {were} dropped" if self.dropped else "ended"
         print(said, flush=True)  # here: afterwards uvicorn raises the signal again, which ends the process
         await super().shutdown(sockets)

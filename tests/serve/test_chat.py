@@ -211,6 +211,7 @@ def test_the_end_finishes_or_says_what_it_dropped(served, grace, dropped):
         client.server.should_exit = True
         status, body = answer.result()
     assert status == (503 if dropped else 200)
-    while client.server.started and client.engine._thread.is_alive():
+    end = time.monotonic() + 30
+    while (client.engine._thread.is_alive() or client.server.dropped != dropped) and time.monotonic() < end:
         time.sleep(0.02)
     assert client.server.dropped == dropped
