@@ -13,19 +13,21 @@ import base64
 import concurrent.futures
 import dataclasses
 import io
+import itertools
 import json
 import os
 import pathlib
+import statistics
 import tempfile
 import time
 from typing import Any
 
-from benchmarks.serve_clients import Order, answers
+from benchmarks.serve_clients import Answer, Order, answers
 from data_pipeline import lessons
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.operations import default_registry
-from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing import Budgets, PictureStore, Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
 from pixel_reasoner_jax.serve.app import Service
 from pixel_reasoner_jax.serve.engine import Engine
@@ -58,18 +60,24 @@ def build(folder: pathlib.Path, slots: int) -> Policy:
     return policy
 
 
-def bodies(queries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The requests that ask the queries."""
+def questions(count: int) -> list[dict[str, Any]]:
+    """Queries of the pixel-search world, their images as the data: URLs that clients send."""
     made = []
-    for number, query in enumerate(queries):
+    for query in (PixelSearch(count, "rl")[number].query() for number in range(count)):
         buffer = io.BytesIO()
         query["images"][0].save(buffer, "PNG")
         url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": query["question"]}]
-        messages = [{"role": "user", "content": content}]
-        options = {"seed": number, "stream": True, "stream_options": {"include_usage": True}}
-        made.append({"model": "tiny", "messages": messages, "max_tokens": TOKENS, **options})
+        made.append({**query, "images": [url]})
     return made
+
+
+def body(number: int, query: dict[str, Any]) -> str:
+    """The request that asks a query."""
+    content = [{"type": "image_url", "image_url": {"url": query["images"][0]}}]
+    content.append({"type": "text", "text": query["question"]})
+    messages = [{"role": "user", "content": content}]
+    options = {"seed": number, "stream": True, "stream_options": {"include_usage": True}}
+    return json.dumps({"model": "tiny", "messages": messages, "max_tokens": TOKENS, **options})
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -77,39 +85,55 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-def measure(clients: int, requests: int, slots: int) -> dict[str, Any]:
-    """Both sides, each after a round that is not counted."""
-    queries = [PixelSearch(clients * requests, "rl")[number].query() for number in range(clients * requests)]
-    sent = [json.dumps(body) for body in bodies(queries)]
+def streamed(policy: Policy, queries: list[dict[str, Any]]) -> float:
+    """Tokens a second of `Policy.stream`, all images new to it."""
+    policy.release()
+    policy.store = PictureStore()
+    began = time.perf_counter()
+    with policy.stream(iter(queries), sampling=SamplingSettings()) as stream:
+        tokens = sum(trajectory.sampled for _, trajectory in stream)
+    return tokens / (time.perf_counter() - began)
+
+
+def served(policy: Policy, order: Order, others: list[str]) -> list[Answer]:
+    """What the server answers, all images new to it, after requests that are not counted."""
+    policy.release()
+    policy.store = PictureStore()
+    with in_thread(Service(Engine(policy, MediaSources(), order.clients), "tiny", RequestLimits())) as (url, _):
+        order = dataclasses.replace(order, address=url.removeprefix("http://"))
+        answers(dataclasses.replace(order, bodies=others))
+        return answers(order)
+
+
+def measure(clients: int, requests: int, slots: int, rounds: int) -> dict[str, Any]:
+    """Both sides in turn, and the medians of all rounds; one before them is not counted."""
+    queries = questions(clients * requests + slots)
+    sent = [*map(body, itertools.count(), queries)]
+    order, others = Order("", clients, sent[:-slots]), sent[-slots:]
     with tempfile.TemporaryDirectory() as folder:
         policy = build(pathlib.Path(folder), slots)
-        sampling = SamplingSettings()
-        for part in (queries[:slots], queries):
-            began, tokens = time.perf_counter(), 0
-            with policy.stream(iter(part), sampling=sampling) as stream:
-                tokens = sum(trajectory.sampled for _, trajectory in stream)
-            direct = tokens / (time.perf_counter() - began)
-        policy.release()
-        engine = Engine(policy, MediaSources(), clients)
-        with in_thread(Service(engine, "tiny", RequestLimits())) as (url, _):
-            order = Order(url.removeprefix("http://"), clients, sent)
-            answers(dataclasses.replace(order, bodies=sent[:slots]))
-            answered = answers(order)
+        streamed(policy, queries[-slots:])
+        results = []
+        for _ in range(rounds):
+            direct = streamed(policy, queries[:-slots])
+            results.append(summary(served(policy, order, others), requests, direct))
+    return {name: statistics.median(result[name] for result in results) for name in results[0]} | {"aim": AIM}
+
+
+def summary(answered: list[Answer], requests: int, direct: float) -> dict[str, float]:
+    """The figures of one round; clients begin together, so that it lasts as long as the slowest."""
     firsts, ends = [answer.first for answer in answered if answer.first], [answer.end for answer in answered]
-    # The clients begin together.
-    served = sum(answer.tokens for answer in answered) / max(
-        sum(answer.end for answer in answered[client * requests : (client + 1) * requests]) for client in range(clients)
-    )
+    seconds = max(sum(ends[first : first + requests]) for first in range(0, len(ends), requests))
+    rate = sum(answer.tokens for answer in answered) / seconds
     return {
         "errors": sum(answer.status != 200 for answer in answered),
         "first_p50": percentile(firsts, 0.5),
         "first_p95": percentile(firsts, 0.95),
         "end_p50": percentile(ends, 0.5),
         "end_p95": percentile(ends, 0.95),
-        "served_tokens_per_second": served,
+        "served_tokens_per_second": rate,
         "stream_tokens_per_second": direct,
-        "share": served / direct,
-        "aim": AIM,
+        "share": rate / direct,
     }
 
 
@@ -121,8 +145,7 @@ def resident() -> float:
 
 def endure(minutes: float, clients: int, slots: int) -> dict[str, Any]:
     """Load with hang-ups and bad requests; the resident memory after a tenth of it, or a minute, and in the end."""
-    queries = [PixelSearch(256, "rl")[number].query() for number in range(256)]
-    sent = [json.dumps(body) for body in bodies(queries)]
+    sent = [*map(body, itertools.count(), questions(256))]
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(build(pathlib.Path(folder), slots), MediaSources(), clients)
         with in_thread(Service(engine, "tiny", RequestLimits())) as (url, _):
@@ -144,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--requests", type=int, default=REQUESTS, help="of each client")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--minutes", type=float, help="of load with hang-ups and bad requests, in place of the timing")
     parser.add_argument("--json", action="store_true")
@@ -151,7 +175,7 @@ def main() -> None:
     if args.minutes:
         result = endure(args.minutes, args.clients, args.slots)
     else:
-        result = measure(args.clients, args.requests, args.slots)
+        result = measure(args.clients, args.requests, args.slots, args.rounds)
     if args.json:
         print(json.dumps(result))
         return

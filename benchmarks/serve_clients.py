@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+SECONDS = 600  # after which a server that sends nothing has failed
 HANG_UP, BAD = 0.1, 0.1  # shares of the requests of a `mix`
 
 
@@ -57,10 +58,9 @@ def answers(order: Order) -> list[Answer]:
     return [Answer(*answer) for answer in json.loads(done.stdout)]
 
 
-def ask(address: str, body: str, read: bool = True) -> Answer:
-    """Sends a request, and reads the answer or hangs up."""
+def ask(connection: http.client.HTTPConnection, body: str, read: bool = True) -> Answer:
+    """Sends a request, and reads the answer or hangs up; the connection is kept where the answer is read."""
     began, first, seen = time.perf_counter(), 0.0, b""
-    connection = http.client.HTTPConnection(address, timeout=600)
     try:
         connection.request("POST", "/v1/chat/completions", body.encode(), {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -73,16 +73,24 @@ def ask(address: str, body: str, read: bool = True) -> Answer:
         tokens = json.loads(counted[0].removeprefix(b"data: "))["usage"]["completion_tokens"] if counted else 0
         return Answer(response.status, first, end, tokens)
     finally:
-        connection.close()
+        if not read:
+            connection.close()
+
+
+def each(address: str, bodies: Sequence[str]) -> list[Answer]:
+    """What one client is answered that sends bodies one after the other."""
+    connection = http.client.HTTPConnection(address, timeout=SECONDS)
+    return [ask(connection, body) for body in bodies]
 
 
 def mix(order: Order, number: int) -> list[Answer]:
     """What one client of a `mix` is answered."""
     chance, answered, end = random.Random(number), [], time.monotonic() + order.seconds
+    connection = http.client.HTTPConnection(order.address, timeout=SECONDS)
     while time.monotonic() < end:
         kind = chance.random()
         body = chance.choice(order.bad if kind < BAD else order.bodies)
-        answered.append(ask(order.address, body, read=kind > BAD + HANG_UP))
+        answered.append(ask(connection, body, read=kind > BAD + HANG_UP))
     return answered
 
 
@@ -91,7 +99,7 @@ def main() -> None:
     with concurrent.futures.ThreadPoolExecutor(order.clients) as pool:
         if order.seconds is None:
             shares = [order.bodies[number :: order.clients] for number in range(order.clients)]
-            answered = pool.map(lambda share: [ask(order.address, body) for body in share], shares)
+            answered = pool.map(lambda share: each(order.address, share), shares)
         else:
             answered = pool.map(lambda number: mix(order, number), range(order.clients))
         json.dump([answer for share in answered for answer in share], sys.stdout)

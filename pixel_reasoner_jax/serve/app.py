@@ -24,6 +24,7 @@ from pixel_reasoner_jax.serve.replies import EXTRA, Reply
 from pixel_reasoner_jax.serve.request import RequestLimits, read_body
 
 BODY_SECONDS = 60.0  # in which a body must have come
+SMALL = 2**16  # bytes of a body that is read without a thread, which would take longer
 BODIES = 8  # largest bodies that are held at once while they come
 
 
@@ -76,7 +77,10 @@ class Service:
         try:
             self._check_key(request)
             body = await self._body(request)
-            asked = await asyncio.to_thread(read_body, body, self.model, self.limits)
+            if len(body) > SMALL:
+                asked = await asyncio.to_thread(read_body, body, self.model, self.limits)
+            else:
+                asked = read_body(body, self.model, self.limits)
             del body
             inbox = Inbox()
             self._post = self._post or Post()

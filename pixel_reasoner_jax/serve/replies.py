@@ -51,10 +51,12 @@ class TurnFilter:
             if found >= 0:
                 end = min(end, found)
                 continue
-            for length in range(min(len(marker) - 1, len(self.text)), 0, -1):
-                if self.text.endswith(marker[:length]):
-                    end = min(end, len(self.text) - length)
+            place = self.text.find(marker[0], max(0, len(self.text) - len(marker) + 1))
+            while place >= 0:  # what may be the beginning of a marker waits for what follows
+                if marker.startswith(self.text[place:]):
+                    end = min(end, place)
                     break
+                place = self.text.find(marker[0], place + 1)
         return self._release(end)
 
     def close(self, has_call: bool) -> str:

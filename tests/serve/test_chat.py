@@ -11,6 +11,7 @@ import pytest
 
 from pixel_reasoner_jax.operations import Call
 from pixel_reasoner_jax.operations.syntaxes import ToolCallTags
+from pixel_reasoner_jax.serve.replies import TurnFilter
 from tests.rollout.zooming_policy import Zooming
 from tests.serve.conftest import asked, film, picture
 
@@ -215,3 +216,20 @@ def test_the_end_finishes_or_says_what_it_dropped(served, grace, dropped):
     while (client.engine._thread.is_alive() or client.server.dropped != dropped) and time.monotonic() < end:
         time.sleep(0.02)
     assert client.server.dropped == dropped
+
+
+def test_what_may_become_a_marker_is_held_back():
+    whole = "a<to<tool_calls <tool_call>\n{} STO STOP more"
+    for stops, opening, expected in (
+        ((), "<tool_call>", "a<to<tool_calls "),
+        (("STOP",), None, "a<to<tool_calls <tool_call>\n{} STO "),
+        (("ll>", "STOP"), "<tool_call>", "a<to<tool_calls "),
+        ((), None, whole),
+    ):
+        for size in range(1, len(whole)):
+            shown = TurnFilter(stops, opening)
+            pieces = [shown.push(whole[start : start + size]) for start in range(0, len(whole), size)]
+            assert "".join([*pieces, shown.close(has_call=opening is not None)]) == expected
+    held = TurnFilter(("STOP",), None)
+    assert [held.push(piece) for piece in ("a S", "TO", "ne ST", "OP b")] == ["a ", "", "STOne ", ""]
+    assert held.close(has_call=False) == "" and held.stopped_by == "STOP"
