@@ -29,7 +29,7 @@ from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.operations import default_registry
 from pixel_reasoner_jax.processing import Budgets, PictureStore, Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
-from pixel_reasoner_jax.serve.app import Service
+from pixel_reasoner_jax.serve.app import Offer, Service
 from pixel_reasoner_jax.serve.engine import Engine
 from pixel_reasoner_jax.serve.request import RequestLimits
 from pixel_reasoner_jax.serve.server import in_thread
@@ -99,7 +99,10 @@ def served(policy: Policy, order: Order, others: list[str]) -> list[Answer]:
     """What the server answers, all images new to it, after requests that are not counted."""
     policy.release()
     policy.store = PictureStore()
-    with in_thread(Service(Engine(policy, MediaSources(), order.clients), "tiny", RequestLimits())) as (url, _):
+    with in_thread(Service({"tiny": Offer(Engine(policy, MediaSources(), order.clients))}, RequestLimits())) as (
+        url,
+        _,
+    ):
         order = dataclasses.replace(order, address=url.removeprefix("http://"))
         answers(dataclasses.replace(order, bodies=others))
         return answers(order)
@@ -148,7 +151,7 @@ def endure(minutes: float, clients: int, slots: int) -> dict[str, Any]:
     sent = [*map(body, itertools.count(), questions(256))]
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(build(pathlib.Path(folder), slots), MediaSources(), clients)
-        with in_thread(Service(engine, "tiny", RequestLimits())) as (url, _):
+        with in_thread(Service({"tiny": Offer(engine)}, RequestLimits())) as (url, _):
             order = Order(url.removeprefix("http://"), clients, sent, BAD, 60 * minutes)
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 running = pool.submit(answers, order)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import hmac
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from pixel_reasoner_jax.rollout.live import sum_of
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.serve.answer import Answer, Inbox, Post
 from pixel_reasoner_jax.serve.engine import Engine
@@ -28,31 +30,38 @@ SMALL = 2**16  # bytes of a body that is read without a thread, which would take
 BODIES = 8  # largest bodies that are held at once while they come
 
 
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """A model that is served: the engine that runs it, and how it was trained to be prompted."""
+
+    engine: Engine
+    settings: PolicySettings = PolicySettings()
+
+
 class Service:
     """Answers the requests of HTTP.
 
     Args:
-      engine: runs the model.
-      model: the name that clients call it by.
+      offers: models by the names that clients call them by.
       limits: of a request.
       api_key: what clients must show; None: nothing.
-      settings: how the model was trained to be prompted, which evaluations ask for.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        model: str,
-        limits: RequestLimits,
-        api_key: str | None = None,
-        settings: PolicySettings | None = None,
-    ):
-        self.engine, self.model, self.limits = engine, model, limits
+    def __init__(self, offers: Mapping[str, Offer], limits: RequestLimits, api_key: str | None = None):
+        self.offers, self.limits = dict(offers), limits
         self.metrics = ServerMetrics()
         self._key = None if api_key is None else api_key.encode()
-        self._created, self._settings = int(time.time()), settings or PolicySettings()
+        self._created = int(time.time())
         self._post: Post | None = None  # of the loop, which runs when the first request comes
         self._coming = 0  # bytes of bodies that have not come whole
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """While the body runs, so do the engines."""
+        with contextlib.ExitStack() as stack:
+            for offer in self.offers.values():
+                stack.enter_context(offer.engine)
+            yield
 
     def app(self) -> Starlette:
         """The application for an ASGI server."""
@@ -78,20 +87,20 @@ class Service:
             self._check_key(request)
             body = await self._body(request)
             if len(body) > SMALL:
-                asked = await asyncio.to_thread(read_body, body, self.model, self.limits)
+                asked = await asyncio.to_thread(read_body, body, self.offers, self.limits)
             else:
-                asked = read_body(body, self.model, self.limits)
+                asked = read_body(body, self.offers, self.limits)
             del body
             inbox = Inbox()
             self._post = self._post or Post()
-            ticket = self.engine.submit(asked, functools.partial(self._post.send, inbox))
+            engine = self.offers[asked.model].engine
+            ticket = engine.submit(asked, functools.partial(self._post.send, inbox))
         except ApiError as error:
             return self.refusal(error)
         except ClientDisconnect:
             self.metrics.count_request("hung_up")
             return Response(status_code=499)
-        reply = Reply(ticket, self.model, self.engine.policy.processor)
-        return Answer(self.engine, self.metrics, ticket, reply, inbox, began)
+        return Answer(engine, self.metrics, ticket, Reply(ticket, engine.policy.processor), inbox, began)
 
     async def _body(self, request: Request) -> bytes:
         """The body of a request, of which no more is read than the limit."""
@@ -138,29 +147,30 @@ class Service:
         self.metrics.count_request(error.status)
         return JSONResponse(error.body, error.status, error.headers)
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self, name: str) -> dict[str, Any]:
+        offer = self.offers[name]
         own = {
-            "settings": dataclasses.asdict(self._settings),
-            "budgets": dataclasses.asdict(self.engine.policy.processor.budgets),
+            "settings": dataclasses.asdict(offer.settings),
+            "budgets": dataclasses.asdict(offer.engine.policy.processor.budgets),
         }
-        about = {"id": self.model, "object": "model", "created": self._created, "owned_by": "pixel_reasoner_jax"}
-        return about | {EXTRA: own}
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "pixel_reasoner_jax", EXTRA: own}
 
     def _models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._about()]})
+        return JSONResponse({"object": "list", "data": [*map(self._about, self.offers)]})
 
     def _one_model(self, request: Request) -> Response:
-        if request.path_params["name"] != self.model:
-            raise ApiError(404, "there is no such model; /v1/models names it", "model", "model_not_found")
-        return JSONResponse(self._about())
+        name = request.path_params["name"]
+        if name not in self.offers:
+            raise ApiError(404, "there is no such model; /v1/models names those there are", "model", "model_not_found")
+        return JSONResponse(self._about(name))
 
     async def _health(self, _: Request) -> Response:
-        return JSONResponse(
-            {"status": "ok"} if self.engine.is_well else {"status": "ending"}, 200 if self.engine.is_well else 503
-        )
+        is_well = all(offer.engine.is_well for offer in self.offers.values())
+        return JSONResponse({"status": "ok" if is_well else "ending"}, 200 if is_well else 503)
 
     def _counters(self, _: Request) -> Response:
-        return PlainTextResponse(self.metrics.text(self.engine.load), media_type="text/plain; version=0.0.4")
+        load = sum_of(offer.engine.load for offer in self.offers.values())
+        return PlainTextResponse(self.metrics.text(load), media_type="text/plain; version=0.0.4")
 
     async def _no_route(self, request: Request, error: Any) -> Response:
         said = "there is nothing at this path" if error.status_code == 404 else "this path does not take this method"

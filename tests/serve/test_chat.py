@@ -11,9 +11,10 @@ import pytest
 
 from pixel_reasoner_jax.operations import Call
 from pixel_reasoner_jax.operations.syntaxes import ToolCallTags
+from pixel_reasoner_jax.rollout import Limits, Policy
 from pixel_reasoner_jax.serve.replies import TurnFilter
 from tests.rollout.zooming_policy import Zooming
-from tests.serve.conftest import asked, film, picture
+from tests.serve.conftest import LENGTH, asked, film, picture
 
 LETTERS = "eao "
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}
@@ -167,6 +168,16 @@ def test_a_failed_batch_is_followed_by_another(client, monkeypatch):
     status, answer = client.chat(asked())
     assert status == 500 and answer["error"]["type"] == "server_error"
     assert client.chat(asked())[0] == 200
+
+
+def test_models_beside_each_other(served, world):  # noqa: F811
+    client = served(beside=Policy(*world, limits=Limits(2, 160, max_length=LENGTH), slots=2, text_only=True))
+    names = [model["id"] for model in json.loads(client.send("GET", "/v1/models")[2])["data"]]
+    assert names == ["tiny", "beside"] and client.send("GET", "/v1/models/beside")[0] == 200
+    (_, first), (_, second) = (client.chat(asked(model=name)) for name in names)
+    assert (first["model"], second["model"]) == ("tiny", "beside")
+    assert first["usage"]["prompt_tokens"] > second["usage"]["prompt_tokens"]  # which are told of no operations
+    assert "pixel_reasoner_active_responses 0" in client.send("GET", "/metrics")[2].decode()
 
 
 def test_what_is_told_of_the_server(client):
