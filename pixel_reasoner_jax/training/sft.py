@@ -89,8 +89,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
             Feed(stream, lambda records: training.plan(_sequences(records)), training.agree_on_shapes, steps - done)
         )
         stop.begin()
-        if "unwritten" in counters:
-            evaluation.finish(done, steps, state.params, int(state.step), counters["unwritten"])
+        evaluation.begin(done, steps, state.params, int(state.step), counters.get("unwritten"))
         with training.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
                 if evaluation.is_over:

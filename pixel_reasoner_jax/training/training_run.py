@@ -147,10 +147,10 @@ class TrainingRun:
         together = error is None or isinstance(error, RunStopped) or jax.process_count() == 1
         try:
             with self._exit as closing:
+                if self._metrics is not None:
+                    closing.callback(self._metrics.close)  # after the checkpoints: it may wait for trackers
                 if together:  # after another error, the others would not come to write a checkpoint
                     closing.callback(self._checkpoints.close)
-                if self._metrics is not None:
-                    closing.callback(self._metrics.close)
         except Exception as failed:
             error = error or failed
             if not storage_problem(error):
@@ -262,7 +262,7 @@ class TrainingRun:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step, with the seconds of every phase since the last `write`.
 
-        `tokens_per_second` leaves the time of evaluations out.
+        `tokens_per_second` leaves the time of evaluations out. Step 0 has those of the evaluation before the first one.
         """
         self._step = step
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
@@ -270,7 +270,8 @@ class TrainingRun:
         training = total - self._seconds.get("evaluation", 0.0)
         rate = metrics.get("tokens", 0.0) / training if training > 0 else 0.0
         if self._metrics is not None:
-            self._metrics.write(step, {**metrics, **seconds, "seconds": total, "tokens_per_second": rate})
+            rates = {"tokens_per_second": rate} if step else {}
+            self._metrics.write(step, {**metrics, **seconds, "seconds": total, **rates})
         self._seconds = {}
 
     @property
@@ -284,10 +285,10 @@ class TrainingRun:
             self._metrics.trackers.tell(what, *arguments)
 
     def metrics_so_far(self) -> list[dict[str, Any]]:
-        """The metrics of the steps before the one that the run goes on with; none but in the first process."""
+        """The metrics of the steps that were made before the run went on; none but in the first process."""
         if not self._step or not is_main() or not (self._workdir / METRICS).exists():
             return []
-        return [line for line in read_metrics(self._workdir) if line["step"] <= self._step]
+        return [line for line in read_metrics(self._workdir) if 0 < line["step"] <= self._step]
 
     def has_written(self, step: int) -> bool:
         """Whether the run, before it went on, has written the metrics of a step; False but in the first process."""
