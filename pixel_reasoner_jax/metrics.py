@@ -86,7 +86,7 @@ class MetricWriter:
     def close(self) -> None:
         with contextlib.ExitStack() as closing:  # each of them, also where a full disk lets none of them end well
             closing.callback(self._end.close)
-            closing.callback(self.trackers.tell, "close")
+            closing.callback(self.trackers.close)
             closing.callback(self._lines.close)
 
     def __enter__(self) -> MetricWriter:

@@ -197,7 +197,7 @@ def _verdict(trajectory: Trajectory, correct: float | None) -> str:
         wanted = f'<span class="wanted">reference: <b>{escape(" or ".join(map(str, references)))}</b></span>'
     lost = ""
     if not trajectory.recovered:
-        lost = '<span class="wanted">the last operation failed, which counts as wrong</span>'
+        lost = '<span class="wanted">the last operation failed, which training counts as wrong</span>'
     return f'<div class="verdict{state}"><span>answer: {given}</span>{wanted}{lost}</div>'
 
 
