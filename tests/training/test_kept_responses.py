@@ -108,7 +108,7 @@ def test_a_run_of_rl_keeps_some_that_the_viewer_shows(rl_config, start, luck_pay
     model = rl.run(config)
     _, index = view_of(tmp_path / "view", model.parent)
     groups = collections.Counter(row["group"] for row in index["rows"])
-    assert groups == {"episode 1": 2, "evaluation after 1: data": 2}
+    assert groups == {"episode 1": 2, "evaluation after 0: data": 2, "evaluation after 1: data": 2}
     for row in index["rows"]:
         shown = details(tmp_path / "view", row)
         assert shown["turns"] and any("images" in item for message in shown["messages"] for item in message["items"])
