@@ -13,6 +13,7 @@ from pixel_reasoner_jax.commands import cli, options
 from pixel_reasoner_jax.commands.generate_table import response_key
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.trajectories import TrajectoryWriter
+from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.viewer import build as building
 from pixel_reasoner_jax.viewer.lines import MAX_LINE, Skipped, lines_of
 from pixel_reasoner_jax.viewer.pictures import Pictures, Stored
@@ -234,7 +235,10 @@ def test_answers(tmp_path):
     one = {"query_id": "q", "sample": 0, "question": "?", "messages": messages, "response": "", "operations": [call]}
     (tmp_path / "one.json").write_text(json.dumps({"trajectories": [one, {"messages": 3, "operations": [4]}]}))
     built, index = view_of(tmp_path / "view", tmp_path / "one.json")
-    assert details(tmp_path / "view", index["rows"][0])["messages"][0]["items"] == [{"text": "[image]"}, {"text": EVIL}]
+    assert details(tmp_path / "view", index["rows"][0])["messages"][0]["items"] == [
+        {"text": "[image]"},
+        {"text": printable(EVIL)},
+    ]
     (shown,) = details(tmp_path / "view", index["rows"][0])["operations"]
     assert (shown["name"], shown["arguments"], shown["sizes"]) == ("zoom_in", "x = 1", [[2, 3]])
     assert built.skipped[0].count == 1
