@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from data_pipeline.draft import Draft
+from pixel_reasoner_jax.query import object_box
 from pixel_reasoner_jax.report.entries import Facts, numbers_of
+from pixel_reasoner_jax.report.images import image_size
 from pixel_reasoner_jax.report.trajectory_json import finite
 from pixel_reasoner_jax.trajectory import Ended, Trajectory
-
-OBJECT_BOXES = ("pixel_box", "object_box", "proposed_box")  # attributes with the box that is asked about
 
 
 def described(draft: Draft, group: str) -> tuple[Trajectory, Facts]:
@@ -33,17 +30,12 @@ def described(draft: Draft, group: str) -> tuple[Trajectory, Facts]:
         reward=finite(attributes.get("reward")),
         advantage=finite(attributes.get("advantage")),
         terms=terms,
-        object_box=object_box(attributes),
+        object_box=object_box(attributes, lambda: _first_size(draft)),
     )
     return trajectory, facts
 
 
-def object_box(attributes: Mapping[str, Any]) -> list[float] | None:
-    """What the question is about, in pixels of the query's image: left, top, right, bottom; None where nothing says."""
-    for name in OBJECT_BOXES:
-        box = attributes.get(name)
-        if isinstance(box, list | tuple) and len(box) == 4 and all(finite(number) is not None for number in box):
-            left, top, right, bottom = map(float, box)
-            if 0 <= left < right and 0 <= top < bottom:
-                return [left, top, right, bottom]
-    return None
+def _first_size(draft: Draft) -> tuple[int, int] | None:
+    """(width, height) in pixels of the first image of a trajectory; None where there is none."""
+    items = (item for message in draft.messages for item in message["content"])
+    return next((image_size(item["image"]) for item in items if item.get("type") == "image"), None)

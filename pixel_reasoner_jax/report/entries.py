@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pixel_reasoner_jax.processing import Media
+from pixel_reasoner_jax.query import FractionBox
 from pixel_reasoner_jax.report.images import pixels_seen
 from pixel_reasoner_jax.report.lineage import crop_boxes, video_frames
 from pixel_reasoner_jax.report.text import arguments_text, printable
@@ -63,7 +64,7 @@ class Facts:
       categories: of its item.
       operations, failed: counts, where there is no trajectory that has them.
       reward, advantage, terms: of a training run.
-      object_box: what the question asks about, in pixels of the query's image.
+      object_box: where what the question asks about is in the query's first image.
       trainer: float32 [tokens], log-probabilities by the trainer.
       sizes: of the query's images as the model saw them, "WIDTHxHEIGHT".
       problem: what went wrong with it.
@@ -78,7 +79,7 @@ class Facts:
     reward: float | None = None
     advantage: float | None = None
     terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    object_box: Sequence[float] | None = None
+    object_box: FractionBox | None = None
     trainer: np.ndarray | None = None
     sizes: Sequence[str] = ()
     problem: str = ""
@@ -162,7 +163,7 @@ def entry(trajectory: Trajectory, facts: Facts, pictures: Shelf | None, texts: T
         "boxes": [
             {"number": b.number, "picture": b.picture, "box": list(b.box)} for b in boxes if b.picture not in reduced
         ],
-        "object": None if facts.object_box is None else [*facts.object_box],
+        "object": _object(query, facts),
         "version": trajectory.policy_version,
         "stopped": STOPPED.get(trajectory.ended, ""),
         "says_loss": any("train" in item for content in _turns(trajectory).values() for item in content),
@@ -261,18 +262,26 @@ def _query_pictures(messages: Sequence[Mapping[str, Any]]) -> list[Shown | None]
 
 
 def _resolution(query: Sequence[Shown | None], facts: Facts) -> tuple[int | None, float | None]:
-    """Pixels of the largest of the query's pictures, and the share of them that the object takes."""
+    """Pixels of the largest of the query's pictures, and the share of the first one that the object takes."""
     sizes = [(shown["width"], shown["height"]) for shown in query if shown and "box" not in shown]
     for text in () if sizes else facts.sizes[:64]:
         numbers = text.split("x")[:2]
         if len(numbers) == 2 and all(part.isdecimal() and len(part) < 7 for part in numbers):
             sizes.append((int(numbers[0]), int(numbers[1])))
     pixels = max((width * height for width, height in sizes), default=None)
-    if not pixels or facts.object_box is None:
+    if facts.object_box is None:
         return pixels, None
     left, top, right, bottom = facts.object_box
-    share = (right - left) * (bottom - top) / pixels
-    return pixels, share if 0 < share <= 1 else None
+    return pixels, float(f"{(right - left) * (bottom - top):.6g}")  # alike for objects of one size
+
+
+def _object(query: Sequence[Shown | None], facts: Facts) -> list[float] | None:
+    """Where what the question asks about is, in pixels of the query's first picture as it is shown."""
+    if facts.object_box is None or not query or query[0] is None:
+        return None
+    left, top, right, bottom = query[0].get("box", (0, 0, query[0]["width"], query[0]["height"]))
+    sides = (right - left, bottom - top) * 2
+    return [round(fraction * side, 2) for fraction, side in zip(facts.object_box, sides, strict=True)]
 
 
 def _operations(trajectory: Trajectory) -> list[dict[str, Any]]:

@@ -178,6 +178,7 @@ def _draft(trajectory: Trajectory, figures: Mapping[str, Any], trainer: np.ndarr
         "policy_version": trajectory.policy_version,
         "sample": trajectory.sample,
         "ended": None if trajectory.ended is None else str(trajectory.ended),
+        **({} if trajectory.object_box is None else {"object_box": trajectory.object_box}),
         **figures,
         "tokens": {
             "ids": trajectory.tokens.tolist(),

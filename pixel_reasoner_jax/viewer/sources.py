@@ -174,6 +174,7 @@ def _scored(record: ScoredRecord, trajectory: Trajectory | None, pictures: Pictu
         categories=names,
         operations=record.operations,
         failed=record.failed,
+        object_box=record.object_box,
         sizes=record.images,
         problem=record.problem,
     )

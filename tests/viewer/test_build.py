@@ -12,6 +12,8 @@ from data_pipeline.records import RecordError, RecordSource, RecordWriter
 from pixel_reasoner_jax.commands import cli, options
 from pixel_reasoner_jax.commands.generate_table import response_key
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.evaluation.benchmarks import open_benchmark
+from pixel_reasoner_jax.evaluation.records import ScoredRecord, ScoredRecordWriter
 from pixel_reasoner_jax.evaluation.trajectories import TrajectoryWriter
 from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.viewer import build as building
@@ -180,6 +182,25 @@ def test_a_run(tmp_path):
     assert shown["turns"] == [{"logprobs": [-0.5, -1.5], "trainer": [-0.25, -1.5], "ids": [7, 8]}]
     built, index = view_of(tmp_path / "view", workdir, episodes=1)
     assert {row["group"] for row in index["rows"]} == {"episode 2"}
+
+
+def test_accuracy_by_the_size_of_the_object(tmp_path):
+    """Of a benchmark that knows where its objects are, whether images were kept or not; and boxes of either unit."""
+    benchmark = open_benchmark("pixel_search", "heldout:24")
+    with ScoredRecordWriter(tmp_path / "a") as records, TrajectoryWriter(tmp_path / "a") as trajectories:
+        for number, item in enumerate(benchmark):
+            given = trajectory({"id": item.id, "question": item.question, "images": [*item.images]}, 0, "7")
+            box = (0, 0, 0.5, 0.5) if number % 2 else item.object_box
+            record = ScoredRecord.of(given, "pixel_search", float(number % 2), object_box=box, images=["448x448"])
+            records.write(record)
+            if number:
+                trajectories.write(record.key, given, item.images)
+    _, index = view_of(tmp_path / "view", tmp_path / "a")
+    assert index["rows"][0]["object"] == pytest.approx((100 / 448) ** 2) == index["rows"][2]["object"]
+    bins = index["charts"]["object"][0]
+    assert [(one["count"], one["score"]) for one in bins] == [(12, 0), (12, 1)]
+    left, top, right, bottom = details(tmp_path / "view", index["rows"][2])["object"]
+    assert (right - left, bottom - top) == (100, 100) and details(tmp_path / "view", index["rows"][0])["object"] is None
 
 
 def test_a_run_that_was_evaluated(tmp_path):
