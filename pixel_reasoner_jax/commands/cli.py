@@ -123,6 +123,11 @@ COMMANDS = {
         goes_on=True,
         goes_on_with="--queries",
     ),
+    "serve": Command(
+        "a model behind chat completions of OpenAI's form, its operations inside",
+        "pixel_reasoner_jax.commands.serve",
+        options.serve,
+    ),
     "convert": Command(
         "a Hugging Face checkpoint to a sharded one of ours", "pixel_reasoner_jax.commands.convert", options.convert
     ),

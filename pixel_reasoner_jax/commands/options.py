@@ -74,7 +74,7 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
       command: its packaged configs are named; one that has the command's own name is the default.
       several_processes: it can go on from a checkpoint, and run as one of several processes.
     """
-    names = config_names(command)
+    names = [name for name in config_names(command) if "/" not in name]
     default = command if command in names else None
     parser.add_argument(
         "--config",
@@ -345,6 +345,42 @@ def generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="PATH", help="the same as JSON (default: beside the page); with --queries, the folder"
     )
+
+
+def serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+    )
+    parser.add_argument("--name", help="what clients call the model (default: the folder's name)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0 for a free one (default: %(default)s)")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="what clients must show (default: PIXEL_REASONER_API_KEY's, if it is set)"
+    )
+    parser.add_argument(
+        "--grace", type=float, default=30.0, metavar="SECONDS", help="for requests to end (default: %(default)s)"
+    )
+    _parameter_type(parser)
+    _own(parser)
+    parser.add_argument("--text-only", action="store_true", help="offer no operations")
+    media = parser.add_argument_group("media beside data: URLs, of which none is read unless it is allowed here")
+    media.add_argument("--media-root", metavar="DIR", help="requests may name files in this folder")
+    media.add_argument("--allow-url", action="store_true", help="requests may name files on public web servers")
+    limits = parser.add_argument_group("limits")
+    for name, default, meaning in (
+        ("slots", 16, "responses that are written at once"),
+        ("queue", 64, "responses that may wait; more are turned away"),
+        ("max-length", 16384, "tokens of prompt and response together"),
+        ("max-megabytes", 32, "of a request, and of a file that it names"),
+        ("max-pixels", 40_000_000, "of an image"),
+        ("max-images", 16, "of a request"),
+        ("max-samples", 8, "of a request, its n"),
+    ):
+        limits.add_argument(
+            f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} (default: %(default)s)"
+        )
 
 
 def convert(parser: argparse.ArgumentParser) -> None:

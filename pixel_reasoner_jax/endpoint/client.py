@@ -172,6 +172,7 @@ class Endpoint:
         self._stop_error = EndpointError("the run is ending")
         self._account = account or Account()
         self._limit = MOST_TOKENS[0]  # how this server calls it
+        self._takes_tools = True
         self.spend = Spend()
 
     @property
@@ -187,6 +188,15 @@ class Endpoint:
             if not self._slots.acquire(timeout=max(end - time.monotonic(), 0.0)):
                 break
         self._client.close()
+
+    def own_description(self) -> dict[str, Any] | None:
+        """What a server of ours says of its model beside its name, as it says it; None of other servers."""
+        try:
+            raw = self._client.models.with_raw_response.retrieve(self.settings.model)
+            said = json.loads(raw.http_response.content)["pixel_reasoner"]
+        except (self._openai.OpenAIError, _TransientError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return said if isinstance(said, dict) else None
 
     def complete(self, messages: list[dict[str, Any]], attempt: int = 0, **options: Any) -> Completion:
         """The answer to a conversation, from the cache or the endpoint.
@@ -263,12 +273,19 @@ class Endpoint:
         """One attempt; raises `_TransientError` if another one may succeed."""
         openai, limit = self._openai, self._limit
         renamed = {limit if name == MOST_TOKENS[0] else name: value for name, value in request.items()}
+        if not self._takes_tools:
+            renamed.pop("tools", None)
         try:
             raw = self._client.chat.completions.with_raw_response.create(**renamed)
         except openai.APIStatusError as error:
             if error.status_code == 400 and limit != MOST_TOKENS[1] and MOST_TOKENS[1] in error.message:
                 self._limit = MOST_TOKENS[1]
                 return self._attempt(request)
+            if error.status_code in (400, 422) and "tools" in renamed and "tool" in error.message.lower():
+                # Some servers take no functions, or no empty list of them; the messages describe them too.
+                answer = self._attempt({name: value for name, value in request.items() if name != "tools"})
+                self._takes_tools = False
+                return answer
             raise self._refusal(error) from None
         except openai.APIConnectionError as error:  # a time-out is one
             raise _TransientError(f"{type(error).__name__} ({clip(error.__cause__ or error)})") from None

@@ -27,6 +27,8 @@ from pixel_reasoner_jax.processing.media import Media
 DEFAULT_SYSTEM = "You are a helpful assistant."
 """The system message of a conversation that begins without one, as in the template."""
 
+CACHED_TEXT = 8192  # characters of a text whose tokens are kept
+
 ROLES = ("system", "user", "assistant")
 
 Message = Mapping[str, Any]
@@ -97,7 +99,7 @@ class ChatRenderer:
         # Offsets must cover every character: if they were trimmed, a leading space would belong to no token.
         self._tokenizer.post_processor = tokenizers.processors.ByteLevel(trim_offsets=False)
         self.ids = SpecialTokens.of(self._tokenizer)
-        self._encode = functools.lru_cache(maxsize=4096)(self._encode_uncached)
+        self._encode_cached = functools.lru_cache(maxsize=4096)(self._encode_uncached)
         forged = set(self._encode("".join(f"<|{name}|>" for name in self.ids._fields))[0].tolist()) & set(self.ids)
         if forged:
             raise UserError(
@@ -152,6 +154,10 @@ class ChatRenderer:
     def generation_prompt(self) -> np.ndarray:
         """The tokens that open an assistant turn, int32 [n]; sampling continues them."""
         return np.concatenate([np.array([self.ids.im_start], np.int32), self.text("assistant\n")])
+
+    def _encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Like `_encode_uncached`, but texts of usual lengths are encoded once; many long ones would fill memory."""
+        return (self._encode_cached if len(text) <= CACHED_TEXT else self._encode_uncached)(text)
 
     def _encode_uncached(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 [n] and character ranges int64 [n, 2] of a text."""

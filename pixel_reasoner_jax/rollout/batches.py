@@ -48,26 +48,29 @@ class Fork:
       source: the slot that holds its prompt.
       slot: its own.
       episode: the response.
+      seed, name: what its random keys are made of, with the index of its sample; see `RolloutSettings`.
       page, copy: the prompt's last page, and the page that it is copied to; None for no copy.
     """
 
     source: int
     slot: int
     episode: Episode
+    seed: int
+    name: str
     page: int | None
     copy: int | None
 
 
-def fork_batch(forks: Sequence[Fork], size: int, shapes: Shapes, seed: int, vocab: int | None) -> ForkBatch:
+def fork_batch(forks: Sequence[Fork], size: int, shapes: Shapes, vocab: int | None) -> ForkBatch:
     """The arguments of a `fork` of `size` responses: `forks`, and padding.
 
     Args:
-      seed: of the rollout.
       vocab: of `Slots.seen`; None where there is none.
     """
     batch = ForkBatch.blank(size, shapes.slots, shapes.pages, vocab)
     prompts, samples = [fork.episode.prompt for fork in forks], [fork.episode.sample for fork in forks]
-    batch.seeds[: len(forks)] = sample_seeds(seed, [prompt.id for prompt in prompts], samples)
+    seeds, names = [fork.seed for fork in forks], [fork.name for fork in forks]
+    batch.seeds[: len(forks)] = sample_seeds(seeds, names, samples)
     for row, (fork, prompt) in enumerate(zip(forks, prompts, strict=True)):
         batch.source[row], batch.target[row] = fork.source % shapes.slots, fork.slot % shapes.slots
         batch.lengths[row], batch.position[row] = len(prompt.rendered.tokens), prompt.next_position

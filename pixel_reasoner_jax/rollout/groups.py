@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
 from pixel_reasoner_jax.processing import Rendered
+from pixel_reasoner_jax.query import Query
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.pages import PromptPages, ResponsePages
@@ -34,6 +35,13 @@ class RolloutSettings:
       policy_version: of the parameters; see `Trajectory`.
       on_event: called with every event of every response.
       stop: asked between two calls of the engine; once it is True in any process, the rollout ends in all of them.
+      build: makes the prompt of a query, in a worker thread; None for `Prompt.build`.
+      per_query: the settings of one query, where queries differ in `samples`, `seed`, `sampling`, `registry`, `limits`,
+        `on_event`, `build`, `drawn_as`, `first_sample` or `follow_up`; None: all have these. Forbidden tokens and
+        penalties are those of the rollout.
+      drawn_as: what random keys are made of, beside the seed and the sample's index; None for the query's id.
+      first_sample: the index of a query's first response; that of the others follows.
+      follow_up: the text of a message that follows the first answer, after which a response goes on; "": none.
     """
 
     samples: int
@@ -50,6 +58,15 @@ class RolloutSettings:
     on_event: Callable[[Event], None] | None
     stop: Callable[[], bool] | None = None
     policy_version: int | None = None
+    build: Callable[[Query], Prompt] | None = None
+    per_query: Callable[[Query], RolloutSettings] | None = None
+    drawn_as: str | None = None
+    first_sample: int = 0
+    follow_up: str = ""
+
+    def of(self, query: Query) -> RolloutSettings:
+        """The settings of a query."""
+        return self if self.per_query is None else self.per_query(query)
 
 
 @dataclasses.dataclass
@@ -60,6 +77,7 @@ class Group:
       number: index of the query, in the order in which queries were given.
       prompt: the rendered query.
       images: of the prompt.
+      samples: how many responses it has.
       begun: how many samples have been given a slot.
       prompt_slot: a slot that holds the prompt; None until it is prefilled. Until all samples have begun, the free
         slots of this slot's part of the mesh are given to no other query.
@@ -69,6 +87,7 @@ class Group:
     number: int
     prompt: Prompt
     images: PendingImages
+    samples: int
     begun: int = 0
     prompt_slot: int | None = None
     pages: PromptPages | None = None

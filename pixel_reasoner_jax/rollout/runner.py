@@ -61,7 +61,6 @@ class ModelRunner:
     Args:
       runtime: the rollout uses its present parameters to the end, whatever is assigned to it later.
       sampling: settings of all turns.
-      seed: of the rollout.
       decode_steps: the most tokens of a slot that one call of `decode` samples.
       counters: what the runner does is added to them.
 
@@ -71,10 +70,10 @@ class ModelRunner:
       shared: whether other processes feed parts of the mesh too.
     """
 
-    def __init__(self, runtime: Runtime, sampling: SamplingSettings, seed: int, decode_steps: int, counters: Counters):
+    def __init__(self, runtime: Runtime, sampling: SamplingSettings, decode_steps: int, counters: Counters):
         self._runtime, self._params, self._version = runtime, runtime.rollout_params(), runtime.version
         self._engine, self._processor, self._counters = runtime.engine, runtime.processor, counters
-        self._sampling, self._seed, self._decode_steps = sampling, seed, decode_steps
+        self._sampling, self._decode_steps = sampling, decode_steps
         self._mesh = runtime.mesh
         self._has_one_part = parts(self._mesh) == 1
         self.shared = is_shared(self._mesh)
@@ -196,7 +195,9 @@ class ModelRunner:
         reads = Reads(*(np.concatenate(arrays) for arrays in zip(*reads, strict=True)))
         rows = shard_rows((table, reads, SlotSampling.of(settings, budget)), self._mesh)
         given = self._params, self._slots, *rows, self._forbidden, np.int32(most), np.int32(patience)
-        return given, dict(steps=self._decode_steps, filtered=self._sampling.filtered)
+        return given, dict(
+            steps=self._decode_steps, filtered=self._sampling.filtered or any(one.filtered for one in settings)
+        )
 
     def fork(self, forks: list[Fork]) -> None:
         """Begins responses."""
@@ -205,9 +206,7 @@ class ModelRunner:
             while remaining:
                 size = next((size for size in self.shapes.forks if size >= len(remaining)), self.shapes.forks[-1])
                 batch, remaining = remaining[:size], remaining[size:]
-                self._enqueue(
-                    part, EngineCall("fork", size, fork_batch(batch, size, self.shapes, self._seed, self._vocab))
-                )
+                self._enqueue(part, EngineCall("fork", size, fork_batch(batch, size, self.shapes, self._vocab)))
 
     def save(self, part: int, pages: Sequence[int]) -> Saved:
         """Has pages brought to the host's memory; calls that are made later may overwrite them."""
@@ -283,7 +282,7 @@ class ModelRunner:
         if kind == "encode":
             return self._encode_batch([], size)
         if kind == "fork":
-            return fork_batch([], size, shapes, self._seed, self._vocab)
+            return fork_batch([], size, shapes, self._vocab)
         if kind == "save":
             return (np.zeros(size, np.int32),)
         if kind == "load":

@@ -135,16 +135,17 @@ class SlotSampling(NamedTuple):
         return cls(np.array(budget, np.int32), *columns)
 
 
-def sample_seeds(seed: int, query_ids: Sequence[str], samples: Sequence[int]) -> np.ndarray:
+def sample_seeds(seed: int | Sequence[int], query_ids: Sequence[str], samples: Sequence[int]) -> np.ndarray:
     """The seeds that `sample_keys` makes random keys of, uint32 [slots, 3].
 
     Args:
-      seed: of the rollout.
+      seed: of the rollout, or of each slot.
       query_ids, samples: query id and sample index of each slot.
     """
     digests = (hashlib.blake2s(str(query_id).encode(), digest_size=4).digest() for query_id in query_ids)
     hashes = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint32)
-    return np.stack([np.full(len(hashes), seed % 2**32, np.uint32), hashes, np.asarray(samples, np.uint32)], axis=1)
+    seeds = np.array(np.asarray(seed, object) % 2**32, np.uint32)
+    return np.stack([np.broadcast_to(seeds, hashes.shape), hashes, np.asarray(samples, np.uint32)], axis=1)
 
 
 @jax.vmap

@@ -68,7 +68,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         self._runtime, self._processor, self._settings = runtime, runtime.processor, settings
         self._store, self._counters = store, counters
         self._queries = enumerate(queries)
-        self._runner = ModelRunner(runtime, settings.sampling, settings.seed, settings.decode_steps, counters)
+        self._runner = ModelRunner(runtime, settings.sampling, settings.decode_steps, counters)
         self._free: list[list[int]] = [[] for _ in range(self._runner.parts)]
         self._pages: CachePages | None = None
         self._beginning: list[Group | None] = [None] * self._runner.parts
@@ -223,8 +223,12 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         """Has worker threads load and render the next queries: as many as fill all slots, and one more a thread."""
         wanted = self._settings.workers + -(-self._settings.slots * self._runner.parts // self._settings.samples)
         ahead = wanted - len(self._loading) - len(self._groups)
-        for number, query in itertools.islice(self._queries, max(0, ahead)):
+        for number, query in self._take(max(0, ahead)):
             self._loading[number] = str(query["id"]), self._loaders.submit(self._build, query)
+
+    def _take(self, count: int) -> Iterable[tuple[int, Query]]:
+        """The next queries with their indices, at most `count`."""
+        return itertools.islice(self._queries, count)
 
     def _build(self, query: Query) -> Prompt:
         """Opens and renders a query in a worker thread, and prepares the pixels of images that must be encoded.
@@ -232,9 +236,12 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         Raises:
           UserError: that cannot be done; the message names the query. A `MediaError` stays one.
         """
-        settings = self._settings
+        settings = self._settings.of(query)
         try:
-            prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
+            if settings.build is None:
+                prompt = Prompt.build(query, self._processor, settings.registry, settings.guidelines, self._store)
+            else:
+                prompt = settings.build(query)
             if not all(map(self._runner.holds, prompt.rendered.media)):
                 fetched(prompt.rendered.media)  # the store keeps the pixels until they are encoded, if it has room
         except UserError as error:
@@ -243,16 +250,17 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         return prompt
 
     def _new_episode(self, prompt: Prompt, sample: int) -> Episode:
-        settings = self._settings
+        settings = self._settings.of(prompt.query)
         return Episode(
             prompt,
-            sample,
+            settings.first_sample + sample,
             self._processor,
             settings.registry,
             settings.limits,
             settings.sampling,
             settings.on_event,
             settings.policy_version,
+            settings.follow_up,
         )
 
     def _admit(self) -> None:
@@ -272,7 +280,8 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
             elif self._new_episode(prompt, 0).room < 1:
                 self._finish_without_response(number, prompt)
             else:
-                self._groups.append(Group(number, prompt, PendingImages(prompt.rendered.media)))
+                samples = self._settings.of(prompt.query).samples
+                self._groups.append(Group(number, prompt, PendingImages(prompt.rendered.media), samples))
         extensions, forks, early = [], [], []
         prefilled_parts = set()
         while (part := self._part_with_room()) is not None:
@@ -289,9 +298,11 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
                     )
                 )
             group.begun += 1
-            is_last, page = group.begun == self._settings.samples, group.pages.last
+            is_last, page = group.begun == group.samples, group.pages.last
             pages, copy = self._pages.fork(group.pages, is_last)
-            fork = Fork(group.prompt_slot, slot, episode, page, copy)
+            settings = self._settings.of(prompt.query)
+            name = prompt.id if settings.drawn_as is None else settings.drawn_as
+            fork = Fork(group.prompt_slot, slot, episode, settings.seed, name, page, copy)
             (forks if part in prefilled_parts else early).append(fork)
             self._active[slot] = ActiveSlot(group.number, episode, prompt.next_position, pages)
             if is_last:
@@ -302,7 +313,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
 
     def _finish_without_response(self, number: int, prompt: Prompt) -> None:
         """Ends the samples of a prompt that leaves no room for a response: their trajectories are the prompt alone."""
-        for sample in range(self._settings.samples):
+        for sample in range(self._settings.of(prompt.query).samples):
             episode = self._new_episode(prompt, sample)
             episode.end_if_full()
             self._finished.append((number, prompt.id, episode.trajectory()))

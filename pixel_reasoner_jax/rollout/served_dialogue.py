@@ -92,6 +92,8 @@ class ServedDialogue(Dialogue):
             options["seed"] = self._seed
         if settings.top_p < 1:
             options["top_p"] = settings.top_p
+        # A server of ours runs operations itself where a request has no list of functions.
+        options["tools"] = [] if self._registry is None else self._registry.signatures(self.opened.state)
         if self._sampling.stop_strings:
             options["stop"] = list(self._sampling.stop_strings)
         more = {"top_k": (settings.top_k, 0), "repetition_penalty": (settings.repetition_penalty, 1.0)}

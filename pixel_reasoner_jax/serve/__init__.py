@@ -1,0 +1,1 @@
+"""A server of chat completions in OpenAI's form, with the operations inside."""

@@ -1,0 +1,132 @@
+"""Runs the server until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.serve.app import Service
+from pixel_reasoner_jax.serve.errors import ApiError
+
+FORCED_SECONDS = 5  # for connections to end, once their requests have
+
+
+class ThisMachineOnly:
+    """Answers only requests that call the server by a name of this machine.
+
+    A page of the web can have its own name lead here once a browser has opened it, and would then count as the same
+    site; the browser still sends that name as the host.
+    """
+
+    def __init__(self, service: Service):
+        self._service, self._app = service, service.app()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._app
+        if scope["type"] == "http" and not is_loopback(_named_host(scope)):
+            app = self._service.refusal(ApiError(403, "this server is called 127.0.0.1 or localhost, by no other name"))
+        await app(scope, receive, send)
+
+
+def _named_host(scope: Scope) -> str:
+    """The host that a request names, without its port; "" for none."""
+    named = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    with contextlib.suppress(ValueError):
+        return urllib.parse.urlsplit(f"//{named}").hostname or ""
+    return ""
+
+
+class Server(uvicorn.Server):
+    """Ends when the requests that it has taken have ended, after `grace` seconds, or with a second Ctrl-C.
+
+    Without a key, one that listens on this machine alone answers only to its names.
+
+    Attributes:
+      dropped: how many requests had not ended.
+    """
+
+    def __init__(self, service: Service, host: str, port: int, grace: float):
+        config = uvicorn.Config(
+            ThisMachineOnly(service) if is_loopback(host) and not service.has_key else service.app(),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=FORCED_SECONDS,
+            lifespan="off",
+        )
+        super().__init__(config)
+        self._service, self._grace, self.dropped = service, grace, 0
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.dropped = await asyncio.to_thread(self._service.engine.close, self._grace, lambda: self.force_exit)
+        several = f"{self.dropped} requests had not ended and were"
+        were = "1 request had not ended and was" if self.dropped == 1 else several
+        said = f"ended; {were} dropped" if self.dropped else "ended"
+        print(said, flush=True)  # here: afterwards uvicorn raises the signal again, which ends the process
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+      UserError: the address cannot be had.
+    """
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port must be between 0 and 65535, got {port}")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: {error.strerror}: choose another one") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def serve(service: Service, host: str, port: int, grace: float) -> None:
+    """Serves until Ctrl-C or SIGTERM, and says where, and what was dropped in the end."""
+    with listen(host, port) as listening:
+        if not is_loopback(host) and not service.has_key:
+            print("warning: everyone who can reach this host may use the model: give --api-key", file=sys.stderr)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"{service.model}: http://{shown}:{listening.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)
+        server = Server(service, host, port, grace)
+        with service.engine, contextlib.suppress(KeyboardInterrupt):
+            server.run([listening])
+
+
+@contextlib.contextmanager
+def in_thread(service: Service, grace: float = 0.0) -> Iterator[tuple[str, Any]]:
+    """A server on a free port of this machine, in a thread of this process.
+
+    Yields:
+      Its address, and the server.
+    """
+    with listen("127.0.0.1", 0) as listening, service.engine:
+        server = Server(service, "127.0.0.1", 0, grace)
+        server.install_signal_handlers = lambda: None
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", server
+        finally:
+            server.should_exit = True
+            thread.join(60.0)
