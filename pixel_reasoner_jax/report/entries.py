@@ -38,6 +38,7 @@ STOPPED = {
     Ended.IMAGES: "limit on images",
     Ended.LENGTH: "cache full",
     Ended.WITHHELD: "refused to answer",
+    Ended.NOT_ASKED: "not asked",
 }
 _CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|$)", re.DOTALL)
 
@@ -305,14 +306,18 @@ def _operation(record: OperationRecord, content: Sequence[Mapping[str, Any]]) ->
 
 
 def _token_turns(trajectory: Trajectory, trainer: np.ndarray | None, texts: TokenTexts) -> list[dict[str, Any]]:
-    """For every run of sampled tokens, which is a turn: texts (or ids), and log-probabilities."""
+    """For every run of tokens of the response, which is a turn: texts (or ids), and log-probabilities if sampled."""
     own = trajectory.policy_logprobs if trajectory.policy_logprobs is not None else trajectory.logprobs
     if own is None:
         return []
+    own, trainer = (
+        None if values is None else np.where(trajectory.source == Source.SAMPLED, values, np.nan)
+        for values in (own, trainer)
+    )
     turns, left, start = [], MAX_TOKENS, 0
-    for source, run in itertools.groupby(trajectory.source.tolist()):
+    for is_turn, run in itertools.groupby(np.isin(trajectory.source, (Source.SAMPLED, Source.GIVEN)).tolist()):
         end = start + len([*run])
-        if source == Source.SAMPLED and left > 0:
+        if is_turn and left > 0:
             stop = min(end, start + left)
             ids = trajectory.tokens[start:stop].tolist()
             turn = {"logprobs": _rounded(own[start:stop])}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
+from pixel_reasoner_jax.report.entries import TokenTexts
 from pixel_reasoner_jax.report.style import STYLE
 from pixel_reasoner_jax.report.text import escape
 from pixel_reasoner_jax.report.trajectory_html import trajectory_html
@@ -66,8 +68,8 @@ def document(title: str, body: str) -> str:
     )
 
 
-def trajectories_page(title: str, trajectories: Sequence[Trajectory], correct: Sequence[float] | None = None) -> str:
-    """A page of trajectories, one after another; `correct` holds a score for each, if they were scored."""
-    scores = correct if correct is not None else [None] * len(trajectories)
-    cards = [trajectory_html(t, correct=score) for t, score in zip(trajectories, scores, strict=True)]
+def trajectories_page(title: str, trajectories: Sequence[Trajectory], model: str | os.PathLike | None = None) -> str:
+    """A page of trajectories, one after another; `model` is the folder with the tokenizer that wrote their tokens."""
+    texts = TokenTexts(model)
+    cards = [trajectory_html(trajectory, texts=texts) for trajectory in trajectories]
     return document(title, f"<h1>{escape(title)}</h1>{''.join(cards)}")

@@ -59,6 +59,9 @@ svg .tag { fill: var(--mark); } svg g[class^=mark] text { fill: var(--card); fon
 .role { display: block; font-size: 11.5px; font-weight: 600; color: var(--faint); margin-bottom: 2px; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 6px; }
 .masked { text-decoration: underline dotted var(--faint); text-underline-offset: 4px; }
+.tokens span { border-radius: 3px; } .tokens em { color: var(--faint); font-size: 12.5px; }
+.above { background: color-mix(in srgb, var(--mark-1) calc(var(--share) * 0.6), transparent); }
+.below { background: color-mix(in srgb, var(--series-1) calc(var(--share) * 0.6), transparent); }
 .operation { font-size: 13.5px; margin: 4px 0 6px; overflow-wrap: anywhere; color: inherit; }
 .operation summary { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 8px; width: auto;
   color: inherit; }

@@ -29,6 +29,7 @@ def trajectory_html(
     facts: Facts | None = None,
     label: str = "",
     max_bytes: int = 160_000,
+    texts: TokenTexts | None = None,
 ) -> str:
     """One trajectory as an `<article>`.
 
@@ -38,9 +39,10 @@ def trajectory_html(
       facts: what is known beyond; None: the score alone.
       label: text of the heading, for example the stage of training.
       max_bytes: the encoded pictures together take about so many bytes; each gets an equal share.
+      texts: of tokens, which are shaded then; None: they are not shown.
     """
     pictures = _Embedded()
-    found = entry(trajectory, facts or Facts(score=correct), pictures, TokenTexts(None))
+    found = entry(trajectory, facts or Facts(score=correct), pictures, texts or TokenTexts(None))
     pictures.share(max_bytes)
     return "".join(_article(found, label, pictures))
 
@@ -193,11 +195,28 @@ def _turns(detail: Fields, messages: Sequence[Fields], pictures: _Embedded) -> I
             yield f'<div class="turn"><span class="role">Turn {turn + 1}</span>'
             yield from (_text(item["text"], item.get("train", True)) for item in message["items"] if "text" in item)
             yield from (_operation(number, one) for number, one in calls)
+            yield from map(_tokens, detail["turns"][turn : turn + 1])
         else:
             mark = f" {_mark(calls[-1][0], calls[-1][1]['error'] is not None)}" if calls else ""
             yield f'<div class="turn observation{mark}">'
             yield from _observation(message, not detail["says_loss"], pictures)
         yield "</div>"
+
+
+def _tokens(tokens: Fields) -> str:
+    """The tokens of a turn, shaded by how unlikely they were; nothing where they have no texts."""
+    if "texts" not in tokens:
+        return ""
+    spans = "".join(map(_shaded, tokens["texts"], tokens["logprobs"]))
+    more = f"<em> … {tokens['more']:,} tokens more</em>" if "more" in tokens else ""
+    return f'<details><summary>log-probabilities</summary><p class="text tokens">{spans}{more}</p></details>'
+
+
+def _shaded(text: str, logprob: float | None) -> str:
+    if logprob is None:
+        return f"<span>{escape(text)}</span>"
+    share = round(100 * min(max(-logprob / 4, 0), 1))
+    return f'<span class="above" style="--share:{share}%" title="{logprob:.4f}">{escape(text)}</span>'
 
 
 def _operation(number: int, record: Fields) -> str:

@@ -6,7 +6,7 @@ from PIL import Image
 from pixel_reasoner_jax.processing import Geometry
 from pixel_reasoner_jax.processing.media import normalization_table, process_image
 from pixel_reasoner_jax.report.entries import Entry, Facts, TokenTexts, entry, text_entry
-from pixel_reasoner_jax.trajectory import Ended
+from pixel_reasoner_jax.trajectory import Ended, Source
 from tests.trajectories import call, message, text
 
 TABLE = normalization_table([0.5] * 3, [0.25] * 3)
@@ -62,3 +62,16 @@ def test_texts_alone_have_places_for_images():
     assert found.row["answer"] == "4" and found.row["sample"] == 0 and found.detail["stopped"]
     assert not text_entry({"ended": ["x"], "response": 5}, Facts()).detail["stopped"]
     assert np.isfinite(found.row["operations"])
+
+
+def test_given_tokens_of_a_turn_have_no_log_probabilities(make_trajectory):
+    source = [Source.PROMPT, Source.GIVEN, Source.SAMPLED, Source.OBSERVATION, Source.SAMPLED]
+    trajectory = make_trajectory(
+        tokens=np.arange(5, dtype=np.int32),
+        source=np.array(source, np.int8),
+        logprobs=np.array([0, -0.5, -1, 0, -2], np.float32),
+    )
+    assert described(trajectory).detail["turns"] == [
+        {"logprobs": [None, -1.0], "ids": [1, 2]},
+        {"logprobs": [-2.0], "ids": [4]},
+    ]
