@@ -254,7 +254,7 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict()
     # Benchmarks or one's own queries as NAME:PATH, like `evaluate --on`: ("data:data/held_out.jsonl", "vstar:DIR").
     config.evaluation.on = ()
-    config.evaluation.every = 10  # episodes, and after the last one
+    config.evaluation.every = 10  # episodes, and before the first and after the last one
     config.evaluation.queries = 256  # the most of each benchmark, evenly spread over it
     config.evaluation.samples = 1  # responses a query
     config.evaluation.temperature = 0.0

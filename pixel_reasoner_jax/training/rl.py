@@ -131,8 +131,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         before += filter(None, [counters.get("unwritten")])
         reason, alarms = "", AlarmLog(config, before, functools.partial(training.track, "alarm"))
         stop.begin()
-        if "unwritten" in counters:
-            evaluation.finish(done, schedule.episodes, state.params, int(state.step), counters["unwritten"])
+        evaluation.begin(done, schedule.episodes, state.params, int(state.step), counters.get("unwritten"))
         with training.progress("rl", schedule.episodes, done) as progress:
             learner = Learner(
                 config,
