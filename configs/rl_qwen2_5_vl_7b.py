@@ -198,6 +198,17 @@ def get_config() -> ConfigDict:
     config.grpo.correction_bounds = (0.5, 2.0)
     # The share of the tokens, those with the highest entropy, that the policy loss keeps; 1: all. One more pass.
     config.grpo.entropy_fraction = 1.0
+    # Functions of your own, as module:function, that give the tokens of an update other advantages, one after the
+    # other; docs/rl.md. Each may look at passes.
+    config.grpo.shaping = ()
+
+    # Passes over an update's tokens, forward only, by labels of your own; one is made where a function asks for it
+    # beside "old", "present" and "reference", which are always there to ask for. context: what the model is shown:
+    # "as_asked", "masked" (each patch of the images black with the probability strength), "noisy" (with noise of a
+    # deviation of strength, where 1 is from black to full), "text_only", or your own as module:function. policy: under
+    # which it is: the "old" one that sampled, the "present" one, or the "reference" of model.directory. For example
+    # ConfigDict(dict(context="masked", strength=0.5, policy="old")).
+    config.passes = ConfigDict()
 
     config.auxiliary = ConfigDict()  # terms of the loss besides, with their coefficients; 0: none
     config.auxiliary.entropy = 0.0  # times the entropy, which it raises; a negative one lowers it

@@ -69,6 +69,8 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' 
 # Of the sampler's probabilities to the trainer's.
 CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 KL_ESTIMATORS = ("k1", "k2", "k3")
+POLICIES = ("old", "present", "reference")  # whose log-probabilities an update may look at, see `training.passes`
+CONTEXTS = ("as_asked", "masked", "noisy", "text_only")  # of a pass, see `training.contexts`
 TRACKERS = ("tensorboard", "wandb")  # of a run's figures
 BEST_RULES = ("auto", "greatest", "smallest")  # of the metric by which the best checkpoint is chosen
 
@@ -134,6 +136,10 @@ def _are_named_paths(value: Any) -> bool:
     return all(isinstance(text, str) and (text == "pixel_search" or all(text.partition(":"))) for text in value)
 
 
+def _are_own(value: Any) -> bool:
+    return all(isinstance(name, str) and all(name.partition(":")) for name in value)
+
+
 def _are_operations(value: Any) -> bool:
     return all(isinstance(name, str) and (name in OPERATIONS or all(name.partition(":"))) for name in value)
 
@@ -193,6 +199,7 @@ OPEN = {
         needs="none",
         above=0.0,
     ),
+    "passes": dict(context="as_asked", strength=0.0, policy="present"),
 }
 """Sections to which a config may add entries under labels of its own, each a section with these keys and first values.
 """
@@ -314,6 +321,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"{_BOUNDS[1]}, the second greater than 0",
     ),
     "grpo.entropy_fraction": _SHARE,
+    "grpo.shaping": (_are_own, 'texts of the form module:function, for example ("my_module:my_function",)'),
+    "context": _part(*CONTEXTS),
+    "policy": _choice(*POLICIES),
     "auxiliary.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
     "auxiliary.kl": _NOT_NEGATIVE,
     "auxiliary.kl_estimator": _part(*KL_ESTIMATORS),

@@ -289,6 +289,7 @@ def run_episode(
         "replayed": replayed,
         "sampling_rounds": sampling_round,
     }
+    logged |= learner.passes.seconds()
     figures = rewarded.metrics()
     curiosity = rewarded.curiosity.after(rewarded.rate, figures.get("operations"), config.curiosity)
     return state, curiosity, {**figures, **rewarded.curiosity.metrics(), **logged, **counts, **_summary(metrics)}
