@@ -2,9 +2,9 @@
 
 The upper clip is wider (0.2 below, 0.28 above); a loss is the mean over all tokens of an update; queries whose
 responses are all right or all wrong are replaced by others (dynamic sampling, up to 10 rounds); and responses lose up
-to 1 over the last 4,096 tokens before the limit. Evidence: the paper, and verl's form of it. Its reward is 1 or -1: here
-2 or 0, which is the same to advantages. Differences: lengths count the tokens of observations too; the authors train
-on texts, here a model reasons with images and may call the reference's operations, for which nothing is paid.
+to 1 over the last 4,096 tokens before the limit. Evidence: the paper, and verl's form of it. Its reward is 1 or -1,
+here 2 or 0, which is the same to advantages. Differences: lengths count the tokens of observations too; the authors
+train on texts, here a model reasons with images and may call the reference's operations, for which nothing is paid.
 
 Command: pixel-reasoner rl --config recipes/dapo
 Data: images or videos with questions and answers.

@@ -75,12 +75,12 @@ def read_box(text: str) -> Box | None:
 
 def read_interval(text: str) -> Interval | None:
     """The last interval of a text in seconds, such as "12.5 to 17", "3 - 5 s" or "01:02 to 01:10"; None without one."""
-    last = None
-    for last in _INTERVAL.finditer(text):
-        pass
-    if last is None:
+    groups = None
+    for interval in _INTERVAL.finditer(text):
+        groups = interval.groups()
+    if groups is None:
         return None
-    first, start, second, end = last.groups()
+    first, start, second, end = groups
     return 60.0 * int(first or 0) + float(start), 60.0 * int(second or 0) + float(end)
 
 

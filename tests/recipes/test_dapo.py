@@ -29,4 +29,4 @@ def script(episode):
     return f"{thought} \\boxed{{{episode.prompt.query['answer'] if episode.sample % 2 else 'none'}}}"
 
 
-RUN = Run(script, varied=("correct", "overlong"))
+RUN = Run(script, settings={"rewards.overlong_margin": 600}, varied=("correct", "overlong"))
