@@ -4,13 +4,15 @@ Six clean and six noisy responses are one group, with one mean and deviation; up
 steps of forward diffusion, fewer as training goes on. Evidence: sub-groups, steps and their decay were read in the
 authors' code [C], clean updates are from a note [N]; the diffusion's variances are ours [R].
 
-    steps = 500 (1 - sigmoid(30 (update - 40) / updates))
+    steps = 500 (1 - sigmoid(30 (update - 40) / updates)), of 60 updates
 
 Command: pixel-reasoner rl --config recipes/noisyrollout
 Data: images with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b; not compiled by itself.
 Time and result: never run at this size.
 """
+
+import math
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,6 +21,7 @@ from PIL import Image
 from pixel_reasoner_jax.config import variant
 
 STEPS = 1000  # of the whole diffusion
+TURN = 40 / 60  # the progress at which half of the noise is gone
 _VARIANCES = 1e-5 + (5e-3 - 1e-5) / (1 + np.exp(-np.linspace(-6, 6, STEPS)))
 KEPT = np.cumprod(1 - _VARIANCES)  # share of the image's variance that is left after each step
 
@@ -37,11 +40,17 @@ def get_config() -> ConfigDict:
             "rollout.subgroups.noisy.clean": True,
             "rewards.terms.bonus.weight": 0.0,
             "rewards.terms.penalty.weight": 0.0,
+            "schedules": (("rollout.subgroups.noisy.strength", "recipes/noisyrollout:fading", 500.0, 30.0),),
             "train.freeze_vision": True,
             "grpo.advantage": "std",
             "replay.method": "none",
         },
     )
+
+
+def fading(progress: float, first: float, steepness: float) -> float:
+    """The steps of diffusion at a progress of the run, from 0 to 1."""
+    return first / (1 + math.exp(steepness * (progress - TURN)))
 
 
 def diffuse(image: Image.Image, steps: float, generator: np.random.Generator) -> Image.Image:

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.config_values import CURVES as NAMES
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl
@@ -167,3 +168,20 @@ def test_a_run_follows_its_schedules(rl_config, luck_pays):
     lines = read_metrics(rl.run(rl_config).parent)
     assert len(lines) == 4 and all("reference_kl" in line for line in lines)
     assert lines[-1]["entropy"] < 0.5 * lines[0]["entropy"]
+
+
+def quadratic(progress, first, last):
+    return first + (last - first) * progress**2
+
+
+def test_a_curve_of_ones_own(monkeypatch):
+    config = load_config("rl_qwen2_5_vl_7b")
+    config.schedules = (("auxiliary.kl", f"{__name__}:quadratic", 0.0, 0.4),)
+    check_schedules(config)
+    assert values_at(config, 0.5) == {"auxiliary.kl": pytest.approx(0.1)}
+    monkeypatch.setitem(globals(), "quadratic", lambda progress, first, last: "none")
+    with pytest.raises(UserError, match="curve .* must be a finite number"):
+        values_at(config, 0.5)
+    monkeypatch.setitem(globals(), "quadratic", lambda progress, first, last: -1.0)
+    with pytest.raises(ConfigError, match="auxiliary.kl is -1.0"):
+        check_schedules(config)
