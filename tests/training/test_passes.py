@@ -111,6 +111,7 @@ def test_masked_patches_are_black_and_the_others_as_they_were(processor, sequenc
     assert 0.3 < np.mean(shares) < 0.7
     # The image of a query is one for its responses, which a batch then has once; another query draws anew.
     assert made[0].media[0] is made[1].media[0] is not made[2].media[0]
+    CONTEXTS["masked"](dataclasses.replace(sequences[0], query_id="\ud800"), change)  # whatever data have
     again, later = (CONTEXTS["masked"](sequences[0], Change(0.5, processor, (0, step))) for step in (7, 8))
     np.testing.assert_array_equal(again.media[0].pixels, made[0].media[0].pixels)
     assert (later.media[0].pixels != made[0].media[0].pixels).any()
@@ -262,6 +263,18 @@ def constant(view, settings):
     return np.full(len(view["advantages"]), 2.0)
 
 
+def one_name(view, settings):
+    return view.logprobs("other")
+
+
+one_name.passes = "other"
+
+
+def test_a_single_name_is_no_list_of_letters():
+    config = config_of("one_name", passes={"other": {}})
+    assert [one.label for one in passes_asked_for(config)] == ["other"]
+
+
 def test_who_asks_decides_which_passes_there_are():
     labels = {"masked": dict(context="masked"), "other": dict(policy="reference")}
     config = config_of("of_the_pass", "looks_at_old", passes=labels, auxiliary__kl=0.1)
@@ -360,6 +373,10 @@ def seen(view, settings):
     np.testing.assert_allclose(view.sequence_means(view["advantages"]), [s.advantage / 2 for s in view.sequences])
     np.testing.assert_array_equal(view.gathered(view.lengths), sorted(view.lengths))
     assert view.total(view.lengths) == view.size.tokens and view.is_first
+    for sequence, turns in zip(view.sequences, np.split(view.turns, np.cumsum(view.lengths)[:-1]), strict=True):
+        begins = np.flatnonzero(np.diff(sequence.train.astype(int)) == 1)
+        where = np.flatnonzero(sequence.train)
+        np.testing.assert_array_equal(turns, [(begins < place).sum() - 1 for place in where])
     return view["advantages"]
 
 
