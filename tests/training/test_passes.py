@@ -26,7 +26,7 @@ from pixel_reasoner_jax.training.policy_update import (
     passes_asked_for,
     score_passes,
 )
-from pixel_reasoner_jax.training.shaping import dependency, largest_in_sequences, relative_weights
+from pixel_reasoner_jax.training.shaping import capped_bonus, dependency, largest_in_sequences, relative_weights
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 from tests.forward import full_logits
@@ -389,6 +389,11 @@ def test_check_values_of_vppo():
     np.testing.assert_allclose(relative_weights(means[:2], means, 0.9), [0.9, 0.975], rtol=1e-6)
     np.testing.assert_array_equal(relative_weights(means[:1], means[:1], 0.9), [1.0])
     assert relative_weights(means[:0], means[:0], 0.9).shape == (0,)
+
+
+def test_a_bonus_is_capped_by_the_advantage():
+    values, advantages = np.array([0.1, 0.1, 5.0, 5.0, 3.0]), np.array([1.0, 0.1, -2.0, 4.0, 0.0])
+    np.testing.assert_allclose(capped_bonus(values, advantages, 0.4, 2.0), [0.04, 0.04, 1.0, 2.0, 0.0])
 
 
 def test_the_largest_of_each_sequence_are_a_share_rounded_up():
