@@ -49,7 +49,7 @@ class Change:
     def _of(self, item: Media, sequence: Sequence, place: int, change: ChangePixels) -> Media:
         key = id(item), sequence.query_id, place
         if key not in self._changed:
-            seed = (*self.seed, zlib.crc32(sequence.query_id.encode()), place + 1)
+            seed = (*self.seed, zlib.crc32(sequence.query_id.encode("utf-8", "surrogatepass")), place + 1)
 
             def pixels() -> np.ndarray:
                 before = item.pixels

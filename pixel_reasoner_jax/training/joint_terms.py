@@ -23,7 +23,15 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.named_parts import numbers_of
-from pixel_reasoner_jax.training.losses import ENTROPY_SLOPES, SLOPES, VALUES, auxiliary_terms, is_joint, surrogate_of
+from pixel_reasoner_jax.training.losses import (
+    ENTROPY_SLOPES,
+    SLOPES,
+    VALUES,
+    auxiliary_terms,
+    declared,
+    is_joint,
+    surrogate_of,
+)
 from pixel_reasoner_jax.training.packing import Batch, Sequence
 from pixel_reasoner_jax.training.schedules import is_on
 from pixel_reasoner_jax.training.update_view import Linearized, UpdateView
@@ -45,7 +53,8 @@ def row_labels(config: ConfigDict) -> tuple[str, ...]:
     Raises:
       UserError: one of them is not made under the present policy, or is as asked; or there is none of the label.
     """
-    asked = {label: name for name, part in joint_parts(config).items() for label in part.gradients if label != PRESENT}
+    asked = {label: name for name, part in joint_parts(config).items() for label in declared(part, "gradients")}
+    asked.pop(PRESENT, None)
     asked |= {label: f"config.passes.{label}.entropy" for label in _with_entropy(config)}
     for label, asking in asked.items():
         settings = config.passes.get(label)
@@ -93,7 +102,7 @@ def joint_arrays(
         for name, part in parts.items():
             label = next((one for one in config.auxiliary.terms if name == f"auxiliary term {one!r}"), None)
             settings = config.grpo if label is None else config.auxiliary
-            made = _checked(name, part(view, settings), part.gradients, count)
+            made = _checked(name, part(view, settings), declared(part, "gradients"), count)
             factor = 1.0 if label is None else config.auxiliary.terms[label].coefficient * weights
             of_update[VALUES] += factor * made.values
             for of, slopes in made.slopes.items():

@@ -137,7 +137,13 @@ its value at the token, and its derivative by the entropy."""
 
 def is_joint(part: Any) -> bool:
     """Whether a surrogate or an auxiliary term is computed before the update, from passes; see `joint_terms`."""
-    return bool(getattr(part, "gradients", ()))
+    return bool(declared(part, "gradients"))
+
+
+def declared(part: Any, attribute: str) -> tuple[Any, ...]:
+    """What a function of one's own says in an attribute, such as `details`: some names, or a single one."""
+    names = getattr(part, attribute, ())
+    return (names,) if isinstance(names, str) or callable(names) else tuple(names)
 
 
 def auxiliary_terms(config: ConfigDict) -> dict[str, Callable[..., Any]]:

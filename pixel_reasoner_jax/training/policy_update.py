@@ -156,7 +156,7 @@ class UpdatePasses:
     def __init__(self, config: ConfigDict, trainer: Trainer, model: Any):
         self._config, self._trainer = config, trainer
         self._details, self._passes = _details(config), passes_asked_for(config)
-        self._names = details_of(config)
+        self._names, self._row_labels = details_of(config), row_labels(config)
         self._reference = _reference(model) if _has_reference(config) else None
         self._training: TrainingRun | None = None
         self._old: dict[str, dict[int, Scores]] = {}  # by label, and by the id of a sequence
@@ -251,7 +251,7 @@ class UpdatePasses:
     def _scores(
         self, one: Pass, state: TrainState, view: UpdateView, batches: list[Batch]
     ) -> tuple[Scores, ShownRows | None]:
-        """The scores of a pass, [tokens], and its rows, unless they are those of the update."""
+        """The scores of a pass, [tokens], and its rows if they join the update."""
         if one.policy == "old":
             return view.joined([self._old[one.label][id(sequence)] for sequence in view.sequences]), None
         params = state.params if one.policy == "present" else self._reference(state.params)
@@ -265,7 +265,8 @@ class UpdatePasses:
         scores = scores_of(self._trainer, params, agreed, built)
         of_shard = {shard: iter(some) for shard, some in shown.items()}
         in_order = [next(of_shard[shard]) for shard, _ in view.shards_and_sequences]
-        return view.joined([scores[id(sequence)] for sequence in in_order]), ShownRows(in_order, agreed, built)
+        rows = ShownRows(in_order, agreed, built) if one.label in self._row_labels else None
+        return view.joined([scores[id(sequence)] for sequence in in_order]), rows
 
     def _show(
         self, one: Pass, sequences: Mapping[int, list[packing.Sequence]], step: int

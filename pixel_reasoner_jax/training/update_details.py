@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.named_parts import find_part, numbers_of
 from pixel_reasoner_jax.training import token_weights
+from pixel_reasoner_jax.training.losses import declared
 from pixel_reasoner_jax.training.schedules import is_on, is_scheduled
 from pixel_reasoner_jax.training.token_weights import AGGREGATIONS, CORRECTIONS
 from pixel_reasoner_jax.training.update_view import UpdateView
@@ -25,8 +26,8 @@ HostFunction = Callable[[UpdateView, ConfigDict], np.ndarray]
 
 def passes_of(part: Any, config: ConfigDict) -> tuple[str, ...]:
     """The labels of the passes that a function of the update looks at, or has a gradient through."""
-    passes = getattr(part, "passes", ())
-    return *(passes(config) if callable(passes) else passes), *getattr(part, "gradients", ())
+    named = [one(config) if callable(one) else (one,) for one in declared(part, "passes")]
+    return *(label for labels in named for label in labels), *declared(part, "gradients")
 
 
 def correction_of(config: ConfigDict) -> str:
@@ -191,7 +192,7 @@ def find_details(asking: Iterable[tuple[str, Any]]) -> dict[str, HostFunction]:
     """
     found: dict[str, HostFunction] = {}
     for name, part in asking:
-        for detail in getattr(part, "details", ()):
+        for detail in declared(part, "details"):
             if isinstance(detail, str) and detail not in DETAILS and ":" not in detail:
                 known = f"known: {', '.join(DETAILS)}, or module:function of your own"
                 raise UserError(f"{name} asks for the detail {detail!r}; {known}")

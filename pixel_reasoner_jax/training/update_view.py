@@ -103,6 +103,12 @@ class UpdateView:
         """[sequences] of this process: the means over the tokens of each, float64; 0 for one without any."""
         return sequence_means(values, self.lengths)
 
+    @property
+    def turns(self) -> np.ndarray:
+        """int [tokens], which turn of its response each token is of, from 0: a run of tokens that are trained."""
+        places = [np.flatnonzero(sequence.train[1:]) for sequence in self.sequences]
+        return np.concatenate([np.zeros(0, int), *(np.cumsum(np.diff(of, prepend=of[:1]) > 1) for of in places)])
+
     def gathered(self, values: np.ndarray) -> np.ndarray:
         """The values of all processes, which call this together, in ascending order, float64.
 

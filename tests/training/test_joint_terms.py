@@ -46,7 +46,7 @@ def sequences(sequences_of_two_queries):
 
 def perception(view, settings):
     """PAPO's: -(exp(d) - d - 1), where d is what the masked image takes from a log-probability."""
-    d = view.logprobs("masked").astype(np.float64) - view.logprobs("present")
+    d = np.clip(view.logprobs("masked").astype(np.float64) - view.logprobs("present"), -20, 20)
     return Linearized(1 + d - np.exp(d), {"present": np.exp(d) - 1, "masked": 1 - np.exp(d)})
 
 
