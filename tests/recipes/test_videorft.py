@@ -24,7 +24,7 @@ def compared_semantics(responses):
 
 
 def test_rewards(monkeypatch):
-    monkeypatch.setenv("REWARD_SIMILARITY", "tests.recipes.test_videorft:similarity")
+    monkeypatch.setenv("PIXEL_REASONER_SIMILARITY", "tests.recipes.test_videorft:similarity")
 
     def seen(text, tokens=4):
         one = said(text, tokens=tokens)
@@ -48,8 +48,8 @@ def test_rewards(monkeypatch):
 
 
 def test_a_similarity_has_to_be_named(monkeypatch):
-    monkeypatch.delenv("REWARD_SIMILARITY", raising=False)
-    with pytest.raises(UserError, match="set REWARD_SIMILARITY to module:function of your own"):
+    monkeypatch.delenv("PIXEL_REASONER_SIMILARITY", raising=False)
+    with pytest.raises(UserError, match="set PIXEL_REASONER_SIMILARITY to module:function of your own"):
         rewards_of(RECIPE, [said("x")], [1])
 
 
