@@ -57,7 +57,7 @@ def script(episode):
     """Thoughts that speak of boxes more or less, one of a good length; three are right."""
     thought = "What is it? " + "The box. " * (1 + episode.sample)
     if episode.sample == 1:
-        thought += " ".join(map(str, range(100, 230)))
+        thought += " ".join(map(str, range(100, 200)))
     answer = episode.prompt.query["answer"] if episode.sample else "none"
     return f"<answer>{answer}</answer>" if episode.sample == 3 else f"<think>{thought}</think><answer>{answer}</answer>"
 
