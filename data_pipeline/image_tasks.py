@@ -4,7 +4,7 @@
 
     rotation     two images, the second one turned: by how many degrees? "0", "90", "180" or "270", clockwise
     position     an image, and a changed crop of one of its quarters: which? "A" to "D"
-    jigsaw       an image whose quarters have changed places: which quarter is where? "1234" if none has
+    jigsaw       an image whose quarters have changed places: which order is right? four digits, such as "3124"
     contrastive  two changed crops: are they of one image? "yes" or "no"
 
 An image is cut to its largest central square, and made smaller where it is larger than `--size`. What becomes of it
@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from data_pipeline.records import write_records
+from data_pipeline.sources.jigsaw import Jigsaw
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.processing import MediaError
@@ -104,19 +105,14 @@ def position(image: Image.Image, other: Image.Image | None, rng: np.random.Gener
 
 
 def jigsaw(image: Image.Image, other: Image.Image | None, rng: np.random.Generator) -> dict[str, Any]:
-    """Where each quarter of an image is from."""
-    order = rng.permutation(4).tolist()
-    parts, side = _quarters(image), image.width // 2
-    mixed = Image.new("RGB", (2 * side, 2 * side))
-    for place, part in enumerate(order):
-        mixed.paste(parts[part], (place % 2 * side, place // 2 * side))
+    """In which order quarters make an image."""
+    puzzle = Jigsaw([image], seed=int(rng.integers(2**31)))[0]
     question = (
-        "The quarters of an image have changed places. Of the image as it was, the top left quarter is 1, the top right"
-        " one 2, the bottom left one 3, the bottom right one 4. Which quarter is now at the top left, the top right,"
-        " the bottom left and the bottom right? Answer with four digits in this order, such as 3124."
+        "The quarters of an image have changed places. By their places now, the top left one is 1, the top right one 2,"
+        " the bottom left one 3, the bottom right one 4. In which order, row by row, do they make the image as it was?"
+        " Answer with four digits, such as 3124."
     )
-    answer = "".join(str(part + 1) for part in order)
-    return {"question": question, "answer": answer, "answer_type": "order", "images": [mixed]}
+    return {"question": question, "answer": puzzle["answer"], "answer_type": "order", "images": puzzle["images"]}
 
 
 def contrastive(image: Image.Image, other: Image.Image, rng: np.random.Generator) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def detail(one: Trajectory, query: Query) -> float:
     known = {_folded(line) for line in lines} if isinstance(lines, list | tuple) else {leg[0] for leg in gold}
     score = 2.0 + sum(3.0 for leg in legs if leg[0] in known)
     if len(gold) == 1:
-        score += 4.0 * sum(leg[0] == gold[0][0] for leg in legs)
+        score += 4.0 * any(leg[0] == gold[0][0] for leg in legs)  # once: a leg too many would pay
     changes, wanted = ([leg[2] for leg in route[:-1]] for route in (legs, gold))
     score += sum(one == other for one, other in zip(changes, wanted, strict=False))
     return min(score - 5.0 * max(len(legs) - len(gold), 0), 10.0)

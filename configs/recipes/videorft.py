@@ -4,10 +4,10 @@ r = accuracy + format + semantic where the answer is right + 0.2 where it is rig
 too, and the response has 320 to 512 tokens. Semantic is min(1, 2 max(0, cos)): cos is the mean over frames of what
 SigLIP says of the frame and the thought after its first sentence. Evidence: read in the authors' code.
 
-SigLIP is not part of this package: REWARD_SIMILARITY names a function of your own, as module:function, of a text and a
-list of PIL images, which returns the cosine of the text with each image, by a model or a server of yours.
+SigLIP is not part of this package: PIXEL_REASONER_SIMILARITY names a function of your own, as module:function, of a
+text and a list of PIL images, which returns the cosine of the text with each image, by a model or a server of yours.
 
-Command: REWARD_SIMILARITY=my_siglip:cosines pixel-reasoner rl --config recipes/videorft
+Command: PIXEL_REASONER_SIMILARITY=my_siglip:cosines pixel-reasoner rl --config recipes/videorft
 Data: videos or images with questions and answers; theirs came after instruction tuning on 102,000 thoughts.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 6,144 tokens and a reference model; not compiled by itself.
 Time and result: never run at this size. Published: best of its time on six benchmarks of videos, Qwen2.5-VL-7B.
@@ -29,7 +29,7 @@ from pixel_reasoner_jax.rewards.formats import contents, thinks_and_answers
 from pixel_reasoner_jax.rewards.terms import Responses
 from pixel_reasoner_jax.trajectory import Trajectory
 
-SIMILARITY = "REWARD_SIMILARITY"
+SIMILARITY = "PIXEL_REASONER_SIMILARITY"
 TOKENS = (320, 512)  # of a response that is neither short nor long
 MOST = 4000  # characters of a thought
 

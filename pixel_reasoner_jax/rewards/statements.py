@@ -1,6 +1,6 @@
 """Which statements a response makes, asked of a text model behind an OpenAI-compatible endpoint.
 
-The endpoint is OPENAI_BASE_URL with OPENAI_API_KEY, the model REWARD_JUDGE_MODEL. Responses and statements are
+The endpoint is OPENAI_BASE_URL with OPENAI_API_KEY, the model PIXEL_REASONER_JUDGE. Responses and statements are
 untrusted: the judge is shown both as JSON texts, the response between marks that it cannot know, and its verdict is the
 last line of its reply alone, which has the same mark. What it replies is kept in the endpoint's cache.
 """
@@ -23,7 +23,7 @@ from pixel_reasoner_jax.endpoint import Endpoint, EndpointSettings, RequestError
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.rewards.terms import Responses
 
-MODEL = "REWARD_JUDGE_MODEL"
+MODEL = "PIXEL_REASONER_JUDGE"
 MOST, LONGEST = 32, 500  # statements of a query, and characters of one
 MOST_TEXT = 12_000  # characters of a response that the judge is shown
 REPLIES = 3  # that are requested about a response, until one has a verdict

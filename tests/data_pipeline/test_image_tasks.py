@@ -42,8 +42,8 @@ def test_rotations_and_jigsaws_are_those_of_the_answer(photos, seed):
     turned, mixed = [*image_queries(image_files(photos)[:1], ["rotation", "jigsaw"], seed)]
     first, second = map(pixels, turned["images"])
     np.testing.assert_array_equal(np.rot90(first, -int(turned["answer"]) // 90), second)
-    parts = image_tasks._quarters(turned["images"][0])
-    for part, number in zip(image_tasks._quarters(mixed["images"][0]), mixed["answer"], strict=True):
+    parts = image_tasks._quarters(mixed["images"][0])
+    for part, number in zip(image_tasks._quarters(turned["images"][0]), mixed["answer"], strict=True):
         np.testing.assert_array_equal(pixels(part), pixels(parts[int(number) - 1]))
 
 

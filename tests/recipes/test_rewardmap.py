@@ -41,8 +41,9 @@ def test_details_with_a_transfer():
 
 def test_details_without_a_transfer():
     query = {**QUERY, "route": [{"line": "Line 1", "from": "A", "to": "C"}]}
-    group = answered(("Line 1", "A", "C")), answered(("Line 2", "A", "C")), answered(*[("Line 9", "A", "C")] * 5)
+    group = [answered(*[(line, "A", "C")] * legs) for line, legs in (("Line 1", 1), ("Line 2", 1), ("Line 9", 5))]
     assert details(query, *group) == [9, 5, 2 - 20]
+    assert details(query, *[answered(*[("Line 1", "A", "C")] * legs) for legs in (2, 3, 90)]) == [7, 5, 9 - 2 * 89]
 
 
 def test_rewards():

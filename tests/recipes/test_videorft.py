@@ -24,7 +24,7 @@ def compared_semantics(responses):
 
 
 def test_rewards(monkeypatch):
-    monkeypatch.setenv("REWARD_SIMILARITY", "tests.recipes.test_videorft:similarity")
+    monkeypatch.setenv("PIXEL_REASONER_SIMILARITY", "tests.recipes.test_videorft:similarity")
 
     def seen(text, tokens=4):
         one = said(text, tokens=tokens)
@@ -48,8 +48,8 @@ def test_rewards(monkeypatch):
 
 
 def test_a_similarity_has_to_be_named(monkeypatch):
-    monkeypatch.delenv("REWARD_SIMILARITY", raising=False)
-    with pytest.raises(UserError, match="set REWARD_SIMILARITY to module:function of your own"):
+    monkeypatch.delenv("PIXEL_REASONER_SIMILARITY", raising=False)
+    with pytest.raises(UserError, match="set PIXEL_REASONER_SIMILARITY to module:function of your own"):
         rewards_of(RECIPE, [said("x")], [1])
 
 
@@ -57,7 +57,7 @@ def script(episode):
     """Thoughts that speak of boxes more or less, one of a good length; three are right."""
     thought = "What is it? " + "The box. " * (1 + episode.sample)
     if episode.sample == 1:
-        thought += " ".join(map(str, range(100, 230)))
+        thought += " ".join(map(str, range(100, 200)))
     answer = episode.prompt.query["answer"] if episode.sample else "none"
     return f"<answer>{answer}</answer>" if episode.sample == 3 else f"<think>{thought}</think><answer>{answer}</answer>"
 

@@ -41,4 +41,4 @@ def script(episode):
     return f"{caption}<think>So.</think><answer>{answer}</answer>"
 
 
-RUN = Run(script, varied=("correct", "caption", "format", "accuracy_readers"))
+RUN = Run(script, varied=("correct", "caption", "format"))

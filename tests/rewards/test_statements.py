@@ -63,5 +63,5 @@ def test_the_endpoint_is_asked(server, connect, caplog):  # noqa: F811
 def test_a_judge_has_to_be_named(monkeypatch):
     monkeypatch.delenv(statements.MODEL, raising=False)
     statements.endpoint_judge.cache_clear()
-    with pytest.raises(UserError, match="set REWARD_JUDGE_MODEL to its model"):
+    with pytest.raises(UserError, match="set PIXEL_REASONER_JUDGE to its model"):
         statements.endpoint_judge()
