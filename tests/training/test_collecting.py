@@ -10,7 +10,7 @@ from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups
-from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training import rl, rl_episode
 from pixel_reasoner_jax.training.collecting import Collected, collect
 from pixel_reasoner_jax.training.credit import find_credit, turns
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
@@ -148,14 +148,14 @@ def test_credit_goes_to_turns_and_tokens(monkeypatch):
 def test_a_run_with_subgroups_of_every_kind(rl_config, luck_pays, monkeypatch):
     """Noise, words that a response begins with, no operations, and the data's response, whose tokens are scored."""
     scored = []
-    fill = rl.with_logprobs
+    fill = rl_episode.with_logprobs
 
     def seen(sequences, *rest):
         filled = fill(sequences, *rest)
         scored.extend(one for one in filled.values() if one.given is not None)
         return filled
 
-    monkeypatch.setattr(rl, "with_logprobs", seen)
+    monkeypatch.setattr(rl_episode, "with_logprobs", seen)
     monkeypatch.setitem(globals(), "answer_first", lambda query: "The digit is \\boxed{3}.")
     entries = {
         "noisy": dict(samples=1, images="noisy", strength=0.2, clean=True),
