@@ -97,6 +97,8 @@ def get_config() -> ConfigDict:
     config.train.freeze_vision = True
     config.train.checkpoint_every = 50  # updates
     config.train.keep_checkpoints = 3
+    # Responses of every evaluation, to each benchmark, that are stored in workdir/evaluations: `pixel-reasoner view`.
+    config.train.log_samples = 8
 
     config.metrics = ConfigDict()
     # What gets the figures besides metrics.jsonl, with samples and alarms: "tensorboard", "wandb" (pip install
@@ -109,7 +111,7 @@ def get_config() -> ConfigDict:
     config.evaluation.on = ()
     # Trajectories whose loss is computed; None: those that data.held_out keeps out of training, if any.
     config.evaluation.loss_on = config_dict.placeholder(str)
-    config.evaluation.every = 50  # updates, and after the last one
+    config.evaluation.every = 50  # updates, and before the first and after the last one
     config.evaluation.queries = 256  # the most of each benchmark, and of the trajectories, evenly spread over it
     config.evaluation.samples = 1  # responses a query
     config.evaluation.temperature = 0.0

@@ -397,8 +397,13 @@ def _is_optional(path: str) -> bool:
 
 
 def _ends_in(path: str, key: str) -> bool:
-    """Whether a dotted key is `key`, or ends in its parts."""
-    return f".{path}".endswith(f".{key}")
+    """Whether a dotted key is `key`, or ends in its parts, of which "*" is any."""
+    if "*" not in key:
+        return f".{path}".endswith(f".{key}")
+    parts, ends = path.split("."), key.split(".")
+    return len(parts) >= len(ends) and all(
+        end in (part, "*") for part, end in zip(parts[-len(ends) :], ends, strict=True)
+    )
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

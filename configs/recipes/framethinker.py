@@ -91,8 +91,7 @@ def is_consistent(one: Trajectory, query: Query) -> bool:
         *range(len(turns) - 1)
     ]:
         return False
-    video = query.get("video")
-    last = query.get("total_frames") or (len(video) if isinstance(video, list | tuple) else 0)
+    last = _frames(query)
     intervals, times, wanted = {(1, last), (2, last - 1)}, set(), None
     for record, [thought] in zip(one.operations, thoughts, strict=False):
         if not record.succeeded:
@@ -110,6 +109,12 @@ def is_consistent(one: Trajectory, query: Query) -> bool:
             intervals |= {(start, end), (start + 1, end - 1)}
             wanted = None
     return True
+
+
+def _frames(query: Query) -> int:
+    """How many frames the video has, of a list or as the data say; 0 where that is unknown."""
+    video, known = query.get("video"), query.get("total_frames")
+    return len(video) if isinstance(video, list | tuple) else known if isinstance(known, int) else 0
 
 
 def _interval(record: OperationRecord) -> tuple[int, int]:

@@ -74,7 +74,8 @@ def check_step(record: OperationRecord, query: Query, frame: int | None) -> bool
     if not record.succeeded:
         return False
     if record.name == SEGMENT and (segments := _of(query, "segments")):
-        return set(record.arguments["segments"]) <= {one for one in segments if isinstance(one, int)}
+        [chosen] = record.arguments.values()  # under whatever alias
+        return set(chosen) <= {one for one in segments if isinstance(one, int)}
     if record.name == FRAME and (ranges := [one for one in _of(query, "frame_ranges") if _is_pair(one)]):
         return all(any(first <= number <= last for first, last in ranges) for number in record.frames)
     if record.name == ZOOM and frame is not None:

@@ -44,7 +44,7 @@ from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation, unwritten
 from pixel_reasoner_jax.training.given_tokens import with_logprobs
 from pixel_reasoner_jax.training.grpo import RewardedGroups, reward_groups, why_no_update
-from pixel_reasoner_jax.training.losses import policy_loss
+from pixel_reasoner_jax.training.losses import has_entropy_gradient, policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of, settle_correction
@@ -53,6 +53,7 @@ from pixel_reasoner_jax.training.replay import Candidates, choose_responses, rep
 from pixel_reasoner_jax.training.rl_settings import check_settings
 from pixel_reasoner_jax.training.rollout_progress import RolloutProgress
 from pixel_reasoner_jax.training.samples import drop_samples_after, error_counts, log_samples
+from pixel_reasoner_jax.training.schedules import config_at, progress_of
 from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
@@ -104,9 +105,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         forbidden[training.processor.forbidden_tokens] = True
         trainer = make_trainer(config, training.model, forbidden)
         passes = UpdatePasses(config, trainer, training.model)
-        sampling = SamplingSettings(
-            config.rollout.temperature, later=SamplingSettings(config.rollout.later_temperature)
-        )
+        sampling = sampling_of(config)
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
         state, counters = training.restore(trainer.init(), loader)
         done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
@@ -132,8 +131,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         before += filter(None, [counters.get("unwritten")])
         reason, alarms = "", AlarmLog(config, before, functools.partial(training.track, "alarm"))
         stop.begin()
-        if "unwritten" in counters:
-            evaluation.finish(done, schedule.episodes, state.params, int(state.step), counters["unwritten"])
+        evaluation.begin(done, schedule.episodes, state.params, int(state.step), counters.get("unwritten"))
         with training.progress("rl", schedule.episodes, done) as progress:
             learner = Learner(
                 config,
@@ -215,6 +213,15 @@ class Learner:
     show: Callable[[str], None]
     subgroups: Subgroups
 
+    def in_episode(self, episode: int) -> Learner:
+        """The same with the settings of an episode, which `config.schedules` says."""
+        if not self.config.schedules:
+            return self
+        config = config_at(self.config, progress_of(episode, self.schedule.episodes))
+        return dataclasses.replace(
+            self, config=config, sampling=sampling_of(config), subgroups=Subgroups.of(config.rollout)
+        )
+
 
 class EpisodeDropped(Exception):
     """SIGTERM has ended an episode, which is to be begun anew: the state before it is still there, or saved."""
@@ -243,6 +250,7 @@ def run_episode(
     Raises:
       EpisodeDropped: SIGTERM has come.
     """
+    learner = learner.in_episode(episode)
     config, training, policy = learner.config, learner.training, learner.policy
     unchecked, collected = learner.pool.unchecked, None
 
@@ -267,7 +275,7 @@ def run_episode(
     planned = learner.schedule.planned(episode)
     updates, replayed = _choose_updates(learner, episode, rewarded, planned, state)
     with training.phase("update"):
-        learner.passes.begin_episode(state, updates, training)
+        learner.passes.begin_episode(state, updates, training, config)
     for sequences in updates:
         begins_anew = not metrics or episode == 1 or training.has_saved(episode - 1)
         if learner.stop.agreed() and begins_anew:
@@ -346,6 +354,7 @@ def _choose_updates(
         batch_size=config.train.batch_size,
         alpha=config.replay.alpha,
         seed=(config.seed, episode),
+        samples=samples,
     )
     updates = choose_responses(config.replay.method, candidates)[:planned]
     sequences = rewarded.sequences()
@@ -362,6 +371,11 @@ def _choose_updates(
         for indices in updates
     ]
     return of_shards, replayed_share(updates)
+
+
+def sampling_of(config: ConfigDict) -> SamplingSettings:
+    """How the tokens of a rollout are sampled, in the first turn and in later ones."""
+    return SamplingSettings(config.rollout.temperature, later=SamplingSettings(config.rollout.later_temperature))
 
 
 def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
@@ -419,7 +433,7 @@ def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Train
         freeze_vision=config.train.freeze_vision,
         master_weights=config.optimizer.master_weights,
         details=details_of(config),
-        entropy_gradient=bool(config.auxiliary.entropy),
+        entropy_gradient=has_entropy_gradient(config),
     )
 
 

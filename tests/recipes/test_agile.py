@@ -4,6 +4,7 @@ import pytest
 
 from data_pipeline.sources.jigsaw import Jigsaw
 from data_pipeline.sources.pixel_search import PixelSearch
+from pixel_reasoner_jax.errors import UserError
 from tests.recipes.scripted import Run, called, rewards_of, said, write_call
 
 RECIPE = "recipes/agile"
@@ -27,6 +28,12 @@ def test_rewards():
     rewards, terms = rewards_of(RECIPE, group, [1, 0, 1, 1, 1], QUERY)
     assert terms["correct"].tolist() == [1, 1, 0, 0, 0]
     assert rewards.tolist() == pytest.approx([1.8, 0.85, 0.6, 0.6, -0.4])
+
+
+@pytest.mark.parametrize("query", [{"id": "q"}, {"id": "q", "tiles": [1, 2]}, {"id": "q", "tiles": "1234"}])
+def test_a_query_that_is_no_puzzle(query):
+    with pytest.raises(UserError, match="query 'q' has no `tiles`"):
+        rewards_of(RECIPE, [said("5")], [1], query)
 
 
 def puzzles():

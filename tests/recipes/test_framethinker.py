@@ -65,6 +65,12 @@ def test_a_time_counts_where_the_question_has_one():
     assert reward([look_up(), ANSWER], [looked_up()], query={"question": "What?"}) == 1.0
 
 
+@pytest.mark.parametrize("query", [{"video": [0] * 100}, {"total_frames": "100"}, {"video": "clip.mp4"}])
+def test_the_whole_video_where_its_length_is_known(query):
+    repeated = reward([choose(1, 100), ANSWER], [chosen(1, 100)], query={"question": "What?", **query})
+    assert repeated == pytest.approx(0.0 if isinstance(query.get("video"), list) else 1.02)
+
+
 def videos():
     """Videos of 40 frames."""
     seeds = [*map(PixelSearchVideo(20, "rl").__getitem__, range(20))]

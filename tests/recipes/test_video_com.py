@@ -32,6 +32,7 @@ def zoom(*box):
         ([segment(2), frame(12), zoom(0, 0, 100, 30)], 2 / 3),
         ([segment(2, 3), frame(35), zoom(50, 50, 60, 60)], 1.0),
         ([segment(1, 2)], 0.0),
+        ([called("FIND_SEGMENT", arguments={"ids": [1, 2]}), called("FIND_SEGMENT", arguments={"ids": [2]})], 0.5),
         ([segment(2), segment(9, error="out of range")], 0.5),
         ([frame(25), frame(10)], 0.5),
         ([frame(12), zoom(0, 0, 100, 35)], 1.0),

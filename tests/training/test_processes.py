@@ -18,6 +18,7 @@ from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.training import rl, sft
 from tests import processes
+from tests.training.test_joint_terms import with_passes
 from tests.training.test_policy_update import with_parts
 
 # One program for both phases and any number of processes, in which luck pays.
@@ -104,6 +105,15 @@ def test_processes_train_as_one_with_parts_of_every_kind(request, script, luck_p
         config.train.batch_size = 8
         with_parts(config).auxiliary.kl_cov = 0.0
     assert_equal(rl.run(configs[0]).parent, execute(script, "rl", configs[1], count))
+
+
+@pytest.mark.slow
+def test_processes_train_as_one_through_passes_of_every_kind(request, script, luck_pays):
+    """Masked and other rows, shaped advantages, and terms over several passes."""
+    configs = [with_passes(configured(request, "rl", name)) for name in ("one", "several")]
+    for config in configs:
+        config.optimizer.learning_rate = 1e-4
+    assert_equal(rl.run(configs[0]).parent, execute(script, "rl", configs[1], 2))
 
 
 @pytest.mark.slow
