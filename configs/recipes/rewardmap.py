@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/rewardmap",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
             "data.shuffle": False,
             "operations.names": (),
             "operations.guidelines": (

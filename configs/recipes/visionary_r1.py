@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/visionary_r1",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
             "processor.image": (4, 1275),
             "operations.names": (),
             "operations.guidelines": (
