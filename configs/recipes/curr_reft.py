@@ -1,13 +1,12 @@
 """Curr-ReFT (arXiv 2503.07065; ding523/Curr_REFT): the same topics in three stages, each with a reward of its kind.
 
 First yes or no, then choices, where the set of letters has to be right, then open answers: a box with IoU above 0.5,
-the Jaccard index of a set of labels, or mathematics. Each stage starts from the former one's model; instruction tuning
-on right responses of the last one follows. Evidence: read in the authors' code; the KL of 0.04 is a reading of ours.
-Records are shuffled here, so that each stage is a run; `answer_type` says which reward a query has.
+the Jaccard index of a set of labels, or mathematics; `answer_type` says which reward a query has. Instruction tuning on
+right responses of the last stage follows. Evidence: read in the authors' code; the KL of 0.04 is a reading of ours.
+Difference: a stage is a run of its own there, with a schedule of the learning rate; here data are taken in their order.
 
-Command: pixel-reasoner rl --config recipes/curr_reft --config.data.path=yes_no.jsonl --config.workdir=runs/curr_reft/1,
-  then with choice.jsonl and open.jsonl, 2 and 3, and --config.model.directory=runs/curr_reft/1/model, 2/model; then
-  pixel-reasoner synthesize --captioner model:runs/curr_reft/3/model (docs/synthesis.md), and sft on what it writes
+Command: pixel-reasoner rl --config recipes/curr_reft --config.data.path=sorted.jsonl, then
+  pixel-reasoner synthesize --captioner model:runs/curr_reft/model (docs/synthesis.md), and sft on what it writes
 Data: images with questions and answers, and `answer_type`: "choice"; "box", with `boxes` in pixels of the image;
   "labels", of which the answer is a list with commas; of others, yes-or-no and mathematics, none is needed.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 4,096 tokens and a reference model; not compiled by itself.
@@ -37,6 +36,8 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/curr_reft",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
+            "data.shuffle": False,
             "operations.names": (),
             "operations.guidelines": (
                 "First think within <think> </think> tags, then give the final answer within <answer> </answer> tags:"

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/perception_r1",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
             "operations.names": (),
             "operations.guidelines": (
                 "First describe what you see and think step by step within <think> </think> tags, then give the final"

@@ -7,7 +7,8 @@ Evidence: read in the authors' code; how repetition counts, and a KL of 0.04, ar
 optional term of length.
 
 Command: pixel-reasoner rl --config recipes/reason_rft
-Data: images with questions and answers, and for some `answer_type`, "number" or "transformation".
+Data: images with questions and answers, and for some `answer_type`, "number" or "transformation"; a model tuned on
+  thoughts about such questions.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 4,096 tokens and a reference model; not compiled by itself.
 Time and result: never run at this size. Published: above instruction tuning alone on counting, geometry and
   transformations.

@@ -3,13 +3,11 @@
 r = w (10 accuracy + 0.5 detail), w = 1, 1.2 or 1.5 by the map's `difficulty`, and 0.5 more where the route has
 transfers. Detail, of queries with a `route`, at most 10: 0 unless both end stops are right; else 2, 3 for every leg on
 a line that the map has, 4 more for the right line of a route without transfers, 1 for each right transfer, and -5 for
-each leg beyond those of the route. Stages: yes-or-no and counting queries first, planning last. Evidence: read in the
-authors' code. Differences, deliberate: their code takes 5 for the last right leg too; "4 more" is a reading of ours;
-a route is right if its lines and stops are those of the data. Records are shuffled here, so that every stage is a run,
-which starts from the former one's model.
+each leg beyond those of the route. Data are taken in their order: yes-or-no and counting queries first, planning last.
+Evidence: read in the authors' code. Differences, deliberate: their code takes 5 for the last right leg too; "4 more" is
+a reading of ours; a route is right if its lines and stops are those of the data.
 
-Command: pixel-reasoner rl --config recipes/rewardmap --config.data.path=yes_no.jsonl, then with counting.jsonl and
-  planning.jsonl, each with --config.model.directory=FORMER/model and a --config.workdir of its own
+Command: pixel-reasoner rl --config recipes/rewardmap --config.data.path=sorted.jsonl
 Data: images of maps with questions and answers; `difficulty` "easy", "middle" or "hard"; where a route is asked,
   `route`, its legs as {"line", "from", "to"}, and `lines`, the names of the map's lines.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 6,144 tokens and a reference model; not compiled by itself.
@@ -38,6 +36,8 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/rewardmap",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
+            "data.shuffle": False,
             "operations.names": (),
             "operations.guidelines": (
                 "Reason step by step, then give the final answer within <answer> </answer> tags. Write each leg of a"

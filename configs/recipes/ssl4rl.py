@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/ssl4rl",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
             "data.path": "data/ssl4rl",
             "operations.names": (),
             "rollout.samples": 5,

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/temporal_r1",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
             "operations.names": (),
             "operations.guidelines": (
                 "Output your thought process within the <think> </think> tags. Then give the start and the end in"

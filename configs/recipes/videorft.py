@@ -8,7 +8,7 @@ SigLIP is not part of this package: PIXEL_REASONER_SIMILARITY names a function o
 text and a list of PIL images, which returns the cosine of the text with each image, by a model or a server of yours.
 
 Command: PIXEL_REASONER_SIMILARITY=my_siglip:cosines pixel-reasoner rl --config recipes/videorft
-Data: videos or images with questions and answers; theirs came after instruction tuning on 102,000 thoughts.
+Data: videos or images with questions and answers; a model tuned on thoughts about such questions (theirs: 102,000).
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 6,144 tokens and a reference model; not compiled by itself.
 Time and result: never run at this size. Published: best of its time on six benchmarks of videos, Qwen2.5-VL-7B.
 """

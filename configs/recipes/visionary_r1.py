@@ -2,9 +2,9 @@
 
 A response is a caption, a thought and an answer in `<info>`, `<think>` and `<answer>` tags. r = accuracy + format + 0.1
 where the same policy answers rightly from caption and question alone, without the image: the second sub-group, with a
-response for each caption, which is itself not trained. Evidence: read in the authors' code; the weight of KL, 0.04, is
-a reading of ours. Differences: theirs falls to 0 along a cosine, here it stays; captions are read where one answer of
-the query at least is right; answers are compared by rules, free texts too, which they compare by ANLS or ROUGE.
+response for each caption, which is itself not trained. The weight of KL falls to 0 along a cosine. Evidence: read in
+the authors' code; that this weight begins at 0.04 is a reading of ours. Differences: captions are read where one answer
+of the query at least is right; answers are compared by rules, free texts too, which they compare by ANLS or ROUGE.
 
 Command: pixel-reasoner rl --config recipes/visionary_r1
 Data: images with questions and answers.
@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/visionary_r1",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
             "processor.image": (4, 1275),
             "operations.names": (),
             "operations.guidelines": (
@@ -61,6 +62,7 @@ def get_config() -> ConfigDict:
             "grpo.clip_high": 0.2,
             "auxiliary.kl": 0.04,
             "auxiliary.kl_estimator": "k3",
+            "schedules": (("auxiliary.kl", "cosine", 0.04, 0.0),),
             "replay.method": "none",
         },
     )

@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/visual_rft",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
             "operations.names": (),
             "operations.guidelines": (
                 "Think within <think> </think> tags, then answer within <answer> </answer> tags. Give boxes as a list:"

@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
         "rl_qwen2_5_vl_7b",
         {
             "workdir": "runs/vlm_r1",
+            "model.directory": "checkpoints/Qwen2.5-VL-7B-Instruct",
             "operations.names": (),
             "operations.guidelines": (
                 "First output the thinking process in <think> </think> tags and then output the final answer in"

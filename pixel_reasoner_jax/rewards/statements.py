@@ -16,6 +16,7 @@ import pathlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -79,11 +80,20 @@ def endpoint_judge() -> Judge:
     Raises:
       UserError: it names none, or the endpoint cannot be used.
     """
+    return EndpointJudge(judging_endpoint())
+
+
+def judging_endpoint() -> Endpoint:
+    """The endpoint of the judge that the environment names.
+
+    Raises:
+      UserError: it names none, or the endpoint cannot be used.
+    """
     model = os.environ.get(MODEL)
     if not model:
         raise UserError(f"this reward asks a judge: set {MODEL} to its model, and OPENAI_BASE_URL to its server")
     cache = pathlib.Path.home() / ".cache" / "pixel_reasoner_jax" / "statements"
-    return EndpointJudge(Endpoint(EndpointSettings(model, temperature=0.0, max_tokens=TOKENS, cache=cache)))
+    return Endpoint(EndpointSettings(model, temperature=0.0, max_tokens=TOKENS, cache=cache))
 
 
 class EndpointJudge:
@@ -100,24 +110,38 @@ class EndpointJudge:
         if not text.strip() or not statements:
             return ()
         messages, code = judge_messages(text, statements)
-        problem = "no reply has a verdict"
-        for attempt in range(REPLIES):
-            try:
-                reply = self.endpoint.complete(messages, attempt)
-            except RequestError as error:
-                problem = str(error)
-                break
-            found = None if reply.problem else read_verdict(reply.text, code, len(statements))
-            if found is not None:
-                return found
-        _log.warning("the judge did not say which statements a response makes: %s", problem)
-        return ()
+        return ask(self.endpoint, messages, code, len(statements), "which statements a response makes")
+
+
+def ask(endpoint: Endpoint, messages: list[dict[str, Any]], code: str, count: int, what: str) -> Collection[int]:
+    """The verdict of a judge, none without one, with a warning that it did not say `what`.
+
+    Args:
+      endpoint: the judge.
+      messages: what it is asked.
+      code, count: see `read_verdict`.
+
+    Raises:
+      EndpointError: the endpoint cannot be used.
+    """
+    problem = "no reply has a verdict"
+    for attempt in range(REPLIES):
+        try:
+            reply = endpoint.complete(messages, attempt)
+        except RequestError as error:
+            problem = str(error)
+            break
+        found = None if reply.problem else read_verdict(reply.text, code, count)
+        if found is not None:
+            return found
+    _log.warning("the judge did not say %s: %s", what, problem)
+    return ()
 
 
 def judge_messages(text: str, statements: Sequence[str]) -> tuple[list[dict[str, str]], str]:
     """What a judge is asked, and the mark that its verdict must have: a digest of all that it is shown."""
-    listed = "\n".join(f"{number}. {_quoted(one)}" for number, one in enumerate(statements, 1))
-    shown = _quoted(text[:MOST_TEXT])
+    listed = "\n".join(f"{number}. {quoted(one)}" for number, one in enumerate(statements, 1))
+    shown = quoted(text[:MOST_TEXT])
     code = hashlib.sha256(f"{listed}\0{shown}".encode()).hexdigest()[:10]
     question = (
         f"Statements, as JSON texts:\n{listed}\n\nThe text, as one JSON text between two marks that its author does"
@@ -140,6 +164,6 @@ def read_verdict(reply: str, code: str, count: int) -> set[int] | None:
     return numbers if numbers <= set(range(count)) else None
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text as one line of JSON; runs of white space are a blank, half a surrogate pair is "?"."""
     return json.dumps(" ".join(text.encode("utf-8", "replace").decode().split()), ensure_ascii=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.packaged_configs import config_module
 from tests.recipes.scripted import Run, responses_of, rewards_of, said
 
 RECIPE = "recipes/perception_r1"
@@ -15,7 +15,7 @@ def judge(text, statements):
 
 
 def judged_facts(responses):
-    return find_part(f"{RECIPE}:facts", {}, "reward term")(responses, judge)
+    return config_module(RECIPE).facts(responses, judge)
 
 
 def test_rewards(monkeypatch):
@@ -23,14 +23,14 @@ def test_rewards(monkeypatch):
     group = [said(form.format(" ".join(FACTS))), said(form.format(FACTS[0])), said(" ".join(FACTS)), said("")]
     found = judged_facts(responses_of(RECIPE, group, [1] * 4, {"visual_facts": FACTS}))
     assert found.tolist() == [[1, 0.5, 1, 0]]
-    monkeypatch.setitem(find_part(f"{RECIPE}:facts", {}, "").__globals__, "endpoint_judge", lambda: judge)
+    monkeypatch.setattr(config_module(RECIPE), "endpoint_judge", lambda: judge)
     rewards, _ = rewards_of(RECIPE, group, [1, 0, 1, 0], {"visual_facts": FACTS})
     assert rewards.tolist() == pytest.approx([0.1 + 0.9 + 0.5, 0.1 + 0.25, 0.9 + 0.5, 0])
     assert rewards_of(RECIPE, group, [1, 0, 1, 0])[0].tolist() == pytest.approx([1.0, 0.1, 0.9, 0])
 
 
 def test_repetition():
-    share = find_part(f"{RECIPE}:repeated_share", {}, "function")
+    share = config_module(RECIPE).repeated_share
     assert share("one two three") == share(" ".join(map(str, range(1000)))) == 0
     assert share("wait " * 29) == pytest.approx(0.9) and share("wait " * 50_000) > 0.999
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.packaged_configs import config_module
 from tests.recipes.scripted import Run, rewards_of, said
 
 RECIPE = "recipes/reason_rft"
@@ -39,7 +39,7 @@ def test_rewards_of_numbers():
     ],
 )
 def test_transformations(answer, score):
-    shared = find_part(f"{RECIPE}:shared_transformations", {}, "function")
+    shared = config_module(RECIPE).shared_transformations
     assert shared(answer, "change_color(1, red), change_size(2, small)") == pytest.approx(score)
 
 

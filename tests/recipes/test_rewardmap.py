@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.packaged_configs import config_module
 from tests.recipes.scripted import Run, rewards_of, said
 
 RECIPE = "recipes/rewardmap"
@@ -21,7 +21,7 @@ def answered(*legs):
 
 
 def details(query, *group):
-    detail = find_part(f"{RECIPE}:detail", {}, "function")
+    detail = config_module(RECIPE).detail
     return [detail(one, query) for one in group]
 
 

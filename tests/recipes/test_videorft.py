@@ -6,7 +6,7 @@ from PIL import Image
 
 from data_pipeline.sources.pixel_search_video import PixelSearchVideo
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.packaged_configs import config_module
 from tests.recipes.scripted import Run, rewards_of, said
 
 RECIPE = "recipes/videorft"
@@ -20,7 +20,7 @@ def similarity(text, images):
 
 
 def compared_semantics(responses):
-    return find_part(f"{RECIPE}:semantic", {}, "reward term")(responses, similarity)
+    return config_module(RECIPE).semantic(responses, similarity)
 
 
 def test_rewards(monkeypatch):

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.packaged_configs import config_module
+from pixel_reasoner_jax.training.schedules import config_at
 from tests.recipes.scripted import Run, rewards_of, said
 
 RECIPE = "recipes/visionary_r1"
@@ -23,13 +25,18 @@ def test_rewards():
 
 
 def test_captions_are_asked_without_the_image():
-    from_captions = find_part(f"{RECIPE}:from_captions", {}, "query")
+    from_captions = config_module(RECIPE).from_captions
     query = {"id": "a", "question": "Which digit?", "answer": "5", "images": ["a.png"]}
     texts = FORM, "no caption", "<info>{} {0}</info>", "<info> </info>", "<info>a</info><info>b</info>", "</info><info>"
     found = from_captions(query, [*map(said, texts)])
     told = "An image that you do not see was described so:\n{}\n\nWhich digit?"
     assert found[0] == {"id": "a", "question": told.format("a red box"), "answer": "5"}
     assert found[2]["question"] == told.format("{} {0}") and [found[n] for n in (1, 3, 4, 5)] == [None] * 4
+
+
+@pytest.mark.parametrize("progress,weight", [(0, 0.04), (0.5, 0.02), (1, 0)])
+def test_the_weight_of_kl_falls_along_a_cosine(progress, weight):
+    assert config_at(load_config(RECIPE), progress).auxiliary.kl == pytest.approx(weight)
 
 
 def script(episode):
