@@ -39,7 +39,6 @@ def get_config() -> ConfigDict:
     # Little momentum: with more, zooming is given up before the bonus for it, which grows as it becomes rare, can act.
     config.rl.optimizer = optimizer(learning_rate=2e-4, warmup_fraction=0.03, schedule="linear", b1=0.5, b2=0.9)
     config.rl.train = train(batch_size=128, steps=110, row_length=288, micro_batch_rows=12)
-    config.rl.train.log_samples = 0  # responses of every episode that are stored
     config.rl.rollout = ConfigDict()
     config.rl.rollout.samples = 8  # G, responses a query
     config.rl.rollout.temperature = 1.0
@@ -130,5 +129,6 @@ def train(batch_size: int, steps: int, row_length: int, micro_batch_rows: int) -
             freeze_vision=False,
             checkpoint_every=100,
             keep_checkpoints=1,
+            log_samples=0,  # responses of every episode, and of every evaluation, that are stored
         )
     )

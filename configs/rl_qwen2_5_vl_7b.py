@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.path = "data/pixel_reasoner_rl"  # queries, a data set or a table such as queries.jsonl: docs/data.md
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
+    config.data.shuffle = True  # False: records in their own order, as for a curriculum
     config.data.pass_rates = (0.0, 1.0)  # queries whose stored pass_rate is known and not within are in no epoch
     config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped
     # How many shards the records are assigned to, each packed by itself: a multiple of data x fsdp, 0 for just that.
@@ -254,7 +255,7 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict()
     # Benchmarks or one's own queries as NAME:PATH, like `evaluate --on`: ("data:data/held_out.jsonl", "vstar:DIR").
     config.evaluation.on = ()
-    config.evaluation.every = 10  # episodes, and after the last one
+    config.evaluation.every = 10  # episodes, and before the first and after the last one
     config.evaluation.queries = 256  # the most of each benchmark, evenly spread over it
     config.evaluation.samples = 1  # responses a query
     config.evaluation.temperature = 0.0

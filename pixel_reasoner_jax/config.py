@@ -55,6 +55,7 @@ FIXED = (
     "operations.guidelines",
     "data.path",
     "data.mixture",
+    "data.shuffle",
     "data.shards",
     "data.pass_rates",
     "data.held_out",
@@ -73,6 +74,7 @@ was trained so far depend on them."""
 EARLIER = {
     "model.position_rule": EARLIER_POSITION_RULE,
     "operations.box_rule": EARLIER_BOX_RULE,
+    "data.shuffle": True,
     "data.held_out": 0.0,
     "operations.names": list(DEFAULT_OPERATIONS),  # as JSON has them
     "operations.syntax": DEFAULT_SYNTAX,

@@ -151,8 +151,9 @@ def _are_schedules(value: Any) -> bool:
         isinstance(one, tuple | list)
         and len(one) >= 4
         and isinstance(one[0], str)
-        and one[1] in CURVES
-        and (len(one) == 4 or one[1] == "steps")
+        and isinstance(one[1], str)
+        and (one[1] in CURVES or all(one[1].partition(":")))
+        and (len(one) == 4 or one[1] not in ("linear", "cosine"))
         and all(map(_is_number, one[2:]))
         for one in value
     )
@@ -345,8 +346,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grpo.shaping": (_are_own, 'texts of the form module:function, for example ("my_module:my_function",)'),
     "schedules": (
         _are_schedules,
-        f'tuples of a key, one of {", ".join(CURVES)}, the first and the last value ("steps": any), for example'
-        ' (("auxiliary.kl", "cosine", 0.04, 0.0),)',
+        f'tuples of a key, one of {", ".join(CURVES)} or module:function, the first and the last value ("steps": any),'
+        ' for example (("auxiliary.kl", "cosine", 0.04, 0.0),)',
     ),
     "context": _part(*CONTEXTS),
     "policy": _choice(*POLICIES),

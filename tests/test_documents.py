@@ -43,7 +43,7 @@ def settings_in(text: str) -> set[str]:
 def _plain(name: str) -> str:
     """A setting's key without `config.`, with a label of ours in place of one's own."""
     name = re.sub(r"rewards\.terms\.(style|brief|LABEL)\b", "rewards.terms.bonus", name.removeprefix("config."))
-    return re.sub(r"\b(passes|auxiliary\.terms|rollout\.subgroups)\.\w+", r"\1.LABEL", name)
+    return re.sub(r"\b(passes|rollout\.subgroups|auxiliary\.terms)\.\w+", r"\1.LABEL", name)
 
 
 @pytest.mark.parametrize(

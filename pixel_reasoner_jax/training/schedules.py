@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import FIXED, ConfigError, check_values
+from pixel_reasoner_jax.named_parts import find_part, numbers_of
 
 # Whose numbers an episode reads anew, and single ones.
 SECTIONS = ("auxiliary", "curiosity", "grpo", "passes", "replay", "rewards", "rollout.subgroups")
@@ -37,6 +38,8 @@ def steps(progress: float, *values: float) -> float:
 
 
 CURVES: dict[str, Callable[..., float]] = {"linear": linear, "cosine": cosine, "steps": steps}
+"""By the name in an entry of `config.schedules`, or module:function: functions of the progress, from 0 to 1, and of the
+entry's values that return the setting's value."""
 
 
 def progress_of(episode: int, episodes: int) -> float:
@@ -46,7 +49,11 @@ def progress_of(episode: int, episodes: int) -> float:
 
 def values_at(config: ConfigDict, progress: float) -> dict[str, float]:
     """The values of the settings that are scheduled, by dotted key, at a progress from 0 to 1."""
-    return {key: CURVES[curve](progress, *map(float, values)) for key, curve, *values in config.schedules}
+    found = {}
+    for key, curve, *values in config.schedules:
+        value = find_part(curve, CURVES, "curve")(progress, *map(float, values))
+        found[key] = float(numbers_of(f"curve {curve!r} at {progress:.3g}", value, (), "settings"))
+    return found
 
 
 def config_at(config: ConfigDict, progress: float) -> ConfigDict:
@@ -91,6 +98,7 @@ def check_schedules(config: ConfigDict) -> None:
 
     Raises:
       ConfigError: one is not; the message names it.
+      UserError: a curve of one's own is not there, or gives no number.
     """
     keys = _keys(config)
     for key, _, *values in config.schedules:
@@ -111,6 +119,8 @@ def check_schedules(config: ConfigDict) -> None:
             raise ConfigError(f"{where} is no number with a fraction, and cannot be scheduled")
         for one in values:
             check_values(_with(config, {key: float(one)}))
+    for progress in (0.0, 1.0):
+        check_values(_with(config, values_at(config, progress)))
 
 
 def _keys(config: ConfigDict) -> list[str]:

@@ -18,7 +18,7 @@ from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
-from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training import rl, rl_episode, sft
 from pixel_reasoner_jax.training.packing import Sequence
 
 
@@ -85,7 +85,7 @@ def uninterrupted(start, tmp_path_factory) -> Callable[[str], pathlib.Path]:
 
 def let_luck_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model earns nothing, which leaves nothing to learn: here its tokens decide how right a response is."""
-    collect = rl.collect
+    collect = rl_episode.collect
 
     def by_luck(*arguments):
         found = collect(*arguments)
@@ -94,7 +94,7 @@ def let_luck_pay(monkeypatch: pytest.MonkeyPatch) -> None:
                 row[:] = [trajectory.tokens.sum() % 97 / 97 for trajectory in group]
         return found
 
-    monkeypatch.setattr(rl, "collect", by_luck)
+    monkeypatch.setattr(rl_episode, "collect", by_luck)
 
 
 def make_sft_config(start, workdir) -> ConfigDict:

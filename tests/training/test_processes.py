@@ -16,7 +16,7 @@ from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.rollout.prompt import Prompt
-from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training import rl, rl_episode, sft
 from tests import processes
 from tests.training.test_joint_terms import with_passes
 from tests.training.test_policy_update import with_parts
@@ -30,7 +30,7 @@ join(coordinator, int(processes), int(process))
 import pytest
 from ml_collections import ConfigDict
 from pixel_reasoner_jax.config import load_config
-from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training import rl, rl_episode, sft
 from tests.training.conftest import let_luck_pay
 
 config = load_config(f"{phase}_qwen2_5_vl_7b")
@@ -133,15 +133,15 @@ def test_processes_leave_out_the_same_updates(request, script, luck_pays):
 
 def reward_the_first_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the four shards' queries, luck pays for those of the first two alone."""
-    collect = rl.collect
+    collect = rl_episode.collect
 
     def half(*arguments):
-        groups, correct = collect(*arguments)
-        first = jax.process_index() * len(correct)
-        correct[np.arange(first, first + len(correct)) >= 2] = 0.0
-        return groups, correct
+        found = collect(*arguments)
+        first = jax.process_index() * len(found.correct)
+        found.correct[np.arange(first, first + len(found.correct)) >= 2] = 0.0
+        return found
 
-    monkeypatch.setattr(rl, "collect", half)
+    monkeypatch.setattr(rl_episode, "collect", half)
 
 
 @pytest.mark.slow

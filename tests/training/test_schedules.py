@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from pixel_reasoner_jax.config import ConfigError
+from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.config_values import CURVES as NAMES
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training import rl, rl_episode
 from pixel_reasoner_jax.training.losses import has_entropy_gradient, policy_loss
 from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of, passes_asked_for, score_passes
 from pixel_reasoner_jax.training.rl_settings import check_settings
@@ -146,12 +147,14 @@ def test_every_batch_of_an_update_carries_the_values_of_its_episode(start, seque
 
 def test_a_run_s_parts_take_the_values_of_an_episode():
     config = scheduled(("rollout.temperature", "linear", 1.0, 0.5), ("rewards.terms.bonus.weight", "linear", 1.0, 0.0))
-    fields = dict.fromkeys(field for field in rl.Learner.__dataclass_fields__)
-    learner = rl.Learner(**fields | dict(config=config, schedule=UpdateSchedule(6, 2), sampling=rl.sampling_of(config)))
+    fields = dict.fromkeys(field for field in rl_episode.Learner.__dataclass_fields__)
+    learner = rl_episode.Learner(
+        **fields | dict(config=config, schedule=UpdateSchedule(6, 2), sampling=rl_episode.sampling_of(config))
+    )
     later = learner.in_episode(3)
     assert (later.sampling.temperature, later.config.rewards.terms.bonus.weight) == (0.5, 0.0)
     assert learner.in_episode(2).sampling.temperature == 0.75 and learner.sampling.temperature == 1.0
-    plain = rl.Learner(**fields | dict(config=config_of(), schedule=UpdateSchedule(6, 2)))
+    plain = rl_episode.Learner(**fields | dict(config=config_of(), schedule=UpdateSchedule(6, 2)))
     assert plain.in_episode(3) is plain
 
 
@@ -167,3 +170,20 @@ def test_a_run_follows_its_schedules(rl_config, luck_pays):
     lines = read_metrics(rl.run(rl_config).parent)
     assert len(lines) == 4 and all("reference_kl" in line for line in lines)
     assert lines[-1]["entropy"] < 0.5 * lines[0]["entropy"]
+
+
+def quadratic(progress, first, last):
+    return first + (last - first) * progress**2
+
+
+def test_a_curve_of_ones_own(monkeypatch):
+    config = load_config("rl_qwen2_5_vl_7b")
+    config.schedules = (("auxiliary.kl", f"{__name__}:quadratic", 0.0, 0.4),)
+    check_schedules(config)
+    assert values_at(config, 0.5) == {"auxiliary.kl": pytest.approx(0.1)}
+    monkeypatch.setitem(globals(), "quadratic", lambda progress, first, last: "none")
+    with pytest.raises(UserError, match="curve .* must be a finite number"):
+        values_at(config, 0.5)
+    monkeypatch.setitem(globals(), "quadratic", lambda progress, first, last: -1.0)
+    with pytest.raises(ConfigError, match="auxiliary.kl is -1.0"):
+        check_schedules(config)
