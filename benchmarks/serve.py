@@ -1,9 +1,9 @@
 """What serving costs: python -m benchmarks.serve [--minutes N] [--json]
 
-A tiny random model is served in this process to 64 clients, each of which sends 8 requests with an image, one after
-the other. The same queries go through `Policy.stream` with as many slots. Told are the times to the first text and to
-the end, and tokens a second of both. With `--minutes` clients send requests for so long, of which some hang up and some
-are bad, and what is told is the resident memory.
+A tiny random model is served in this process to 64 clients of another one, each of which sends 8 requests with an
+image, one after the other. The same queries go through `Policy.stream` with as many slots. Told are the times to the
+first text and to the end, and tokens a second of both. With `--minutes` clients send requests for so long, of which
+some hang up and some are bad, and what is told is the resident memory.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ import argparse
 import base64
 import concurrent.futures
 import dataclasses
-import http.client
 import io
+import itertools
 import json
 import os
 import pathlib
-import random
+import statistics
 import tempfile
 import time
 from typing import Any
 
+from benchmarks.serve_clients import Answer, Order, answers
 from data_pipeline import lessons
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.operations import default_registry
-from pixel_reasoner_jax.processing import Budgets, Processor
+from pixel_reasoner_jax.processing import Budgets, PictureStore, Processor
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
-from pixel_reasoner_jax.serve.app import Service
+from pixel_reasoner_jax.serve.app import Offer, Service
 from pixel_reasoner_jax.serve.engine import Engine
 from pixel_reasoner_jax.serve.request import RequestLimits
 from pixel_reasoner_jax.serve.server import in_thread
@@ -37,7 +38,7 @@ from pixel_reasoner_jax.serve.sources import MediaSources
 CLIENTS, REQUESTS = 64, 8
 TOKENS = 64  # of a response
 AIM = 0.85  # of the tokens a second of `Policy.stream`
-BAD = [b"{", b"[" * 1000, b'{"model": "tiny", "messages": 7}', b'{"model": "none", "messages": []}']
+BAD = ["{", "[" * 1000, '{"model": "tiny", "messages": 7}', '{"model": "none", "messages": []}']
 
 
 def build(folder: pathlib.Path, slots: int) -> Policy:
@@ -59,36 +60,24 @@ def build(folder: pathlib.Path, slots: int) -> Policy:
     return policy
 
 
-def bodies(queries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The requests that ask the queries."""
+def questions(count: int) -> list[dict[str, Any]]:
+    """Queries of the pixel-search world, their images as the data: URLs that clients send."""
     made = []
-    for number, query in enumerate(queries):
+    for query in (PixelSearch(count, "rl")[number].query() for number in range(count)):
         buffer = io.BytesIO()
         query["images"][0].save(buffer, "PNG")
         url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": query["question"]}]
-        messages = [{"role": "user", "content": content}]
-        options = {"seed": number, "stream": True, "stream_options": {"include_usage": True}}
-        made.append({"model": "tiny", "messages": messages, "max_tokens": TOKENS, **options})
+        made.append({**query, "images": [url]})
     return made
 
 
-def ask(address: str, body: bytes, read: bool = True) -> tuple[int, float, float, int]:
-    """Sends a request; its status, the seconds to the first text and to the end, and the tokens that were written."""
-    began, first, tokens = time.perf_counter(), 0.0, 0
-    connection = http.client.HTTPConnection(address, timeout=600)
-    try:
-        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        if response.status == 200 and read:
-            for line in response:
-                if not first and b'"delta": {"content"' in line:
-                    first = time.perf_counter() - began
-                if b'"usage"' in line:
-                    tokens = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
-        return response.status, first, time.perf_counter() - began, tokens
-    finally:
-        connection.close()
+def body(number: int, query: dict[str, Any]) -> str:
+    """The request that asks a query."""
+    content = [{"type": "image_url", "image_url": {"url": query["images"][0]}}]
+    content.append({"type": "text", "text": query["question"]})
+    messages = [{"role": "user", "content": content}]
+    options = {"seed": number, "stream": True, "stream_options": {"include_usage": True}}
+    return json.dumps({"model": "tiny", "messages": messages, "max_tokens": TOKENS, **options})
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -96,41 +85,58 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-def measure(clients: int, requests: int, slots: int) -> dict[str, Any]:
-    """Both sides, each after a round that is not counted."""
-    queries = [PixelSearch(clients * requests, "rl")[number].query() for number in range(clients * requests)]
-    sent = [json.dumps(body).encode() for body in bodies(queries)]
+def streamed(policy: Policy, queries: list[dict[str, Any]]) -> float:
+    """Tokens a second of `Policy.stream`, all images new to it."""
+    policy.release()
+    policy.store = PictureStore()
+    began = time.perf_counter()
+    with policy.stream(iter(queries), sampling=SamplingSettings()) as stream:
+        tokens = sum(trajectory.sampled for _, trajectory in stream)
+    return tokens / (time.perf_counter() - began)
+
+
+def served(policy: Policy, order: Order, others: list[str]) -> list[Answer]:
+    """What the server answers, all images new to it, after requests that are not counted."""
+    policy.release()
+    policy.store = PictureStore()
+    with in_thread(Service({"tiny": Offer(Engine(policy, MediaSources(), order.clients))}, RequestLimits())) as (
+        url,
+        _,
+    ):
+        order = dataclasses.replace(order, address=url.removeprefix("http://"))
+        answers(dataclasses.replace(order, bodies=others))
+        return answers(order)
+
+
+def measure(clients: int, requests: int, slots: int, rounds: int) -> dict[str, Any]:
+    """Both sides in turn, and the medians of all rounds; one before them is not counted."""
+    queries = questions(clients * requests + slots)
+    sent = [*map(body, itertools.count(), queries)]
+    order, others = Order("", clients, sent[:-slots]), sent[-slots:]
     with tempfile.TemporaryDirectory() as folder:
         policy = build(pathlib.Path(folder), slots)
-        sampling = SamplingSettings()
-        for part in (queries[:slots], queries):
-            began, tokens = time.perf_counter(), 0
-            with policy.stream(iter(part), sampling=sampling) as stream:
-                tokens = sum(trajectory.sampled for _, trajectory in stream)
-            direct = tokens / (time.perf_counter() - began)
-        policy.release()
-        engine = Engine(policy, MediaSources(), clients)
-        with in_thread(Service(engine, "tiny", RequestLimits())) as (url, _):
-            address = url.removeprefix("http://")
-            with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-                list(pool.map(lambda body: ask(address, body), sent[:slots]))
-                shares = [sent[number::clients] for number in range(clients)]
-                began = time.perf_counter()
-                answers = list(pool.map(lambda share: [ask(address, body) for body in share], shares))
-                seconds = time.perf_counter() - began
-    answers = [answer for share in answers for answer in share]
-    firsts, ends = [answer[1] for answer in answers if answer[1]], [answer[2] for answer in answers]
-    served = sum(answer[3] for answer in answers) / seconds
+        streamed(policy, queries[-slots:])
+        results = []
+        for _ in range(rounds):
+            direct = streamed(policy, queries[:-slots])
+            results.append(summary(served(policy, order, others), requests, direct))
+    return {name: statistics.median(result[name] for result in results) for name in results[0]} | {"aim": AIM}
+
+
+def summary(answered: list[Answer], requests: int, direct: float) -> dict[str, float]:
+    """The figures of one round; clients begin together, so that it lasts as long as the slowest."""
+    firsts, ends = [answer.first for answer in answered if answer.first], [answer.end for answer in answered]
+    seconds = max(sum(ends[first : first + requests]) for first in range(0, len(ends), requests))
+    rate = sum(answer.tokens for answer in answered) / seconds
     return {
-        "errors": sum(answer[0] != 200 for answer in answers),
+        "errors": sum(answer.status != 200 for answer in answered),
         "first_p50": percentile(firsts, 0.5),
         "first_p95": percentile(firsts, 0.95),
         "end_p50": percentile(ends, 0.5),
         "end_p95": percentile(ends, 0.95),
-        "served_tokens_per_second": served,
+        "served_tokens_per_second": rate,
         "stream_tokens_per_second": direct,
-        "share": served / direct,
-        "aim": AIM,
+        "share": rate / direct,
     }
 
 
@@ -142,26 +148,16 @@ def resident() -> float:
 
 def endure(minutes: float, clients: int, slots: int) -> dict[str, Any]:
     """Load with hang-ups and bad requests; the resident memory after a tenth of it, or a minute, and in the end."""
-    queries = [PixelSearch(256, "rl")[number].query() for number in range(256)]
-    sent = [json.dumps(body).encode() for body in bodies(queries)]
+    sent = [*map(body, itertools.count(), questions(256))]
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(build(pathlib.Path(folder), slots), MediaSources(), clients)
-        with in_thread(Service(engine, "tiny", RequestLimits())) as (url, _):
-            address, end = url.removeprefix("http://"), time.monotonic() + 60 * minutes
-
-            def load(number: int) -> list[int]:
-                chance, statuses = random.Random(number), []
-                while time.monotonic() < end:
-                    kind = chance.random()
-                    body = chance.choice(BAD) if kind < 0.1 else chance.choice(sent)
-                    statuses.append(ask(address, body, read=kind > 0.2)[0])
-                return statuses
-
-            with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-                running = [pool.submit(load, number) for number in range(clients)]
+        with in_thread(Service({"tiny": Offer(engine)}, RequestLimits())) as (url, _):
+            order = Order(url.removeprefix("http://"), clients, sent, BAD, 60 * minutes)
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                running = pool.submit(answers, order)
                 time.sleep(min(60.0, 6 * minutes))
                 early = resident()
-                statuses = [status for future in running for status in future.result()]
+                statuses = [answer.status for answer in running.result()]
             late, wait_until = resident(), time.monotonic() + 30
             while (engine.load.active or engine.load.waiting) and time.monotonic() < wait_until:
                 time.sleep(0.1)
@@ -174,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--requests", type=int, default=REQUESTS, help="of each client")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--minutes", type=float, help="of load with hang-ups and bad requests, in place of the timing")
     parser.add_argument("--json", action="store_true")
@@ -181,7 +178,7 @@ def main() -> None:
     if args.minutes:
         result = endure(args.minutes, args.clients, args.slots)
     else:
-        result = measure(args.clients, args.requests, args.slots)
+        result = measure(args.clients, args.requests, args.slots, args.rounds)
     if args.json:
         print(json.dumps(result))
         return

@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     # A data set of trajectories, 5,500 of 7,500 with operations; or a table of `messages`: docs/data.md.
     config.data.path = "data/pixel_reasoner_warm_start"
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
+    config.data.shuffle = True  # False: records in their own order, as for a curriculum
     config.data.held_out = 0.0  # share of the records that are not trained on: see evaluation.loss_on
     config.data.workers = 4  # processes that decode and resize; 0: threads
     config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped

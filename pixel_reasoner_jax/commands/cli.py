@@ -124,7 +124,7 @@ COMMANDS = {
         goes_on_with="--queries",
     ),
     "serve": Command(
-        "a model behind chat completions of OpenAI's form, its operations inside",
+        "models behind chat completions of OpenAI's form, operations inside, and a page to talk to them",
         "pixel_reasoner_jax.commands.serve",
         options.serve,
     ),

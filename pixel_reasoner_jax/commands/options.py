@@ -349,9 +349,13 @@ def generate(parser: argparse.ArgumentParser) -> None:
 
 def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="checkpoint directory, ours or Hugging Face's, or an adapter's"
+        "--model",
+        required=True,
+        action="append",
+        metavar="[NAME=]DIR",
+        help="checkpoint directory, ours or Hugging Face's, or an adapter's, and what clients call the model (default:"
+        " the folder's name); again for another one beside it",
     )
-    parser.add_argument("--name", help="what clients call the model (default: the folder's name)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
     )

@@ -237,7 +237,14 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             metrics=config.metrics.to_dict(),
             media=dataclasses.asdict(MediaSettings()),
             data=dict(
-                path=data, mixture=(), shards=0, workers=0, max_unreadable=0.0, pass_rates=(0.0, 1.0), held_out=0.0
+                path=data,
+                mixture=(),
+                shuffle=True,
+                shards=0,
+                workers=0,
+                max_unreadable=0.0,
+                pass_rates=(0.0, 1.0),
+                held_out=0.0,
             ),
         )
     )

@@ -1,16 +1,17 @@
-"""`pixel-reasoner serve`: a model behind chat completions in OpenAI's form, with its operations inside."""
+"""`pixel-reasoner serve`: models behind chat completions in OpenAI's form, with their operations inside."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
+from collections.abc import Sequence
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.operations import allow_own
 from pixel_reasoner_jax.processing.sources import MediaSettings, use_media_settings
-from pixel_reasoner_jax.rollout import SamplingSettings
+from pixel_reasoner_jax.rollout import Policy, SamplingSettings
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 
 KEY = "PIXEL_REASONER_API_KEY"  # the environment variable of --api-key
@@ -18,14 +19,14 @@ DECODE_STEPS = 8  # tokens that are written before they are sent, and before oth
 
 
 def run(args: argparse.Namespace) -> None:
-    """Loads a model, compiles what it needs, and serves it until Ctrl-C or SIGTERM.
+    """Loads models, compiles what they need, and serves them until Ctrl-C or SIGTERM.
 
     Raises:
       UserError: an option is out of range, the extra is not installed, or the address cannot be had; as
         MissingFileError no such model directory, or one with a file missing.
     """
     try:
-        from pixel_reasoner_jax.serve.app import Service
+        from pixel_reasoner_jax.serve.app import Offer, Service
         from pixel_reasoner_jax.serve.engine import Engine
         from pixel_reasoner_jax.serve.request import RequestLimits
         from pixel_reasoner_jax.serve.server import serve
@@ -44,17 +45,42 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"the API key is empty: give --api-key KEY or set {KEY}, or neither")
     allow_own(args.own)
     use_media_settings(MediaSettings(root=args.media_root, max_pixels=args.max_pixels), quiet=True)
+    models = named(args.model)
+    bytes_ = args.max_megabytes * 2**20
+    sources = MediaSources(args.media_root is not None, args.allow_url, bytes_)
+    limits = RequestLimits(body_bytes=bytes_, images=args.max_images, samples=args.max_samples)
+    offers = {
+        name: Offer(Engine(_ready_policy(folder, args), sources, args.queue), PolicySettings.load(folder))
+        for name, folder in models.items()
+    }
+    serve(Service(offers, limits, key and key.strip()), args.host, args.port, args.grace)
+
+
+def named(given: Sequence[str]) -> dict[str, str]:
+    """The folders of models by the names that clients call them by, from NAME=DIR or DIR, named as the folder is.
+
+    Raises:
+      UserError: two have one name.
+    """
+    models: dict[str, str] = {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not equals or as_path(one).exists():
+            name, folder = as_path(one).resolve().name, one
+        if not name or not folder:
+            raise UserError(f"--model {one}: it is DIR or NAME=DIR")
+        if name in models:
+            raise UserError(f"two models are called {name}: name them with --model NAME=DIR")
+        models[name] = folder
+    return models
+
+
+def _ready_policy(folder: str, args: argparse.Namespace) -> Policy:
+    """A model that is loaded, and compiled."""
     policy = load_policy(
-        args.model, dtype=args.dtype, text_only=args.text_only, slots=args.slots, decode_steps=DECODE_STEPS
+        folder, dtype=args.dtype, text_only=args.text_only, slots=args.slots, decode_steps=DECODE_STEPS
     )
     policy.limits = dataclasses.replace(policy.limits, max_length=args.max_length)
     policy.warmup()
     policy.warmup(sampling=SamplingSettings(top_p=0.5))  # requests with top-p or top-k decode by another program
-    bytes_ = args.max_megabytes * 2**20
-    sources = MediaSources(args.media_root is not None, args.allow_url, bytes_)
-    limits = RequestLimits(body_bytes=bytes_, images=args.max_images, samples=args.max_samples)
-    name = args.name or as_path(args.model).resolve().name
-    service = Service(
-        Engine(policy, sources, args.queue), name, limits, key and key.strip(), PolicySettings.load(args.model)
-    )
-    serve(service, args.host, args.port, args.grace)
+    return policy

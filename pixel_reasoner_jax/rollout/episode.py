@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,13 +107,13 @@ class Episode(Dialogue):
         """
         kept, stopped = len(tokens), False
         if self._text is not None:
-            for number, token in enumerate(tokens.tolist(), start=1):
-                text = "" if token in self._processor.stop_tokens else self._text.push(token)
-                if text and self._on_event:
-                    self._emit(TurnText, text=text)
-                if self._text.stopped:
-                    kept, stopped = number, True
-                    break
+            ids, before = tokens.tolist(), len(self._text.text)
+            ended = bool(ids) and ids[-1] in self._processor.stop_tokens
+            added = self._text.push(ids[:-1] if ended else ids)
+            if stopped := self._text.stopped:
+                kept = added
+            if self._on_event and len(self._text.text) > before:
+                self._emit(TurnText, text=self._text.text[before:])
         self._pieces.append(
             (tokens[:kept], Source.SAMPLED, logprobs[:kept], policy_logprobs[:kept], self.settings.temperature)
         )
@@ -195,7 +196,7 @@ class Episode(Dialogue):
 
 
 class TextStream:
-    """Decodes the text of a turn token by token, and tells whether it contains a stop string."""
+    """Decodes the text of a turn as it is sampled, and tells whether it contains a stop string."""
 
     def __init__(self, tokenizer: Any, stop_strings: tuple[str, ...]):
         self._tokenizer, self._stop_strings = tokenizer, stop_strings
@@ -203,14 +204,28 @@ class TextStream:
         self.text = ""
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """The text that the token completes; the bytes of an incomplete character wait for the tokens that follow."""
-        characters = self._tokenizer.convert_ids_to_tokens(token)
-        new = self._decoder.decode(b"".join(_BYTES.get(char) or char.encode() for char in characters))
-        for stop in self._stop_strings:
-            self.stopped |= stop in self.text[-len(stop) :] + new
-        self.text += new
-        return new
+    def push(self, tokens: Sequence[int]) -> int:
+        """Adds tokens to `text`, up to the one that completes a stop string, and returns how many that were.
+
+        The bytes of an incomplete character wait for the tokens that follow.
+        """
+        pieces = [_token_bytes(self._tokenizer, token) for token in tokens]
+        if not self._stop_strings:
+            self.text += self._decoder.decode(b"".join(pieces))
+            return len(pieces)
+        for number, piece in enumerate(pieces, start=1):
+            new = self._decoder.decode(piece)
+            self.stopped = any(stop in self.text[-len(stop) :] + new for stop in self._stop_strings)
+            self.text += new
+            if self.stopped:
+                return number
+        return len(pieces)
+
+
+@functools.lru_cache(maxsize=2**15)
+def _token_bytes(tokenizer: Any, token: int) -> bytes:
+    """The bytes of the text that a token stands for."""
+    return b"".join(_BYTES.get(char) or char.encode() for char in tokenizer.convert_ids_to_tokens(token))
 
 
 _BYTES = {char: bytes([byte]) for byte, char in bytes_to_unicode().items()}

@@ -91,6 +91,11 @@ class Load:
     free_pages: int
 
 
+def sum_of(loads: Iterable[Load]) -> Load:
+    """What several rollouts hold together."""
+    return Load(*map(sum, zip(*map(dataclasses.astuple, loads), strict=True)))
+
+
 class LiveScheduler(Scheduler):
     """A `Scheduler` that takes its queries from `Arrivals`, and waits for more when it has none."""
 

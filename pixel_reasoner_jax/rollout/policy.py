@@ -194,7 +194,7 @@ class Policy:
           seed: a response is a function of the seed, its query, its sample index and the parameters.
           temperature: of all turns, 0 for greedy; 1 unless given.
           sampling: how each turn is sampled, in place of `temperature`.
-          on_event: called with `TurnText`, token by token, `OperationRun` and `EpisodeEnd`.
+          on_event: called with `TurnText`, a few tokens at a time, `OperationRun` and `EpisodeEnd`.
           stop: asked every few tokens; once it is True in any process, the iterator raises `RolloutStopped` in all.
           per_query: makes the settings of a query out of these; see `RolloutSettings.per_query`.
 

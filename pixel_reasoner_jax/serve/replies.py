@@ -51,10 +51,12 @@ class TurnFilter:
             if found >= 0:
                 end = min(end, found)
                 continue
-            for length in range(min(len(marker) - 1, len(self.text)), 0, -1):
-                if self.text.endswith(marker[:length]):
-                    end = min(end, len(self.text) - length)
+            place = self.text.find(marker[0], max(0, len(self.text) - len(marker) + 1))
+            while place >= 0:  # what may be the beginning of a marker waits for what follows
+                if marker.startswith(self.text[place:]):
+                    end = min(end, place)
                     break
+                place = self.text.find(marker[0], place + 1)
         return self._release(end)
 
     def close(self, has_call: bool) -> str:
@@ -117,13 +119,12 @@ class Reply:
 
     Args:
       ticket: the request in the batch.
-      model: its name.
       processor: of the model.
     """
 
-    def __init__(self, ticket: Ticket, model: str, processor: Processor):
+    def __init__(self, ticket: Ticket, processor: Processor):
         self._ticket, self._processor, request = ticket, processor, ticket.request
-        self.id, self._model, self._created = f"chatcmpl-{secrets.token_hex(12)}", model, int(time.time())
+        self.id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
         registry = ticket.settings.registry
         opening = None
         if registry is not None:
@@ -237,7 +238,7 @@ class Reply:
         return {"content": content, "refusal": None}
 
     def _frame(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self._created, "model": self._model}
+        return {"id": self.id, "object": kind, "created": self._created, "model": self._ticket.request.model}
 
     def _piece(self, choice: Choice, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         one = {"index": choice.index, "delta": delta, "finish_reason": finish}

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError, shown
@@ -60,6 +60,7 @@ class ChatRequest:
     """A request for a chat completion.
 
     Attributes:
+      model: the name of the one that is asked.
       messages: each with a `role` that the model knows and a list of `content`: items of type "text", or of type
         "image" or "video" with the `url` that was sent, and a video perhaps with an `fps`.
       samples, seed, sampling, max_tokens, logprobs: see OpenAI's reference of `n`, …; `max_tokens` None: no limit.
@@ -67,6 +68,7 @@ class ChatRequest:
       stream, with_usage: whether the answer is sent as it is written, and whether its last event counts the tokens.
     """
 
+    model: str
     messages: list[dict[str, Any]]
     samples: int = 1
     seed: int = 0
@@ -78,11 +80,11 @@ class ChatRequest:
     with_usage: bool = False
 
 
-def read_body(body: bytes, model: str, limits: RequestLimits) -> ChatRequest:
+def read_body(body: bytes, models: Container[str], limits: RequestLimits) -> ChatRequest:
     """Reads a body.
 
     Args:
-      model: the name of the model that is served.
+      models: the names of those that are served.
 
     Raises:
       ApiError: it is no request that can be answered.
@@ -99,8 +101,9 @@ def read_body(body: bytes, model: str, limits: RequestLimits) -> ChatRequest:
     asked = value.get("model")
     if not isinstance(asked, str):
         raise refused("model must be the name of a model, see /v1/models", "model")
-    if asked != model:
-        raise ApiError(404, f"there is no model {shown(asked)}; /v1/models names it", "model", "model_not_found")
+    if asked not in models:
+        unknown = f"there is no model {shown(asked)}; /v1/models names those there are"
+        raise ApiError(404, unknown, "model", "model_not_found")
     for name, neutral in NEUTRAL.items():
         if value.get(name) not in neutral:
             raise refused(f"{name} is not supported", name)
@@ -109,6 +112,7 @@ def read_body(body: bytes, model: str, limits: RequestLimits) -> ChatRequest:
     if not isinstance(stream_options, dict):
         raise refused("stream_options must be an object", "stream_options")
     return ChatRequest(
+        model=asked,
         messages=_messages(value.get("messages"), limits),
         samples=_integer(value, "n", 1, limits.samples) or 1,
         seed=_seed(value),

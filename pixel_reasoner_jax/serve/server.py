@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.serve.app import Service
 from pixel_reasoner_jax.serve.errors import ApiError
 
@@ -71,9 +72,14 @@ class Server(uvicorn.Server):
         self._service, self._grace, self.dropped = service, grace, 0
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.dropped = await asyncio.to_thread(self._service.engine.close, self._grace, lambda: self.force_exit)
-        several = f"{self.dropped} requests had not ended and were"
-        were = "1 request had not ended and was" if self.dropped == 1 else several
+        engines = [offer.engine for offer in self._service.offers.values()]
+        closing = [asyncio.to_thread(engine.close, self._grace, lambda: self.force_exit) for engine in engines]
+        self.dropped = sum(await asyncio.gather(*closing))
+        were = (
+            "1 request had not ended and was"
+            if self.dropped == 1
+            else f"{self.dropped} requests had not ended and were"
+        )
         said = f"ended; {were} dropped" if self.dropped else "ended"
         print(said, flush=True)  # here: afterwards uvicorn raises the signal again, which ends the process
         await super().shutdown(sockets)
@@ -107,9 +113,10 @@ def serve(service: Service, host: str, port: int, grace: float) -> None:
         if not is_loopback(host) and not service.has_key:
             print("warning: everyone who can reach this host may use the model: give --api-key", file=sys.stderr)
         shown = f"[{host}]" if ":" in host else host
-        print(f"{service.model}: http://{shown}:{listening.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)
+        names = ", ".join(map(printable, service.offers))
+        print(f"{names}: http://{shown}:{listening.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)
         server = Server(service, host, port, grace)
-        with service.engine, contextlib.suppress(KeyboardInterrupt):
+        with service.running(), contextlib.suppress(KeyboardInterrupt):
             server.run([listening])
 
 
@@ -120,7 +127,7 @@ def in_thread(service: Service, grace: float = 0.0) -> Iterator[tuple[str, Any]]
     Yields:
       Its address, and the server.
     """
-    with listen("127.0.0.1", 0) as listening, service.engine:
+    with listen("127.0.0.1", 0) as listening, service.running():
         server = Server(service, "127.0.0.1", 0, grace)
         server.install_signal_handlers = lambda: None
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

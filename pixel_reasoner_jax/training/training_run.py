@@ -87,7 +87,7 @@ class TrainingRun:
             mesh = None  # a mesh of one device would only slow compilation down
         self.shards = VirtualShards(config, mesh)
         config.data.shards = self.shards.count
-        self.order = RecordOrder(config.seed, self.shards.local, self.shards.count)
+        self.order = RecordOrder(config.seed, self.shards.local, self.shards.count, shuffle=config.data.shuffle)
         check_is_no_run(config.model.directory)
         if not (base_directory(config.model.directory) / "config.json").exists():
             hint = download_hint(config.model.directory, "name")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pixel_reasoner_jax.rollout import Limits, Policy
-from pixel_reasoner_jax.serve.app import Service
+from pixel_reasoner_jax.serve.app import Offer, Service
 from pixel_reasoner_jax.serve.engine import Engine
 from pixel_reasoner_jax.serve.request import RequestLimits
 from pixel_reasoner_jax.serve.server import in_thread
@@ -71,10 +71,13 @@ def served(world):  # noqa: F811
     """Makes a policy, and a client of a server of it."""
     with contextlib.ExitStack() as stack:
 
-        def make(queue=64, api_key=None, sources=None, limits=None, grace=0.0, **options):
+        def make(queue=64, api_key=None, sources=None, limits=None, grace=0.0, beside=None, **options):
             given = {"limits": Limits(2, 160, max_length=LENGTH), "slots": 4, "decode_steps": 8, **options}
             engine = Engine(Policy(*world, **given), sources or MediaSources(), queue)
-            service = Service(engine, MODEL, limits or RequestLimits(), api_key)
+            offers = {MODEL: Offer(engine)}
+            if beside is not None:
+                offers["beside"] = Offer(Engine(beside, MediaSources(), queue))
+            service = Service(offers, limits or RequestLimits(), api_key)
             url, server = stack.enter_context(in_thread(service, grace))
             client = Client(url)
             client.engine, client.service, client.server = engine, service, server

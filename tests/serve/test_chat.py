@@ -11,8 +11,10 @@ import pytest
 
 from pixel_reasoner_jax.operations import Call
 from pixel_reasoner_jax.operations.syntaxes import ToolCallTags
+from pixel_reasoner_jax.rollout import Limits, Policy
+from pixel_reasoner_jax.serve.replies import TurnFilter
 from tests.rollout.zooming_policy import Zooming
-from tests.serve.conftest import asked, film, picture
+from tests.serve.conftest import LENGTH, asked, film, picture
 
 LETTERS = "eao "
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}
@@ -168,6 +170,16 @@ def test_a_failed_batch_is_followed_by_another(client, monkeypatch):
     assert client.chat(asked())[0] == 200
 
 
+def test_models_beside_each_other(served, world):  # noqa: F811
+    client = served(beside=Policy(*world, limits=Limits(2, 160, max_length=LENGTH), slots=2, text_only=True))
+    names = [model["id"] for model in json.loads(client.send("GET", "/v1/models")[2])["data"]]
+    assert names == ["tiny", "beside"] and client.send("GET", "/v1/models/beside")[0] == 200
+    (_, first), (_, second) = (client.chat(asked(model=name)) for name in names)
+    assert (first["model"], second["model"]) == ("tiny", "beside")
+    assert first["usage"]["prompt_tokens"] > second["usage"]["prompt_tokens"]  # which are told of no operations
+    assert "pixel_reasoner_active_responses 0" in client.send("GET", "/metrics")[2].decode()
+
+
 def test_what_is_told_of_the_server(client):
     assert json.loads(client.send("GET", "/v1/models")[2])["data"][0]["id"] == "tiny"
     assert client.send("GET", "/v1/models/tiny")[0] == 200 and client.send("GET", "/v1/models/x")[0] == 404
@@ -211,6 +223,24 @@ def test_the_end_finishes_or_says_what_it_dropped(served, grace, dropped):
         client.server.should_exit = True
         status, body = answer.result()
     assert status == (503 if dropped else 200)
-    while client.server.started and client.engine._thread.is_alive():
+    end = time.monotonic() + 30
+    while (client.engine._thread.is_alive() or client.server.dropped != dropped) and time.monotonic() < end:
         time.sleep(0.02)
     assert client.server.dropped == dropped
+
+
+def test_what_may_become_a_marker_is_held_back():
+    whole = "a<to<tool_calls <tool_call>\n{} STO STOP more"
+    for stops, opening, expected in (
+        ((), "<tool_call>", "a<to<tool_calls "),
+        (("STOP",), None, "a<to<tool_calls <tool_call>\n{} STO "),
+        (("ll>", "STOP"), "<tool_call>", "a<to<tool_calls "),
+        ((), None, whole),
+    ):
+        for size in range(1, len(whole)):
+            shown = TurnFilter(stops, opening)
+            pieces = [shown.push(whole[start : start + size]) for start in range(0, len(whole), size)]
+            assert "".join([*pieces, shown.close(has_call=opening is not None)]) == expected
+    held = TurnFilter(("STOP",), None)
+    assert [held.push(piece) for piece in ("a S", "TO", "ne ST", "OP b")] == ["a ", "", "STOne ", ""]
+    assert held.close(has_call=False) == "" and held.stopped_by == "STOP"

@@ -12,9 +12,23 @@ import time
 import pytest
 
 from data_pipeline import lessons
+from pixel_reasoner_jax.commands.serve import named
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import default_registry
 from tests.conftest import REPOSITORY
 from tests.serve.conftest import Client, asked
+
+
+def test_models_are_called_by_their_folders_or_by_name(tmp_path):
+    folder = tmp_path / "a=b"
+    folder.mkdir()
+    given = ["run/model", "other=run/model", str(folder)]
+    assert named(given) == {"model": "run/model", "other": "run/model", "a=b": str(folder)}
+    with pytest.raises(UserError, match="two models are called model: name them"):
+        named(["a/model", "b/model"])
+    for wrong in ("=run/model", "name="):
+        with pytest.raises(UserError, match="it is DIR or NAME=DIR"):
+            named([wrong])
 
 
 @pytest.fixture
@@ -22,7 +36,7 @@ def started(world, tmp_path):
     """Starts the command; the process, and a client of it."""
     world[0].save_pretrained(tmp_path)
     lessons.save_world_processor(tmp_path, default_registry())
-    command = [sys.executable, "-m", "pixel_reasoner_jax.commands.program", "serve", "--model", tmp_path, "--name=tiny"]
+    command = [sys.executable, "-m", "pixel_reasoner_jax.commands.program", "serve", f"--model=tiny={tmp_path}"]
     running = []
 
     def start(*options):

@@ -169,14 +169,14 @@ def test_mutated_bodies_are_read_or_refused():
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "x"},
     ]
-    read_body(json.dumps(whole).encode(), "tiny", LIMITS)
+    read_body(json.dumps(whole).encode(), ["tiny"], LIMITS)
     refused = 0
     for _ in range(3000):
         body = whole
         for _ in range(random_.randint(1, 3)):
             body = mutated(random_, body)
         try:
-            read_body(json.dumps(body).encode(), "tiny", LIMITS)
+            read_body(json.dumps(body).encode(), ["tiny"], LIMITS)
         except ApiError as error:
             assert 400 <= error.status < 500
             json.dumps(error.body).encode()
