@@ -62,9 +62,9 @@ class Episode(Dialogue):
         if prompt.given:
             self._pieces.append((given, Source.GIVEN, None, None, self.settings.temperature))
             if self._text is not None:
-                text = "".join(map(self._text.push, self._turn_tokens))
+                self._text.begin(self._turn_tokens)
                 if on_event:
-                    self._emit(TurnText, text=text)
+                    self._emit(TurnText, text=self._text.text)
         self._closed = True  # whether the last turn ended with a sampled stop token
         self.length = len(prompt.rendered.tokens)
         self.sampled = 0
@@ -201,8 +201,13 @@ class TextStream:
     def __init__(self, tokenizer: Any, stop_strings: tuple[str, ...]):
         self._tokenizer, self._stop_strings = tokenizer, stop_strings
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.text = ""
+        self.text, self._begins = "", 0  # where stop strings may begin
         self.stopped = False
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Adds tokens that were not sampled: no stop string that begins in them counts."""
+        self.text = self._decoder.decode(b"".join(_token_bytes(self._tokenizer, token) for token in tokens))
+        self._begins = len(self.text)
 
     def push(self, tokens: Sequence[int]) -> int:
         """Adds tokens to `text`, up to the one that completes a stop string, and returns how many that were.
@@ -214,9 +219,11 @@ class TextStream:
             self.text += self._decoder.decode(b"".join(pieces))
             return len(pieces)
         for number, piece in enumerate(pieces, start=1):
-            new = self._decoder.decode(piece)
-            self.stopped = any(stop in self.text[-len(stop) :] + new for stop in self._stop_strings)
+            before, new = len(self.text), self._decoder.decode(piece)
             self.text += new
+            self.stopped = any(
+                self.text.find(stop, max(self._begins, before - len(stop))) >= 0 for stop in self._stop_strings
+            )
             if self.stopped:
                 return number
         return len(pieces)

@@ -18,10 +18,10 @@ from pixel_reasoner_jax.rollout.sampling import SamplingSettings, with_stop_stri
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source
 
 
-def begun(processor, names, syntax):
+def begun(processor, names, syntax, prefix=""):
     registry = make_registry(names, syntax)
     query = {"id": "q", "question": "Where?", "answer": "4", "images": [Image.new("RGB", (400, 300), (200, 10, 10))]}
-    prompt = Prompt.build(query, processor, registry, None, PictureStore())
+    prompt = Prompt.build(query, processor, registry, None, PictureStore(), prefix=prefix)
     sampling = with_stop_strings(SamplingSettings(), registry.stop_strings)
     return registry, Episode(prompt, 0, processor, registry, Limits(), sampling)
 
@@ -34,6 +34,17 @@ def sample(episode, processor, text: str) -> bool:
         if episode.add_sampled(part, *np.zeros((2, len(part)), np.float32)):
             return True
     return False
+
+
+def test_stop_strings_do_not_count_in_a_prefix(world):
+    """A sub-group's prefix is followed too, where a syntax has stop strings."""
+    prefix = "I do not write <code>a</code>"
+    registry, episode = begun(world[1], ("rotate_image",), "code", prefix)
+    text = f"> but this:\n{registry.write(Call('rotate_image', {'angle': 90, 'target_image': 1}))}"
+    assert sample(episode, world[1], f"{text} and more.")
+    episode.end_turn(stopped=True)
+    assert episode.messages[-1]["content"][0]["text"].startswith(prefix + text)
+    assert "more" not in episode.messages[-1]["content"][0]["text"]
 
 
 @pytest.mark.parametrize("syntax", ["tags", "action", "code"])
