@@ -13,7 +13,7 @@ from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
-from pixel_reasoner_jax.trajectory import Trajectory
+from pixel_reasoner_jax.trajectory import Ended, Trajectory
 
 
 def given_response(
@@ -33,7 +33,7 @@ def given_response(
         limits.max_length is None or asked + prompt.given <= limits.max_length
     )
     episode = Episode(prompt, sample, processor, registry, limits, SamplingSettings())
-    if not fits or episode.end_turn(stopped=True) is not None:
+    if not fits or episode.end_turn(stopped=True) is not None or episode.ended != Ended.ANSWER:
         return None
     return episode.trajectory()
 

@@ -21,7 +21,7 @@ from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.processing import Media, Picture, Processor
-from pixel_reasoner_jax.query import Query, check_query
+from pixel_reasoner_jax.query import Query, check_query, is_blank, query_name
 from pixel_reasoner_jax.rewards.terms import ALL
 from pixel_reasoner_jax.rollout.alterations import ALTERATIONS, Alteration
 from pixel_reasoner_jax.rollout.given import clean_media, given_response
@@ -48,11 +48,12 @@ def gold_response(query: Query) -> str | None:
 
 QUERIES: dict[str, Asks] = {"as_asked": as_asked}
 """By the name in `query` of a sub-group, or module:function: functions of a query, and of the responses of the
-sub-group that it needs, if any. They return the query that is asked; a list of one for each response; or None where it
-cannot be asked."""
+sub-group that it needs, if any: one for each of its columns, without a text where it was not asked. They return the
+query that is asked; a list of one for each response, or None for one that is not asked; or None where none can be."""
 
 RESPONSES: dict[str, Callable[[Query], str | None]] = {"gold_response": gold_response}
-"""By the name in `response`, or module:function: functions of a query that return its given response, None without."""
+"""By the name in `response`, or module:function: functions of a query, as it is asked, that return the text of its given
+response; None without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,21 @@ class Subgroup:
         """The prompt of a query that is asked for it, in any thread."""
         return build(query, guidelines=self.guidelines, alter=self._alter(query, seed), prefix=self.prefix)
 
+    def given(self, query: Query) -> str | None:
+        """The text of the response that is given to a query that is asked; None without one, or with an empty one.
+
+        Raises:
+          UserError: it is no text; the message names the query.
+        """
+        text = self.response(query)
+        if is_blank(text):
+            return None
+        if not isinstance(text, str):
+            raise UserError(
+                f"{query_name(query)}: the response of sub-group {self.label!r} must be a text, got {shown(text)}"
+            )
+        return text
+
     def _alter(self, query: Query, seed: int) -> Callable[[Picture], Picture] | None:
         if self.images is None or not self.strength:
             return None
@@ -184,8 +200,14 @@ class Part:
         return part
 
     def given(self, policy: Policy, seed: int) -> Trajectory | None:
-        """The response that the data give, which does not call an operation and is not too long; else None."""
-        text = self.subgroup.response(self.query)
+        """The response that the data give, which does not call an operation and is not too long; else None.
+
+        Raises:
+          UserError: its media cannot be opened.
+        """
+        text = self.subgroup.given(self.query)
+        if text is None:
+            return None
         prompt = dataclasses.replace(self.subgroup, prefix=text).prompt(self.query, policy.prompt, seed)
         return given_response(prompt, self.first, policy.processor, policy.registry, policy.limits)
 
@@ -306,21 +328,23 @@ class Subgroups:
 
         Args:
           number: index of the query in the episode.
-          earlier: the responses of the sub-group that it needs.
+          earlier: the responses of the sub-group that it needs, one for each of its columns; [] if it needs none.
 
         Raises:
-          UserError: the sub-group's `query` returns no query, or not as many as it has responses.
+          UserError: the sub-group's `query` returns no query, or not as many as it has responses; or its `response`
+            no text.
         """
         first, asked = self._first[subgroup.label], subgroup.query(query, earlier)
-        if subgroup.response is not None and subgroup.response(query) is None:
-            return []
         if asked is None:
             return []
         if isinstance(asked, Mapping):
-            return [Part.of(number, subgroup, asked, first, subgroup.samples)]
-        if len(asked) != subgroup.samples:
+            parts = [Part.of(number, subgroup, asked, first, subgroup.samples)]
+        elif len(asked) != subgroup.samples:
             raise UserError(
                 f"the query of sub-group {subgroup.label!r} returns {len(asked)} queries for {subgroup.samples}"
                 " responses: return one, or one for each"
             )
-        return [Part.of(number, subgroup, one, first + index, 1) for index, one in enumerate(asked) if one is not None]
+        else:
+            of_each = [(first + index, one) for index, one in enumerate(asked) if one is not None]
+            parts = [Part.of(number, subgroup, one, column, 1) for column, one in of_each]
+        return [part for part in parts if subgroup.response is None or subgroup.given(part.query) is not None]

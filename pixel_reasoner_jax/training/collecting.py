@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
@@ -11,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.named_parts import numbers_of
-from pixel_reasoner_jax.query import Query
+from pixel_reasoner_jax.query import Query, query_name
 from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
 from pixel_reasoner_jax.rollout import QueryError, answered
-from pixel_reasoner_jax.rollout.subgroups import Part, Subgroups
+from pixel_reasoner_jax.rollout.subgroups import Part, Subgroup, Subgroups
 from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
 
 _log = logging.getLogger(__name__)
@@ -64,7 +66,8 @@ def collect(
 
     Args:
       ask: rolls out parts of queries; yields pairs of a part's index and a response, see `Policy.stream`.
-      give: the response that the data give to a part's query; None if they have none.
+      give: the response that the data give to a part's query; None if they have none. A `UserError` that it raises
+        is as one of `ask`.
       queries: those of this process.
       subgroups: how they are asked.
       pool: scores answers.
@@ -76,7 +79,7 @@ def collect(
                 parts = [part for subgroup in stage for part in collection.parts(subgroup)]
                 for part in parts:
                     if part.subgroup.response is not None:
-                        collection.add(part, give(part))
+                        collection.give(part, give)
                 collection.read(ask, [part for part in parts if part.subgroup.response is None])
                 collection.end_stage()
             return collection.result()
@@ -96,7 +99,7 @@ class _Collection:
         self._failed: set[int] = set()
         self._scores: list[tuple[Part, Future]] = []
 
-    def parts(self, subgroup: Any) -> list[Part]:
+    def parts(self, subgroup: Subgroup) -> list[Part]:
         """What is asked for a sub-group."""
         parts = []
         for number, query in enumerate(self._queries):
@@ -105,27 +108,39 @@ class _Collection:
                 continue
             if subgroup.needs is not None:
                 columns = self._subgroups.columns(subgroup.needs)
-                earlier = [one for one in self._groups[number][columns] if one is not None]
-                if not earlier or self._correct[number, columns].mean() <= subgroup.above:
+                needed = self._groups[number][columns]
+                there = [one is not None for one in needed]
+                if not any(there) or self._correct[number, columns][there].mean() <= subgroup.above:
                     continue
+                earlier = [one or _not_asked(query, columns.start + place) for place, one in enumerate(needed)]
             parts += self._subgroups.parts(subgroup, number, query, earlier)
         return parts
+
+    def give(self, part: Part, give: Callable[[Part], Trajectory | None]) -> None:
+        """Takes the response that the data give, if there is one: in each column of the part."""
+        try:
+            trajectory = give(part)
+        except UserError as error:  # as a stream's `QueryError`
+            self._leave_out(part, UserError(f"{query_name(part.query)}: {error}"))
+            return
+        for sample in range(part.first, part.first + part.samples) if trajectory is not None else ():
+            self._add(part, dataclasses.replace(trajectory, sample=sample))
 
     def read(self, ask: Callable[[list[Part]], Stream], parts: list[Part]) -> None:
         """Asks parts of queries, and takes their responses."""
 
         def leave_out(error: QueryError) -> None:
-            _log.warning("left out: %s", error)
-            self._failed.add(parts[error.number].number)
+            self._leave_out(parts[error.number], error)
 
         with ask(parts) as stream:
             for number, trajectory in answered(stream, leave_out):
-                self.add(parts[number], trajectory)
+                self._add(parts[number], trajectory)
 
-    def add(self, part: Part, trajectory: Trajectory | None) -> None:
-        """Takes a response."""
-        if trajectory is None:
-            return
+    def _leave_out(self, part: Part, error: UserError) -> None:
+        _log.warning("left out: %s", error)
+        self._failed.add(part.number)
+
+    def _add(self, part: Part, trajectory: Trajectory) -> None:
         if part.subgroup.trains_given:
             trajectory.train = trajectory.train | (trajectory.source == Source.GIVEN)
         group = self._groups[part.number]

@@ -11,7 +11,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rollout.alterations import masked, noisy
 from pixel_reasoner_jax.rollout.given import clean_media
-from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups, altered, settings_of
+from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups, altered, gold_response, settings_of
 from pixel_reasoner_jax.trajectory import Ended, Source
 
 
@@ -84,6 +84,26 @@ def with_stops(policy, monkeypatch):
     monkeypatch.setattr(Episode, "turn_room", property(lambda self: min(self.room, 6 - len(self._turn_tokens))))
     monkeypatch.setattr(Episode, "end_turn", lambda self, stopped: end_turn(self, True))
     return policy
+
+
+def test_which_responses_of_the_data_are_given(policy, queries):
+    """One that can be trained on, whole; an empty cell of a table is none."""
+    subgroups = Subgroups([Subgroup("gold", 1, response=gold_response)])
+
+    def given(text, policy=policy):
+        parts = subgroups.parts(subgroups.entries[0], 0, {**queries[0], "gold_response": text}, [])
+        return parts[0].given(policy, 0) if parts else None
+
+    one = given("It is <|im_end|>\\boxed{3}.")
+    assert one.response == "It is <|im_end|>\\boxed{3}." and (one.source != Source.SAMPLED).all()
+    call = '<tool_call>\n{"name": "zoom_in", "arguments": {}}\n</tool_call>'
+    for none in (None, "", " \n", float("nan"), "so " * 200, call):
+        assert given(none) is None
+    policy.limits = dataclasses.replace(policy.limits, max_operations=0)
+    assert given(call) is None
+    for wrong in (5, ["It is 3."], {"text": "3"}):
+        with pytest.raises(UserError, match="query '.*': the response of sub-group 'gold' must be a text, got"):
+            given(wrong)
 
 
 def test_noise_is_the_same_for_all_samples_and_is_taken_away_for_updates(policy, queries):

@@ -100,6 +100,45 @@ def test_scores_and_given_responses_of_ones_own():
         collect(answering({(0, 0): 4, (0, 1): 4}), None, QUERIES[:1], wrong, Pool())
 
 
+def test_a_given_response_is_in_every_column_and_a_query_that_cannot_be_opened_is_left_out(caplog):
+    """As with media of queries that are asked: the others go on."""
+    gold = Subgroup("gold", 2, response=lambda query: "5")
+
+    def give(part):
+        if part.query["id"] == "a":
+            raise UserError("a.png: no such file")
+        return response(5)
+
+    subgroups = Subgroups([gold, Subgroup("sampled", 1)])
+    found = collect(answering({(0, 2): 5, (1, 2): 4}), give, QUERIES, subgroups, Pool())
+    assert found.asked.tolist() == [[False] * 3, [True] * 3] and found.correct.tolist() == [[0] * 3, [1, 1, 0]]
+    assert [one.sample for one in found.groups[1]] == [0, 1, 2] and found.groups[0] == []
+    assert "left out: query 'a': a.png: no such file" in caplog.text
+
+
+def test_what_is_needed_of_a_subgroup_that_was_asked_in_part():
+    """The mean is over the responses that there are; who asks for each of them finds each in its column."""
+    seen = []
+
+    def second_alone(query, earlier):
+        return [None, query]
+
+    def for_each(query, earlier):
+        seen.append([one.ended for one in earlier])
+        return [None if one.ended == Ended.NOT_ASKED else query for one in earlier]
+
+    subgroups = Subgroups(
+        [
+            Subgroup("a", 2, query=second_alone),
+            Subgroup("b", 2, query=for_each, needs="a", above=0.5),
+            Subgroup("c", 2, query=for_each, needs="b", above=0.5),
+        ]
+    )
+    found = collect(answering({(0, 1): 5, (0, 3): 5, (0, 5): 4}), None, QUERIES[:1], subgroups, Pool())
+    assert seen == [[Ended.NOT_ASKED, Ended.ANSWER]] * 2
+    assert found.asked.tolist() == [[False, True] * 3] and found.correct.tolist() == [[0, 1, 0, 1, 0, 0]]
+
+
 def test_terms_see_the_queries_and_the_subgroups(monkeypatch):
     import pixel_reasoner_jax.rewards.terms as terms
 
