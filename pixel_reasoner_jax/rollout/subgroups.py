@@ -52,8 +52,8 @@ sub-group that it needs, if any: one for each of its columns, without a text whe
 query that is asked; a list of one for each response, or None for one that is not asked; or None where none can be."""
 
 RESPONSES: dict[str, Callable[[Query], str | None]] = {"gold_response": gold_response}
-"""By the name in `response`, or module:function: functions of a query, as it is asked, that return the text of its given
-response; None without one."""
+"""By the name in `response`, or module:function: functions of a query, as it is asked, that return the text of its
+given response; None without one."""
 
 
 @dataclasses.dataclass(frozen=True)
