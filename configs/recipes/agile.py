@@ -23,6 +23,7 @@ from pixel_reasoner_jax.rewards.terms import Responses
 from pixel_reasoner_jax.trajectory import Trajectory
 
 MOST_STEPS = 8
+TILES = (1, 2, 3, 4)
 SWAPS = ("swap_tiles", "swap")
 
 
@@ -55,7 +56,7 @@ def get_config() -> ConfigDict:
 def is_solved(one: Trajectory, query: Query) -> bool:
     """Whether all tiles are in their places after the exchanges of a response."""
     tiles = query.get("tiles")
-    if not isinstance(tiles, list | tuple) or len(tiles) != 4:
+    if not isinstance(tiles, list | tuple) or not all(tiles.count(number) == 1 for number in TILES) or tiles[4:]:
         raise UserError(
             f"{query_name(query)} has no `tiles` of a puzzle of 2 by 2: see data_pipeline/sources/jigsaw.py"
         )
@@ -64,7 +65,7 @@ def is_solved(one: Trajectory, query: Query) -> bool:
         if record.succeeded and record.name in SWAPS:
             first, second = (int(record.arguments[name]) - 1 for name in ("first", "second"))
             tiles[first], tiles[second] = tiles[second], tiles[first]
-    return tiles == sorted(tiles)
+    return tiles == list(TILES)
 
 
 def solved(responses: Responses) -> np.ndarray:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import variant
 from pixel_reasoner_jax.query import Query
+from pixel_reasoner_jax.rewards.boxes import MOST_BOXES, gold_boxes
 from pixel_reasoner_jax.rewards.terms import Responses
 from pixel_reasoner_jax.rollout.prompt import OTHER_GUIDELINES as GUIDELINES
 from pixel_reasoner_jax.training.preference import best_and_worst, of_pairs
@@ -67,7 +68,7 @@ def at_both_steps(view: UpdateView, settings: ConfigDict) -> Linearized:
     """Half the preference at the tokens of the first turn, half that at those of later turns."""
     means = view.sequence_means(view["advantages"])
     pairs = [(best, worst) for best, worst in best_and_worst(view) if means[best] - means[worst] >= APART]
-    is_focus = np.concatenate([np.zeros(0, bool), *map(_is_first_turn, (one.train for one in view.sequences))])
+    is_focus = view.turns == 0
     focus, margins = of_pairs(view, pairs, settings.preference_beta, is_focus)
     answer, _ = of_pairs(view, pairs, settings.preference_beta, ~is_focus)
     view.figures["preference_pairs"] = view.total(np.ones(len(pairs)))
@@ -81,16 +82,10 @@ at_both_steps.gradients, at_both_steps.passes = ("present",), ("reference",)
 
 def _shows(one: Trajectory, query: Query) -> bool:
     crops = [box for record in one.operations if record.succeeded for box in record.boxes]
-    return any(_inside(box["xyxy"], crop) >= 0.5 for box in query.get("boxes") or () for crop in crops)
+    return any(_inside(gold.box, crop) >= 0.5 for gold in gold_boxes(query)[:MOST_BOXES] for crop in crops)
 
 
 def _inside(box: tuple[float, ...], crop: tuple[float, ...]) -> float:
     """The share of a box that is in a crop."""
     width, height = (min(box[axis + 2], crop[axis + 2]) - max(box[axis], crop[axis]) for axis in (0, 1))
     return max(width, 0) * max(height, 0) / max((box[2] - box[0]) * (box[3] - box[1]), 1e-9)
-
-
-def _is_first_turn(train: np.ndarray) -> np.ndarray:
-    """Of the trained tokens of a sequence: whether no observation stands before each of them."""
-    targets = np.flatnonzero(train[1:])
-    return np.cumsum(np.diff(targets, prepend=targets[:1]) > 1) == 0

@@ -30,10 +30,10 @@ def test_rewards():
     assert rewards.tolist() == pytest.approx([1.8, 0.85, 0.6, 0.6, -0.4])
 
 
-@pytest.mark.parametrize("query", [{"id": "q"}, {"id": "q", "tiles": [1, 2]}, {"id": "q", "tiles": "1234"}])
-def test_a_query_that_is_no_puzzle(query):
+@pytest.mark.parametrize("tiles", [None, [1, 2], "1234", ["a", 1, None, [2]], [1, 1, 1, 1], [1, 2, 3, 4, 5]])
+def test_a_query_that_is_no_puzzle(tiles):
     with pytest.raises(UserError, match="query 'q' has no `tiles`"):
-        rewards_of(RECIPE, [said("5")], [1], query)
+        rewards_of(RECIPE, [said("5")], [1], {"id": "q", "tiles": tiles})
 
 
 def puzzles():

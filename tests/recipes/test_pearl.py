@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.packaged_configs import config_module
 from tests.recipes.scripted import Run, responses_of, said
 
@@ -15,7 +16,8 @@ def test_a_checklist_is_one_question_and_its_lines_are_scored():
     query = {"id": "q", "question": "?", "answer": "5", "options": ["5", "6"], "checklist": ITEMS}
     asked = PEARL.checklist(query, [])
     assert asked["question"] == "1. Which colour is the box?\n2. How many boxes?" and asked["options"] is None
-    assert PEARL.checklist({"id": "q", "question": "?"}, []) is None
+    for none in (None, [], float("nan")):
+        assert PEARL.checklist({"id": "q", "question": "?", "checklist": none}, []) is None
     for text, share in (
         ("1. red\n2. 3", 1.0),
         ("1. Red\n2) 4", 0.5),
@@ -25,6 +27,12 @@ def test_a_checklist_is_one_question_and_its_lines_are_scored():
     ):
         assert PEARL.share_right(said(text), asked) == share
     assert PEARL.share_right(said("1. " + "x" * 10**6 + "\n" * 10**6), asked) == 0.0
+
+
+@pytest.mark.parametrize("given", ["x", [1], [{"q": "?"}], [{"q": "?", "a": 3}], {"q": "?", "a": "3"}, 5])
+def test_what_is_no_checklist(given):
+    with pytest.raises(UserError, match="query 'q': `checklist` must be a list of .* it is"):
+        PEARL.checklist({"id": "q", "question": "?", "checklist": given}, [])
 
 
 @pytest.mark.parametrize(("right", "weight"), [(0.8, 0.5), (0.3, 0.3), (0.0, 0.0)])

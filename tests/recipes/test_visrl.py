@@ -1,12 +1,10 @@
-"""VisRL: which crops show it, at which tokens it prefers, and a run of it."""
+"""VisRL: which crops show it, and a run of it."""
 
-import numpy as np
+import pytest
 
-from pixel_reasoner_jax.packaged_configs import config_module
 from tests.recipes.scripted import Run, called, rewards_of, said
 
 RECIPE = "recipes/visrl"
-VISRL = config_module(RECIPE)
 
 
 def test_answer_and_crop_count_half_each():
@@ -23,10 +21,10 @@ def test_answer_and_crop_count_half_each():
     assert rewards_of(RECIPE, group[:1], [1], {})[0].tolist() == [0.5]
 
 
-def test_the_first_turn_ends_where_an_observation_stands():
-    train = np.array([0, 0, 1, 1, 1, 0, 0, 1, 0, 1], bool)
-    assert VISRL._is_first_turn(train).tolist() == [True] * 3 + [False] * 2
-    assert VISRL._is_first_turn(np.zeros(3, bool)).tolist() == []
+@pytest.mark.parametrize("boxes", ["x", 5, [1], [{}], [{"xyxy": "abcd"}], [{"xyxy": [1, 2, None, 4]}], [None]])
+def test_what_is_no_box_is_left_out(boxes):
+    looked = said("a", operations=[called(boxes=((0, 0, 100, 100),))])
+    assert rewards_of(RECIPE, [looked], [1], {"boxes": boxes})[0].tolist() == [0.5]
 
 
 def script(episode):
