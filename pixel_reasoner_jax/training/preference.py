@@ -97,7 +97,7 @@ def of_pairs(
 def _checked(name: str, pairs: Any, sequences: int) -> Pairs:
     try:
         found = [(int(chosen), int(rejected)) for chosen, rejected in pairs]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = [(-1, -1)]
     if all(0 <= one < sequences for pair in found for one in pair):
         return found

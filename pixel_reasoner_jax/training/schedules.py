@@ -121,6 +121,10 @@ def check_schedules(config: ConfigDict) -> None:
             check_values(_with(config, {key: float(one)}))
     for progress in (0.0, 1.0):
         check_values(_with(config, values_at(config, progress)))
+    for progress in (number / 20 for number in range(21)) if keys else ():
+        values, terms = values_at(config, progress), config.rewards.terms
+        if not any(values.get(f"rewards.terms.{name}.weight", term.weight) for name, term in terms.items()):
+            raise ConfigError(f"config.schedules: at {progress:.0%} of the run no term of the reward has a weight")
 
 
 def _keys(config: ConfigDict) -> list[str]:

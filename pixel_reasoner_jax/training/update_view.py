@@ -47,11 +47,13 @@ class UpdateView:
       sampled: the sampler's log-probabilities.
       scores: arrays of the passes that were asked for, by label.
       figures: that are logged with the update.
+      replaced: arrays that take the place of a batch's, see `replace`.
       step, is_first: see above.
     """
 
     def __init__(self, agreed: AgreedBatches, batches: Sequence[Batch], step: int = 0, is_first: bool = False):
         self._batches, self._masks = batches, [batch["target_mask"] > 0 for batch in batches]
+        self.replaced: dict[str, np.ndarray] = {}
         self.shards_and_sequences = agreed.sequences()
         self.sequences = [sequence for _, sequence in self.shards_and_sequences]
         self.lengths = np.array([sequence.targets for sequence in self.sequences], int)
@@ -60,12 +62,10 @@ class UpdateView:
         self.sampled = self["logprobs"]
         self.scores: dict[str, Mapping[str, np.ndarray]] = {}
         self.figures: dict[str, float] = {}
-        self.replaced: dict[str, np.ndarray] = {}
         self.step, self.is_first = step, is_first
 
     def __getitem__(self, name: str) -> np.ndarray:
-        replaced = getattr(self, "replaced", {})
-        return replaced[name] if name in replaced else self.flat([batch[name] for batch in self._batches])
+        return self.replaced[name] if name in self.replaced else self.flat([batch[name] for batch in self._batches])
 
     def replace(self, name: str, values: np.ndarray) -> None:
         """Gives the loss, and who looks from now on, other values of an array."""

@@ -127,7 +127,11 @@ def not_pairs(view):
     return [1, 2]
 
 
-@pytest.mark.parametrize("name", ["none_of_them", "not_pairs"])
+def infinite(view):
+    return [(0, float("inf"))]
+
+
+@pytest.mark.parametrize("name", ["none_of_them", "not_pairs", "infinite"])
 def test_pairs_of_ones_own_that_are_none_are_named(config, processor, sequences_of_two_queries, name):
     config.grpo.preference_pairs = f"{__name__}:{name}"
     with pytest.raises(UserError, match=rf"choice of pairs '.*:{name}' must return \(chosen, rejected\) pairs of"):

@@ -90,6 +90,10 @@ def test_what_cannot_be_scheduled_is_named(schedule, message):
         check_schedules(scheduled(schedule))
     with pytest.raises(ConfigError, match="'auxiliary.kl' is there more than once"):
         check_settings(scheduled(*[("auxiliary.kl", "linear", 0.1, 0.0)] * 2))
+    weights = [(f"rewards.terms.{label}.weight", "steps", 1.0, 0.0) for label in ("correct", "bonus", "penalty")]
+    check_schedules(scheduled(*weights[:2]))
+    with pytest.raises(ConfigError, match="at 50% of the run no term of the reward has a weight"):
+        check_schedules(scheduled(*weights))
 
 
 def test_the_loss_takes_values_that_are_scheduled_and_is_compiled_once():
