@@ -3,7 +3,9 @@
 r = 0.8 accuracy - 0.2 where the format is broken + 1.2 where an operation was used and the answer is right. Answers of
 1,000 characters and more count as wrong and as a broken format: they talk judges over. Evidence: read in the authors'
 code. Differences: answers are compared by rules, theirs by a judge (config.rewards.terms.correct takes a function of
-your own); no group is left out there, here uniform ones are, which teach nothing.
+your own); no group is left out there, here uniform ones are, which teach nothing; of five turns, theirs may each have
+10,240 tokens at most; the form for mathematics, 1.2 accuracy + 0.4 format, is left out, and updates of 256 responses
+are ours.
 
 Command: pixel-reasoner rl --config recipes/deepeyes
 Data: images with questions and answers.
@@ -29,7 +31,6 @@ def get_config() -> ConfigDict:
             "workdir": "runs/deepeyes",
             "operations.names": ("deepeyes_zoom", "deepeyes_rotate"),
             "rollout.samples": 16,
-            "rollout.max_operations": 5,
             "rollout.max_response_tokens": 20_480,
             "rollout.max_length": 28_672,
             "train.row_length": 28_672,

@@ -3,7 +3,8 @@
 r = accuracy + right steps / steps that can be checked. Segments are right that the data list, frames within one of the
 data's ranges, and boxes with an IoU of 0.35 and more with the gold box of the frame that was shown last; a frame
 without a gold box is not checked. Evidence: read in the authors' code. Differences: calls that fail are wrong steps;
-answers are compared by rules; uniform groups are left out.
+answers are compared by rules; uniform groups are left out; a response may have 8,192 tokens with what it was shown, of
+theirs each completion 512.
 
 Command: pixel-reasoner rl --config recipes/video_com
 Data: videos with questions and answers, and `segments` (numbers), `frame_ranges` (pairs) and `boxes` (`frame` and

@@ -3,7 +3,7 @@
 r = 0.6 accuracy + 0.4 F. F is 0 where the tags or a call's JSON are broken, else 1 + 0.2 for each point looked at
 beyond the first, of points that are at least 10 pixels from one another; it has no cap but the number of turns.
 Evidence: read in the authors' code. Differences: answers are compared by rules; uniform groups are left out; points
-have to be looked at, by calls that succeed.
+have to be looked at, by calls that succeed; the 5,120 tokens are for all five turns together, theirs 1,024 for each.
 
 Command: pixel-reasoner rl --config recipes/vigorl
 Data: images with questions and answers; a model tuned on traces that point (theirs: found by tree search).

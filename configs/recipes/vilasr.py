@@ -3,8 +3,8 @@
 r = 0.5 accuracy + 0.5 format where the accuracy is above 0, else 0. The accuracy of a number is the mean relative
 accuracy, that of a choice an exact match. The format is right where every turn thinks and then draws, and the last
 alone answers. Evidence: read in the authors' code; the tags of the answer are our reading. Differences: other answers
-are compared by our rules; uniform groups are left out. Theirs choose traces that mend their own drawings between tuning
-and this phase, which is not a part of it.
+are compared by our rules; uniform groups are left out; no turn has a limit of its own, theirs one of 1,024 tokens.
+Between tuning and this phase, theirs choose traces that mend their own drawings, which is not a part of it.
 
 Command: pixel-reasoner rl --config recipes/vilasr
 Data: images or videos with questions and answers, numbers among them; a model tuned on traces that draw.

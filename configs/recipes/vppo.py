@@ -3,8 +3,9 @@
 A pass of the policy that sampled over images with half of their patches black tells how much each token depends on what
 it lacks. Responses whose tokens do so more get larger advantages, and only the 40% of a response's tokens that do so
 most are learned from; the mean stays that of all tokens. Surprise is penalized: the loss has 0.06 times the mean of
--log-probability. Evidence: read in the authors' code [C]. Difference: groups are left out where all rewards are equal,
-theirs where the accuracy is not within 0.01 and 0.99, which is the same.
+-log-probability. Updates are of 128 queries. Evidence: read in the authors' code [C]. Differences: groups are left out
+where all rewards are equal, theirs where the accuracy is not within 0.01 and 0.99, which is the same; tokens are drawn
+from all of their distribution, theirs with a top_p of 0.99.
 
 Command: pixel-reasoner rl --config recipes/vppo
 Data: images with questions and answers.
@@ -34,7 +35,7 @@ def get_config() -> ConfigDict:
             "rewards.terms.bonus.weight": 0.0,
             "rewards.terms.penalty.weight": 0.0,
             "rewards.overlong_margin": 1024,
-            "train.batch_size": 128,
+            "train.batch_size": 1024,
             "train.epochs": 2,
             "passes.masked.context": "masked",
             "passes.masked.strength": 0.5,

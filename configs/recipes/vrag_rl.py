@@ -3,7 +3,8 @@
 r = 0 unless the response has searched and answers in `<answer>` tags; else 0.1 + 0.7 accuracy + 0.2 NDCG of the pages
 that were found, in their order, among the data's `pages`. Boxes are of the last image, and are cropped from the page at
 its full resolution. Evidence: read in the authors' code. Differences: answers are compared by rules, theirs by a judge;
-a page that is found again counts once; uniform groups are left out.
+a page that is found again counts once; a response may have 8,192 tokens with its pages, theirs a prompt of 8,192 and
+2,048 of the model's; uniform groups are left out.
 
 Command: PIXEL_REASONER_SEARCH=http://localhost:8002/search pixel-reasoner rl --config recipes/vrag_rl
 Data: questions and answers, without images or with, and `pages`: the names of the right ones, as the search has them.

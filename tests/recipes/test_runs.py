@@ -31,6 +31,14 @@ def test_every_recipe_names_parts_that_there_are():
         check_settings(load_config(recipe, reference="rl_qwen2_5_vl_7b"))
 
 
+def test_updates_are_of_as_many_queries_as_published():
+    """Of those whose sizes are known; `train.batch_size` counts responses."""
+    published = dict(chain_of_focus=64, framethinker=32, mini_o3=32, pearl=128, rewardmap=16, ssl4rl=128, vigorl=64)
+    published |= dict(vilasr=16, vppo=128, vrag_rl=32)
+    configs = {name: load_config(f"recipes/{name}") for name in published}
+    assert {name: one.train.batch_size / one.rollout.samples for name, one in configs.items()} == published
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_five_episodes(recipe, start, tmp_path, monkeypatch):  # noqa: F811
