@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from pixel_reasoner_jax.config import variant
+from pixel_reasoner_jax.rollout.alterations import change_levels
 
 STEPS = 1000  # of the whole diffusion
 TURN = 40 / 60  # the progress at which half of the noise is gone
@@ -56,7 +57,9 @@ def fading(progress: float, first: float, steepness: float) -> float:
 def diffuse(image: Image.Image, steps: float, generator: np.random.Generator) -> Image.Image:
     """The image after so many of 1,000 steps: sqrt(kept) x + sqrt(1 - kept) noise, of levels x from -1 to 1."""
     kept = KEPT[min(int(steps), STEPS) - 1] if steps >= 1 else 1.0
-    levels = np.asarray(image, np.float32) / 127.5 - 1
-    noise = generator.standard_normal(levels.shape, np.float32)
-    levels = np.sqrt(kept) * levels + np.sqrt(1 - kept) * noise
-    return Image.fromarray(((levels + 1) * 127.5).clip(0, 255).round().astype(np.uint8))
+
+    def diffused(levels: np.ndarray) -> np.ndarray:
+        noise = generator.standard_normal(levels.shape, np.float32)
+        return (np.sqrt(kept) * (2 * levels - 1) + np.sqrt(1 - kept) * noise + 1) / 2
+
+    return change_levels(image, diffused)

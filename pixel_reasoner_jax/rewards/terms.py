@@ -43,7 +43,7 @@ class Responses:
       asked: bool, whether there is a response; where there is none, what a term says does not count.
       correct: float, 1 for a right answer.
       operations, succeeded, failed: int, the calls of a response, and how many of them succeeded and failed.
-      tokens: int, tokens that the policy sampled.
+      tokens: int, tokens that the policy sampled, and those that were given and are trained on.
       length: int, tokens after the prompt, those of observations too: what `limit` bounds.
       ended: str, why a response ended, a `trajectory.Ended`.
       is_video: bool [queries], whether the query is about a video.

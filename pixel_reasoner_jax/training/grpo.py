@@ -62,14 +62,14 @@ class RewardedGroups:
     def candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What `replay.Candidates` begins with, [queries, G]: advantages, which may be trained on, correct, tokens.
 
-        Where tokens have advantages of their own, a response's is the largest of them.
+        Where tokens have advantages of their own, a response's is the largest of those that are trained.
         """
         tokens = np.zeros(self.advantages.shape, np.int32)
         for row, group in enumerate(self.groups):
             tokens[row, : len(group)] = [len(trajectory.tokens) for trajectory in group]
         advantages = self.advantages.copy()
         for row, column in np.argwhere(self.trained).tolist() if self.credit is not None else ():
-            of_tokens = self.credit[row][column]
+            of_tokens = self.credit[row][column][self.groups[row][column].train]
             advantages[row, column] = of_tokens[np.abs(of_tokens).argmax()] if len(of_tokens) else 0.0
         return advantages, self.trained, self.correct, tokens
 

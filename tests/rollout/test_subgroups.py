@@ -9,7 +9,7 @@ from PIL import Image
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import PictureStore
-from pixel_reasoner_jax.rollout.alterations import masked, noisy
+from pixel_reasoner_jax.rollout.alterations import change_levels, masked, noisy
 from pixel_reasoner_jax.rollout.given import clean_media
 from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups, altered, gold_response, settings_of
 from pixel_reasoner_jax.trajectory import Ended, Source
@@ -138,6 +138,11 @@ def test_changes_of_images():
     assert all(len(np.unique(square)) == 1 for square in squares)
     assert {int(square.max()) for square in squares} == {0, 255}
     assert np.array(masked(image, 1.0, generator(1))).max() == 0
+    large, sizes = Image.new("RGB", (3, 300), (51, 102, 204)), []
+    whole = np.float32([0.2, 0.4, 0.8]) + np.float32(0.1) * generator(3).standard_normal((300, 3, 3), np.float32)
+    np.testing.assert_array_equal(noisy(large, 0.1, generator(3)), (whole.clip(0, 1) * 255).round())
+    change_levels(large, lambda levels: sizes.append(levels.shape) or levels)
+    assert max(sizes) <= (64, 3, 3) and sum(size[0] for size in sizes) == 300
     grey = Image.new("RGB", (200, 100), (128, 128, 128))
     assert np.std(np.array(noisy(grey, 0.1, generator(2))) / 255.0) == pytest.approx(0.1, rel=0.03)
 

@@ -175,6 +175,10 @@ def test_credit_goes_to_turns_and_tokens(monkeypatch):
     assert sequences[0, 1].advantage.tolist() == [-0.5] * 5 + [3.0]
     advantages, *_ = rewarded.candidates()
     assert advantages.tolist() == [[1.0, 3.0]]
+    beside = np.where(source == Source.SAMPLED, 0.0, 9.0)  # nothing is learned there, nor is a response replayed for it
+    monkeypatch.setitem(globals(), "by_turn", lambda responses, advantages: [[1.0, beside]])
+    advantages, *_ = reward_groups(collected, config, CURIOSITY).candidates()
+    assert advantages.tolist() == [[1.0, 0.0]]
     monkeypatch.setitem(globals(), "by_turn", lambda responses, advantages: [[1.0, [1.0, 2.0]]])
     with pytest.raises(UserError, match="credit .* must be a finite number for each of 6 tokens"):
         reward_groups(collected, config, CURIOSITY)
