@@ -25,6 +25,7 @@ from PIL import Image
 from pixel_reasoner_jax.config import variant
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.named_parts import find_part, numbers_of
+from pixel_reasoner_jax.processing import MediaError, Picture
 from pixel_reasoner_jax.query import Query
 from pixel_reasoner_jax.rewards.formats import contents, thinks_and_answers
 from pixel_reasoner_jax.rewards.terms import Responses
@@ -112,8 +113,11 @@ def own_similarity() -> Similarity:
 
 
 def _frames(one: Trajectory) -> list[Image.Image]:
-    """The frames of a response's video, or its query's images."""
+    """The frames of a response's video, or its query's images; none where one cannot be read any more."""
     asked = next((message for message in one.messages if message["role"] == "user"), {"content": []})
     videos = [item["video"].frames for item in asked["content"] if item.get("type") == "video"]
     images = videos[0] if videos else [item["image"] for item in asked["content"] if item.get("type") == "image"]
-    return [image.load() if hasattr(image, "full_size") else image for image in images]
+    try:
+        return [image.load() if isinstance(image, Picture) else image for image in images]
+    except MediaError:  # a file is gone
+        return []

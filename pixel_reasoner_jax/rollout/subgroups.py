@@ -339,10 +339,11 @@ class Subgroups:
             return []
         if isinstance(asked, Mapping):
             parts = [Part.of(number, subgroup, asked, first, subgroup.samples)]
-        elif len(asked) != subgroup.samples:
+        elif not isinstance(asked, Sequence) or len(asked) != subgroup.samples:
+            count = f"{len(asked)} queries" if isinstance(asked, Sequence) else shown(asked)
             raise UserError(
-                f"the query of sub-group {subgroup.label!r} returns {len(asked)} queries for {subgroup.samples}"
-                " responses: return one, or one for each"
+                f"the query of sub-group {subgroup.label!r} returns {count} for {subgroup.samples} responses: return"
+                " one, or a list of one for each"
             )
         else:
             of_each = [(first + index, one) for index, one in enumerate(asked) if one is not None]

@@ -43,12 +43,19 @@ def find_credit(name: str, responses: Responses, advantages: np.ndarray) -> list
         return None
     function, what = find_part(name, {}, "credit"), f"credit {name!r}"
     returned = function(responses, advantages)
-    if len(returned) != len(advantages) or any(len(row) != advantages.shape[1] for row in returned):
+    if not _is_of(returned, len(advantages)) or not all(_is_of(row, advantages.shape[1]) for row in returned):
         raise UserError(f"the {what} must return a list for each query, with an entry for each of its responses")
     return [
         [_of_tokens(what, given, len(one.tokens)) for given, one in zip(row, group, strict=True)]
         for row, group in zip(returned, responses.trajectories, strict=True)
     ]
+
+
+def _is_of(returned: Any, count: int) -> bool:
+    try:
+        return len(returned) == count
+    except TypeError:  # it has no length
+        return False
 
 
 def _of_tokens(what: str, given: Any, count: int) -> np.ndarray:

@@ -7,7 +7,8 @@ from PIL import Image
 from data_pipeline.sources.pixel_search_video import PixelSearchVideo
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.packaged_configs import config_module
-from tests.recipes.scripted import Run, rewards_of, said
+from pixel_reasoner_jax.processing import PictureStore
+from tests.recipes.scripted import Run, responses_of, rewards_of, said
 
 RECIPE = "recipes/videorft"
 FORM = "<think>{}</think>\n<answer>5</answer>"
@@ -45,6 +46,16 @@ def test_rewards(monkeypatch):
     assert rewards.tolist() == pytest.approx([2.3, 3, 2, 1, 1, 2.5, 2.3])
     rewards, _ = rewards_of(RECIPE, group, [0, 0, 0, 0, 0, 1, 0])
     assert rewards[5] == pytest.approx(2.3)  # the only right one
+
+
+def test_an_image_whose_file_is_gone_is_compared_with_nothing(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    one = said(FORM.format("A question. A box."))
+    one.messages[0]["content"].append({"type": "image", "image": PictureStore(0).open(tmp_path / "a.png")})
+    group = responses_of(RECIPE, [one], [1.0])
+    assert config_module(RECIPE).semantic(group, similarity).tolist() == [[0.2]]
+    (tmp_path / "a.png").unlink()
+    assert config_module(RECIPE).semantic(group, similarity).tolist() == [[0.0]]
 
 
 def test_a_similarity_has_to_be_named(monkeypatch):

@@ -170,6 +170,10 @@ def test_a_query_may_be_asked_in_other_words_or_not_at_all(queries):
     assert not subgroups.parts(subgroups.entries[1], 0, {"id": "none", "question": "q"}, ["x", "y"])
     with pytest.raises(UserError, match="returns 3 queries for 2 responses"):
         subgroups.parts(subgroups.entries[1], 0, {"id": "a", "question": "q"}, "xyz")
+    for wrong, said in ((5, "5"), (iter("ab"), "<str_")):
+        wrong = Subgroup("wrong", 1, query=lambda query, earlier, wrong=wrong: wrong)
+        with pytest.raises(UserError, match=f"query of sub-group 'wrong' returns {said}.* for 1 responses: return one"):
+            Subgroups([wrong]).parts(wrong, 0, queries[0], [])
     wrong = Subgroup("wrong", 1, query=lambda query, earlier: {"id": "a"})
     with pytest.raises(UserError, match="query of sub-group 'wrong' is .*: query 'a': it has no question"):
         Subgroups([wrong]).parts(wrong, 0, queries[0], [])

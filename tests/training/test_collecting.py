@@ -182,9 +182,10 @@ def test_credit_goes_to_turns_and_tokens(monkeypatch):
     monkeypatch.setitem(globals(), "by_turn", lambda responses, advantages: [[1.0, [1.0, 2.0]]])
     with pytest.raises(UserError, match="credit .* must be a finite number for each of 6 tokens"):
         reward_groups(collected, config, CURIOSITY)
-    monkeypatch.setitem(globals(), "by_turn", lambda responses, advantages: [[1.0]])
-    with pytest.raises(UserError, match="must return a list for each query, with an entry for each of its responses"):
-        reward_groups(collected, config, CURIOSITY)
+    for returned in ([[1.0]], None, 1.0, np.float32(1), [1.0], [None], np.zeros(2), iter([[1.0, 1.0]])):
+        monkeypatch.setitem(globals(), "by_turn", lambda responses, advantages, returned=returned: returned)
+        with pytest.raises(UserError, match="must return a list for each query, with an entry for each of its resp"):
+            reward_groups(collected, config, CURIOSITY)
     assert find_credit("none", None, np.zeros((1, 2))) is None
 
 
