@@ -29,7 +29,7 @@ class Collected(NamedTuple):
     Attributes:
       queries: as the data have them.
       groups: G trajectories for every query, in the order of their columns, those of responses that were not asked
-        without tokens; none for a query that failed.
+        without tokens; none for a query that failed, or that no sub-group could ask.
       correct: float, how right each answer is, from 0 to 1; 0 for a query that failed.
       asked: bool, whether there is a response.
     """

@@ -27,7 +27,7 @@ class RewardedGroups:
     """Groups of trajectories with their rewards and advantages.
 
     Attributes:
-      groups: G trajectories for every query; none for a query that failed, which counts nowhere.
+      groups: G trajectories for every query; none for one that failed or could not be asked, which counts nowhere.
       correct: float [queries, G], 1 for a right answer.
       asked: bool [queries, G], whether there is a response.
       terms: the reward's terms by label, [queries, G], without their weights.
@@ -128,7 +128,7 @@ class RewardedGroups:
 
     @property
     def failed_queries(self) -> int:
-        """How many queries of this process failed."""
+        """How many queries of this process have no response: they failed, or no sub-group could ask them."""
         return sum(not group for group in self.groups)
 
 
@@ -143,7 +143,8 @@ def why_no_update(metrics: Mapping[str, float], config: ConfigDict) -> str:
     queries = config.grpo.queries_per_episode * metrics.get("sampling_rounds", 1)
     responses = int((queries - metrics["failed_queries"]) * samples)
     if not responses:
-        return f"the media of all {queries} queries could not be used"
+        reason = f"the media of all {queries} queries could not be used"
+        return f"{reason}, or no sub-group could ask them (rollout.subgroups)" if config.rollout.subgroups else reason
     if "accuracy" not in metrics:
         return (
             f"no response to any of {queries} queries counts: the sub-groups that do were not asked (rollout.subgroups)"

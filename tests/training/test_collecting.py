@@ -72,6 +72,20 @@ def test_an_episode_that_asked_no_subgroup_that_counts_says_so():
     assert why_no_update(figures, config).startswith("no response to any of 2 queries counts: the sub-groups that do")
 
 
+def test_queries_that_no_subgroup_can_ask_say_so():
+    """As PEARL's without a checklist."""
+    subgroups = Subgroups([Subgroup("look", 2, query=lambda query, earlier: None), Subgroup("reason", 6, needs="look")])
+    found = collect(answering({}), None, QUERIES, subgroups, Pool())
+    assert found.groups == [[], []] and not found.asked.any()
+    config = load_config("rl_qwen2_5_vl_7b", [("rollout.subgroups.look.samples", "8")])
+    config.grpo.queries_per_episode = 2
+    rewarded = reward_groups(found, config, CURIOSITY, None, subgroups)
+    reason = why_no_update({**rewarded.metrics(), "failed_queries": rewarded.failed_queries}, config)
+    assert reason == (
+        "the media of all 2 queries could not be used, or no sub-group could ask them (rollout.subgroups)"
+    )
+
+
 def test_scores_and_given_responses_of_ones_own():
     """A gold response joins the group that it is compared with; the other query has none."""
     gold = Subgroup("gold", 1, response=lambda query: query.get("gold_response"), trains_given=True)
