@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import variant
 from pixel_reasoner_jax.rewards.sightings import Sight, endpoint_sight, worth_of_operations
+from pixel_reasoner_jax.rewards.statements import judging_endpoint
 from pixel_reasoner_jax.rewards.terms import Responses
 
 FAILED = -0.5
@@ -45,3 +46,6 @@ def get_config() -> ConfigDict:
 def worth(responses: Responses, judge: Sight | None = None) -> np.ndarray:
     """The mean worth of the operations of a response; the judge is the environment's unless given."""
     return worth_of_operations(responses, judge or endpoint_sight(), FAILED)
+
+
+worth.check = judging_endpoint

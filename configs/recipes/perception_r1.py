@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import variant
 from pixel_reasoner_jax.rewards.formats import thinks_and_answers
-from pixel_reasoner_jax.rewards.statements import Judge, endpoint_judge, stated_share
+from pixel_reasoner_jax.rewards.statements import Judge, endpoint_judge, judging_endpoint, stated_share
 from pixel_reasoner_jax.rewards.terms import Responses
 
 RUN = 20  # words
@@ -62,6 +62,9 @@ def form(responses: Responses) -> np.ndarray:
 def facts(responses: Responses, judge: Judge | None = None) -> np.ndarray:
     """The share of the facts of the data that a response states; the judge is the environment's unless given."""
     return stated_share(responses, "visual_facts", judge or endpoint_judge())
+
+
+facts.check = judging_endpoint
 
 
 def repetition(responses: Responses) -> np.ndarray:

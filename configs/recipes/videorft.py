@@ -112,6 +112,9 @@ def own_similarity() -> Similarity:
     return find_part(name, {}, "similarity")
 
 
+semantic.check = own_similarity
+
+
 def _frames(one: Trajectory) -> list[Image.Image]:
     """The frames of a response's video, or its query's images; none where one cannot be read any more."""
     asked = next((message for message in one.messages if message["role"] == "user"), {"content": []})

@@ -1,8 +1,9 @@
 """The reward of training, composed of terms that a config names: weights, gates and caps of small functions.
 
 A term is a function of `Responses` that returns a number for every response, [queries, G]: one of `TERMS`, or one's own
-as module:function. In `config.rewards.terms` every term has a label, under which the metrics show it as
-`reward_<label>`, and
+as module:function. One that needs more than a config, such as a server that the environment names, may have an
+attribute `check`, a function that is called before a run begins and raises a `UserError` where that is missing. In
+`config.rewards.terms` every term has a label, under which the metrics show it as `reward_<label>`, and
 
     function  what it is
     gate      the label of a term: this one counts only where that one's function is greater than 0; "none": everywhere

@@ -24,7 +24,7 @@ def check_settings(config: ConfigDict, resume: bool = False) -> None:
 
     Raises:
       ConfigError: settings do not go together; the message names them.
-      UserError: there is no part of a name, or its module cannot be imported.
+      UserError: there is no part of a name, or its module cannot be imported; or what a term's `check` raises.
     """
     check_lengths(config)
     check_schedules(config)
@@ -54,8 +54,9 @@ def check_lengths(config: ConfigDict) -> None:
 
 
 def _check_parts(config: ConfigDict) -> None:
-    """Checks that there are the functions that the config names."""
-    find_terms(config.rewards.terms)
+    """Checks that there are the functions that the config names, and of terms of the reward what else they need."""
+    for term in find_terms(config.rewards.terms).values():
+        getattr(term.function, "check", lambda: None)()
     check_update_parts(config)
     Subgroups.of(config.rollout)
     find_part(config.grpo.advantage, ADVANTAGES, "advantage")

@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 from pixel_reasoner_jax.config import config_names, load_config
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.packaged_configs import CONFIGS
 from pixel_reasoner_jax.training.rl_settings import check_settings
 from tests.conftest import REPOSITORY
@@ -26,9 +27,22 @@ def test_a_recipe_is_short_and_says_what_it_is(recipe):
     assert all(word in text.split('"""')[1] for word in ("Evidence:", "Data: ", "ublished")), recipe
 
 
-def test_every_recipe_names_parts_that_there_are():
+ENVIRONMENT = {"PIXEL_REASONER_JUDGE": "judge", "PIXEL_REASONER_SIMILARITY": "math:cos"}
+
+
+def test_every_recipe_names_parts_that_there_are(monkeypatch):
+    for name, value in {**ENVIRONMENT, "OPENAI_BASE_URL": "http://localhost:1/v1"}.items():
+        monkeypatch.setenv(name, value)
     for recipe in RECIPES:
         check_settings(load_config(recipe, reference="rl_qwen2_5_vl_7b"))
+
+
+@pytest.mark.parametrize("recipe", ["codev", "perception_r1", "videorft"])
+def test_what_the_environment_lacks_is_said_before_a_run_begins(recipe, monkeypatch):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="^this reward .*: set PIXEL_REASONER_(JUDGE|SIMILARITY) to"):
+        check_settings(load_config(f"recipes/{recipe}"))
 
 
 def test_updates_are_of_as_many_queries_as_published():
