@@ -145,8 +145,9 @@ class Answer(Response):
         if isinstance(update, ApiError):
             raise update
         if isinstance(update, Prompt):
-            self._reply.prompt = update
-            return self._reply.begin()
+            if self._ticket.request.with_frames:  # which are encoded
+                return await asyncio.to_thread(self._reply.begin, update)
+            return self._reply.begin(update)
         if self._is_first:
             self._is_first = False
             self._metrics.time_first(time.monotonic() - self._began)

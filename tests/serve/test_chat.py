@@ -171,7 +171,9 @@ def test_a_failed_batch_is_followed_by_another(client, monkeypatch):
 
 
 def test_models_beside_each_other(served, world):  # noqa: F811
-    client = served(beside=Policy(*world, limits=Limits(2, 160, max_length=LENGTH), slots=2, text_only=True))
+    client = served(
+        beside=Policy(*world, limits=Limits(2, 160, max_length=LENGTH), slots=4, decode_steps=8, text_only=True)
+    )
     names = [model["id"] for model in json.loads(client.send("GET", "/v1/models")[2])["data"]]
     assert names == ["tiny", "beside"] and client.send("GET", "/v1/models/beside")[0] == 200
     (_, first), (_, second) = (client.chat(asked(model=name)) for name in names)
