@@ -7,7 +7,9 @@ import json
 import pytest
 
 from pixel_reasoner_jax.rollout import Limits, Policy
+from pixel_reasoner_jax.rollout.settings import FILE as SETTINGS
 from pixel_reasoner_jax.serve import page_routes
+from tests.conftest import REPOSITORY
 from tests.rollout.zooming_policy import Zooming
 from tests.serve.conftest import LENGTH, film, picture
 from tests.serve.test_chat import everything_is_free
@@ -191,3 +193,12 @@ def test_the_files_of_the_page(client):
         assert client.send("GET", f"/page/{name}")[0] == 404
     status, _, body = client.send("GET", "/page/examples/3")
     assert status == 200 and json.loads(body)["question"] and json.loads(body)["image"].startswith("data:image/png")
+
+
+def test_the_demo_serves_both_models_and_the_page_is_packaged():
+    text = (REPOSITORY / "Makefile").read_text()
+    demo = text[text.index("\ndemo:") :].split("\n\n")[0]
+    assert "looks=$(QUICKSTART)/rl_with_curiosity/model" in demo
+    assert "guesses=$(QUICKSTART)/rl_without_curiosity/model" in demo and f"model/{SETTINGS} " in demo
+    setup = (REPOSITORY / "setup.py").read_text()
+    assert all(f'"pixel_reasoner_jax.{room}": ["page/*"]' in setup for room in ("report", "serve"))

@@ -34,7 +34,7 @@ export class Lane {
     const image = h("img", { src: url, alt: "", class: width < 260 ? "small" : "" });
     const stack = h("div", { class: "stack" }, image, over);
     stack.style.aspectRatio = `${width} / ${height}`;
-    stack.style.maxWidth = `${Math.max(width, 260)}px`;
+    stack.style.setProperty("--width", `${Math.max(width, 260)}px`);
     this.pictures.push({ over, width, height });
     return h("figure", {}, stack, h("figcaption", {}, `${caption}${Math.round(width)} × ${Math.round(height)} px`));
   }

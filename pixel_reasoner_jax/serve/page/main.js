@@ -38,6 +38,7 @@ const besides = () => {
   const found = [["", "nothing"], [OFF, "operations off"]];
   for (const name of talk.models) if (name !== chosen) found.push([name, name]);
   byId("beside").replaceChildren(...found.map(([value, text]) => h("option", { value }, text)));
+  if (talk.models.length === 2) byId("beside").value = found[2][0];
 };
 
 const parts = (media) => media.map(({ kind, url }) => ({ type: `${kind}_url`, [`${kind}_url`]: { url } }));
@@ -192,6 +193,7 @@ document.addEventListener("drop", (event) => {
 document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) take(event.clipboardData.files);
 });
+byId("open").addEventListener("click", () => byId("file").click());
 byId("file").addEventListener("change", (event) => {
   take([...event.target.files]);
   event.target.value = "";
