@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
     config.rl.rollout.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=0))
     config.rl.rollout.weights = config_dict.placeholder(str)
     config.rl.rollout.cache_dtype = config_dict.placeholder(str)
+    config.rl.rollout.subgroups = ConfigDict()
     config.rl.rewards = ConfigDict(dict(rules="strict", overlong_margin=32))
     functions = dict(correct="accuracy", bonus="curiosity", penalty="excess_operations")
     config.rl.rewards.terms = ConfigDict(
@@ -64,10 +65,12 @@ def get_config() -> ConfigDict:
     config.rl.curiosity.update(dict(rate="query", rate_decay=0.9, multipliers="fixed", alpha_step=0.5, beta_step=0.01))
     config.rl.curiosity.update(dict(alpha_bounds=(0.0, 4.0), beta_bounds=(0.0, 0.5)))
     config.rl.grpo = ConfigDict(dict(queries_per_episode=16, clip_low=0.2, clip_high=0.35, advantage="centred"))
-    config.rl.grpo.update(dict(masks=(), sampling_rounds=1))
+    config.rl.grpo.update(dict(masks=(), sampling_rounds=1, credit="none"))
     config.rl.replay = ConfigDict(dict(method="none", alpha=1.0))  # an episode is one update, which is seldom empty
     config.rl.grpo.update(dict(loss="clip", dual_clip=3.0, aggregation="token_mean", constant_length=0))
     config.rl.grpo.update(dict(correction="auto", correction_bounds=(0.5, 2.0), entropy_fraction=1.0))
+    config.rl.grpo.update(dict(shaping=()))
+    config.rl.passes = ConfigDict()
     config.rl.auxiliary = ConfigDict(dict(entropy=0.0, kl=0.0, kl_estimator="k2", nll=0.0))
     config.rl.auxiliary.update(dict(kl_cov=0.0, kl_cov_fraction=0.0002))
     config.rl.auxiliary.update(dict(clip_cov_fraction=0.0, clip_cov_bounds=(1.0, 5.0)))

@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
     # ("crop_image_normalized", "select_frames") and JSON in <tool_call> tags, "tool_call".
     config.operations.names = config_dict.placeholder(tuple)
     config.operations.syntax = config_dict.placeholder(str)
+    # The text after a question. None: as saved with the model, and for Hugging Face's the paper's.
+    config.operations.guidelines = config_dict.placeholder(str)
 
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
 
@@ -119,6 +121,16 @@ def get_config() -> ConfigDict:
     # device has to have an even number of num_key_value_heads: tensor is at most 2 with 7B, and 1 with 3B.
     config.rollout.cache_dtype = config_dict.placeholder(str)
 
+    # Sub-groups of the responses to a query, by labels of yours; without one, all are asked alike. samples: how many
+    # of rollout.samples it has. What is different about it: query, a function of the query (module:function);
+    # guidelines, the text after the question; images, "masked" or "noisy" by strength, or module:function, which
+    # updates take without that where clean; operations=False: a call ends the response; prefix: words it begins with;
+    # follow_up: a message after its first answer; response="gold_response": what the data give. trains_given: prefix
+    # and given response are trained on. scored: a function that says how right it is. compared: responses with the same
+    # word here are compared with one another. counted=False: it is in no figure. needs, above: it is asked where the
+    # responses of that sub-group are more right than this on average. See docs/rl.md.
+    config.rollout.subgroups = ConfigDict()
+
     config.rewards = ConfigDict()
     config.rewards.rules = "strict"  # "release": the released code's looser comparison of answers
     # The terms of the reward by their labels; yours may have others. The metrics show each as reward_<label>.
@@ -161,6 +173,8 @@ def get_config() -> ConfigDict:
     # "batch_whitened"; "gdpo": every term of the reward by itself; or your own as module:function. See
     # training/advantages.py.
     config.grpo.advantage = "centred"
+    # "none": all tokens of a response have its advantage; or module:function of your own, which says what each has.
+    config.grpo.credit = "none"
     # Responses that met a limit and are not trained on, for example ("over_turn", "over_long"): of operations and
     # images, of tokens.
     config.grpo.masks = ()
@@ -184,6 +198,17 @@ def get_config() -> ConfigDict:
     config.grpo.correction_bounds = (0.5, 2.0)
     # The share of the tokens, those with the highest entropy, that the policy loss keeps; 1: all. One more pass.
     config.grpo.entropy_fraction = 1.0
+    # Functions of your own, as module:function, that give the tokens of an update other advantages, one after the
+    # other; docs/rl.md. Each may look at passes.
+    config.grpo.shaping = ()
+
+    # Passes over an update's tokens, forward only, by labels of your own; one is made where a function asks for it
+    # beside "old", "present" and "reference", which are always there to ask for. context: what the model is shown:
+    # "as_asked", "masked" (each patch of the images black with the probability strength), "noisy" (with noise of a
+    # deviation of strength, where 1 is from black to full), "text_only", or your own as module:function. policy: under
+    # which it is: the "old" one that sampled, the "present" one, or the "reference" of model.directory. For example
+    # ConfigDict(dict(context="masked", strength=0.5, policy="old")).
+    config.passes = ConfigDict()
 
     config.auxiliary = ConfigDict()  # terms of the loss besides, with their coefficients; 0: none
     config.auxiliary.entropy = 0.0  # times the entropy, which it raises; a negative one lowers it

@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
     # ("crop_image_normalized", "select_frames") and JSON in <tool_call> tags, "tool_call".
     config.operations.names = config_dict.placeholder(tuple)
     config.operations.syntax = config_dict.placeholder(str)
+    # The text after a question. None: as saved with the model, and for Hugging Face's the paper's.
+    config.operations.guidelines = config_dict.placeholder(str)
 
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes the devices that are left
 

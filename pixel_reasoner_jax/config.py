@@ -12,8 +12,8 @@ is an error. A key left out takes the reference's value, but the sections that m
 (`SECTIONS`) must be there. Some sections may get more entries than the reference has (`config_values.OPEN`).
 
 The configs in `configs/` and its folders are installed with the package and found from any directory by their names.
-A config has one name, its path below `configs/` without ".py": "rl_qwen2_5_vl_7b", "recipes/rl_short". The last part of
-a name begins with the config's command.
+A config has one name, its path below `configs/` without ".py": "rl_qwen2_5_vl_7b", "recipes/deepeyes". The last part of
+a name begins with the config's command; those in `configs/recipes/`, methods by their names, are configs of `rl`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from pixel_reasoner_jax.config_values import (
 )
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.files import as_path, check_folder, write_text
+from pixel_reasoner_jax.packaged_configs import config_files
 
-PACKAGE = pathlib.Path(__file__).parent
 FILE = "config.json"  # the resolved config in a run's directory
 FIXED = (
     "seed",
@@ -52,6 +52,7 @@ FIXED = (
     "operations.box_rule",
     "operations.names",
     "operations.syntax",
+    "operations.guidelines",
     "data.path",
     "data.mixture",
     "data.shards",
@@ -75,12 +76,12 @@ EARLIER = {
     "data.held_out": 0.0,
     "operations.names": list(DEFAULT_OPERATIONS),  # as JSON has them
     "operations.syntax": DEFAULT_SYNTAX,
+    "operations.guidelines": None,
 }
 """Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
 a setting."""
 SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have
-INSTALLED = PACKAGE / "configs"
-CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"  # the latter in a checkout
+RECIPES = "recipes"  # the folder whose configs are all of `rl`
 
 
 class ConfigError(UserError):
@@ -136,7 +137,7 @@ def variant(base: str | pathlib.Path, differences: Mapping[str, Any]) -> ConfigD
 
 def config_names(command: str = "") -> list[str]:
     """Names of the packaged configs, those in folders last; `command` selects the configs of one command."""
-    names = [name for name in _packaged() if name.rpartition("/")[2].startswith(command)]
+    names = [name for name in config_files() if _command(name).startswith(command)]
     return sorted(names, key=lambda name: (name.count("/"), name))
 
 
@@ -255,16 +256,16 @@ def check_values(config: ConfigDict) -> None:
             raise ConfigError(f"config.{path} is {shown(value)}: it must be {wanted}")
 
 
-def _packaged() -> dict[str, pathlib.Path]:
-    """The files of the packaged configs, by name."""
-    return {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in CONFIGS.rglob("*.py")}
+def _command(name: str) -> str:
+    """What the name of a packaged config begins with to name its command."""
+    return "rl" if name.startswith(f"{RECIPES}/") else name.rpartition("/")[2]
 
 
 def _find(path: str | pathlib.Path) -> pathlib.Path:
     file = pathlib.Path(path)
     if file.is_file():
         return file
-    packaged, name = _packaged(), file.as_posix().removeprefix("configs/").removesuffix(".py")
+    packaged, name = config_files(), file.as_posix().removeprefix("configs/").removesuffix(".py")
     if name in packaged:
         return packaged[name]
     last = name.rpartition("/")[2]

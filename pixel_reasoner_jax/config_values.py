@@ -59,6 +59,7 @@ CURIOSITY_VARIANTS = ("paper", "release")  # of the reward
 REWARD_TERMS = ("accuracy", "curiosity", "excess_operations", "length", "overlong")  # see `rewards.terms`
 ADVANTAGES = ("centred", "std", "leave_one_out", "batch_whitened", "gdpo")  # see `training.advantages`
 RESPONSE_MASKS = ("over_turn", "over_long")  # see `training.masks`
+ALTERATIONS = ("masked", "noisy")  # of images, see `rollout.alterations`
 RATES = ("query", "media", "global")  # that the bonus compares with H, see `training.curiosity_state`
 MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.curiosity_state`
 REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
@@ -68,6 +69,8 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' 
 # Of the sampler's probabilities to the trainer's.
 CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
 KL_ESTIMATORS = ("k1", "k2", "k3")
+POLICIES = ("old", "present", "reference")  # whose log-probabilities an update may look at, see `training.passes`
+CONTEXTS = ("as_asked", "masked", "noisy", "text_only")  # of a pass, see `training.contexts`
 TRACKERS = ("tensorboard", "wandb")  # of a run's figures
 BEST_RULES = ("auto", "greatest", "smallest")  # of the metric by which the best checkpoint is chosen
 
@@ -133,6 +136,10 @@ def _are_named_paths(value: Any) -> bool:
     return all(isinstance(text, str) and (text == "pixel_search" or all(text.partition(":"))) for text in value)
 
 
+def _are_own(value: Any) -> bool:
+    return all(isinstance(name, str) and all(name.partition(":")) for name in value)
+
+
 def _are_operations(value: Any) -> bool:
     return all(isinstance(name, str) and (name in OPERATIONS or all(name.partition(":"))) for name in value)
 
@@ -149,6 +156,7 @@ _APART = (
 _MOMENTUM = (lambda value: 0 <= value < 1), "0 or greater and less than 1"
 _AXIS = (lambda value: value > 0 or value == -1), "greater than 0, or -1 for the devices that are left"
 _TEXT = bool, "a text that is not empty"
+_ANY_TEXT = (lambda value: True), "a text"
 
 ROUNDED = ("rollout.weights", "rollout.cache_dtype")
 MODEL_HAS = tuple(f"processor.{name}" for name in (*BUDGETS, "video_frames", "video_rate"))
@@ -158,6 +166,7 @@ OPTIONAL = (
     "operations.box_rule",
     "operations.names",
     "operations.syntax",
+    "operations.guidelines",
     "media.root",
     "train.steps",
     "evaluation.loss_on",
@@ -170,7 +179,28 @@ OPTIONAL = (
 The budgets of the processor are then those of the model (`MODEL_HAS`).
 """
 
-OPEN = {"rewards.terms": dict(function="", weight=1.0, gate="none", cap=0.0)}
+OPEN = {
+    "rewards.terms": dict(function="", weight=1.0, gate="none", cap=0.0),
+    "rollout.subgroups": dict(
+        samples=1,
+        query="as_asked",
+        guidelines="",
+        images="as_they_are",
+        strength=0.0,
+        clean=False,
+        operations=True,
+        prefix="",
+        follow_up="",
+        response="sampled",
+        trains_given=False,
+        scored="answer",
+        compared="all",
+        counted=True,
+        needs="none",
+        above=0.0,
+    ),
+    "passes": dict(context="as_asked", strength=0.0, policy="present"),
+}
 """Sections to which a config may add entries under labels of its own, each a section with these keys and first values.
 """
 
@@ -199,6 +229,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "operations.box_rule": _choice(*BOX_RULES),
     "operations.names": (_are_operations, f"out of {', '.join(OPERATIONS)}, or module:name of your own"),
     "operations.syntax": _part(*SYNTAXES),
+    "operations.guidelines": _TEXT,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_fraction": _FRACTION,
     "optimizer.schedule": _choice(*SCHEDULES),
@@ -246,6 +277,19 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weight": _NOT_NEGATIVE,
     "gate": (bool, "the label of a term, or 'none'"),
     "cap": _NOT_NEGATIVE,
+    # Of a sub-group.
+    "samples": _POSITIVE,
+    "query": _part("as_asked"),
+    "guidelines": _ANY_TEXT,
+    "images": _part("as_they_are", *ALTERATIONS),
+    "strength": _NOT_NEGATIVE,
+    "prefix": _ANY_TEXT,
+    "follow_up": _ANY_TEXT,
+    "response": _part("sampled", "gold_response"),
+    "scored": _part("answer"),
+    "compared": _TEXT,
+    "needs": (bool, "the label of a sub-group, or 'none'"),
+    "above": _FRACTION,
     "curiosity.variant": _choice(*CURIOSITY_VARIANTS),
     "curiosity.alpha": _NOT_NEGATIVE,
     "curiosity.beta": _NOT_NEGATIVE,
@@ -263,6 +307,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grpo.queries_per_episode": _POSITIVE,
     "grpo.sampling_rounds": _POSITIVE,
     "grpo.advantage": _part(*ADVANTAGES),
+    "grpo.credit": _part("none"),
     "grpo.masks": (_are_masks, f"out of {', '.join(RESPONSE_MASKS)}"),
     "grpo.clip_low": _FRACTION,
     "grpo.clip_high": _NOT_NEGATIVE,
@@ -276,6 +321,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"{_BOUNDS[1]}, the second greater than 0",
     ),
     "grpo.entropy_fraction": _SHARE,
+    "grpo.shaping": (_are_own, 'texts of the form module:function, for example ("my_module:my_function",)'),
+    "context": _part(*CONTEXTS),
+    "policy": _choice(*POLICIES),
     "auxiliary.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
     "auxiliary.kl": _NOT_NEGATIVE,
     "auxiliary.kl_estimator": _part(*KL_ESTIMATORS),

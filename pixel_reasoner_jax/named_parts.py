@@ -1,4 +1,7 @@
-"""Parts that a setting names: one of ours by its name, or one's own as `module:name`."""
+"""Parts that a setting names: one of ours by its name, or one's own as `module:name`.
+
+A packaged config names functions of its own file likewise: `recipes/deepeyes:helpful_operation`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pixel_reasoner_jax.errors import UserError, shown
+from pixel_reasoner_jax.packaged_configs import config_files, config_module
 
 Made = TypeVar("Made")
 
@@ -20,7 +24,7 @@ def find_part(name: str, known: Mapping[str, Any], kind: str, own: str = "module
     """The part of a name.
 
     Args:
-      name: a key of `known`, or a module that can be imported, a colon, and the part's name in it.
+      name: a key of `known`; or a module that can be imported, or a packaged config, then a colon and the part's name.
       known: our own parts.
       kind: what a part is, for the message: "scorer".
       own: the form of one's own, for the message.
@@ -33,10 +37,11 @@ def find_part(name: str, known: Mapping[str, Any], kind: str, own: str = "module
     module, colon, attribute = name.partition(":")
     if not colon:
         raise UserError(f"unknown {kind} {name!r}; known: {', '.join(known)}, or {own} of your own")
-    if "/" in module or module.startswith("."):
+    is_config = "/" in module and module in config_files()
+    if not is_config and ("/" in module or module.startswith(".")):
         raise UserError(f"{kind} {name!r} cannot be imported: {AS_IMPORT}")
     try:
-        part = getattr(importlib.import_module(module), attribute)
+        part = getattr(config_module(module) if is_config else importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{kind} {name!r} cannot be imported: {error}{_hint(module, error)}") from None
     if not callable(part):

@@ -20,6 +20,7 @@ class Source(enum.IntEnum):
     PROMPT = 0
     SAMPLED = 1
     OBSERVATION = 2
+    GIVEN = 3  # of a response, but not sampled: see `rollout.subgroups`
 
 
 class Ended(enum.StrEnum):
@@ -31,6 +32,7 @@ class Ended(enum.StrEnum):
     IMAGES = "max_images"  # an observation would have exceeded the limit on images
     LENGTH = "max_length"  # as for TOKENS, with the limit on tokens of prompt and response together
     WITHHELD = "withheld"  # a served model, or the filter of who serves it, has refused to answer
+    NOT_ASKED = "not_asked"  # there is no response: a sub-group's need was not met, or its query cannot be asked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pixel_reasoner_jax import config as configuration
-from pixel_reasoner_jax import config_values
+from pixel_reasoner_jax import config_values, packaged_configs
 from pixel_reasoner_jax.config import (
     ConfigError,
     check_values,
@@ -34,7 +34,7 @@ def test_paper_hyperparameters():
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_has_the_keys_of_its_reference(name):
-    kind = name.rpartition("/")[2].split("_")[0]
+    kind = "rl" if name.startswith("recipes/") else name.split("_")[0]
     reference = name if kind == "quickstart" else f"{kind}_qwen2_5_vl_7b"
     keys = lambda config: sorted(json.loads(config.to_json_best_effort()))  # noqa: E731
     assert keys(load_config(name)) == keys(load_config(reference))
@@ -79,7 +79,7 @@ def differing(before, after, prefix=""):
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_says_what_it_takes_and_gives(name):
-    text = (configuration.CONFIGS / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+    text = (packaged_configs.CONFIGS / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
     for word in ("Command: ", "Hardware: ", "Time", "esult: "):
         assert word in text, word
 
@@ -401,19 +401,19 @@ def test_a_variant_leaves_its_base_as_it_was():
 def packaged(tmp_path, monkeypatch):
     """Configs as they might come with the package, and another directory to start from, which is empty."""
     configs = tmp_path / "package" / "configs"
-    for number, name in enumerate(("rl_a", "recipes/rl_a", "recipes/rl_b", "recipes/deep/sft_c")):
+    for number, name in enumerate(("rl_a", "recipes/rl_a", "recipes/rl_b", "tuning/sft_c")):
         write(configs, f"return ConfigDict(dict(seed={number}))", f"{name}.py")
     (configs / "recipes" / "notes.txt").write_text("")
-    monkeypatch.setattr(configuration, "CONFIGS", configs)
+    monkeypatch.setattr(packaged_configs, "CONFIGS", configs)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return configs
 
 
 def test_configs_in_folders_have_names(packaged):
-    assert config_names() == ["rl_a", "recipes/rl_a", "recipes/rl_b", "recipes/deep/sft_c"]
+    assert config_names() == ["rl_a", "recipes/rl_a", "recipes/rl_b", "tuning/sft_c"]
     assert config_names("rl") == ["rl_a", "recipes/rl_a", "recipes/rl_b"]
-    assert config_names("sft") == ["recipes/deep/sft_c"]
+    assert config_names("sft") == ["tuning/sft_c"]
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_configs_in_folders_have_names(packaged):
         ("recipes/rl_a.py", 1),
         ("configs/recipes/rl_a.py", 1),
         ("configs/recipes/rl_b", 2),
-        ("./configs/recipes/deep/sft_c.py", 3),
+        ("./configs/tuning/sft_c.py", 3),
     ],
 )
 def test_configs_are_found_by_name_from_anywhere(packaged, path, seed):
@@ -438,11 +438,11 @@ def test_configs_are_found_by_name_from_anywhere(packaged, path, seed):
     [
         ("rl_b", "did you mean recipes/rl_b?"),
         ("mine/rl_a.py", "did you mean rl_a or recipes/rl_a?"),  # not the packaged one, silently
-        ("configs/sft_c.py", "did you mean recipes/deep/sft_c?"),
+        ("configs/sft_c.py", "did you mean tuning/sft_c?"),
         ("recipes/rl_bb", "did you mean recipes/rl_b?"),
         ("../package/rl_a.py", "did you mean rl_a or recipes/rl_a?"),
         ("recipes", "did you mean recipes/rl_b?"),
-        ("xyz", "known: rl_a, recipes/rl_a, recipes/rl_b, recipes/deep/sft_c"),
+        ("xyz", "known: rl_a, recipes/rl_a, recipes/rl_b, tuning/sft_c"),
     ],
 )
 def test_a_config_has_one_name(packaged, path, hint):

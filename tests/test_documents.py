@@ -28,6 +28,8 @@ def parts(*names: str) -> set[str]:
 
 
 SETTINGS = parts("rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b")
+SETTINGS |= {f"{section}.LABEL.{key}" for section, entry in config_values.OPEN.items() for key in entry}
+SETTINGS |= {f"{section}.LABEL" for section in config_values.OPEN} | set(config_values.OPEN)
 LAST = {path.rpartition(".")[2] for path in SETTINGS}
 
 
@@ -40,7 +42,8 @@ def settings_in(text: str) -> set[str]:
 
 def _plain(name: str) -> str:
     """A setting's key without `config.`, with a label of ours in place of one's own."""
-    return re.sub(r"rewards\.terms\.(style|brief|LABEL)\b", "rewards.terms.bonus", name.removeprefix("config."))
+    name = re.sub(r"rewards\.terms\.(style|brief|LABEL)\b", "rewards.terms.bonus", name.removeprefix("config."))
+    return re.sub(r"\b(passes|rollout\.subgroups)\.\w+", r"\1.LABEL", name)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_settings_that_a_document_names_are_there(name):
 def test_no_other_section_is_named(name):
     """Such as one that settings have left: here whatever has a dot is a setting, a file or a name in Python."""
     text = (REPOSITORY / name).read_text(encoding="utf-8")
-    python = ("training.", "policy_update.", "tokens.", "rewards.terms.Responses")
+    python = ("training.", "tokens.", "view.", "rewards.terms.Responses")
     for found in re.findall(r"`([a-z_]+(?:\.\w+)+)`", text):
         if not found.endswith(FILES) and not found.startswith(python):
             assert _plain(found) in SETTINGS, found
@@ -95,6 +98,7 @@ def test_every_setting_of_the_method_is_explained():
 
 def test_every_value_that_a_setting_names_is_explained():
     names = "CURIOSITY_VARIANTS REWARD_TERMS ADVANTAGES RESPONSE_MASKS RATES MULTIPLIERS REPLAY LOSSES AGGREGATIONS"
+    names += " POLICIES CONTEXTS"
     values = {
         value
         for name in f"{names} CORRECTIONS KL_ESTIMATORS ANSWER_RULES WEIGHTS".split()

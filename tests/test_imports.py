@@ -47,6 +47,7 @@ FLOORS = (
         "pixel_reasoner_jax.child_processes",
         "pixel_reasoner_jax.named_parts",
     ),
+    ("pixel_reasoner_jax.packaged_configs",),
     ("pixel_reasoner_jax.trajectory", "pixel_reasoner_jax.signals"),
     ("pixel_reasoner_jax.errors",),
 )

@@ -74,7 +74,7 @@ def experiment(parser: argparse.ArgumentParser, command: str, several_processes:
       command: its packaged configs are named; one that has the command's own name is the default.
       several_processes: it can go on from a checkpoint, and run as one of several processes.
     """
-    names = config_names(command)
+    names = [name for name in config_names(command) if "/" not in name]
     default = command if command in names else None
     parser.add_argument(
         "--config",

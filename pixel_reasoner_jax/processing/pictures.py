@@ -89,9 +89,23 @@ class Picture:
         """All of it at another (width, height), bicubic; no pixels are touched."""
         return self if size == self.size else self.original.store.resize(self, size)
 
-    def edit(self, change: Callable[[Image.Image], Image.Image], name: str, size: tuple[int, int]) -> Picture:
+    def edit(
+        self,
+        change: Callable[[Image.Image], Image.Image],
+        name: str,
+        size: tuple[int, int],
+        stands_for: bool = False,
+    ) -> Picture:
         """A changed copy of it; no pixels are touched. See `PictureStore.edit`."""
-        return self.original.store.edit(self, change, name, size)
+        return self.original.store.edit(self, change, name, size, stands_for)
+
+    def replaced(self) -> Picture:
+        """What it stands for (see `Original`), or the part of that; a picture that stands for none is itself."""
+        original = self.original
+        if original.resized_from is not None:
+            replaced = original.resized_from.replaced()
+            return self if replaced is original.resized_from else replaced.resize(original.size).crop(self.box)
+        return original.edited_from.replaced().crop(self.box) if original.stands_for else self
 
     def load(self) -> Image.Image:
         """A copy of its pixels as an RGB image, which the caller may change.
@@ -122,6 +136,7 @@ class Original:
       load: returns its pixels, which callers must not change.
       resized_from: the picture that it is a resized copy of; None for an image as it was opened.
       edited_from: the picture that it is a changed copy of.
+      stands_for: whether it is to be seen in the place of that picture, such as one with noise.
     """
 
     store: PictureStore
@@ -131,6 +146,7 @@ class Original:
     load: Callable[[], Image.Image]
     resized_from: Picture | None = None
     edited_from: Picture | None = None
+    stands_for: bool = False
 
     @property
     def made_of(self) -> set[str]:
@@ -244,7 +260,12 @@ class PictureStore:
         return Original(self, key, picture.original.name, size, load, resized_from=picture).picture()
 
     def edit(
-        self, picture: Picture, change: Callable[[Image.Image], Image.Image], name: str, size: tuple[int, int]
+        self,
+        picture: Picture,
+        change: Callable[[Image.Image], Image.Image],
+        name: str,
+        size: tuple[int, int],
+        stands_for: bool = False,
     ) -> Picture:
         """A changed copy of a picture, made when its pixels are used and kept as those of an opened image are.
 
@@ -252,11 +273,13 @@ class PictureStore:
           change: gets the picture's pixels, which it may change, and returns the new ones.
           name: of the change with all that it depends on: equal names must be equal changes.
           size: (width, height) of the copy.
+          stands_for: see `Original`.
         """
         key = f"{picture.key}!{digest(name.encode())}"
         made_of = {key} | picture.original.made_of
         load = functools.partial(self._get, key, made_of, lambda: change(picture.load()))
-        return Original(self, key, picture.original.name, size, load, edited_from=picture).picture()
+        copy = Original(self, key, picture.original.name, size, load, edited_from=picture, stands_for=stands_for)
+        return copy.picture()
 
     def remember(self, key: Hashable, pictures: Sequence[Picture], make: Callable[[], np.ndarray]) -> np.ndarray:
         """Computes an array from pictures, and keeps it as decoded pixels are kept.

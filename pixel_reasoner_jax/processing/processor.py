@@ -249,6 +249,10 @@ class Processor:
         ]
         return self._renderer.message(message, media, place)
 
+    def encode(self, text: str) -> np.ndarray:
+        """The tokens of plain text, int32 [n]; it cannot make special tokens."""
+        return np.asarray(self._renderer.text(text), np.int32)
+
     def generation_prompt(self) -> Rendered:
         """Renders the opening of an assistant turn, which sampling continues."""
         return _untrained(self._renderer.generation_prompt())

@@ -23,8 +23,11 @@ from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.config_values import REWARD_TERMS
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.named_parts import find_part, numbers_of
+from pixel_reasoner_jax.query import Query
 from pixel_reasoner_jax.rewards.curiosity import curiosity_bonus, operation_penalty, reasons_in_pixels
 from pixel_reasoner_jax.trajectory import Source, Trajectory
+
+ALL = "all"  # the sub-group of all responses, where a config has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Responses:
 
     Attributes:
       trajectories: the responses themselves.
+      queries: what the data have of each query, such as boxes, one mapping for each.
+      labels: text [G], the sub-group of every column; "all" where there is one alone.
+      asked: bool, whether there is a response; where there is none, what a term says does not count.
       correct: float, 1 for a right answer.
       operations, succeeded, failed: int, the calls of a response, and how many of them succeeded and failed.
       tokens: int, tokens that the policy sampled.
@@ -49,6 +55,9 @@ class Responses:
     """
 
     trajectories: Sequence[Sequence[Trajectory]]
+    queries: Sequence[Query]
+    labels: np.ndarray
+    asked: np.ndarray
     correct: np.ndarray
     operations: np.ndarray
     succeeded: np.ndarray
@@ -72,15 +81,29 @@ class Responses:
                 object.__setattr__(self, field.name, view)
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[Trajectory]], correct: np.ndarray, **settings) -> Responses:
+    def of(
+        cls,
+        groups: Sequence[Sequence[Trajectory]],
+        correct: np.ndarray,
+        *,
+        queries: Sequence[Query] = (),
+        labels: np.ndarray | None = None,
+        asked: np.ndarray | None = None,
+        counted: np.ndarray | None = None,
+        **settings,
+    ) -> Responses:
         """Counts what is in the trajectories; `settings` are the attributes from `alpha` on.
 
         `rate` is every query's own; `dataclasses.replace` puts another one in its place.
 
         Args:
           groups: G trajectories for every query.
-          correct: see above.
+          correct, queries, labels, asked: see above.
+          counted: bool [G], which columns count in `rate`; None: all.
         """
+        samples = correct.shape[1]
+        asked = np.ones(correct.shape, bool) if asked is None else asked
+        counts = asked & (np.ones(samples, bool) if counted is None else counted)
 
         def each(count: Callable[[Trajectory], int | str]) -> np.ndarray:
             return np.array([[count(trajectory) for trajectory in group] for group in groups]).reshape(correct.shape)
@@ -90,6 +113,9 @@ class Responses:
         in_pixels = reasons_in_pixels(operations, succeeded, settings["curiosity"].variant)
         return cls(
             trajectories=groups,
+            queries=queries or [{}] * len(groups),
+            labels=np.full(samples, ALL) if labels is None else labels,
+            asked=asked,
             correct=np.asarray(correct, np.float64),
             operations=operations,
             succeeded=succeeded,
@@ -97,10 +123,22 @@ class Responses:
             tokens=each(lambda trajectory: int(trajectory.train.sum())),
             length=each(lambda trajectory: int((trajectory.source != Source.PROMPT).sum())),
             ended=each(lambda trajectory: str(trajectory.ended)),
-            is_video=np.array([bool(group[0].media) and group[0].media[0].kind == "video" for group in groups], bool),
-            rate=in_pixels.mean(axis=1),
+            is_video=np.array(
+                [any(one.media and one.media[0].kind == "video" for one in group) for group in groups], bool
+            ),
+            rate=(in_pixels & counts).sum(axis=1) / np.maximum(counts.sum(axis=1), 1),
             **settings,
         )
+
+    def each(self, value: Callable[[Trajectory, Query], float]) -> np.ndarray:
+        """A number for every response, float64 [queries, G]: a function of the trajectory and its query.
+
+        It is 0 where there is no response.
+        """
+        values = np.zeros(self.correct.shape)
+        for row, column in np.argwhere(self.asked).tolist():
+            values[row, column] = value(self.trajectories[row][column], self.queries[row])
+        return values
 
 
 def accuracy(responses: Responses) -> np.ndarray:

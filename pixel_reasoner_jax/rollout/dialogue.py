@@ -81,16 +81,27 @@ class Observation:
     """The outcome of a call, not yet part of the response.
 
     Attributes:
-      record: the call and its outcome.
+      record: the call and its outcome; None where a message follows that the model did not ask for.
       message: the user message that shows the outcome to the model.
       images: the images that the operation returned.
       state: the response's images and frames after the call.
     """
 
-    record: OperationRecord
+    record: OperationRecord | None
     message: dict[str, Any]
     images: list[Picture]
     state: MediaState
+
+
+@dataclasses.dataclass(frozen=True)
+class FollowUp:
+    """A message that follows an answer, after which the response goes on.
+
+    Attributes:
+      text: of the message.
+    """
+
+    text: str
 
 
 class Dialogue(abc.ABC):
@@ -105,6 +116,7 @@ class Dialogue(abc.ABC):
       registry: the operations that may be called; None for none.
       limits: where the response ends.
       on_event: called with every event.
+      follow_up: the text of a message that follows the first answer; "": none does.
     """
 
     def __init__(
@@ -114,8 +126,10 @@ class Dialogue(abc.ABC):
         registry: Registry | None,
         limits: Limits,
         on_event: Callable[[Event], None] | None = None,
+        follow_up: str = "",
     ):
         self.opened, self.sample = opened, sample
+        self._follow_up = follow_up
         self._registry, self._limits, self._on_event = registry, limits, on_event
         self._state = opened.state.fork()
         self.messages = list(opened.messages)
@@ -142,7 +156,7 @@ class Dialogue(abc.ABC):
     def tokens_of(self, observation: Observation) -> int:
         """How many tokens an observation adds."""
 
-    def close_turn(self, text: str, stopped: bool) -> Call | OperationError | None:
+    def close_turn(self, text: str, stopped: bool) -> Call | OperationError | FollowUp | None:
         """Adds a turn of the model.
 
         Args:
@@ -150,20 +164,25 @@ class Dialogue(abc.ABC):
           stopped: True if the model ended it, or a stop string did; False if it met a limit on tokens.
 
         Returns:
-          The call to execute, or None if the dialogue is over.
+          The call to execute, what follows the answer, or None if the dialogue is over.
         """
         self.messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
         if self.room < 1 and not stopped:
             return self.finish(self.token_limit)
         call = self._registry.parse(text) if self._registry is not None else None
+        if call is None and stopped and self._follow_up:
+            follow_up, self._follow_up = FollowUp(self._follow_up), ""
+            return follow_up
         if call is None:
             return self.finish(Ended.ANSWER if stopped else Ended.TOKENS)
         if len(self.operations) >= self._limits.max_operations:
             return self.refuse(call, Ended.OPERATIONS)
         return call
 
-    def execute(self, call: Call | OperationError) -> Observation:
+    def execute(self, call: Call | OperationError | FollowUp) -> Observation:
         """Runs a call. An `OperationError` becomes an observation too, which shows the error to the model."""
+        if isinstance(call, FollowUp):
+            return self._observation(None, [{"type": "text", "text": call.text}], [], self._state)
         name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
         state = self._state.fork()
         try:
@@ -186,7 +205,7 @@ class Dialogue(abc.ABC):
         record = OperationRecord(self.turn, name, arguments, error=error)
         return self._observation(record, [{"type": "text", "text": error_text(error)}], [], self._state)
 
-    def observe(self, call: Call | OperationError, observation: Observation) -> bool:
+    def observe(self, call: Call | OperationError | FollowUp, observation: Observation) -> bool:
         """Adds the outcome of a call; none of it if it would exceed a limit.
 
         Returns:
@@ -196,13 +215,17 @@ class Dialogue(abc.ABC):
             self.refuse(call, Ended.IMAGES)
             return False
         if self.tokens_of(observation) >= self.room:  # the answer needs at least one token more
-            self.refuse(call, self.token_limit)
+            if isinstance(call, FollowUp):
+                self.finish(Ended.ANSWER)  # the first answer is the last one
+            else:
+                self.refuse(call, self.token_limit)
             return False
         self._state = observation.state
         self._images += len(observation.images)
-        self.operations.append(observation.record)
         self.messages.append(observation.message)
-        if self._on_event:
+        if observation.record is not None:
+            self.operations.append(observation.record)
+        if self._on_event and observation.record is not None:
             self._emit(OperationRun, record=observation.record, images=observation.images)
         self.turn += 1
         return True
@@ -223,7 +246,7 @@ class Dialogue(abc.ABC):
             self._emit(EpisodeEnd, trajectory=self.trajectory())
 
     def _observation(
-        self, record: OperationRecord, content: list[dict[str, Any]], images: list[Picture], state: MediaState
+        self, record: OperationRecord | None, content: list[dict[str, Any]], images: list[Picture], state: MediaState
     ) -> Observation:
         return Observation(record, {"role": "user", "content": content}, images, state)
 

@@ -13,7 +13,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
 from pixel_reasoner_jax.processing import Processor, Rendered
-from pixel_reasoner_jax.rollout.dialogue import Dialogue, Event, Limits, Observation, TurnText
+from pixel_reasoner_jax.rollout.dialogue import Dialogue, Event, FollowUp, Limits, Observation, TurnText
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.trajectory import Ended, Source, Trajectory
@@ -48,15 +48,23 @@ class Episode(Dialogue):
         sampling: SamplingSettings,
         on_event: Callable[[Event], None] | None = None,
         policy_version: int | None = None,
+        follow_up: str = "",
     ):
-        super().__init__(prompt, sample, registry, limits, on_event)
+        super().__init__(prompt, sample, registry, limits, on_event, follow_up)
         self.prompt, self.sampling, self._policy_version = prompt, sampling, policy_version
         self._processor = processor
         self.media = list(prompt.rendered.media)
         # Pieces of (tokens, source, logprobs, policy_logprobs, temperature), joined once at the end.
-        self._pieces = [(prompt.rendered.tokens, Source.PROMPT, None, None, 1.0)]
-        self._turn_tokens: list[int] = []
+        prompt_tokens, given = np.split(prompt.rendered.tokens, [len(prompt.rendered.tokens) - prompt.given])
+        self._pieces = [(prompt_tokens, Source.PROMPT, None, None, 1.0)]
+        self._turn_tokens: list[int] = given.tolist()
         self._text = self._new_text()
+        if prompt.given:
+            self._pieces.append((given, Source.GIVEN, None, None, self.settings.temperature))
+            if self._text is not None:
+                text = "".join(map(self._text.push, self._turn_tokens))
+                if on_event:
+                    self._emit(TurnText, text=text)
         self._closed = True  # whether the last turn ended with a sampled stop token
         self.length = len(prompt.rendered.tokens)
         self.sampled = 0
@@ -114,14 +122,14 @@ class Episode(Dialogue):
         self._turn_tokens.extend(tokens[:kept].tolist())
         return stopped
 
-    def end_turn(self, stopped: bool) -> Call | OperationError | None:
+    def end_turn(self, stopped: bool) -> Call | OperationError | FollowUp | None:
         """Closes the turn.
 
         Args:
           stopped: True if the turn ended with a stop token or a stop string, False if it met a limit on tokens.
 
         Returns:
-          The call to execute, or None if the episode is over.
+          The call to execute, what follows the answer, or None if the episode is over.
         """
         tokens = self._turn_tokens
         self._closed = bool(tokens) and tokens[-1] in self._processor.stop_tokens
@@ -131,7 +139,7 @@ class Episode(Dialogue):
         self._turn_tokens, self._text = [], self._new_text()
         return self.close_turn(text, stopped)
 
-    def observe(self, call: Call | OperationError, observation: RenderedObservation) -> bool:
+    def observe(self, call: Call | OperationError | FollowUp, observation: RenderedObservation) -> bool:
         if not super().observe(call, observation):
             return False
         rendered = observation.rendered

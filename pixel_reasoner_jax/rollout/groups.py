@@ -37,8 +37,11 @@ class RolloutSettings:
       stop: asked between two calls of the engine; once it is True in any process, the rollout ends in all of them.
       build: makes the prompt of a query, in a worker thread; None for `Prompt.build`.
       per_query: the settings of one query, where queries differ in `samples`, `seed`, `sampling`, `registry`, `limits`,
-        `on_event`, `build` or `drawn_as`; None: all have these. Forbidden tokens and penalties are the rollout's own.
+        `on_event`, `build`, `drawn_as`, `first_sample` or `follow_up`; None: all have these. Forbidden tokens and
+        penalties are the rollout's own.
       drawn_as: what random keys are made of, beside the seed and the sample's index; None for the query's id.
+      first_sample: the index of a query's first response; that of the others follows.
+      follow_up: the text of a message that follows the first answer, after which a response goes on; "": none.
     """
 
     samples: int
@@ -58,6 +61,8 @@ class RolloutSettings:
     build: Callable[[Query], Prompt] | None = None
     per_query: Callable[[Query], RolloutSettings] | None = None
     drawn_as: str | None = None
+    first_sample: int = 0
+    follow_up: str = ""
 
     def of(self, query: Query) -> RolloutSettings:
         """The settings of a query."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from types import MappingProxyType
 from typing import Any
@@ -125,14 +127,16 @@ class Policy:
         """
         self.runtime.release()
 
-    def prompt(self, query: Query, store: PictureStore | None = None) -> Prompt:
+    def prompt(self, query: Query, store: PictureStore | None = None, **changes: Any) -> Prompt:
         """The prompt of a query as rollouts begin it, its media decoded; whatever error this raises, they would too.
 
         Args:
           query: see `Query`.
           store: keeps its pixels; None: that of the policy.
+          changes: `guidelines` in place of the policy's, unless None; `alter` and `prefix`, see `Prompt.build`.
         """
-        return Prompt.build(query, self.processor, self.registry, self.guidelines, store or self.store)
+        guidelines = changes.pop("guidelines", None) or self.guidelines
+        return Prompt.build(query, self.processor, self.registry, guidelines, store or self.store, **changes)
 
     def rollout(
         self,
@@ -179,6 +183,7 @@ class Policy:
         sampling: SamplingSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        per_query: Callable[[RolloutSettings, Query], RolloutSettings] | None = None,
     ) -> Scheduler:
         """Answers every query `samples` times, and yields each response as soon as it has ended.
 
@@ -191,6 +196,7 @@ class Policy:
           sampling: how each turn is sampled, in place of `temperature`.
           on_event: called with `TurnText`, a few tokens at a time, `OperationRun` and `EpisodeEnd`.
           stop: asked every few tokens; once it is True in any process, the iterator raises `RolloutStopped` in all.
+          per_query: makes the settings of a query out of these; see `RolloutSettings.per_query`.
 
         Returns:
           An iterator of (index of the query, trajectory) in the order in which they end. `cancel(query_id)` drops
@@ -209,6 +215,8 @@ class Policy:
         elif isinstance(queries, Sized):
             slots = max(1, min(slots, len(queries) * samples))
         settings = self.rollout_settings(samples, seed, sampling, slots, on_event, stop)
+        if per_query is not None:
+            settings = dataclasses.replace(settings, per_query=functools.partial(per_query, settings))
         return Scheduler(self.runtime, map(check_query, queries), settings, self.store, self.counters)
 
     def rollout_settings(

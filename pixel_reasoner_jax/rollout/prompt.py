@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -137,8 +138,11 @@ class OpenedQuery:
         registry: Registry | None,
         guidelines: str | None,
         store: PictureStore,
+        alter: Callable[[Picture], Picture] | None = None,
     ) -> OpenedQuery:
         """Opens the media of a query and writes its conversation; `registry` None gives the text-only baseline.
+
+        With `alter`, images and frames are replaced by what it makes of them, of the same size.
 
         Raises:
           UserError: a medium cannot be read, or there are images and a video.
@@ -158,6 +162,9 @@ class OpenedQuery:
             for picture in images:
                 store.forget(picture)
             raise
+        if alter is not None:
+            images = [*map(alter, images)]
+            video = video and dataclasses.replace(video, frames=[*map(alter, video.frames)])
         frames = video.frames if video else None
         state = MediaState.from_query(images, frames, sizes.resized, video.clip if video else None)
         tools = registry.tools_section(state) if registry is not None and registry.operations else None
@@ -172,14 +179,16 @@ class Prompt(OpenedQuery):
     """An opened query whose prompt is rendered.
 
     Attributes:
-      rendered: the prompt's tokens and media.
-      positions: int32 [3, tokens], M-RoPE positions of the prompt.
-      next_position: M-RoPE position of the response's first token.
+      rendered: the prompt's tokens and media, and the tokens that its response begins with, if these are given.
+      positions: int32 [3, tokens], their M-RoPE positions.
+      next_position: M-RoPE position of the first token after them.
+      given: how many tokens at the end of `rendered` are the response's.
     """
 
     rendered: Rendered
     positions: np.ndarray
     next_position: int
+    given: int = 0
 
     @classmethod
     def build(
@@ -189,9 +198,21 @@ class Prompt(OpenedQuery):
         registry: Registry | None,
         guidelines: str | None,
         store: PictureStore,
+        alter: Callable[[Picture], Picture] | None = None,
+        prefix: str = "",
     ) -> Prompt:
-        """Opens the media of a query and renders its conversation; arguments and errors as of `OpenedQuery.open`."""
-        opened = OpenedQuery.open(query, processor, registry, guidelines, store)
+        """Opens the media of a query and renders its conversation.
+
+        Args:
+          prefix: the text that a response begins with.
+
+        Other arguments and errors are those of `OpenedQuery.open`.
+        """
+        opened = OpenedQuery.open(query, processor, registry, guidelines, store, alter)
         rendered = processor.render(opened.messages, generation_prompt=True)
-        positions, next_position = processor.positions(rendered.tokens, rendered.media)
-        return cls(**vars(opened), rendered=rendered, positions=positions, next_position=next_position)
+        given = processor.encode(prefix) if prefix else ()
+        if prefix:
+            tokens = np.concatenate([rendered.tokens, given])
+            rendered = dataclasses.replace(rendered, tokens=tokens, train=np.zeros(len(tokens), bool))
+        positions, following = processor.positions(rendered.tokens, rendered.media)
+        return cls(**vars(opened), rendered=rendered, positions=positions, next_position=following, given=len(given))

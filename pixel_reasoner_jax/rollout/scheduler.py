@@ -253,13 +253,14 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
         settings = self._settings.of(prompt.query)
         return Episode(
             prompt,
-            sample,
+            settings.first_sample + sample,
             self._processor,
             settings.registry,
             settings.limits,
             settings.sampling,
             settings.on_event,
             settings.policy_version,
+            settings.follow_up,
         )
 
     def _admit(self) -> None:

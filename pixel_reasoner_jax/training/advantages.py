@@ -26,11 +26,13 @@ class GroupRewards:
       total: the rewards.
       terms: their terms by label, without their weights.
       weights: of the terms.
+      labels: text [G], the sub-group of every column.
     """
 
     total: np.ndarray
     terms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    labels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, str))
 
 
 def centred(rewards: GroupRewards) -> np.ndarray:
@@ -105,6 +107,41 @@ def find_advantages(method: str, rewards: GroupRewards) -> np.ndarray:
         return np.zeros(rewards.total.shape, np.float32)
     advantages = numbers_of(f"advantage {method!r}", function(rewards), rewards.total.shape, "responses")
     return advantages.astype(np.float32)
+
+
+def compare(
+    method: str,
+    rewards: GroupRewards,
+    columns: np.ndarray,
+    taught: np.ndarray,
+    asked: np.ndarray,
+    advantages: np.ndarray,
+) -> None:
+    """Writes the advantages of some columns, whose responses are compared with one another.
+
+    Queries that lack the same responses are compared together: what has no response is in no group's mean.
+
+    Args:
+      method: see `find_advantages`.
+      rewards: of all queries.
+      columns: int, the columns.
+      taught: bool [queries, G], which responses have something to learn from.
+      asked: bool [queries, G], which responses there are.
+      advantages: float [queries, G], where they are written.
+    """
+    rows = np.flatnonzero(taught[:, columns].any(axis=1))
+    there = asked[np.ix_(rows, columns)]
+    patterns, members = np.unique(there, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        some, own = rows[members.ravel() == number], columns[pattern]
+        part = np.ix_(some, own)
+        group = GroupRewards(
+            rewards.total[part],
+            {label: values[part] for label, values in rewards.terms.items()},
+            rewards.weights,
+            rewards.labels[own],
+        )
+        advantages[part] = find_advantages(method, group)
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

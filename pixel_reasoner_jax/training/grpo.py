@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Seq
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.evaluation.metrics import Outcome, figures
 from pixel_reasoner_jax.parallel import all_gather
-from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
-from pixel_reasoner_jax.rewards.terms import Responses, evaluate_terms, find_terms, weighted_sum
-from pixel_reasoner_jax.rollout import QueryError, answered
-from pixel_reasoner_jax.training.advantages import GroupRewards, find_advantages, find_uniform
+from pixel_reasoner_jax.rewards.terms import ALL, Responses, evaluate_terms, find_terms, weighted_sum
+from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups
+from pixel_reasoner_jax.training.advantages import GroupRewards, compare, find_uniform
+from pixel_reasoner_jax.training.collecting import Collected
+from pixel_reasoner_jax.training.credit import find_credit
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.masks import find_finished
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.trajectory import Trajectory
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +29,16 @@ class RewardedGroups:
     Attributes:
       groups: G trajectories for every query; none for a query that failed, which counts nowhere.
       correct: float [queries, G], 1 for a right answer.
+      asked: bool [queries, G], whether there is a response.
       terms: the reward's terms by label, [queries, G], without their weights.
       rewards: their weighted sum, float64 [queries, G].
       advantages: float32 [queries, G].
-      uniform: bool [queries], whether all rewards of a group are equal, or it has none.
+      credit: for every query and response the advantage of each of its tokens, float32 [tokens], which takes the place
+        of the response's; None where tokens have that of their response.
+      uniform: bool [queries], whether all rewards that are compared with one another are equal, or there are none.
       finished: bool [queries, G], False for responses that `grpo.masks` leaves out.
       trained: bool [queries, G], which responses may be trained on.
+      subgroups: of the columns.
       order: the queries of all processes.
       curiosity: the state with the averages of rates that the bonus was computed with.
       rate: mean RaPR of the queries of all processes, by the variant of the reward; None where none could be asked.
@@ -47,43 +46,63 @@ class RewardedGroups:
 
     groups: list[list[Trajectory]]
     correct: np.ndarray
+    asked: np.ndarray
     terms: dict[str, np.ndarray]
     rewards: np.ndarray
     advantages: np.ndarray
+    credit: list[list[np.ndarray]] | None
     uniform: np.ndarray
     finished: np.ndarray
     trained: np.ndarray
+    subgroups: Subgroups
     order: QueryOrder
     curiosity: CuriosityState
     rate: float | None
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What `replay.Candidates` begins with, [queries, G]: advantages, which may be trained on, correct, tokens."""
+        """What `replay.Candidates` begins with, [queries, G]: advantages, which may be trained on, correct, tokens.
+
+        Where tokens have advantages of their own, a response's is the largest of them.
+        """
         tokens = np.zeros(self.advantages.shape, np.int32)
         for row, group in enumerate(self.groups):
             tokens[row, : len(group)] = [len(trajectory.tokens) for trajectory in group]
-        return self.advantages, self.trained, self.correct, tokens
+        advantages = self.advantages.copy()
+        for row, column in np.argwhere(self.trained).tolist() if self.credit is not None else ():
+            of_tokens = self.credit[row][column]
+            advantages[row, column] = of_tokens[np.abs(of_tokens).argmax()] if len(of_tokens) else 0.0
+        return advantages, self.trained, self.correct, tokens
 
     def sequences(self) -> dict[tuple[int, int], Sequence]:
         """The sequences that may be trained on, by (query, sample)."""
         return {
             (query, sample): Sequence.of(
                 self.groups[query][sample],
-                float(self.advantages[query, sample]),
+                float(self.advantages[query, sample]) if self.credit is None else self.credit[query][sample],
                 float(self.correct[query, sample]),
             )
             for query, sample in np.argwhere(self.trained).tolist()
         }
 
     def informative(self) -> int:
-        """How many groups of all processes, which call this together, are not uniform."""
+        """How many queries of all processes, which call this together, have responses to learn from."""
         return int((~self.order.gather(self.uniform)).sum())
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of the episode, means over the responses of all processes, which call this together."""
-        trajectories = [trajectory for group in self.groups for trajectory in group]
-        samples = self.advantages.shape[1]
-        there = np.repeat([bool(group) for group in self.groups], samples)
+        """Metrics of the episode, means over the responses of all processes, which call this together.
+
+        They are of the columns that count; with several sub-groups, each has its own accuracy and RaPR too.
+        """
+        figures = self._metrics(self.asked & self.subgroups.counted)
+        for label in dict.fromkeys(self.subgroups.labels.tolist()) if len(self.subgroups.entries) > 1 else ():
+            own = self._metrics(self.asked & (self.subgroups.labels == label))
+            figures |= {f"{name}_{label}": own[name] for name in ("accuracy", "rapr", "reward") if name in own}
+        return figures
+
+    def _metrics(self, chosen: np.ndarray) -> dict[str, float]:
+        """Those of the responses that are chosen, bool [queries, G]."""
+        there, samples = chosen.ravel(), chosen.shape[1]
+        trajectories = [self.groups[row][column] for row, column in np.argwhere(chosen).tolist()]
         outcomes = [*map(Outcome.of, trajectories, self.correct.ravel()[there])]
         columns = {
             "reward": self.rewards.ravel()[there],
@@ -140,64 +159,33 @@ def why_no_update(metrics: Mapping[str, float], config: ConfigDict) -> str:
     return "; ".join(reasons)
 
 
-def collect(
-    stream: Iterable[tuple[int, Trajectory]], queries: int, samples: int, pool: AnswerPool
-) -> tuple[list[list[Trajectory]], np.ndarray]:
-    """Reads a rollout to its end. A query's answers are scored once its last response has ended, during the rollout.
-
-    Args:
-      stream: what `Policy.stream` returned, for `queries` queries with `samples` samples each.
-      pool: scores answers.
-
-    Returns:
-      The groups, in the order of the queries, and float [queries, samples], 1 for a correct answer. A query that
-      failed is logged; its group is empty, whatever responses it had, and its row 0.
-    """
-    groups: list[list[Any]] = [[None] * samples for _ in range(queries)]
-    missing = [samples] * queries
-    scores: dict[int, Future] = {}
-
-    def leave_out(error: QueryError) -> None:
-        _log.warning("left out: %s", error)
-        groups[error.number] = []
-
-    with ThreadPoolExecutor(1) as scorer:
-        try:
-            for number, trajectory in answered(stream, leave_out):
-                groups[number][trajectory.sample] = trajectory
-                missing[number] -= 1
-                if not missing[number]:
-                    scores[number] = scorer.submit(score_trajectories, groups[number], pool)
-            return groups, np.array(
-                [scores[number].result() if groups[number] else [0.0] * samples for number in range(queries)]
-            )
-        except BaseException:
-            scorer.shutdown(wait=False, cancel_futures=True)  # or it would score all that waits first
-            raise
-
-
 def reward_groups(
-    groups: Seq[Seq[Trajectory]],
-    correct: np.ndarray,
+    collected: Collected,
     config: ConfigDict,
     curiosity: CuriosityState,
     order: QueryOrder | None = None,
+    subgroups: Subgroups | None = None,
 ) -> RewardedGroups:
     """Computes the reward and the advantage of every response. All processes call this together.
 
     Args:
-      groups: G trajectories for every query; none for one that failed.
-      correct: float [queries, G], 1 for a correct answer; see `rewards.score_trajectories`.
+      collected: the responses.
       config: the experiment.
       curiosity: what the episode began with.
       order: the queries of all processes; None: these are all, of one shard.
+      subgroups: those of the responses; None: one of all.
     """
-    groups = [list(group) for group in groups]
+    groups, correct, asked = collected.groups, collected.correct, collected.asked
+    subgroups = subgroups or Subgroups([Subgroup(ALL, correct.shape[1])])
     order = order or QueryOrder(np.zeros(len(groups), int))
-    there, terms = np.array([bool(group) for group in groups]), find_terms(config.rewards.terms)
+    there, terms = asked.any(axis=1), find_terms(config.rewards.terms)
     responses = Responses.of(
         [group for group in groups if group],
         correct[there],
+        queries=[query for query, group in zip(collected.queries, groups, strict=True) if group],
+        labels=subgroups.labels,
+        asked=asked[there],
+        counted=subgroups.counted,
         alpha=curiosity.alpha,
         beta=curiosity.beta,
         curiosity=config.curiosity,
@@ -211,8 +199,8 @@ def reward_groups(
         every[there] = values
         return every
 
-    asked = order.gather(there)
-    rate, is_video = (order.gather(of_all(values))[asked] for values in (responses.rate, responses.is_video))
+    known = order.gather(there)
+    rate, is_video = (order.gather(of_all(values))[known] for values in (responses.rate, responses.is_video))
     curiosity = curiosity.with_rates(rate, is_video, config.curiosity)
     mean_rate = float(rate.mean()) if len(rate) else None
     if there.any():
@@ -221,19 +209,40 @@ def reward_groups(
         found = evaluate_terms(terms, responses)
     else:
         found = dict.fromkeys(terms, correct[there])
-    rewards = of_all(weighted_sum(terms, found))
-    values = {label: of_all(value) for label, value in found.items()}
-    finished = of_all(find_finished(responses.ended, config.grpo.masks))
-    uniform = find_uniform(rewards, finished) | ~there
+    values = {label: np.where(asked, of_all(value), 0.0) for label, value in found.items()}
+    rewards = np.where(asked, of_all(weighted_sum(terms, found)), 0.0)
+    finished = of_all(find_finished(responses.ended, config.grpo.masks)) & asked
+    teaches = np.zeros(asked.shape, bool)
+    for columns in subgroups.comparisons():
+        teaches[:, columns] = (~find_uniform(rewards[:, columns], finished[:, columns]))[:, None] & asked[:, columns]
 
-    kept = order.first(order.gather(~uniform), config.grpo.queries_per_episode)
-    weights = {label: term.weight for label, term in terms.items()}
-    gathered = {label: order.gather(value)[kept] for label, value in values.items()}
+    kept = order.first(order.gather(teaches.any(axis=1)), config.grpo.queries_per_episode)
     advantages = np.zeros((len(kept), correct.shape[1]), np.float32)
-    advantages[kept] = find_advantages(
-        config.grpo.advantage, GroupRewards(order.gather(rewards)[kept], gathered, weights)
+    table = GroupRewards(
+        order.gather(rewards),
+        {label: order.gather(value) for label, value in values.items()},
+        {label: term.weight for label, term in terms.items()},
+        subgroups.labels,
     )
-    trained = kept[order.own][:, None] & finished
+    taught, all_asked = order.gather(teaches) & kept[:, None], order.gather(asked)
+    for columns in subgroups.comparisons():
+        compare(config.grpo.advantage, table, columns, taught, all_asked, advantages)
+    advantages = advantages[order.own]
+    tokens = find_credit(config.grpo.credit, responses, advantages[there])
+    credit = iter(tokens) if tokens is not None else None
     return RewardedGroups(
-        groups, correct, values, rewards, advantages[order.own], uniform, finished, trained, order, curiosity, mean_rate
+        groups=groups,
+        correct=correct,
+        asked=asked,
+        terms=values,
+        rewards=rewards,
+        advantages=advantages,
+        credit=None if credit is None else [next(credit) if known else [] for known in there.tolist()],
+        uniform=~teaches.any(axis=1),
+        finished=finished,
+        trained=taught[order.own] & finished,
+        subgroups=subgroups,
+        order=order,
+        curiosity=curiosity,
+        rate=mean_rate,
     )

@@ -18,7 +18,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import Geometry, Media, Processor, vision_layout
 from pixel_reasoner_jax.processing.layout import vision_forms
 from pixel_reasoner_jax.training.rows import arrange
-from pixel_reasoner_jax.trajectory import Trajectory
+from pixel_reasoner_jax.trajectory import Source, Trajectory
 
 Batch = dict[str, Any]
 """The arrays that the model and its loss take; see `build`."""
@@ -30,21 +30,24 @@ SHAPES = 4  # declared targets of a row, and rows of patches, are at least 1/SHA
 class Sequence:
     """A trajectory as the update takes it; arrays are [tokens] long.
 
-    GRPO alone uses `advantage`, `logprobs` (under the distribution sampled from), `temperatures` and `correct`, how
-    right the answer is, from 0 to 1.
+    GRPO alone uses `advantage` (of all tokens, or of each), `logprobs` (under the distribution sampled from),
+    `temperatures`, `correct`, how right the answer is, from 0 to 1, and `given`, which trained tokens were not sampled;
+    None: none.
     """
 
     tokens: np.ndarray
     train: np.ndarray
     media: list[Media]
-    advantage: float = 0.0
+    advantage: float | np.ndarray = 0.0
     logprobs: np.ndarray | None = None
     temperatures: np.ndarray | None = None
     query_id: str = ""
     correct: float = 0.0
+    given: np.ndarray | None = None
 
     @classmethod
-    def of(cls, trajectory: Trajectory, advantage: float = 0.0, correct: float = 0.0) -> Sequence:
+    def of(cls, trajectory: Trajectory, advantage: float | np.ndarray = 0.0, correct: float = 0.0) -> Sequence:
+        given = trajectory.train & (trajectory.source == Source.GIVEN)
         return cls(
             trajectory.tokens,
             trajectory.train,
@@ -54,6 +57,7 @@ class Sequence:
             trajectory.temperatures,
             trajectory.query_id,
             correct,
+            given if given.any() else None,
         )
 
     @property
@@ -211,7 +215,7 @@ def build(packed: Seq[Seq[Sequence]], processor: Processor, rows: int, shape: Sh
             where = np.flatnonzero(sequence.train[1:]) + 1
             span = slice(filled, filled + len(where))
             targets[row, span], mask[row, span] = start + where, 1.0
-            advantages[row, span] = sequence.advantage
+            advantages[row, span] = np.broadcast_to(sequence.advantage, sequence.tokens.shape)[where]
             if sequence.logprobs is not None:
                 logprobs[row, span] = sequence.logprobs[where]
                 temperatures[row, span] = sequence.temperatures[where]

@@ -1,81 +1,93 @@
-"""What an update of the policy computes before its gradient: forward passes, and the details that its loss takes.
+"""What an update of the policy computes before its gradient: passes, shaped advantages, and the details of its loss.
 
-The default needs nothing of it. Other settings of `config.grpo` and `config.auxiliary` need, for every trained token,
-
-    the trainer's own log-probability under the policy that sampled it     correction of the sampler's, KL-Cov
-    log-probability and entropy under the policy as it is                  GSPO, covariances, tokens by their entropy
-    log-probability under a reference                                      KL term
-
-each by one `Trainer.score`, and then weights and marks, in numpy (`token_weights`).
+The default needs nothing of it. Other settings of `config.grpo` and `config.auxiliary` name functions of the update
+(`update_view`): shapings give every token another advantage, and details are further arrays that the loss takes. What
+they need to know of the tokens is computed by forward passes (`passes`), each by one `Trainer.score`.
 """
 
 from __future__ import annotations
 
+import collections
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.config_values import POLICIES
 from pixel_reasoner_jax.models.layers import ADAPTER
 from pixel_reasoner_jax.models.lora import has_adapters
 from pixel_reasoner_jax.named_parts import find_part, numbers_of
-from pixel_reasoner_jax.parallel import all_gather, is_main
+from pixel_reasoner_jax.parallel import is_main
 from pixel_reasoner_jax.training import packing
+from pixel_reasoner_jax.training.contexts import as_asked
 from pixel_reasoner_jax.training.losses import policy_loss, surrogate_of
 from pixel_reasoner_jax.training.packing import Batch
+from pixel_reasoner_jax.training.passes import Pass, Scores, agree, check_labels, scores_of
+from pixel_reasoner_jax.training.shaping import shape_advantages, shapings
 from pixel_reasoner_jax.training.state import Trainer, TrainState
-from pixel_reasoner_jax.training.token_weights import (
-    AGGREGATIONS,
-    CORRECTIONS,
-    Size,
-    clipped,
-    covariances,
-    drawn_between,
-    sequence_means,
-    sequence_ratios,
-    top_share,
-)
+from pixel_reasoner_jax.training.token_weights import AGGREGATIONS, CORRECTIONS
 from pixel_reasoner_jax.training.training_run import TrainingRun
+from pixel_reasoner_jax.training.update_details import (
+    DETAILS,
+    HostFunction,
+    correction_of,
+    find_details,
+    passes_of,
+)
+from pixel_reasoner_jax.training.update_view import UpdateView
 from pixel_reasoner_jax.training.virtual_shards import AgreedBatches
-
-KNOWN = ("aggregation", "weights", "sequence_ratios", "reference", "nll", "kl_cov")
-"""Details that a policy loss may take beside those that every loss takes, in the order in which they are made:
-weights of `config.grpo.aggregation`; weights of corrections and masks of tokens; GSPO's ratios; log-probabilities under
-the reference; 1 by the share of the tokens that are of right responses, for these, else 0; for the tokens with the
-largest covariances 1 where they have become likelier in the episode, and -1 where less likely, else 0."""
 
 Updates = Sequence[Mapping[int, Sequence[packing.Sequence]]]
 
 
 def details_of(config: ConfigDict) -> tuple[str, ...]:
-    """The names, out of `KNOWN`, of the details that the loss of an experiment takes.
+    """The names of the details that the loss of an experiment takes.
 
     Raises:
-      UserError: the policy loss asks for another one.
+      UserError: a part of the loss asks for one that is not there.
     """
+    return tuple(_details(config))
+
+
+def _details(config: ConfigDict) -> dict[str, HostFunction]:
+    """The details that the loss of an experiment takes, with the functions that make them, in this order."""
     grpo, auxiliary = config.grpo, config.auxiliary
-    wanted = set(getattr(surrogate_of(grpo), "details", ()))
-    if unknown := sorted(wanted - set(KNOWN)):
-        raise UserError(f"policy loss {grpo.loss!r} asks for the detail {unknown[0]!r}; known: {', '.join(KNOWN)}")
-    if grpo.aggregation != "token_mean":
-        wanted.add("aggregation")
-    if correction_of(config) != "none" or grpo.entropy_fraction < 1 or auxiliary.clip_cov_fraction:
-        wanted.add("weights")
-    wanted |= {name for name, term in (("reference", "kl"), ("nll", "nll"), ("kl_cov", "kl_cov")) if auxiliary[term]}
-    return tuple(name for name in KNOWN if name in wanted)
+    asked = find_details([(f"policy loss {grpo.loss!r}", surrogate_of(grpo))])
+    has_weights = correction_of(config) != "none" or grpo.entropy_fraction < 1 or auxiliary.clip_cov_fraction
+    on = {
+        "aggregation": grpo.aggregation != "token_mean",
+        "weights": has_weights,
+        "reference": auxiliary.kl,
+        "nll": auxiliary.nll,
+        "kl_cov": auxiliary.kl_cov,
+    }
+    ours = {name: function for name, function in DETAILS.items() if name in asked or on.get(name)}
+    return ours | asked
 
 
-def correction_of(config: ConfigDict) -> str:
-    """`config.grpo.correction`; for "auto", "tis" where rollouts round weights or the cache to int8, else "none"."""
-    if config.grpo.correction != "auto":
-        return config.grpo.correction
-    return "tis" if "int8" in (config.rollout.weights, config.rollout.cache_dtype) else "none"
+def _host_functions(config: ConfigDict) -> list[tuple[str, Any]]:
+    """What an update calls on the host: what it is, for messages, and the function."""
+    details = [(f"detail {name!r}", function) for name, function in _details(config).items()]
+    return details + [(f"shaping {name!r}", function) for name, function in shapings(config)]
+
+
+def passes_asked_for(config: ConfigDict) -> tuple[Pass, ...]:
+    """The passes of an experiment's updates, in the order of their policies and of `config.passes`.
+
+    Raises:
+      UserError: a function asks for one that is not there.
+    """
+    found: dict[str, Pass] = {}
+    for name, function in _host_functions(config):
+        for label in passes_of(function, config):
+            found[label] = Pass.of(label, config, name)
+    order = (*POLICIES, *config.passes)
+    return tuple(sorted(found.values(), key=lambda one: order.index(one.label)))
 
 
 def settle_correction(config: ConfigDict) -> None:
@@ -97,41 +109,45 @@ def check_update_parts(config: ConfigDict) -> None:
       UserError: one is not; the message names it.
     """
     policy_loss(config)
-    details_of(config)
+    check_labels(config)
+    passes_asked_for(config)
     find_part(config.grpo.aggregation, AGGREGATIONS, "aggregation")
-    _correction(config)
+    if (name := correction_of(config)) != "none":
+        find_part(name, CORRECTIONS, "correction")
 
 
 def score_passes(config: ConfigDict) -> int:
     """How often the tokens of an update are scored, forward only, beside its gradient."""
-    return _needs_present(config) + _needs_old(config) + ("reference" in details_of(config))
+    return len(passes_asked_for(config))
+
+
+def _has_reference(config: ConfigDict) -> bool:
+    return any(one.policy == "reference" for one in passes_asked_for(config))
 
 
 def has_second_tree(config: ConfigDict) -> bool:
     """Whether the parameters of a reference are in memory beside the policy's: where there is one, and no adapters."""
-    return "reference" in details_of(config) and not config.lora.rank
+    return _has_reference(config) and not config.lora.rank
 
 
 class UpdatePasses:
-    """The passes before the updates of an experiment.
+    """What the updates of an experiment compute before their gradients.
 
     Args:
       config: the experiment.
-      trainer: computes them.
+      trainer: makes the passes.
       model: with the parameters of `config.model.directory`, which are the reference's. Without adapters they are
-        copied, where there is a KL term; with adapters, they are always there.
+        copied, where a pass is made with them; with adapters, they are always there.
     """
 
     def __init__(self, config: ConfigDict, trainer: Trainer, model: Any):
         self._config, self._trainer = config, trainer
-        self._settings = ConfigDict(config.grpo)
-        self._settings.constant_length = config.grpo.constant_length or config.rollout.max_response_tokens
-        self._details = details_of(config)
-        self._aggregation = find_part(config.grpo.aggregation, AGGREGATIONS, "aggregation")
-        self._correction = _correction(config)
-        self._reference = _reference(model) if "reference" in self._details else None
-        self._old: dict[int, np.ndarray] = {}  # the trainer's log-probabilities of a sequence, by its id
+        self._details, self._passes = _details(config), passes_asked_for(config)
+        self._reference = _reference(model) if _has_reference(config) else None
+        self._training: TrainingRun | None = None
+        self._old: dict[str, dict[int, Scores]] = {}  # by label, and by the id of a sequence
         self._first_step = -1  # updates made before the episode
+        self._seconds: collections.Counter[str] = collections.Counter()  # of the episode, by label
 
     def begin_episode(self, state: TrainState, updates: Updates, training: TrainingRun) -> None:
         """Scores the sequences of an episode with the parameters that sampled them, where that is needed.
@@ -145,23 +161,25 @@ class UpdatePasses:
             arrays of one alone are in memory.
           training: plans and builds batches.
         """
-        if not _needs_old(self._config):
-            return
-        self._old, self._first_step = {}, int(state.step)
-        for update in updates:
-            new = {
-                shard: list({id(one): one for one in sequences if id(one) not in self._old}.values())
-                for shard, sequences in update.items()
-            }
-            agreed = training.agree_on_shapes(training.plan(new))
-            scores = self._trainer.score(state.params, agreed())
-            for pairs in agreed.unpack([score["logprobs"] for score in scores]).values():
-                self._old |= {id(sequence): logprobs for sequence, logprobs in pairs}
+        self._training, self._first_step, self._old = training, int(state.step), {}
+        self._seconds = collections.Counter({one.label: 0.0 for one in self._passes})
+        for one in self._passes:
+            if one.policy != "old":
+                continue
+            scores = self._old.setdefault(one.label, {})
+            for update in updates:
+                start = time.perf_counter()
+                new = {
+                    shard: list({id(s): s for s in sequences if id(s) not in scores}.values())
+                    for shard, sequences in update.items()
+                }
+                scores |= self._score(one, state.params, new, self._first_step)
+                self._seconds[one.label] += time.perf_counter() - start
 
     def prepare(
         self, state: TrainState, agreed: AgreedBatches, batches: list[Batch]
     ) -> tuple[list[Batch], dict[str, float]]:
-        """Gives the batches of an update the details that the loss takes. All processes call this together.
+        """Gives the batches of an update what the loss takes besides. All processes call this together.
 
         Args:
           state: before the update.
@@ -169,149 +187,60 @@ class UpdatePasses:
           batches: of the update.
 
         Returns:
-          The batches with `details_of` the experiment, and figures of the update, which replace those of the same
-          name that the loss returns.
+          The batches with `details_of` the experiment and the arrays that are replaced, and figures of the update,
+          which replace those of the same name that the loss returns.
         """
-        if not self._details:
+        config = self._config
+        if not self._details and not config.grpo.shaping:
             return batches, {}
-        tokens = UpdateTokens(agreed, batches)
-        if not tokens.size.tokens:
+        step = int(state.step)
+        view = UpdateView(agreed, batches, step, step == self._first_step)
+        if not view.size.tokens:
             return batches, {}
-        config, made, figures = self._config, {}, {}
-        sampled = tokens["logprobs"]
-        trainers = tokens.concatenated(self._old) if _needs_old(config) else sampled
-        old = sampled
-        if self._correction is not None:
-            old = made["logprobs"] = trainers
-        present = self._trainer.score(state.params, batches) if _needs_present(config) else []
-        present = {name: tokens.flat([one[name] for one in present]) for name in ("logprobs", "entropy") if present}
-        for name in self._details:
-            if name == "aggregation":
-                made[name] = self._aggregation_weights(tokens)
-            elif name == "weights":
-                made[name], of_weights = self._weights(tokens, old, present, int(state.step))
-                figures |= of_weights
-            elif name == "sequence_ratios":
-                made[name] = sequence_ratios(present["logprobs"], old, tokens.lengths)
-            elif name == "reference":
-                scores = self._trainer.score(self._reference(state.params), batches)
-                made[name] = tokens.flat([score["logprobs"] for score in scores])
-            elif name == "nll":
-                right = np.repeat([float(one.correct > 0) for one in tokens.sequences], tokens.lengths)
-                made[name] = right / max(tokens.mean(right), 1 / tokens.size.tokens)
-            elif name == "kl_cov":
-                covariance = covariances(present["logprobs"], tokens["advantages"], tokens.size)
-                marked = top_share(covariance, config.auxiliary.kl_cov_fraction, tokens.size)
-                moved = present["logprobs"] - trainers
-                if int(state.step) == self._first_step:  # nothing has moved yet: what there is, is rounding
-                    moved = np.zeros_like(moved)
-                made[name] = marked * np.sign(moved)
-                figures[name] = tokens.mean(made[name] * moved)
-        arrays = {name: tokens.rows(values) for name, values in made.items()}
+        for one in self._passes:
+            start = time.perf_counter()
+            view.scores[one.label] = self._scores(one, state, view, batches)
+            self._seconds[one.label] += time.perf_counter() - start
+        if correction_of(config) != "none":
+            view.replace("logprobs", view.logprobs("old"))
+        shape_advantages(view, config)
+        made = {
+            name: numbers_of(f"detail {name!r}", detail(view, config), view.sampled.shape, "tokens")
+            for name, detail in self._details.items()
+        }
+        arrays = {name: view.rows(values) for name, values in (view.replaced | made).items()}
         return [
             {**batch, **{name: arrays[name][number] for name in arrays}} for number, batch in enumerate(batches)
-        ], figures
+        ], view.figures
 
-    def _aggregation_weights(self, tokens: UpdateTokens) -> np.ndarray:
-        name = f"aggregation {self._config.grpo.aggregation!r}"
-        weights = self._aggregation(tokens.lengths, tokens.size, self._settings)
-        return np.repeat(numbers_of(name, weights, tokens.lengths.shape, "sequences"), tokens.lengths)
+    def seconds(self) -> dict[str, float]:
+        """What the passes of the episode have taken so far, as metrics."""
+        return {f"seconds_pass_{label}": seconds for label, seconds in self._seconds.items()}
 
-    def _weights(
-        self, tokens: UpdateTokens, old: np.ndarray, present: Mapping[str, np.ndarray], step: int
-    ) -> tuple[np.ndarray, dict[str, float]]:
-        """The weights of corrections and masks of tokens, and their figures."""
-        grpo, auxiliary = self._config.grpo, self._config.auxiliary
-        weights, figures = np.ones(len(old)), {}
-        if self._correction is not None:
-            log_ratios = old.astype(np.float64) - tokens["logprobs"]
-            weights = self._correction(log_ratios, tokens.lengths, grpo.correction_bounds)
-            weights = numbers_of(f"correction {grpo.correction!r}", weights, log_ratios.shape, "tokens")
-            figures["correction_weight"] = tokens.mean(weights)
-            figures["correction_rejected"] = tokens.mean(weights == 0)
-            figures["logprob_difference"] = tokens.mean(np.abs(log_ratios))
-        if grpo.entropy_fraction < 1:
-            kept = top_share(present["entropy"], grpo.entropy_fraction, tokens.size)
-            figures["entropy_kept"] = tokens.mean(np.where(kept, present["entropy"], 0.0)) / tokens.mean(kept)
-            weights = weights * kept
-        if auxiliary.clip_cov_fraction:
-            covariance = covariances(present["logprobs"], tokens["advantages"], tokens.size)
-            covariance[self._clipped(tokens, present["logprobs"] - old)] = -np.inf  # they have no loss as it is
-            bounds, share = auxiliary.clip_cov_bounds, auxiliary.clip_cov_fraction
-            seed = (self._config.seed, step)
-            drawn = drawn_between(covariance, bounds, share, tokens.size, tokens.shards, seed)
-            figures["clip_cov_fraction"] = tokens.mean(drawn)
-            weights = weights * ~drawn
-        return weights, figures
+    def _scores(self, one: Pass, state: TrainState, view: UpdateView, batches: list[Batch]) -> Scores:
+        """The scores of a pass, [tokens]."""
+        if one.policy == "old":
+            return view.joined(self._old[one.label])
+        params = state.params if one.policy == "present" else self._reference(state.params)
+        if one.context is as_asked:
+            scored = self._trainer.score(params, batches)
+            return {name: view.flat([of_batch[name] for of_batch in scored]) for name in scored[0]}
+        sequences: dict[int, list[packing.Sequence]] = {shard: [] for shard in self._training.shards.local}
+        for shard, sequence in view.shards_and_sequences:
+            sequences[shard].append(sequence)
+        return view.joined(self._score(one, params, sequences, view.step))
 
-    def _clipped(self, tokens: UpdateTokens, log_ratios: np.ndarray) -> np.ndarray:
-        """Whether the policy loss takes a token's gradient already, bool [tokens]; of a loss of one's own, none is."""
-        grpo, advantages = self._config.grpo, tokens["advantages"]
-        if grpo.loss not in ("clip", "dual_clip", "gspo"):
-            return np.zeros(len(log_ratios), bool)
-        if grpo.loss == "gspo":
-            log_ratios = np.repeat(sequence_means(log_ratios, tokens.lengths), tokens.lengths)
-        found = clipped(log_ratios, advantages, grpo.clip_low, grpo.clip_high)
-        if grpo.loss == "dual_clip":
-            found |= (advantages < 0) & (log_ratios > np.log(grpo.dual_clip))
-        return found
-
-
-class UpdateTokens:
-    """The trained tokens of an update in this process, one sequence after the other; item `name` is a batch's array.
-
-    Attributes:
-      sequences, lengths: the sequences in this order, and how many trained tokens each has.
-      shards: the shard of each token.
-      size: of the update in all processes.
-    """
-
-    def __init__(self, agreed: AgreedBatches, batches: list[Batch]):
-        self._batches, self._masks = batches, [batch["target_mask"] > 0 for batch in batches]
-        shards_and_sequences = agreed.sequences()
-        self.sequences = [sequence for _, sequence in shards_and_sequences]
-        self.lengths = np.array([sequence.targets for sequence in self.sequences], int)
-        self.shards = np.repeat(np.array([shard for shard, _ in shards_and_sequences], int), self.lengths)
-        self.size = Size.of(self.lengths)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.flat([batch[name] for batch in self._batches])
-
-    def concatenated(self, values: Mapping[int, np.ndarray]) -> np.ndarray:
-        """[tokens] of an array for each sequence, by its `id`."""
-        return np.concatenate([np.zeros(0, np.float32), *(values[id(one)] for one in self.sequences)])
-
-    def flat(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """[tokens] of an array [rows, K] for each batch."""
-        return np.concatenate([array[mask] for array, mask in zip(arrays, self._masks, strict=True)])
-
-    def rows(self, values: np.ndarray) -> list[np.ndarray]:
-        """The inverse of `flat`, in float32, with 0 in padding."""
-        ends = np.cumsum([mask.sum() for mask in self._masks])[:-1]
-        arrays = [np.zeros(mask.shape, np.float32) for mask in self._masks]
-        for array, mask, of_batch in zip(arrays, self._masks, np.split(values, ends), strict=True):
-            array[mask] = of_batch
-        return arrays
-
-    def mean(self, values: np.ndarray) -> float:
-        """Over the tokens of all processes, which call this together."""
-        return float(all_gather(np.asarray(values.sum(dtype=np.float64))).sum() / self.size.tokens)
-
-
-def _needs_present(config: ConfigDict) -> bool:
-    """Whether log-probabilities and entropies under the policy as it is are needed."""
-    masked = config.grpo.entropy_fraction < 1 or config.auxiliary.clip_cov_fraction > 0
-    return masked or not {"sequence_ratios", "kl_cov"}.isdisjoint(details_of(config))
-
-
-def _needs_old(config: ConfigDict) -> bool:
-    """Whether the trainer's own log-probabilities under the policy that sampled are needed."""
-    return correction_of(config) != "none" or "kl_cov" in details_of(config)
-
-
-def _correction(config: ConfigDict) -> Callable[..., np.ndarray] | None:
-    name = correction_of(config)
-    return None if name == "none" else find_part(name, CORRECTIONS, "correction")
+    def _score(
+        self, one: Pass, params: Any, sequences: Mapping[int, list[packing.Sequence]], step: int
+    ) -> dict[int, Scores]:
+        """The scores of sequences as a pass shows them, by the id of the sequence as asked."""
+        shown = one.change(sequences, self._training.processor, (self._config.seed, step))
+        scores = scores_of(self._trainer, params, agree(shown, self._training))
+        return {
+            id(before): scores[id(after)]
+            for shard, some in sequences.items()
+            for before, after in zip(some, shown[shard], strict=True)
+        }
 
 
 def _reference(model: Any) -> Callable[[nnx.State], nnx.State]:

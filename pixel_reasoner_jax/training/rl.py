@@ -23,7 +23,7 @@ import logging
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,13 @@ from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
 from pixel_reasoner_jax.rollout import Policy, Query, SamplingSettings
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
+from pixel_reasoner_jax.rollout.subgroups import Part, Subgroups, settings_of
 from pixel_reasoner_jax.training.alarms import AlarmLog
+from pixel_reasoner_jax.training.collecting import Collected, collect
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation, unwritten
-from pixel_reasoner_jax.training.grpo import RewardedGroups, collect, reward_groups, why_no_update
+from pixel_reasoner_jax.training.given_tokens import with_logprobs
+from pixel_reasoner_jax.training.grpo import RewardedGroups, reward_groups, why_no_update
 from pixel_reasoner_jax.training.losses import policy_loss
 from pixel_reasoner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from pixel_reasoner_jax.training.packing import Sequence
@@ -133,7 +136,18 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
             evaluation.finish(done, schedule.episodes, state.params, int(state.step), counters["unwritten"])
         with training.progress("rl", schedule.episodes, done) as progress:
             learner = Learner(
-                config, training, policy, pool, trainer, passes, schedule, sampling, learning_rate, stop, progress.note
+                config,
+                training,
+                policy,
+                pool,
+                trainer,
+                passes,
+                schedule,
+                sampling,
+                learning_rate,
+                stop,
+                progress.note,
+                Subgroups.of(config.rollout),
             )
             for episode in range(done + 1, schedule.episodes + 1):
                 if evaluation.is_over:
@@ -179,6 +193,7 @@ class Learner:
       config: the experiment.
       training: the run, with its shards, directory and timers.
       policy, sampling: what acts, and how its tokens are sampled.
+      subgroups: the ways in which queries are asked.
       pool: scores answers.
       trainer, learning_rate: what updates, and its learning rate by the number of updates made before.
       passes: what an update needs besides.
@@ -198,6 +213,7 @@ class Learner:
     learning_rate: Callable[[int], float]
     stop: StopRequest
     show: Callable[[str], None]
+    subgroups: Subgroups
 
 
 class EpisodeDropped(Exception):
@@ -228,29 +244,28 @@ def run_episode(
       EpisodeDropped: SIGTERM has come.
     """
     config, training, policy = learner.config, learner.training, learner.policy
-    samples, unchecked = config.rollout.samples, learner.pool.unchecked
+    unchecked, collected = learner.pool.unchecked, None
 
     policy.params, policy.policy_version = state.params, int(state.step)
-    groups, correct = [], np.zeros((0, samples))
     for sampling_round in range(1, config.grpo.sampling_rounds + 1):
-        more, more_correct = _roll_out(learner, episode, sampling_round, read_queries())
-        groups, correct = groups + more, np.concatenate([correct, more_correct])
+        more = _roll_out(learner, episode, sampling_round, read_queries())
+        collected = more if collected is None else collected + more
         order = QueryOrder(np.tile(np.repeat(training.shards.local, training.shards.share), sampling_round))
-        rewarded = reward_groups(groups, correct, config, curiosity, order)
+        rewarded = reward_groups(collected, config, curiosity, order, learner.subgroups)
         if rewarded.informative() >= config.grpo.queries_per_episode:
             break
     policy.release()
     unchecked = int(all_gather(np.int32(learner.pool.unchecked - unchecked)).sum())
     failed = int(all_gather(np.int32(rewarded.failed_queries)).sum())
 
-    logged = error_counts(groups)
+    logged = error_counts(rewarded.groups)
     logged |= log_samples(
         training, learner.trainer, state.params, rewarded, episode, config.train.log_samples, config.seed
     )
 
     metrics = []
     planned = learner.schedule.planned(episode)
-    updates, replayed = _choose_updates(learner, episode, rewarded, planned)
+    updates, replayed = _choose_updates(learner, episode, rewarded, planned, state)
     with training.phase("update"):
         learner.passes.begin_episode(state, updates, training)
     for sequences in updates:
@@ -274,30 +289,48 @@ def run_episode(
         "replayed": replayed,
         "sampling_rounds": sampling_round,
     }
+    logged |= learner.passes.seconds()
     figures = rewarded.metrics()
     curiosity = rewarded.curiosity.after(rewarded.rate, figures.get("operations"), config.curiosity)
     return state, curiosity, {**figures, **rewarded.curiosity.metrics(), **logged, **counts, **_summary(metrics)}
 
 
-def _roll_out(
-    learner: Learner, episode: int, sampling_round: int, queries: list[Query]
-) -> tuple[list[list[Trajectory]], np.ndarray]:
-    """Rolls out queries with the policy's parameters; answers are scored at the same time. See `grpo.collect`."""
-    policy, samples = learner.policy, learner.config.rollout.samples
+def _roll_out(learner: Learner, episode: int, sampling_round: int, queries: list[Query]) -> Collected:
+    """Rolls out queries with the policy's parameters; answers are scored at the same time. See `collecting`."""
+    policy, subgroups = learner.policy, learner.subgroups
     # Another seed for every round: the data may have begun anew, and a query be asked twice.
     seed = (_episode_seed(learner.config.seed, episode) + sampling_round - 1) % 2**31
+
+    @contextlib.contextmanager
+    def ask(parts: list[Part]) -> Iterator[Iterable[tuple[int, Trajectory]]]:
+        samples = [part.samples for part in parts]
+        progress = RolloutProgress(learner.show, samples, policy.counters)
+        asked = [part.query for part in parts]
+        per_query = None if subgroups.are_alike else functools.partial(settings_of, build=policy.prompt)
+        with policy.stream(
+            asked,
+            max(samples, default=1),
+            seed,
+            sampling=learner.sampling,
+            stop=progress.asking(learner.stop.asked),
+            per_query=per_query,
+        ) as stream:
+            yield progress.counting(stream)
+
+    def give(part: Part) -> Trajectory | None:
+        return part.given(policy, seed)
+
     with learner.training.phase("rollout"):
-        progress = RolloutProgress(learner.show, len(queries), samples, policy.counters)
-        stop = progress.asking(learner.stop.asked)
         try:
-            with policy.stream(queries, samples, seed, sampling=learner.sampling, stop=stop) as stream:
-                return collect(progress.counting(stream), len(queries), samples, learner.pool)
+            collected = collect(ask, give, queries, subgroups, learner.pool)
         except RolloutStopped:
             raise EpisodeDropped from None
+    subgroups.clean(collected.groups, policy.processor)
+    return collected
 
 
 def _choose_updates(
-    learner: Learner, episode: int, rewarded: RewardedGroups, planned: int
+    learner: Learner, episode: int, rewarded: RewardedGroups, planned: int, state: TrainState
 ) -> tuple[list[dict[int, list[Sequence]]], float]:
     """The sequences of each of an episode's updates, at most `planned`, for each shard of this process; see `replay`.
 
@@ -316,6 +349,10 @@ def _choose_updates(
     )
     updates = choose_responses(config.replay.method, candidates)[:planned]
     sequences = rewarded.sequences()
+    if learner.subgroups.given:
+        own_shards = order.shards[order.own].tolist()
+        shard_of = {place: own_shards[place[0]] for place in sequences}
+        sequences = with_logprobs(sequences, shard_of, learner.trainer, state.params, learner.training)
     own = {int(order.own[query]) * samples + sample: sequence for (query, sample), sequence in sequences.items()}
     of_shards = [
         {

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.rewards.terms import find_terms
+from pixel_reasoner_jax.rollout.subgroups import Subgroups
 from pixel_reasoner_jax.training.advantages import METHODS as ADVANTAGES
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.policy_update import check_update_parts
@@ -54,5 +55,8 @@ def _check_parts(config: ConfigDict) -> None:
     """Checks that there are the functions that the config names."""
     find_terms(config.rewards.terms)
     check_update_parts(config)
+    Subgroups.of(config.rollout)
     find_part(config.grpo.advantage, ADVANTAGES, "advantage")
+    if config.grpo.credit != "none":
+        find_part(config.grpo.credit, {}, "credit")
     find_part(config.replay.method, REPLAY, "replay method")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pixel_reasoner_jax.rollout import QueryError
 from pixel_reasoner_jax.rollout.counters import Counters
@@ -18,7 +18,7 @@ class RolloutProgress:
 
     Args:
       show: takes the text, as `metrics.Progress.note` does.
-      queries, samples: how many queries this process rolls out, and the responses to each.
+      samples: the responses to each of the queries that this process rolls out.
       counters: of the policy; what it has sampled before is left out.
       clock: seconds.
     """
@@ -26,13 +26,12 @@ class RolloutProgress:
     def __init__(
         self,
         show: Callable[[str], None],
-        queries: int,
-        samples: int,
+        samples: Sequence[int],
         counters: Counters,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._show, self._samples, self._counters, self._clock = show, samples, counters, clock
-        self._total = queries * samples
+        self._total = sum(samples)
         self._of_query: collections.Counter[int] = collections.Counter()
         self._operated = 0
         self._sampled_before, self._began = counters.sampled, clock()
@@ -60,7 +59,7 @@ class RolloutProgress:
 
     def leave_out(self, number: int) -> None:
         """Expects no further responses to query `number`."""
-        self._total -= self._samples - self._of_query[number]
+        self._total -= self._samples[number] - self._of_query[number]
 
     def text(self) -> str:
         """Responses done, tokens a second, the rate of pixel-space reasoning so far, and the time left at this pace."""

@@ -166,7 +166,9 @@ def _tracked(rewarded: Rewarded, place: tuple[int, int]) -> TrackedSample:
 
 def _choose(groups: list[list[Trajectory]], count: int, seed: tuple[int, int]) -> list[tuple[int, int]]:
     """The places (query, sample) of responses drawn at random, in order."""
-    places = [(query, sample) for query, group in enumerate(groups) for sample in range(len(group))]
+    places = [
+        (query, sample) for query, group in enumerate(groups) for sample, one in enumerate(group) if len(one.tokens)
+    ]
     drawn = np.random.default_rng(seed).permutation(len(places))[:count]
     return [places[index] for index in sorted(drawn.tolist())]
 

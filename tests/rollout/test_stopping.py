@@ -1,9 +1,12 @@
 """A rollout that is asked to stop ends between two calls of the engine, in all processes, and leaves nothing behind."""
 
+import contextlib
+
 import pytest
 
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
-from pixel_reasoner_jax.training.grpo import collect
+from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups
+from pixel_reasoner_jax.training.collecting import collect
 
 
 class Pool:
@@ -17,7 +20,9 @@ def test_it_stops_and_the_policy_goes_on(policy, queries):
     asked = []
     with policy.stream(queries, samples=2, stop=lambda: asked.append(1) or len(asked) > 3) as stream:
         with pytest.raises(RolloutStopped):
-            collect(stream, len(queries), 2, Pool())
+            collect(
+                lambda parts: contextlib.nullcontext(stream), None, queries, Subgroups([Subgroup("all", 2)]), Pool()
+            )
     assert len(asked) == 4 and not stream._active and stream._runner._slots is None
     [[one]] = policy.rollout(queries[:1], seed=3)
     [[other]] = policy.rollout(queries[:1], seed=3)

@@ -64,11 +64,11 @@ def let_luck_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     collect = rl.collect
 
     def by_luck(*arguments):
-        groups, correct = collect(*arguments)
-        for row, group in zip(correct, groups, strict=True):
+        found = collect(*arguments)
+        for row, group in zip(found.correct, found.groups, strict=True):
             if group:  # a query that failed has none
                 row[:] = [trajectory.tokens.sum() % 97 / 97 for trajectory in group]
-        return groups, correct
+        return found
 
     monkeypatch.setattr(rl, "collect", by_luck)
 

@@ -1,5 +1,6 @@
 """From trajectories to rewards and figures: every figure of an episode, computed by hand."""
 
+import contextlib
 import dataclasses
 import threading
 
@@ -9,8 +10,12 @@ import pytest
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.rewards import AnswerPool, score_trajectories
 from pixel_reasoner_jax.rollout import QueryError
+from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups
+from pixel_reasoner_jax.training.collecting import Collected
+from pixel_reasoner_jax.training.collecting import collect as collect_parts
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
-from pixel_reasoner_jax.training.grpo import collect, reward_groups, why_no_update
+from pixel_reasoner_jax.training.grpo import reward_groups as reward_collected
+from pixel_reasoner_jax.training.grpo import why_no_update
 from pixel_reasoner_jax.training.query_order import QueryOrder
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
 from tests.trajectories import InTurn
@@ -34,6 +39,19 @@ def response(answer, *operations, query="q", ended=Ended.ANSWER) -> Trajectory:
         operations=list(operations),
         ended=ended,
     )
+
+
+def collect(stream, queries, samples, pool):
+    """The groups of queries without sub-groups, and which responses are right."""
+    asked = [dict(id=str(number), question="?", answer="5") for number in range(queries)]
+    subgroups = Subgroups([Subgroup("all", samples)])
+    collected = collect_parts(lambda parts: contextlib.nullcontext(stream), None, asked, subgroups, pool)
+    return collected.groups, collected.correct
+
+
+def reward_groups(groups, correct, *args):
+    asked = np.repeat([[bool(group)] for group in groups], correct.shape[1], axis=1)
+    return reward_collected(Collected([{} for _ in groups], groups, correct, asked), *args)
 
 
 def test_figures_of_an_episode():

@@ -42,8 +42,8 @@ def test_replay_keeps_the_planned_updates(rl_config, luck_pays, monkeypatch, met
     collect, trained = rl.collect, []
 
     def pays_once(*arguments):
-        groups, correct = collect(*arguments)
-        return groups, np.stack([correct[0], np.zeros_like(correct[1])])
+        found = collect(*arguments)
+        return found._replace(correct=np.stack([found.correct[0], np.zeros_like(found.correct[1])]))
 
     def update(self, state, batches, learning_rate):
         trained.append(sum(len(np.unique(row)) - 1 for batch in batches for row in batch["segment_ids"]))
@@ -64,9 +64,9 @@ def test_more_queries_are_asked_in_place_of_those_that_teach_nothing(rl_config, 
     collect, asked = rl.collect, []
 
     def pays_later(*arguments):
-        groups, correct = collect(*arguments)
-        asked.append([group[0].query_id for group in groups])
-        return groups, np.zeros_like(correct) if len(asked) == 1 else correct
+        found = collect(*arguments)
+        asked.append([group[0].query_id for group in found.groups])
+        return found._replace(correct=np.zeros_like(found.correct)) if len(asked) == 1 else found
 
     def update(self, state, batches, learning_rate):
         return dataclasses.replace(state, step=state.step + 1), {"tokens": 1.0, "logprob_difference": 0.0}

@@ -24,10 +24,11 @@ from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import Sequence, plan
-from pixel_reasoner_jax.training.policy_update import UpdatePasses, UpdateTokens, details_of, score_passes
+from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of, score_passes
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.token_weights import covariances
 from pixel_reasoner_jax.training.training_run import TrainingRun
+from pixel_reasoner_jax.training.update_view import UpdateView
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 from tests.documents import undocumented
 
@@ -37,7 +38,7 @@ PARTS = {
 }
 PARTS["auxiliary"]["clip_cov_bounds"] = (0.0, 5.0)
 FIGURES = {"correction_weight", "correction_rejected", "entropy_kept", "clip_cov_fraction"}
-FIGURES |= {"reference_kl", "nll", "kl_cov"}
+FIGURES |= {"reference_kl", "nll", "kl_cov", "seconds_pass_old", "seconds_pass_present", "seconds_pass_reference"}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,8 @@ def prepared(config, trainer, sequences, processor, first_step=2):
     training = types.SimpleNamespace(
         plan=lambda of: {shard: plan(some, processor, rows=2, row_length=300) for shard, some in of.items()},
         agree_on_shapes=lambda plans: shards.agree_on_shapes(plans, processor, 2),
+        processor=processor,
+        shards=shards,
     )
     update = {0: sequences[:4], 1: sequences[4:]}
     passes = UpdatePasses(config, trainer, None)
@@ -140,7 +143,7 @@ def test_details_are_those_of_every_token(sequences, processor, monkeypatch):
     ]
     assert np.concatenate(signs).sum() == int(0.1 * total) == np.abs(np.concatenate(signs)).sum()
     assert figures["kl_cov"] == pytest.approx(0.25 * int(0.1 * total) / total)
-    tokens = UpdateTokens(agreed, before)
+    tokens = UpdateView(agreed, before)
     sign = np.repeat([s.advantage > 0 for s in tokens.sequences], tokens.lengths)
     np.testing.assert_allclose(figures["correction_weight"], np.exp(0.5 * sign).mean(), rtol=1e-6)
     np.testing.assert_allclose(figures["logprob_difference"], 0.5 * sign.mean(), rtol=1e-5)
@@ -181,12 +184,12 @@ def test_clip_cov_draws_no_token_that_the_clip_has_taken_already(sequences, proc
         dataclasses.replace(one, advantage=2.0 * (-1) ** n if n < 3 else 0.1 * n) for n, one in enumerate(sequences)
     ]
     batches, figures, agreed, before = prepared(config, Known(now=score_of(0.0, 0.3)), given, processor)
-    tokens = UpdateTokens(agreed, before)
+    tokens = UpdateView(agreed, before)
     advantages = tokens["advantages"]
     covariance = covariances(tokens["logprobs"] + 0.3 * advantages, advantages, tokens.size)
     beyond = np.abs(advantages) > 1 if loss in ("clip", "dual_clip", "gspo") else np.zeros(len(advantages), bool)
     assert figures["clip_cov_fraction"] == pytest.approx(((covariance > 0) & ~beyond).mean())
-    left_out = UpdateTokens(agreed, batches)["weights"] == 0
+    left_out = UpdateView(agreed, batches)["weights"] == 0
     np.testing.assert_array_equal(left_out, (covariance > 0) & ~beyond)
     assert (beyond & (covariance > 0)).any() == (loss in ("clip", "dual_clip", "gspo"))
 
@@ -218,7 +221,7 @@ def test_weights_of_ones_own(sequences, processor):
     config = config_of(grpo=dict(aggregation=f"{__name__}:one_each", correction=f"{__name__}:halves"))
     trainer = Known(old=score_of(0.0, 0.3))
     batches, figures, agreed, before = prepared(config, trainer, sequences, processor)
-    tokens, rows = UpdateTokens(agreed, before), UpdateTokens(agreed, batches)
+    tokens, rows = UpdateView(agreed, before), UpdateView(agreed, batches)
     np.testing.assert_array_equal(rows["aggregation"], tokens.size.tokens)
     np.testing.assert_array_equal(rows["weights"], np.where(tokens["advantages"] > 0, 0.5, 2.0))
     assert figures["correction_weight"] == pytest.approx(rows["weights"].mean())

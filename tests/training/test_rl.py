@@ -10,7 +10,9 @@ import pytest
 
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.rollout.counters import Counters
+from pixel_reasoner_jax.rollout.subgroups import Subgroups
 from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training.collecting import Collected
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.policy_update import UpdatePasses
 from pixel_reasoner_jax.training.update_schedule import UpdateSchedule
@@ -44,13 +46,15 @@ def test_too_few_queries_are_named():
 def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_waits(monkeypatch):
     """The second of three."""
     rewarded = types.SimpleNamespace(
+        groups=[],
         metrics=lambda: {"accuracy": 0.5},
         failed_queries=0,
         informative=lambda: 512,
         curiosity=CuriosityState(0.5, 0.05, {"all": 0.25}),
         rate=0.25,
     )
-    monkeypatch.setattr(rl, "collect", lambda *_: ([], np.zeros((0, 8))))
+    nothing = Collected([], [], np.zeros((0, 8)), np.zeros((0, 8), bool))
+    monkeypatch.setattr(rl, "collect", lambda *_: nothing)
     monkeypatch.setattr(rl, "reward_groups", lambda *_: rewarded)
     monkeypatch.setattr(rl, "_choose_updates", lambda *_: ([["a"], [], ["b"]], 0.25))
     training = types.SimpleNamespace(
@@ -72,6 +76,7 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         stream=lambda *_, **__: contextlib.nullcontext(()),
         release=lambda: released.append(True),
         counters=Counters(),
+        processor=None,
     )
     config = load_config("rl_qwen2_5_vl_7b", [("train.log_samples", "0")])
     trainer = types.SimpleNamespace(update=update)
@@ -87,6 +92,7 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         learning_rate=float,
         stop=types.SimpleNamespace(asked=None, agreed=lambda: False),
         show=lambda text: None,
+        subgroups=Subgroups.of(config.rollout),
     )
     state = types.SimpleNamespace(params=None, step=3)
     state, curiosity, metrics = rl.run_episode(learner, 2, list, state, CuriosityState(0.5, 0.05))

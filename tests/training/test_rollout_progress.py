@@ -25,7 +25,7 @@ class Clock:
 @pytest.fixture
 def told():
     shown, clock, counters = [], Clock(), Counters(sampled=1_000)
-    return RolloutProgress(shown.append, 3, 2, counters, clock), shown, clock, counters
+    return RolloutProgress(shown.append, [2] * 3, counters, clock), shown, clock, counters
 
 
 def test_figures(told):

@@ -1,0 +1,170 @@
+"""Sub-groups of responses: how they are asked, and that what is not different about them is as without."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixel_reasoner_jax.config import ConfigError, load_config
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.processing import PictureStore
+from pixel_reasoner_jax.rollout.alterations import masked, noisy
+from pixel_reasoner_jax.rollout.given import clean_media
+from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups, altered, settings_of
+from pixel_reasoner_jax.trajectory import Ended, Source
+
+
+def ask(policy, queries, subgroups, samples, seed=3):
+    """All responses by query and column."""
+    parts = [
+        part
+        for subgroup in subgroups.entries
+        for number, query in enumerate(queries)
+        for part in subgroups.parts(subgroup, number, query, [])
+    ]
+
+    def per_query(common, query):
+        return settings_of(common, query, policy.prompt)
+
+    with policy.stream([part.query for part in parts], samples, seed, per_query=per_query) as stream:
+        found = {(parts[number].number, one.sample): one for number, one in stream}
+    return [[found[number, column] for column in range(len(subgroups.labels))] for number in range(len(queries))]
+
+
+def subgroups_of(*entries, **settings):
+    overrides = [(f"rollout.subgroups.{label}.{key}", str(value)) for label, keys in entries for key, value in keys]
+    overrides += [(f"rollout.{key}", str(value)) for key, value in settings.items()]
+    return Subgroups.of(load_config("rl_qwen2_5_vl_7b", overrides).rollout)
+
+
+def test_columns_have_the_tokens_of_a_rollout_without_subgroups(policy, queries):
+    """Two sub-groups that are asked alike are one."""
+    subgroups = Subgroups([Subgroup("a", 1), Subgroup("b", 2)])
+    found = ask(policy, queries[:2], subgroups, 2)
+    alone = policy.rollout(queries[:2], 3, 3)
+    for mine, theirs in zip(found, alone, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist() and one.sample == other.sample
+            np.testing.assert_array_equal(one.logprobs, other.logprobs)
+
+
+def test_a_prefix_is_the_responses_and_not_sampled(policy, queries):
+    subgroups = Subgroups([Subgroup("looks", 2, prefix="Let me zoom", guidelines="Look.")])
+    [group] = ask(policy, queries[:1], subgroups, 2)
+    prefix = policy.processor.encode("Let me zoom")
+    for one in group:
+        given = one.source == Source.GIVEN
+        assert one.tokens[given].tolist() == prefix.tolist() and not one.train[given].any()
+        first = np.flatnonzero(given)[0]
+        assert (one.source[:first] == Source.PROMPT).all() and one.source[first + len(prefix)] == Source.SAMPLED
+        assert one.messages[2]["content"][0]["text"].startswith("Let me zoom")
+        assert one.messages[1]["content"][-1]["text"].endswith("Look.")
+        whole = policy.processor.render(one.messages[:2], generation_prompt=True).tokens
+        assert one.tokens[: len(whole)].tolist() == whole.tolist()
+
+
+def test_a_message_follows_the_first_answer_once(policy, queries, monkeypatch):
+    policy = with_stops(policy, monkeypatch)
+    [group] = ask(policy, queries[:1], Subgroups([Subgroup("again", 3, follow_up="Are you sure?")]), 3)
+    for one in group:
+        asked = [m for m in one.messages if m["content"][0].get("text") == "Are you sure?"]
+        turns = [m for m in one.messages if m["role"] == "assistant"]
+        assert len(asked) <= 1 and not one.operations
+        if one.ended == Ended.ANSWER and len(turns) > 1:
+            assert asked
+    assert any(m["content"][0].get("text") == "Are you sure?" for one in group for m in one.messages)
+
+
+def with_stops(policy, monkeypatch):
+    """Turns of six tokens, which then end as if the model had ended them."""
+    from pixel_reasoner_jax.rollout.episode import Episode
+
+    end_turn = Episode.end_turn
+    monkeypatch.setattr(Episode, "turn_room", property(lambda self: min(self.room, 6 - len(self._turn_tokens))))
+    monkeypatch.setattr(Episode, "end_turn", lambda self, stopped: end_turn(self, True))
+    return policy
+
+
+def test_noise_is_the_same_for_all_samples_and_is_taken_away_for_updates(policy, queries):
+    subgroups = Subgroups([Subgroup("noisy", 2, images=noisy, strength=0.3, clean=True), Subgroup("clean", 1)])
+    [group] = ask(policy, queries[:1], subgroups, 2)
+    pixels = [one.media[0].pixels for one in group]
+    np.testing.assert_array_equal(pixels[0], pixels[1])
+    assert np.abs(pixels[0].astype(int) - pixels[2]).mean() > 10
+    subgroups.clean([group], policy.processor)
+    assert all((one.media[0].pixels == pixels[2]).all() for one in group)
+    assert group[0].media[0] is group[1].media[0]
+
+
+def test_crops_of_a_noisy_picture_are_noisy_and_their_clean_ones_are_of_the_clean():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
+    picture = PictureStore().open(image)
+    changed = altered(picture, noisy, 0.2, (0, "q"))
+    crop = changed.crop((10, 5, 50, 45)).resize((20, 20))
+    assert np.array(crop.load()).shape == (20, 20, 3)
+    clean = crop.replaced()
+    np.testing.assert_array_equal(clean.load(), picture.crop((10, 5, 50, 45)).resize((20, 20)).load())
+    assert clean.key == picture.crop((10, 5, 50, 45)).resize((20, 20)).key != crop.key
+    assert picture.replaced() is picture
+    again = altered(picture, noisy, 0.2, (0, "q"))
+    assert again.key == changed.key != altered(picture, noisy, 0.2, (1, "q")).key
+
+
+def test_changes_of_images():
+    image, generator = Image.new("RGB", (30, 29), (255, 255, 255)), np.random.default_rng
+    pixels = np.array(masked(image, 0.5, generator(1)))
+    squares = [pixels[y : y + 14, x : x + 14] for y in (0, 14, 28) for x in (0, 14, 28)]
+    assert all(len(np.unique(square)) == 1 for square in squares)
+    assert {int(square.max()) for square in squares} == {0, 255}
+    assert np.array(masked(image, 1.0, generator(1))).max() == 0
+    grey = Image.new("RGB", (200, 100), (128, 128, 128))
+    assert np.std(np.array(noisy(grey, 0.1, generator(2))) / 255.0) == pytest.approx(0.1, rel=0.03)
+
+
+def test_without_operations_the_first_call_ends_a_response(policy, queries):
+    subgroups = Subgroups([Subgroup("forced", 1), Subgroup("forbidden", 1, operations=False)])
+    parts = [*subgroups.parts(subgroups.entries[1], 0, queries[0], [])]
+    settings = parts[0].settings(policy.rollout_settings(1, 0, None, 4), policy.prompt)
+    assert settings.limits == dataclasses.replace(policy.limits, max_operations=0)
+    assert (settings.first_sample, settings.samples) == (1, 1)
+
+
+def test_a_query_may_be_asked_in_other_words_or_not_at_all(queries):
+    """One question for each response of another sub-group."""
+
+    def caption_alone(query, earlier):
+        if query["id"] == "none":
+            return None
+        return [{"id": query["id"], "question": f"{one}?", "answer": "1"} for one in earlier]
+
+    subgroups = Subgroups([Subgroup("main", 2), Subgroup("caption", 2, query=caption_alone, needs="main")])
+    assert [[one.label for one in stage] for stage in subgroups.stages()] == [["main"], ["caption"]]
+    one, two = subgroups.parts(subgroups.entries[1], 5, {"id": "a", "question": "q"}, ["x", "y"])
+    assert (one.number, one.first, one.samples, one.query["question"]) == (5, 2, 1, "x?") and two.first == 3
+    assert not subgroups.parts(subgroups.entries[1], 0, {"id": "none", "question": "q"}, ["x", "y"])
+    with pytest.raises(UserError, match="returns 3 queries for 2 responses"):
+        subgroups.parts(subgroups.entries[1], 0, {"id": "a", "question": "q"}, "xyz")
+    wrong = Subgroup("wrong", 1, query=lambda query, earlier: {"id": "a"})
+    with pytest.raises(UserError, match="query of sub-group 'wrong' is .*: query 'a': it has no question"):
+        Subgroups([wrong]).parts(wrong, 0, queries[0], [])
+
+
+def test_settings_that_do_not_go_together_are_named():
+    assert subgroups_of().are_alike and not subgroups_of(("a", [("samples", 8), ("prefix", "x")])).are_alike
+    with pytest.raises(ConfigError, match="rollout.samples is 8, but the sub-groups .* have 7 responses"):
+        subgroups_of(("a", [("samples", 4)]), ("b", [("samples", 3)]))
+    with pytest.raises(ConfigError, match="subgroups.a.needs is 'b': it must be the label of a sub-group that stands"):
+        subgroups_of(("a", [("samples", 4), ("needs", "b")]), ("b", [("samples", 4)]))
+    with pytest.raises(UserError, match="unknown change of images|one of 'as_they_are'"):
+        subgroups_of(("a", [("samples", 8), ("images", "blurred")]))
+    found = subgroups_of(("a", [("samples", 4), ("compared", "x")]), ("b", [("samples", 4), ("counted", False)]))
+    assert found.labels.tolist() == ["a"] * 4 + ["b"] * 4 and found.counted.tolist() == [True] * 4 + [False] * 4
+    assert [columns.tolist() for columns in found.comparisons()] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_media_without_noise_are_made_once(policy, queries):
+    [group] = policy.rollout(queries[:1], 2)
+    known = {}
+    first, second = (clean_media(one, policy.processor, known) for one in group)
+    assert first[0] is second[0] and (first[0].pixels == group[0].media[0].pixels).all()

@@ -1,0 +1,162 @@
+"""Queries asked in stages, and what is learned from sub-groups: rewards, advantages and credit worked by hand."""
+
+import contextlib
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.metrics import read_metrics
+from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups
+from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training.collecting import Collected, collect
+from pixel_reasoner_jax.training.credit import find_credit, turns
+from pixel_reasoner_jax.training.curiosity_state import CuriosityState
+from pixel_reasoner_jax.training.grpo import reward_groups
+from pixel_reasoner_jax.trajectory import Ended, Source
+from tests.training.test_grpo import WORKED, response
+
+CURIOSITY = CuriosityState(alpha=1.0, beta=0.05)
+QUERIES = [dict(id="a", question="?", answer="5"), dict(id="b", question="?", answer="5")]
+
+
+class Pool:
+    def score(self, pairs, recovered):
+        return [float(text.endswith("5}")) for text, _ in pairs]
+
+
+def answering(answers):
+    """Rolls out parts: `answers` of (query, column)."""
+
+    def ask(parts):
+        return contextlib.nullcontext(
+            (number, dataclasses.replace(response(answers[part.number, column]), sample=column))
+            for number, part in enumerate(parts)
+            for column in range(part.first, part.first + part.samples)
+        )
+
+    return ask
+
+
+def test_a_subgroup_is_asked_where_the_one_that_it_needs_is_right_enough():
+    """PEARL's: without any right look, reasoning is not asked for."""
+    subgroups = Subgroups(
+        [Subgroup("look", 2, compared="look", counted=False), Subgroup("reason", 2, needs="look", compared="reason")]
+    )
+    answers = {(0, 0): 4, (0, 1): 4, (1, 0): 5, (1, 1): 4, (1, 2): 5, (1, 3): 4}
+    found = collect(answering(answers), None, QUERIES, subgroups, Pool())
+    assert found.asked.tolist() == [[True, True, False, False], [True] * 4]
+    assert found.correct.tolist() == [[0, 0, 0, 0], [1, 0, 1, 0]]
+    assert [one.ended for one in found.groups[0]] == [Ended.ANSWER] * 2 + [Ended.NOT_ASKED] * 2
+    config = load_config("rl_qwen2_5_vl_7b", [("rewards.terms.bonus.weight", "0")])
+    rewarded = reward_groups(found, config, CURIOSITY, None, subgroups)
+    assert rewarded.advantages.tolist() == [[0] * 4, [0.5, -0.5, 0.5, -0.5]]
+    assert rewarded.trained.tolist() == [[False] * 4, [True] * 4]
+    figures = rewarded.metrics()
+    assert figures["accuracy"] == 0.5 and figures["accuracy_look"] == 0.25 and figures["rapr_reason"] == 0
+    assert rewarded.failed_queries == 0
+
+
+def test_scores_and_given_responses_of_ones_own():
+    """A gold response joins the group that it is compared with; the other query has none."""
+    gold = Subgroup("gold", 1, response=lambda query: query.get("gold_response"), trains_given=True)
+    graded = Subgroup("sampled", 2, scored=lambda trajectory, query: 0.25 + 0.5 * (query["id"] == "b"))
+    subgroups = Subgroups([graded, gold])
+
+    def give(part):
+        given = response(5)
+        return dataclasses.replace(
+            given, sample=part.first, source=np.full(4, Source.GIVEN, np.int8), train=np.zeros(4, bool)
+        )
+
+    queries = [{**QUERIES[0], "gold_response": "5"}, QUERIES[1]]
+    found = collect(answering({(q, c): 4 for q in (0, 1) for c in (0, 1)}), give, queries, subgroups, Pool())
+    assert found.correct.tolist() == [[0.25, 0.25, 1.0], [0.75, 0.75, 0.0]]
+    assert found.asked.tolist() == [[True] * 3, [True, True, False]]
+    assert found.groups[0][2].train.all()
+    config = load_config("rl_qwen2_5_vl_7b", [("rewards.terms.bonus.weight", "0"), ("grpo.advantage", "std")])
+    rewarded = reward_groups(found, config, CURIOSITY, None, subgroups)
+    np.testing.assert_allclose(rewarded.advantages[0], [-0.57735, -0.57735, 1.1547], atol=1e-4)
+    assert rewarded.advantages[1].tolist() == [0] * 3 and rewarded.uniform.tolist() == [False, True]
+    [given] = [one for place, one in rewarded.sequences().items() if place == (0, 2)]
+    assert given.given.tolist() == [True] * 4
+    wrong = Subgroups([dataclasses.replace(graded, scored=lambda trajectory, query: None)])
+    with pytest.raises(UserError, match="the score of sub-group 'sampled' must be a finite number for each of 2 resp"):
+        collect(answering({(0, 0): 4, (0, 1): 4}), None, QUERIES[:1], wrong, Pool())
+
+
+def test_terms_see_the_queries_and_the_subgroups(monkeypatch):
+    import pixel_reasoner_jax.rewards.terms as terms
+
+    def near(responses):
+        return np.array([[query["depth"]] for query in responses.queries]) * (responses.labels == "b")
+
+    monkeypatch.setitem(terms.TERMS, "accuracy", near)
+    subgroups = Subgroups([Subgroup("a", 1), Subgroup("b", 1)])
+    groups = [[response(4), response(4, WORKED)]] * 2
+    collected = Collected([{"depth": 2.0}, {"depth": 3.0}], groups, np.zeros((2, 2)), np.ones((2, 2), bool))
+    config = load_config(
+        "rl_qwen2_5_vl_7b", [("rewards.terms.bonus.weight", "0"), ("rewards.terms.penalty.weight", "0")]
+    )
+    rewarded = reward_groups(collected, config, CURIOSITY, None, subgroups)
+    assert rewarded.rewards.tolist() == [[0, 2], [0, 3]]
+
+
+def test_credit_goes_to_turns_and_tokens(monkeypatch):
+    """A module of one's own; a number for all tokens, or one for each."""
+    one = response(5)
+    source = np.array([0, 1, 1, 2, 2, 1], np.int8)
+    two = dataclasses.replace(one, tokens=np.zeros(6, np.int32), source=source, train=source == 1)
+    assert turns(two).tolist() == [-1, 0, 0, -1, -1, 1]
+    monkeypatch.setitem(
+        globals(),
+        "by_turn",
+        lambda responses, advantages: [[advantages[0, 0] * 2, np.where(turns(two) == 1, 3.0, advantages[0, 1])]],
+    )
+    config = load_config("rl_qwen2_5_vl_7b", [("grpo.credit", f"{__name__}:by_turn")])
+    collected = Collected([{}], [[one, two]], np.array([[1.0, 0.0]]), np.ones((1, 2), bool))
+    rewarded = reward_groups(collected, config, CURIOSITY)
+    sequences = rewarded.sequences()
+    assert sequences[0, 0].advantage.tolist() == [1.0] * 4
+    assert sequences[0, 1].advantage.tolist() == [-0.5] * 5 + [3.0]
+    advantages, *_ = rewarded.candidates()
+    assert advantages.tolist() == [[1.0, 3.0]]
+    monkeypatch.setitem(globals(), "by_turn", lambda responses, advantages: [[1.0, [1.0, 2.0]]])
+    with pytest.raises(UserError, match="credit .* must be a finite number for each of 6 tokens"):
+        reward_groups(collected, config, CURIOSITY)
+    monkeypatch.setitem(globals(), "by_turn", lambda responses, advantages: [[1.0]])
+    with pytest.raises(UserError, match="must return a list for each query, with an entry for each of its responses"):
+        reward_groups(collected, config, CURIOSITY)
+    assert find_credit("none", None, np.zeros((1, 2))) is None
+
+
+def test_a_run_with_subgroups_of_every_kind(rl_config, luck_pays, monkeypatch):
+    """Noise, words that a response begins with, no operations, and the data's response, whose tokens are scored."""
+    scored = []
+    fill = rl.with_logprobs
+
+    def seen(sequences, *rest):
+        filled = fill(sequences, *rest)
+        scored.extend(one for one in filled.values() if one.given is not None)
+        return filled
+
+    monkeypatch.setattr(rl, "with_logprobs", seen)
+    monkeypatch.setitem(globals(), "answer_first", lambda query: "The digit is \\boxed{3}.")
+    entries = {
+        "noisy": dict(samples=1, images="noisy", strength=0.2, clean=True),
+        "looks": dict(samples=1, prefix="Let me", trains_given=True, guidelines="Look."),
+        "blind": dict(samples=1, operations=False, compared="blind"),
+        "gold": dict(samples=1, response=f"{__name__}:answer_first", trains_given=True),
+    }
+    for label, entry in entries.items():
+        rl_config.rollout.subgroups[label] = dict(
+            load_config(
+                "rl_qwen2_5_vl_7b", [(f"rollout.subgroups.{label}.{key}", str(value)) for key, value in entry.items()]
+            ).rollout.subgroups[label]
+        )
+    rl_config.train.steps = 1
+    lines = read_metrics(rl.run(rl_config).parent)
+    assert lines[0]["updates"] == 1 and {f"accuracy_{label}" for label in entries} <= lines[0].keys()
+    assert scored and all((one.logprobs[one.given] < 0).all() for one in scored)
