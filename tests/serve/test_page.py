@@ -149,7 +149,7 @@ def test_frames_of_a_video_as_a_strip(page, tmp_path):
     answer = page.run("return talk.exchanges[0].lanes[0].answer")
     assert len(answer["frames"]) == 5 and "error" not in answer
     page.wait("[...document.querySelectorAll('.scenes .strip img')].every((image) => image.naturalWidth > 0)")
-    assert page.run("return document.querySelectorAll('.scenes .strip img').length") == 5
+    assert page.run("return document.querySelector('.lane').querySelectorAll('.scenes .strip img').length") == 5
 
 
 def test_what_is_wrong_is_said(page):
