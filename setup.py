@@ -21,7 +21,7 @@ setup(
         "data_pipeline.synthesis": ["prompts/*.txt"],
         "pixel_reasoner_jax.evaluation": ["prompts/*.txt"],
         "pixel_reasoner_jax.configs": ["**/*.py"],
-        "pixel_reasoner_jax.report": ["page/*"],
+        "pixel_reasoner_jax.report": ["shared/*"],
         "pixel_reasoner_jax.serve": ["page/*"],
         "pixel_reasoner_jax.viewer": ["page/*"],
     },

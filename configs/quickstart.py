@@ -39,7 +39,6 @@ def get_config() -> ConfigDict:
     # Little momentum: with more, zooming is given up before the bonus for it, which grows as it becomes rare, can act.
     config.rl.optimizer = optimizer(learning_rate=2e-4, warmup_fraction=0.03, schedule="linear", b1=0.5, b2=0.9)
     config.rl.train = train(batch_size=128, steps=110, row_length=288, micro_batch_rows=12)
-    config.rl.train.log_samples = 0  # responses of every episode that are stored
     config.rl.rollout = ConfigDict()
     config.rl.rollout.samples = 8  # G, responses a query
     config.rl.rollout.temperature = 1.0
@@ -69,11 +68,13 @@ def get_config() -> ConfigDict:
     config.rl.replay = ConfigDict(dict(method="none", alpha=1.0))  # an episode is one update, which is seldom empty
     config.rl.grpo.update(dict(loss="clip", dual_clip=3.0, aggregation="token_mean", constant_length=0))
     config.rl.grpo.update(dict(correction="auto", correction_bounds=(0.5, 2.0), entropy_fraction=1.0))
-    config.rl.grpo.update(dict(shaping=()))
+    config.rl.grpo.update(dict(preference_beta=0.1, preference_pairs="best_and_worst", shaping=()))
     config.rl.passes = ConfigDict()
     config.rl.auxiliary = ConfigDict(dict(entropy=0.0, kl=0.0, kl_estimator="k2", nll=0.0))
     config.rl.auxiliary.update(dict(kl_cov=0.0, kl_cov_fraction=0.0002))
     config.rl.auxiliary.update(dict(clip_cov_fraction=0.0, clip_cov_bounds=(1.0, 5.0)))
+    config.rl.auxiliary.terms = ConfigDict()
+    config.rl.schedules = ()
     config.rl.evaluation = evaluation()
 
     config.metrics = ConfigDict(dict(trackers=("tensorboard",)))  # of all phases
@@ -128,5 +129,6 @@ def train(batch_size: int, steps: int, row_length: int, micro_batch_rows: int) -
             freeze_vision=False,
             checkpoint_every=100,
             keep_checkpoints=1,
+            log_samples=0,  # responses of every episode, and of every evaluation, that are stored
         )
     )

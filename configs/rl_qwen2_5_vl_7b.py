@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.path = "data/pixel_reasoner_rl"  # queries, a data set or a table such as queries.jsonl: docs/data.md
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
+    config.data.shuffle = True  # False: records in their own order, as for a curriculum
     config.data.pass_rates = (0.0, 1.0)  # queries whose stored pass_rate is known and not within are in no epoch
     config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped
     # How many shards the records are assigned to, each packed by itself: a multiple of data x fsdp, 0 for just that.
@@ -182,7 +183,7 @@ def get_config() -> ConfigDict:
     # groups are not uniform; 1: off. An episode then reads more of the data, beyond the epochs if need be.
     config.grpo.sampling_rounds = 1
     # Of the policy: "clip", "dual_clip", "gspo" (its authors clip at 3e-4 and 4e-4, with sequence_mean), "cispo" (where
-    # clip_low 1 is no lower bound), or module:function of your own; see training/losses.py.
+    # clip_low 1 is no lower bound), "preference" (DPO), or module:function of your own; see training/losses.py.
     config.grpo.loss = "clip"
     config.grpo.dual_clip = 3.0  # a token's loss is at most this times -A where its advantage A is negative
     # "token_mean", "sequence_mean" (every response weighs the same), "constant_length" (sums of tokens by a length, as
@@ -198,6 +199,9 @@ def get_config() -> ConfigDict:
     config.grpo.correction_bounds = (0.5, 2.0)
     # The share of the tokens, those with the highest entropy, that the policy loss keeps; 1: all. One more pass.
     config.grpo.entropy_fraction = 1.0
+    # Of the loss "preference": its beta, and of which pairs it is: "best_and_worst" of each query, or module:function.
+    config.grpo.preference_beta = 0.1
+    config.grpo.preference_pairs = "best_and_worst"
     # Functions of your own, as module:function, that give the tokens of an update other advantages, one after the
     # other; docs/rl.md. Each may look at passes.
     config.grpo.shaping = ()
@@ -207,7 +211,8 @@ def get_config() -> ConfigDict:
     # "as_asked", "masked" (each patch of the images black with the probability strength), "noisy" (with noise of a
     # deviation of strength, where 1 is from black to full), "text_only", or your own as module:function. policy: under
     # which it is: the "old" one that sampled, the "present" one, or the "reference" of model.directory. For example
-    # ConfigDict(dict(context="masked", strength=0.5, policy="old")).
+    # ConfigDict(dict(context="masked", strength=0.5, policy="old")). entropy: as auxiliary.entropy, of a pass under the
+    # present policy, whose tokens then have a gradient.
     config.passes = ConfigDict()
 
     config.auxiliary = ConfigDict()  # terms of the loss besides, with their coefficients; 0: none
@@ -225,10 +230,14 @@ def get_config() -> ConfigDict:
     # and which the clip has not taken already. 0: none. One more pass.
     config.auxiliary.clip_cov_fraction = 0.0
     config.auxiliary.clip_cov_bounds = (1.0, 5.0)
+    # Terms of your own by labels of your own, such as ConfigDict(dict(function="my_terms:my_term", coefficient=0.01)):
+    # loss + coefficient * the function's, which the metrics show as aux_<label>. See docs/rl.md.
+    config.auxiliary.terms = ConfigDict()
 
     # Selective sample replay: an update that too few responses with an advantage are left for is filled with replayed
-    # ones. "none", "paper", "release" (of VL-Rethinker: half as many updates, all of drawn responses), or your own as
-    # module:function, see training/replay.py.
+    # ones. "none", "paper", "release" (of VL-Rethinker: half as many updates, all of drawn responses), "pairs" (of each
+    # query the best and the worst response, for the loss "preference"), or your own as module:function, see
+    # training/replay.py.
     config.replay = ConfigDict()
     config.replay.method = "paper"
     config.replay.alpha = 1.0  # the paper's responses are drawn with probabilities as |advantage| to this power
@@ -238,11 +247,15 @@ def get_config() -> ConfigDict:
     # "pixel-reasoner-jax[wandb]"), or your own as module:Class, see docs/watching.md.
     config.metrics.trackers = ("tensorboard",)
 
+    # Settings that change over the run's episodes: (key, "linear", first, last), "cosine" alike, or "steps" with values
+    # for equal parts of the run; for example (("auxiliary.kl", "cosine", 0.04, 0.0),). See docs/rl.md.
+    config.schedules = ()
+
     # What a run is measured by while it trains: docs/watching.md.
     config.evaluation = ConfigDict()
     # Benchmarks or one's own queries as NAME:PATH, like `evaluate --on`: ("data:data/held_out.jsonl", "vstar:DIR").
     config.evaluation.on = ()
-    config.evaluation.every = 10  # episodes, and after the last one
+    config.evaluation.every = 10  # episodes, and before the first and after the last one
     config.evaluation.queries = 256  # the most of each benchmark, evenly spread over it
     config.evaluation.samples = 1  # responses a query
     config.evaluation.temperature = 0.0

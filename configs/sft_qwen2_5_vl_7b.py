@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     # A data set of trajectories, 5,500 of 7,500 with operations; or a table of `messages`: docs/data.md.
     config.data.path = "data/pixel_reasoner_warm_start"
     config.data.mixture = ()  # in place of path: (path, weight) pairs, for example (("data/a", 3), ("data/b", 1))
+    config.data.shuffle = True  # False: records in their own order, as for a curriculum
     config.data.held_out = 0.0  # share of the records that are not trained on: see evaluation.loss_on
     config.data.workers = 4  # processes that decode and resize; 0: threads
     config.data.max_unreadable = 0.01  # share of records that may be unreadable or not valid, and are skipped
@@ -96,6 +97,8 @@ def get_config() -> ConfigDict:
     config.train.freeze_vision = True
     config.train.checkpoint_every = 50  # updates
     config.train.keep_checkpoints = 3
+    # Responses of every evaluation, to each benchmark, that are stored in workdir/evaluations: `pixel-reasoner view`.
+    config.train.log_samples = 8
 
     config.metrics = ConfigDict()
     # What gets the figures besides metrics.jsonl, with samples and alarms: "tensorboard", "wandb" (pip install
@@ -108,7 +111,7 @@ def get_config() -> ConfigDict:
     config.evaluation.on = ()
     # Trajectories whose loss is computed; None: those that data.held_out keeps out of training, if any.
     config.evaluation.loss_on = config_dict.placeholder(str)
-    config.evaluation.every = 50  # updates, and after the last one
+    config.evaluation.every = 50  # updates, and before the first and after the last one
     config.evaluation.queries = 256  # the most of each benchmark, and of the trajectories, evenly spread over it
     config.evaluation.samples = 1  # responses a query
     config.evaluation.temperature = 0.0

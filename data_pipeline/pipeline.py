@@ -42,16 +42,18 @@ class RecordOrder:
     """Which records are read, and in which order.
 
     Attributes:
-      seed: of the shuffle; every epoch has another order.
+      seed: of the shuffle, in which every epoch has another order.
       shards: the numbers of the shards to read, from 0 to `shard_count` - 1.
-      shard_count: into how many shards the shuffled records are split; no record is in two of them.
+      shard_count: into how many shards the records are split, once shuffled; no record is in two of them.
       epochs: how many; None repeats without end. An epoch of a mixture ends with that of its first data set.
+      shuffle: False takes the records of a data set in its own order, as for a curriculum.
     """
 
     seed: int = 0
     shards: Sequence[int] = (0,)
     shard_count: int = 1
     epochs: int | None = None
+    shuffle: bool = True
 
 
 _DEFAULT_ORDER, _DEFAULT_LOADER, _DEFAULT_READER = RecordOrder(), LoaderSettings(), QueryReader()
@@ -292,14 +294,15 @@ def _loader(
 def _order(
     source: RecordSource, chosen: Sequence[int], order: RecordOrder, number: int, shard: int
 ) -> grain.MapDataset:
-    """The indices of one shard's records of data set `number`: every `shard_count`-th of the shuffled `chosen` ones."""
+    """The indices of one shard's records of data set `number`: every `shard_count`-th of the `chosen` ones."""
     count = order.shard_count
     if not 0 <= shard < count:
         raise ValueError(f"shard {shard} of {count} does not exist")
     if len(chosen) < count:
         raise UserError(f"{source!r} has {len(chosen)} records to read, too few for {count} shards")
     # The epochs are joined before they are split, so that none loses the records that do not divide evenly.
-    epochs = grain.MapDataset.range(len(chosen)).seed(order.seed + number).shuffle().repeat(order.epochs)
+    epoch = grain.MapDataset.range(len(chosen))
+    epochs = (epoch.seed(order.seed + number).shuffle() if order.shuffle else epoch).repeat(order.epochs)
     # Every shard takes as many records: at the very end, none has a batch that the others lack.
     even = len(epochs) // count * count
     return epochs[:even][shard::count].map(functools.partial(operator.getitem, chosen))

@@ -9,6 +9,7 @@ from typing import Any
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing.decoding import sample_indices
 from pixel_reasoner_jax.processing.loading import ImageSource
+from pixel_reasoner_jax.query import OBJECT_BOXES
 
 MAX_FRAMES = 8
 """The most frames that one call of `select_frames` takes."""
@@ -80,6 +81,7 @@ class Seed:
     def query(self) -> dict[str, Any]:
         """The mapping that rollouts take."""
         query: dict[str, Any] = {"id": self.id, "question": self.question, "answer": self.answer}
+        query |= {name: self.attributes[name] for name in OBJECT_BOXES if name in self.attributes}
         if self.video is None:
             return query | {"images": list(self.images)}
         return query | {"video": self.video} | ({} if self.fps is None else {"fps": self.fps})

@@ -210,7 +210,8 @@ def outcome(directory: pathlib.Path, learns: bool) -> dict[str, Any] | None:
     if not (directory / "evaluation" / RESULTS).exists():
         return None
     figures = read_results(directory / "evaluation")["benchmarks"][BENCHMARK]
-    episodes = read_metrics(directory / "run") if (directory / "run" / METRICS).exists() else []
+    lines = read_metrics(directory / "run") if (directory / "run" / METRICS).exists() else []
+    episodes = [line for line in lines if line["step"]]  # 0: of an evaluation before the first one
     config = load_saved(directory)
     return {
         "seed": config.seed,

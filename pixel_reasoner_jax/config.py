@@ -55,6 +55,7 @@ FIXED = (
     "operations.guidelines",
     "data.path",
     "data.mixture",
+    "data.shuffle",
     "data.shards",
     "data.pass_rates",
     "data.held_out",
@@ -73,6 +74,7 @@ was trained so far depend on them."""
 EARLIER = {
     "model.position_rule": EARLIER_POSITION_RULE,
     "operations.box_rule": EARLIER_BOX_RULE,
+    "data.shuffle": True,
     "data.held_out": 0.0,
     "operations.names": list(DEFAULT_OPERATIONS),  # as JSON has them
     "operations.syntax": DEFAULT_SYNTAX,
@@ -395,8 +397,13 @@ def _is_optional(path: str) -> bool:
 
 
 def _ends_in(path: str, key: str) -> bool:
-    """Whether a dotted key is `key`, or ends in its parts."""
-    return f".{path}".endswith(f".{key}")
+    """Whether a dotted key is `key`, or ends in its parts, of which "*" is any."""
+    if "*" not in key:
+        return f".{path}".endswith(f".{key}")
+    parts, ends = path.split("."), key.split(".")
+    return len(parts) >= len(ends) and all(
+        end in (part, "*") for part, end in zip(parts[-len(ends) :], ends, strict=True)
+    )
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -62,13 +62,15 @@ RESPONSE_MASKS = ("over_turn", "over_long")  # see `training.masks`
 ALTERATIONS = ("masked", "noisy")  # of images, see `rollout.alterations`
 RATES = ("query", "media", "global")  # that the bonus compares with H, see `training.curiosity_state`
 MULTIPLIERS = ("fixed", "dual")  # of the reward, see `training.curiosity_state`
-REPLAY = ("none", "paper", "release")  # of responses, see `training.replay`
+REPLAY = ("none", "paper", "release", "pairs")  # of responses, see `training.replay`
 SCHEDULES = ("cosine", "linear", "constant")  # of the learning rate
-LOSSES = ("clip", "dual_clip", "gspo", "cispo")  # of the policy
+LOSSES = ("clip", "dual_clip", "gspo", "cispo", "preference")  # of the policy
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")  # of tokens' losses
 # Of the sampler's probabilities to the trainer's.
 CORRECTIONS = ("auto", "none", "tis", "mis", "sequence_tis", "sequence_mis", "geometric")
+PAIRS = ("best_and_worst",)  # that preferences are of, see `training.preference`
 KL_ESTIMATORS = ("k1", "k2", "k3")
+CURVES = ("linear", "cosine", "steps")  # of a setting over a run, see `training.schedules`
 POLICIES = ("old", "present", "reference")  # whose log-probabilities an update may look at, see `training.passes`
 CONTEXTS = ("as_asked", "masked", "noisy", "text_only")  # of a pass, see `training.contexts`
 TRACKERS = ("tensorboard", "wandb")  # of a run's figures
@@ -136,8 +138,25 @@ def _are_named_paths(value: Any) -> bool:
     return all(isinstance(text, str) and (text == "pixel_search" or all(text.partition(":"))) for text in value)
 
 
+def _is_own(value: Any) -> bool:
+    return isinstance(value, str) and all(value.partition(":"))
+
+
 def _are_own(value: Any) -> bool:
-    return all(isinstance(name, str) and all(name.partition(":")) for name in value)
+    return all(map(_is_own, value))
+
+
+def _are_schedules(value: Any) -> bool:
+    return all(
+        isinstance(one, tuple | list)
+        and len(one) >= 4
+        and isinstance(one[0], str)
+        and isinstance(one[1], str)
+        and (one[1] in CURVES or all(one[1].partition(":")))
+        and (len(one) == 4 or one[1] not in ("linear", "cosine"))
+        and all(map(_is_number, one[2:]))
+        for one in value
+    )
 
 
 def _are_operations(value: Any) -> bool:
@@ -199,7 +218,8 @@ OPEN = {
         needs="none",
         above=0.0,
     ),
-    "passes": dict(context="as_asked", strength=0.0, policy="present"),
+    "passes": dict(context="as_asked", strength=0.0, policy="present", entropy=0.0),
+    "auxiliary.terms": dict(function="", coefficient=1.0),
 }
 """Sections to which a config may add entries under labels of its own, each a section with these keys and first values.
 """
@@ -321,9 +341,18 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"{_BOUNDS[1]}, the second greater than 0",
     ),
     "grpo.entropy_fraction": _SHARE,
+    "grpo.preference_pairs": _part(*PAIRS),
+    "grpo.preference_beta": _POSITIVE,
     "grpo.shaping": (_are_own, 'texts of the form module:function, for example ("my_module:my_function",)'),
+    "schedules": (
+        _are_schedules,
+        f'tuples of a key, one of {", ".join(CURVES)} or module:function, the first and the last value ("steps": any),'
+        ' for example (("auxiliary.kl", "cosine", 0.04, 0.0),)',
+    ),
     "context": _part(*CONTEXTS),
     "policy": _choice(*POLICIES),
+    "passes.*.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
+    "auxiliary.terms.*.function": (_is_own, "module:function of your own"),
     "auxiliary.entropy": ((lambda value: -1 <= value <= 1), "between -1 and 1"),
     "auxiliary.kl": _NOT_NEGATIVE,
     "auxiliary.kl_estimator": _part(*KL_ESTIMATORS),
@@ -352,5 +381,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.patience": _NOT_NEGATIVE,
     "evaluation.warn_share": _SHARE,
 }
-"""For the last parts of a setting's key: a test of the value, and the allowed values in words. The longest key counts.
+"""For the last parts of a setting's key, where "*" is any label: a test of the value, and the allowed values in words.
+The longest key counts.
 Every setting has one but those that are True or False; no number may be infinite or NaN."""

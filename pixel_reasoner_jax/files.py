@@ -174,14 +174,15 @@ def output_directory(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
     if not is_remote(directory):
         yield directory
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # a tracker may still write there
         yield pathlib.Path(scratch)
         upload(pathlib.Path(scratch), directory)
 
 
 def upload(folder: pathlib.Path, directory: pathlib.Path | epath.Path) -> None:
-    """Copies the files of a local folder to a directory, in the order in which they were written."""
-    for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
+    """Copies the files of a local folder to a directory, in the order of their writing; folders in it are left out."""
+    files = [file for file in folder.iterdir() if file.is_file()]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
         _copy(file, directory / file.name)
 
 

@@ -57,7 +57,7 @@ class MetricWriter:
         self._directory = as_path(directory)
         path = self._directory / FILE
         check_output(path)
-        kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
+        kept = [line for line in read_metrics(path) if line["step"] <= step] if step and path.exists() else []
         self._end = contextlib.ExitStack()
         self._local = self._end.enter_context(output_directory(directory))
         # Replaced atomically: a run that is killed here still has its metrics.
@@ -77,7 +77,7 @@ class MetricWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Copies all lines, and what trackers wrote, so far to the object store, if the directory is in one."""
+        """Copies all lines, and what trackers have written so far, to the object store, if the directory is in one."""
         if is_remote(self._directory):
             self.trackers.tell("flush")
             upload(self._local, self._directory)
@@ -86,7 +86,7 @@ class MetricWriter:
     def close(self) -> None:
         with contextlib.ExitStack() as closing:  # each of them, also where a full disk lets none of them end well
             closing.callback(self._end.close)
-            closing.callback(self.trackers.tell, "close")
+            closing.callback(self.trackers.close)
             closing.callback(self._lines.close)
 
     def __enter__(self) -> MetricWriter:

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -25,6 +25,14 @@ KEYS = ("id", "question", "answer", "images", "video", "fps", "options")
 
 PASS_RATE = "pass_rate"
 """A further key of a query: the share of right responses to it that was measured, from 0 to 1."""
+
+OBJECT_BOXES = ("object_box", "pixel_box", "proposed_box")
+"""Further keys of a query, and attributes of a trajectory, any of which says where what is asked about is: left, top,
+right and bottom in pixels of the first image, or shares of its sides if no number is above 1. `boxes`, as tables have
+them, are mappings with such a box in `xyxy`. Pages show it; no model sees it."""
+
+FractionBox = tuple[float, float, float, float]
+"""Left, top, right and bottom as fractions of an image's width and height."""
 
 MISSPELT = 0.8
 """A key this similar to one that the query lacks (`difflib`'s ratio) is taken for a mistake."""
@@ -69,6 +77,52 @@ def check_query(query: Query, scored: bool = False) -> Query:
     if rate is not None and not (_is_number(rate) and 0 <= rate <= 1):
         raise UserError(f"{name}: its {PASS_RATE} is {shown(rate)}, not a number from 0 to 1")
     return query
+
+
+def object_box(fields: Mapping[str, Any], size: Callable[[], tuple[float, float] | None]) -> FractionBox | None:
+    """Where what is asked about is in the first image; of several boxes the smallest.
+
+    Args:
+      fields: of a query or a trajectory, which may hold anything.
+      size: gives the image's (width, height) in pixels; asked only where there is a box in pixels.
+
+    Returns:
+      None where nothing says it, or what says it is no box in the image.
+    """
+    several = fields.get("boxes")
+    given = [fields.get(name) for name in OBJECT_BOXES]
+    given += [one.get("xyxy") for one in several if isinstance(one, Mapping)] if isinstance(several, list) else []
+    boxes = [box for box in map(_numbers, given) if box is not None]
+    sides = size() if any(max(box) > 1 for box in boxes) else None
+    return smallest_box(fraction_box(box, *((1, 1) if max(box) <= 1 else sides or (0, 0))) for box in boxes)
+
+
+def smallest_box(boxes: Iterable[FractionBox | None]) -> FractionBox | None:
+    """The box with the smallest area, of those that are boxes."""
+    return min(filter(None, boxes), key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
+
+
+def fraction_box(box: Any, width: float = 1.0, height: float = 1.0) -> FractionBox | None:
+    """Left, top, right and bottom in an image of this size as fractions, cut off at its sides.
+
+    None where nothing of it is inside, or where it is something else.
+    """
+    if (numbers := _numbers(box)) is None or not (width > 0 and height > 0):
+        return None
+    sides = (width, height) * 2
+    left, top, right, bottom = (min(max(one / side, 0.0), 1.0) for one, side in zip(numbers, sides, strict=True))
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _numbers(box: Any) -> list[float] | None:
+    """The four finite numbers of a box; None where it is something else."""
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_number, box)):
+        return None
+    try:
+        numbers = [float(number) for number in box]
+    except OverflowError:
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def query_name(query: Query) -> str:

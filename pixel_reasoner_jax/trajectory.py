@@ -95,6 +95,8 @@ class Trajectory:
       ended: why the episode ended; None for a trajectory that was synthesized or imported, and not sampled.
       counted: how many tokens a served model wrote, as its server counts them. It has no `tokens`; None where the
         server does not count, and for all other trajectories.
+      object_box: where what is asked about is in the query's first image (`query.object_box`), for pages alone; None
+        where the query does not say.
       policy_version: how many updates the parameters that sampled it had seen, in the run that trains them; None where
         no run does.
     """
@@ -115,6 +117,7 @@ class Trajectory:
     ended: Ended | None = None
     counted: int | None = None
     policy_version: int | None = None
+    object_box: tuple[float, float, float, float] | None = None
 
     @property
     def sampled(self) -> int | None:

@@ -43,7 +43,7 @@ def settings_in(text: str) -> set[str]:
 def _plain(name: str) -> str:
     """A setting's key without `config.`, with a label of ours in place of one's own."""
     name = re.sub(r"rewards\.terms\.(style|brief|LABEL)\b", "rewards.terms.bonus", name.removeprefix("config."))
-    return re.sub(r"\b(passes|rollout\.subgroups)\.\w+", r"\1.LABEL", name)
+    return re.sub(r"\b(passes|rollout\.subgroups|auxiliary\.terms)\.\w+", r"\1.LABEL", name)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_every_setting_of_the_method_is_explained():
 
 def test_every_value_that_a_setting_names_is_explained():
     names = "CURIOSITY_VARIANTS REWARD_TERMS ADVANTAGES RESPONSE_MASKS RATES MULTIPLIERS REPLAY LOSSES AGGREGATIONS"
-    names += " POLICIES CONTEXTS"
+    names += " POLICIES CONTEXTS PAIRS CURVES"
     values = {
         value
         for name in f"{names} CORRECTIONS KL_ESTIMATORS ANSWER_RULES WEIGHTS".split()
@@ -128,7 +128,7 @@ def test_metrics_that_the_document_names_are_made():
         for path in (REPOSITORY / "pixel_reasoner_jax" / folder).glob("*.py")
     ) + (REPOSITORY / "pixel_reasoner_jax" / "metrics.py").read_text(encoding="utf-8")
     for name in documented_metrics():
-        whole = re.search(rf'["`]{name}["`]|\b{name}=|f"{re.sub("[A-Z]+", "", name)}\\{{', code)
+        whole = re.search(rf'["`]{name}["`]|\b{name}=|f"{re.sub("[A-Z]+", "", name)}\{{', code)
         begins = any(f'f"{name[:count]}{{' in code for count in range(5, len(name)))
         assert whole or begins, name
 

@@ -89,8 +89,12 @@ def test_a_full_disk_is_an_error_of_the_line_that_has_no_room(tmp_path, monkeypa
 def test_a_new_run_starts_anew(tmp_path):
     for value in (1, 2):
         with MetricWriter(tmp_path) as writer:
-            writer.write(1, {"loss": value})
-    assert [line["loss"] for line in read_metrics(tmp_path)] == [2]
+            for step in (0, 1):  # 0: before the first one
+                writer.write(step, {"loss": value})
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(0, 2), (1, 2)]
+    with MetricWriter(tmp_path, step=1):
+        pass
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1]
 
 
 def test_progress_without_a_terminal_prints_plain_lines():

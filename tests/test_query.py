@@ -5,7 +5,7 @@ import math
 import pytest
 from PIL import Image
 
-from pixel_reasoner_jax.query import check_query
+from pixel_reasoner_jax.query import check_query, object_box
 
 QUERY = {"id": "q", "question": "?", "answer": "5"}
 
@@ -85,3 +85,28 @@ def test_messages_do_not_repeat_the_data():
         with pytest.raises(ValueError) as error:
             check_query(query)
         assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"pixel_box": (10, 20, 30, 40)}, (0.1, 0.4, 0.3, 0.8)),
+        ({"object_box": [0.1, 0.4, 0.3, 0.8]}, (0.1, 0.4, 0.3, 0.8)),
+        ({"proposed_box": [0, 0, 1, 1]}, (0, 0, 1, 1)),
+        ({"pixel_box": [-10, 20, 30.0, 4000]}, (0.0, 0.4, 0.3, 1.0)),  # cut off
+        ({"boxes": [{"xyxy": [0, 0, 100, 50]}, {"xyxy": [10, 20, 30, 40], "label": "sign"}]}, (0.1, 0.4, 0.3, 0.8)),
+        ({"boxes": [{"xyxy": "x"}, 7, {}], "pixel_box": None}, None),
+        ({"boxes": "many"}, None),
+        ({"pixel_box": [30, 20, 10, 40]}, None),
+        ({"pixel_box": [200, 20, 300, 40]}, None),
+        ({"pixel_box": [0, 0, math.nan, 3]}, None),
+        ({"pixel_box": [0, 0, 10**400, 3]}, None),
+        ({"pixel_box": [True, 0, 2, 3]}, None),
+        ({"pixel_box": {"a": 1}}, None),
+        ({}, None),
+    ],
+)
+def test_where_what_is_asked_about_is(fields, expected):
+    assert object_box(fields, lambda: (100, 50)) == (expected and pytest.approx(expected))
+    in_pixels = any(max(box) > 1 for box in fields.values() if isinstance(box, tuple))
+    assert not in_pixels or object_box(fields, lambda: None) is None  # an image that is gone

@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_says_what_is_new(tmp_path, capsys):
 def test_a_run_cannot_go_on_with_other_data_or_another_model(tmp_path, key, capsys):
     config, workdir = started(tmp_path, of="sft_qwen2_5_vl_7b" if key == "data.held_out" else RL)
     section, name = config[key.split(".")[0]] if "." in key else config, key.split(".")[-1]
-    section[name] = {str: "other", int: 3, bool: True, float: 0.5, tuple: ("up",)}[section.get_type(name)]
+    section[name] = {str: "other", int: 3, bool: not section[name], float: 0.5, tuple: ("up",)}[section.get_type(name)]
     config.train.steps = 9
     with pytest.raises(ConfigError, match=rf"config\.{key} is .* started with .*--config.workdir"):
         open_workdir(config, resume=True)

@@ -8,13 +8,13 @@ import os
 import numpy as np
 
 from data_pipeline.draft import Draft
+from data_pipeline.inspection.described import described
 from data_pipeline.records import RecordSource
 from data_pipeline.synthesis.synthesizer import MediaLoader
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.report.page import document
 from pixel_reasoner_jax.report.text import escape
 from pixel_reasoner_jax.report.trajectory_html import trajectory_html
-from pixel_reasoner_jax.trajectory import Trajectory
 
 SHEET_SIZE = 24
 
@@ -31,16 +31,16 @@ def contact_sheet(directory: str | os.PathLike, media: MediaLoader, *, seed: int
     records = RecordSource(directory, "trajectory")
     chosen = np.random.default_rng(seed).permutation(len(records))[:shown]
     drafts = [records[int(index)] for index in sorted(chosen)]
-    cards = [trajectory_html(_trajectory(draft, media), label=draft.kind.replace("_", " ")) for draft in drafts]
+    cards = [_card(draft, media) for draft in drafts]
     title = f"{len(drafts)} of {len(records)} synthesized trajectories"
     note = "Drawn at random. What is underlined carries no loss: calls that are wrong on purpose, and all observations."
     return document(title, f'<h1>{escape(title)}</h1><p class="lead">{escape(note)}</p>{"".join(cards)}')
 
 
-def _trajectory(draft: Draft, media: MediaLoader) -> Trajectory:
-    """The trajectory without tokens, which the page does not need."""
+def _card(draft: Draft, media: MediaLoader) -> str:
     messages = [{**m, "content": [_with_frames(item, media) for item in m["content"]]} for m in draft.messages]
-    return dataclasses.replace(draft, messages=messages).without_tokens()
+    trajectory, facts = described(dataclasses.replace(draft, messages=messages), draft.kind)
+    return trajectory_html(trajectory, facts=facts)
 
 
 def _with_frames(item: dict, media: MediaLoader) -> dict:

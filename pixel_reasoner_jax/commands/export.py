@@ -51,13 +51,14 @@ def export(
       max_shard_size: bytes of one file, or a string such as "5GB".
 
     Raises:
-      CheckpointError: nothing to export in `source`, anything in `out`, or arrays that do not fit its config.
+      CheckpointError: nothing to export in `source`, where the best may be the model that its run began with; anything
+        in `out`, or arrays that do not fit its config.
       ConfigError: the run's config is missing.
     """
     source = model_directory(source)
     check_is_empty(out)
     if (source / CHECKPOINTS).is_dir():
-        model, processor, settings = _from_run(source, read_best(source)["step"] if step == "best" else step, dtype)
+        model, processor, settings = _from_run(source, _best_step(source) if step == "best" else step, dtype)
     elif (source / CONVERTED).is_dir() or adapter_config(source) is not None:
         processor, settings = Processor.from_pretrained(source), PolicySettings.load(source)
         kept = "float32" if (source / CONVERTED).is_dir() else stored_dtype(source)
@@ -72,6 +73,18 @@ def export(
         model.save_pretrained(out, max_shard_size)
         processor.save_pretrained(out)
         settings.save(out)
+
+
+def _best_step(workdir: epath.Path) -> int:
+    """The step of a run's best checkpoint."""
+    best = read_best(workdir)
+    if not best["step"]:
+        raise CheckpointError(
+            f"the best of {workdir} is the model that its run began with, {load_saved(workdir).model.directory}: no"
+            f" evaluation after a step was better than its {best['metric']} of {best['value']:g}, so that nothing that"
+            " was trained is the best; --step NUMBER exports a step all the same"
+        )
+    return best["step"]
 
 
 def _from_run(

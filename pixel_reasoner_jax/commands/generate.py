@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> list[Trajectory] | dict[str, Any]:
             [group] = policy.rollout([query], **options)
         except UnansweredError as error:  # it says how a run goes on, but of one question nothing is kept
             raise EndpointError(f"the endpoint gave no answer: {next(iter(error.failures.values()))}") from None
-    save(group, html, out)
+    save(group, html, out, args.model)
     return group
 
 
@@ -158,8 +158,8 @@ class Printer:
         self._console.print(rich.text.Text(printable(text), style), end=end, soft_wrap=True)
 
 
-def save(trajectories: list[Trajectory], html: pathlib.Path, out: pathlib.Path) -> None:
-    """Writes the page and the JSON file, and prints where."""
+def save(trajectories: list[Trajectory], html: pathlib.Path, out: pathlib.Path, model: str | None) -> None:
+    """Writes the page and the JSON file, and prints where; the model's folder has the tokenizer."""
     content = {"trajectories": [trajectory_dict(trajectory) for trajectory in trajectories]}
-    print(f"page: {write_text(html, trajectories_page(trajectories[0].question, trajectories))}")
+    print(f"page: {write_text(html, trajectories_page(trajectories[0].question, trajectories, model))}")
     print(f"trajectories: {write_text(out, json.dumps(content, indent=2, allow_nan=False))}")

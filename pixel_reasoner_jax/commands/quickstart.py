@@ -40,7 +40,8 @@ from pixel_reasoner_jax.report.text import figures_table, interval_text
 from pixel_reasoner_jax.rollout.settings import FILE as SETTINGS
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft
-from pixel_reasoner_jax.training.training_run import MODEL, rollout_limits
+from pixel_reasoner_jax.training.policy_settings import rollout_limits
+from pixel_reasoner_jax.training.training_run import MODEL
 
 PHASES = {"pretraining": "trajectory", "warm_start": "trajectory", "queries": "query"}
 """What has records of its own, and of which kind they are."""
@@ -236,7 +237,14 @@ def phase_config(config: ConfigDict, section: str, workdir: pathlib.Path, model:
             metrics=config.metrics.to_dict(),
             media=dataclasses.asdict(MediaSettings()),
             data=dict(
-                path=data, mixture=(), shards=0, workers=0, max_unreadable=0.0, pass_rates=(0.0, 1.0), held_out=0.0
+                path=data,
+                mixture=(),
+                shuffle=True,
+                shards=0,
+                workers=0,
+                max_unreadable=0.0,
+                pass_rates=(0.0, 1.0),
+                held_out=0.0,
             ),
         )
     )

@@ -198,6 +198,7 @@ class Scoring:
             cluster=item.cluster or None,
             seconds=seconds,
             order=item.order or (),
+            object_box=item.object_box,
             question=item.question,
             problem=found.problem if found else "",
         )

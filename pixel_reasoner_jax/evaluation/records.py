@@ -17,6 +17,7 @@ from typing import Any
 from pixel_reasoner_jax.errors import MissingFileError, UserError
 from pixel_reasoner_jax.evaluation.line_file import LineFile
 from pixel_reasoner_jax.files import as_path, fetch, write_text
+from pixel_reasoner_jax.query import FractionBox, fraction_box
 from pixel_reasoner_jax.report.lineage import prompt_items
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.trajectory import Trajectory
@@ -52,6 +53,7 @@ class ScoredRecord:
       problem: what could not be read of it, or why its judge gave no verdict.
       images: the sizes of the query's images after resizing, "WIDTHxHEIGHT"; of a video "WIDTHxHEIGHTxFRAMES".
       order: where each option that was shown stood in the file; empty where they were shown in the file's order.
+      object_box: where what is asked about is in the first image; None where that is unknown.
       question, reference, response: texts to show, the response's being its last turn.
     """
 
@@ -73,6 +75,7 @@ class ScoredRecord:
     problem: str = ""
     images: Sequence[str] = ()
     order: Sequence[int] = ()
+    object_box: FractionBox | None = None
     question: str = ""
     reference: str | list[str] = ""
     response: str = ""
@@ -99,6 +102,7 @@ class ScoredRecord:
             ended=None if trajectory.ended is None else str(trajectory.ended),
             tokens=trajectory.sampled,
             images=_query_sizes(trajectory),
+            object_box=trajectory.object_box,
             question=trajectory.question,
             reference=trajectory.reference,
             response=response,
@@ -135,7 +139,9 @@ class ScoredRecord:
                 raise ValueError(f"its {name} is {repr(value)[:80]}")
         if missing := {"benchmark", "id"} - fields.keys():
             raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
-        record = cls(**{**fields, **{name: tuple(fields.get(name, ())) for name in ("images", "order")}})
+        fields |= {name: tuple(fields.get(name, ())) for name in ("images", "order")}
+        box = fields.get("object_box")
+        record = cls(**{**fields, "object_box": box and tuple(box)})
         if record.failed > record.operations:
             raise ValueError(f"it has {record.failed} failed calls of {record.operations}")
         return record
@@ -194,6 +200,7 @@ _VALID = {
     "problem": _is_text,
     "images": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "order": lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    "object_box": lambda value: value is None or fraction_box(value) is not None,
     "question": _is_text,
     "reference": lambda value: value == [] or _are_texts(value),
     "response": _is_text,

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.plan.chips import Chip
 from pixel_reasoner_jax.plan.lengths import Group
 from pixel_reasoner_jax.plan.measure import Phase
-from pixel_reasoner_jax.training.policy_update import score_passes
+from pixel_reasoner_jax.training.policy_update import gradient_passes, score_passes
 from pixel_reasoner_jax.training.replay import planned_responses
 from pixel_reasoner_jax.training.rows import arrange, split_by_tokens
 
@@ -19,7 +19,8 @@ from pixel_reasoner_jax.training.rows import arrange, split_by_tokens
 def update_count(config: ConfigDict) -> int:
     """Updates that are planned for an episode."""
     responses = config.grpo.queries_per_episode * config.rollout.samples
-    return -(-planned_responses(config.replay.method, responses) // config.train.batch_size)
+    planned = planned_responses(config.replay.method, responses, config.rollout.samples)
+    return -(-planned // config.train.batch_size)
 
 
 def packed_rows(groups: Sequence[Group], config: ConfigDict, parts: int) -> list[int]:
@@ -35,7 +36,7 @@ def packed_rows(groups: Sequence[Group], config: ConfigDict, parts: int) -> list
     """
     shards, count = config.data.shards or parts, update_count(config)
     responses = config.grpo.queries_per_episode * config.rollout.samples
-    share = planned_responses(config.replay.method, responses) / responses
+    share = planned_responses(config.replay.method, responses, config.rollout.samples) / responses
     runs = []
     for shard in range(shards):
         own = [(tokens, query) for query in range(shard, len(groups), shards) for tokens in groups[query].tokens()]
@@ -73,7 +74,7 @@ def update_seconds(rows: Sequence[int], config: ConfigDict, phase: Phase, chip: 
     """
     seconds: collections.Counter[str] = collections.Counter()
     gradient, apply, *scores = phase.works
-    for work, times in ((gradient, 1), *((score, score_passes(config)) for score in scores)):
+    for work, times in ((gradient, gradient_passes(config)), *((score, score_passes(config)) for score in scores)):
         for length in rows:
             bound, least = work._replace(flops=work.flops * length / config.train.row_length).least(chip)
             seconds[bound] += times * least

@@ -9,13 +9,16 @@ from pixel_reasoner_jax.report.style import STYLE
 SCRIPTS = ("elements.js", "boxes.js")
 """To be loaded before a page's own."""
 
+CONTROLS = "controls.css"
+"""The style of what is pressed and typed into, which pages to read alone do without."""
+
 
 def page_file(package: str, name: str) -> str:
-    """The text of a file of a package's `page`, or a shared one of `SCRIPTS`."""
-    folder = importlib.resources.files("pixel_reasoner_jax.report" if name in SCRIPTS else package)
-    return folder.joinpath("page", name).read_text(encoding="utf-8")
+    """The text of a file of a package's `page`, or of a shared one."""
+    parts = (__package__, "shared") if name in (CONTROLS, *SCRIPTS) else (package, "page")
+    return importlib.resources.files(parts[0]).joinpath(parts[1], name).read_text(encoding="utf-8")
 
 
 def page_style(package: str, name: str) -> str:
     """The style of a package's page: what all pages have, and then its own file."""
-    return STYLE + page_file("pixel_reasoner_jax.report", "controls.css") + page_file(package, name)
+    return STYLE + page_file(package, CONTROLS) + page_file(package, name)

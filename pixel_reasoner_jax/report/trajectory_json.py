@@ -57,6 +57,13 @@ def to_json_types(value: Any) -> Any:
     return str(value)
 
 
+def finite(value: Any) -> float | None:
+    """A number of JSON that can be drawn; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e300 else None
+
+
 def _item(item: dict[str, Any], media) -> dict[str, Any]:
     kind = item["type"]
     if kind == "text":

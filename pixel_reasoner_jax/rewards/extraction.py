@@ -10,7 +10,8 @@ _ANSWER_LINE = re.compile(r"answer\s{0,8}\*{0,4}\s{0,8}[:：]\**", re.IGNORECASE
 
 def extract_answer(response: str) -> str | None:
     r"""The final answer of a response: the last `\boxed{...}` that is closed, else the last `<answer>...</answer>`,
-    else the first line with text after the last "Answer:". None if the response has none of these."""
+    else the first line with text after the last "Answer:", without an action's closing tag. None if the response has
+    none of these."""
     marked = marked_answer(response)
     answer = _announced(response) if marked is None else marked
     return None if answer is None else answer.strip()
@@ -45,4 +46,6 @@ def _tagged(response: str) -> str | None:
 
 def _announced(response: str) -> str | None:
     announcements = list(_ANSWER_LINE.finditer(response))
-    return response[announcements[-1].end() :].lstrip().split("\n", 1)[0] if announcements else None
+    if not announcements:
+        return None
+    return response[announcements[-1].end() :].lstrip().split("\n", 1)[0].split("</action>", 1)[0]

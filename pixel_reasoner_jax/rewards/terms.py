@@ -52,6 +52,7 @@ class Responses:
       curiosity: the settings `variant`, `rate_floor` (H) and `max_operations` (N).
       limit: tokens that a response may have after the prompt.
       margin: tokens before the limit from which on "overlong" counts.
+      rewards: float64, the sum of the terms, for `config.grpo.credit`; None while they are computed.
     """
 
     trajectories: Sequence[Sequence[Trajectory]]
@@ -72,6 +73,7 @@ class Responses:
     curiosity: ConfigDict
     limit: int
     margin: int
+    rewards: np.ndarray | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -178,6 +178,7 @@ class Episode(Dialogue):
             operations=self.operations,
             ended=self.ended,
             policy_version=self._policy_version,
+            object_box=self.prompt.object_box,
         )
 
     @property

@@ -20,7 +20,7 @@ from pixel_reasoner_jax.processing import (
     smart_resize,
 )
 from pixel_reasoner_jax.processing.items import media_source
-from pixel_reasoner_jax.query import Query
+from pixel_reasoner_jax.query import FractionBox, Query, object_box
 from pixel_reasoner_jax.rollout.choices import with_choices
 
 SYSTEM = "You are a helpful assistant."
@@ -129,6 +129,12 @@ class OpenedQuery:
     def pictures(self) -> list[Picture]:
         """The query's images and frames."""
         return [*self.state.images, *self.state.frames]
+
+    @property
+    def object_box(self) -> FractionBox | None:
+        """Where the query says that what it asks about is in its first image."""
+        images = self.state.images
+        return object_box(self.query, lambda: images[0].full_size) if images else None
 
     @classmethod
     def open(

@@ -155,6 +155,7 @@ class ServedDialogue(Dialogue):
             operations=self.operations,
             ended=self.ended,
             counted=self._counted,
+            object_box=self.opened.object_box,
         )
 
 

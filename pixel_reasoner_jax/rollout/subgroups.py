@@ -217,6 +217,9 @@ def settings_of(common: RolloutSettings, query: Query, build: Callable[..., Prom
 class Subgroups:
     """The sub-groups of a run, in the order of their columns.
 
+    Args:
+      entries: the sub-groups.
+
     Attributes:
       entries: the sub-groups.
       labels, compared: of every column, text [G].
@@ -233,28 +236,32 @@ class Subgroups:
 
     @classmethod
     def of(cls, rollout: ConfigDict) -> Subgroups:
-        """Those of `config.rollout`: without an entry, one of all responses.
+        """Those of `config.rollout`, in the order of their labels: without an entry, one of all responses.
 
         Raises:
-          ConfigError: the entries' samples are not rollout.samples together, or one needs another that there is not.
+          ConfigError: the entries' samples are not rollout.samples together, or one needs another that there is not, or
+            that needs it.
           UserError: one names a function that there is not.
         """
         if not rollout.subgroups:
             return cls([Subgroup(ALL, rollout.samples)])
-        entries = [Subgroup.of(label, entry) for label, entry in rollout.subgroups.items()]
+        entries = [Subgroup.of(label, entry) for label, entry in sorted(rollout.subgroups.items())]
         total = sum(entry.samples for entry in entries)
         if total != rollout.samples:
             raise ConfigError(
                 f"config.rollout.samples is {rollout.samples}, but the sub-groups of config.rollout.subgroups have"
                 f" {total} responses together: make them equal"
             )
-        labels = [entry.label for entry in entries]
-        for entry in entries:
-            if entry.needs is not None and entry.needs not in labels[: labels.index(entry.label)]:
-                raise ConfigError(
-                    f"config.rollout.subgroups.{entry.label}.needs is {entry.needs!r}: it must be the label of a"
-                    " sub-group that stands before it"
-                )
+        needs = {entry.label: entry.needs for entry in entries}
+        for label in needs:
+            path = [label]
+            while (needed := needs[path[-1]]) is not None:
+                if needed not in needs or needed in path:
+                    raise ConfigError(
+                        f"config.rollout.subgroups.{path[-1]}.needs is {needed!r}: it must be the label of a sub-group"
+                        " that does not need this one"
+                    )
+                path.append(needed)
         return cls(entries)
 
     @property
@@ -287,12 +294,11 @@ class Subgroups:
 
     def stages(self) -> list[list[Subgroup]]:
         """The sub-groups in the order in which they are asked: each stage needs those before it alone."""
-        depth: dict[str, int] = {}
-        for entry in self.entries:
-            depth[entry.label] = 0 if entry.needs is None else depth[entry.needs] + 1
-        stages = [[] for _ in range(max(depth.values()) + 1)]
-        for entry in self.entries:
-            stages[depth[entry.label]].append(entry)
+        stages: list[list[Subgroup]] = []
+        done: set[str | None] = {None}
+        while len(done) <= len(self.entries):
+            stages.append([entry for entry in self.entries if entry.label not in done and entry.needs in done])
+            done |= {entry.label for entry in stages[-1]}
         return stages
 
     def parts(self, subgroup: Subgroup, number: int, query: Query, earlier: Sequence[Trajectory]) -> list[Part]:

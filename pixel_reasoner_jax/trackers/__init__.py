@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixel_reasoner_jax.errors import RunStopped, UserError
 from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.trackers.following import END_SECONDS, Follower
 from pixel_reasoner_jax.trackers.tensorboard import TensorBoard
 from pixel_reasoner_jax.trackers.tracker import TrackedRun, TrackedSample, Tracker
 from pixel_reasoner_jax.trackers.weights_and_biases import WeightsAndBiases
@@ -16,10 +16,6 @@ from pixel_reasoner_jax.trackers.weights_and_biases import WeightsAndBiases
 __all__ = ["TRACKERS", "TrackedRun", "TrackedSample", "Tracker", "Trackers", "find_trackers"]
 
 TRACKERS: Mapping[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
-FAILURES = 3  # in a row, after which a tracker is left out
-LINE = 300  # characters of an error that the log shows
-
-_log = logging.getLogger(__name__)
 
 
 def find_trackers(names: Sequence[str]) -> dict[str, Any]:
@@ -36,7 +32,7 @@ def find_trackers(names: Sequence[str]) -> dict[str, Any]:
 
 
 class Trackers:
-    """Some trackers of a run, told together. What one of them raises is named in the log; see `Tracker`.
+    """Some trackers of a run, told together, which wait for none of them; see `Tracker`.
 
     Args:
       names: of the trackers.
@@ -47,37 +43,20 @@ class Trackers:
     """
 
     def __init__(self, names: Sequence[str], run: TrackedRun):
-        self._trackers: dict[str, Any] = {}
-        self._failed: dict[str, int] = {}
-        for name, make in find_trackers(names).items():
-            try:
-                self._trackers[name] = make(run)
-            except (RunStopped, KeyboardInterrupt):
-                raise
-            except (Exception, SystemExit) as error:
-                _log.warning("tracker %r has not begun and is left out: %s", name, _shown(error))
+        self._followers = [Follower(name, make, run) for name, make in find_trackers(names).items()]
 
     def __bool__(self) -> bool:
-        return bool(self._trackers)
+        return not all(follower.is_left_out for follower in self._followers)
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Calls a method of `Tracker` of each of them, which get a mapping and a list of their own."""
-        for name, tracker in list(self._trackers.items()):
-            try:
-                getattr(tracker, method)(*map(copy.copy, arguments))
-            except (RunStopped, KeyboardInterrupt):
-                raise
-            except (Exception, SystemExit) as error:
-                self._failed[name] = self._failed.get(name, 0) + 1
-                _log.warning("tracker %r has failed (%s): %s", name, method, _shown(error))
-                if self._failed[name] >= FAILURES:
-                    del self._trackers[name]
-                    _log.warning("tracker %r is left out from here on, after %d failures in a row", name, FAILURES)
-            else:
-                self._failed[name] = 0
+        """Has a method of `Tracker` called of each of them, which get a mapping and a list of their own."""
+        for follower in self._followers:
+            if not follower.is_left_out:
+                follower.tell(method, *map(copy.copy, arguments))
 
-
-def _shown(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return f"{kind}{text}"[:LINE]
+    def close(self) -> None:
+        """Ends them, and waits for that no longer than `END_SECONDS`."""
+        self.tell("close")
+        deadline = time.monotonic() + END_SECONDS
+        for follower in self._followers:
+            follower.join(deadline)

@@ -12,10 +12,7 @@ EVENTS_SECONDS = 30.0  # between two moments when events go to the disk
 
 
 class TensorBoard(Tracker):
-    """Events written by the caller's thread.
-
-    tensorboardX's own writer has a thread that ends with the first error, after which the run would wait for it.
-    """
+    """Events written without tensorboardX's own writer, whose thread ends with the first error."""
 
     def __init__(self, run: TrackedRun):
         super().__init__(run)

@@ -56,8 +56,9 @@ class TrackedSample:
 class Tracker:
     """Follows a run; each method may be left out.
 
-    They are called in the thread of the run's main process, which waits for them. What they raise is named in the log
-    and ends nothing; after some failures in a row the tracker is left out.
+    It is made, and its methods are called one after the other, in a thread of its own of the run's main process. What
+    they raise is named in the log and ends nothing; after some failures in a row the tracker is left out. One that does
+    not keep up loses what has no room to wait, and what it has not written some time after the run has ended.
 
     Args:
       run: that is followed.

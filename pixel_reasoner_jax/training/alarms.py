@@ -68,6 +68,11 @@ def _bonus_cannot_act(bonus: float, line: Metrics, _: Metrics, config: ConfigDic
     return bonus == 0 and wanted and max(rates, default=math.inf) < config.curiosity.rate_floor
 
 
+def _may_operate(config: ConfigDict) -> bool:
+    names = config.operations.names
+    return config.rollout.max_operations > 0 and (names is None or len(names) > 0)
+
+
 def _largest_mismatch(config: ConfigDict) -> float:
     types = config.rollout.weights, config.rollout.cache_dtype, config.model.dtype
     return max(MISMATCH[name] for name in types if name is not None)
@@ -76,7 +81,7 @@ def _largest_mismatch(config: ConfigDict) -> float:
 ALARMS: Mapping[str, Alarm] = {
     "rapr": Alarm(
         ("rapr",),
-        lambda value, line, first, config: value < 0.01 and config.rollout.max_operations > 0,
+        lambda value, line, first, config: value < 0.01 and _may_operate(config),
         "hardly any response uses an operation with success (rapr): the learning trap",
         "a higher curiosity.alpha or rate_floor, curiosity.multipliers='dual', a warm start that uses operations more",
     ),

@@ -1,7 +1,8 @@
 """Which of a run's evaluations is the best one, by a stated rule, and how long ago it was.
 
 The best value is the greatest or the smallest of a metric, and of equal ones the earliest. Its checkpoint is kept
-however many newer ones there are, and named in `best.json` of the run's directory.
+however many newer ones there are, and named in `best.json` of the run's directory. Step 0 is the model that the run
+began with, of which there is no checkpoint: then the run has made nothing better of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Standing:
     """What evaluations have come to so far; it is saved with every checkpoint.
 
     Attributes:
-      step: whose evaluation is the best one; None before any has a value.
+      step: whose evaluation is the best one, 0 for that before the first step; None before any has a value.
       value: of the metric then.
       since: how many evaluations have been made since, or in all where none has a value.
     """
@@ -69,7 +70,7 @@ def read_best(workdir: str | os.PathLike) -> dict[str, Any]:
     """What `write_best` wrote: `step`, `metric`, `value` and `rule`.
 
     Raises:
-      CheckpointError: the run has no best checkpoint, or the file is damaged.
+      CheckpointError: no evaluation was the best, or the file is damaged.
     """
     file = as_path(workdir) / FILE
     try:

@@ -49,7 +49,7 @@ class Change:
     def _of(self, item: Media, sequence: Sequence, place: int, change: ChangePixels) -> Media:
         key = id(item), sequence.query_id, place
         if key not in self._changed:
-            seed = (*self.seed, zlib.crc32(sequence.query_id.encode()), place + 1)
+            seed = (*self.seed, zlib.crc32(sequence.query_id.encode("utf-8", "surrogatepass")), place + 1)
 
             def pixels() -> np.ndarray:
                 before = item.pixels
@@ -110,11 +110,8 @@ return a sequence with the same trained tokens in the same order."""
 
 def keep_tokens(sequence: Sequence, kept: np.ndarray) -> Sequence:
     """Some tokens of a sequence, bool [tokens], with all that it says of them; its media stay as they are."""
-    per_token = {
-        name: value[kept]
-        for name in ("tokens", "train", "advantage", "logprobs", "temperatures", "given")
-        if isinstance(value := getattr(sequence, name), np.ndarray)
-    }
+    values = {field.name: getattr(sequence, field.name) for field in dataclasses.fields(sequence)}
+    per_token = {name: value[kept] for name, value in values.items() if isinstance(value, np.ndarray)}
     return dataclasses.replace(sequence, **per_token)
 
 

@@ -3,7 +3,8 @@
 The policy that is evaluated is the one that trains: its parameters as they are, without a copy where rollouts need
 none. Nothing that training depends on is changed: no random state, no place in the data, no carried reward. An
 evaluation belongs to the step that it is made after: its figures, `evaluation/…`, are in that step's line, and what it
-means for the best checkpoint is saved with it. One that SIGTERM ends is made anew when the run goes on.
+means for the best checkpoint is saved with it. The model that a run begins with is evaluated too, as after step 0. An
+evaluation that SIGTERM ends is made anew when the run goes on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pixel_reasoner_jax.parallel import all_gather_json, is_main
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.rollout.scheduler import RolloutStopped
 from pixel_reasoner_jax.training.best import Standing, rule_of, write_best
-from pixel_reasoner_jax.training.kept_responses import KeptResponses, store
+from pixel_reasoner_jax.training.kept_responses import EVALUATIONS, KeptResponses, drop_after, store
 from pixel_reasoner_jax.training.stopping import StopRequest
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from pixel_reasoner_jax.training.validation import Validation, spread
@@ -140,7 +141,7 @@ class RunEvaluation:
             Asked(label, benchmark, make_protocol(type(benchmark), own, PROTOCOL, changes))
             for label, benchmark in plan.benchmarks.items()
         ]
-        self._most_kept = config.train.get("log_samples", 0) if is_main() else 0  # responses to each benchmark
+        self._most_kept = config.train.log_samples if is_main() else 0  # responses to each benchmark
         self._standing, self.is_best = Standing(), False
         self._carried: dict[str, Any] = {"metric": None}
         self._began, self._spent, self._made, self._warned = time.monotonic(), 0.0, 0, False
@@ -156,7 +157,7 @@ class RunEvaluation:
             return
         self._carried = dict(carried)
         standing = Standing(*(carried[field.name] for field in dataclasses.fields(Standing)))
-        gone = standing.step is not None and not self._training.has_saved(standing.step)
+        gone = bool(standing.step) and not self._training.has_saved(standing.step)
         changed = bool(self._plan.metric) and any(carried.get(name) != value for name, value in self._rule().items())
         if gone or changed:
             if is_main():
@@ -165,23 +166,30 @@ class RunEvaluation:
                 _log.warning("%s: the next evaluation is the best one so far", why)
             standing = Standing()
         self._standing = standing
-        self._training.keep(standing.step)
+        self._training.keep(standing.step or None)
         if self._plan.metric and is_main():
             write_best(self._training.workdir, standing, self._plan.metric, self._plan.rule)
 
-    def finish(self, step: int, last: int, params: Any, version: int, line: Mapping[str, float]) -> None:
-        """Makes the evaluation that SIGTERM ended, and writes the metrics of its step, which have waited for it.
+    def begin(self, step: int, last: int, params: Any, version: int, line: Mapping[str, float] | None) -> None:
+        """Evaluates what is due before the next step, and writes its metrics; what is stored of later ones is dropped.
+
+        Due is the model that a run begins with, and of a run that goes on the evaluation that SIGTERM ended, for which
+        the metrics of its step have waited. All processes call this together.
 
         Args:
-          step, last, params, version: see `after`.
-          line: the metrics.
+          step, last, params, version: see `after`; step 0: the run begins.
+          line: the metrics that have waited (`unwritten`); None if none have.
         """
+        if is_main():
+            drop_after(self._training.workdir / EVALUATIONS, step)
+        if step and line is None:
+            return
         try:
             figures = self.after(step, last, params, version)
         except EvaluationStopped:
             self._training.end_early()
-        if not self._training.has_written(step):
-            self._training.write(step, {**line, **figures})
+        if (line or figures) and not self._training.has_written(step):
+            self._training.write(step, {**(line or {}), **figures})
         self.keep_best()
 
     def to_json(self) -> dict[str, Any]:
@@ -203,7 +211,7 @@ class RunEvaluation:
         """Evaluates, if it is time to. All processes call this together after every step.
 
         Args:
-          step: that was made.
+          step: that was made; 0: none was.
           last: of the run, which is evaluated too.
           params: of the model after it.
           version: how many updates they have seen.
@@ -233,14 +241,15 @@ class RunEvaluation:
             self._training.wait_for_checkpoints()
             if is_main():
                 write_best(self._training.workdir, self._standing, self._plan.metric, self._plan.rule)
-            self._training.keep(self._standing.step)
+            self._training.keep(self._standing.step or None)
 
     def say_end(self, step: int) -> None:
         """Says why the run ends before its last step."""
         if is_main():
             best = self._standing
             how = "become better" if best.step is not None else "had a value"
-            which = f"the best is {best.value:g} after {best.step}" if best.step is not None else "none is the best"
+            when = f"after {best.step}" if best.step else "of the model that the run began with"
+            which = f"the best is {best.value:g} {when}" if best.step is not None else "none is the best"
             _log.warning(
                 "ended early after %d: %s%s has not %s in %d evaluations; %s",
                 *(step, PREFIX, self._plan.metric, how, best.since, which),
@@ -309,7 +318,7 @@ class RunEvaluation:
 
 
 def unwritten(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a step whose evaluation was stopped as a checkpoint carries them, for `RunEvaluation.finish`."""
+    """The metrics of a step whose evaluation was stopped as a checkpoint carries them, for `RunEvaluation.begin`."""
     return {name: float(value) for name, value in metrics.items() if value is not None}
 
 

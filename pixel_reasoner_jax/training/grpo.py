@@ -80,6 +80,7 @@ class RewardedGroups:
                 self.groups[query][sample],
                 float(self.advantages[query, sample]) if self.credit is None else self.credit[query][sample],
                 float(self.correct[query, sample]),
+                str(self.subgroups.labels[sample]),
             )
             for query, sample in np.argwhere(self.trained).tolist()
         }
@@ -143,6 +144,10 @@ def why_no_update(metrics: Mapping[str, float], config: ConfigDict) -> str:
     responses = int((queries - metrics["failed_queries"]) * samples)
     if not responses:
         return f"the media of all {queries} queries could not be used"
+    if "accuracy" not in metrics:
+        return (
+            f"no response to any of {queries} queries counts: the sub-groups that do were not asked (rollout.subgroups)"
+        )
     which = f"the {samples} responses to each query"
     if metrics["masked"]:
         which = f"of {which}, those that grpo.masks leaves in ({1 - metrics['masked']:.0%} of all)"
@@ -228,6 +233,7 @@ def reward_groups(
     for columns in subgroups.comparisons():
         compare(config.grpo.advantage, table, columns, taught, all_asked, advantages)
     advantages = advantages[order.own]
+    responses = dataclasses.replace(responses, rewards=rewards[there])
     tokens = find_credit(config.grpo.credit, responses, advantages[there])
     credit = iter(tokens) if tokens is not None else None
     return RewardedGroups(

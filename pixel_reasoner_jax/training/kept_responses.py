@@ -2,7 +2,8 @@
 
 The folder `evaluations/00012` of a run's directory has those of the evaluation after step 12 in the form of `evaluate`:
 records, trajectories and images. They are drawn by their ids, so that those of later evaluations are responses to the
-same queries. An evaluation that is made anew replaces its folder.
+same queries. An evaluation that is made anew replaces its folder, and a run that goes on from a checkpoint drops those
+of later ones.
 """
 
 from __future__ import annotations
@@ -74,3 +75,10 @@ def store(workdir: pathlib.Path, step: int, answers: Iterable[Answer]) -> None:
                 if storage_problem(error):
                     raise
                 _log.warning("evaluation after %d: a response was not stored: %s", step, error)
+
+
+def drop_after(folder: pathlib.Path, number: int) -> None:
+    """Removes the folders in a folder whose names are larger numbers. One process does it."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.isdecimal() and int(path.name) > number:
+            epath.Path(path).rmtree()

@@ -2,20 +2,25 @@
 
 A policy loss is made of a surrogate that `config.grpo.loss` names, and of the auxiliary terms of `config.auxiliary`
 whose coefficient is not 0. Each is a function of the tokens of a chunk. The arrays that they need beside
-log-probabilities and advantages are computed before the update, on the host: see `policy_update`.
+log-probabilities and advantages are computed before the update, on the host: see `policy_update`. So is what terms over
+several passes make of their tokens: see `joint_terms`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.named_parts import find_part
+from pixel_reasoner_jax.training.preference import preference
+from pixel_reasoner_jax.training.schedules import is_on, scheduled_details, with_scheduled
 
 MAX_LOG_RATIO = 20.0  # much larger ratios would overflow into NaN gradients; every useful clip bound is below e**20
 MAX_K3 = 10.0  # of a token's k3 estimate, which grows with the reciprocal of its probability
@@ -119,15 +124,60 @@ def cispo(tokens: Tokens, settings: ConfigDict) -> tuple[Float[Array, ""], Figur
     return loss, {"ratio": tokens.mean(tokens.ratio), "clip_fraction": tokens.mean(is_clipped.astype(jnp.float32))}
 
 
-SURROGATES = {"clip": clip, "dual_clip": dual_clip, "gspo": gspo, "cispo": cispo}
+SURROGATES = {"clip": clip, "dual_clip": dual_clip, "gspo": gspo, "cispo": cispo, "preference": preference}
 """By the name in `config.grpo.loss`. One's own is `module:name`: a function of `Tokens` and `config.grpo` that returns
 the loss of these tokens and figures to log, all of them sums over tokens divided by the normalizer. Its attribute
-`details`, if it has one, names the arrays that it takes from `Tokens.details`."""
+`details`, if it has one, names the arrays that it takes from `Tokens.details`. One that compares responses is joint."""
+
+
+SLOPES, VALUES, ENTROPY_SLOPES = "slopes", "values", "entropy_slopes"
+"""Details of terms over several passes: what their part of the loss has as derivatives by a token's log-probability,
+its value at the token, and its derivative by the entropy."""
+
+
+def is_joint(part: Any) -> bool:
+    """Whether a surrogate or an auxiliary term is computed before the update, from passes; see `joint_terms`."""
+    return bool(declared(part, "gradients"))
+
+
+def declared(part: Any, attribute: str) -> tuple[Any, ...]:
+    """What a function of one's own says in an attribute, such as `details`: some names, or a single one."""
+    names = getattr(part, attribute, ())
+    return (names,) if isinstance(names, str) or callable(names) else tuple(names)
+
+
+def auxiliary_terms(config: ConfigDict) -> dict[str, Callable[..., Any]]:
+    """The functions of `config.auxiliary.terms`, by label.
+
+    One is a function of `Tokens`, whose log-probabilities are 0 where `train` is False, and of `config.auxiliary` that
+    returns the term of each token, [rows, positions]; `details` as of a surrogate. Or it is joint, see `is_joint`.
+
+    Raises:
+      UserError: there is none of such a name.
+    """
+    terms = config.auxiliary.terms
+    return {label: find_part(terms[label].function, {}, "auxiliary term") for label in terms}
+
+
+def has_entropy_gradient(config: ConfigDict) -> bool:
+    """Whether the loss of an experiment has a gradient by the entropy."""
+    return any(is_on(config, key) for key in ("auxiliary.entropy", *(f"passes.{one}.entropy" for one in config.passes)))
 
 
 def surrogate_of(settings: ConfigDict) -> Callable[[Tokens, ConfigDict], tuple[Float[Array, ""], Figures]]:
     """The surrogate that `config.grpo` names."""
     return find_part(settings.loss, SURROGATES, "policy loss")
+
+
+def _of_each_token(part: str, returned: Any, train: Array) -> Array:
+    """What a part of one's own has returned for tokens.
+
+    Raises:
+      UserError: it is no array of their shape.
+    """
+    if jnp.shape(returned) != train.shape:
+        raise UserError(f"the {part} must return a number for each token, {train.shape}; it is {jnp.shape(returned)}")
+    return returned
 
 
 def k1(logprobs: Array, reference: Array) -> Array:
@@ -163,33 +213,49 @@ def policy_loss(config: ConfigDict) -> Callable[..., tuple[Float[Array, ""], Fig
       figures are token means: "loss"; those of the surrogate, of ours "ratio" and "clip_fraction", tokens whose
       gradient the clip removes; "logprob_difference", |logprobs - old ones|; "kl", ratio - 1 - log ratio (k3 of
       KL(old || policy)); "entropy"; and of the terms of KL and of right responses, where they are on, their values
-      without the coefficient, "reference_kl" and "nll".
+      without the coefficient, "reference_kl" and "nll", and of others "aux_<label>".
 
     Raises:
       UserError: the config names no part.
     """
-    surrogate, auxiliary = surrogate_of(config.grpo), config.auxiliary
-    estimator = find_part(auxiliary.kl_estimator, ESTIMATORS, "estimator of KL")
+    surrogate, scheduled = surrogate_of(config.grpo), scheduled_details(config)
+    estimator = find_part(config.auxiliary.kl_estimator, ESTIMATORS, "estimator of KL")
+    has_entropy, has_kl, has_nll, has_kl_cov = (
+        is_on(config, f"auxiliary.{name}") for name in ("entropy", "kl", "nll", "kl_cov")
+    )
+    terms = {label: term for label, term in auxiliary_terms(config).items() if not is_joint(term)}
 
     def loss(logprobs, entropy, details, normalizer):
         train = details["target_mask"] > 0
+        values = {key: details[key][0, 0] for key in scheduled}  # all of them are the same
+        grpo, auxiliary = (with_scheduled(config, section, values) for section in ("grpo", "auxiliary"))
         # Masked first: padding may hold -1e30, and the gradient of its ratio would be NaN even if masked later.
         difference = jnp.where(train, logprobs - lax.stop_gradient(details["logprobs"]), 0.0)
         log_ratio = jnp.clip(difference, -MAX_LOG_RATIO, MAX_LOG_RATIO)
         tokens = Tokens(logprobs, jnp.exp(log_ratio), details["advantages"], train, details, normalizer)
-        total, figures = surrogate(tokens, config.grpo)
-        if auxiliary.entropy:
+        total, figures = (0.0, {}) if is_joint(surrogate) else surrogate(tokens, grpo)
+        if has_entropy:
             total -= auxiliary.entropy * tokens.aggregate(entropy)
-        if auxiliary.kl:
+        if has_kl:
             masked = [jnp.where(train, values, 0.0) for values in (logprobs, details["reference"])]
             divergence = estimator(*masked)
             total += auxiliary.kl * tokens.aggregate(divergence)
             figures["reference_kl"] = tokens.mean(divergence)
-        if auxiliary.nll:  # `nll` makes it the mean over the tokens of right responses
+        if has_nll:  # `nll` makes it the mean over the tokens of right responses
             figures["nll"] = -tokens.mean(details["nll"] * jnp.where(train, logprobs, 0.0))
             total += auxiliary.nll * figures["nll"]
-        if auxiliary.kl_cov:  # the detail has the sign: |logprob - old| has no gradient where nothing has moved
+        if has_kl_cov:  # the detail has the sign: |logprob - old| has no gradient where nothing has moved
             total += auxiliary.kl_cov * tokens.aggregate(details["kl_cov"] * difference)
+        for label, term in terms.items():
+            masked = dataclasses.replace(tokens, logprobs=jnp.where(train, logprobs, 0.0))
+            of_term = _of_each_token(f"auxiliary term {label!r}", term(masked, auxiliary), train)
+            total += auxiliary.terms[label].coefficient * tokens.aggregate(of_term)
+            figures[f"aux_{label}"] = tokens.mean(of_term)
+        if SLOPES in details:  # not of the trained tokens alone: `train` is False in the rows of further passes
+            moved = logprobs - lax.stop_gradient(logprobs)
+            total += (details[SLOPES] * moved + details[VALUES]).sum() / normalizer
+        if ENTROPY_SLOPES in details:
+            total += (details[ENTROPY_SLOPES] * entropy).sum() / normalizer
         figures = {
             "loss": total,
             **figures,

@@ -31,8 +31,8 @@ class Sequence:
     """A trajectory as the update takes it; arrays are [tokens] long.
 
     GRPO alone uses `advantage` (of all tokens, or of each), `logprobs` (under the distribution sampled from),
-    `temperatures`, `correct`, how right the answer is, from 0 to 1, and `given`, which trained tokens were not sampled;
-    None: none.
+    `temperatures`, `correct`, how right the answer is, from 0 to 1, `given`, which trained tokens were not sampled
+    (None: none), and `subgroup`, the label of its sub-group.
     """
 
     tokens: np.ndarray
@@ -44,9 +44,16 @@ class Sequence:
     query_id: str = ""
     correct: float = 0.0
     given: np.ndarray | None = None
+    subgroup: str = "all"
 
     @classmethod
-    def of(cls, trajectory: Trajectory, advantage: float | np.ndarray = 0.0, correct: float = 0.0) -> Sequence:
+    def of(
+        cls,
+        trajectory: Trajectory,
+        advantage: float | np.ndarray = 0.0,
+        correct: float = 0.0,
+        subgroup: str = "all",
+    ) -> Sequence:
         given = trajectory.train & (trajectory.source == Source.GIVEN)
         return cls(
             trajectory.tokens,
@@ -58,6 +65,7 @@ class Sequence:
             trajectory.query_id,
             correct,
             given if given.any() else None,
+            subgroup,
         )
 
     @property

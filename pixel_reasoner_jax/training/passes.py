@@ -24,7 +24,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.named_parts import find_part
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training.contexts import CONTEXTS, Change, as_asked, changed
-from pixel_reasoner_jax.training.packing import Sequence
+from pixel_reasoner_jax.training.packing import Batch, Sequence
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from pixel_reasoner_jax.training.virtual_shards import AgreedBatches
@@ -98,14 +98,19 @@ def agree(sequences: Mapping[int, list[Sequence]], training: TrainingRun) -> Agr
     return training.agree_on_shapes(training.plan(sequences))
 
 
-def scores_of(trainer: Trainer, params: Any, agreed: AgreedBatches) -> dict[int, Scores]:
+def scores_of(trainer: Trainer, params: Any, agreed: AgreedBatches, batches: list[Batch]) -> dict[int, Scores]:
     """Scores the sequences of some batches. All processes call this together.
+
+    Args:
+      trainer, params: see `Trainer.score`.
+      agreed: what the batches were built of.
+      batches: to score.
 
     Returns:
       The scores of each sequence of this process, by its `id`.
     """
     found: dict[int, Scores] = {}
-    scores = trainer.score(params, agreed())
+    scores = trainer.score(params, batches)
     for name in scores[0] if scores else ():
         for pairs in agreed.unpack([one[name] for one in scores]).values():
             for sequence, values in pairs:

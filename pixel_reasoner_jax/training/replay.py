@@ -39,6 +39,7 @@ class Candidates:
       batch_size: responses of an update.
       alpha: exponent of |advantage| in the probability of a draw.
       seed: numbers from which the draws of the episode follow.
+      samples: responses to a query, which are side by side.
     """
 
     advantages: np.ndarray
@@ -50,6 +51,7 @@ class Candidates:
     batch_size: int
     alpha: float = 1.0
     seed: tuple[int, ...] = (0,)
+    samples: int = 1
 
     def generator(self, update: int) -> np.random.Generator:
         """Draws for an update, numbered from 1: numpy takes a seed that ends in 0 for the one without it."""
@@ -64,14 +66,22 @@ def no_replay(candidates: Candidates) -> list[np.ndarray]:
 
     Every shard spreads its responses over the updates, about as many tokens to each.
     """
-    trained = np.flatnonzero(candidates.trained)
-    count = -(-len(trained) // candidates.batch_size)
-    updates: list[list[np.ndarray]] = [[] for _ in range(count)]
-    for of_shard in _by_shard(candidates, trained):
-        slices = split_by_tokens(candidates.tokens[of_shard].tolist(), count)
-        for update, indices in zip(updates, slices, strict=True):
-            update.append(of_shard[indices])
-    return [np.concatenate(update) for update in updates]
+    return _spread(candidates, np.flatnonzero(candidates.trained)[:, None])
+
+
+def pairs_alone(candidates: Candidates) -> list[np.ndarray]:
+    """Of each query the responses with the largest and with the smallest advantage, both in one update (`preference`).
+
+    A query whose responses are all alike has none. There are as many updates as the pairs fill, as in `no_replay`.
+    """
+    advantages = candidates.advantages.reshape(-1, candidates.samples)
+    trained = candidates.trained.reshape(advantages.shape)
+    best, worst = (
+        np.where(trained, sign * advantages, -np.inf).argmax(axis=1) + np.arange(len(advantages)) * candidates.samples
+        for sign in (1, -1)
+    )
+    pairs = np.stack([best, worst], axis=1)[candidates.advantages[best] > candidates.advantages[worst]]
+    return _spread(candidates, pairs[candidates.trained[pairs].all(axis=1)])
 
 
 def paper_replay(candidates: Candidates) -> list[np.ndarray]:
@@ -127,7 +137,12 @@ def draw_probabilities(advantages: np.ndarray, alpha: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-METHODS: dict[str, Method] = {"none": no_replay, "paper": paper_replay, "release": release_replay}
+METHODS: dict[str, Method] = {
+    "none": no_replay,
+    "paper": paper_replay,
+    "release": release_replay,
+    "pairs": pairs_alone,
+}
 
 
 def choose_responses(method: str, candidates: Candidates) -> list[np.ndarray]:
@@ -177,9 +192,24 @@ def replayed_share(updates: list[np.ndarray]) -> float:
     return 1.0 - len(np.unique(np.concatenate(updates))) / total if total else 0.0
 
 
-def planned_responses(method: str, responses: int) -> int:
-    """How many responses of an episode's `responses` its planned updates train on."""
-    return max(responses // 2, 1) if method == "release" else responses
+def planned_responses(method: str, responses: int, samples: int) -> int:
+    """How many of an episode's responses, `samples` to each query, its planned updates train on."""
+    return {"release": max(responses // 2, 1), "pairs": 2 * responses // samples}.get(method, responses)
+
+
+def _spread(candidates: Candidates, together: np.ndarray) -> list[np.ndarray]:
+    """Responses, some of which stay together, in as many updates as they fill: int [groups, responses of a group].
+
+    Every shard spreads its groups over the updates, about as many tokens to each.
+    """
+    count = -(-together.size // candidates.batch_size)
+    updates: list[list[np.ndarray]] = [[] for _ in range(count)]
+    for shard in np.unique(candidates.shards[together[:, 0]]):
+        of_shard = together[candidates.shards[together[:, 0]] == shard]
+        slices = split_by_tokens(candidates.tokens[of_shard].sum(axis=1).tolist(), count)
+        for update, groups in zip(updates, slices, strict=True):
+            update.append(of_shard[groups].ravel())
+    return [np.concatenate(update) for update in updates]
 
 
 def _by_shard(candidates: Candidates, indices: np.ndarray) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from pixel_reasoner_jax.training.advantages import METHODS as ADVANTAGES
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.policy_update import check_update_parts
 from pixel_reasoner_jax.training.replay import METHODS as REPLAY
+from pixel_reasoner_jax.training.schedules import check_schedules
 
 
 def check_settings(config: ConfigDict, resume: bool = False) -> None:
@@ -26,6 +27,7 @@ def check_settings(config: ConfigDict, resume: bool = False) -> None:
       UserError: there is no part of a name, or its module cannot be imported.
     """
     check_lengths(config)
+    check_schedules(config)
     _check_parts(config)
     if not resume:
         CuriosityState.begin(config.curiosity)

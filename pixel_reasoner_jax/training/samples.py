@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from etils import epath
 
 from data_pipeline.draft import Draft
 from data_pipeline.records import DATASET_INFO, RecordError, RecordWriter
@@ -29,7 +28,7 @@ from pixel_reasoner_jax.report.images import open_image
 from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.report.trajectory_json import to_json_types
 from pixel_reasoner_jax.trackers import TrackedSample
-from pixel_reasoner_jax.training.kept_responses import EVALUATIONS
+from pixel_reasoner_jax.training.kept_responses import drop_after
 from pixel_reasoner_jax.training.mismatch import difference_figures, logprob_differences
 from pixel_reasoner_jax.training.packing import Sequence
 from pixel_reasoner_jax.training.scoring import trainer_logprobs
@@ -92,14 +91,8 @@ def log_samples(
 
 
 def drop_samples_after(workdir: pathlib.Path, episode: int) -> None:
-    """Removes the samples of later episodes and of their evaluations, of a run that goes on after this one.
-
-    One process does it.
-    """
-    for folder in (workdir / SAMPLES, workdir / EVALUATIONS):
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name.isdecimal() and int(path.name) > episode:
-                epath.Path(path).rmtree()
+    """Removes the samples of later episodes, of a run that goes on after this one. One process does it."""
+    drop_after(workdir / SAMPLES, episode)
 
 
 def _store(
@@ -187,6 +180,7 @@ def _draft(trajectory: Trajectory, figures: Mapping[str, Any], trainer: np.ndarr
         "policy_version": trajectory.policy_version,
         "sample": trajectory.sample,
         "ended": None if trajectory.ended is None else str(trajectory.ended),
+        **({} if trajectory.object_box is None else {"object_box": trajectory.object_box}),
         **figures,
         "tokens": {
             "ids": trajectory.tokens.tolist(),

@@ -11,7 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from data_pipeline.batch_loader import LoaderSettings
-from data_pipeline.pipeline import record_count, trajectory_batches
+from data_pipeline.pipeline import DatasetMixture, record_count, trajectory_batches
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.rollout import Policy
 from pixel_reasoner_jax.training.evaluation import EvaluationStopped, Plan, RunEvaluation, unwritten
@@ -43,43 +43,20 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
     """
     train = config.train
     data = data_sets(config)
-    trajectories = record_count(data, held_out_share=config.data.held_out) * train.epochs
-    steps = train.steps or trajectories // train.batch_size
-    if not steps:
-        raise ConfigError(
-            f"{trajectories} trajectories of {data} in config.train.epochs do not fill a batch:"
-            f" config.train.batch_size is {train.batch_size}"
-        )
+    steps = count_steps(config, data)
     held_out = validation_records(config, [data] if isinstance(data, str) else [path for path, _ in data])
     plan = Plan.of(config, has_loss=bool(held_out))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         training = stack.enter_context(TrainingRun(config, resume))
-        settings = LoaderSettings(workers=config.data.workers, max_unreadable=config.data.max_unreadable)
-        stream = stack.enter_context(
-            trajectory_batches(
-                data,
-                training.processor,
-                training.shards.share,
-                order=training.order,
-                settings=settings,
-                cache_bytes=CACHE_BYTES,
-                row_length=train.row_length,
-                held_out_share=config.data.held_out,
-            )
-        )
+        stream = stack.enter_context(read_trajectories(config, data, training))
         trainer = make_trainer(config, training.model)
         learning_rate = learning_rate_schedule(config.optimizer, steps)
         state, counters = training.restore(trainer.init(), stream)
         skipped = counters.get("skipped_updates", 0)
         done = int(state.step) + skipped
         training.check_end(done, steps)
-        validation = None
-        if held_out:
-            validation = Validation(training, trainer, held_out, train.row_length, config.data.max_unreadable)
-        evaluation = RunEvaluation(
-            config, training, plan, stop, lambda params: make_policy(config, training, params), validation
-        )
+        evaluation = make_evaluation(config, training, plan, stop, trainer, held_out)
         evaluation.restore(counters.get("evaluation"))
 
         def save(step: int, position: dict[str, Any], **more: Any) -> None:
@@ -89,8 +66,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
             Feed(stream, lambda records: training.plan(_sequences(records)), training.agree_on_shapes, steps - done)
         )
         stop.begin()
-        if "unwritten" in counters:
-            evaluation.finish(done, steps, state.params, int(state.step), counters["unwritten"])
+        evaluation.begin(done, steps, state.params, int(state.step), counters.get("unwritten"))
         with training.progress("sft", steps, done) as progress:
             for step in range(done + 1, steps + 1):
                 if evaluation.is_over:
@@ -123,6 +99,51 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                 if stopping:
                     training.end_early()
         return training.export(state)
+
+
+def count_steps(config: ConfigDict, data: DatasetMixture) -> int:
+    """The updates that a run makes.
+
+    Raises:
+      ConfigError: there are too few trajectories for one.
+    """
+    train = config.train
+    trajectories = record_count(data, held_out_share=config.data.held_out) * train.epochs
+    if not (steps := train.steps or trajectories // train.batch_size):
+        raise ConfigError(
+            f"{trajectories} trajectories of {data} in config.train.epochs do not fill a batch:"
+            f" config.train.batch_size is {train.batch_size}"
+        )
+    return steps
+
+
+def read_trajectories(config: ConfigDict, data: DatasetMixture, training: TrainingRun) -> Any:
+    """The batches of an SFT experiment; see `trajectory_batches`."""
+    return trajectory_batches(
+        data,
+        training.processor,
+        training.shards.share,
+        order=training.order,
+        settings=LoaderSettings(workers=config.data.workers, max_unreadable=config.data.max_unreadable),
+        cache_bytes=CACHE_BYTES,
+        row_length=config.train.row_length,
+        held_out_share=config.data.held_out,
+    )
+
+
+def make_evaluation(
+    config: ConfigDict,
+    training: TrainingRun,
+    plan: Plan,
+    stop: StopRequest,
+    trainer: Trainer,
+    held_out: list[tuple[str, list[int]]],
+) -> RunEvaluation:
+    """The evaluation of an SFT experiment, with the loss of the held-out records, if there are any."""
+    validation = None
+    if held_out:
+        validation = Validation(training, trainer, held_out, config.train.row_length, config.data.max_unreadable)
+    return RunEvaluation(config, training, plan, stop, lambda params: make_policy(config, training, params), validation)
 
 
 def make_trainer(config: ConfigDict, model: Any) -> Trainer:

@@ -67,6 +67,15 @@ def relative_weights(values: np.ndarray, of_all: np.ndarray, least: float) -> np
     return least + (values - smallest) / spread * (1 - least) / (((of_all - smallest) / spread).mean() + 1e-8)
 
 
+def capped_bonus(values: np.ndarray, advantages: np.ndarray, scale: float, share: float) -> np.ndarray:
+    """What is added to tokens' advantages: scale * value, and no more than |advantage| / share.
+
+    VOGUE (arXiv 2510.01444) does so with how much noise in the image changes a token (1, 2) and with its entropy
+    (0.4, 2); the form is a reconstruction from its abstract and notes.
+    """
+    return np.minimum(scale * values, np.abs(advantages) / share)
+
+
 def largest_in_sequences(values: np.ndarray, lengths: np.ndarray, share: float) -> np.ndarray:
     """Whether each token is among the `ceil(share * length)` of its sequence with the largest values; bool [tokens].
 

@@ -34,14 +34,12 @@ from pixel_reasoner_jax.models.weights import read_config
 from pixel_reasoner_jax.operations import allow_own
 from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wait_for_all
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.processing.preprocessor import PreprocessorFiles
 from pixel_reasoner_jax.processing.sources import use_media_settings
-from pixel_reasoner_jax.rollout.dialogue import Limits
 from pixel_reasoner_jax.rollout.layout import check_cache, rollout_mesh
-from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.signals import telling
 from pixel_reasoner_jax.trackers import find_trackers
 from pixel_reasoner_jax.training.packing import PlannedBatch, Sequence, plan
+from pixel_reasoner_jax.training.policy_settings import policy_settings, say_other_budgets
 from pixel_reasoner_jax.training.resumption import choose_step, set_aside_unlisted
 from pixel_reasoner_jax.training.state import TrainState
 from pixel_reasoner_jax.training.virtual_shards import AgreedBatches, VirtualShards
@@ -89,7 +87,7 @@ class TrainingRun:
             mesh = None  # a mesh of one device would only slow compilation down
         self.shards = VirtualShards(config, mesh)
         config.data.shards = self.shards.count
-        self.order = RecordOrder(config.seed, self.shards.local, self.shards.count)
+        self.order = RecordOrder(config.seed, self.shards.local, self.shards.count, shuffle=config.data.shuffle)
         check_is_no_run(config.model.directory)
         if not (base_directory(config.model.directory) / "config.json").exists():
             hint = download_hint(config.model.directory, "name")
@@ -106,7 +104,7 @@ class TrainingRun:
             config.model.directory, config.processor, position_rule=config.model.position_rule
         )
         if is_main():
-            _say_other_budgets(config)
+            say_other_budgets(config)
         config.processor.update(dataclasses.asdict(self.processor.budgets))
         config.model.position_rule = self.processor.position_rule
         self.settings = policy_settings(config)
@@ -147,10 +145,10 @@ class TrainingRun:
         together = error is None or isinstance(error, RunStopped) or jax.process_count() == 1
         try:
             with self._exit as closing:
+                if self._metrics is not None:
+                    closing.callback(self._metrics.close)  # after the checkpoints: it may wait for trackers
                 if together:  # after another error, the others would not come to write a checkpoint
                     closing.callback(self._checkpoints.close)
-                if self._metrics is not None:
-                    closing.callback(self._metrics.close)
         except Exception as failed:
             error = error or failed
             if not storage_problem(error):
@@ -262,7 +260,7 @@ class TrainingRun:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step, with the seconds of every phase since the last `write`.
 
-        `tokens_per_second` leaves the time of evaluations out.
+        `tokens_per_second` leaves the time of evaluations out. Step 0 has those of the evaluation before the first one.
         """
         self._step = step
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
@@ -270,7 +268,8 @@ class TrainingRun:
         training = total - self._seconds.get("evaluation", 0.0)
         rate = metrics.get("tokens", 0.0) / training if training > 0 else 0.0
         if self._metrics is not None:
-            self._metrics.write(step, {**metrics, **seconds, "seconds": total, "tokens_per_second": rate})
+            rates = {"tokens_per_second": rate} if step else {}
+            self._metrics.write(step, {**metrics, **seconds, "seconds": total, **rates})
         self._seconds = {}
 
     @property
@@ -284,10 +283,10 @@ class TrainingRun:
             self._metrics.trackers.tell(what, *arguments)
 
     def metrics_so_far(self) -> list[dict[str, Any]]:
-        """The metrics of the steps before the one that the run goes on with; none but in the first process."""
+        """The metrics of the steps that were made before the run went on; none but in the first process."""
         if not self._step or not is_main() or not (self._workdir / METRICS).exists():
             return []
-        return [line for line in read_metrics(self._workdir) if line["step"] <= self._step]
+        return [line for line in read_metrics(self._workdir) if 0 < line["step"] <= self._step]
 
     def has_written(self, step: int) -> bool:
         """Whether the run, before it went on, has written the metrics of a step; False but in the first process."""
@@ -375,29 +374,3 @@ def data_sets(config: ConfigDict) -> DatasetMixture:
                 remedy = f"`pixel-reasoner synthesize` makes one, or give a table of `messages` ({table})"
             raise ConfigError(f"{named}, where no data set is complete: {remedy}; docs/data.md shows both")
     return mixture or config.data.path
-
-
-def _say_other_budgets(config: ConfigDict) -> None:
-    """Says on standard error which budgets of the config are not those that the first model was trained with."""
-    saved = PreprocessorFiles.read(config.model.directory).image.get("budgets", {})
-    now = {name: list(value) if isinstance(value, tuple) else value for name, value in config.processor.items()}
-    if other := [name for name in saved if now.get(name) is not None and now[name] != saved[name]]:
-        settings = ", ".join(f"config.processor.{name} = {now[name]} (the model's: {saved[name]})" for name in other)
-        text = f"{config.model.directory} was trained with other budgets, which None in their place takes: {settings}"
-        print(text, file=sys.stderr, flush=True)
-
-
-def policy_settings(config: ConfigDict) -> PolicySettings:
-    """The settings of the trained policy: those of the config, and for the others those of the first model."""
-    settings = PolicySettings.load(config.model.directory)
-    given = {name: value for name, value in config.operations.items() if value is not None}
-    if "names" in given:
-        given["operations"] = given.pop("names")
-    settings = dataclasses.replace(settings, **given)
-    settings.registry()  # a mistake in the names shows before a large model is loaded
-    return dataclasses.replace(settings, limits=rollout_limits(config.rollout)) if "rollout" in config else settings
-
-
-def rollout_limits(rollout: ConfigDict) -> Limits:
-    """The limits that a `rollout` section sets."""
-    return Limits(**{field.name: rollout[field.name] for field in dataclasses.fields(Limits)})

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.named_parts import find_part, numbers_of
 from pixel_reasoner_jax.training import token_weights
+from pixel_reasoner_jax.training.losses import declared
+from pixel_reasoner_jax.training.schedules import is_on, is_scheduled
 from pixel_reasoner_jax.training.token_weights import AGGREGATIONS, CORRECTIONS
 from pixel_reasoner_jax.training.update_view import UpdateView
 
@@ -23,9 +25,9 @@ HostFunction = Callable[[UpdateView, ConfigDict], np.ndarray]
 
 
 def passes_of(part: Any, config: ConfigDict) -> tuple[str, ...]:
-    """The labels of the passes that a function of the update looks at."""
-    passes = getattr(part, "passes", ())
-    return tuple(passes(config) if callable(passes) else passes)
+    """The labels of the passes that a function of the update looks at, or has a gradient through."""
+    named = [one(config) if callable(one) else (one,) for one in declared(part, "passes")]
+    return *(label for labels in named for label in labels), *declared(part, "gradients")
 
 
 def correction_of(config: ConfigDict) -> str:
@@ -74,6 +76,9 @@ unsure.passes = ("present",)
 def clip_cov(view: UpdateView, config: ConfigDict) -> np.ndarray:
     """0 for the tokens that Clip-Cov draws, else 1."""
     present, auxiliary = view.logprobs("present"), config.auxiliary
+    if not auxiliary.clip_cov_fraction:  # as it is scheduled for now
+        view.figure("clip_cov_fraction", np.zeros(len(present)))
+        return np.ones(len(present))
     covariance = token_weights.covariances(present, view["advantages"], view.size)
     covariance[_clipped(view, config.grpo, present - view["logprobs"])] = -np.inf  # they have no loss as it is
     drawn = token_weights.drawn_between(
@@ -108,8 +113,8 @@ def weight_parts(config: ConfigDict) -> list[HostFunction]:
     """What the weights of a policy loss are the product of."""
     parts = {
         correction: correction_of(config) != "none",
-        unsure: config.grpo.entropy_fraction < 1,
-        clip_cov: config.auxiliary.clip_cov_fraction > 0,
+        unsure: config.grpo.entropy_fraction < 1 or is_scheduled(config, "grpo.entropy_fraction"),
+        clip_cov: is_on(config, "auxiliary.clip_cov_fraction"),
     }
     return [part for part, is_on in parts.items() if is_on]
 
@@ -187,7 +192,7 @@ def find_details(asking: Iterable[tuple[str, Any]]) -> dict[str, HostFunction]:
     """
     found: dict[str, HostFunction] = {}
     for name, part in asking:
-        for detail in getattr(part, "details", ()):
+        for detail in declared(part, "details"):
             if isinstance(detail, str) and detail not in DETAILS and ":" not in detail:
                 known = f"known: {', '.join(DETAILS)}, or module:function of your own"
                 raise UserError(f"{name} asks for the detail {detail!r}; {known}")

@@ -39,7 +39,8 @@ class UpdateSchedule:
         """
         train, per_episode = config.train, config.grpo.queries_per_episode
         queries = records * train.epochs
-        responses = planned_responses(config.replay.method, per_episode * config.rollout.samples)
+        samples = config.rollout.samples
+        responses = planned_responses(config.replay.method, per_episode * samples, samples)
         updates_per_episode = -(-responses // train.batch_size)
         steps = train.steps or queries // per_episode * updates_per_episode
         if not steps:

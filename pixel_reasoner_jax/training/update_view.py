@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,19 @@ from pixel_reasoner_jax.parallel import all_gather
 from pixel_reasoner_jax.training.packing import Batch
 from pixel_reasoner_jax.training.token_weights import Size, sequence_means
 from pixel_reasoner_jax.training.virtual_shards import AgreedBatches
+
+
+@dataclasses.dataclass(frozen=True)
+class Linearized:
+    """A part of a loss at the parameters of an update; see `joint_terms`. Arrays are [tokens].
+
+    Attributes:
+      values: at each token; their mean over the tokens of all processes is the part's.
+      slopes: the derivatives of the sum of all values by the log-probability of each token, for each pass by its label.
+    """
+
+    values: np.ndarray
+    slopes: Mapping[str, np.ndarray]
 
 
 class UpdateView:
@@ -89,6 +103,12 @@ class UpdateView:
         """[sequences] of this process: the means over the tokens of each, float64; 0 for one without any."""
         return sequence_means(values, self.lengths)
 
+    @property
+    def turns(self) -> np.ndarray:
+        """int [tokens], which turn of its response each token is of, from 0: a run of tokens that are trained."""
+        places = [np.flatnonzero(sequence.train[1:]) for sequence in self.sequences]
+        return np.concatenate([np.zeros(0, int), *(np.cumsum(np.diff(of, prepend=of[:1]) > 1) for of in places)])
+
     def gathered(self, values: np.ndarray) -> np.ndarray:
         """The values of all processes, which call this together, in ascending order, float64.
 
@@ -104,9 +124,8 @@ class UpdateView:
         """Logs the mean of some values over the update's tokens. All processes call this together."""
         self.figures[name] = self.mean(values)
 
-    def joined(self, scores: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """[tokens] of the arrays of each sequence, which are known by its `id`."""
-        of_each = [scores[id(one)] for one in self.sequences]
+    def joined(self, of_each: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """[tokens] of the log-probabilities and entropies of each sequence."""
         names = of_each[0] if of_each else ("logprobs", "entropy")
         return {name: np.concatenate([np.zeros(0, np.float32), *(of[name] for of in of_each)]) for name in names}
 

@@ -84,10 +84,3 @@ def json_file(path: pathlib.Path) -> Any:
         return parsed(path.read_bytes())
     except OSError:
         return None
-
-
-def finite(value: Any) -> float | None:
-    """A number of JSON that can be drawn; None for all else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < 1e300 else None

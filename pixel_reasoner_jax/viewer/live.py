@@ -33,6 +33,7 @@ EPISODES = 20  # whose samples are shown, the last ones
 LIMIT = 2_000  # trajectories
 REST = 1.0  # seconds between two looks at the run, at least
 IDLE = 30.0  # seconds after which a client that says nothing is let go
+CLIENTS = 32  # that are answered at once, each in a thread; a browser takes 6
 
 TYPES = {
     "html": "text/html; charset=utf-8",
@@ -162,12 +163,27 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class _Server(http.server.ThreadingHTTPServer):
+    """Answers at most `CLIENTS` at once, and lets go of those beyond."""
+
     daemon_threads = True
 
     def __init__(self, view: LiveView, port: int):
         super().__init__((HOST, port), _Handler)
         self.view = view
         self.names = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+        self._free = threading.BoundedSemaphore(CLIENTS)
+
+    def process_request(self, request: Any, address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, address: Any) -> None:
+        try:
+            super().process_request_thread(request, address)
+        finally:
+            self._free.release()
 
     def handle_error(self, *_: Any) -> None:
         """A client that has gone is no error."""

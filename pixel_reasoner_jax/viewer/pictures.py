@@ -14,6 +14,7 @@ from PIL import Image
 from pixel_reasoner_jax.files import storage_problem
 from pixel_reasoner_jax.processing import Picture, load_image
 from pixel_reasoner_jax.processing.decoding import digest
+from pixel_reasoner_jax.report.entries import Shown
 
 FOLDER = "images"
 MAX_BYTES = 2**27  # of an image file
@@ -23,12 +24,9 @@ NAME = re.compile(r"[0-9a-f]{8,64}\.(?:png|jpg|webp|gif|bmp)")
 _STORED = re.compile(r"[0-9a-f]{8,64}\.(?:png|jpg|webp|gif|bmp|ppm|tiff)")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations
 
-Shown = dict[str, Any]
-"""`file` in the folder, its `width` and `height`, and `box` (left, top, right, bottom), if it is a part of the file."""
-
 
 class Pictures:
-    """Writes the images of a view.
+    """Writes the images of a view, which finds each by its `file` in the folder.
 
     Args:
       directory: of the view.

@@ -16,34 +16,24 @@ from typing import Any
 
 from data_pipeline.draft import Draft
 from data_pipeline.exchange.table_source import open_records
+from data_pipeline.inspection.described import described
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.records import RECORDS, RESULTS, ScoredRecord
 from pixel_reasoner_jax.evaluation.trajectories import IMAGES, StoredTrajectories
 from pixel_reasoner_jax.files import as_path, is_remote, storage_problem
 from pixel_reasoner_jax.metrics import FILE as METRICS
+from pixel_reasoner_jax.report.entries import MAX_ITEMS, Entry, Facts, TokenTexts, entry, text_entry
 from pixel_reasoner_jax.report.trajectory_json import to_json_types
 from pixel_reasoner_jax.training.kept_responses import EVALUATIONS
 from pixel_reasoner_jax.training.samples import SAMPLES, LoggedTokens
-from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Trajectory
-from pixel_reasoner_jax.viewer.entries import (
-    MAX_ITEMS,
-    MAX_TEXT,
-    Entry,
-    Facts,
-    TokenTexts,
-    entry,
-    numbers_of,
-    operation_fields,
-    text_entry,
-)
-from pixel_reasoner_jax.viewer.lines import Skipped, finite, json_file, objects_of
+from pixel_reasoner_jax.trajectory import OperationRecord, Trajectory
+from pixel_reasoner_jax.viewer.lines import Skipped, json_file, objects_of
 from pixel_reasoner_jax.viewer.lines import lines_of as whole_lines
 from pixel_reasoner_jax.viewer.pictures import Pictures, Stored
 
 RESPONSES = "responses.jsonl"  # of `generate --queries`
 MOST_SOURCES = 16
-OBJECT_BOXES = ("pixel_box", "object_box", "proposed_box")  # attributes with the box that is asked about
 EVALUATED = "evaluation after "  # how the groups of a run's evaluations begin
 TABLES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -184,6 +174,7 @@ def _scored(record: ScoredRecord, trajectory: Trajectory | None, pictures: Pictu
         categories=names,
         operations=record.operations,
         failed=record.failed,
+        object_box=record.object_box,
         sizes=record.images,
         problem=record.problem,
     )
@@ -221,44 +212,20 @@ def _data_set(
 
         def make(index: int = index) -> Entry:
             record = source[index]
-            return _drafted(record, group, pictures, texts) if isinstance(record, Draft) else _query(record, pictures)
+            if isinstance(record, Draft):
+                return _drafted(record, group(record), pictures, texts)
+            return _query(record, pictures)
 
         yield from _or_skipped(skipped, "record that cannot be read", where, make)
 
 
-def _drafted(draft: Draft, group: Callable[[Draft], str], pictures: Pictures, texts: TokenTexts) -> Entry:
-    attributes = draft.attributes
-    trajectory = draft.without_tokens()
-    terms, trainer = numbers_of(attributes.get("reward_terms")), None
-    if isinstance(attributes.get("tokens"), dict):
+def _drafted(draft: Draft, group: str, pictures: Pictures, texts: TokenTexts) -> Entry:
+    trajectory, facts = described(draft, group)
+    if isinstance(draft.attributes.get("tokens"), dict):
         logged = LoggedTokens.of(draft)
         trajectory.tokens, trajectory.source, trajectory.logprobs = logged.tokens, logged.source, logged.logprobs
-        trainer = logged.trainer_logprobs
-    sample, ended = attributes.get("sample"), attributes.get("ended")
-    trajectory.sample = sample if type(sample) is int and 0 <= sample < 2**31 else 0
-    trajectory.ended = Ended(ended) if ended in list(Ended) else None
-    score = terms.get("correct")
-    facts = Facts(
-        group=group(draft),
-        score=score if score is not None and 0 <= score <= 1 else None,
-        categories=[draft.kind] if draft.kind and draft.kind != "rollout" else [],
-        reward=finite(attributes.get("reward")),
-        advantage=finite(attributes.get("advantage")),
-        terms=terms,
-        object_box=_object_box(attributes),
-        trainer=trainer,
-    )
+        facts.trainer = logged.trainer_logprobs
     return entry(trajectory, facts, pictures, texts)
-
-
-def _object_box(attributes: Mapping[str, Any]) -> list[float] | None:
-    for name in OBJECT_BOXES:
-        box = attributes.get(name)
-        if isinstance(box, list | tuple) and len(box) == 4 and all(finite(number) is not None for number in box):
-            left, top, right, bottom = map(float, box)
-            if 0 <= left < right and 0 <= top < bottom:
-                return [left, top, right, bottom]
-    return None
 
 
 def _query(query: Mapping[str, Any], pictures: Pictures) -> Entry:
@@ -301,12 +268,10 @@ def _answer(fields: Mapping[str, Any], trajectory: Trajectory | None, pictures: 
     tokens = fields.get("tokens")
     tokens = tokens.get("sampled") if isinstance(tokens, dict) else tokens
     given = {**to_json_types(dict(fields)), "id": fields.get("id") or fields.get("query_id"), "tokens": tokens}
-    found = text_entry(given, facts)
-    if isinstance(messages := fields.get("messages"), list):
-        found.detail["messages"] = [_texts(message) for message in messages[:MAX_ITEMS]]
-        calls = [OperationRecord.from_dict({**_CALL, **_plain_call(one)}) for one in made[:MAX_ITEMS]]
-        found.detail["operations"] = [operation_fields(call) for call in calls]
-    return found
+    if not isinstance(messages := fields.get("messages"), list):
+        return text_entry(given, facts)
+    calls = [OperationRecord.from_dict({**_CALL, **_plain_call(one)}) for one in made[:MAX_ITEMS]]
+    return text_entry(given, facts, messages, calls)
 
 
 _CALL = {"turn": 0, "name": None, "arguments": None, "error": None, "boxes": (), "sizes": (), "sources": ()}
@@ -319,13 +284,6 @@ def _plain_call(one: Mapping[str, Any]) -> dict[str, Any]:
         **{name: one[name] for name in ("turn", "name", "error", "sizes") if name in one},
         "arguments": arguments if isinstance(arguments, dict) else None,
     }
-
-
-def _texts(message: Mapping[str, Any]) -> dict[str, Any]:
-    items = [
-        {"text": str(item.get("text", f"[{item.get('type')}]"))[:MAX_TEXT]} for item in message["content"][:MAX_ITEMS]
-    ]
-    return {"role": str(message["role"])[:40], "items": items}
 
 
 def read_results(directory: pathlib.Path) -> Mapping[str, Any]:

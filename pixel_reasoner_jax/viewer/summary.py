@@ -10,8 +10,9 @@ from typing import Any
 from pixel_reasoner_jax.evaluation.intervals import score_interval, wilson
 from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.report.charts import thin
+from pixel_reasoner_jax.report.trajectory_json import finite
 from pixel_reasoner_jax.training.alarms import ALARMS
-from pixel_reasoner_jax.viewer.lines import Skipped, finite, json_file, objects_of
+from pixel_reasoner_jax.viewer.lines import Skipped, json_file, objects_of
 from pixel_reasoner_jax.viewer.sources import EVALUATED, Found, read_results
 
 Row = Mapping[str, Any]

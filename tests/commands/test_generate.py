@@ -225,6 +225,7 @@ def test_a_checkpoint_of_the_quickstart_from_end_to_end(quickstart_model, pictur
     assert "tokens written: " in capsys.readouterr().out
     [saved] = json.loads(page.with_suffix(".json").read_text())["trajectories"]
     assert saved["response"] == response.response and "data:image/" in page.read_text()
+    assert page.read_text().count('<span class="above"') == (response.source == Source.SAMPLED).sum()
 
 
 def test_many_questions_of_a_checkpoint(quickstart_model, picture, tmp_path, capsys):

@@ -72,6 +72,16 @@ def test_the_order_is_that_of_grains_own_shuffle(queries):
     assert sum(taken, []) == [query["id"] for query in expected]
 
 
+def test_records_come_in_their_own_order_where_that_is_wanted(queries):
+    """In every epoch, and over the shards."""
+    order = RecordOrder(7, (0, 1), 2, epochs=2, shuffle=False)
+    taken = [
+        [item["id"] for item in items] for batch in query_batches(queries, 4, order=order) for items in batch.values()
+    ]
+    assert taken[:2] == [["0", "2", "4", "6"], ["1", "3", "5", "7"]]
+    assert sum(taken[::2], []) == [*map(str, range(0, 20, 2))] * 2
+
+
 def test_shards_share_the_records_whoever_reads_them(queries):
     alone = [sum(ids(query_batches(queries, 2, order=RecordOrder(0, (shard,), 3, epochs=1))), []) for shard in range(3)]
     assert [len(part) for part in alone] == [6, 6, 6] and len(set(sum(alone, []))) == 18

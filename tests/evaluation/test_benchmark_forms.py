@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from pixel_reasoner_jax.evaluation.benchmarks import Item, UnreadableItem, open_benchmark
 from pixel_reasoner_jax.evaluation.scorers import SCORERS
@@ -134,6 +135,25 @@ def test_vstar_image_files_are_shuffled(tmp_path):
     assert benchmark[4].categories == {"subset": "relative_position"}
     again = open_benchmark("vstar", tmp_path)
     assert [benchmark[i].order for i in range(3)] == [again[i].order for i in range(3)]
+
+
+def test_vstar_knows_where_its_objects_are(tmp_path):
+    """By the JSON file of each image, also where the list of questions is read; odd ones say nothing."""
+    boxes = [[[8, 6, 16, 12]], [[0, 0, 40, 30], [20, 15, 10, 6]], [[1, 2, 3]], [[10**400, 0, 1, 1], "x", None], 7]
+    rows = []
+    for number, bbox in enumerate(boxes):
+        write_image(tmp_path / f"direct_attributes/sa_{number}.jpg", number)
+        fields = {"bbox": bbox, "question": "Which?", "options": ["right", "b"]}
+        write_json(tmp_path / f"direct_attributes/sa_{number}.json", fields)
+        row = {"text": TWO_TEXT, "label": "A", "category": "direct_attributes", "question_id": str(number)}
+        rows.append(row | {"image": f"direct_attributes/sa_{number}.jpg"})
+    (tmp_path / "direct_attributes/sa_4.json").write_text("[" * 100_000)
+    width, height = Image.open(tmp_path / "direct_attributes/sa_0.jpg").size
+    expected = [(8, 6, 24, 18), (20, 15, 30, 21), None, None, None]
+    expected = [box and tuple(a / b for a, b in zip(box, (width, height) * 2, strict=True)) for box in expected]
+    assert [item.object_box for item in list(open_benchmark("vstar", tmp_path))[:4]] == expected[:4]
+    write_lines(tmp_path / "test_questions.jsonl", rows)
+    assert [item.object_box for item in open_benchmark("vstar", tmp_path)] == expected
 
 
 def test_always_the_first_letter_is_chance(tmp_path):

@@ -30,7 +30,7 @@ def opened(tmp_path, *queries):
 def test_queries_are_items(tmp_path):
     benchmark = opened(
         tmp_path,
-        query("a", category="colour", difficulty=3),
+        query("a", category="colour", difficulty=3, boxes=[{"xyxy": [8, 6, 16, 12]}]),
         query("b", answer=["red", "scarlet"]),
         query("c", options=["(A) green", "(B) red"], category={"kind": "colour", "odd": ["x"]}),
         query("c", options=["green", "red"], answer="B"),
@@ -44,6 +44,7 @@ def test_queries_are_items(tmp_path):
     assert [item.id for item in items] == ["a", "b", "c#2", "c#3", "d", "e", "f", "g", "h"]
     assert [item.id for item in items if isinstance(item, UnreadableItem)] == ["d", "e", "f"]
     assert items[0].categories == {"category": "colour", "difficulty": "3"} and items[0].cluster == items[1].cluster
+    assert items[0].object_box == (0.25, 0.25, 0.5, 0.5) and items[1].object_box is None
     assert items[1].answers == ("red", "scarlet") and items[2].categories == {"kind": "colour"}
     assert [items[n].options for n in (2, 3)] == [("green", "red")] * 2 and [items[n].letter for n in (2, 3)] == [
         "B",

@@ -13,7 +13,7 @@ import pytest
 from experiments import learning_trap as trap
 from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.metrics import read_metrics
-from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training import rl_episode
 from tests.conftest import REPOSITORY
 from tests.training.conftest import let_luck_pay
 
@@ -39,8 +39,8 @@ def test_arms_run_and_go_on(start, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trap, "start_model", lambda *arguments: start / "model")
     let_luck_pay(monkeypatch)
     assert run_quick(tmp_path, "curiosity") == 0
-    lucky = rl.collect
-    monkeypatch.setattr(rl, "collect", lambda *arguments: (lucky(*arguments)[0], np.zeros((2, 4))))
+    lucky = rl_episode.collect
+    monkeypatch.setattr(rl_episode, "collect", lambda *arguments: lucky(*arguments)._replace(correct=np.zeros((2, 4))))
     assert run_quick(tmp_path, "no_curiosity") == 0  # nothing pays: there is no update
     output = capsys.readouterr()
     assert "no_curiosity, seed 3: evaluated at its start, since no update was made" in output.err

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import packing
 from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.config_values import OPEN
 from pixel_reasoner_jax.plan.chips import Chip
 from pixel_reasoner_jax.plan.lengths import Group, Turn, method_groups
 from pixel_reasoner_jax.plan.measure import Phase
@@ -71,3 +72,7 @@ def test_passes_that_score_are_counted(config):
     phase = Phase("grpo_update", 1, True, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, "arithmetic", 1.0, works=works)
     config.grpo.correction, config.auxiliary.kl = "tis", 0.1
     assert update_seconds([1024], config, phase, CHIP)["arithmetic"] == 20 + 2 * 7
+    config.passes.masked = dict(OPEN["passes"], context="masked", strength=0.5)  # which nothing asks for
+    assert update_seconds([1024], config, phase, CHIP)["arithmetic"] == 20 + 2 * 7
+    config.passes.masked.entropy = 0.1  # its sequences join the update as further rows
+    assert update_seconds([1024], config, phase, CHIP)["arithmetic"] == 2 * 20 + 3 * 7

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,19 @@ def rewards_of(recipe: str, group: Sequence[Trajectory], correct: Sequence[float
     terms = find_terms(load_config(recipe).rewards.terms)
     values = evaluate_terms(terms, responses_of(recipe, group, correct, *args, **more))
     return weighted_sum(terms, values)[0], {label: value[0] for label, value in values.items()}
+
+
+class View(types.SimpleNamespace):
+    """A `training.update_view.UpdateView` made by hand: attributes, `scores` of its passes, and `arrays` of items."""
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def logprobs(self, label: str) -> np.ndarray:
+        return self.scores[label]
+
+    def figure(self, name: str, values: np.ndarray) -> None:
+        pass
 
 
 @dataclasses.dataclass(frozen=True)

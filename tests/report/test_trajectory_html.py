@@ -1,5 +1,6 @@
 """Trajectories as HTML: complete, bounded, and safe whatever the model wrote."""
 
+import re
 import types
 
 import numpy as np
@@ -146,3 +147,22 @@ def test_a_picture_that_is_gone(make_trajectory, outline):
     page = trajectory_html(make_trajectory(messages=[message("user", item), message("assistant", text("?"))]))
     outline(page)
     assert "not available" in page
+
+
+class HostileTexts:
+    """Every token is the same hostile text."""
+
+    known = True
+
+    def __call__(self, token):
+        return EVIL
+
+
+def test_tokens_are_shaded_where_their_texts_are_known(make_trajectory, outline):
+    logprobs = np.array([0, 0, 0, 0, -2, 0, 0, -np.inf, -9, -0.01], np.float32)
+    trajectory = make_trajectory(logprobs=logprobs)
+    assert "log-probabilities" not in trajectory_html(trajectory)
+    page = trajectory_html(trajectory, texts=HostileTexts())
+    assert outline(page).tags.count("script") == 0
+    assert re.findall(r'style="--share:(\d+)%"', page) == ["0", "50", "100", "0"]  # one has no finite one
+    assert page.count("<summary>log-probabilities</summary>") == 2

@@ -13,7 +13,7 @@ from pixel_reasoner_jax.trajectory import OperationRecord
 def test_round_trip(make_trajectory):
     content = trajectory_dict(make_trajectory(), correct=1)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
-    assert content["tokens"] == {"total": 10, "prompt": 3, "sampled": 5, "observation": 2}
+    assert content["tokens"] == {"total": 10, "prompt": 3, "sampled": 5, "observation": 2, "given": 0}
     assert content["ended"] == "answer" and content["correct"] == 1.0 and content["policy_version"] is None
     assert trajectory_dict(make_trajectory(policy_version=3))["policy_version"] == 3
     assert content["operations"][0]["boxes"] == [[40, 30, 240, 180]]

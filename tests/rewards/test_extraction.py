@@ -31,6 +31,7 @@ from pixel_reasoner_jax.rewards import answer_reward, extract_answer
         ("", None),
         ("\\\\boxed{A}", "A"),
         ("Answer:\ncat", "cat"),
+        ("<think>so</think><action>output answer: B. red</action>", "B. red"),
         ("**Final Answer**: (A)", "(A)"),
         (r"\boxed{A", None),
     ],

@@ -71,7 +71,9 @@ def opened(url):
 
 def test_a_conversation_with_a_crop_in_between(server, policy):
     server.reply, events = script(CALL, RIGHT), []
-    [[trajectory]] = policy().rollout(queries(1, answer="red"), temperature=0.0, on_event=events.append)
+    asked = queries(1, answer="red", pixel_box=[56, 42, 112, 84])
+    [[trajectory]] = policy().rollout(asked, temperature=0.0, on_event=events.append)
+    assert trajectory.object_box == (0.25, 0.25, 0.5, 0.5)
     first, second = server.requests
     system, user = first["messages"]
     assert system["role"] == "system" and '"name": "crop_image_normalized"' in system["content"]

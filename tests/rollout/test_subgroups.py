@@ -158,8 +158,13 @@ def test_settings_that_do_not_go_together_are_named():
     assert subgroups_of().are_alike and not subgroups_of(("a", [("samples", 8), ("prefix", "x")])).are_alike
     with pytest.raises(ConfigError, match="rollout.samples is 8, but the sub-groups .* have 7 responses"):
         subgroups_of(("a", [("samples", 4)]), ("b", [("samples", 3)]))
-    with pytest.raises(ConfigError, match="subgroups.a.needs is 'b': it must be the label of a sub-group that stands"):
-        subgroups_of(("a", [("samples", 4), ("needs", "b")]), ("b", [("samples", 4)]))
+    with pytest.raises(ConfigError, match="subgroups.b.needs is 'a': it must be the label of a sub-group"):
+        subgroups_of(("a", [("samples", 4), ("needs", "b")]), ("b", [("samples", 4), ("needs", "a")]))
+    with pytest.raises(ConfigError, match="subgroups.a.needs is 'c'"):
+        subgroups_of(("a", [("samples", 8), ("needs", "c")]))
+    found = subgroups_of(("b", [("samples", 4)]), ("a", [("samples", 4), ("needs", "b")]))
+    assert [[one.label for one in stage] for stage in found.stages()] == [["b"], ["a"]]
+    assert found.labels.tolist() == ["a"] * 4 + ["b"] * 4
     with pytest.raises(UserError, match="unknown change of images|one of 'as_they_are'"):
         subgroups_of(("a", [("samples", 8), ("images", "blurred")]))
     found = subgroups_of(("a", [("samples", 4), ("compared", "x")]), ("b", [("samples", 4), ("counted", False)]))

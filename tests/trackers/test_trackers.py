@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 import types
 
 import pytest
 from PIL import Image
 
 from pixel_reasoner_jax import config_values, trackers
-from pixel_reasoner_jax.errors import RunStopped, UserError
+from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import MetricWriter, read_metrics
-from pixel_reasoner_jax.trackers import TRACKERS, TrackedRun, TrackedSample, Tracker, Trackers
+from pixel_reasoner_jax.trackers import TRACKERS, TrackedRun, TrackedSample, Tracker
 from pixel_reasoner_jax.trackers.tracker import sheet
 from pixel_reasoner_jax.training import samples
 
@@ -54,14 +56,31 @@ class Taker(Tracker):
         samples.clear()
 
 
+class Hanging(Tracker):
+    """Hangs where it is told to."""
+
+    where = ""
+
+    def __init__(self, run):
+        super().__init__(run)
+        self.wait("begins")
+
+    def wait(self, where):
+        if where == self.where:
+            hung.wait()
+
+    def figures(self, step, values):
+        self.wait("figures")
+
+    def close(self):
+        self.wait("close")
+
+
 def never(run):
     raise TimeoutError("no server")
 
 
-def stopped(run):
-    raise RunStopped("SIGTERM")
-
-
+hung = threading.Event()
 runs: list[Kept] = []
 HERE = "tests.trackers.test_trackers"
 
@@ -83,11 +102,12 @@ def test_a_tracker_that_fails_is_named_and_left_out_and_ends_nothing(tmp_path, c
             writer.write(step, {"loss": 1.0})
     assert len(read_metrics(tmp_path)) == 8
     messages = [record.getMessage() for record in caplog.records]
-    assert messages[0] == f"tracker '{HERE}:never' has not begun and is left out: TimeoutError: no server"
+    messages.remove(f"tracker '{HERE}:never' has not begun and is left out: TimeoutError: no server")
     failed = [f"tracker '{HERE}:Broken' has failed (figures): {why}" for why in ("ConnectionError: no route",)]
-    assert messages[1] == failed[0] and messages[2].endswith("SystemExit: gone away")
-    assert messages[3:6] == failed * 3  # after step 3 it began anew to fail
-    assert messages[6].endswith("is left out from here on, after 3 failures in a row") and len(messages) == 7
+    assert messages[0] == failed[0] and messages[1].endswith("SystemExit: gone away")
+    assert messages[2:5] == failed * 3  # after step 3 it began anew to fail
+    assert messages[5].endswith("is left out from here on, after 3 failures in a row") and len(messages) == 6
+    assert writer.trackers is not None and not writer.trackers  # all have ended
     assert len([told for told in runs[-1].told if told[0] == "figures"]) == 8
 
 
@@ -98,9 +118,30 @@ def test_what_a_tracker_takes_away_others_have(tmp_path):
     assert runs[-1].told[:2] == [("figures", 1, {"loss": 0.5}), ("samples", 1, [SAMPLE])]
 
 
-def test_a_run_that_is_to_stop_stops_in_a_tracker_too(tmp_path):
-    with pytest.raises(RunStopped):
-        Trackers((f"{HERE}:stopped",), TrackedRun("run", tmp_path, tmp_path, {}))
+@pytest.mark.parametrize("where", ["begins", "figures", "close"])
+def test_a_tracker_that_hangs_holds_nothing_up(where, tmp_path, monkeypatch, caplog):
+    """The run ends, the others have all, and what it was told takes no more memory than is given to it."""
+    monkeypatch.setattr(trackers, "END_SECONDS", 0.2)
+    hung.clear()
+    monkeypatch.setattr(Hanging, "where", where)
+    with MetricWriter(tmp_path, 0, (f"{HERE}:Hanging", f"{HERE}:Kept")) as writer:
+        (hanging, _) = writer.trackers._followers
+        for step in range(1, 400):
+            writer.write(step, {"loss": 1.0})
+            writer.trackers.tell("samples", step, [SAMPLE])
+            writer.trackers.tell("flush")
+            # That the others keep up is no matter of luck.
+            while len(runs[-1].told) < 3 * step or (where == "close" and hanging._told):
+                time.sleep(0.0001)
+        assert len(hanging._told) <= 256 + 2 + 1
+    hung.set()
+    assert len(read_metrics(tmp_path)) == 399
+    assert len([told for told in runs[-1].told if told[0] == "figures"]) == 399 and runs[-1].told[-1] == ("close",)
+    messages = [record.getMessage() for record in caplog.records]
+    behind = f"tracker '{HERE}:Hanging' does not keep up: it has lost samples, and may lose more"
+    assert messages == ([behind] if where != "close" else []) + [
+        f"tracker '{HERE}:Hanging' has not ended in time: what it has not written yet is lost"
+    ]
 
 
 def test_names_of_trackers(monkeypatch):

@@ -1,21 +1,25 @@
 """A run's inputs in miniature: an initial model directory and stored trajectories and queries of the pixel world."""
 
 import copy
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from data_pipeline import lessons
-from data_pipeline.records import write_records
+from data_pipeline.pipeline import render_trajectory
+from data_pipeline.records import RecordSource, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands.quickstart import make_initial_model
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
-from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training import rl, rl_episode, sft
+from pixel_reasoner_jax.training.packing import Sequence
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +32,26 @@ def start(tmp_path_factory):
     write_records(directory / "trajectories", "trajectory", map(write, PixelSearch(24, "sft")))
     write_records(directory / "queries", "query", (seed.query() for seed in PixelSearch(8, "rl")))
     return directory
+
+
+@pytest.fixture(scope="session")
+def sequences_of_two_queries(start):
+    """Four responses with crops, two to each of two queries, whose image the two share."""
+    processor = Processor.from_pretrained(start / "model")
+    rng, source = np.random.default_rng(0), RecordSource(start / "trajectories", "trajectory")
+    made = []
+    for index in range(4):
+        trajectory = render_trajectory(source[index], processor)
+        count = len(trajectory.tokens)
+        trajectory.logprobs = -rng.exponential(size=count).astype(np.float32)
+        trajectory.temperatures = np.where(trajectory.train, 0.7, 1.0).astype(np.float32)
+        made.append(Sequence.of(trajectory, float(rng.normal())))
+    for first in (0, 2):
+        one, other = made[first : first + 2]
+        query = dict(query_id=f"query {first}")
+        made[first] = dataclasses.replace(one, **query)
+        made[first + 1] = dataclasses.replace(other, media=[one.media[0], *other.media[1:]], **query)
+    return made
 
 
 @pytest.fixture
@@ -61,7 +85,7 @@ def uninterrupted(start, tmp_path_factory) -> Callable[[str], pathlib.Path]:
 
 def let_luck_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model earns nothing, which leaves nothing to learn: here its tokens decide how right a response is."""
-    collect = rl.collect
+    collect = rl_episode.collect
 
     def by_luck(*arguments):
         found = collect(*arguments)
@@ -70,7 +94,7 @@ def let_luck_pay(monkeypatch: pytest.MonkeyPatch) -> None:
                 row[:] = [trajectory.tokens.sum() % 97 / 97 for trajectory in group]
         return found
 
-    monkeypatch.setattr(rl, "collect", by_luck)
+    monkeypatch.setattr(rl_episode, "collect", by_luck)
 
 
 def make_sft_config(start, workdir) -> ConfigDict:

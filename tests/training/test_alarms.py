@@ -85,8 +85,12 @@ def test_what_is_as_it_was_asked_for_is_no_alarm(config):
     assert sounding(rare * 5, config) == []
     config.rewards.terms.bonus.weight, config.curiosity.alpha = 1.0, 0.0
     assert sounding(rare * 5, config) == []
-    config.rollout.max_operations = 0
+    config.operations.names = ()  # none is offered
     assert sounding([HEALTHY | {"rapr": 0.0}] * 5, config) == []
+    config.operations.names, config.rollout.max_operations = ("zoom_image",), 0
+    assert sounding([HEALTHY | {"rapr": 0.0}] * 5, config) == []
+    config.rollout.max_operations = 1
+    assert sounding([HEALTHY | {"rapr": 0.0}] * 5, config) == ["rapr"]
     assert sounding([HEALTHY | {"logprob_difference": 0.03}], config) == []
     config.model.dtype = "float32"
     assert sounding([HEALTHY | {"logprob_difference": 0.03}], config) == ["mismatch"]

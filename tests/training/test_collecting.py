@@ -10,11 +10,11 @@ from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups
-from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training import rl, rl_episode
 from pixel_reasoner_jax.training.collecting import Collected, collect
 from pixel_reasoner_jax.training.credit import find_credit, turns
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
-from pixel_reasoner_jax.training.grpo import reward_groups
+from pixel_reasoner_jax.training.grpo import reward_groups, why_no_update
 from pixel_reasoner_jax.trajectory import Ended, Source
 from tests.training.test_grpo import WORKED, response
 
@@ -57,6 +57,19 @@ def test_a_subgroup_is_asked_where_the_one_that_it_needs_is_right_enough():
     figures = rewarded.metrics()
     assert figures["accuracy"] == 0.5 and figures["accuracy_look"] == 0.25 and figures["rapr_reason"] == 0
     assert rewarded.failed_queries == 0
+
+
+def test_an_episode_that_asked_no_subgroup_that_counts_says_so():
+    """As PEARL's, whose model cannot see yet."""
+    subgroups = Subgroups([Subgroup("look", 2, counted=False), Subgroup("reason", 6, needs="look")])
+    answers = {(row, column): 4 for row in (0, 1) for column in (0, 1)}
+    found = collect(answering(answers), None, QUERIES, subgroups, Pool())
+    config = load_config("rl_qwen2_5_vl_7b")
+    config.grpo.queries_per_episode = 2
+    rewarded = reward_groups(found, config, CURIOSITY, None, subgroups)
+    figures = {**rewarded.metrics(), "failed_queries": 0, "answers_unchecked": 0}
+    assert "accuracy" not in figures and figures["accuracy_look"] == 0
+    assert why_no_update(figures, config).startswith("no response to any of 2 queries counts: the sub-groups that do")
 
 
 def test_scores_and_given_responses_of_ones_own():
@@ -135,14 +148,14 @@ def test_credit_goes_to_turns_and_tokens(monkeypatch):
 def test_a_run_with_subgroups_of_every_kind(rl_config, luck_pays, monkeypatch):
     """Noise, words that a response begins with, no operations, and the data's response, whose tokens are scored."""
     scored = []
-    fill = rl.with_logprobs
+    fill = rl_episode.with_logprobs
 
     def seen(sequences, *rest):
         filled = fill(sequences, *rest)
         scored.extend(one for one in filled.values() if one.given is not None)
         return filled
 
-    monkeypatch.setattr(rl, "with_logprobs", seen)
+    monkeypatch.setattr(rl_episode, "with_logprobs", seen)
     monkeypatch.setitem(globals(), "answer_first", lambda query: "The digit is \\boxed{3}.")
     entries = {
         "noisy": dict(samples=1, images="noisy", strength=0.2, clean=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import pathlib
 import shutil
@@ -19,7 +20,7 @@ from data_pipeline.exchange.exporting import export_table
 from data_pipeline.pipeline import held_out, record_count, trajectory_batches
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.commands.export import export
-from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.config import load_config, save_config
 from pixel_reasoner_jax.errors import CheckpointError, RunStopped
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import Budgets, Processor
@@ -49,6 +50,11 @@ def monitoring(listener):
 
 def untimed(workdir: pathlib.Path) -> list[dict]:
     return [{k: v for k, v in line.items() if not k.startswith(TIMED)} for line in read_metrics(workdir)]
+
+
+def without_evaluations(lines: list[dict]) -> list[dict]:
+    """The lines of steps without their evaluations, and without that before the first step."""
+    return [{k: v for k, v in line.items() if not k.startswith("evaluation/")} for line in lines if line["step"]]
 
 
 def steps_of(workdir) -> list[int]:
@@ -83,10 +89,11 @@ def evaluated_sft(start, tmp_path_factory):
 def test_the_loss_is_the_token_mean_and_training_is_as_without_it(evaluated_sft, uninterrupted):
     assert_same_model(uninterrupted("sft"), evaluated_sft)
     lines, before = untimed(evaluated_sft.parent), untimed(uninterrupted("sft").parent)
+    assert set(lines[0]) == {"step", "evaluation/loss", "evaluation/sampled_and_scored_tokens"}
     losses = [line["evaluation/loss"] for line in lines]
     assert losses == sorted(losses, reverse=True)  # it learns its own data
     assert all(line["evaluation/sampled_and_scored_tokens"] > 0 for line in lines)
-    assert [{k: v for k, v in line.items() if not k.startswith("evaluation/")} for line in lines] == before
+    assert without_evaluations(lines) == before
     assert read_best(evaluated_sft.parent) == {"step": 4, "metric": "loss", "value": losses[-1], "rule": "smallest"}
 
 
@@ -95,8 +102,10 @@ def test_the_loss_of_all_records_is_that_of_an_update_on_all(sft_config):
     config = with_loss(sft_config)
     config.evaluation.queries = 24
     config.train.update(dict(batch_size=24, steps=2))
-    first, second = read_metrics(sft.run(config).parent)
-    np.testing.assert_allclose(first["evaluation/loss"], second["loss"], rtol=1e-6)
+    lines = read_metrics(sft.run(config).parent)
+    for before, after in itertools.pairwise(lines):  # from that of the model that the run begins with on
+        np.testing.assert_allclose(before["evaluation/loss"], after["loss"], rtol=1e-6)
+    assert [line["step"] for line in lines] == [0, 1, 2]
 
 
 @pytest.mark.slow
@@ -111,10 +120,10 @@ def test_sft_is_scored_on_queries_too_and_trains_as_without(sft_config, start, u
     model = sft.run(sft_config)
     assert_same_model(uninterrupted("sft"), model)
     lines = [line for line in read_metrics(model.parent) if "evaluation/data/score" in line]
-    assert [line["step"] for line in lines] == [2, 4]
-    assert all(line["evaluation/pixel_search/tokens"] > 0 for line in lines)
-    tokens = [line["evaluation/pixel_search/tokens"] for line in lines]
-    assert read_best(model.parent)["step"] == (2 if tokens[0] <= tokens[1] else 4)
+    assert [line["step"] for line in lines] == [0, 2, 4]
+    tokens = {line["step"]: line["evaluation/pixel_search/tokens"] for line in lines}
+    assert all(count > 0 for count in tokens.values())
+    assert read_best(model.parent)["step"] == min(tokens, key=tokens.get)
 
 
 @pytest.mark.slow
@@ -129,18 +138,18 @@ def test_two_processes_evaluate_as_one(phase, request, start, tmp_path):
         execute(script, phase, config, count)
     one, two = (pathlib.Path(config.workdir).parent / name for name in ("one", "two"))
     assert_equal(one, two)
-    assert [key for key in read_metrics(two)[0] if key.startswith("evaluation/")]
+    assert all(any(key.startswith("evaluation/") for key in line) for line in read_metrics(two))
     assert read_best(one)["step"] == read_best(two)["step"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize("at", [0, 2, 4])
 def test_sft_goes_on_as_unbroken_from_a_stop_within_an_evaluation(at, evaluated_sft, sft_config, monkeypatch):
     config, loss, calls = with_loss(sft_config), Validation.loss, []
 
     def stopped(self, params, asked):
         calls.append(1)
-        if len(calls) == at:
+        if len(calls) == at + 1:
             signal.raise_signal(signal.SIGTERM)
         return loss(self, params, asked)
 
@@ -148,7 +157,7 @@ def test_sft_goes_on_as_unbroken_from_a_stop_within_an_evaluation(at, evaluated_
         patch.setattr(Validation, "loss", stopped)
         with pytest.raises(RunStopped):
             sft.run(config)
-    assert len(read_metrics(config.workdir)) == at - 1 and at in steps_of(config.workdir)
+    assert len(read_metrics(config.workdir)) == at and (at in steps_of(config.workdir) or not at)
     resumed = sft.run(config, resume=True)
     assert_same_model(evaluated_sft, resumed)
     assert untimed(resumed.parent) == untimed(evaluated_sft.parent)
@@ -165,7 +174,7 @@ def scripted(monkeypatch, losses):
 def test_the_best_is_kept_and_exported_though_newer_ones_are_many(sft_config, monkeypatch, tmp_path, caplog):
     config = with_loss(sft_config)
     config.train.update(dict(keep_checkpoints=1, checkpoint_every=1, steps=4))
-    scripted(monkeypatch, [3.0, 1.0, 1.0, 2.0])
+    scripted(monkeypatch, [4.0, 3.0, 1.0, 1.0, 2.0])
     sft.run(config)
     assert steps_of(config.workdir) == [2, 4]
     assert read_best(config.workdir)["step"] == 2  # of equal ones the earlier
@@ -179,14 +188,14 @@ def test_a_run_ends_when_its_patience_does_and_stays_ended(sft_config, monkeypat
     config = with_loss(sft_config)
     config.train.update(dict(checkpoint_every=100, keep_checkpoints=1))
     config.evaluation.patience = 2
-    scripted(monkeypatch, [1.0, 2.0, float("nan")])
+    scripted(monkeypatch, [1.5, 1.0, 2.0, float("nan")])
     model = sft.run(config)
-    assert [line["step"] for line in read_metrics(config.workdir)] == [1, 2, 3]
+    assert [line["step"] for line in read_metrics(config.workdir)] == [0, 1, 2, 3]
     assert steps_of(config.workdir) == [1, 3]
     assert "has not become better in 2 evaluations; the best is 1 after 1" in caplog.text
     written = (model / "model.safetensors").read_bytes()
     assert (sft.run(config, resume=True) / "model.safetensors").read_bytes() == written
-    assert len(read_metrics(config.workdir)) == 3
+    assert len(read_metrics(config.workdir)) == 4
 
 
 @pytest.mark.slow
@@ -194,7 +203,7 @@ def test_a_best_that_is_gone_is_forgotten(sft_config, monkeypatch, caplog):
     config = with_loss(sft_config)
     config.train.update(dict(checkpoint_every=1))
     config.evaluation.every = 2
-    scripted(monkeypatch, [1.0, 2.0, 0.5])
+    scripted(monkeypatch, [2.0, 1.0, 2.0, 0.5])
     interrupted(monkeypatch, sft.run, config, after=4)
     assert steps_of(config.workdir)[-1] == 3
     shutil.rmtree(pathlib.Path(config.workdir) / "checkpoints" / "2")
@@ -220,7 +229,7 @@ def evaluated_rl(start, tmp_path_factory):
         let_luck_pay(patch)
         patch.setattr(evaluation.RunEvaluation, "after", counted)
         model = rl.run(with_queries(make_rl_config(start, tmp_path_factory.mktemp("evaluated")), start))
-    assert counts[1:] == [0, 0, 0]  # nothing is compiled after the first one
+    assert counts[1:] == [0, 0, 0, 0]  # nothing is compiled after the first one
     return model
 
 
@@ -231,26 +240,27 @@ def test_rl_trains_as_without_evaluations(evaluated_rl, uninterrupted):
     for line in lines:
         assert 0 <= line["evaluation/data/score"] <= 1 and line["evaluation/data/tokens"] > 0
     assert all(line["seconds_evaluation"] > 0 for line in read_metrics(evaluated_rl.parent))
-    assert [{k: v for k, v in line.items() if not k.startswith("evaluation/")} for line in lines] == before
+    assert without_evaluations(lines) == before
     assert read_best(evaluated_rl.parent)["metric"] == "data/score"
 
 
 @pytest.mark.slow
 def test_rl_goes_on_as_unbroken(evaluated_rl, rl_config, start, monkeypatch, luck_pays):
-    """Stopped in the evaluation after episode 2, and killed in episode 4, after whose first checkpoint it goes on."""
+    """Stopped in the evaluation after episode 2, and in the one before the first episode."""
     config, answer, calls = with_queries(rl_config, start), evaluation.answer, []
 
     def stopped(*arguments):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) in (1, 4):
             signal.raise_signal(signal.SIGTERM)
         return answer(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "answer", stopped)
-        with pytest.raises(RunStopped):
-            rl.run(config)
-    assert len(read_metrics(config.workdir)) == 1
+        for resume, written in ((False, 0), (True, 2)):
+            with pytest.raises(RunStopped):
+                rl.run(config, resume=resume)
+            assert len(read_metrics(config.workdir)) == written
     resumed = rl.run(config, resume=True)
     assert_same_model(evaluated_rl, resumed)
     assert untimed(resumed.parent) == untimed(evaluated_rl.parent)
@@ -297,7 +307,7 @@ class Recorded:
     """A run that notes what is asked of it."""
 
     def __init__(self, workdir: pathlib.Path):
-        self.workdir, self.kept, self.saved = workdir, [], set()
+        self.workdir, self.kept, self.saved, self.lines = workdir, [], set(), {}
         self.settings, self.processor = PolicySettings(), types.SimpleNamespace(budgets=Budgets())
 
     def phase(self, _):
@@ -311,6 +321,15 @@ class Recorded:
 
     def wait_for_checkpoints(self):
         pass
+
+    def has_written(self, step):
+        return step in self.lines
+
+    def write(self, step, metrics):
+        self.lines[step] = metrics
+
+    def end_early(self):
+        raise RunStopped
 
 
 def evaluated(config, workdir, losses):
@@ -353,6 +372,42 @@ def test_when_it_is_made_and_what_it_means(tmp_path):
     assert not gone.is_over and not (tmp_path / FILE).exists()
     gone.after(2, 7, None, 2)
     assert gone.is_best
+
+
+def test_the_model_that_a_run_begins_with_is_evaluated_first(tmp_path, caplog):
+    config = load_config("sft_qwen2_5_vl_7b", [("evaluation.every", "2"), ("evaluation.patience", "2")])
+    run, training = evaluated(config, tmp_path, [0.5, 0.75, 0.5])
+    run.begin(0, 9, None, 0, None)
+    assert training.lines == {0: {"evaluation/loss": 0.5, "evaluation/sampled_and_scored_tokens": 7}}
+    assert read_best(tmp_path) == {"step": 0, "metric": "loss", "value": 0.5, "rule": "smallest"}
+    run.after(2, 9, None, 2)
+    again, training = evaluated(config, tmp_path, [0.5])  # it goes on: there is no checkpoint 0 that could be gone
+    again.restore(run.to_json())
+    again.begin(2, 9, None, 2, None)
+    assert not training.lines and not again.is_over and read_best(tmp_path)["step"] == 0
+    again.after(4, 9, None, 4)
+    again.say_end(4)
+    assert again.is_over and "the best is 0.5 of the model that the run began with" in caplog.text
+    assert "gone" not in caplog.text and set(training.kept) <= {None}
+
+    (tmp_path / "checkpoints").mkdir()
+    config.model.directory = "models/first"
+    save_config(config, tmp_path)
+    with pytest.raises(CheckpointError, match="the model that its run began with, models/first: no evaluation after"):
+        export(tmp_path, tmp_path / "out", step="best")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_that_is_stopped_before_the_first_step_writes_nothing(tmp_path):
+    config = load_config("sft_qwen2_5_vl_7b", [("evaluation.every", "2")])
+    run, training = evaluated(config, tmp_path, [])
+    run._validation = types.SimpleNamespace(loss=lambda *_: None)
+    with pytest.raises(RunStopped):
+        run.begin(0, 9, None, 0, None)
+    off, _ = evaluated(config, tmp_path, [])
+    off._plan = evaluation.Plan({}, False, "", "greatest")
+    off.begin(0, 9, None, 0, None)
+    assert not training.lines and not (tmp_path / FILE).exists()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from pixel_reasoner_jax.processing import Budgets
 from pixel_reasoner_jax.rollout.settings import PolicySettings
 from pixel_reasoner_jax.training import kept_responses, rl
 from pixel_reasoner_jax.training.evaluation import Plan, RunEvaluation
-from pixel_reasoner_jax.training.samples import drop_samples_after
 from pixel_reasoner_jax.training.stopping import StopRequest
 from tests.evaluation.scripted import ScriptedPolicy, picture, trajectory
 from tests.training.test_evaluation import Recorded, with_queries
@@ -59,7 +58,7 @@ def test_they_replace_those_of_before_and_end_nothing(tmp_path, monkeypatch, cap
         kept_responses.store(tmp_path, 7, answers(2))
     assert [record.id for record in read_records(folder)] == ["q0"] and "what a model wrote" in caplog.text
     (tmp_path / "evaluations" / "00008").mkdir()
-    drop_samples_after(tmp_path, 7)
+    kept_responses.drop_after(tmp_path / "evaluations", 7)
     assert [path.name for path in (tmp_path / "evaluations").iterdir()] == ["00007"]
     monkeypatch.setattr(TrajectoryWriter, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space"):
@@ -76,15 +75,14 @@ class Running(ScriptedPolicy):
         pass
 
 
-@pytest.mark.parametrize("most", [0, 3])
-def test_an_evaluation_of_a_run_keeps_some(tmp_path, most):
+@pytest.mark.parametrize(("phase", "most"), [("rl", 0), ("rl", 3), ("sft", 3)])
+def test_an_evaluation_of_a_run_keeps_some(tmp_path, phase, most):
     picture(5).save(tmp_path / "a.png")
     rows = [{"id": f"q{n}", "question": f"What is {n}?", "answer": str(n), "images": ["a.png"]} for n in range(6)]
     (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"on": (f"data:{tmp_path / 'queries.jsonl'}",), "every": 1, "samples": 2, "temperature": 1.0}
-    config = load_config("rl_qwen2_5_vl_7b", [])
+    config = load_config(f"{phase}_qwen2_5_vl_7b", [("train.log_samples", str(most))])
     config.evaluation.update(settings)
-    config.train.log_samples = most
     training = Recorded(tmp_path / "run")
     training.settings, training.processor = PolicySettings(), types.SimpleNamespace(budgets=Budgets())
     run = RunEvaluation(config, training, Plan.of(config), StopRequest(), lambda _: Running(lambda *_: "\\boxed{1}"))
@@ -99,6 +97,8 @@ def test_an_evaluation_of_a_run_keeps_some(tmp_path, most):
     stored = read_trajectories(folder / "00001", [one.key for one in first])
     assert len(stored) == most and all(one.tokens.size for one in stored.values())
     assert len([*(folder / "00001" / "images").iterdir()]) == 1
+    run.begin(1, 9, None, 1, None)  # it goes on after step 1
+    assert [path.name for path in folder.iterdir()] == ["00001"]
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_a_run_of_rl_keeps_some_that_the_viewer_shows(rl_config, start, luck_pay
     model = rl.run(config)
     _, index = view_of(tmp_path / "view", model.parent)
     groups = collections.Counter(row["group"] for row in index["rows"])
-    assert groups == {"episode 1": 2, "evaluation after 1: data": 2}
+    assert groups == {"episode 1": 2, "evaluation after 0: data": 2, "evaluation after 1: data": 2}
     for row in index["rows"]:
         shown = details(tmp_path / "view", row)
         assert shown["turns"] and any("images" in item for message in shown["messages"] for item in message["items"])

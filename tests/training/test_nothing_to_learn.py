@@ -9,14 +9,14 @@ import pytest
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
-from pixel_reasoner_jax.training import replay, rl, sft
+from pixel_reasoner_jax.training import replay, rl, rl_episode, sft
 from pixel_reasoner_jax.training.state import Trainer
 from tests.training.interruption import interrupted
 
 
 def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luck_pays, monkeypatch):
     """Two updates an episode, five in all; the second episode has none, and the last one stops halfway."""
-    reward, episodes = rl.reward_groups, itertools.count(1)
+    reward, episodes = rl_episode.reward_groups, itertools.count(1)
 
     def second_is_uniform(groups, *settings):
         rewarded = reward(groups, *settings)
@@ -24,7 +24,7 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
             return rewarded
         return dataclasses.replace(rewarded, trained=np.zeros_like(rewarded.trained))
 
-    monkeypatch.setattr(rl, "reward_groups", second_is_uniform)
+    monkeypatch.setattr(rl_episode, "reward_groups", second_is_uniform)
     rl_config.train.update(dict(batch_size=4, steps=5))
     rl_config.optimizer.update(dict(learning_rate=1e-2, schedule="linear", warmup_fraction=0.0))
     lines = read_metrics(rl.run(rl_config).parent)
@@ -39,7 +39,7 @@ def test_the_run_goes_on_where_an_episode_leaves_nothing_to_learn(rl_config, luc
 @pytest.mark.parametrize("method, updates, replayed", [("none", 1, 0.0), ("paper", 2, 0.5)])
 def test_replay_keeps_the_planned_updates(rl_config, luck_pays, monkeypatch, method, updates, replayed):
     """Two are planned, of four responses; four have an advantage. The updates are not computed here."""
-    collect, trained = rl.collect, []
+    collect, trained = rl_episode.collect, []
 
     def pays_once(*arguments):
         found = collect(*arguments)
@@ -49,7 +49,7 @@ def test_replay_keeps_the_planned_updates(rl_config, luck_pays, monkeypatch, met
         trained.append(sum(len(np.unique(row)) - 1 for batch in batches for row in batch["segment_ids"]))
         return dataclasses.replace(state, step=state.step + 1), {"tokens": 1.0, "logprob_difference": 0.0}
 
-    monkeypatch.setattr(rl, "collect", pays_once)
+    monkeypatch.setattr(rl_episode, "collect", pays_once)
     monkeypatch.setattr(Trainer, "update", update)
     rl_config.train.update(dict(batch_size=4, steps=2))
     rl_config.replay.method = method
@@ -61,7 +61,7 @@ def test_replay_keeps_the_planned_updates(rl_config, luck_pays, monkeypatch, met
 
 def test_more_queries_are_asked_in_place_of_those_that_teach_nothing(rl_config, luck_pays, monkeypatch):
     """An episode has two queries: in the first one, the third and the fourth pay."""
-    collect, asked = rl.collect, []
+    collect, asked = rl_episode.collect, []
 
     def pays_later(*arguments):
         found = collect(*arguments)
@@ -71,7 +71,7 @@ def test_more_queries_are_asked_in_place_of_those_that_teach_nothing(rl_config, 
     def update(self, state, batches, learning_rate):
         return dataclasses.replace(state, step=state.step + 1), {"tokens": 1.0, "logprob_difference": 0.0}
 
-    monkeypatch.setattr(rl, "collect", pays_later)
+    monkeypatch.setattr(rl_episode, "collect", pays_later)
     monkeypatch.setattr(Trainer, "update", update)
     rl_config.train.update(dict(batch_size=4, steps=4))
     rl_config.replay.method, rl_config.grpo.sampling_rounds = "none", 3

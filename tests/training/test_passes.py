@@ -11,14 +11,13 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from data_pipeline.pipeline import render_trajectory
-from data_pipeline.records import RecordSource
+from pixel_reasoner_jax.config_values import OPEN
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import contexts, sft
 from pixel_reasoner_jax.training.contexts import CONTEXTS, Change
-from pixel_reasoner_jax.training.packing import Sequence, plan
+from pixel_reasoner_jax.training.packing import plan
 from pixel_reasoner_jax.training.policy_update import (
     UpdatePasses,
     check_update_parts,
@@ -27,7 +26,7 @@ from pixel_reasoner_jax.training.policy_update import (
     passes_asked_for,
     score_passes,
 )
-from pixel_reasoner_jax.training.shaping import dependency, largest_in_sequences, relative_weights
+from pixel_reasoner_jax.training.shaping import capped_bonus, dependency, largest_in_sequences, relative_weights
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.virtual_shards import VirtualShards
 from tests.forward import full_logits
@@ -39,7 +38,7 @@ def config_of(*shaping, passes=None, **settings):
     config = with_settings(**settings)
     config.data.shards, config.grpo.shaping = 2, tuple(f"{__name__}:{name}" for name in shaping)
     for label, values in (passes or {}).items():
-        config.passes[label] = ConfigDict(dict(context="as_asked", strength=0.0, policy="present") | values)
+        config.passes[label] = ConfigDict(OPEN["passes"] | values)
     return config
 
 
@@ -48,23 +47,9 @@ def processor(start):
     return Processor.from_pretrained(start / "model")
 
 
-@pytest.fixture(scope="module")
-def sequences(start, processor):
-    """Four responses with crops, two to each of two queries, whose image the two share."""
-    rng, source = np.random.default_rng(0), RecordSource(start / "trajectories", "trajectory")
-    made = []
-    for index in range(4):
-        trajectory = render_trajectory(source[index], processor)
-        count = len(trajectory.tokens)
-        trajectory.logprobs = -rng.exponential(size=count).astype(np.float32)
-        trajectory.temperatures = np.where(trajectory.train, 0.7, 1.0).astype(np.float32)
-        made.append(Sequence.of(trajectory, float(rng.normal())))
-    for first in (0, 2):
-        one, other = made[first : first + 2]
-        query = dict(query_id=f"query {first}")
-        made[first] = dataclasses.replace(one, **query)
-        made[first + 1] = dataclasses.replace(other, media=[one.media[0], *other.media[1:]], **query)
-    return made
+@pytest.fixture
+def sequences(sequences_of_two_queries):
+    return sequences_of_two_queries
 
 
 class Recording:
@@ -126,6 +111,7 @@ def test_masked_patches_are_black_and_the_others_as_they_were(processor, sequenc
     assert 0.3 < np.mean(shares) < 0.7
     # The image of a query is one for its responses, which a batch then has once; another query draws anew.
     assert made[0].media[0] is made[1].media[0] is not made[2].media[0]
+    CONTEXTS["masked"](dataclasses.replace(sequences[0], query_id="\ud800"), change)  # whatever data have
     again, later = (CONTEXTS["masked"](sequences[0], Change(0.5, processor, (0, step))) for step in (7, 8))
     np.testing.assert_array_equal(again.media[0].pixels, made[0].media[0].pixels)
     assert (later.media[0].pixels != made[0].media[0].pixels).any()
@@ -277,6 +263,18 @@ def constant(view, settings):
     return np.full(len(view["advantages"]), 2.0)
 
 
+def one_name(view, settings):
+    return view.logprobs("other")
+
+
+one_name.passes = "other"
+
+
+def test_a_single_name_is_no_list_of_letters():
+    config = config_of("one_name", passes={"other": {}})
+    assert [one.label for one in passes_asked_for(config)] == ["other"]
+
+
 def test_who_asks_decides_which_passes_there_are():
     labels = {"masked": dict(context="masked"), "other": dict(policy="reference")}
     config = config_of("of_the_pass", "looks_at_old", passes=labels, auxiliary__kl=0.1)
@@ -309,7 +307,7 @@ def test_a_function_that_does_not_name_its_pass_is_told_how(processor, sequences
 
 def test_passes_are_settings_of_ones_own():
     config = with_settings(passes__blurred__context="noisy", passes__blurred__strength="0.4")
-    assert config.passes.blurred.to_dict() == dict(context="noisy", strength=0.4, policy="present")
+    assert config.passes.blurred.to_dict() == dict(context="noisy", strength=0.4, policy="present", entropy=0.0)
     for key, value, message in [
         ("policy", "new", "config.passes.blurred.policy is 'new': it must be one of 'old', 'present', 'reference'"),
         ("context", "blurred", "config.passes.blurred.context is 'blurred': it must be one of 'as_asked', 'masked'"),
@@ -375,6 +373,10 @@ def seen(view, settings):
     np.testing.assert_allclose(view.sequence_means(view["advantages"]), [s.advantage / 2 for s in view.sequences])
     np.testing.assert_array_equal(view.gathered(view.lengths), sorted(view.lengths))
     assert view.total(view.lengths) == view.size.tokens and view.is_first
+    for sequence, turns in zip(view.sequences, np.split(view.turns, np.cumsum(view.lengths)[:-1]), strict=True):
+        begins = np.flatnonzero(np.diff(sequence.train.astype(int)) == 1)
+        where = np.flatnonzero(sequence.train)
+        np.testing.assert_array_equal(turns, [(begins < place).sum() - 1 for place in where])
     return view["advantages"]
 
 
@@ -387,6 +389,11 @@ def test_check_values_of_vppo():
     np.testing.assert_allclose(relative_weights(means[:2], means, 0.9), [0.9, 0.975], rtol=1e-6)
     np.testing.assert_array_equal(relative_weights(means[:1], means[:1], 0.9), [1.0])
     assert relative_weights(means[:0], means[:0], 0.9).shape == (0,)
+
+
+def test_a_bonus_is_capped_by_the_advantage():
+    values, advantages = np.array([0.1, 0.1, 5.0, 5.0, 3.0]), np.array([1.0, 0.1, -2.0, 4.0, 0.0])
+    np.testing.assert_allclose(capped_bonus(values, advantages, 0.4, 2.0), [0.04, 0.04, 1.0, 2.0, 0.0])
 
 
 def test_the_largest_of_each_sequence_are_a_share_rounded_up():

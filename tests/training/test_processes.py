@@ -16,8 +16,9 @@ from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.rollout.prompt import Prompt
-from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training import rl, rl_episode, sft
 from tests import processes
+from tests.training.test_joint_terms import with_passes
 from tests.training.test_policy_update import with_parts
 
 # One program for both phases and any number of processes, in which luck pays.
@@ -29,7 +30,7 @@ join(coordinator, int(processes), int(process))
 import pytest
 from ml_collections import ConfigDict
 from pixel_reasoner_jax.config import load_config
-from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training import rl, rl_episode, sft
 from tests.training.conftest import let_luck_pay
 
 config = load_config(f"{phase}_qwen2_5_vl_7b")
@@ -107,6 +108,15 @@ def test_processes_train_as_one_with_parts_of_every_kind(request, script, luck_p
 
 
 @pytest.mark.slow
+def test_processes_train_as_one_through_passes_of_every_kind(request, script, luck_pays):
+    """Masked and other rows, shaped advantages, and terms over several passes."""
+    configs = [with_passes(configured(request, "rl", name)) for name in ("one", "several")]
+    for config in configs:
+        config.optimizer.learning_rate = 1e-4
+    assert_equal(rl.run(configs[0]).parent, execute(script, "rl", configs[1], 2))
+
+
+@pytest.mark.slow
 def test_processes_leave_out_the_same_updates(request, script, luck_pays):
     """An episode has 16 responses for 8 updates; the 4 of every shard fall into about the same half of these."""
     runs = []
@@ -123,15 +133,15 @@ def test_processes_leave_out_the_same_updates(request, script, luck_pays):
 
 def reward_the_first_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the four shards' queries, luck pays for those of the first two alone."""
-    collect = rl.collect
+    collect = rl_episode.collect
 
     def half(*arguments):
-        groups, correct = collect(*arguments)
-        first = jax.process_index() * len(correct)
-        correct[np.arange(first, first + len(correct)) >= 2] = 0.0
-        return groups, correct
+        found = collect(*arguments)
+        first = jax.process_index() * len(found.correct)
+        found.correct[np.arange(first, first + len(found.correct)) >= 2] = 0.0
+        return found
 
-    monkeypatch.setattr(rl, "collect", half)
+    monkeypatch.setattr(rl_episode, "collect", half)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ import json, os, signal, sys, threading
 import pytest
 from ml_collections import ConfigDict
 from pixel_reasoner_jax.config import load_config
-from pixel_reasoner_jax.training import rl, sft
+from pixel_reasoner_jax.training import rl, rl_episode, sft
 from pixel_reasoner_jax.training.training_run import TrainingRun
 from tests.training.conftest import let_luck_pay
 
@@ -45,7 +45,7 @@ def watched(name, function):
 
 for name in ("save", "write", "export", "restore"):
     setattr(TrainingRun, name, watched(name, getattr(TrainingRun, name)))
-rl.collect = watched("rollout", rl.collect)
+rl_episode.collect = watched("rollout", rl_episode.collect)
 rl.Trainer.update = watched("update", rl.Trainer.update)
 with pytest.MonkeyPatch.context() as patch:
     let_luck_pay(patch)

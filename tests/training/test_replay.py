@@ -98,13 +98,13 @@ def test_draws_are_the_episodes_own():
 
 @given(st.integers(0, 64), st.sampled_from([1, 2, 8]), st.integers(1, 9), st.integers(1, 20), st.sampled_from(REPLAY))
 def test_only_responses_with_an_advantage_are_trained_on(effective, shards, updates, batch_size, method):
-    given = candidates(sparse(64, effective), shards, updates=updates, batch_size=batch_size)
+    given = candidates(sparse(64, effective), shards, updates=updates, batch_size=batch_size, samples=4)
     chosen = choose_responses(method, given)
-    if not effective:
+    if not effective or (method == "pairs" and not chosen):
         assert chosen == []
         return
     assert given.trained[np.concatenate(chosen)].all()
-    if method != "release":  # which draws all
+    if method not in ("release", "pairs"):  # which draw all, or choose
         assert set(np.concatenate(chosen)) == set(np.flatnonzero(given.trained))
 
 
@@ -113,8 +113,28 @@ def test_without_replay_the_responses_fill_fewer_updates():
     assert len(updates) == 2 and sum(map(len, updates)) == len(np.unique(np.concatenate(updates))) == 11
 
 
+def test_pairs_stay_together():
+    """Of six queries in two shards: two responses that may be trained on and differ, or none."""
+    advantages = [
+        [0.5, 2.0, -1.0],
+        [1.0, 0.0, 1.0],
+        [0.5, 0.5, 0.5],
+        [3.0, -2.0, -5.0],
+        [-1.0, 0.0, 9.0],
+        [0.0, 0.0, 0.0],
+    ]
+    trained = np.ones((6, 3), bool)
+    trained[3, 2], trained[4, 1:] = False, False  # masked
+    given = candidates(np.ravel(advantages), 2, trained=trained.ravel(), batch_size=2, samples=3)
+    updates = choose_responses("pairs", given)
+    assert sorted(map(sorted, updates)) == [[1, 2], [3, 4], [9, 10]]
+    assert choose_responses("pairs", dataclasses.replace(given, samples=1)) == []
+    [together] = choose_responses("pairs", dataclasses.replace(given, batch_size=6))
+    assert together.tolist() == [1, 2, 3, 4, 9, 10]
+
+
 def test_a_masked_response_is_never_trained_on():
-    given = candidates([1.5, -0.5, -0.5, -0.5], trained=[True, True, False, False])
+    given = candidates([1.5, -0.5, -0.5, -0.5], trained=[True, True, False, False], samples=4)
     for method in METHODS:
         updates = choose_responses(method, dataclasses.replace(given, updates=2, batch_size=4))
         assert set(np.concatenate(updates)) <= {0, 1}
@@ -124,7 +144,8 @@ def test_the_release_draws_half_of_the_episode():
     """32 of 64; 20 have an advantage, and 2 right ones without add draws to theirs; 10 are filled from the buffer."""
     advantages = sparse(64, 20) * np.float32(1e-6)  # so that what is added to those of the buffer counts
     given = candidates(advantages, correct=advantages == 0, updates=4)
-    assert planned_responses("release", 64) == 32 and planned_responses("paper", 64) == 64
+    planned = [planned_responses(method, 64, 8) for method in ("release", "paper", "pairs")]
+    assert planned == [32, 64, 16]
     updates = choose_responses("release", given)
     assert [len(update) for update in updates] == [8] * 4
     effective = np.flatnonzero(advantages)

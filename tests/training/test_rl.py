@@ -11,7 +11,7 @@ import pytest
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.subgroups import Subgroups
-from pixel_reasoner_jax.training import rl
+from pixel_reasoner_jax.training import rl_episode
 from pixel_reasoner_jax.training.collecting import Collected
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.policy_update import UpdatePasses
@@ -54,9 +54,9 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         rate=0.25,
     )
     nothing = Collected([], [], np.zeros((0, 8)), np.zeros((0, 8), bool))
-    monkeypatch.setattr(rl, "collect", lambda *_: nothing)
-    monkeypatch.setattr(rl, "reward_groups", lambda *_: rewarded)
-    monkeypatch.setattr(rl, "_choose_updates", lambda *_: ([["a"], [], ["b"]], 0.25))
+    monkeypatch.setattr(rl_episode, "collect", lambda *_: nothing)
+    monkeypatch.setattr(rl_episode, "reward_groups", lambda *_: rewarded)
+    monkeypatch.setattr(rl_episode, "_choose_updates", lambda *_: ([["a"], [], ["b"]], 0.25))
     training = types.SimpleNamespace(
         phase=lambda _: contextlib.nullcontext(),
         plan=list,
@@ -80,7 +80,7 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
     )
     config = load_config("rl_qwen2_5_vl_7b", [("train.log_samples", "0")])
     trainer = types.SimpleNamespace(update=update)
-    learner = rl.Learner(
+    learner = rl_episode.Learner(
         config=config,
         training=training,
         policy=policy,
@@ -95,7 +95,7 @@ def test_an_update_without_trained_tokens_counts_as_skipped_and_the_schedule_wai
         subgroups=Subgroups.of(config.rollout),
     )
     state = types.SimpleNamespace(params=None, step=3)
-    state, curiosity, metrics = rl.run_episode(learner, 2, list, state, CuriosityState(0.5, 0.05))
+    state, curiosity, metrics = rl_episode.run_episode(learner, 2, list, state, CuriosityState(0.5, 0.05))
     assert policy.policy_version == 3  # which trajectories carry
     assert (metrics["updates"], metrics["skipped_updates"], metrics["tokens"]) == (2, 1, 10.0)
     assert (state.step, metrics["learning_rate"]) == (5, 3.5)

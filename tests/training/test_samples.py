@@ -142,6 +142,7 @@ def log(tmp_path, monkeypatch):
 
 
 def test_whatever_a_model_wrote_is_stored_and_images_once_as_it_saw_them(rewarded, log, tmp_path):
+    rewarded.groups[0][0].object_box = (0.1, 0.2, 0.3, 0.4)
     figures = log(rewarded)
     assert figures["logprob_difference_text"] == pytest.approx(0.2)
     drafts = stored(tmp_path, 1)
@@ -154,6 +155,8 @@ def test_whatever_a_model_wrote_is_stored_and_images_once_as_it_saw_them(rewarde
     assert [draft.attributes["reward_terms"]["correct"] for draft in drafts] == [0, 1, 2, 3]
     assert drafts[3].attributes["advantage"] == 2.0 and drafts[0].policy_version == 4
     assert drafts[0].operations[2].arguments["bbox_2d"][0] == "inf"
+    boxes = [draft.attributes.get("object_box") for draft in drafts]
+    assert boxes == [[0.1, 0.2, 0.3, 0.4], None, None, None]  # shares of an image of whatever size
     images = [item["image"] for m in drafts[0].messages for item in m["content"] if item["type"] == "image"]
     assert [Image.open(io.BytesIO(image)).size for image in images] == [(56, 56)] * 2
     (shard,) = (tmp_path / "samples" / "00001").glob("*.array_record")

@@ -26,7 +26,7 @@ from pixel_reasoner_jax.errors import CheckpointError, RunInterrupted, RunStoppe
 from pixel_reasoner_jax.files import StorageError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.training import rl, sft, stopping
+from pixel_reasoner_jax.training import rl, rl_episode, sft, stopping
 from pixel_reasoner_jax.training.feed import Feed
 from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun
@@ -90,7 +90,7 @@ def test_sft_goes_on_after_the_step_in_which_sigterm_came(stopped_config, uninte
 @pytest.mark.slow
 @pytest.mark.parametrize("episode", [1, 3, 4])
 def test_rl_drops_a_rollout_and_begins_the_episode_anew(rl_config, uninterrupted, monkeypatch, luck_pays, episode):
-    whole, seed_of = uninterrupted("rl"), rl._episode_seed
+    whole, seed_of = uninterrupted("rl"), rl_episode._episode_seed
 
     def send(seed: int, now: int) -> int:
         if now == episode:
@@ -99,7 +99,7 @@ def test_rl_drops_a_rollout_and_begins_the_episode_anew(rl_config, uninterrupted
 
     saved = {1: [], 3: [2], 4: [2, 3]}[episode]  # before the episode, though only every second one is saved
     with monkeypatch.context() as patch:
-        patch.setattr(rl, "_episode_seed", send)
+        patch.setattr(rl_episode, "_episode_seed", send)
         said = f"step {saved[-1]} is saved" if saved else "no step is saved yet"
         with pytest.raises(RunStopped, match=f"after step {episode - 1}; {said}"):
             rl.run(rl_config)

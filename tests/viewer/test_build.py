@@ -12,7 +12,10 @@ from data_pipeline.records import RecordError, RecordSource, RecordWriter
 from pixel_reasoner_jax.commands import cli, options
 from pixel_reasoner_jax.commands.generate_table import response_key
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.evaluation.benchmarks import open_benchmark
+from pixel_reasoner_jax.evaluation.records import ScoredRecord, ScoredRecordWriter
 from pixel_reasoner_jax.evaluation.trajectories import TrajectoryWriter
+from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.viewer import build as building
 from pixel_reasoner_jax.viewer.lines import MAX_LINE, Skipped, lines_of
 from pixel_reasoner_jax.viewer.pictures import Pictures, Stored
@@ -181,6 +184,25 @@ def test_a_run(tmp_path):
     assert {row["group"] for row in index["rows"]} == {"episode 2"}
 
 
+def test_accuracy_by_the_size_of_the_object(tmp_path):
+    """Of a benchmark that knows where its objects are, whether images were kept or not; and boxes of either unit."""
+    benchmark = open_benchmark("pixel_search", "heldout:24")
+    with ScoredRecordWriter(tmp_path / "a") as records, TrajectoryWriter(tmp_path / "a") as trajectories:
+        for number, item in enumerate(benchmark):
+            given = trajectory({"id": item.id, "question": item.question, "images": [*item.images]}, 0, "7")
+            box = (0, 0, 0.5, 0.5) if number % 2 else item.object_box
+            record = ScoredRecord.of(given, "pixel_search", float(number % 2), object_box=box, images=["448x448"])
+            records.write(record)
+            if number:
+                trajectories.write(record.key, given, item.images)
+    _, index = view_of(tmp_path / "view", tmp_path / "a")
+    assert index["rows"][0]["object"] == pytest.approx((100 / 448) ** 2) == index["rows"][2]["object"]
+    bins = index["charts"]["object"][0]
+    assert [(one["count"], one["score"]) for one in bins] == [(12, 0), (12, 1)]
+    left, top, right, bottom = details(tmp_path / "view", index["rows"][2])["object"]
+    assert (right - left, bottom - top) == (100, 100) and details(tmp_path / "view", index["rows"][0])["object"] is None
+
+
 def test_a_run_that_was_evaluated(tmp_path):
     workdir = write_run(tmp_path / "run", episodes=1)
     write_evaluation(workdir / "evaluations" / "00004", {0, 1}, queries=3)
@@ -234,7 +256,10 @@ def test_answers(tmp_path):
     one = {"query_id": "q", "sample": 0, "question": "?", "messages": messages, "response": "", "operations": [call]}
     (tmp_path / "one.json").write_text(json.dumps({"trajectories": [one, {"messages": 3, "operations": [4]}]}))
     built, index = view_of(tmp_path / "view", tmp_path / "one.json")
-    assert details(tmp_path / "view", index["rows"][0])["messages"][0]["items"] == [{"text": "[image]"}, {"text": EVIL}]
+    assert details(tmp_path / "view", index["rows"][0])["messages"][0]["items"] == [
+        {"text": "[image]"},
+        {"text": printable(EVIL)},
+    ]
     (shown,) = details(tmp_path / "view", index["rows"][0])["operations"]
     assert (shown["name"], shown["arguments"], shown["sizes"]) == ("zoom_in", "x = 1", [[2, 3]])
     assert built.skipped[0].count == 1

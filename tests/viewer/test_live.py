@@ -9,6 +9,7 @@ import os
 import pathlib
 import socket
 import threading
+import time
 
 import pytest
 
@@ -129,6 +130,21 @@ def test_clients_that_say_half_of_what_they_want_keep_no_one_waiting(view):
     with served(view) as port, contextlib.ExitStack() as opened:
         for half in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: x", b"\x16\x03\x01\0" * 9, b"\r\n" * 9):
             opened.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(half)
+        assert ask(port, "/")[0].status == 200
+
+
+def test_many_clients_take_few_threads_and_the_next_ones_are_answered(view, monkeypatch):
+    monkeypatch.setattr(live, "CLIENTS", 4)
+    with served(view) as port:
+        before = threading.active_count()
+        with contextlib.ExitStack() as opened:
+            silent = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(20)]
+            for one in silent[4:]:
+                one.settimeout(10)
+                assert one.recv(1) == b""  # it is let go
+            assert threading.active_count() <= before + 4
+        while threading.active_count() > before:
+            time.sleep(0.01)
         assert ask(port, "/")[0].status == 200
 
 

@@ -1,10 +1,18 @@
 """The page in Chromium: filters, opening, stepping, comparing, hostile texts, and a policy that holds."""
 
-import pytest
+import dataclasses
 
-from tests.trajectories import EVIL
+import pytest
+from PIL import Image
+
+from data_pipeline.inspection.described import described
+from data_pipeline.records import RecordWriter
+from pixel_reasoner_jax.report.page import document
+from pixel_reasoner_jax.report.trajectory_html import trajectory_html
+from pixel_reasoner_jax.trajectory import OperationRecord
+from tests.trajectories import EVIL, call, message, text
 from tests.viewer.browser import Browser
-from tests.viewer.conftest import view_of, write_evaluation, write_run
+from tests.viewer.conftest import sample, view_of, write_evaluation, write_run
 
 OPENED = "document.querySelector('#detail article') && document.querySelector('#detail .question').textContent"
 COUNT = "document.getElementById('count').textContent"
@@ -162,6 +170,49 @@ def test_hostile_texts_are_inert(page):
     assert page.run("return document.querySelectorAll('b b, img[src=x], script:not([src]), [onerror]').length") == 0
     assert EVIL[:20] in page.run("return document.body.textContent")
     assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_page_without_a_script_shows_the_same(chromium, tmp_path):
+    """A trajectory with a crop, a call that failed and is left out of the loss, rewards and hostile texts."""
+    one = sample(1, 0)
+    failing = f"Again. {call('zoom_in', '{}')} {EVIL}"
+    messages = [
+        *one.messages[:-1],
+        message("assistant", text(f"I look. {call('zoom_in', '{}')}", train=True)),
+        message("user", text("Here:"), {"type": "image", "image": Image.new("RGB", (50, 40), "red")}),
+        message("assistant", text(failing, train=False)),
+        message("user", text(f"Execution error: {EVIL}")),
+        message("assistant", text("\\boxed{7}", train=True)),
+    ]
+    box = {"boxes": ((10, 20, 60, 60),), "sizes": ((56, 28),), "sources": (0,)}
+    calls = (OperationRecord(0, "zoom_in", {"a": 1}, **box), OperationRecord(1, EVIL, {EVIL: 2}, error=EVIL))
+    draft = dataclasses.replace(one, messages=messages, operations=calls)
+    with RecordWriter(tmp_path / "data", "trajectory") as writer:
+        writer.write(draft)
+    trajectory, facts = described(draft, "")
+    (tmp_path / "page.html").write_text(document("A page", trajectory_html(trajectory, facts=facts)))
+    view_of(tmp_path / "view", tmp_path / "data")
+    parts = [".question", ".scenes", ".talk"]
+    found = {}
+    for name in ("page.html", "view/index.html"):
+        chromium.open(f"file://{tmp_path / name}")
+        chromium.wait("document.querySelector('article') || (typeof view === 'object' && view.index)")
+        if name.startswith("view"):
+            click(chromium, "tab-list")
+            chromium.wait(OPENED)
+        chromium.wait("[...document.images].every((image) => image.naturalWidth > 0)")
+        chromium.run("document.querySelectorAll('article details').forEach((one) => (one.open = true))")
+        words = "document.querySelector(arguments[0]).innerText.replace(/\\s+/g, ' ')"
+        shapes = "[...document.querySelectorAll('.scenes .box')].map((one) => [one.parentNode, one].map(attributes))"
+        shapes = f"const attributes = (one) => [...one.attributes].map((own) => own.value); return {shapes}"
+        marked = "[...document.querySelectorAll('article .masked')].map((one) => one.textContent.trim())"
+        found[name] = [chromium.run(f"return {words}", part) for part in parts]
+        found[name] += [chromium.run(shapes), chromium.run(f"return {marked}")]
+        assert chromium.log() == []
+    page, viewer = found.values()
+    assert page == viewer
+    assert "✗ </p>" in page[2] and "bonus 0.0500" in page[2] and "the last operation failed" in page[2]
+    assert len(page[3]) == 2 and len(page[4]) == 7  # the object and a crop; texts without loss
 
 
 def test_a_view_that_was_written_anew_shows_no_details_of_other_rows(chromium, evaluations, tmp_path):

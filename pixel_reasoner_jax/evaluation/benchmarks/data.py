@@ -14,6 +14,7 @@ from pixel_reasoner_jax.evaluation.benchmarks.options import read_options
 from pixel_reasoner_jax.evaluation.benchmarks.row import Row
 from pixel_reasoner_jax.evaluation.benchmarks.rows import Rows
 from pixel_reasoner_jax.processing.decoding import VideoFile
+from pixel_reasoner_jax.query import object_box
 
 KINDS = ("category", "difficulty", "answer_type", "source", "split")
 _KEPT = ("id", "options", "answer")
@@ -85,9 +86,9 @@ class OwnData(Benchmark):
         video = row.get("video")
         if video is None:
             images = tuple(row.get("images") or ())
-            for image in images:
-                row.pictures.open(image)
-            return dataclasses.replace(item, images=images)
+            opened = [row.pictures.open(image) for image in images]
+            where = object_box(row.values, lambda: opened[0].size if opened else None)
+            return dataclasses.replace(item, images=images, object_box=where)
         if isinstance(video, list):
             for frame in video:
                 row.pictures.open(frame)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pixel_reasoner_jax.evaluation.benchmarks.clips import Clip
+from pixel_reasoner_jax.query import FractionBox
 
 LETTERS = string.ascii_uppercase
 
@@ -48,6 +49,7 @@ class Item:
       categories: kind of category -> value.
       cluster: items with the same cluster are drawn together by the bootstrap: those of one image.
       order: where each option that is shown stood in the file; None where they are shown in the file's order.
+      object_box: where what is asked about is in the first image, for pages alone; None where the file does not say.
       extra: what else the row says, for a scorer or a submission.
     """
 
@@ -63,6 +65,7 @@ class Item:
     categories: Mapping[str, str] = dataclasses.field(default_factory=dict)
     cluster: str = ""
     order: tuple[int, ...] | None = None
+    object_box: FractionBox | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

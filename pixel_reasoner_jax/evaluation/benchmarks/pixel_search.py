@@ -10,6 +10,7 @@ from data_pipeline.sources.pixel_search import SPLITS, PixelSearch
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt
+from pixel_reasoner_jax.query import object_box
 
 COUNT = 500
 
@@ -53,4 +54,5 @@ class PixelSearchBenchmark(Benchmark):
             answers=(seed.answer,) if isinstance(seed.answer, str) else tuple(seed.answer),
             images=seed.images,
             cluster=str(seed.id),
+            object_box=object_box(seed.attributes, lambda: seed.images[0].size),
         )

@@ -1,16 +1,8 @@
 "use strict";
-// One trajectory, or several side by side.
+// One trajectory as report/entries.py describes it; report/trajectory_html.py draws the same without a script.
 
 const LOOK = { tokens: "none" }; // how the assistant's text is shown: plainly, or token by token
 const SMALLEST = 260; // pixels in which a picture is shown at least, if there is room
-const CALL = /<tool_call>[\s\S]*?(?:<\/tool_call>|$)/g;
-const ENDED = {
-  max_operations: "limit on operations",
-  max_tokens: "limit on tokens",
-  max_images: "limit on images",
-  max_length: "cache full",
-  withheld: "refused to answer",
-};
 
 /** One response as an article. */
 const trajectory = (row, detail) => {
@@ -34,9 +26,8 @@ const heading = (row, detail) => {
   const chip = (text, kind = "chip") => h("span", { class: kind }, text);
   const parts = [badge(row), chip(row.operations === 1 ? "1 operation" : `${row.operations} operations`)];
   if (row.failed) parts.push(chip(`${row.failed} failed`, "chip bad"));
-  if (row.tokens) parts.push(chip(`${row.tokens.toLocaleString("en")} tokens`));
-  if (row.ended && row.ended !== "answer")
-    parts.push(chip(`stopped: ${own(ENDED, row.ended, row.ended)}`, "chip bad"));
+  if (row.tokens) parts.push(chip(`${row.tokens.toLocaleString("en")} tokens written`));
+  if (detail.stopped) parts.push(chip(`stopped: ${detail.stopped}`, "chip bad"));
   if (row.advantage !== null) parts.push(chip(`advantage ${row.advantage > 0 ? "+" : ""}${short(row.advantage)}`));
   if (detail.version !== null) parts.push(chip(`policy after ${detail.version} updates`));
   for (const name of row.categories) parts.push(chip(name));
@@ -60,6 +51,11 @@ const scenes = (detail, split) => {
       });
       if (frames.length) out.push(h("div", { class: "strip" }, all));
       else out.push(...all);
+      if (item.seen) {
+        const small = picture(item.seen, [], null, `as the model saw it first: ${item.seen.width} × ${item.seen.height} px`);
+        small.className = "seen";
+        out.push(small);
+      }
     }
   return out;
 };
@@ -84,7 +80,7 @@ const picture = (image, boxes = [], object = null, caption = "") => {
     stack.append(over);
   }
   const size = `${Math.round(width)} × ${Math.round(height)} px`;
-  return h("figure", {}, stack, h("figcaption", {}, caption ? `${caption}, ${size}` : size));
+  return h("figure", {}, stack, h("figcaption", {}, caption || size));
 };
 
 /** What the assistant wrote, its calls, and what they returned. */
@@ -95,7 +91,7 @@ const turns = (detail, messages) => {
       const calls = callsOf(detail, turn);
       const last = calls[calls.length - 1];
       const kind = last ? markOf(last[0], last[1].error !== null) : "";
-      return observation(message, `turn observation ${kind}`);
+      return observation(message, `turn observation ${kind}`, !detail.says_loss);
     }
     turn++;
     const tokens = detail.turns[turn];
@@ -108,37 +104,46 @@ const turns = (detail, messages) => {
 const callsOf = (detail, turn) =>
   detail.operations.map((record, k) => [k + 1, record]).filter(([, record]) => record.turn === turn);
 
-const plainText = (item) => {
-  const text = (item.text || "").replace(CALL, "").trim();
-  if (!text) return null;
-  const masked = item.train === false;
-  return h("p", { class: masked ? "text masked" : "text", title: masked ? "carries no loss" : "" }, text);
-};
+/** A paragraph, marked by whether it carries loss; nothing for no text. */
+const paragraph = (text, trained) =>
+  text.trim() ? h("p", { class: trained ? "text trained" : "text masked", title: trained ? "" : "carries no loss" }, text.trim()) : null;
+
+const plainText = (item) => paragraph(item.text || "", item.train !== false);
+
+/** Parts in a row, underlined if they carry no loss. */
+const marked = (trained, ...parts) => (trained ? parts : h("span", { class: "masked", title: "carries no loss" }, parts));
 
 const operation = (number, record) => {
   const failed = record.error !== null;
   const size = (pair) => `${pair[0]} × ${pair[1]} px`;
   const result = failed ? `✗ ${record.error.trim()}` : `→ ${record.sizes.slice(0, 3).map(size).join(", ") || "done"}`;
+  const asked = [h("b", {}, record.name === null ? "unreadable call" : record.name), " ", h("code", {}, record.arguments)];
   return h(
-    "p",
+    "details",
     { class: `operation ${markOf(number, failed)}` },
-    h("span", { class: "number" }, String(number)),
-    h("b", {}, record.name === null ? "unreadable call" : record.name),
-    h("code", {}, record.arguments),
-    h("span", { class: failed ? "error" : "outcome" }, result),
+    h(
+      "summary",
+      {},
+      h("span", { class: "number" }, String(number)),
+      marked(record.train, ...asked),
+      " ",
+      h("span", { class: failed ? "error" : "outcome" }, result),
+    ),
+    paragraph(record.call, record.train),
   );
 };
 
-const observation = (message, kind) => {
+const observation = (message, kind, trained) => {
   const images = message.items.flatMap((item) => item.images || item.frames || []);
-  const text = message.items.map((item) => item.text || "").join("").trim();
-  const shown = h("p", { class: "text" }, text);
+  const text = message.items.map((item) => item.text || "").join("");
+  const shown = paragraph(text, trained);
+  const role = message.role === "user" || message.role === "tool" ? "Observation" : message.role;
   return h(
     "div",
     { class: kind },
-    h("span", { class: "role" }, message.role === "user" || message.role === "tool" ? "Observation" : message.role),
+    h("span", { class: "role" }, marked(trained, role)),
     images.length ? h("div", { class: "strip" }, images.map((image) => picture(image))) : null,
-    images.length && text ? h("details", {}, h("summary", {}, "text"), shown) : shown,
+    images.length && shown ? h("details", {}, h("summary", {}, "text"), shown) : shown,
   );
 };
 
@@ -170,7 +175,7 @@ const verdict = (row, detail) => {
   return h(
     "div",
     { class: `verdict ${state}` },
-    h("span", {}, "answer: ", detail.answer ? h("b", {}, detail.answer) : h("i", {}, "none in a box")),
+    h("span", {}, "answer: ", detail.answer ? h("b", {}, detail.answer) : h("i", { class: "missing" }, "none in a box")),
     detail.reference ? h("span", { class: "wanted" }, "reference: ", h("b", {}, detail.reference)) : null,
     detail.recovered ? null : h("span", { class: "wanted" }, "the last operation failed, which training counts as wrong"),
     detail.problem ? h("span", { class: "error" }, detail.problem) : null,
@@ -194,9 +199,14 @@ const textsAlone = () =>
 const prompt = (messages, open) =>
   h(
     "details",
-    { open },
+    { class: "prompt", open },
     h("summary", {}, "Prompt"),
-    messages.map((message) =>
-      h("div", { class: "turn" }, h("span", { class: "role" }, message.role), message.items.map((item) => (item.text ? h("p", { class: "text" }, item.text) : null))),
-    ),
+    messages.map((message) => h("div", { class: "turn" }, h("span", { class: "role" }, message.role), message.items.map(promptItem))),
   );
+
+const promptItem = (item) => {
+  if (item.text !== undefined) return h("p", { class: "text" }, item.text);
+  const [first] = item.images || item.frames;
+  const size = first ? `, ${first.width} × ${first.height} px` : "";
+  return h("p", { class: "note" }, `[${item.frames ? `video, ${item.frames.length} frames` : "image"}${size}]`);
+};

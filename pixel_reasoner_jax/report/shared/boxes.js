@@ -7,7 +7,8 @@ const markOf = (number, failed) => (failed ? "failed" : `mark-${((number - 1) % 
 
 const rectangle = ([left, top, right, bottom], kind, title) => {
   const where = { x: left, y: top, width: Math.max(right - left, 0), height: Math.max(bottom - top, 0) };
-  return s("g", { class: kind }, s("title", {}, title), s("rect", { class: "halo", ...where }), s("rect", { class: "box", ...where }));
+  const line = kind === "object" ? "box dashed" : "box";
+  return s("g", { class: kind }, s("title", {}, title), s("rect", { class: "halo", ...where }), s("rect", { class: line, ...where }));
 };
 
 const tagged = ({ number, box }, width) => {
