@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.decode import compare, model_of, steps_of
 from benchmarks.held_slots import HeldSlots
+from data_pipeline.logged_tokens import LoggedTokens
 from data_pipeline.records import RecordSource
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.compilation import enable_cache
@@ -32,7 +33,7 @@ from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Limits, Policy
 from pixel_reasoner_jax.rollout.capacity import PAGE, page_bytes
 from pixel_reasoner_jax.rollout.engine import ExtendBatch
-from pixel_reasoner_jax.training.samples import SAMPLES, LoggedTokens
+from pixel_reasoner_jax.training.samples import SAMPLES
 from pixel_reasoner_jax.trajectory import Source
 
 DRAFTED = (2, 4, 8)

@@ -142,18 +142,18 @@ def config_of(arm: Arm, seed: int, quick: bool) -> ConfigDict:
     return config
 
 
-def run_arm(name: str, config: ConfigDict, directory: pathlib.Path) -> None:
+def run_arm(name: str, arm: Arm, config: ConfigDict, directory: pathlib.Path) -> None:
     """Makes every stage of an arm that `directory` does not hold, and evaluates its last model on held-out images.
 
     Args:
-      name: of the arm.
+      name, arm: the arm.
       config: of the arm.
       directory: of the seed.
 
     Raises:
       ConfigError: the directory holds stages that were made with other settings.
     """
-    arm, out = ALL_ARMS[name], directory / "arms" / name
+    out = directory / "arms" / name
     shared = directory / f"shared_{config.world}"
     for path, settings in ((shared, _shared(config)), (out, config)):
         quickstart.check_settings(settings, path, "an experiment", "--out")
@@ -229,13 +229,13 @@ Outcomes = dict[str, list[dict[str, Any]]]
 """By arm, what came of it in each of its finished seeds, in their order."""
 
 
-def outcomes(out: pathlib.Path) -> Outcomes:
-    """What is finished in the directory of an experiment."""
+def outcomes(out: pathlib.Path, arms: Mapping[str, Arm] = ALL_ARMS) -> Outcomes:
+    """What is finished in the directory of an experiment with these arms."""
     numbers = (re.fullmatch(r"seed-(\d+)", path.name) for path in out.iterdir())
     seeds = sorted(int(match[1]) for match in numbers if match)
     found = {
         name: [outcome(out / f"seed-{seed}" / "arms" / name, arm.learns) for seed in seeds]
-        for name, arm in ALL_ARMS.items()
+        for name, arm in arms.items()
     }
     return {name: done for name, rows in found.items() if (done := [row for row in rows if row is not None])}
 
@@ -370,7 +370,7 @@ def run(args: argparse.Namespace) -> int:
     enable_cache()
     for seed in args.seeds:
         for arm in arms:
-            run_arm(arm, config_of(ALL_ARMS[arm], seed, args.quick), out / f"seed-{seed}")
+            run_arm(arm, ALL_ARMS[arm], config_of(ALL_ARMS[arm], seed, args.quick), out / f"seed-{seed}")
             found = outcomes(out)
             write_text(out / RESULTS, json.dumps(results(found), indent=2, allow_nan=False) + "\n")
             write_figures(found, out / "figures")

@@ -8,7 +8,8 @@ which nothing is paid.
 Command: pixel-reasoner rl --config recipes/cispo
 Data: images or videos with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b; not compiled by itself.
-Time and result: never run at this size. Published: DAPO's accuracy in half of the steps, with Qwen2.5-32B, texts alone.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+DAPO's accuracy in half of the steps, with Qwen2.5-32B, texts alone.
 """
 
 from ml_collections import ConfigDict

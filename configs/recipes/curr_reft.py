@@ -10,7 +10,8 @@ Command: pixel-reasoner rl --config recipes/curr_reft --config.data.path=sorted.
 Data: images with questions and answers, and `answer_type`: "choice"; "box", with `boxes` in pixels of the image;
   "labels", of which the answer is a list with commas; of others, yes-or-no and mathematics, none is needed.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 4,096 tokens and a reference model; not compiled by itself.
-Time and result: never run at this size. Published: a 3B model near 32B ones on their mix of tasks.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+a 3B model near 32B ones on their mix of tasks.
 """
 
 import re

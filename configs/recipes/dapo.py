@@ -9,7 +9,8 @@ train on texts, here a model reasons with images and may call the reference's op
 Command: pixel-reasoner rl --config recipes/dapo
 Data: images or videos with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b with rows of 24,576 tokens; not compiled by itself.
-Time and result: never run at this size. Published: 50 points on AIME 2024, from Qwen2.5-32B, texts alone.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+50 points on AIME 2024, from Qwen2.5-32B, texts alone.
 """
 
 from ml_collections import ConfigDict

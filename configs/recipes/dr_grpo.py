@@ -9,7 +9,8 @@ paid. The constant is rollout.max_response_tokens.
 Command: pixel-reasoner rl --config recipes/dr_grpo
 Data: images or videos with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b; not compiled by itself.
-Time and result: never run at this size. Published: 43.3% on AIME 2024, from Qwen2.5-Math-7B, texts alone.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+43.3% on AIME 2024, from Qwen2.5-Math-7B, texts alone.
 """
 
 from ml_collections import ConfigDict

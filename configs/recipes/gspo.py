@@ -8,7 +8,8 @@ which nothing is paid. Observations count in no ratio.
 Command: pixel-reasoner rl --config recipes/gspo
 Data: images or videos with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b; not compiled by itself.
-Time and result: never run at this size. Published: curves alone, above GRPO's with Qwen3-30B-A3B.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+curves alone, above GRPO's with Qwen3-30B-A3B.
 """
 
 from ml_collections import ConfigDict

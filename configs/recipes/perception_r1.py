@@ -8,7 +8,8 @@ the paper's; the other two weights, and the length of a run, are readings of our
 Command: OPENAI_BASE_URL=http://judge:8000/v1 PIXEL_REASONER_JUDGE=NAME pixel-reasoner rl --config recipes/perception_r1
 Data: images with questions and answers, and `visual_facts`, a list of short statements about each image.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 6,144 tokens, and a server of the judge; not compiled by itself.
-Time and result: never run at this size. Published: best of several on multimodal mathematics, with 1,442 samples.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+best of several on multimodal mathematics, with 1,442 samples.
 """
 
 import numpy as np

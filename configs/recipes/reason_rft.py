@@ -10,7 +10,8 @@ Command: pixel-reasoner rl --config recipes/reason_rft
 Data: images with questions and answers, and for some `answer_type`, "number" or "transformation"; a model tuned on
   thoughts about such questions.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 4,096 tokens and a reference model; not compiled by itself.
-Time and result: never run at this size. Published: above instruction tuning alone on counting, geometry and
+Time and result: never run at this size. Published, as we remember it and have not checked:
+above instruction tuning alone on counting, geometry and
   transformations.
 """
 

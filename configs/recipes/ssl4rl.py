@@ -9,7 +9,8 @@ Command: python -m data_pipeline.image_tasks photos --out data/ssl4rl --tasks ro
   pixel-reasoner rl --config recipes/ssl4rl
 Data: any images.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 4,096 tokens and a reference model; not compiled by itself.
-Time and result: never run at this size. Published: above the base on MMBench and SEED-Bench, Qwen2.5-VL-3B and 7B.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+above the base on MMBench and SEED-Bench, Qwen2.5-VL-3B and 7B.
 """
 
 import numpy as np

@@ -10,7 +10,8 @@ text and a list of PIL images, which returns the cosine of the text with each im
 Command: PIXEL_REASONER_SIMILARITY=my_siglip:cosines pixel-reasoner rl --config recipes/videorft
 Data: videos or images with questions and answers; a model tuned on thoughts about such questions (theirs: 102,000).
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 6,144 tokens and a reference model; not compiled by itself.
-Time and result: never run at this size. Published: best of its time on six benchmarks of videos, Qwen2.5-VL-7B.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+best of its time on six benchmarks of videos, Qwen2.5-VL-7B.
 """
 
 import os

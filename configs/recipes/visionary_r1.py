@@ -9,7 +9,8 @@ of the query at least is right; answers are compared by rules, free texts too, w
 Command: pixel-reasoner rl --config recipes/visionary_r1
 Data: images with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 4,096 tokens and a reference model; not compiled by itself.
-Time and result: never run at this size. Published: above GPT-4o on several benchmarks of visual reasoning, 3B.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+above GPT-4o on several benchmarks of visual reasoning, 3B.
 """
 
 from collections.abc import Sequence

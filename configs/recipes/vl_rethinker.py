@@ -9,7 +9,8 @@ responses.
 Command: pixel-reasoner rl --config recipes/vl_rethinker
 Data: images with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b; not compiled by itself.
-Time and result: never run at this size. Published: 80.4% on MathVista at 72B [A].
+Time and result: never run at this size. Published, as we remember it and have not checked:
+80.4% on MathVista at 72B.
 """
 
 import numpy as np

@@ -9,7 +9,8 @@ Command: pixel-reasoner rl --config recipes/vlm_r1
 Data: images with questions and answers, and `boxes` in pixels of the image: [x1, y1, x2, y2], or {"bbox_2d": [...],
   "label": "..."} for detection.
 Hardware: that of rl_qwen2_5_vl_7b, with rows of 6,144 tokens and a reference model; not compiled by itself.
-Time and result: never run at this size. Published: 63.2 on LISA grounding, 54.8 from instruction tuning, Qwen2.5-VL-3B.
+Time and result: never run at this size. Published, as we remember it and have not checked:
+63.2 on LISA grounding, 54.8 from instruction tuning, Qwen2.5-VL-3B.
 """
 
 import numpy as np

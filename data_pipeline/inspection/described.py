@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data_pipeline.draft import Draft
+from data_pipeline.logged_tokens import LoggedTokens
 from pixel_reasoner_jax.query import object_box
 from pixel_reasoner_jax.report.entries import Facts, numbers_of
 from pixel_reasoner_jax.report.images import image_size
@@ -11,11 +12,14 @@ from pixel_reasoner_jax.trajectory import Ended, Trajectory
 
 
 def described(draft: Draft, group: str) -> tuple[Trajectory, Facts]:
-    """The trajectory without tokens, and the facts that a run, a synthesis or an import has stored with it.
+    """The trajectory, with tokens if a run has stored them, and the facts that are stored with it.
 
     Args:
       draft: whose attributes may hold anything: what is of no use is left out.
       group: what it belongs to.
+
+    Raises:
+      UserError: there are tokens, and they do not fit together.
     """
     attributes = draft.attributes
     trajectory, terms = draft.without_tokens(), numbers_of(attributes.get("reward_terms"))
@@ -32,6 +36,10 @@ def described(draft: Draft, group: str) -> tuple[Trajectory, Facts]:
         terms=terms,
         object_box=object_box(attributes, lambda: _first_size(draft)),
     )
+    if isinstance(attributes.get("tokens"), dict):
+        logged = LoggedTokens.of(draft)
+        trajectory.tokens, trajectory.source, trajectory.logprobs = logged.tokens, logged.source, logged.logprobs
+        facts.trainer = logged.trainer_logprobs
     return trajectory, facts
 
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         for draft in samples:
             show_trajectory(console, draft)
     if args.html:
-        page = write_text(args.html, inspection_page(figures, samples))
+        page = write_text(args.html, inspection_page(figures, samples, args.model))
         if not args.json:
             print(f"page: {page}")
 

@@ -10,12 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipeline.draft import Draft
+from data_pipeline.logged_tokens import LoggedTokens
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.plan.lengths import SEED, Group, Turn, limited
 from pixel_reasoner_jax.processing import Processor
-from pixel_reasoner_jax.training.samples import SAMPLES, LoggedTokens
+from pixel_reasoner_jax.training.samples import SAMPLES
 from pixel_reasoner_jax.training.training_run import INITIAL
 from pixel_reasoner_jax.trajectory import Source
 

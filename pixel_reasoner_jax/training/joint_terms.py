@@ -42,9 +42,17 @@ PRESENT = "present"
 
 def joint_parts(config: ConfigDict) -> dict[str, Callable[[UpdateView, ConfigDict], Linearized]]:
     """The joint parts of an experiment's loss, by what they are called in messages."""
-    parts = {f"policy loss {config.grpo.loss!r}": surrogate_of(config.grpo)}
-    parts |= {f"auxiliary term {label!r}": term for label, term in auxiliary_terms(config).items()}
+    parts = {_policy_loss(config): surrogate_of(config.grpo)}
+    parts |= {_auxiliary_term(label): term for label, term in auxiliary_terms(config).items()}
     return {name: part for name, part in parts.items() if is_joint(part)}
+
+
+def _policy_loss(config: ConfigDict) -> str:
+    return f"policy loss {config.grpo.loss!r}"
+
+
+def _auxiliary_term(label: str) -> str:
+    return f"auxiliary term {label!r}"
 
 
 def row_labels(config: ConfigDict) -> tuple[str, ...]:
@@ -97,18 +105,22 @@ def joint_arrays(
     count = view.sampled.shape
     of_passes = {label: {name: np.zeros(count) for name in joint_details(config)} for label in row_labels(config)}
     of_update = {name: np.zeros(count) for name in joint_details(config)}
-    if parts := joint_parts(config):
-        arrays = {PRESENT: of_update, **of_passes}
-        for name, part in parts.items():
-            label = next((one for one in config.auxiliary.terms if name == f"auxiliary term {one!r}"), None)
-            settings = config.grpo if label is None else config.auxiliary
-            made = _checked(name, part(view, settings), declared(part, "gradients"), count)
-            factor = 1.0 if label is None else config.auxiliary.terms[label].coefficient * weights
-            of_update[VALUES] += factor * made.values
-            for of, slopes in made.slopes.items():
-                arrays[of][SLOPES] += factor * slopes
-            if label is not None:
-                view.figure(f"aux_{label}", made.values)
+    arrays = {PRESENT: of_update, **of_passes}
+
+    def add(name: str, settings: ConfigDict, factor: np.ndarray | float) -> np.ndarray:
+        part = parts[name]
+        made = _checked(name, part(view, settings), declared(part, "gradients"), count)
+        of_update[VALUES] += factor * made.values
+        for label, slopes in made.slopes.items():
+            arrays[label][SLOPES] += factor * slopes
+        return made.values
+
+    parts = joint_parts(config)
+    if (name := _policy_loss(config)) in parts:
+        add(name, config.grpo, 1.0)
+    for label, term in config.auxiliary.terms.items():
+        if (name := _auxiliary_term(label)) in parts:
+            view.figure(f"aux_{label}", add(name, config.auxiliary, term.coefficient * weights))
     for label in _with_entropy(config):
         of_passes[label][ENTROPY_SLOPES] -= config.passes[label].entropy * weights
         view.figure(f"entropy_{label}", view.entropy(label))

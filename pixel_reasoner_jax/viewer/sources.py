@@ -26,7 +26,7 @@ from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.report.entries import MAX_ITEMS, Entry, Facts, TokenTexts, entry, text_entry
 from pixel_reasoner_jax.report.trajectory_json import to_json_types
 from pixel_reasoner_jax.training.kept_responses import EVALUATIONS
-from pixel_reasoner_jax.training.samples import SAMPLES, LoggedTokens
+from pixel_reasoner_jax.training.samples import SAMPLES
 from pixel_reasoner_jax.trajectory import OperationRecord, Trajectory
 from pixel_reasoner_jax.viewer.lines import Skipped, json_file, objects_of
 from pixel_reasoner_jax.viewer.lines import lines_of as whole_lines
@@ -213,19 +213,10 @@ def _data_set(
         def make(index: int = index) -> Entry:
             record = source[index]
             if isinstance(record, Draft):
-                return _drafted(record, group(record), pictures, texts)
+                return entry(*described(record, group(record)), pictures, texts)
             return _query(record, pictures)
 
         yield from _or_skipped(skipped, "record that cannot be read", where, make)
-
-
-def _drafted(draft: Draft, group: str, pictures: Pictures, texts: TokenTexts) -> Entry:
-    trajectory, facts = described(draft, group)
-    if isinstance(draft.attributes.get("tokens"), dict):
-        logged = LoggedTokens.of(draft)
-        trajectory.tokens, trajectory.source, trajectory.logprobs = logged.tokens, logged.source, logged.logprobs
-        facts.trainer = logged.trainer_logprobs
-    return entry(trajectory, facts, pictures, texts)
 
 
 def _query(query: Mapping[str, Any], pictures: Pictures) -> Entry:

@@ -1,6 +1,7 @@
 """The figures are those of the records, and the mask is seen."""
 
 import collections
+import dataclasses
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from PIL import Image
 
 from data_pipeline import lessons
 from data_pipeline.inspection.loss_labels import LossLabel, labeled_items
+from data_pipeline.inspection.page import inspection_page
 from data_pipeline.inspection.terminal import show_trajectory
 from data_pipeline.records import read_description, write_records
 from data_pipeline.sources.pixel_search import PixelSearch
@@ -115,6 +117,18 @@ def test_the_page_shows_the_mask(dataset, tmp_path, capsys):
     assert page.count(texts) == figures["masked"] + page.count('class="turn observation')
     assert page.count("data:image/") == sum(kind["count"] for kind in figures["images"].values())
     assert figures["digest"] in page and "<script" not in page
+
+
+def test_tokens_that_a_run_has_stored_are_shaded(drafts, world_directory):
+    logged = {"ids": [1, 2, 3], "source": [[0, 1], [1, 2]], "temperatures": [1.0, 1.0]}
+    logged |= {"logprobs": [-2.0, -8.0], "trainer_logprobs": [-2.0, -8.0]}
+    good, odd = (
+        dataclasses.replace(drafts[0], attributes={"tokens": {**logged, "ids": ids}}) for ids in ([1, 2, 3], [10**9])
+    )
+    figures = {"kind": "trajectory", "path": "x"}
+    page = inspection_page(figures, [good, odd], world_directory)
+    assert page.count("<article") == 2 and page.count('class="above" style="--share:') == 2
+    assert "log-probabilities" not in inspection_page(figures, [good, odd])
 
 
 def test_a_hostile_record_is_only_shown(tmp_path, capsys):

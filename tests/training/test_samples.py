@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.logged_tokens import LoggedTokens
 from data_pipeline.pipeline import render_trajectory
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.commands import inspect_data
@@ -21,7 +22,7 @@ from pixel_reasoner_jax.operations.error_kinds import ERROR_KINDS
 from pixel_reasoner_jax.plan.stored_lengths import run_groups
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.training import rl, samples
-from pixel_reasoner_jax.training.samples import LoggedTokens, error_counts
+from pixel_reasoner_jax.training.samples import error_counts
 from pixel_reasoner_jax.trajectory import OperationRecord, Source
 from tests.documents import undocumented
 from tests.training.interruption import interrupted

@@ -1,0 +1,144 @@
+"""Recipes side by side in the quickstart's world: `python experiments/recipes.py --out DIR`; see docs/recipes.md.
+
+Every arm trains the quickstart's poor warm start with what a recipe of `configs/recipes/` changes of rewards,
+sub-groups, advantages, losses and schedules. Operations, sizes, batches and the optimizer are the quickstart's, so that
+the arms differ in the method alone. Killed anywhere, the same command goes on; `results.json` in DIR always holds what
+is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.learning_trap import DOCS, Arm, Outcomes, config_of, outcomes, results, run_arm
+from pixel_reasoner_jax.commands.cli import end_in_one_line
+from pixel_reasoner_jax.compilation import enable_cache
+from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.evaluation.records import RESULTS
+from pixel_reasoner_jax.files import write_text
+from pixel_reasoner_jax.report.charts import moving_average
+from pixel_reasoner_jax.report.documents import fill_part, markdown_table
+from pixel_reasoner_jax.report.text import interval_text, plain_table
+
+SEEDS = (0, 1, 2)
+RECIPES = (
+    "pixel_reasoner",
+    "pixel_reasoner_release",
+    "adagrpo",
+    "look_less_reason_more",
+    "deepeyes",
+    "mini_o3",
+    "dapo",
+    "dr_grpo",
+    "gspo",
+    "cispo",
+    "noisyrollout",
+    "vppo",
+    "papo",
+    "vogue",
+)
+"""Those whose data are questions and answers, and that look with an operation or change how is learned."""
+
+METHOD = ("rewards", "curiosity", "grpo", "auxiliary", "replay", "passes", "schedules", "rollout.subgroups")
+"""Sections and settings that are the method's."""
+
+SIZES = ("rewards.overlong_margin", "grpo.queries_per_episode", "grpo.constant_length")
+"""Settings among these that are sizes, which the quickstart's world has of its own."""
+
+REACHED, WINDOW = 0.8, 5  # an accuracy in training, as a running mean over so many episodes
+
+
+def changes_of(recipe: str) -> dict[str, Any]:
+    """What a recipe changes of the method, by dotted key of configs/quickstart.py."""
+    before, after = (dict(_leaves(load_config(name))) for name in ("rl_qwen2_5_vl_7b", f"recipes/{recipe}"))
+    found = {
+        f"rl.{key}": value
+        for key, value in after.items()
+        if before.get(key) != value and key.startswith(METHOD) and key not in SIZES
+    }
+    if any(key.startswith("rl.rollout.subgroups.") for key in found):
+        samples = [value for key, value in found.items() if key.endswith(".samples")]
+        found["rl.rollout.samples"] = sum(samples)
+    return found
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def make_arms() -> dict[str, Arm]:
+    """An arm for each recipe."""
+    return {recipe: Arm(recipe, changes_of(recipe), "recipes") for recipe in RECIPES}
+
+
+def first_reached(episodes: Sequence[Mapping[str, Any]]) -> int | None:
+    """The episode after which the accuracy in training is `REACHED`; None where it never is."""
+    points = [(row["step"], row["accuracy"]) for row in episodes if row.get("accuracy") is not None]
+    return next((step for step, value in moving_average(points, WINDOW) if value >= REACHED), None)
+
+
+def table(found: Outcomes) -> list[list[str]]:
+    """Rows of cells: the heading, then each recipe's means with their intervals over seeds."""
+    rows = [["Recipe", "Seeds", "Accuracy", "RaPR", "Operations", f"Episodes to {REACHED}"]]
+    for name, of_arm in results(found).items():
+        cells = []
+        for key in ("accuracy", "rapr"):
+            mean, interval = fmean(of_arm[key]), of_arm[f"{key}_interval"]
+            cells.append(f"{mean:.3f}" if interval is None else interval_text(mean, interval))
+        runs = [row["episodes"] for row in found[name]]
+        last = [episodes[-1].get("operations", 0.0) for episodes in runs if episodes]
+        steps = [first_reached(episodes) for episodes in runs]
+        cells += [
+            f"{fmean(last):.2f}" if last else "–",
+            ", ".join("never" if one is None else str(one) for one in steps),
+        ]
+        rows.append([name, ", ".join(map(str, of_arm["seed"])), *cells])
+    return rows
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs what is not finished yet, and prints what there is."""
+    out, arms = pathlib.Path(args.out).absolute(), make_arms()
+    if args.write_docs:
+        fill_part(DOCS / "recipes.md", "results", markdown_table(table(outcomes(out, arms))))
+        return 0
+    enable_cache()
+    for seed in args.seeds:
+        for name in args.recipes or arms:
+            run_arm(name, arms[name], config_of(arms[name], seed, args.quick), out / f"seed-{seed}")
+            found = outcomes(out, arms)
+            write_text(out / RESULTS, json.dumps(results(found), indent=2, allow_nan=False) + "\n")
+    print(plain_table(table(found)))
+    print(json.dumps(results(found), allow_nan=False))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--out", required=True, metavar="DIR", help="for everything; what is finished in it stays")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED", help="(default: 0 1 2)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, which show only that everything runs")
+    parser.add_argument("--write-docs", action="store_true", help="run nothing; write what is finished into docs/")
+    args = parser.parse_args(argv)
+    if min(args.seeds) < 0:
+        parser.error("argument --seeds: a seed is 0 or greater")
+    again = shlex.join(["python", "experiments/recipes.py", *(sys.argv[1:] if argv is None else argv)])
+    return end_in_one_line(lambda: run(args), again, is_program=argv is None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
