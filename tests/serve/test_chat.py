@@ -1,8 +1,10 @@
 """Chat completions of the server, whole and streamed."""
 
+import asyncio
 import base64
 import concurrent.futures
 import contextlib
+import functools
 import http.client
 import json
 import time
@@ -12,7 +14,11 @@ import pytest
 from pixel_reasoner_jax.operations import Call
 from pixel_reasoner_jax.operations.syntaxes import ToolCallTags
 from pixel_reasoner_jax.rollout import Limits, Policy
-from pixel_reasoner_jax.serve.replies import TurnFilter
+from pixel_reasoner_jax.serve import answer as answer_module
+from pixel_reasoner_jax.serve.answer import Answer, Inbox, Post
+from pixel_reasoner_jax.serve.metrics import ServerMetrics
+from pixel_reasoner_jax.serve.replies import Reply, TurnFilter
+from pixel_reasoner_jax.serve.request import RequestLimits, read_body
 from tests.rollout.zooming_policy import Zooming
 from tests.serve.conftest import LENGTH, asked, film, picture
 
@@ -153,6 +159,25 @@ def test_a_client_that_hangs_up_leaves_the_batch(client):
                 time.sleep(0.01)
         assert everything_is_free(client)
     assert client.chat(asked())[0] == 200
+
+
+def test_a_client_that_takes_nothing_leaves_the_batch(client, monkeypatch):
+    monkeypatch.setattr(answer_module, "SEND_SECONDS", 0.05)
+    metrics, engine = ServerMetrics(), client.engine
+    request = read_body(json.dumps(asked(max_tokens=150, stream=True)).encode(), ["tiny"], RequestLimits())
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    async def answer():
+        post, inbox = Post(), Inbox()
+        ticket = engine.submit(request, functools.partial(post.send, inbox))
+        reply = Reply(ticket, engine.policy.processor)
+        await asyncio.wait_for(Answer(engine, metrics, ticket, reply, inbox, 0.0)({"type": "http"}, never, never), 60)
+
+    asyncio.run(answer())
+    assert 'requests_total{status="hung_up"} 1' in metrics.text(engine.load)
+    assert everything_is_free(client)
 
 
 def test_too_many_are_turned_away(served):
