@@ -9,7 +9,7 @@ authors' code [C], clean updates are from a note [N]; the diffusion's variances 
 Command: pixel-reasoner rl --config recipes/noisyrollout
 Data: images with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b; not compiled by itself.
-Time and result: never run at this size.
+Time and result: never run at this size. Published: no figure in our notes.
 """
 
 import math

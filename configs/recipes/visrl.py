@@ -10,7 +10,7 @@ adapters and one stage in place of two are ours [R].
 Command: pixel-reasoner rl --config recipes/visrl
 Data: images with questions and answers, and `boxes`: a list of {"xyxy": [left, top, right, bottom]} in pixels.
 Hardware: that of rl_qwen2_5_vl_7b; not compiled by itself.
-Time and result: never run at this size.
+Time and result: never run at this size. Published: no figure in our notes.
 """
 
 import numpy as np

@@ -1,10 +1,10 @@
 """VL-Rethinker (arXiv 2504.08837; TIGER-AI-Lab/VL-Rethinker): selective sample replay, and answers thought over again.
 
 Some responses are told after their first answer to think again, and what they answer then counts; right responses are
-learned from by their cross-entropy besides. Responses that say "wait" more than five times count as wrong. Replay is
-the released one [C]. Forced rethinking is from a note [N]: how many responses are told so (2 of 8), and the words, are
-ours [R]. Differences: the words come as a message of the user, not inside the response; cross-entropy is of all right
-responses.
+learned from by their cross-entropy besides. Responses that say "wait" more than five times count as wrong. Evidence:
+replay is the released one [C]. Forced rethinking is from a note [N]: how many responses are told so (2 of 8), and the
+words, are ours [R]. Differences: the words come as a message of the user, not inside the response; cross-entropy is of
+all right responses.
 
 Command: pixel-reasoner rl --config recipes/vl_rethinker
 Data: images with questions and answers.

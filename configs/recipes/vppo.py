@@ -9,7 +9,7 @@ theirs where the accuracy is not within 0.01 and 0.99, which is the same.
 Command: pixel-reasoner rl --config recipes/vppo
 Data: images with questions and answers.
 Hardware: that of rl_qwen2_5_vl_7b; not compiled by itself.
-Time and result: never run at this size.
+Time and result: never run at this size. Published: no figure in our notes.
 """
 
 import numpy as np
