@@ -1,5 +1,6 @@
 # Each target makes .venv if it is missing, installs into it once, and does its job.
 #   make quickstart   the whole method in miniature on this machine's CPU
+#   make demo         a page to talk to the quickstart's models: one that looks, and one that guesses
 #   make test         the test suite; more options with ARGS="-k curiosity"
 #   make lint         ruff
 PYTHON ?= python3
@@ -14,10 +15,19 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compi
 # a sixth of an update's time. With these the process keeps them.
 KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart demo test lint clean
 
 quickstart: $(VENV)/installed
 	$(KEEP_MEMORY) $(BIN)/pixel-reasoner quickstart $(ARGS)
+
+QUICKSTART := runs/quickstart
+
+# Trains the models if there are none.
+demo: $(VENV)/installed-serve
+	test -e $(QUICKSTART)/rl_with_curiosity/model/pixel_reasoner.json || \
+		$(KEEP_MEMORY) $(BIN)/pixel-reasoner quickstart
+	$(BIN)/pixel-reasoner serve --model looks=$(QUICKSTART)/rl_with_curiosity/model \
+		--model guesses=$(QUICKSTART)/rl_without_curiosity/model --max-length 1024 $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
@@ -37,6 +47,10 @@ $(VENV)/installed: setup.py | $(BIN)/python
 	$(INSTALL) .
 	@touch $@
 
+$(VENV)/installed-serve: setup.py | $(BIN)/python
+	$(INSTALL) ".[serve]"
+	@touch $@ $(VENV)/installed
+
 $(VENV)/installed-test: setup.py | $(BIN)/python
 	$(INSTALL) ".[test]"
-	@touch $@ $(VENV)/installed
+	@touch $@ $(VENV)/installed $(VENV)/installed-serve

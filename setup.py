@@ -21,6 +21,8 @@ setup(
         "data_pipeline.synthesis": ["prompts/*.txt"],
         "pixel_reasoner_jax.evaluation": ["prompts/*.txt"],
         "pixel_reasoner_jax.configs": ["**/*.py"],
+        "pixel_reasoner_jax.report": ["shared/*"],
+        "pixel_reasoner_jax.serve": ["page/*"],
         "pixel_reasoner_jax.viewer": ["page/*"],
     },
     package_dir={"pixel_reasoner_jax.configs": "configs"},

@@ -59,12 +59,11 @@ class Episode(Dialogue):
         self._pieces = [(prompt_tokens, Source.PROMPT, None, None, 1.0)]
         self._turn_tokens: list[int] = given.tolist()
         self._text = self._new_text()
+        self._told = 0  # characters of the turn that events have told
         if prompt.given:
             self._pieces.append((given, Source.GIVEN, None, None, self.settings.temperature))
             if self._text is not None:
-                self._text.begin(self._turn_tokens)
-                if on_event:
-                    self._emit(TurnText, text=self._text.text)
+                self._text.add(self._turn_tokens)
         self._closed = True  # whether the last turn ended with a sampled stop token
         self.length = len(prompt.rendered.tokens)
         self.sampled = 0
@@ -107,13 +106,12 @@ class Episode(Dialogue):
         """
         kept, stopped = len(tokens), False
         if self._text is not None:
-            ids, before = tokens.tolist(), len(self._text.text)
+            ids = tokens.tolist()
             ended = bool(ids) and ids[-1] in self._processor.stop_tokens
             added = self._text.push(ids[:-1] if ended else ids)
             if stopped := self._text.stopped:
                 kept = added
-            if self._on_event and len(self._text.text) > before:
-                self._emit(TurnText, text=self._text.text[before:])
+            self._tell(self._text.text)
         self._pieces.append(
             (tokens[:kept], Source.SAMPLED, logprobs[:kept], policy_logprobs[:kept], self.settings.temperature)
         )
@@ -134,10 +132,15 @@ class Episode(Dialogue):
         tokens = self._turn_tokens
         self._closed = bool(tokens) and tokens[-1] in self._processor.stop_tokens
         text = self._processor.tokenizer.decode(tokens[:-1] if self._closed else tokens)
-        if self._on_event and len(text) > len(self._text.text):
-            self._emit(TurnText, text=text[len(self._text.text) :])
-        self._turn_tokens, self._text = [], self._new_text()
+        self._tell(text)
+        self._turn_tokens, self._text, self._told = [], self._new_text(), 0
         return self.close_turn(text, stopped)
+
+    def _tell(self, text: str) -> None:
+        """Has an event tell what a turn's text, as it is now, has more than was told."""
+        if self._on_event and len(text) > self._told:
+            self._emit(TurnText, text=text[self._told :])
+            self._told = len(text)
 
     def observe(self, call: Call | OperationError | FollowUp, observation: RenderedObservation) -> bool:
         if not super().observe(call, observation):
@@ -201,32 +204,26 @@ class TextStream:
     def __init__(self, tokenizer: Any, stop_strings: tuple[str, ...]):
         self._tokenizer, self._stop_strings = tokenizer, stop_strings
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.text, self._begins = "", 0  # where stop strings may begin
+        self.text = ""
         self.stopped = False
 
-    def begin(self, tokens: Sequence[int]) -> None:
-        """Adds tokens that were not sampled: no stop string that begins in them counts."""
-        self.text = self._decoder.decode(b"".join(_token_bytes(self._tokenizer, token) for token in tokens))
-        self._begins = len(self.text)
+    def add(self, tokens: Sequence[int]) -> None:
+        """Adds tokens to `text`; the bytes of an incomplete character wait for the tokens that follow."""
+        self.text += self._decoder.decode(b"".join(_token_bytes(self._tokenizer, token) for token in tokens))
 
     def push(self, tokens: Sequence[int]) -> int:
-        """Adds tokens to `text`, up to the one that completes a stop string, and returns how many that were.
-
-        The bytes of an incomplete character wait for the tokens that follow.
-        """
-        pieces = [_token_bytes(self._tokenizer, token) for token in tokens]
+        """Adds tokens up to the one that completes a stop string, and returns how many that were."""
         if not self._stop_strings:
-            self.text += self._decoder.decode(b"".join(pieces))
-            return len(pieces)
-        for number, piece in enumerate(pieces, start=1):
-            before, new = len(self.text), self._decoder.decode(piece)
-            self.text += new
-            self.stopped = any(
-                self.text.find(stop, max(self._begins, before - len(stop))) >= 0 for stop in self._stop_strings
-            )
-            if self.stopped:
+            self.add(tokens)
+            return len(tokens)
+        for number, token in enumerate(tokens, start=1):
+            before = len(self.text)
+            self.add([token])
+            # One that ended before, in a text that was given, does not count.
+            if any(stop in self.text[max(0, before - len(stop) + 1) :] for stop in self._stop_strings):
+                self.stopped = True
                 return number
-        return len(pieces)
+        return len(tokens)
 
 
 @functools.lru_cache(maxsize=2**15)

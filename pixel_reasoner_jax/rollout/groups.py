@@ -38,7 +38,7 @@ class RolloutSettings:
       build: makes the prompt of a query, in a worker thread; None for `Prompt.build`.
       per_query: the settings of one query, where queries differ in `samples`, `seed`, `sampling`, `registry`, `limits`,
         `on_event`, `build`, `drawn_as`, `first_sample` or `follow_up`; None: all have these. Forbidden tokens and
-        penalties are those of the rollout.
+        penalties are the rollout's own.
       drawn_as: what random keys are made of, beside the seed and the sample's index; None for the query's id.
       first_sample: the index of a query's first response; that of the others follows.
       follow_up: the text of a message that follows the first answer, after which a response goes on; "": none.

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import threading
 import time
@@ -20,6 +21,8 @@ from pixel_reasoner_jax.serve.engine import Engine, Ticket, Update
 from pixel_reasoner_jax.serve.errors import ApiError
 from pixel_reasoner_jax.serve.metrics import ServerMetrics
 from pixel_reasoner_jax.serve.replies import Reply
+
+SEND_SECONDS = 60.0  # in which a client must have taken what is sent
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -116,13 +119,14 @@ class Answer(Response):
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> None:
         watching = asyncio.ensure_future(self._watch(receive))
         status: int | str = "hung_up"
+        send = functools.partial(_in_time, send)
         try:
             status = await (self._stream if self._ticket.request.stream else self._whole)(send)
         except (Gone, OSError):
             pass
         except ApiError as error:
             status = error.status
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Gone, OSError):
                 await JSONResponse(error.body, error.status, error.headers)(scope, receive, send)
         finally:
             watching.cancel()
@@ -145,8 +149,9 @@ class Answer(Response):
         if isinstance(update, ApiError):
             raise update
         if isinstance(update, Prompt):
-            self._reply.prompt = update
-            return self._reply.begin()
+            if self._ticket.request.with_frames:  # which are encoded
+                return await asyncio.to_thread(self._reply.begin, update)
+            return self._reply.begin(update)
         if self._is_first:
             self._is_first = False
             self._metrics.time_first(time.monotonic() - self._began)
@@ -185,6 +190,15 @@ class Answer(Response):
             pieces = [*pieces, self._reply.last()]
         await _send_pieces(send, pieces, b"data: [DONE]\n\n")
         return 200
+
+
+async def _in_time(send: Send, message: dict[str, Any]) -> None:
+    """Sends a message; a client that does not take it in time counts as gone."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await send(message)
+    except TimeoutError:
+        raise Gone from None
 
 
 async def _send_pieces(send: Send, pieces: list[dict[str, Any]], end: bytes | None = None) -> None:

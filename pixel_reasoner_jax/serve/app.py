@@ -18,12 +18,13 @@ from starlette.routing import Route
 
 from pixel_reasoner_jax.rollout.live import sum_of
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.serve import page_routes
 from pixel_reasoner_jax.serve.answer import Answer, Inbox, Post
 from pixel_reasoner_jax.serve.engine import Engine
 from pixel_reasoner_jax.serve.errors import ApiError
 from pixel_reasoner_jax.serve.metrics import ServerMetrics
-from pixel_reasoner_jax.serve.replies import EXTRA, Reply
-from pixel_reasoner_jax.serve.request import RequestLimits, read_body
+from pixel_reasoner_jax.serve.replies import Reply
+from pixel_reasoner_jax.serve.request import EXTRA, RequestLimits, read_body
 
 BODY_SECONDS = 60.0  # in which a body must have come
 SMALL = 2**16  # bytes of a body that is read without a thread, which would take longer
@@ -71,6 +72,7 @@ class Service:
             Route("/v1/models/{name:path}", self._guarded(self._one_model), methods=["GET"]),
             Route("/health", self._health, methods=["GET"]),
             Route("/metrics", self._guarded(self._counters), methods=["GET"]),
+            *page_routes.routes(self._guarded),
         ]
         handlers = {404: self._no_route, 405: self._no_route, 500: self._bug}
         return Starlette(routes=routes, exception_handlers=handlers)

@@ -19,12 +19,11 @@ from pixel_reasoner_jax.rollout.dialogue import EpisodeEnd, Event, OperationRun,
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.serve.conversation import arguments_json
 from pixel_reasoner_jax.serve.engine import Ticket
+from pixel_reasoner_jax.serve.request import EXTRA
 from pixel_reasoner_jax.trajectory import Ended, OperationRecord, Source, Trajectory
 
-EXTRA = "pixel_reasoner"
-"""The field with what other servers do not have: operations with their images, and why a response has ended."""
-
 LONGEST_SIDE = 1024  # pixels of an image of an operation as it is sent
+FRAME_SIDE = 384  # and of a frame of the video
 BETWEEN = "\n\n"  # between the texts of two turns
 
 
@@ -148,9 +147,17 @@ class Reply:
             case EpisodeEnd():
                 return self._end(choice, event.trajectory)
 
-    def begin(self) -> list[dict[str, Any]]:
-        """The first pieces."""
-        return [self._piece(choice, {"role": "assistant", "content": ""}) for choice in self.choices]
+    def begin(self, prompt: Prompt) -> list[dict[str, Any]]:
+        """Takes the prompt; the first pieces."""
+        self.prompt = prompt
+        pieces = [self._piece(choice, {"role": "assistant", "content": ""}) for choice in self.choices]
+        if self._ticket.request.with_frames and prompt.state.frames:
+            frames = [
+                {"url": data_url(frame, side=FRAME_SIDE), "width": frame.width, "height": frame.height}
+                for frame in prompt.state.frames
+            ]
+            pieces[0]["choices"][0]["delta"][EXTRA] = {"frames": frames}
+        return pieces
 
     def usage(self) -> dict[str, Any]:
         """Tokens; those of a prompt count its images, and those of images that operations add are told apart."""
@@ -250,10 +257,10 @@ def operation_dict(record: OperationRecord, images: Sequence[Picture]) -> dict[s
     return dataclasses.asdict(record) | {"images": [data_url(image) for image in images]}
 
 
-def data_url(picture: Any) -> str:
-    """An image as a data: URL, reduced where it is large."""
+def data_url(picture: Any, kind: str = "JPEG", side: int = LONGEST_SIDE) -> str:
+    """An image as a data: URL, reduced where a side is longer."""
     image = picture.load() if isinstance(picture, Picture) else picture.convert("RGB")
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    image.save(buffer, kind, **({"quality": 85} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

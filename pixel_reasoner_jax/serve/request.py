@@ -15,6 +15,10 @@ from pixel_reasoner_jax.operations.calls import CLOSING, OPENING
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.serve.errors import ApiError, refused
 
+EXTRA = "pixel_reasoner"
+"""The field with what other servers do not have: of a request, whether frames are sent; of an answer, operations with
+their images, and why a response has ended."""
+
 MOST_VALUES = 300_000  # commas and brackets of a body: values that take memory each
 MOST_STOPS, STOP_LENGTH = 8, 256
 MOST_TOOLS = 64
@@ -66,6 +70,7 @@ class ChatRequest:
       samples, seed, sampling, max_tokens, logprobs: see OpenAI's reference of `n`, …; `max_tokens` None: no limit.
       tools: the signatures of the functions that the client runs; None: the operations run here.
       stream, with_usage: whether the answer is sent as it is written, and whether its last event counts the tokens.
+      with_frames: whether the first event of a stream has the frames of the video.
     """
 
     model: str
@@ -78,6 +83,7 @@ class ChatRequest:
     tools: list[dict[str, Any]] | None = None
     stream: bool = False
     with_usage: bool = False
+    with_frames: bool = False
 
 
 def read_body(body: bytes, models: Container[str], limits: RequestLimits) -> ChatRequest:
@@ -111,6 +117,9 @@ def read_body(body: bytes, models: Container[str], limits: RequestLimits) -> Cha
     stream_options = value.get("stream_options") or {}
     if not isinstance(stream_options, dict):
         raise refused("stream_options must be an object", "stream_options")
+    extra = value.get(EXTRA) or {}
+    if not isinstance(extra, dict):
+        raise refused(f"{EXTRA} must be an object", EXTRA)
     return ChatRequest(
         model=asked,
         messages=_messages(value.get("messages"), limits),
@@ -122,6 +131,7 @@ def read_body(body: bytes, models: Container[str], limits: RequestLimits) -> Cha
         tools=tools,
         stream=_flag(value, "stream"),
         with_usage=_flag(stream_options, "include_usage"),
+        with_frames=_flag(extra, "frames"),
     )
 
 

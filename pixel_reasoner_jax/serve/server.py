@@ -75,11 +75,8 @@ class Server(uvicorn.Server):
         engines = [offer.engine for offer in self._service.offers.values()]
         closing = [asyncio.to_thread(engine.close, self._grace, lambda: self.force_exit) for engine in engines]
         self.dropped = sum(await asyncio.gather(*closing))
-        were = (
-            "1 request had not ended and was"
-            if self.dropped == 1
-            else f"{self.dropped} requests had not ended and were"
-        )
+        several = f"{self.dropped} requests had not ended and were"
+        were = "1 request had not ended and was" if self.dropped == 1 else several
         said = f"ended; {were} dropped" if self.dropped else "ended"
         print(said, flush=True)  # here: afterwards uvicorn raises the signal again, which ends the process
         await super().shutdown(sockets)

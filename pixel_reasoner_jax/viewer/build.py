@@ -7,7 +7,6 @@ the rows of the list and one chunk.
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import itertools
 import json
 import os
@@ -17,7 +16,8 @@ import time
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.report.style import STYLE as SHARED_STYLE
+from pixel_reasoner_jax.report.page_files import SCRIPTS as SHARED_SCRIPTS
+from pixel_reasoner_jax.report.page_files import page_file, page_style
 from pixel_reasoner_jax.viewer.lines import Skipped
 from pixel_reasoner_jax.viewer.pictures import FOLDER as IMAGES
 from pixel_reasoner_jax.viewer.pictures import NAME as IMAGE_NAME
@@ -27,7 +27,7 @@ from pixel_reasoner_jax.viewer.summary import source_summary, summary
 
 PAGE, DATA = "index.html", "data"
 STYLE, ICON = "view.css", "icon.svg"
-SCRIPTS = ("core.js", "charts.js", "summary.js", "detail.js", "list.js", "main.js")
+SCRIPTS = (*SHARED_SCRIPTS, "core.js", "charts.js", "summary.js", "detail.js", "list.js", "main.js")
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
 CHUNK_ENTRIES, CHUNK_BYTES = 50, 1_000_000
 MAX_ENTRIES = 20_000  # of a source
@@ -150,11 +150,7 @@ def write_script(path: pathlib.Path, call: str, text: str) -> None:
 def write_page(directory: pathlib.Path) -> None:
     """Writes the page itself, with its style and scripts."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / PAGE).write_text(page_file(PAGE).replace("{{policy}}", POLICY), encoding="utf-8")
+    (directory / PAGE).write_text(page_file(__package__, PAGE).replace("{{policy}}", POLICY), encoding="utf-8")
     for name in (*SCRIPTS, ICON):
-        (directory / name).write_text(page_file(name), encoding="utf-8")
-    (directory / STYLE).write_text(SHARED_STYLE + page_file(STYLE), encoding="utf-8")
-
-
-def page_file(name: str) -> str:
-    return importlib.resources.files("pixel_reasoner_jax.viewer").joinpath("page", name).read_text(encoding="utf-8")
+        (directory / name).write_text(page_file(__package__, name), encoding="utf-8")
+    (directory / STYLE).write_text(page_style(__package__, STYLE), encoding="utf-8")

@@ -10,12 +10,13 @@ from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rollout.alterations import change_levels, masked, noisy
+from pixel_reasoner_jax.rollout.dialogue import TurnText
 from pixel_reasoner_jax.rollout.given import clean_media
 from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups, altered, gold_response, settings_of
 from pixel_reasoner_jax.trajectory import Ended, Source
 
 
-def ask(policy, queries, subgroups, samples, seed=3):
+def ask(policy, queries, subgroups, samples, seed=3, on_event=None):
     """All responses by query and column."""
     parts = [
         part
@@ -27,7 +28,7 @@ def ask(policy, queries, subgroups, samples, seed=3):
     def per_query(common, query):
         return settings_of(common, query, policy.prompt)
 
-    with policy.stream([part.query for part in parts], samples, seed, per_query=per_query) as stream:
+    with policy.stream([part.query for part in parts], samples, seed, per_query=per_query, on_event=on_event) as stream:
         found = {(parts[number].number, one.sample): one for number, one in stream}
     return [[found[number, column] for column in range(len(subgroups.labels))] for number in range(len(queries))]
 
@@ -50,8 +51,8 @@ def test_columns_have_the_tokens_of_a_rollout_without_subgroups(policy, queries)
 
 
 def test_a_prefix_is_the_responses_and_not_sampled(policy, queries):
-    subgroups = Subgroups([Subgroup("looks", 2, prefix="Let me zoom", guidelines="Look.")])
-    [group] = ask(policy, queries[:1], subgroups, 2)
+    subgroups, events = Subgroups([Subgroup("looks", 2, prefix="Let me zoom", guidelines="Look.")]), []
+    [group] = ask(policy, queries[:1], subgroups, 2, on_event=events.append)
     prefix = policy.processor.encode("Let me zoom")
     for one in group:
         given = one.source == Source.GIVEN
@@ -59,6 +60,9 @@ def test_a_prefix_is_the_responses_and_not_sampled(policy, queries):
         first = np.flatnonzero(given)[0]
         assert (one.source[:first] == Source.PROMPT).all() and one.source[first + len(prefix)] == Source.SAMPLED
         assert one.messages[2]["content"][0]["text"].startswith("Let me zoom")
+        told = [event for event in events if isinstance(event, TurnText) and event.sample == one.sample]
+        first_turn = [event.text for event in told if event.turn == 0]
+        assert "".join(first_turn) == one.messages[2]["content"][0]["text"]
         assert one.messages[1]["content"][-1]["text"].endswith("Look.")
         whole = policy.processor.render(one.messages[:2], generation_prompt=True).tokens
         assert one.tokens[: len(whole)].tolist() == whole.tolist()

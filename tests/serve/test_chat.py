@@ -1,8 +1,10 @@
 """Chat completions of the server, whole and streamed."""
 
+import asyncio
 import base64
 import concurrent.futures
 import contextlib
+import functools
 import http.client
 import json
 import time
@@ -12,7 +14,11 @@ import pytest
 from pixel_reasoner_jax.operations import Call
 from pixel_reasoner_jax.operations.syntaxes import ToolCallTags
 from pixel_reasoner_jax.rollout import Limits, Policy
-from pixel_reasoner_jax.serve.replies import TurnFilter
+from pixel_reasoner_jax.serve import answer as answer_module
+from pixel_reasoner_jax.serve.answer import Answer, Inbox, Post
+from pixel_reasoner_jax.serve.metrics import ServerMetrics
+from pixel_reasoner_jax.serve.replies import Reply, TurnFilter
+from pixel_reasoner_jax.serve.request import RequestLimits, read_body
 from tests.rollout.zooming_policy import Zooming
 from tests.serve.conftest import LENGTH, asked, film, picture
 
@@ -155,6 +161,25 @@ def test_a_client_that_hangs_up_leaves_the_batch(client):
     assert client.chat(asked())[0] == 200
 
 
+def test_a_client_that_takes_nothing_leaves_the_batch(client, monkeypatch):
+    monkeypatch.setattr(answer_module, "SEND_SECONDS", 0.05)
+    metrics, engine = ServerMetrics(), client.engine
+    request = read_body(json.dumps(asked(max_tokens=150, stream=True)).encode(), ["tiny"], RequestLimits())
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    async def answer():
+        post, inbox = Post(), Inbox()
+        ticket = engine.submit(request, functools.partial(post.send, inbox))
+        reply = Reply(ticket, engine.policy.processor)
+        await asyncio.wait_for(Answer(engine, metrics, ticket, reply, inbox, 0.0)({"type": "http"}, never, never), 60)
+
+    asyncio.run(answer())
+    assert 'requests_total{status="hung_up"} 1' in metrics.text(engine.load)
+    assert everything_is_free(client)
+
+
 def test_too_many_are_turned_away(served):
     client = served(queue=0, slots=1)
     status, headers, body = client.send("POST", "/v1/chat/completions", asked(n=2))
@@ -171,7 +196,9 @@ def test_a_failed_batch_is_followed_by_another(client, monkeypatch):
 
 
 def test_models_beside_each_other(served, world):  # noqa: F811
-    client = served(beside=Policy(*world, limits=Limits(2, 160, max_length=LENGTH), slots=2, text_only=True))
+    client = served(
+        beside=Policy(*world, limits=Limits(2, 160, max_length=LENGTH), slots=4, decode_steps=8, text_only=True)
+    )
     names = [model["id"] for model in json.loads(client.send("GET", "/v1/models")[2])["data"]]
     assert names == ["tiny", "beside"] and client.send("GET", "/v1/models/beside")[0] == 200
     (_, first), (_, second) = (client.chat(asked(model=name)) for name in names)

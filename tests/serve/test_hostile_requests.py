@@ -100,6 +100,8 @@ CASES = [
     {"logit_bias": {"5": 100}},
     {"response_format": {"type": "json_object"}},
     {"repetition_penalty": 1.2},
+    {"pixel_reasoner": 7},
+    {"pixel_reasoner": {"frames": "yes"}},
     {"model": None},
     {"model": "other"},
     {"model": ["tiny"]},

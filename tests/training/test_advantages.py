@@ -60,7 +60,7 @@ def test_each_limit_has_its_mask():
     left_out = {mask: set(ends[~find_finished(ends, [mask])]) for mask in MASKS}
     assert left_out == {"over_turn": {"max_operations", "max_images"}, "over_long": {"max_tokens", "max_length"}}
     assert find_finished(ends, []).all()
-    assert set(ends[find_finished(ends, list(MASKS))]) == {"answer", "withheld", "None"}
+    assert set(ends[find_finished(ends, list(MASKS))]) == {"answer", "withheld", "not_asked", "None"}
 
 
 def test_a_group_is_uniform_by_its_finished_responses():

@@ -289,7 +289,7 @@ def test_settings_that_name_nothing_are_said_before_a_model_is_loaded(sft_config
     for module in (sft, rl):
         monkeypatch.setattr(module, "TrainingRun", None)
     on = (f"data:{start / 'queries'}",)
-    fails(rl_config, rl.run, "config.evaluation.on vstar: it is NAME:PATH", on=("vstar",))
+    fails(rl_config, rl.run, "it must be texts of the form NAME:PATH", on=("vstar",))
     fails(rl_config, rl.run, "no such file or folder", on=("data:nowhere",))
     fails(rl_config, rl.run, "unknown benchmark 'vstra'|NAME:PATH", on=("vstra:x",))
     fails(rl_config, rl.run, "metric is 'accuracy': it is one of data/score", on=on, metric="accuracy")

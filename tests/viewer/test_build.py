@@ -393,4 +393,7 @@ def test_the_default_of_the_command_is_that_of_the_view():
 def test_the_page_is_packaged():
     setup = (pathlib.Path(__file__).parents[2] / "setup.py").read_text()
     assert '"pixel_reasoner_jax.viewer": ["page/*"]' in setup
-    assert all(building.page_file(name) for name in (building.PAGE, building.STYLE, building.ICON, *building.SCRIPTS))
+    assert all(
+        building.page_file(building.__package__, name)
+        for name in (building.PAGE, building.STYLE, building.ICON, *building.SCRIPTS)
+    )
