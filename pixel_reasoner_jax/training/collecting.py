@@ -62,7 +62,7 @@ def collect(
     """Asks queries and reads their responses. All processes call this together.
 
     The answers of a part are scored once its last response has ended, during the rollout. A query that fails is logged
-    and left out, whatever responses it had.
+    and left out, whatever responses it had; a part whose prompt leaves no room for a response was not asked.
 
     Args:
       ask: rolls out parts of queries; yields pairs of a part's index and a response, see `Policy.stream`.
@@ -134,7 +134,12 @@ class _Collection:
 
         with ask(parts) as stream:
             for number, trajectory in answered(stream, leave_out):
-                self._add(parts[number], trajectory)
+                part = parts[number]
+                if (trajectory.source == Source.SAMPLED).any():
+                    self._add(part, trajectory)
+                elif trajectory.sample == part.first:  # what a sub-group adds to a prompt may fill it, and a row
+                    where = f"{query_name(part.query)}: its prompt in sub-group {part.subgroup.label!r}"
+                    _log.warning("not asked: %s leaves no room for a response", where)
 
     def _leave_out(self, part: Part, error: UserError) -> None:
         _log.warning("left out: %s", error)

@@ -86,6 +86,24 @@ def test_queries_that_no_subgroup_can_ask_say_so():
     )
 
 
+def test_a_prompt_that_a_subgroup_makes_too_long_is_not_asked(caplog):
+    """As by a checklist of any length: what has no response would be a sequence that no row holds."""
+    subgroups = Subgroups([Subgroup("long", 2), Subgroup("short", 2), Subgroup("third", 1, needs="long")])
+
+    def ask(parts):
+        with answering(dict.fromkeys(((0, column) for column in range(5)), 5))(parts) as stream:
+            ended = [(number, one) for number, one in stream]
+        for number, one in ended:
+            if parts[number].subgroup.label == "long":
+                one.source[:], one.train[:] = [0, 0, 0, 3], False  # its words that a response begins with alone
+        return contextlib.nullcontext(ended)
+
+    found = collect(ask, None, QUERIES[:1], subgroups, Pool())
+    assert found.asked.tolist() == [[False, False, True, True, False]] and found.correct.tolist() == [[0, 0, 1, 1, 0]]
+    assert [len(one.tokens) for one in found.groups[0]] == [0, 0, 4, 4, 0]
+    assert caplog.text.count("not asked: query 'a': its prompt in sub-group 'long' leaves no room") == 1
+
+
 def test_scores_and_given_responses_of_ones_own():
     """A gold response joins the group that it is compared with; the other query has none."""
     gold = Subgroup("gold", 1, response=lambda query: query.get("gold_response"), trains_given=True)
