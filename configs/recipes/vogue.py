@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.config import variant
+from pixel_reasoner_jax.training.shaping import capped_bonus
 from pixel_reasoner_jax.training.update_view import UpdateView
 
 DIVERGENCE, ENTROPY, PART = 1.0, 0.4, 2.0
@@ -49,10 +50,9 @@ def with_bonus(view: UpdateView, settings: ConfigDict) -> np.ndarray:
     """The advantages with both bonuses."""
     advantages, is_noisy = view["advantages"], np.array([one.subgroup == "noisy" for one in view.sequences], bool)
     apart = np.square(view.logprobs("present") - view.logprobs("noisy"))
-    most = np.abs(advantages) / PART
-    bonus = np.minimum(DIVERGENCE * apart, most) * np.repeat(is_noisy, view.lengths)
+    bonus = capped_bonus(apart, advantages, DIVERGENCE, PART) * np.repeat(is_noisy, view.lengths)
     view.figure("divergence", apart)
-    return advantages + bonus + np.minimum(ENTROPY * view.entropy("present"), most)
+    return advantages + bonus + capped_bonus(view.entropy("present"), advantages, ENTROPY, PART)
 
 
 with_bonus.passes = ("present", "noisy")

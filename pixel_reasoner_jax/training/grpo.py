@@ -222,18 +222,8 @@ def reward_groups(
     for columns in subgroups.comparisons():
         teaches[:, columns] = (~find_uniform(rewards[:, columns], finished[:, columns]))[:, None] & asked[:, columns]
 
-    kept = order.first(order.gather(teaches.any(axis=1)), config.grpo.queries_per_episode)
-    advantages = np.zeros((len(kept), correct.shape[1]), np.float32)
-    table = GroupRewards(
-        order.gather(rewards),
-        {label: order.gather(value) for label, value in values.items()},
-        {label: term.weight for label, term in terms.items()},
-        subgroups.labels,
-    )
-    taught, all_asked = order.gather(teaches) & kept[:, None], order.gather(asked)
-    for columns in subgroups.comparisons():
-        compare(config.grpo.advantage, table, columns, taught, all_asked, advantages)
-    advantages = advantages[order.own]
+    table = GroupRewards(rewards, values, {label: term.weight for label, term in terms.items()}, subgroups.labels)
+    advantages, taught = _advantages(table, teaches, asked, config, order, subgroups)
     responses = dataclasses.replace(responses, rewards=rewards[there])
     tokens = find_credit(config.grpo.credit, responses, advantages[there])
     credit = iter(tokens) if tokens is not None else None
@@ -247,9 +237,41 @@ def reward_groups(
         credit=None if credit is None else [next(credit) if known else [] for known in there.tolist()],
         uniform=~teaches.any(axis=1),
         finished=finished,
-        trained=taught[order.own] & finished,
+        trained=taught & finished,
         subgroups=subgroups,
         order=order,
         curiosity=curiosity,
         rate=mean_rate,
     )
+
+
+def _advantages(
+    rewards: GroupRewards,
+    teaches: np.ndarray,
+    asked: np.ndarray,
+    config: ConfigDict,
+    order: QueryOrder,
+    subgroups: Subgroups,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The advantages of this process's responses, float32 [queries, G]. All processes call this together.
+
+    Args:
+      rewards: of this process's queries.
+      teaches: bool [queries, G], which responses are compared with one of another reward.
+      asked: bool [queries, G], which responses there are.
+      config, order, subgroups: see `reward_groups`.
+
+    Returns:
+      The advantages, and which responses have one: those that teach, of the first queries that do.
+    """
+    kept = order.first(order.gather(teaches.any(axis=1)), config.grpo.queries_per_episode)
+    of_all = dataclasses.replace(
+        rewards,
+        total=order.gather(rewards.total),
+        terms={label: order.gather(values) for label, values in rewards.terms.items()},
+    )
+    advantages = np.zeros(of_all.total.shape, np.float32)
+    taught, all_asked = order.gather(teaches) & kept[:, None], order.gather(asked)
+    for columns in subgroups.comparisons():
+        compare(config.grpo.advantage, of_all, columns, taught, all_asked, advantages)
+    return advantages[order.own], taught[order.own]
