@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
 from data_pipeline.sources.pixel_search import PixelSearch
+from pixel_reasoner_jax.config_values import OPEN
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import MediaError
 from pixel_reasoner_jax.rollout.prompt import Prompt
@@ -114,6 +115,45 @@ def test_processes_train_as_one_through_passes_of_every_kind(request, script, lu
     for config in configs:
         config.optimizer.learning_rate = 1e-4
     assert_equal(rl.run(configs[0]).parent, execute(script, "rl", configs[1], 2))
+
+
+def every_other(query, earlier):
+    """The queries of an even number alone, of which a process may have none."""
+    return None if int(query["id"][-1]) % 2 else query
+
+
+def even_again(query, earlier):
+    """For the second of the two responses."""
+    return [query if one.sample == 4 else None for one in earlier]
+
+
+def the_digit(query):
+    return "The digit is \\boxed{3}." if query["id"][-1] in "023" else None
+
+
+@pytest.mark.slow
+def test_processes_train_as_one_in_subgroups(request, script, luck_pays):
+    """Asked in stages, of which one process may have nothing to ask; given tokens are scored by all together."""
+    configs = [configured(request, "rl", name) for name in ("one", "several")]
+    for config in configs:
+        own = "tests.training.test_processes"
+        entries = dict(
+            again=dict(samples=2, query=f"{own}:even_again", needs="looks", scored=f"{own}:half", compared="again"),
+            gold=dict(samples=1, response=f"{own}:the_digit", trains_given=True, counted=False),
+            looks=dict(samples=2, prefix="Let me", trains_given=True, query=f"{own}:every_other", scored=f"{own}:half"),
+            plain=dict(samples=1, images="noisy", strength=0.1, clean=True),
+        )
+        for label, entry in entries.items():
+            config.rollout.subgroups[label] = {**OPEN["rollout.subgroups"], **entry}
+        config.rollout.samples = 6
+        config.grpo.update(dict(sampling_rounds=2, advantage="std"))
+    assert_equal(rl.run(configs[0]).parent, execute(script, "rl", configs[1], 2))
+    lines = read_metrics(pathlib.Path(configs[0].workdir))
+    assert all(f"accuracy_{label}" in lines[0] for label in entries) and lines[-1]["updates"]
+
+
+def half(trajectory, query):
+    return 0.5
 
 
 @pytest.mark.slow
