@@ -1,4 +1,4 @@
-"""The commands and the Python of the documents: the real parser reads them, the real names are there. Nothing is run."""
+"""The commands and the Python of the documents: the real parser reads them, the names are there; nothing is run."""
 
 from __future__ import annotations
 

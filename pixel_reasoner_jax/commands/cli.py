@@ -306,6 +306,13 @@ def parse(
     return run, args
 
 
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one command by itself, which says all that the command takes."""
+    parser = argparse.ArgumentParser(f"pixel-reasoner {name}", allow_abbrev=False)
+    _configure(parser, COMMANDS[name], [], False, "")
+    return parser
+
+
 def _check_options(parser: argparse.ArgumentParser, argv: list[str], has_config: bool) -> None:
     """Ends with what the first option that the command does not have may have meant: a setting, or the nearest one."""
     options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
