@@ -37,8 +37,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# It reads as it lies, but browsers let the search find something only where the site is served:
-# python -m http.server --directory site
+# Its pages open as files; the search needs a server: python -m http.server --directory site
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
 

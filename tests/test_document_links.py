@@ -42,7 +42,7 @@ def broken(document: pathlib.Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [*DOCUMENTS, REPOSITORY / "CHANGELOG.md"], ids=lambda path: path.name)
 def test_links_lead_somewhere(document):
     assert broken(document) == []
 

@@ -11,10 +11,11 @@ import pytest
 
 from pixel_reasoner_jax.commands import cli
 from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.packaged_configs import config_files
 from tests.conftest import REPOSITORY
 from tests.documents import DOCUMENTS, blocks, prose
 
-PROGRAM = re.compile(r"^(?:\$ ?)?(?:[\w./$]*/)?pixel-reasoner (.*)$")
+PROGRAM = re.compile(r"^(?:\w+=\S+ )*(?:[\w./$]*/)?pixel-reasoner (.*)$")
 
 
 def commands(document) -> list[str]:
@@ -115,6 +116,44 @@ def test_modules_targets_and_scripts_are_there(document):
     assert set(re.findall(r"^make (\w[\w-]*)", text, re.MULTILINE)) <= set(targets)
     for name in re.findall(r"(?<![\w/])(?:launch|configs|experiments|tests)/[\w/]+\.(?:sh|py)\b", text):
         assert (REPOSITORY / name).exists(), name
+
+
+def started(document) -> list[tuple[str, str]]:
+    """What `python -m` and `launch/` start on the lines of code of a document: the file, and what it is given."""
+    found = []
+    for line in re.sub(r" *\\\n\s*", " ", code(document)).splitlines():
+        for module, script, rest in re.findall(r"^(?:\S*/)?(?:python3? -m ([\w.]+)|(launch/\w+\.sh))(.*)", line):
+            if script or module.startswith(("benchmarks.", "data_pipeline.")):
+                found.append((script or f"{module.replace('.', '/')}.py", re.sub(r"\s+#\s.*$", "", rest)))
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_modules_and_scripts_are_given_is_taken(document):
+    """Their options by the text that reads them; what scripts give on to a command, by its parser."""
+    for file, rest in started(document):
+        own, command, given_on = re.match(r"(.*?)(?: (run|resume|evaluate) (.*))?$", rest).groups()
+        text = (REPOSITORY / file).read_text(encoding="utf-8")
+        options = re.findall(r"(?<!\S)\[?(--[a-z][\w-]*)(?![\w.-])", own)
+        assert [option for option in options if option not in text] == [], (file, own)
+        if command == "evaluate":
+            check(f"evaluate {given_on}")
+        elif command:
+            name = "sft" if "sft_" in given_on.split()[0] else "rl"
+            check(f"{name} --config {given_on}")
+
+
+def test_commands_that_configs_name_are_taken():
+    """In what they say of themselves."""
+    named = []
+    for name, file in config_files().items():
+        for text in re.findall(
+            r"^Command: (?:\w+=\S+ )*pixel-reasoner (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            check(re.sub(r", then$", "", text))
+            assert name in text.replace(".py", "")
+            named.append(name)
+    assert len(named) >= len(config_files()) - 2  # one is begun by make, one by a module
 
 
 def python_blocks() -> list:

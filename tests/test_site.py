@@ -165,7 +165,7 @@ def test_the_picture_of_the_method_is_small_and_its_text_is_text():
 
 
 class Loaded(HTMLParser):
-    """What a page loads when it is shown, and where its links into the site lead."""
+    """What a page loads when it is shown."""
 
     def __init__(self):
         super().__init__()
