@@ -124,11 +124,13 @@ def test_what_the_rollout_says():
     assert kind("crop_image_normalized failed (ZeroDivisionError)") == "exception"
     assert kind("reading the function call failed (KeyError)", None) == "exception"
     assert kind("what an operation of one's own says") == kind("") == "other"
+    assert kind("query has 900 characters; it must have 1 to 400") == "arguments"
+    assert kind("no page was found; search in other words") == kind("the search failed; it may work later") == "other"
 
 
 def test_every_place_where_a_call_fails_was_thought_of():
     """A new one needs its kind, and its case above."""
     files = (REPOSITORY / "pixel_reasoner_jax" / "operations").rglob("*.py")
     places = sum(len(re.findall(r"(?:raise|return) OperationError\(", file.read_text())) for file in files)
-    assert places == 52
+    assert places == 55
     assert len(set(ERROR_KINDS)) == len(ERROR_KINDS) == 10

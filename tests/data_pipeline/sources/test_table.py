@@ -125,8 +125,11 @@ def test_sources_are_opened_by_kind(write):
     write("one.png")
     assert open_source(f"table:{write('seeds.jsonl', [GOOD])}")[0].id == "a"
     assert open_source("pixel-search:sft")[3].images and open_source("pixel-search-video:sft")[3].video
-    for wrong in ("table", "table:", "jsonl:file"):
+    for wrong in ("jsonl", "jsonl:file"):
         with pytest.raises(SourceError, match="KIND:PATH with KIND one of table, masks"):
+            open_source(wrong)
+    for wrong in ("table", "table:"):
+        with pytest.raises(SourceError, match=f"the source {wrong!r} has no path: write table:PATH"):
             open_source(wrong)
     for kind in set(SOURCE_KINDS) - {"pixel-search", "pixel-search-video"}:
         with pytest.raises(SourceError, match="nowhere"):
