@@ -3,6 +3,7 @@
 #   make demo         a page to talk to the quickstart's models: one that looks, and one that guesses
 #   make test         the test suite; more options with ARGS="-k curiosity"
 #   make lint         ruff
+#   make docs         the documents as a site, in site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compi
 # a sixth of an update's time. With these the process keeps them.
 KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000
 
-.PHONY: quickstart demo test lint clean
+.PHONY: quickstart demo test lint docs clean
 
 quickstart: $(VENV)/installed
 	$(KEEP_MEMORY) $(BIN)/pixel-reasoner quickstart $(ARGS)
@@ -36,6 +37,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Its pages open as files; the search needs a server: python -m http.server --directory site
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
+
 clean:
 	rm -rf $(VENV)
 
@@ -49,6 +54,10 @@ $(VENV)/installed: setup.py | $(BIN)/python
 
 $(VENV)/installed-serve: setup.py | $(BIN)/python
 	$(INSTALL) ".[serve]"
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: setup.py | $(BIN)/python
+	$(INSTALL) ".[docs]"
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-test: setup.py | $(BIN)/python

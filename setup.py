@@ -52,6 +52,7 @@ setup(
         "gs": ["gcsfs>=2024.6"],
         "endpoint": ["openai>=2.0"],
         "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2", "ruff>=0.9"],
         "wandb": ["wandb>=0.18"],
         "tpu": ["gcsfs>=2024.6", "jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.12"],

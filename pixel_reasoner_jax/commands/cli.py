@@ -254,6 +254,28 @@ def _report(error: BaseException, again: str) -> int:
 
 
 def _main(argv: list[str], debug: bool, again: str) -> int:
+    run, args = parse(argv, debug, again)
+    run(args)
+    return 0
+
+
+def parse(
+    argv: list[str], debug: bool = False, again: str = ""
+) -> tuple[Callable[[argparse.Namespace], object], argparse.Namespace]:
+    """Reads the arguments of the program; nothing of the command is imported or run.
+
+    Args:
+      argv: the arguments, without `--debug`.
+      debug: raise every error of the command.
+      again: the command that goes on where this one stops.
+
+    Returns:
+      What runs the command, and the options to call it with.
+
+    Raises:
+      SystemExit: a mistake in the options, which is on standard error, or `--help`.
+      ConfigError: settings for a command without a config.
+    """
     argv, overrides = _split_overrides(argv)
     parser = argparse.ArgumentParser(
         "pixel-reasoner",
@@ -281,8 +303,14 @@ def _main(argv: list[str], debug: bool, again: str) -> int:
     args = parser.parse_args(argv)
     if overrides and not (COMMANDS[args.command].reference or COMMANDS[args.command].about_config):
         raise ConfigError(f"{args.command} has no config: --config.{overrides[0][0]} does not apply")
-    run(args)
-    return 0
+    return run, args
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one command by itself, which says all that the command takes."""
+    parser = argparse.ArgumentParser(f"pixel-reasoner {name}", allow_abbrev=False)
+    _configure(parser, COMMANDS[name], [], False, "")
+    return parser
 
 
 def _check_options(parser: argparse.ArgumentParser, argv: list[str], has_config: bool) -> None:
