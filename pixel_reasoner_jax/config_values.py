@@ -309,7 +309,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scored": _part("answer"),
     "compared": _TEXT,
     "needs": (bool, "the label of a sub-group, or 'none'"),
-    "above": _FRACTION,
+    "above": ((lambda value: -1 <= value <= 1), "between -1, for all queries, and 1"),
     "curiosity.variant": _choice(*CURIOSITY_VARIANTS),
     "curiosity.alpha": _NOT_NEGATIVE,
     "curiosity.beta": _NOT_NEGATIVE,

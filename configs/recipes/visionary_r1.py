@@ -3,8 +3,8 @@
 A response is a caption, a thought and an answer in `<info>`, `<think>` and `<answer>` tags. r = accuracy + format + 0.1
 where the same policy answers rightly from caption and question alone, without the image: the second sub-group, with a
 response for each caption, which is itself not trained. The weight of KL falls to 0 along a cosine. Evidence: read in
-the authors' code; that this weight begins at 0.04 is a reading of ours. Differences: captions are read where one answer
-of the query at least is right; answers are compared by rules, free texts too, which they compare by ANLS or ROUGE.
+the authors' code; that this weight begins at 0.04 is a reading of ours. Difference: answers are compared by rules, free
+texts too, which they compare by ANLS or ROUGE.
 
 Command: pixel-reasoner rl --config recipes/visionary_r1
 Data: images with questions and answers.
@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
             "rollout.subgroups.captions.compared": WRITERS,
             "rollout.subgroups.readers.samples": 8,
             "rollout.subgroups.readers.needs": WRITERS,
+            "rollout.subgroups.readers.above": -1.0,  # whatever the answers with the image are
             "rollout.subgroups.readers.query": "recipes/visionary_r1:from_captions",
             "rollout.subgroups.readers.guidelines": "Reason, and give the final answer within <answer> </answer> tags.",
             "rollout.subgroups.readers.compared": READERS,
