@@ -7,6 +7,7 @@ same start through `training.rl`, with and without curiosity, and all of them ar
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -25,9 +26,10 @@ from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands.evaluate import Queries, prior_figures
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import FILE, ConfigError, changes, save_config
-from pixel_reasoner_jax.evaluation.records import RECORDS, ScoredRecordWriter, write_results
+from pixel_reasoner_jax.evaluation.records import RECORDS, ScoredRecord, ScoredRecordWriter, write_results
 from pixel_reasoner_jax.evaluation.run import BENCHMARK, Evaluation, evaluate, side_by_side
 from pixel_reasoner_jax.evaluation.tally import difference
+from pixel_reasoner_jax.evaluation.trajectories import TRAJECTORIES, TrajectoryWriter
 from pixel_reasoner_jax.files import as_path, output_directory
 from pixel_reasoner_jax.metrics import Progress, read_metrics
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
@@ -42,7 +44,9 @@ from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.policy_settings import rollout_limits
 from pixel_reasoner_jax.training.training_run import MODEL
+from pixel_reasoner_jax.trajectory import Trajectory
 
+VIEWED = 64  # held-out queries whose responses are kept with their images, for `pixel-reasoner view`
 PHASES = {"pretraining": "trajectory", "warm_start": "trajectory", "queries": "query"}
 """What has records of its own, and of which kind they are."""
 
@@ -284,11 +288,20 @@ def evaluate_held_out(
       stage: names it in the progress.
       directory: of the model.
       seeds: held-out ones.
-      out: gets the scored records and, when all are there, the results.
+      out: gets the scored records, trajectories of the first of them and, when all are there, the results.
     """
     settings = config.evaluation
-    (out / RECORDS).unlink(missing_ok=True)
-    with Progress(f"evaluating {stage}", len(seeds)) as progress, ScoredRecordWriter(out) as writer:
+    for file in (RECORDS, TRAJECTORIES):
+        (out / file).unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(f"evaluating {stage}", len(seeds)))
+        records, trajectories = (stack.enter_context(make(out)) for make in (ScoredRecordWriter, TrajectoryWriter))
+
+        def keep(record: ScoredRecord, trajectory: Trajectory) -> None:
+            if int(record.id) < VIEWED:
+                trajectories.write(record.key, trajectory)
+            records.write(record)
+
         evaluation = evaluate(
             load_policy(directory, dtype=config.model.dtype, slots=settings.slots),
             Queries(seeds),
@@ -296,7 +309,7 @@ def evaluate_held_out(
             seed=config.seed,
             temperature=settings.temperature,
             on_progress=progress.update,
-            on_record=writer.write,
+            on_record=keep,
         )
     protocol = {"seed": config.seed, **settings.to_dict()}
     write_results(out, {"benchmarks": {BENCHMARK: {**evaluation.tally.figures(), "protocol": protocol}}})

@@ -62,7 +62,7 @@ def evaluate(
     scorer: Scorer | None = None,
     keep: int = 20,
     on_progress: Callable[[int], None] | None = None,
-    on_record: Callable[[ScoredRecord], None] | None = None,
+    on_record: Callable[[ScoredRecord, Trajectory], None] | None = None,
     reader: QueryReader | None = None,
     max_unreadable: float = 0.0,
 ) -> Evaluation:
@@ -77,7 +77,7 @@ def evaluate(
       scorer: None for `rewards.score_trajectories`.
       keep: of how many queries the first response is kept; with their images, thousands would not fit into memory.
       on_progress: called with the number of queries answered so far.
-      on_record: called with the scored record of every response, whose item is the query's number.
+      on_record: called with the scored record of every response, whose item is the query's number, and the response.
       reader: decides which queries are valid; None: their form and their media alone are looked at.
       max_unreadable: the largest share of queries that may be skipped; with 0, the first one is an error.
 
@@ -112,7 +112,7 @@ def evaluate(
                     record = ScoredRecord.of(response, BENCHMARK, value, id=str(number))
                     tally.add(record)
                     if on_record:
-                        on_record(record)
+                        on_record(record, response)
                 if number < keep:
                     kept[number] = next((t, float(s)) for t, s in zip(group, scores, strict=True) if t.sample == 0)
                 done += 1

@@ -55,6 +55,10 @@ def test_every_stage_runs_and_goes_on_where_it_stopped(tmp_path, capsys, monkeyp
     written = trained.stat().st_mtime_ns
     assert quickstart.run(config) == returned  # nothing is trained again
     assert trained.stat().st_mtime_ns == written
+    kept = tmp_path / "run" / "evaluation" / "rl_with_curiosity"
+    lines = [json.loads(line) for line in (kept / "trajectories.jsonl").read_text().splitlines()]
+    assert sorted((line["id"], line["sample"]) for line in lines) == [(str(n), one) for n in range(4) for one in (0, 1)]
+    assert any((kept / "images").iterdir())  # for `view`
     found = "found in .*: pretraining, rl_with_curiosity, rl_without_curiosity, warm_start; remove it"
     assert re.search(found, capsys.readouterr().err)
     config.seed = 1

@@ -16,7 +16,7 @@ def queries(count):
 
 def test_responses_count_in_whatever_order_they_come(make_trajectory):
     policy, done, records = RulePolicy(make_trajectory), [], []
-    more = dict(on_progress=done.append, on_record=records.append)
+    more = dict(on_progress=done.append, on_record=lambda record, _: records.append(record))
     evaluation = run.evaluate(policy, queries(7), samples=2, seed=5, temperature=1.0, keep=4, **more)
     assert policy.calls == [(7, 2, 5, 1.0)] and done == [1, 2, 3, 4, 5, 6, 7]
     assert evaluation.figures == {"accuracy": 0.5, "rapr": 1.0, "operations": 1.0, "failure_rate": 0.0}
@@ -77,7 +77,7 @@ def test_a_query_that_is_not_valid_is_named_or_skipped_and_counted(make_trajecto
     with pytest.raises(ValueError, match="record 2: query 'mute': it has no answer"):
         run.evaluate(policy, mixed)
     records = []
-    evaluation = run.evaluate(policy, mixed, max_unreadable=0.01, on_record=records.append)
+    evaluation = run.evaluate(policy, mixed, max_unreadable=0.01, on_record=lambda record, _: records.append(record))
     assert sorted(record.id for record in records) == ["0", "1", "3"]
     assert (evaluation.figures["accuracy"], evaluation.skipped) == (1.0, 1)
     assert [t.query_id for t in evaluation.trajectories] == ["q0", "q1", "q2"]
