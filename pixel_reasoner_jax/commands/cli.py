@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from pixel_reasoner_jax import __version__
-from pixel_reasoner_jax.commands import options
+from pixel_reasoner_jax.commands import data_options, options
 from pixel_reasoner_jax.config import ConfigError, load_config
 from pixel_reasoner_jax.errors import RunStopped, UserError
 from pixel_reasoner_jax.files import storage_problem
@@ -75,7 +75,7 @@ COMMANDS = {
     "synthesize": Command(
         "trajectories for phase one from annotated images and videos",
         "pixel_reasoner_jax.commands.synthesize",
-        options.synthesize,
+        data_options.synthesize,
         goes_on=True,
     ),
     "sft": Command(
@@ -135,7 +135,9 @@ COMMANDS = {
         "a checkpoint of a run to the Hugging Face form", "pixel_reasoner_jax.commands.export", options.export
     ),
     "inspect": Command(
-        "what a data set holds, with the mask in colors", "pixel_reasoner_jax.commands.inspect_data", options.inspect
+        "what a data set holds, with the mask in colors",
+        "pixel_reasoner_jax.commands.inspect_data",
+        data_options.inspect,
     ),
     "view": Command(
         "evaluations, runs, data sets and answers in a browser, side by side; --live follows a run",
@@ -145,10 +147,10 @@ COMMANDS = {
     "import-data": Command(
         "tables of trajectories or queries, one's own or released, to a data set",
         "pixel_reasoner_jax.commands.import_data",
-        options.import_data,
+        data_options.import_data,
     ),
     "export-data": Command(
-        "a data set to JSON lines or parquet", "pixel_reasoner_jax.commands.export_data", options.export_data
+        "a data set to JSON lines or parquet", "pixel_reasoner_jax.commands.export_data", data_options.export_data
     ),
 }
 

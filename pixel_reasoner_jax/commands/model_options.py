@@ -80,3 +80,15 @@ def prices(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not PROMPT,COMPLETION, such as 2.5,10") from None
     return prompt, completion
+
+
+def own(parser: Any) -> None:
+    """Parts of one's own that a model's folder names."""
+    parser.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="an operation or a syntax of calls that the model's folder names and that is no part of this program: only"
+        " what is named here is imported",
+    )

@@ -6,15 +6,13 @@ Names and defaults that belong to the modules that run are repeated here; tests/
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from pixel_reasoner_jax.commands.model_options import Given, judge, model_or_served, requests
+from pixel_reasoner_jax.commands.model_options import Given, judge, model_or_served, own
 from pixel_reasoner_jax.config import config_names
 from pixel_reasoner_jax.config_values import CACHE_TYPES, DTYPES, WEIGHTS
 
 PRESETS = ("3b", "7b", "32b", "72b", "tiny")  # sizes of released models
 CHIPS = "v5p:2x2x4 or v5p-32, v4:2x2x2, v5e:4x4, v6e:4x8, or cpu:8"
-CAPTIONS = "~/.cache/pixel_reasoner_jax/captions"  # where answers of captioning models are kept
 ANSWERS = "~/.cache/pixel_reasoner_jax/answers"  # where those of served models are kept that belong to no local folder
 GENERATED = "runs/generate"  # where `generate` saves, unless told otherwise
 
@@ -35,23 +33,6 @@ BENCHMARKS = (
     "data",
 )
 PROTOCOLS = ("paper", "model", "lmms-eval", "vlmevalkit")
-
-SOURCES = {
-    "table": "FILE.jsonl, .json, .csv or .parquet: one annotated query a row",
-    "masks": "FOLDER of SA-1B: images with JSON files of masks",
-    "web": "FILE.jsonl: screenshots with answer boxes",
-    "star": "FILE.json of STAR: questions with answer windows",
-    "ocr": "FOLDER of TextVQA or InfographicsVQA, with OCR boxes",
-    "tfds": "FILE.json: any TFDS data set with boxes, and a field map",
-    "pixel-search": "SPLIT of the procedural world of images",
-    "pixel-search-video": "SPLIT of the world of videos",
-}
-
-MASKS = {
-    "last-call": "all that the assistant wrote, but of its calls the last one alone, if it succeeded",
-    "last-two-turns": "the last two turns of the assistant, as the released training does",
-    "all": "all that the assistant wrote",
-}
 
 
 def _step(text: str) -> int:
@@ -105,78 +86,6 @@ def _processes(parser: argparse.ArgumentParser) -> None:
     several.add_argument("--process", type=int, metavar="NUMBER", help="which of them this is, from 0")
 
 
-def synthesize(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--source",
-        required=True,
-        nargs="+",
-        action="extend",
-        metavar="KIND:PATH",
-        help="where the seeds come from; of several, each in turn",
-    )
-    parser.add_argument("--count", type=int, required=True, metavar="N", help="trajectories wanted")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="the data set; an unfinished or smaller one goes on"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of all choices (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
-    parser.add_argument(
-        "--shard-size", type=int, default=128, metavar="N", help="seeds written at once (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--padding", type=float, default=0.1, help="of the crop operation, as in training (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--model",
-        metavar="DIR",
-        help="checkpoint directory whose budgets of pixels are taken; the released ones if not",
-    )
-    parser.add_argument("--media-root", metavar="DIR", help="no image or video outside this folder is read")
-    for medium in ("image", "video"):
-        parser.add_argument(
-            f"--{medium}-mix",
-            type=_mix,
-            metavar="KIND=SHARE,...",
-            help=f"kinds of trajectory for {medium}s (default: the paper's)",
-        )
-    captions = parser.add_argument_group("captions", "who writes the text between the operations")
-    captions.add_argument(
-        "--captioner",
-        type=_captioner,
-        metavar="template|openai|model:DIR",
-        default="template",
-        help="fixed phrases; or a model that sees, behind an OpenAI-compatible endpoint; or a checkpoint of ours, which"
-        " answers by itself with its own operations, and whose right answers are kept (default: %(default)s)",
-    )
-    captions.add_argument(
-        "--samples", type=int, default=8, metavar="N", help="answers of model:DIR to a question (default: %(default)s)"
-    )
-    captions.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="type of the parameters of model:DIR (default: %(default)s)"
-    )
-    _own(captions)
-    captions.add_argument("--caption-model", default="gpt-4o", metavar="NAME", help="the model (default: %(default)s)")
-    captions.add_argument(
-        "--base-url",
-        metavar="URL",
-        help="of another server than OpenAI's; the key is OPENAI_API_KEY's, if it needs one",
-    )
-    captions.add_argument("--prompts", metavar="DIR", help="files of prompts in place of ours")
-    captions.add_argument("--temperature", type=float, default=0.7, help="default: %(default)s")
-    captions.add_argument(
-        "--max-tokens", type=int, default=400, metavar="N", help="of a passage (default: %(default)s)"
-    )
-    requests(captions, timeout=120.0)
-    captions.add_argument("--cache", metavar="DIR", help=f"of the model's answers (default: {CAPTIONS})")
-    parser.epilog = "kinds of source:\n" + "\n".join(f"  {kind:20}{path}" for kind, path in SOURCES.items())
-
-
-def _captioner(text: str) -> str:
-    if text not in ("template", "openai") and not (text.startswith("model:") and text != "model:"):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of template, openai and model:DIR")
-    return text
-
-
 def plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="experiment file of rl, sft or quickstart")
     parser.add_argument("--topology", required=True, metavar="CHIPS", help=f"chips and their number: {CHIPS}")
@@ -214,7 +123,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, help="0 is greedy (default: the protocol's, or 1 in the quickstart's world)"
     )
     _parameter_type(parser)
-    _own(parser)
+    own(parser)
     parser.add_argument(
         "--slots", type=int, default=64, action=Given, help="responses in flight (default: %(default)s)"
     )
@@ -282,7 +191,7 @@ def check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="responses to each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
     _parameter_type(parser)
-    _own(parser)
+    own(parser)
     parser.add_argument("--weights", choices=WEIGHTS, help="rollouts round to it, as with rollout.weights of rl")
     parser.add_argument("--cache-dtype", choices=CACHE_TYPES, help="of the KV cache, as rollout.cache_dtype of rl")
     parser.add_argument("--slots", type=int, default=64, help="responses in flight (default: %(default)s)")
@@ -327,7 +236,7 @@ def generate(parser: argparse.ArgumentParser) -> None:
         help="tokens of a response, what operations return included, in place of the model's limit",
     )
     _parameter_type(parser)
-    _own(parser)
+    own(parser)
     parser.add_argument(
         "--slots",
         type=int,
@@ -367,7 +276,7 @@ def serve(parser: argparse.ArgumentParser) -> None:
         "--grace", type=float, default=30.0, metavar="SECONDS", help="for requests to end (default: %(default)s)"
     )
     _parameter_type(parser)
-    _own(parser)
+    own(parser)
     parser.add_argument("--text-only", action="store_true", help="offer no operations")
     media = parser.add_argument_group("media beside data: URLs, of which none is read unless it is allowed here")
     media.add_argument("--media-root", metavar="DIR", help="requests may name files in this folder")
@@ -412,15 +321,6 @@ def export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-shard-size", default="5GB", help="of one file (default: %(default)s)")
 
 
-def inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="PATH", help="a data set of trajectories or queries, or a table of them")
-    parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
-    parser.add_argument("--html", metavar="FILE", help="a page with the figures and the samples")
-    parser.add_argument("--samples", type=int, default=3, metavar="N", help="trajectories shown (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of their choice (default: %(default)s)")
-    parser.add_argument("--model", metavar="DIR", help="checkpoint directory whose processor counts tokens")
-
-
 def view(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directories",
@@ -446,30 +346,6 @@ def view(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def import_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tables", nargs="+", metavar="FILE", help=".jsonl, .json, .csv or .parquet: see docs/data.md")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the data set to write")
-    parser.add_argument(
-        "--media-root",
-        metavar="DIR",
-        help="where relative paths of media start, and none leads out of (default: the folder of each table)",
-    )
-    parser.add_argument("--keep-paths", action="store_true", help="store the paths of media, not their bytes")
-    rules = "; ".join(f"{name}: {meaning}" for name, meaning in MASKS.items())
-    parser.add_argument(
-        "--mask",
-        choices=MASKS,
-        default="last-call",
-        help=f"what the loss covers where rows carry no flags of their own (default: %(default)s). {rules}",
-    )
-    parser.add_argument("--shard-size", type=int, default=1024, metavar="N", help="records in a shard")
-
-
-def export_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DIR", help="a data set of trajectories or queries")
-    parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .parquet; media go into NAME_media/")
-
-
 def _mesh(parser: argparse.ArgumentParser, title: str) -> None:
     devices = parser.add_argument_group(title, "sizes of the mesh's axes; -1 takes what is left")
     for axis, size in (("data", -1), ("fsdp", 1), ("tensor", 1)):
@@ -486,23 +362,3 @@ def _parameter_type(parser: argparse.ArgumentParser) -> None:
         action=Given,
         help="type of the parameters; auto: as stored, and float32 on a CPU (default: %(default)s)",
     )
-
-
-def _own(parser: Any) -> None:
-    parser.add_argument(
-        "--own",
-        action="append",
-        default=[],
-        metavar="MODULE:NAME",
-        help="an operation or a syntax of calls that the model's folder names and that is no part of this program: only"
-        " what is named here is imported",
-    )
-
-
-def _mix(text: str) -> dict[str, float]:
-    """Shares from `kind=share,kind=share`."""
-    try:
-        pairs = [item.split("=") for item in text.split(",")]
-        return {kind: float(share) for kind, share in pairs}
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KIND=SHARE,KIND=SHARE") from None

@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.exchange import loss_masks
 from data_pipeline.sources import SOURCE_KINDS
-from pixel_reasoner_jax.commands import options
+from pixel_reasoner_jax.commands import data_options, options
 from pixel_reasoner_jax.endpoint import EndpointSettings
 from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS
 from pixel_reasoner_jax.evaluation.protocol import PROTOCOLS
@@ -21,15 +21,15 @@ from pixel_reasoner_jax.plan import chips
 
 
 def test_names_and_defaults_are_those_of_the_modules_that_run():
-    assert list(options.SOURCES) == list(SOURCE_KINDS)
-    assert tuple(options.MASKS) == loss_masks.LOSS_MASK_RULES
+    assert list(data_options.SOURCES) == list(SOURCE_KINDS)
+    assert tuple(data_options.MASKS) == loss_masks.LOSS_MASK_RULES
     assert options.CHIPS == chips.EXAMPLES
     assert all(Config.preset(name) for name in options.PRESETS)
     assert list(options.BENCHMARKS) == list(BENCHMARKS) and list(options.PROTOCOLS) == list(PROTOCOLS)
     settings = EndpointSettings("gpt-4o")
-    assert pathlib.Path(options.CAPTIONS).expanduser() == settings.cache
+    assert pathlib.Path(data_options.CAPTIONS).expanduser() == settings.cache
     parser = argparse.ArgumentParser()
-    options.synthesize(parser)
+    data_options.synthesize(parser)
     args = parser.parse_args(["--source", "table:x", "--count", "1", "--out", "y"])
     assert args.caption_model == settings.model
     for name in ("temperature", "max_tokens", "timeout", "attempts", "base_url", "requests_per_minute", "budget"):
@@ -58,7 +58,8 @@ def test_declaring_options_imports_nothing_heavy():
 
 
 def test_every_function_declares_the_options_of_a_command():
-    functions = [f for name, f in inspect.getmembers(options, inspect.isfunction) if f.__module__ == options.__name__]
+    members = [one for module in (options, data_options) for one in inspect.getmembers(module, inspect.isfunction)]
+    functions = [f for _, f in members if f.__module__ in (options.__name__, data_options.__name__)]
     for function in functions:
         if list(inspect.signature(function).parameters) == ["parser"]:
             parser = argparse.ArgumentParser()
