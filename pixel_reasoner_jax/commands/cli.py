@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -192,6 +193,8 @@ def end_in_one_line(run: Callable[[], int], again: str, debug: bool = False, is_
         except BaseException as error:
             if debug or not _is_told_in_one_line(error):
                 raise
+            if is_program:  # a write that fails can leave others begun, of which Python would tell at its end
+                warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
             status = _report(error, again)
             interrupts.told = True
             return status

@@ -55,3 +55,21 @@ def test_the_program_is_the_command_line(monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     assert "pixel-reasoner=pixel_reasoner_jax.commands.program:main" in (REPOSITORY / "setup.py").read_text()
+
+
+def test_writes_that_a_full_disk_leaves_unfinished_are_not_told_of():
+    """Orbax begins several writes, and when one fails never awaits the others."""
+    program = """
+        import asyncio, errno, sys
+        from pixel_reasoner_jax.commands.cli import end_in_one_line
+
+        async def write(): pass
+
+        def run():
+            left = write()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        sys.exit(end_in_one_line(run, again=""))
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
