@@ -49,7 +49,10 @@ def _plain(name: str) -> str:
 @pytest.mark.parametrize(
     "name",
     [
-        "README.md",
+        "docs/running.md",
+        "docs/own_data.md",
+        "docs/python.md",
+        "docs/edge_cases.md",
         "docs/rl.md",
         "docs/checks.md",
         "docs/learning_trap.md",
@@ -145,7 +148,7 @@ def test_configs_name_settings_that_are_there():
 
 
 def test_every_room_is_in_the_layout_in_the_order_of_imports():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "concepts.md").read_text(encoding="utf-8")
     layout = re.findall(r"^\| `pixel_reasoner_jax/(\w+)` \|", text, re.MULTILINE)
     rooms = [path.parent.name for path in (REPOSITORY / "pixel_reasoner_jax").glob("*/__init__.py")]
     assert sorted(layout) == sorted(rooms)
