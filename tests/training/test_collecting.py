@@ -1,12 +1,15 @@
 """Queries asked in stages, and what is learned from sub-groups: rewards, advantages and credit worked by hand."""
 
 import contextlib
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.config_values import OPEN
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.rollout.subgroups import Subgroup, Subgroups
@@ -16,6 +19,7 @@ from pixel_reasoner_jax.training.credit import find_credit, turns
 from pixel_reasoner_jax.training.curiosity_state import CuriosityState
 from pixel_reasoner_jax.training.grpo import reward_groups, why_no_update
 from pixel_reasoner_jax.trajectory import Ended, Source
+from tests.training.interruption import interrupted
 from tests.training.test_grpo import WORKED, response
 
 CURIOSITY = CuriosityState(alpha=1.0, beta=0.05)
@@ -221,8 +225,27 @@ def test_credit_goes_to_turns_and_tokens(monkeypatch):
     assert find_credit("none", None, np.zeros((1, 2))) is None
 
 
-def test_a_run_with_subgroups_of_every_kind(rl_config, luck_pays, monkeypatch):
-    """Noise, words that a response begins with, no operations, and the data's response, whose tokens are scored."""
+ENTRIES = {
+    "noisy": dict(samples=1, images="noisy", strength=0.2, clean=True),
+    "looks": dict(samples=1, prefix="Let me", trains_given=True, guidelines="Look."),
+    "blind": dict(samples=1, operations=False, compared="blind"),
+    "gold": dict(samples=1, response=f"{__name__}:answer_first", trains_given=True),
+}
+"""Noise, words that a response begins with, no operations, and the data's response, whose tokens are scored."""
+
+
+def answer_first(query):
+    return "The digit is \\boxed{3}."
+
+
+@pytest.fixture
+def config_of_subgroups(rl_config):
+    for label, entry in ENTRIES.items():
+        rl_config.rollout.subgroups[label] = {**OPEN["rollout.subgroups"], **entry}
+    return rl_config
+
+
+def test_a_run_with_subgroups_of_every_kind(config_of_subgroups, luck_pays, monkeypatch):
     scored = []
     fill = rl_episode.with_logprobs
 
@@ -232,20 +255,28 @@ def test_a_run_with_subgroups_of_every_kind(rl_config, luck_pays, monkeypatch):
         return filled
 
     monkeypatch.setattr(rl_episode, "with_logprobs", seen)
-    monkeypatch.setitem(globals(), "answer_first", lambda query: "The digit is \\boxed{3}.")
-    entries = {
-        "noisy": dict(samples=1, images="noisy", strength=0.2, clean=True),
-        "looks": dict(samples=1, prefix="Let me", trains_given=True, guidelines="Look."),
-        "blind": dict(samples=1, operations=False, compared="blind"),
-        "gold": dict(samples=1, response=f"{__name__}:answer_first", trains_given=True),
-    }
-    for label, entry in entries.items():
-        rl_config.rollout.subgroups[label] = dict(
-            load_config(
-                "rl_qwen2_5_vl_7b", [(f"rollout.subgroups.{label}.{key}", str(value)) for key, value in entry.items()]
-            ).rollout.subgroups[label]
-        )
-    rl_config.train.steps = 1
-    lines = read_metrics(rl.run(rl_config).parent)
-    assert lines[0]["updates"] == 1 and {f"accuracy_{label}" for label in entries} <= lines[0].keys()
+    config_of_subgroups.train.steps = 1
+    lines = read_metrics(rl.run(config_of_subgroups).parent)
+    assert lines[0]["updates"] == 1 and {f"accuracy_{label}" for label in ENTRIES} <= lines[0].keys()
     assert scored and all((one.logprobs[one.given] < 0).all() for one in scored)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_with_subgroups_ends_where_an_uninterrupted_one_does(config_of_subgroups, luck_pays, monkeypatch):
+    """With noise that fades, and replayed responses of all sub-groups."""
+    config_of_subgroups.schedules = (("rollout.subgroups.noisy.strength", "linear", 0.2, 0.0),)
+    broken = copy.deepcopy(config_of_subgroups)
+    broken.workdir += "_broken"
+    whole = rl.run(config_of_subgroups)
+    interrupted(monkeypatch, rl.run, broken, after=3)  # the checkpoint is step 2's
+    resumed = rl.run(broken, resume=True)
+    expected, actual = (load_file(directory / "model.safetensors") for directory in (whole, resumed))
+    for name in expected:
+        np.testing.assert_array_equal(expected[name], actual[name], err_msg=name)
+    lines, again = (read_metrics(directory.parent) for directory in (whole, resumed))
+    timed = ("seconds", "time", "tokens_per_second")
+    for one, other in zip(lines, again, strict=True):
+        assert {k: v for k, v in one.items() if not k.startswith(timed)} == {
+            k: v for k, v in other.items() if not k.startswith(timed)
+        }
+    assert lines[-1]["replayed"] > 0
