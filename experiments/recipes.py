@@ -1,7 +1,7 @@
 """Recipes side by side in the quickstart's world: `python experiments/recipes.py --out DIR`; see docs/recipes.md.
 
-Every arm trains the quickstart's poor warm start with what a recipe of `configs/recipes/` changes of rewards,
-sub-groups, advantages, losses and schedules. Operations, sizes, batches and the optimizer are the quickstart's, so that
+Every arm trains the quickstart's poor warm start with what a recipe of `configs/recipes/` has of rewards, sub-groups,
+advantages, losses, replay and schedules. Operations, sizes, batches and the optimizer are the quickstart's, so that
 the arms differ in the method alone. Killed anywhere, the same command goes on; `results.json` in DIR always holds what
 is finished.
 """
@@ -48,6 +48,11 @@ RECIPES = (
 )
 """Those whose data are questions and answers, and that look with an operation or change how is learned."""
 
+NAMES = ("quickstart", *RECIPES)
+
+ANSWERS_IN_BOXES = {"mini_o3": {"rl.rewards.terms.correct.function": "accuracy"}}
+"""The quickstart's model knows no other form of answers, where a recipe wants them in tags."""
+
 METHOD = ("rewards", "curiosity", "grpo", "auxiliary", "replay", "passes", "schedules", "rollout.subgroups")
 """Sections and settings that are the method's."""
 
@@ -58,17 +63,17 @@ REACHED, WINDOW = 0.8, 5  # an accuracy in training, as a running mean over so m
 
 
 def changes_of(recipe: str) -> dict[str, Any]:
-    """What a recipe changes of the method, by dotted key of configs/quickstart.py."""
-    before, after = (dict(_leaves(load_config(name))) for name in ("rl_qwen2_5_vl_7b", f"recipes/{recipe}"))
+    """What a recipe sets of the method that configs/quickstart.py has otherwise, by dotted key of that."""
+    ours, theirs = dict(_leaves(load_config("quickstart"))), dict(_leaves(load_config(f"recipes/{recipe}")))
     found = {
         f"rl.{key}": value
-        for key, value in after.items()
-        if before.get(key) != value and key.startswith(METHOD) and key not in SIZES
+        for key, value in theirs.items()
+        if key.startswith(METHOD) and key not in SIZES and (f"rl.{key}" not in ours or ours[f"rl.{key}"] != value)
     }
     if any(key.startswith("rl.rollout.subgroups.") for key in found):
         samples = [value for key, value in found.items() if key.endswith(".samples")]
         found["rl.rollout.samples"] = sum(samples)
-    return found
+    return found | ANSWERS_IN_BOXES.get(recipe, {})
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -80,8 +85,8 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def make_arms() -> dict[str, Arm]:
-    """An arm for each recipe."""
-    return {recipe: Arm(recipe, changes_of(recipe), "recipes") for recipe in RECIPES}
+    """The quickstart's own multipliers, which leave the trap in every seed, and an arm for each recipe."""
+    return {name: Arm(name, changes_of(name) if name in RECIPES else {}, "recipes") for name in NAMES}
 
 
 def first_reached(episodes: Sequence[Mapping[str, Any]]) -> int | None:
@@ -129,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", required=True, metavar="DIR", help="for everything; what is finished in it stays")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
+    parser.add_argument("--recipes", nargs="+", choices=NAMES, metavar="RECIPE", help=", ".join(NAMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED", help="(default: 0 1 2)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, which show only that everything runs")
     parser.add_argument("--write-docs", action="store_true", help="run nothing; write what is finished into docs/")

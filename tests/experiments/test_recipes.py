@@ -15,16 +15,18 @@ def test_every_recipe_has_valid_settings_in_the_world(recipe):
     changes = recipes.changes_of(recipe)
     config = trap.config_of(trap.Arm(recipe, changes), 1, quick=False)
     assert config.rl.optimizer.learning_rate == 2e-4 and config.rl.rollout.max_response_tokens == 96
-    if recipe != "pixel_reasoner":
-        assert changes
+    assert changes
 
 
 def test_what_a_recipe_changes_is_its_method_alone():
     found = recipes.changes_of("deepeyes")
     assert found["rl.rewards.terms.used.weight"] == 1.2 and found["rl.rewards.terms.used.gate"] == "correct"
-    assert found["rl.grpo.advantage"] == "std" and found["rl.replay.method"] == "none"
+    assert found["rl.grpo.advantage"] == "std" and "rl.replay.method" not in found  # none there, too
     assert not any("operations.names" in key or "max_length" in key or "row_length" in key for key in found)
     assert recipes.changes_of("adagrpo")["rl.rollout.samples"] == 8
+    paper = {"rl.curiosity.alpha": 0.5, "rl.curiosity.rate_floor": 0.3, "rl.replay.method": "paper"}
+    assert recipes.changes_of("pixel_reasoner") == paper
+    assert recipes.changes_of("mini_o3")["rl.rewards.terms.correct.function"] == "accuracy"
 
 
 def test_the_table_says_when_recipes_arrive():
