@@ -1,16 +1,20 @@
-"""The page to talk to the models: its files, and pictures to ask about that are made for it."""
+"""The page to talk to the models: its files, and pictures and videos to ask about that are made for it."""
 
 from __future__ import annotations
 
+import base64
 import functools
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from data_pipeline.sources.pixel_search import PixelSearch
+from data_pipeline.sources.pixel_search_video import PixelSearchVideo
 from pixel_reasoner_jax.report.page_files import SCRIPTS as SHARED_SCRIPTS
 from pixel_reasoner_jax.report.page_files import page_file, page_style
 from pixel_reasoner_jax.serve.errors import ApiError
@@ -18,7 +22,8 @@ from pixel_reasoner_jax.serve.replies import data_url
 
 PAGE, STYLE, ICON = "index.html", "serve.css", "icon.svg"
 SCRIPTS = (*SHARED_SCRIPTS, "ask.js", "lane.js", "save.js", "main.js")
-EXAMPLES = 1000  # after which they begin anew
+EXAMPLES = 1000  # of each kind, after which they begin anew
+WORLDS = {"image": PixelSearch, "video": PixelSearchVideo}
 SIDE = 4096  # pixels; larger than they are, since what is small in them is what is asked about
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -35,7 +40,7 @@ def routes(guarded: Callable[[Callable[[Request], Response]], Any]) -> list[Rout
     """The routes of the page; `guarded` lets only those have an example who show the key."""
     return [
         Route("/", _page, methods=["GET"]),
-        Route("/page/examples/{number:int}", guarded(_example), methods=["GET"]),
+        Route("/page/examples/{kind}/{number:int}", guarded(_example), methods=["GET"]),
         Route("/page/{name}", _page, methods=["GET"]),
     ]
 
@@ -55,9 +60,16 @@ def _file(name: str) -> str:
 
 
 def _example(request: Request) -> Response:
-    number = request.path_params["number"] % EXAMPLES
-    seed = PixelSearch(number + 1, "heldout")[number]
-    query = seed.query()
-    return JSONResponse(
-        {"question": query["question"], "image": data_url(query["images"][0], "PNG", SIDE)}, headers=HEADERS
-    )
+    kind, number = request.path_params["kind"], request.path_params["number"] % EXAMPLES
+    if kind not in WORLDS:
+        raise ApiError(404, f"examples are of {' or '.join(WORLDS)}")
+    seed = WORLDS[kind](number + 1, "heldout")[number]
+    url = data_url(seed.images[0], "PNG", SIDE) if kind == "image" else gif_url(seed.video, seed.fps)
+    return JSONResponse({"question": seed.question, "kind": kind, "url": url}, headers=HEADERS)
+
+
+def gif_url(frames: Sequence[Image.Image], fps: float) -> str:
+    """A video without loss, which browsers show as an image; a frame like the one before is that one for longer."""
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    return f"data:image/gif;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 import pytest
+from PIL import ImageChops
 
+from data_pipeline.sources.pixel_search_video import PixelSearchVideo
+from pixel_reasoner_jax.operations import Call, SelectFrames
+from pixel_reasoner_jax.processing.items import media_source
+from pixel_reasoner_jax.processing.loading import load_video
 from pixel_reasoner_jax.rollout import Limits, Policy
 from pixel_reasoner_jax.rollout.settings import FILE as SETTINGS
 from pixel_reasoner_jax.serve import page_routes
@@ -24,6 +31,16 @@ class Short(Zooming):
     """A registry whose turns are short, each of which calls."""
 
     stop_strings = tuple(LETTERS)
+
+
+class Picking(Short):
+    """Likewise, for videos."""
+
+    def __init__(self):
+        super().__init__([SelectFrames()])
+
+    def parse(self, text):
+        return Call("select_frames", {"target_frames": [2, 4]})
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +84,15 @@ def give(page: Browser, url: str, name: str, kind: str) -> None:
         kind,
     )
     page.wait("talk.media.length === 1 && document.querySelector('#media figure')")
+
+
+@contextlib.contextmanager
+def as_phone(page: Browser) -> Iterator[None]:
+    page.command("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+    try:
+        yield
+    finally:
+        page.command("Emulation.clearDeviceMetricsOverride")
 
 
 def ask(page: Browser, question: str, tokens: int = 150) -> None:
@@ -123,7 +149,7 @@ def test_stop_leaves_the_batch(page, server):
 
 
 def test_an_example_saved_as_json_and_as_a_page(page):
-    click(page, "example")
+    click(page, "example-image")
     page.wait("talk.media.length === 1 && document.getElementById('question').value")
     page.run("URL.createObjectURL = (blob) => { globalThis.saved = blob.text(); return 'blob:none'; }")
     page.run("HTMLAnchorElement.prototype.click = () => {}")
@@ -152,6 +178,49 @@ def test_frames_of_a_video_as_a_strip(page, tmp_path):
     assert page.run("return document.querySelector('.lane').querySelectorAll('.scenes .strip img').length") == 5
 
 
+def test_an_example_video_whose_frames_are_selected(chromium, served):  # noqa: F811
+    pytest.importorskip("av", reason="PyAV is not installed")
+    page, picking = chromium, served(registry=Picking())
+    page.open(f"http://{picking.address}/")
+    page.log()
+    page.wait("globalThis.talk && talk.models.length === 1")
+    page.run("document.getElementById('example-video').focus()")
+    page.press("\ue007")  # Enter
+    page.wait("talk.media.length === 1 && document.getElementById('question').value")
+    page.wait("document.querySelector('#media img').naturalWidth === 112")
+    put(page, "max_tokens", "150")
+    click(page, "ask")
+    page.wait(DONE, 60)
+    answer = page.run("return talk.exchanges[0].lanes[0].answer")
+    shown = page.run("return [...document.querySelectorAll('.scenes .strip figcaption')].map((one) => one.textContent)")
+    assert [text.split(",")[0] for text in shown] == [f"frame {number}" for number in range(1, 6)]
+    first = answer["operations"][0]
+    assert first["name"] == "select_frames" and first["error"] is None and "error" not in answer
+    # Those that were looked at are marked in the strip, and are shown below the call.
+    marks = (
+        "[...document.querySelectorAll('.scenes .strip figure')].map((one) => one.querySelectorAll('.mark-1').length)"
+    )
+    assert page.run(f"return {marks}") == [0, 1, 0, 1, 0]
+    page.wait("[...document.querySelectorAll('.lane img')].every((image) => image.naturalWidth > 0)")
+    returned = "document.querySelector('.observation').querySelectorAll('figcaption')"
+    returned = page.run(f"return [...{returned}].map((one) => one.textContent)")
+    assert [text.split(",")[0] for text in returned] == ["frame 2", "frame 4"]
+    with as_phone(page):
+        assert page.run("return document.documentElement.scrollWidth <= 390")
+    assert page.log() == []
+
+
+def test_the_example_video_loses_nothing():
+    """What is read of the GIF is what was drawn, for as long."""
+    pytest.importorskip("av", reason="PyAV is not installed")
+    for number in range(3):
+        seed = PixelSearchVideo(number + 1, "heldout")[number]
+        video = load_video(media_source(page_routes.gif_url(seed.video, seed.fps)), 8)
+        for place, drawn in enumerate(seed.video):
+            shown = max(k for k, time in enumerate(video.times) if time <= place / seed.fps)
+            assert ImageChops.difference(video.frames[shown], drawn.convert("RGB")).getbbox() is None
+
+
 def test_what_is_wrong_is_said(page):
     click(page, "ask")
     assert page.run("return document.getElementById('problem').textContent") == "Ask something."
@@ -169,18 +238,15 @@ def test_a_key_is_asked_for(chromium, served):  # noqa: F811
     put(chromium, "key", "geheim")
     chromium.wait("talk.models.length === 1 && document.getElementById('locked').hidden")
     chromium.log()
-    assert client.send("GET", "/page/examples/0")[0] == 401
+    assert client.send("GET", "/page/examples/image/0")[0] == 401
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(page):
-    page.command("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
-    try:
+    with as_phone(page):
         give(page, picture(), "a.png", "image/png")
         ask(page, "What is it?", 60)
         page.wait(DONE, 60)
         assert page.run("return document.documentElement.scrollWidth <= 390")
-    finally:
-        page.command("Emulation.clearDeviceMetricsOverride")
 
 
 def test_the_files_of_the_page(client):
@@ -189,10 +255,12 @@ def test_the_files_of_the_page(client):
     assert "default-src 'none'" in headers["Content-Security-Policy"] and "unsafe" not in str(headers)
     for name in (page_routes.STYLE, page_routes.ICON, *page_routes.SCRIPTS):
         assert client.send("GET", f"/page/{name}")[0] == 200
-    for name in ("none.js", "..%2fapp.py", "../app.py", "examples/x"):
+    for name in ("none.js", "..%2fapp.py", "../app.py", "examples/x", "examples/image/x", "examples/sound/1"):
         assert client.send("GET", f"/page/{name}")[0] == 404
-    status, _, body = client.send("GET", "/page/examples/3")
-    assert status == 200 and json.loads(body)["question"] and json.loads(body)["image"].startswith("data:image/png")
+    for kind, form in (("image", "png"), ("video", "gif")):
+        status, _, body = client.send("GET", f"/page/examples/{kind}/3")
+        assert status == 200 and json.loads(body)["question"]
+        assert json.loads(body)["url"].startswith(f"data:image/{form};base64,")
 
 
 def test_the_demo_serves_both_models_and_the_page_is_packaged():

@@ -7,6 +7,9 @@ const ENDED = {
   max_images: "limit on images",
 };
 
+/** Whether a browser shows a medium as an image, as it does a video that is a GIF. */
+export const isImage = (url) => url.startsWith("data:image/");
+
 /** The answer of one model to one question; `answer` holds what is kept of it. */
 export class Lane {
   /**
@@ -22,8 +25,10 @@ export class Lane {
     this.facts = h("span", { class: "facts" });
     const name = h("header", {}, h("b", {}, model), operates ? null : h("span", { class: "chip" }, "operations off"), this.facts);
     this.element = h("article", { class: "lane" }, name, this.scenes, this.words);
-    for (const one of pictures)
-      this.scenes.append(one.video ? h("video", { src: one.video, controls: true, muted: true }) : this.show(one));
+    for (const one of pictures) {
+      if (!one.video) this.scenes.append(this.show(one));
+      else if (!isImage(one.video)) this.scenes.append(h("video", { src: one.video, controls: true, muted: true }));
+    }
     this.began = performance.now();
     this.text = null;
   }
@@ -84,15 +89,17 @@ export class Lane {
       h("code", {}, JSON.stringify(record.arguments)),
       h("span", { class: record.error === null ? "outcome" : "error" }, outcome),
     );
-    record.boxes.forEach((box, k) => {
-      const target = this.pictures[record.sources[k]];
-      if (target) target.over.append(tagged({ number, box }, target.width));
+    const isFrame = (k) => !record.boxes[k] && record.sources[k] < this.answer.frames.length;
+    record.sources.forEach((source, k) => {
+      const target = this.pictures[source];
+      const box = target && isFrame(k) ? [0, 0, target.width, target.height] : record.boxes[k];
+      if (target && box) target.over.append(tagged({ number, box }, target.width));
     });
     const returned = record.images.map((url, k) => {
       const box = record.boxes[k];
       const source = this.pictures[record.sources[k]] || { width: record.sizes[k][0], height: record.sizes[k][1] };
       const [width, height] = box ? [box[2] - box[0], box[3] - box[1]] : [source.width, source.height];
-      return this.show({ url, width, height });
+      return this.show({ url, width, height }, isFrame(k) ? `frame ${record.sources[k] + 1}, ` : "");
     });
     const strip = returned.length ? h("div", { class: "strip" }, returned) : null;
     this.words.append(h("div", { class: `turn observation ${mark}` }, call, strip));

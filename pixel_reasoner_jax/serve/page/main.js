@@ -1,13 +1,13 @@
 // The conversation: what is asked, of which models, and how it is kept.
 
 import { ask, read } from "./ask.js";
-import { Lane } from "./lane.js";
+import { Lane, isImage } from "./lane.js";
 import { savePage, saveText } from "./save.js";
 
 const TEXT_ALONE = "\n\nPlease think step by step, and put your final answer within \\boxed{}.";
 const OFF = " operations off";
 
-const talk = { exchanges: [], media: [], models: [], stopping: null, example: 0 };
+const talk = { exchanges: [], media: [], models: [], stopping: null, examples: { image: 0, video: 0 } };
 globalThis.talk = talk; // for whoever looks into the page
 
 const key = () => byId("key").value;
@@ -143,7 +143,7 @@ const add = async (kind, url, name) => {
 
 const drawMedia = () => {
   const shown = talk.media.map((medium, place) => {
-    const preview = medium.kind === "image" ? h("img", { src: medium.url, alt: "" }) : h("video", { src: medium.url, muted: true });
+    const preview = isImage(medium.url) ? h("img", { src: medium.url, alt: "" }) : h("video", { src: medium.url, muted: true });
     const drop = () => {
       talk.media.splice(place, 1);
       drawMedia();
@@ -153,11 +153,11 @@ const drawMedia = () => {
   byId("media").replaceChildren(...shown);
 };
 
-const example = async () => {
+const example = async (kind) => {
   try {
-    const { question, image } = await read(`page/examples/${talk.example++}`, key());
+    const { question, url } = await read(`page/examples/${kind}/${talk.examples[kind]++}`, key());
     talk.media = [];
-    await add("image", image, "example");
+    await add(kind, url, "example");
     byId("question").value = question;
     byId("question").focus();
   } catch (error) {
@@ -201,7 +201,7 @@ byId("file").addEventListener("change", (event) => {
 byId("model").addEventListener("change", besides);
 byId("key").addEventListener("change", begin);
 byId("stop").addEventListener("click", stop);
-byId("example").addEventListener("click", example);
+for (const kind of ["image", "video"]) byId(`example-${kind}`).addEventListener("click", () => example(kind));
 byId("anew").addEventListener("click", anew);
 byId("save-json").addEventListener("click", () => saveText("conversation.json", "application/json", JSON.stringify(kept(), null, 1)));
 byId("save-page").addEventListener("click", () => savePage(byId("talk")));
