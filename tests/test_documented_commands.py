@@ -1,9 +1,7 @@
-"""The commands and the Python of the documents: the real parser reads them, the names are there; nothing is run."""
+"""The commands of the documents: the real parser reads them, their settings are found; nothing is run."""
 
 from __future__ import annotations
 
-import ast
-import importlib
 import re
 import shlex
 
@@ -154,62 +152,3 @@ def test_commands_that_configs_name_are_taken():
             assert name in text.replace(".py", "")
             named.append(name)
     assert len(named) >= len(config_files()) - 2  # one is begun by make, one by a module
-
-
-def python_blocks() -> list:
-    return [
-        pytest.param(body, id=f"{document.name}-{number}")
-        for document in DOCUMENTS
-        for number, (language, body) in enumerate(blocks(document))
-        if language == "python"
-    ]
-
-
-def missing(text: str) -> list[str]:
-    """The names of our packages that a block of Python uses, by import or as an attribute, and that there are not."""
-    tree, found, modules = ast.parse(text), [], {}
-    ours = ("pixel_reasoner_jax", "data_pipeline")
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ours:
-            found += [name for alias in node.names if not _is_there(name := f"{node.module}.{alias.name}")]
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] in ours:
-                    found += [] if _is_there(alias.name) else [alias.name]
-                    modules[alias.asname or alias.name] = alias.name
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            first, *rest = ast.unparse(node).split(".")
-            if first in modules and all(map(str.isidentifier, rest)):
-                name = ".".join([modules[first], *rest])
-                found += [] if _is_there(name) else [name]
-    return found
-
-
-def _is_there(name: str) -> bool:
-    """Whether a dotted name is a module, or something in one."""
-    parts = name.split(".")
-    for count in range(len(parts), 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[count:]:
-            if not hasattr(found, part):
-                return False
-            found = getattr(found, part)
-        return True
-    return False
-
-
-@pytest.mark.parametrize("text", python_blocks())
-def test_python_is_valid_and_its_names_are_there(text):
-    compile(text, "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    assert missing(text) == []
-
-
-def test_a_missing_name_is_found():
-    text = (
-        "import pixel_reasoner_jax as pr\nfrom data_pipeline.records import no_such\npr.rewards.none_such(1)\npr.Policy"
-    )
-    assert missing(text) == ["data_pipeline.records.no_such", "pixel_reasoner_jax.rewards.none_such"]
