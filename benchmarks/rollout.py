@@ -77,7 +77,11 @@ class ForcedEpisode(Episode):
 class Forcing(Scheduler):
     """The engine as it is."""
 
-    def _new_episode(self, prompt, sample):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._admission._new_episode = self._forced
+
+    def _forced(self, prompt, sample):
         settings = self._settings
         return ForcedEpisode(
             prompt, sample, self._processor, settings.registry, settings.limits, settings.sampling, settings.on_event

@@ -174,7 +174,7 @@ class _Simulation:
                 pool.bring_back(response)
 
     def _begin(self) -> list[Addition]:
-        """Begins samples, as `Scheduler._admit` does; returns the prompts to prefill."""
+        """Begins samples, as `Admission.admit` does; returns the prompts to prefill."""
         additions: list[Addition] = []
         for queue, parts in zip(self._queues, self._parts_of, strict=True):
             while (part := self._part_with_room(queue, parts)) is not None:

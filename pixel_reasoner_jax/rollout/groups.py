@@ -1,4 +1,4 @@
-"""What a rollout consists of: its settings, the groups of samples, and the slots in use."""
+"""What a rollout consists of: its settings, the groups of samples, the slots in use, and what has finished."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import dataclasses
 from collections.abc import Callable
 
 from pixel_reasoner_jax.operations import Call, OperationError, Registry
-from pixel_reasoner_jax.processing import Rendered
-from pixel_reasoner_jax.query import Query
+from pixel_reasoner_jax.processing import MediaError, Rendered
+from pixel_reasoner_jax.query import Query, query_name
 from pixel_reasoner_jax.rollout.dialogue import Event, Limits
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.pages import PromptPages, ResponsePages
 from pixel_reasoner_jax.rollout.pending_images import PendingImages
-from pixel_reasoner_jax.rollout.prompt import Prompt
+from pixel_reasoner_jax.rollout.prompt import Prompt, QueryError
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.workers import Task
+from pixel_reasoner_jax.trajectory import Trajectory
+
+Finished = tuple[int, str, Trajectory | BaseException]
+"""A response, or the error of a query, with the index and the id of its query."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +118,8 @@ class ActiveSlot:
     call: Call | OperationError | None = None
     task: Task | None = None
     observed: tuple[int, Rendered, PendingImages] | None = None
+
+
+def failed(number: int, prompt: Prompt, error: MediaError) -> Finished:
+    """What a query ends with of which an image is gone; `number` is its index."""
+    return number, prompt.id, QueryError(number, prompt.id, f"{query_name(prompt.query)}: {error}")

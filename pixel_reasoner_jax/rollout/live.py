@@ -107,8 +107,8 @@ class LiveScheduler(Scheduler):
 
     def load(self) -> Load:
         """How much is going on; other threads may ask."""
-        shapes, pages = self._runner.shapes, self._pages
-        waiting = self._arrivals.waiting + len(self._loading) + len(self._groups)
+        shapes, pages = self._runner.shapes, self._admission.pages
+        waiting = self._arrivals.waiting + self._admission.waiting
         if shapes is None or pages is None:
             return Load(waiting, len(self._active), 0, 0)
         parts = range(self._runner.parts)
@@ -123,7 +123,7 @@ class LiveScheduler(Scheduler):
         for query_id in self._arrivals.take_dropped():
             self.cancel(query_id)
         if self._cancelled:  # only of these something may still come, and a server runs for long
-            self._cancelled &= {query_id for query_id, _ in self._loading.values()}
-        if not (self._active or self._groups or self._loading or any(self._beginning)):
+            self._cancelled &= self._admission.loading
+        if not self._is_busy:
             self._arrivals.wait()
         return super()._step() or not self._arrivals.is_over

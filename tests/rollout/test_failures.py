@@ -16,10 +16,10 @@ from pixel_reasoner_jax.operations import Call, CropImage, Registry
 from pixel_reasoner_jax.processing import MediaError, PictureStore
 from pixel_reasoner_jax.processing.videos import Video
 from pixel_reasoner_jax.rollout import EpisodeEnd, Limits, QueryError, SamplingSettings, answered
+from pixel_reasoner_jax.rollout.admission import Admission
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.prompt import Prompt
 from pixel_reasoner_jax.rollout.runner import ModelRunner
-from pixel_reasoner_jax.rollout.scheduler import Scheduler
 from pixel_reasoner_jax.trajectory import Ended
 from tests.rollout.zooming_policy import TURNS, Zooming, assert_same, zooming
 
@@ -57,7 +57,7 @@ def taken(stream, failed):
 
 @pytest.mark.parametrize("spoil", [vanish, change, become_unreadable])
 def test_a_file_that_is_lost_after_it_was_opened_fails_its_own_query_alone(world, files, monkeypatch, spoil):
-    build = Scheduler._build
+    build = Admission._build
 
     def spoilt(self, query):
         prompt = build(self, query)
@@ -66,7 +66,7 @@ def test_a_file_that_is_lost_after_it_was_opened_fails_its_own_query_alone(world
         return prompt
 
     expected = zooming(world).rollout(files, samples=2, seed=5, sampling=TURNS)
-    monkeypatch.setattr(Scheduler, "_build", spoilt)
+    monkeypatch.setattr(Admission, "_build", spoilt)
     policy, failed = zooming(world, image_bytes=0), []
     with policy.stream(files, samples=2, seed=5, sampling=TURNS) as stream:
         groups = taken(stream, failed)

@@ -56,7 +56,7 @@ def answer(policy, queries, cancelled=(), **options):
         finished.append((number, trajectory.sample))
         if number in cancelled:
             stream.cancel(trajectory.query_id)
-    assert not stream._active and stream._pages.free(0) == policy.runtime._shapes.pages
+    assert not stream._active and stream._admission.pages.free(0) == policy.runtime._shapes.pages
     return finished, failed
 
 

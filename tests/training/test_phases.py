@@ -23,7 +23,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rollout import policy
-from pixel_reasoner_jax.rollout.scheduler import Scheduler
+from pixel_reasoner_jax.rollout.admission import Admission
 from pixel_reasoner_jax.rollout.settings import load_policy
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.training_run import TrainingRun
@@ -161,10 +161,10 @@ def test_a_file_that_vanishes_in_a_rollout_leaves_its_query_out(rl_config, tmp_p
         query["images"][0].convert("RGB").save(file)
         query["images"] = [str(file)]
     write_records(tmp_path / "queries", "query", queries)
-    build, make_policy = Scheduler._build, rl.make_policy
+    build, make_policy = Admission._build, rl.make_policy
 
-    def lost(scheduler, query):
-        prompt = build(scheduler, query)
+    def lost(admission, query):
+        prompt = build(admission, query)
         if query["id"] == queries[0]["id"]:
             os.remove(query["images"][0])
         return prompt
@@ -174,7 +174,7 @@ def test_a_file_that_vanishes_in_a_rollout_leaves_its_query_out(rl_config, tmp_p
         policy.store = PictureStore(0)
         return policy
 
-    monkeypatch.setattr(Scheduler, "_build", lost)
+    monkeypatch.setattr(Admission, "_build", lost)
     monkeypatch.setattr(rl, "make_policy", of_little_memory)
     rl_config.data.path, rl_config.train.steps = str(tmp_path / "queries"), 1
     with pytest.raises(UserError, match="no update was made.*equal rewards"):  # a random model earns nothing
