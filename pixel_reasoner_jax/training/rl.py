@@ -22,14 +22,16 @@ import logging
 import pathlib
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipeline.batch_loader import LoaderSettings
-from data_pipeline.pipeline import query_batches, record_count
+from data_pipeline.batch_loader import BatchLoader, LoaderSettings
+from data_pipeline.pipeline import DatasetMixture, query_batches, record_count
 from data_pipeline.reader import QueryReader
+from pixel_reasoner_jax.metrics import Progress
 from pixel_reasoner_jax.parallel import is_main
 from pixel_reasoner_jax.processing import PictureStore
 from pixel_reasoner_jax.rewards import AnswerPool
@@ -45,7 +47,7 @@ from pixel_reasoner_jax.training.policy_update import UpdatePasses, details_of, 
 from pixel_reasoner_jax.training.rl_episode import EpisodeDropped, Learner, run_episode, sampling_of
 from pixel_reasoner_jax.training.rl_settings import check_settings
 from pixel_reasoner_jax.training.samples import drop_samples_after
-from pixel_reasoner_jax.training.state import Trainer
+from pixel_reasoner_jax.training.state import Trainer, TrainState
 from pixel_reasoner_jax.training.stopping import StopRequest, WaitEnded
 from pixel_reasoner_jax.training.training_run import TrainingRun, data_sets
 from pixel_reasoner_jax.training.update_schedule import UpdateSchedule
@@ -81,16 +83,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         training = stack.enter_context(TrainingRun(config, resume))
         pool = stack.enter_context(AnswerPool(rules=config.rewards.rules))
         policy = make_policy(config, training)
-        loader = stack.enter_context(
-            query_batches(
-                data,
-                training.shards.share,
-                order=training.order,
-                settings=LoaderSettings(max_unreadable=config.data.max_unreadable),
-                pass_rates=config.data.pass_rates,
-                reader=make_reader(config, policy),
-            )
-        )
+        loader = stack.enter_context(read_queries(config, data, training, policy))
         forbidden = np.zeros(training.model.config.vocab_size, bool)
         forbidden[training.processor.forbidden_tokens] = True
         trainer = make_trainer(config, training.model, forbidden)
@@ -98,7 +91,7 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         sampling = sampling_of(config)
         learning_rate = learning_rate_schedule(config.optimizer, schedule.steps)
         state, counters = training.restore(trainer.init(), loader)
-        done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
+        done = counters.get("episode", 0)
         training.check_end(done, schedule.episodes, "episode")
         if resume and is_main():
             drop_samples_after(training.workdir, done)
@@ -107,19 +100,6 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
         curiosity = CuriosityState.begin(config.curiosity, counters.get("multipliers"))
         evaluation = RunEvaluation(config, training, plan, stop, lambda _: policy)
         evaluation.restore(counters.get("evaluation"))
-
-        def read_queries() -> list[Query]:
-            with training.phase("data"), stop.ending_waits():
-                return [query for shard in next(loader).values() for query in shard]
-
-        def save(episode: int, position: dict[str, Any], **more: Any) -> None:
-            carried = dict(skipped_updates=skipped, multipliers=curiosity.to_json(config.curiosity))
-            carried["evaluation"] = evaluation.to_json()
-            training.save(episode, state, position, episode=episode, **carried, **more)
-
-        before = [line for line in training.metrics_so_far() if "unwritten" not in counters or line["step"] < done]
-        before += filter(None, [counters.get("unwritten")])
-        reason, alarms = "", AlarmLog(config, before, functools.partial(training.track, "alarm"))
         stop.begin()
         evaluation.begin(done, schedule.episodes, state.params, int(state.step), counters.get("unwritten"))
         with training.progress("rl", schedule.episodes, done) as progress:
@@ -137,40 +117,86 @@ def run(config: ConfigDict, resume: bool | int = False) -> pathlib.Path:
                 progress.note,
                 Subgroups.of(config.rollout),
             )
-            for episode in range(done + 1, schedule.episodes + 1):
-                if evaluation.is_over:
-                    evaluation.say_end(episode - 1)
-                    break
-                position = loader.get_state()
-                try:
-                    state, curiosity, metrics = run_episode(learner, episode, read_queries, state, curiosity)
-                except (EpisodeDropped, WaitEnded):
-                    if episode > 1 and not training.has_saved(episode - 1):
-                        save(episode - 1, position)
-                    training.end_early()
-                skipped += metrics.pop("skipped_updates")
-                metrics |= alarms.after(episode, metrics)
-                metrics |= {"skipped_records": loader.skipped, "skipped_updates": skipped}
-                try:
-                    figures = evaluation.after(episode, schedule.episodes, state.params, int(state.step))
-                except EvaluationStopped:
-                    save(episode, loader.get_state(), unwritten=unwritten(metrics))
-                    training.end_early()
-                training.write(episode, {**metrics, **figures})
-                progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
-                if not metrics["updates"]:
-                    before, reason = reason, why_no_update(metrics, config)
-                    if is_main():
-                        short = "as before" if _without_figures(before) == _without_figures(reason) else reason
-                        _log.warning("episode %d made no update: %s", episode, short)
-                stopping = stop.agreed()
-                wanted = episode % config.train.checkpoint_every == 0 or evaluation.is_best or evaluation.is_over
-                if wanted or episode == schedule.episodes or stopping:
-                    save(episode, loader.get_state())
-                evaluation.keep_best()
-                if stopping:
-                    training.end_early()
+            state, reason = learn(learner, loader, evaluation, progress, state, curiosity, counters)
         return training.export(state, reason)
+
+
+def learn(
+    learner: Learner,
+    loader: BatchLoader,
+    evaluation: RunEvaluation,
+    progress: Progress,
+    state: TrainState,
+    curiosity: CuriosityState,
+    counters: Mapping[str, Any],
+) -> tuple[TrainState, str]:
+    """Makes the episodes that are left, and after each what is due: metrics, alarms, an evaluation, a checkpoint.
+
+    Args:
+      learner: the same for all episodes.
+      loader: see `read_queries`.
+      evaluation, progress: are told of every episode.
+      state, curiosity: before the next episode.
+      counters: what the checkpoint that the run goes on from has besides; nothing if it begins.
+
+    Returns:
+      The last state, and why the last episode that made no update made none; "" if all made some.
+    """
+    config, training, stop, last = learner.config, learner.training, learner.stop, learner.schedule.episodes
+    done, skipped = counters.get("episode", 0), counters.get("skipped_updates", 0)
+    before = [line for line in training.metrics_so_far() if "unwritten" not in counters or line["step"] < done]
+    before += filter(None, [counters.get("unwritten")])
+    reason, alarms = "", AlarmLog(config, before, functools.partial(training.track, "alarm"))
+
+    def next_queries() -> list[Query]:
+        with training.phase("data"), stop.ending_waits():
+            return [query for shard in next(loader).values() for query in shard]
+
+    def save(episode: int, position: dict[str, Any], **more: Any) -> None:
+        carried = dict(skipped_updates=skipped, multipliers=curiosity.to_json(config.curiosity))
+        carried["evaluation"] = evaluation.to_json()
+        training.save(episode, state, position, episode=episode, **carried, **more)
+
+    for episode in range(done + 1, last + 1):
+        if evaluation.is_over:
+            evaluation.say_end(episode - 1)
+            break
+        position = loader.get_state()
+        try:
+            state, curiosity, metrics = run_episode(learner, episode, next_queries, state, curiosity)
+        except (EpisodeDropped, WaitEnded):
+            if episode > 1 and not training.has_saved(episode - 1):
+                save(episode - 1, position)
+            training.end_early()
+        skipped += metrics.pop("skipped_updates")
+        metrics |= alarms.after(episode, metrics)
+        metrics |= {"skipped_records": loader.skipped, "skipped_updates": skipped}
+        try:
+            figures = evaluation.after(episode, last, state.params, int(state.step))
+        except EvaluationStopped:
+            save(episode, loader.get_state(), unwritten=unwritten(metrics))
+            training.end_early()
+        training.write(episode, {**metrics, **figures})
+        progress.update(episode, **{name: metrics[name] for name in SHOWN if name in metrics})
+        if not metrics["updates"]:
+            reason = say_why_no_update(episode, metrics, config, reason)
+        stopping = stop.agreed()
+        wanted = episode % config.train.checkpoint_every == 0 or evaluation.is_best or evaluation.is_over
+        if wanted or episode == last or stopping:
+            save(episode, loader.get_state())
+        evaluation.keep_best()
+        if stopping:
+            training.end_early()
+    return state, reason
+
+
+def say_why_no_update(episode: int, metrics: Mapping[str, Any], config: ConfigDict, before: str) -> str:
+    """Says why an episode made no update, and returns it; `before` is what was said last."""
+    reason = why_no_update(metrics, config)
+    if is_main():
+        short = "as before" if _without_figures(before) == _without_figures(reason) else reason
+        _log.warning("episode %d made no update: %s", episode, short)
+    return reason
 
 
 def make_policy(config: ConfigDict, training: TrainingRun) -> Policy:
@@ -205,11 +231,18 @@ def fit_to_memory(config: ConfigDict, training: TrainingRun, policy: Policy, sam
         print(f"rollouts: {in_flight}, {tokens}, as memory allows", file=sys.stderr, flush=True)
 
 
-def make_reader(config: ConfigDict, policy: Policy) -> QueryReader:
-    """Reads the queries of an RL experiment: those that the policy can be asked, and has room to answer."""
+def read_queries(config: ConfigDict, data: DatasetMixture, training: TrainingRun, policy: Policy) -> BatchLoader:
+    """The queries of an RL experiment that the policy can be asked, and has room to answer; see `query_batches`."""
     # A store of its own, which keeps nothing: queries are read long before they are asked.
     prompt = functools.partial(policy.prompt, store=PictureStore(0))
-    return QueryReader(prompt, config.rollout.max_length)
+    return query_batches(
+        data,
+        training.shards.share,
+        order=training.order,
+        settings=LoaderSettings(max_unreadable=config.data.max_unreadable),
+        pass_rates=config.data.pass_rates,
+        reader=QueryReader(prompt, config.rollout.max_length),
+    )
 
 
 def make_trainer(config: ConfigDict, model: Any, forbidden: np.ndarray) -> Trainer:
