@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from data_pipeline import lessons
 from pixel_reasoner_jax.commands import quickstart
-from pixel_reasoner_jax.commands.cli import end_in_one_line
+from pixel_reasoner_jax.commands.ending import end_in_one_line
 from pixel_reasoner_jax.commands.evaluate import prior_figures
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import check_values, load_saved, save_config, variant

@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.learning_trap import DOCS, Arm, Outcomes, config_of, outcomes, results, run_arm
-from pixel_reasoner_jax.commands.cli import end_in_one_line
+from pixel_reasoner_jax.commands.ending import end_in_one_line
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.evaluation.records import RESULTS

@@ -1,4 +1,4 @@
-"""The `pixel-reasoner` command: what it can do, and errors in one line.
+"""The `pixel-reasoner` command: what it can do.
 
 A command's module is imported only when that command runs, so that help and mistakes in options are quick.
 """
@@ -14,16 +14,15 @@ import os
 import shlex
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from pixel_reasoner_jax import __version__
 from pixel_reasoner_jax.commands import data_options, options
+from pixel_reasoner_jax.commands.ending import end_in_one_line, say_error
 from pixel_reasoner_jax.config import ConfigError, load_config
-from pixel_reasoner_jax.errors import RunStopped, UserError
-from pixel_reasoner_jax.files import storage_problem
-from pixel_reasoner_jax.signals import INTERRUPTED, STOPPED, Interrupts, starting
+from pixel_reasoner_jax.errors import RunStopped
+from pixel_reasoner_jax.signals import starting
 
 DEBUG, RESUME, RESUME_FROM = "--debug", "--resume", "--resume-from"
 
@@ -162,9 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     `--debug`, anywhere among the arguments, shows the traceback of every error.
 
     Returns:
-      The exit status: 0, 2 for what the user can mend (`UserError`, a file that the system refuses, a full disk),
-      `INTERRUPTED` after Ctrl-C, `STOPPED` where a run ended for SIGTERM and the same command goes on. Every other
-      exception is a bug and is raised.
+      The exit status; see `end_in_one_line`.
     """
     is_program = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -172,35 +169,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [argument for argument in argv if argument != DEBUG]
     again = _command_to_go_on(argv)
     return end_in_one_line(lambda: _main(argv, debug, again), again, debug, is_program)
-
-
-def end_in_one_line(run: Callable[[], int], again: str, debug: bool = False, is_program: bool = True) -> int:
-    """Runs what a program does, and says in one line why it ended where that is no bug.
-
-    Args:
-      run: returns the exit status.
-      again: the command that goes on where it stopped; "" if there is none.
-      debug: raise every error.
-      is_program: the process ends with it.
-
-    Returns:
-      The exit status, as `main` does.
-    """
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch, which is not needed
-    with Interrupts(lambda state: _say_interrupted(state, again)) as interrupts:
-        try:
-            return run()
-        except BaseException as error:
-            if debug or not _is_told_in_one_line(error):
-                raise
-            if is_program:  # a write that fails can leave others begun, of which Python would tell at its end
-                warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
-            status = _report(error, again)
-            interrupts.told = True
-            return status
-        finally:
-            if is_program and interrupts.count:
-                interrupts.keep()  # while the process ends, too
 
 
 def _command_to_go_on(argv: list[str]) -> str:
@@ -218,44 +186,6 @@ def _command_to_go_on(argv: list[str]) -> str:
         elif name not in (RESUME, RESUME_FROM):
             rest.append(argument)
     return shlex.join(["pixel-reasoner", *rest, *([RESUME] if command.resumes else [])])
-
-
-def _is_told_in_one_line(error: BaseException) -> bool:
-    """Whether an exception is no bug: an interrupt, a mistake of the user's, or an error about a file or a disk.
-
-    The system names the file; the client of an object store raises its errors about files without an errno.
-    """
-    if isinstance(error, OSError) and not isinstance(error, UserError) and not storage_problem(error):
-        return error.filename is not None or error.errno is None
-    if isinstance(error, KeyboardInterrupt | UserError | RunStopped):
-        return True
-    return isinstance(error, Exception) and storage_problem(error) is not None
-
-
-def _say_interrupted(state: str, again: str) -> None:
-    where = f" {state}" if state else ""
-    go_on = f"; go on with: {again}" if again else ""
-    print(f"pixel-reasoner: interrupted{where}{go_on}", file=sys.stderr, flush=True)
-
-
-def _report(error: BaseException, again: str) -> int:
-    """Says what went wrong, and where it helps the command that goes on; returns the exit status."""
-    if isinstance(error, KeyboardInterrupt):
-        _say_interrupted(str(error), again)
-        return INTERRUPTED
-    if isinstance(error, RunStopped):
-        print(f"pixel-reasoner: {error}; go on with: {again}", file=sys.stderr)
-        return STOPPED
-    if _is_told_in_one_line(error):
-        text = str(error)
-        if not isinstance(error, UserError) and (problem := storage_problem(error)):
-            text = f"{problem}: what this command was writing is not complete; make room, or write elsewhere"
-        elif isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
-            text = f"{error.filename}: {error.strerror}"
-        print(f"pixel-reasoner: error: {text}", file=sys.stderr)
-        return 2
-    traceback.print_exception(error)
-    return 1
 
 
 def _main(argv: list[str], debug: bool, again: str) -> int:
@@ -395,7 +325,7 @@ def _run_joined(
     except BaseException as error:
         if debug:
             traceback.print_exception(error)
-        status = _report(error, again)
+        status = say_error(error, again)
         if status == 1:  # JAX has no one class of error for a connection that broke
             how = " with --resume" if "resume" in options else ""
             print(

@@ -61,7 +61,7 @@ def test_writes_that_a_full_disk_leaves_unfinished_are_not_told_of():
     """Orbax begins several writes, and when one fails never awaits the others."""
     program = """
         import asyncio, errno, sys
-        from pixel_reasoner_jax.commands.cli import end_in_one_line
+        from pixel_reasoner_jax.commands.ending import end_in_one_line
 
         async def write(): pass
 
