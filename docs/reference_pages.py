@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.commands import cli
-from pixel_reasoner_jax.config import _ends_in, _is_optional, _leaves, config_names, load_config
+from pixel_reasoner_jax.config import _ends_in, _is_optional, config_names, leaves, load_config
 from pixel_reasoner_jax.config_values import OPEN, RULES
 from pixel_reasoner_jax.packaged_configs import config_files
 
@@ -114,7 +114,7 @@ def config_page(command: str) -> str:
     """Every setting of a command: type, value in the reference, comment, and what it must be."""
     name = REFERENCES[command]
     config = load_config(name)
-    leaves = dict(_leaves(config))
+    values = dict(leaves(config))
     sections: dict[str, list[Setting]] = {}
     for setting in settings_of(config_files()[name].read_text(encoding="utf-8")):
         top = setting.path.partition(".")[0]
@@ -132,13 +132,13 @@ def config_page(command: str) -> str:
             out += [says, ""] if says else []
         out += ["| `config.` | type | value | |", "|---|---|---|---|"]
         for setting in settings:
-            out += _rows(setting, config, leaves)
+            out += _rows(setting, config, values)
     return "\n".join(out) + "\n"
 
 
-def _rows(setting: Setting, config: ConfigDict, leaves: dict[str, Any]) -> Iterator[str]:
+def _rows(setting: Setting, config: ConfigDict, values: dict[str, Any]) -> Iterator[str]:
     """The lines of a table for a setting: itself, or all that it holds."""
-    below = [path for path in leaves if path == setting.path or path.startswith(f"{setting.path}.")]
+    below = [path for path in values if path == setting.path or path.startswith(f"{setting.path}.")]
     says = "as above" if setting.with_above else text(setting.says)
     if setting.is_section:
         yield f"| `{setting.path}` | section | | {says} |"
@@ -153,7 +153,7 @@ def _rows(setting: Setting, config: ConfigDict, leaves: dict[str, Any]) -> Itera
             section = section[first]
         kind = section.get_type(key).__name__ + (" or None" if _is_optional(path) else "")
         about = "<br>".join(filter(None, [says if number == 0 else "as above", _limits(path)]))
-        yield f"| `{path}` | {kind} | `{leaves[path]!r}` | {about} |"
+        yield f"| `{path}` | {kind} | `{values[path]!r}` | {about} |"
 
 
 def _limits(path: str) -> str:

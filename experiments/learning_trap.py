@@ -27,7 +27,7 @@ from pixel_reasoner_jax.commands import quickstart
 from pixel_reasoner_jax.commands.ending import end_in_one_line
 from pixel_reasoner_jax.commands.evaluate import prior_figures
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import check_values, load_saved, save_config, variant
+from pixel_reasoner_jax.config import check_values, variant
 from pixel_reasoner_jax.errors import NoUpdateError
 from pixel_reasoner_jax.evaluation.records import RESULTS, read_results
 from pixel_reasoner_jax.evaluation.run import BENCHMARK
@@ -38,6 +38,7 @@ from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.report.documents import fill_part, markdown_table
 from pixel_reasoner_jax.report.figures import figure
 from pixel_reasoner_jax.report.text import interval_text, plain_table
+from pixel_reasoner_jax.saved_config import load_saved, save_config
 from pixel_reasoner_jax.training import rl, sft
 
 SEEDS = (0, 1, 2, 3, 4)

@@ -1,4 +1,4 @@
-"""Experiment files: loading, overriding, checking and saving.
+"""Experiment files: loading, overriding and checking.
 
 An experiment is a Python file with `get_config()`, which returns an `ml_collections.ConfigDict`. The settings of a
 command are all documented in one file, the command's reference in `configs/`, for example configs/rl_qwen2_5_vl_7b.py.
@@ -21,67 +21,16 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-import json
 import pathlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.config_values import (
-    DEFAULT_OPERATIONS,
-    DEFAULT_SYNTAX,
-    EARLIER_BOX_RULE,
-    EARLIER_POSITION_RULE,
-    OPEN,
-    OPTIONAL,
-    RULES,
-    is_finite,
-)
+from pixel_reasoner_jax.config_values import OPEN, OPTIONAL, RULES, is_finite
 from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.files import as_path, check_folder, write_text
 from pixel_reasoner_jax.packaged_configs import config_files
 
-FILE = "config.json"  # the resolved config in a run's directory
-FIXED = (
-    "seed",
-    "model.directory",
-    "model.position_rule",
-    "operations.release",
-    "operations.box_rule",
-    "operations.names",
-    "operations.syntax",
-    "operations.guidelines",
-    "data.path",
-    "data.mixture",
-    "data.shuffle",
-    "data.shards",
-    "data.pass_rates",
-    "data.held_out",
-    "train.batch_size",
-    "train.freeze_vision",
-    "optimizer.master_weights",
-    "lora.rank",
-    "lora.alpha",
-    "lora.targets",
-    "rewards.rules",
-    "rollout.samples",
-    "grpo.queries_per_episode",
-)
-"""Settings that a resumed run may not change: its position in the data, its steps, its state and the rules by which it
-was trained so far depend on them."""
-EARLIER = {
-    "model.position_rule": EARLIER_POSITION_RULE,
-    "operations.box_rule": EARLIER_BOX_RULE,
-    "data.shuffle": True,
-    "data.held_out": 0.0,
-    "operations.names": list(DEFAULT_OPERATIONS),  # as JSON has them
-    "operations.syntax": DEFAULT_SYNTAX,
-    "operations.guidelines": None,
-}
-"""Rules that a run keeps to its end, and a model for ever: by dotted key, what holds for a run that began before it was
-a setting."""
 SECTIONS = {"rl": ("rollout", "curiosity", "grpo")}  # sections that only the configs of this command have
 RECIPES = "recipes"  # the folder whose configs are all of `rl`
 
@@ -132,7 +81,7 @@ def variant(base: str | pathlib.Path, differences: Mapping[str, Any]) -> ConfigD
     """
     config = _read(base)
     for path, value in differences.items():
-        section, key = _locate(config, path)
+        section, key = locate(config, path)
         _assign(section, key, value, path, f"variant of {base}")
     return config
 
@@ -143,111 +92,9 @@ def config_names(command: str = "") -> list[str]:
     return sorted(names, key=lambda name: (name.count("/"), name))
 
 
-def open_workdir(config: ConfigDict, resume: bool) -> pathlib.Path:
-    """Checks that a run with this config may use `config.workdir`, and returns its path; writes nothing.
-
-    For a resumed run, each setting that has changed is printed on standard error, one line for each.
-
-    Raises:
-      ConfigError: the directory holds a run and `resume` is False, or a setting has changed that a resumed run may not
-        change (`FIXED`).
-      UserError: the directory, or one above it, is a file.
-    """
-    workdir = as_path(config.workdir)
-    check_folder(workdir)
-    if not (workdir / FILE).exists():
-        return workdir
-    if not resume:
-        raise ConfigError(
-            f"{workdir} already holds a run: go on with it with --resume (from the beginning, if it has saved nothing"
-            " yet), or choose another directory with --config.workdir=DIRECTORY"
-        )
-    changed, saved = changes(config, workdir), EARLIER.keys() | dict(_leaves(load_saved(workdir)))
-    for path in FIXED:
-        if path in changed:
-            before, now = changed[path]
-            if path not in saved:
-                raise ConfigError(
-                    f"the run in {workdir} was started before config.{path} was a setting, under rules that this"
-                    " version does not have: start a new run with --config.workdir=DIRECTORY"
-                )
-            raise ConfigError(
-                f"config.{path} is {now!r}, but the run in {workdir} was started with {before!r} and cannot go on with"
-                " another: leave it, or start a new run with --config.workdir=DIRECTORY"
-            )
-    settings = dict(_leaves(config))
-    for path, (before, now) in changed.items():
-        is_now = f"is {now!r} from here on" if path in settings else "is no longer a setting"
-        print(f"config.{path} {is_now}; it was {before!r}", file=sys.stderr)
-    return workdir
-
-
-def take_over(config: ConfigDict) -> None:
-    """Takes what `config` leaves open from the run in `config.workdir`, if any.
-
-    That is rules, budgets, `data.shards` and `rollout.slots`.
-    """
-    if not (as_path(config.workdir) / FILE).exists():
-        return
-    saved, now = dict(_leaves(load_saved(config.workdir))), dict(_leaves(config))
-    for path, earlier in EARLIER.items():
-        if path in now and now[path] is None:
-            section, key = _locate(config, path)
-            kept = saved.get(path, earlier)
-            section[key] = tuple(kept) if isinstance(kept, list) else kept
-    for key, value in config.get("processor", {}).items():
-        if value is None and (before := saved.get(f"processor.{key}")) is not None:
-            config.processor[key] = tuple(before) if isinstance(before, list) else before
-    config.data.shards = config.data.shards or saved.get("data.shards", 0)
-    if now.get("rollout.slots") == 0:  # as many as there was memory for when the run began
-        config.rollout.slots = saved.get("rollout.slots", 0)
-        decided = [saved.get("rollout.cache_tokens", 0), config.rollout.cache_tokens]
-        config.rollout.cache_tokens = min(filter(None, decided), default=0)
-
-
-def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes the resolved config into a directory, which from then on holds a run."""
-    write_text(workdir / FILE, config.to_json_best_effort(indent=2) + "\n")
-
-
-def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
-    """Reads the resolved config of an earlier run, with lists in place of tuples.
-
-    Raises:
-      ConfigError: the directory holds no run, or its config is damaged.
-    """
-    file = as_path(workdir) / FILE
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        if not saved:  # `ConfigDict` takes null for a config without settings
-            raise ValueError("it is empty")
-        return ConfigDict(saved)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{workdir} holds no run: there is no {file.name} in it; name the config.workdir of a run"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{file} is not the config that a run saved ({error}): restore it, or remove it") from error
-
-
-def changes(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ from those of the run in a directory; `EARLIER` holds for rules that it does not name.
-
-    Returns:
-      (value before, value now) by dotted key; None stands for a key that one of the configs does not have.
-    """
-    now = dict(_leaves(ConfigDict(json.loads(config.to_json_best_effort()))))
-    earlier = {path: rule for path, rule in EARLIER.items() if path in now}
-    before = earlier | dict(_leaves(load_saved(workdir)))
-    pairs = {path: (before.get(path), now.get(path)) for path in now | before}
-    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
-
-
 def check_values(config: ConfigDict) -> None:
     """Raises a `ConfigError` that names the first value out of range."""
-    for path, value in _leaves(config):
+    for path, value in leaves(config):
         if not is_finite(value):
             raise ConfigError(f"config.{path} is {shown(value)}: no number may be infinite or NaN")
         keys = [key for key in RULES if _ends_in(path, key)]
@@ -334,7 +181,7 @@ def _merge(target: ConfigDict, source: ConfigDict, where: str, prefix: str = "")
 
 def _override(config: ConfigDict, path: str, text: str) -> None:
     """Sets the value at a dotted key, given as text."""
-    section, key = _locate(config, path)
+    section, key = locate(config, path)
     value: Any = text
     if section.get_type(key) is not str:
         try:
@@ -347,7 +194,7 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
     _assign(section, key, value, path, f"--config.{path}={text}")
 
 
-def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
+def locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
     """The section that holds the value of a dotted key, and the last part of the key."""
     section, parts = config, path.split(".")
     for depth, part in enumerate(parts):
@@ -406,17 +253,18 @@ def _ends_in(path: str, key: str) -> bool:
     )
 
 
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a config with its value."""
     for key in config:
         if isinstance(config[key], ConfigDict):
-            yield from _leaves(config[key], f"{prefix}{key}.")
+            yield from leaves(config[key], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", config[key]
 
 
 def _elsewhere(config: ConfigDict, rest: str) -> str:
     """A hint that names the keys that end in `rest`, for a user who left out the section or named another one."""
-    same = [f"config.{path}" for path, _ in _leaves(config) if f".{path}".endswith(f".{rest}")]
+    same = [f"config.{path}" for path, _ in leaves(config) if f".{path}".endswith(f".{rest}")]
     return f"; did you mean {' or '.join(same)}?" if same else ""
 
 

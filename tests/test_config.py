@@ -214,8 +214,8 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(key, value, wanted):
 @pytest.mark.parametrize("name", ["rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b", "quickstart"])
 def test_every_setting_has_a_rule(name):
     """No number may be NaN, infinite or far below zero, and no text empty, whichever setting it is."""
-    for path, _ in configuration._leaves(load_config(name)):
-        section, key = configuration._locate(load_config(name), path)
+    for path, _ in configuration.leaves(load_config(name)):
+        section, key = configuration.locate(load_config(name), path)
         kind = section.get_type(key)
         wrong = {bool: (), int: (-5,), float: (float("nan"), float("inf"), -5.0), str: ("",), tuple: (("?",),)}[kind]
         if path.endswith("train.steps"):
@@ -224,7 +224,7 @@ def test_every_setting_has_a_rule(name):
             continue
         for one in wrong:
             config = load_config(name)
-            section, key = configuration._locate(config, path)
+            section, key = configuration.locate(config, path)
             section[key] = one
             with pytest.raises(ConfigError, match=rf"config\.{path} is "):
                 check_values(config)
@@ -250,7 +250,7 @@ def test_what_may_be_left_open_may_be_left_open_again(tmp_path):
     assert load_config("quickstart", [("rl.train.steps", "None")]).rl.train.steps is None
     for name in ("rl_qwen2_5_vl_7b", "sft_qwen2_5_vl_7b", "quickstart"):
         config = load_config(name)
-        assert all(configuration._is_optional(path) for path, value in configuration._leaves(config) if value is None)
+        assert all(configuration._is_optional(path) for path, value in configuration.leaves(config) if value is None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pixel_reasoner_jax import config_values
-from pixel_reasoner_jax.config import _leaves, config_names, load_config
+from pixel_reasoner_jax.config import config_names, leaves, load_config
 from pixel_reasoner_jax.training.alarms import ALARMS
 from tests.conftest import REPOSITORY
 from tests.documents import RL, cells, documented_metrics, undocumented
@@ -21,7 +21,7 @@ def parts(*names: str) -> set[str]:
     """The dotted keys of configs, and those of their sections."""
     found = set()
     for name in names:
-        for path, _ in _leaves(load_config(name)):
+        for path, _ in leaves(load_config(name)):
             keys = path.split(".")
             found |= {".".join(keys[: count + 1]) for count in range(len(keys))}
     return found
@@ -92,7 +92,7 @@ def test_every_setting_of_the_method_is_explained():
     text = RL.read_text(encoding="utf-8")
     keys = {
         path.rpartition(".")[2]
-        for path, _ in _leaves(load_config("rl_qwen2_5_vl_7b"))
+        for path, _ in leaves(load_config("rl_qwen2_5_vl_7b"))
         if path.startswith(SECTIONS_OF_RL)
     }
     missing = {key for key in keys if not re.search(rf"`(\w+\.)*{key}`", text)}

@@ -29,6 +29,7 @@ FLOORS = (
         "pixel_reasoner_jax.parallel",
         "pixel_reasoner_jax.checkpoint",
         "pixel_reasoner_jax.metrics",
+        "pixel_reasoner_jax.saved_config",
         "pixel_reasoner_jax.video",
     ),
     (

@@ -7,18 +7,9 @@ import json
 import pytest
 
 from pixel_reasoner_jax import config_values
-from pixel_reasoner_jax.config import (
-    EARLIER,
-    FIXED,
-    ConfigError,
-    check_values,
-    load_config,
-    load_saved,
-    open_workdir,
-    save_config,
-    take_over,
-)
+from pixel_reasoner_jax.config import ConfigError, check_values, load_config
 from pixel_reasoner_jax.errors import UserError
+from pixel_reasoner_jax.saved_config import EARLIER, FIXED, load_saved, open_workdir, save_config, take_over
 
 RL = "configs/rl_qwen2_5_vl_7b.py"
 RULES_BY_KEY = {"model.position_rule": config_values.POSITION_RULES, "operations.box_rule": config_values.BOX_RULES}

@@ -15,7 +15,7 @@ import pytest
 
 from docs import reference_pages
 from pixel_reasoner_jax.commands import cli
-from pixel_reasoner_jax.config import _leaves, config_names, load_config
+from pixel_reasoner_jax.config import config_names, leaves, load_config
 from pixel_reasoner_jax.training.alarms import ALARMS
 from tests.conftest import REPOSITORY
 
@@ -63,7 +63,7 @@ def test_comments_are_no_markup():
 def test_every_setting_is_listed_with_its_comment_and_value(command):
     page = reference_pages.config_page(command)
     name = reference_pages.REFERENCES[command]
-    for path, value in _leaves(load_config(name)):
+    for path, value in leaves(load_config(name)):
         assert page.count(f"| `{path}` |") == 1, path
         assert f"| `{value!r}` |" in next(line for line in page.splitlines() if f"| `{path}` |" in line)
     source = (REPOSITORY / "configs" / f"{name}.py").read_text(encoding="utf-8").partition("def get_config")[2]

@@ -14,7 +14,6 @@ from jax.typing import DTypeLike
 
 from pixel_reasoner_jax.arrays import array_shapes, read_arrays
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints
-from pixel_reasoner_jax.config import load_saved
 from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.model_files import adapter_config, check_is_empty, model_directory, removed_on_failure
 from pixel_reasoner_jax.models import Qwen2_5_VL
@@ -22,6 +21,7 @@ from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.models.weights import CONVERTED, read_config, stored_dtype
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.saved_config import load_saved
 from pixel_reasoner_jax.training.best import read_best
 from pixel_reasoner_jax.training.training_run import INITIAL
 

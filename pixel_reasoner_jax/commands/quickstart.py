@@ -25,7 +25,7 @@ from data_pipeline.records import DATASET_INFO, RecordWriter
 from data_pipeline.sources.pixel_search import PixelSearch
 from pixel_reasoner_jax.commands.evaluate import Queries, prior_figures
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import FILE, ConfigError, changes, save_config
+from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.evaluation.records import RECORDS, ScoredRecord, ScoredRecordWriter, write_results
 from pixel_reasoner_jax.evaluation.run import BENCHMARK, Evaluation, evaluate, side_by_side
 from pixel_reasoner_jax.evaluation.tally import difference
@@ -41,6 +41,7 @@ from pixel_reasoner_jax.report.report import COLUMNS, STAGES, write_report
 from pixel_reasoner_jax.report.text import figures_table, interval_text
 from pixel_reasoner_jax.rollout.settings import FILE as SETTINGS
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
+from pixel_reasoner_jax.saved_config import FILE, changes, save_config
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.policy_settings import rollout_limits
 from pixel_reasoner_jax.training.training_run import MODEL

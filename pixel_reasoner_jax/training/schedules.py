@@ -13,8 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pixel_reasoner_jax.config import FIXED, ConfigError, check_values
+from pixel_reasoner_jax.config import ConfigError, check_values
 from pixel_reasoner_jax.named_parts import find_part, numbers_of
+from pixel_reasoner_jax.saved_config import FIXED
 
 # Whose numbers an episode reads anew, and single ones.
 SECTIONS = ("auxiliary", "curiosity", "grpo", "passes", "replay", "rewards", "rollout.subgroups")

@@ -22,7 +22,7 @@ from data_pipeline.pipeline import EVERY_RATE, DatasetMixture, RecordOrder, reco
 from data_pipeline.records import DATASET_INFO
 from pixel_reasoner_jax.checkpoint import CHECKPOINTS, Checkpoints, check_is_no_run
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import FILE, ConfigError, open_workdir, save_config, take_over
+from pixel_reasoner_jax.config import ConfigError
 from pixel_reasoner_jax.errors import NoUpdateError, RunInterrupted, RunStopped
 from pixel_reasoner_jax.files import StorageError, as_path, storage_problem
 from pixel_reasoner_jax.metrics import FILE as METRICS
@@ -36,6 +36,7 @@ from pixel_reasoner_jax.parallel import all_gather_json, is_main, make_mesh, wai
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.processing.sources import use_media_settings
 from pixel_reasoner_jax.rollout.layout import check_cache, rollout_mesh
+from pixel_reasoner_jax.saved_config import FILE, open_workdir, save_config, take_over
 from pixel_reasoner_jax.signals import telling
 from pixel_reasoner_jax.trackers import find_trackers
 from pixel_reasoner_jax.training.packing import PlannedBatch, Sequence, plan

@@ -17,11 +17,11 @@ import threading
 import time
 from typing import Any
 
-from pixel_reasoner_jax.config import FILE as CONFIG
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.files import as_path
 from pixel_reasoner_jax.metrics import FILE as METRICS
 from pixel_reasoner_jax.report.text import printable
+from pixel_reasoner_jax.saved_config import FILE as CONFIG
 from pixel_reasoner_jax.training.samples import SAMPLES
 from pixel_reasoner_jax.viewer.build import DATA, DATA_NAME, ICON, PAGE, POLICY, SCRIPTS, STYLE, build, write_script
 from pixel_reasoner_jax.viewer.pictures import FOLDER as IMAGES

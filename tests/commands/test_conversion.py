@@ -21,12 +21,13 @@ from pixel_reasoner_jax.checkpoint import Checkpoints
 from pixel_reasoner_jax.commands import convert as conversion
 from pixel_reasoner_jax.commands.convert import convert
 from pixel_reasoner_jax.commands.export import export
-from pixel_reasoner_jax.config import load_config, open_workdir, save_config
+from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.errors import CheckpointError
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.processing import Budgets, Processor, SpecialTokens
 from pixel_reasoner_jax.rollout.settings import PolicySettings, load_policy
+from pixel_reasoner_jax.saved_config import open_workdir, save_config
 from pixel_reasoner_jax.training.state import Trainer
 from pixel_reasoner_jax.training.training_run import INITIAL
 from tests.forward import forward

@@ -20,11 +20,12 @@ from data_pipeline.exchange.exporting import export_table
 from data_pipeline.pipeline import held_out, record_count, trajectory_batches
 from data_pipeline.records import RecordSource
 from pixel_reasoner_jax.commands.export import export
-from pixel_reasoner_jax.config import load_config, save_config
+from pixel_reasoner_jax.config import load_config
 from pixel_reasoner_jax.errors import CheckpointError, RunStopped
 from pixel_reasoner_jax.metrics import read_metrics
 from pixel_reasoner_jax.processing import Budgets, Processor
 from pixel_reasoner_jax.rollout.settings import PolicySettings
+from pixel_reasoner_jax.saved_config import save_config
 from pixel_reasoner_jax.training import evaluation, rl, sft
 from pixel_reasoner_jax.training.best import FILE, Standing, read_best, rule_of, write_best
 from pixel_reasoner_jax.training.stopping import StopRequest
