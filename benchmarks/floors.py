@@ -20,7 +20,7 @@ from flax import nnx
 from benchmarks.held_slots import HeldSlots
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.rollout.engine import ExtendBatch
+from pixel_reasoner_jax.rollout.engine_arrays import ExtendBatch
 
 STEPS = 32  # tokens of a chunk, as a policy decodes
 REPEATS = 5

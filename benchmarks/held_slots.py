@@ -13,7 +13,8 @@ from pixel_reasoner_jax.models import Qwen2_5_VL
 from pixel_reasoner_jax.models.cache import most_listed, page_size
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.counters import Counters
-from pixel_reasoner_jax.rollout.engine import Decoded, Engine, Slots
+from pixel_reasoner_jax.rollout.engine import Engine
+from pixel_reasoner_jax.rollout.engine_arrays import Decoded, Slots
 from pixel_reasoner_jax.rollout.layout import Layout
 from pixel_reasoner_jax.rollout.pages import CachePages, list_reads
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling

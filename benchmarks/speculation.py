@@ -32,7 +32,7 @@ from pixel_reasoner_jax.plan.work import Work
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout import Limits, Policy
 from pixel_reasoner_jax.rollout.capacity import PAGE, page_bytes
-from pixel_reasoner_jax.rollout.engine import ExtendBatch
+from pixel_reasoner_jax.rollout.engine_arrays import ExtendBatch
 from pixel_reasoner_jax.training.samples import SAMPLES
 from pixel_reasoner_jax.trajectory import Source
 

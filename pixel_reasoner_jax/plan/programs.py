@@ -26,7 +26,8 @@ from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, shard
 from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.processing.layout import vision_forms
-from pixel_reasoner_jax.rollout.engine import Engine, ExtendBatch, ForkBatch
+from pixel_reasoner_jax.rollout.engine import Engine
+from pixel_reasoner_jax.rollout.engine_arrays import ExtendBatch, ForkBatch
 from pixel_reasoner_jax.rollout.layout import Layout, check_cache
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling

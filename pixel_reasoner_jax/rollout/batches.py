@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pixel_reasoner_jax.processing import Geometry, Media, vision_layout
-from pixel_reasoner_jax.rollout.engine import ExtendBatch, ForkBatch
+from pixel_reasoner_jax.rollout.engine_arrays import ExtendBatch, ForkBatch
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.sampling import sample_seeds
 from pixel_reasoner_jax.rollout.shapes import Shapes

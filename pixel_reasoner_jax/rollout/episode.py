@@ -99,7 +99,7 @@ class Episode(Dialogue):
         """Appends sampled tokens unchanged, up to the one that completes a stop string.
 
         Args:
-          tokens, logprobs, policy_logprobs: [tokens] each; see `engine.Decoded`.
+          tokens, logprobs, policy_logprobs: [tokens] each; see `engine_arrays.Decoded`.
 
         Returns:
           Whether a stop string has ended the turn. `sampled` grows by the number of tokens kept.

@@ -21,7 +21,7 @@ from pixel_reasoner_jax.processing import Media
 from pixel_reasoner_jax.rollout.batches import Extension, Fork, encode_batch, extend_batch, fork_batch
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable
-from pixel_reasoner_jax.rollout.engine import Decoded, Slots
+from pixel_reasoner_jax.rollout.engine_arrays import Decoded, Slots
 from pixel_reasoner_jax.rollout.engine_calls import KINDS, MAX_CALLS, EngineCall, ProgramKey, common_order, exchange
 from pixel_reasoner_jax.rollout.episode import Episode
 from pixel_reasoner_jax.rollout.pages import ResponsePages, list_reads
