@@ -13,16 +13,14 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from experiments.learning_trap import DOCS, Arm, Outcomes, config_of, outcomes, results, run_arm
 from pixel_reasoner_jax.commands.ending import end_in_one_line
 from pixel_reasoner_jax.compilation import enable_cache
-from pixel_reasoner_jax.config import load_config
+from pixel_reasoner_jax.config import leaves, load_config
 from pixel_reasoner_jax.evaluation.records import RESULTS
 from pixel_reasoner_jax.files import write_text
 from pixel_reasoner_jax.report.charts import moving_average
@@ -64,7 +62,7 @@ REACHED, WINDOW = 0.8, 5  # an accuracy in training, as a running mean over so m
 
 def changes_of(recipe: str) -> dict[str, Any]:
     """What a recipe sets of the method that configs/quickstart.py has otherwise, by dotted key of that."""
-    ours, theirs = dict(_leaves(load_config("quickstart"))), dict(_leaves(load_config(f"recipes/{recipe}")))
+    ours, theirs = dict(leaves(load_config("quickstart"))), dict(leaves(load_config(f"recipes/{recipe}")))
     found = {
         f"rl.{key}": value
         for key, value in theirs.items()
@@ -74,14 +72,6 @@ def changes_of(recipe: str) -> dict[str, Any]:
         samples = [value for key, value in found.items() if key.endswith(".samples")]
         found["rl.rollout.samples"] = sum(samples)
     return found | ANSWERS_IN_BOXES.get(recipe, {})
-
-
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def make_arms() -> dict[str, Arm]:
