@@ -154,6 +154,12 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
     with output_directory(directory) as local:
         lessons.save_world_processor(local, registry, world=config.world)
         tokenizer = transformers.AutoTokenizer.from_pretrained(local)
+    PolicySettings(padding=lessons.PADDING, limits=rollout_limits(config.rl.rollout)).save(directory)
+    random_model(tokenizer, config.model.preset, config.seed).save_pretrained(directory)
+
+
+def random_model(tokenizer: transformers.PreTrainedTokenizerBase, preset: str = "tiny", seed: int = 0) -> Qwen2_5_VL:
+    """A model of random parameters for the vocabulary of a tokenizer of `data_pipeline.tokenizer`."""
     ids = {
         name: tokenizer.convert_tokens_to_ids(token)
         for name, token in {
@@ -165,9 +171,8 @@ def make_initial_model(config: ConfigDict, directory: pathlib.Path) -> None:
             "video_token_id": "<|video_pad|>",
         }.items()
     }
-    sizes = dataclasses.replace(Config.preset(config.model.preset), vocab_size=len(tokenizer), **ids)
-    PolicySettings(padding=lessons.PADDING, limits=rollout_limits(config.rl.rollout)).save(directory)
-    Qwen2_5_VL.create(sizes, config.seed).save_pretrained(directory)
+    sizes = dataclasses.replace(Config.preset(preset), vocab_size=len(tokenizer), **ids)
+    return Qwen2_5_VL.create(sizes, seed)
 
 
 def seeds_of(config: ConfigDict, count: int, split: str) -> PixelSearch:
