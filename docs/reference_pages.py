@@ -233,13 +233,18 @@ def configs_page() -> str:
 
 def first_page(readme: str) -> str:
     """README as a page among the documents: of its links, those to other files of the repository are text alone."""
-    readme = readme.replace("](docs/", "](/")
+    readme = readme.replace("](docs/", "](/").replace("](examples/README.md", "](/examples.md")
     return re.sub(r"\[([^\]]*)\]\((?![a-z]+:|[#/])[^)]*\)", r"\1", readme).replace("](/", "](")
+
+
+def examples_page(page: str) -> str:
+    """examples/README.md as a page among the documents."""
+    return first_page(page.replace("](../docs/", "](docs/"))
 
 
 def among_documents(page: str) -> str:
     """A document without links out of docs/: README is the first page, other files of the repository are text alone."""
-    page = page.replace("](../README.md", "](index.md")
+    page = page.replace("](../README.md", "](index.md").replace("](../examples/README.md", "](examples.md")
     return re.sub(r"\[([^\]]*)\]\(\.\./(?!\w+\.md)[^)]*\)", r"\1", page)
 
 

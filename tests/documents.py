@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from tests.conftest import REPOSITORY
 
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "examples" / "README.md"]
+DOCUMENTS += sorted((REPOSITORY / "docs").glob("*.md"))
 RL = REPOSITORY / "docs" / "rl.md"
 
 

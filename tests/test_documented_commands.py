@@ -112,7 +112,7 @@ def test_modules_targets_and_scripts_are_there(document):
     for name in re.findall(r"python -m ([\w.]+)", text):
         assert name.split(".")[0] not in ours or (REPOSITORY / f"{name.replace('.', '/')}.py").exists(), name
     assert set(re.findall(r"^make (\w[\w-]*)", text, re.MULTILINE)) <= set(targets)
-    for name in re.findall(r"(?<![\w/])(?:launch|configs|experiments|tests)/[\w/]+\.(?:sh|py)\b", text):
+    for name in re.findall(r"(?<![\w/])(?:launch|configs|examples|experiments|tests)/[\w/]+\.(?:sh|py)\b", text):
         assert (REPOSITORY / name).exists(), name
 
 

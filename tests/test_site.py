@@ -101,6 +101,13 @@ def test_every_config_is_listed():
 def test_readme_becomes_the_first_page():
     page = reference_pages.first_page("[a](docs/a.md#b) ![c](docs/c.png) [d](https://e.org) [f](configs/f.py) [g](#h)")
     assert page == "[a](a.md#b) ![c](c.png) [d](https://e.org) f [g](#h)"
+    assert reference_pages.first_page("[a](examples/README.md#b)") == "[a](examples.md#b)"
+
+
+def test_examples_are_a_page_among_the_documents():
+    page = reference_pages.examples_page("[a](../docs/a.md#b) [c](photos.py) [d](#e)")
+    assert page == "[a](a.md#b) c [d](#e)"
+    assert reference_pages.among_documents("[a](../examples/README.md#b) [c](../launch/c.sh)") == "[a](examples.md#b) c"
 
 
 def flat(node: ast.expr) -> str:
