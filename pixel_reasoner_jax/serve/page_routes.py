@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def routes(guarded: Callable[[Callable[[Request], Response]], Any]) -> list[Rout
     """The routes of the page; `guarded` lets only those have an example who show the key."""
     return [
         Route("/", _page, methods=["GET"]),
-        Route("/page/examples/{kind}/{number:int}", guarded(_example), methods=["GET"]),
+        Route("/page/examples/{kind}/{number}", guarded(_example), methods=["GET"]),
         Route("/page/{name}", _page, methods=["GET"]),
     ]
 
@@ -60,9 +61,10 @@ def _file(name: str) -> str:
 
 
 def _example(request: Request) -> Response:
-    kind, number = request.path_params["kind"], request.path_params["number"] % EXAMPLES
-    if kind not in WORLDS:
-        raise ApiError(404, f"examples are of {' or '.join(WORLDS)}")
+    kind, digits = request.path_params["kind"], request.path_params["number"]
+    if kind not in WORLDS or not re.fullmatch("[0-9]{1,9}", digits):
+        raise ApiError(404, f"examples are of {' or '.join(WORLDS)}, by numbers of at most nine digits")
+    number = int(digits) % EXAMPLES
     seed = WORLDS[kind](number + 1, "heldout")[number]
     url = data_url(seed.images[0], "PNG", SIDE) if kind == "image" else gif_url(seed.video, seed.fps)
     return JSONResponse({"question": seed.question, "kind": kind, "url": url}, headers=HEADERS)

@@ -210,6 +210,30 @@ def test_an_example_video_whose_frames_are_selected(chromium, served):  # noqa: 
     assert page.log() == []
 
 
+def test_every_example_begins_a_conversation(page):
+    """A video after an image, which one conversation has not both of; of two that are wanted at once, the last."""
+    pytest.importorskip("av", reason="PyAV is not installed")
+    page.run("document.getElementById('example-video').click(); document.getElementById('example-image').click()")
+    page.wait("talk.media.length === 1 && talk.media[0].kind === 'image'")
+    put(page, "max_tokens", "30")
+    click(page, "ask")
+    page.wait(DONE, 60)
+    click(page, "example-video")
+    page.wait("talk.media.length === 1 && talk.media[0].kind === 'video'")
+    click(page, "ask")
+    page.wait("talk.exchanges.length === 2 && !talk.stopping", 60)
+    assert page.run("return talk.exchanges[1].lanes.every(({ answer }) => !answer.error && answer.frames.length > 0)")
+    # What is refused is not said again with the next question.
+    give(page, picture(), "a.png", "image/png")
+    ask(page, "And here?")
+    page.wait("talk.exchanges.length === 3 && !talk.stopping", 60)
+    assert "not both" in page.run("return talk.exchanges[2].lanes[0].answer.error")
+    page.log()  # the browser names the status of a refused request itself
+    ask(page, "Which digit?")
+    page.wait("talk.exchanges.length === 4 && !talk.stopping", 60)
+    assert page.run("return talk.exchanges[3].lanes.every(({ answer }) => !answer.error)")
+
+
 def test_the_example_video_loses_nothing():
     """What is read of the GIF is what was drawn, for as long."""
     pytest.importorskip("av", reason="PyAV is not installed")
@@ -257,6 +281,9 @@ def test_the_files_of_the_page(client):
         assert client.send("GET", f"/page/{name}")[0] == 200
     for name in ("none.js", "..%2fapp.py", "../app.py", "examples/x", "examples/image/x", "examples/sound/1"):
         assert client.send("GET", f"/page/{name}")[0] == 404
+    for number in ("9" * 10, "9" * 5000, "-1", "1.0", "%D9%A3", "1%0A", "1/2"):  # of which Python reads no 5000 digits
+        assert client.send("GET", f"/page/examples/image/{number}")[0] == 404
+    assert client.send("GET", "/page/examples/image/1000")[2] == client.send("GET", "/page/examples/image/0")[2]
     for kind, form in (("image", "png"), ("video", "gif")):
         status, _, body = client.send("GET", f"/page/examples/{kind}/3")
         assert status == 200 and json.loads(body)["question"]

@@ -7,7 +7,7 @@ import { savePage, saveText } from "./save.js";
 const TEXT_ALONE = "\n\nPlease think step by step, and put your final answer within \\boxed{}.";
 const OFF = " operations off";
 
-const talk = { exchanges: [], media: [], models: [], stopping: null, examples: { image: 0, video: 0 } };
+const talk = { exchanges: [], media: [], models: [], stopping: null, examples: { image: 0, video: 0 }, wanted: null, begins: true };
 globalThis.talk = talk; // for whoever looks into the page
 
 const key = () => byId("key").value;
@@ -43,10 +43,17 @@ const besides = () => {
 
 const parts = (media) => media.map(({ kind, url }) => ({ type: `${kind}_url`, [`${kind}_url`]: { url } }));
 
+/** What models are told of what was said: since the last example was asked about, without what all of them refused. */
+const told = () => {
+  const first = talk.exchanges.findLastIndex((exchange) => exchange.begins);
+  const isRefused = ({ answer }) => answer.error && !answer.content;
+  return talk.exchanges.slice(Math.max(0, first)).filter(({ lanes }) => !lanes.every(isRefused));
+};
+
 /** The messages of a lane: what was asked before, what this lane answered, and the new question. */
 const messages = (place, operates) => {
   const said = [];
-  for (const { question, media, lanes } of talk.exchanges) {
+  for (const { question, media, lanes } of told()) {
     const text = operates ? question : question + TEXT_ALONE;
     said.push({ role: "user", content: [...parts(media), { type: "text", text }] });
     const { content } = lanes[Math.min(place, lanes.length - 1)].answer;
@@ -70,9 +77,11 @@ const submit = async () => {
   const asked = [[chosen, true]];
   if (beside) asked.push(beside === OFF ? [chosen, false] : [beside, true]);
   const media = talk.media.splice(0);
-  const all = [...talk.exchanges.flatMap((exchange) => exchange.media), ...media];
+  const { begins } = talk;
+  talk.begins = false;
+  const all = [...(begins ? [] : told()).flatMap((exchange) => exchange.media), ...media];
   const pictures = all.map(({ kind, url, width, height }) => (kind === "video" ? { video: url } : { url, width, height }));
-  const exchange = { question, media, settings: settings(), lanes: asked.map(([name, operates]) => new Lane(name, operates, pictures)) };
+  const exchange = { question, media, begins, settings: settings(), lanes: asked.map(([name, operates]) => new Lane(name, operates, pictures)) };
   talk.exchanges.push(exchange);
   const sides = h("div", { class: exchange.lanes.length > 1 ? "sides" : "" }, exchange.lanes.map((lane) => lane.element));
   const section = h("section", { class: "exchange" }, h("h2", { class: "question" }, question), sides);
@@ -126,7 +135,8 @@ const dataUrl = (file) =>
     reader.readAsDataURL(file);
   });
 
-const add = async (kind, url, name) => {
+/** A medium with its size; nothing, and a complaint, if the browser cannot show it. */
+const load = async (kind, url, name) => {
   const medium = { kind, url, name };
   if (kind === "image") {
     const image = h("img", { src: url });
@@ -137,6 +147,12 @@ const add = async (kind, url, name) => {
     }
     Object.assign(medium, { width: image.naturalWidth, height: image.naturalHeight });
   }
+  return medium;
+};
+
+const add = async (kind, url, name) => {
+  const medium = await load(kind, url, name);
+  if (!medium) return;
   talk.media.push(medium);
   drawMedia();
 };
@@ -153,21 +169,28 @@ const drawMedia = () => {
   byId("media").replaceChildren(...shown);
 };
 
+/** Takes an example, in place of other media, as the beginning of a conversation; of several wanted at once the last. */
 const example = async (kind) => {
+  const wanted = (talk.wanted = {});
   try {
     const { question, url } = await read(`page/examples/${kind}/${talk.examples[kind]++}`, key());
-    talk.media = [];
-    await add(kind, url, "example");
+    const medium = await load(kind, url, `example ${kind}`);
+    if (talk.wanted !== wanted || !medium) return;
+    complain("");
+    talk.media = [medium];
+    talk.begins = true;
+    drawMedia();
     byId("question").value = question;
     byId("question").focus();
   } catch (error) {
-    complain(error.message);
+    if (talk.wanted === wanted) complain(error.message);
   }
 };
 
 const anew = () => {
   stop();
   talk.exchanges = [];
+  talk.begins = true;
   byId("talk").replaceChildren();
 };
 
