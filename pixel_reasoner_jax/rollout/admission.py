@@ -68,7 +68,7 @@ class Admission:
         return bool(self.waiting or any(self._beginning))
 
     @property
-    def held(self) -> list[tuple[int, Prompt]]:
+    def loaded(self) -> list[tuple[int, Prompt]]:
         """The queries that are loaded and have samples that have not begun: their indices and prompts."""
         return [(group.number, group.prompt) for group in (*self._groups, *filter(None, self._beginning))]
 
@@ -237,7 +237,7 @@ class Admission:
         self._free[self._runner.part(slot)].append(slot)
 
     def drop(self, numbers: Container[int]) -> None:
-        """Begins no more samples of some of the queries that are `held`, given by their indices."""
+        """Begins no more samples of some of the queries that are `loaded`, given by their indices."""
         self._groups = collections.deque(group for group in self._groups if group.number not in numbers)
         for part, group in enumerate(self._beginning):
             if group and group.number in numbers:

@@ -116,7 +116,7 @@ class Scheduler(Iterator[tuple[int, Trajectory]]):
 
     def _drop(self, is_meant: Callable[[int, Prompt], bool]) -> None:
         """Frees what some queries hold, given by their index and prompt: slots, pixels, places in the queues."""
-        held = self._admission.held
+        held = self._admission.loaded
         held += [(active.number, active.episode.prompt) for active in self._active.values()]
         numbers = {number for number, prompt in held if is_meant(number, prompt)}
         for number, prompt in held:
