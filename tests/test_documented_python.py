@@ -203,6 +203,12 @@ def test_the_python_of_a_document_runs(document, things, run_block):
         assert name not in namespace or holds(namespace[name]), name
 
 
+def test_every_promise_is_about_a_name_of_some_block():
+    blocks = [ast.parse(body) for document in DOCUMENTS for body in python_of(document)]
+    names = {node.id for block in blocks for node in ast.walk(block) if isinstance(node, ast.Name)}
+    assert PROMISES.keys() <= names
+
+
 def test_a_block_leaves_nothing_open_and_makes_little(run_block):
     with pytest.raises(AssertionError, match="nowhere is not defined"):
         run_block("print(nowhere)", {}, {})
