@@ -26,17 +26,17 @@ export class Lane {
     const name = h("header", {}, h("b", {}, model), operates ? null : h("span", { class: "chip" }, "operations off"), this.facts);
     this.element = h("article", { class: "lane" }, name, this.scenes, this.words);
     for (const one of pictures) {
-      if (!one.video) this.scenes.append(this.show(one));
+      if (!one.video) this.scenes.append(this.show(one, "image of the conversation"));
       else if (!isImage(one.video)) this.scenes.append(h("video", { src: one.video, controls: true, muted: true }));
     }
     this.began = performance.now();
     this.text = null;
   }
 
-  /** A picture, on which boxes of later crops are drawn. */
-  show({ url, width, height }, caption = "") {
+  /** A picture, on which boxes of later crops are drawn; `alt` is for who does not see it. */
+  show({ url, width, height }, alt, caption = "") {
     const over = s("svg", { viewBox: `0 0 ${width} ${height}` });
-    const image = h("img", { src: url, alt: "", class: width < 260 ? "small" : "" });
+    const image = h("img", { src: url, alt, class: width < 260 ? "small" : "" });
     const stack = h("div", { class: "stack" }, image, over);
     stack.style.aspectRatio = `${width} / ${height}`;
     stack.style.setProperty("--width", `${Math.max(width, 260)}px`);
@@ -58,7 +58,7 @@ export class Lane {
 
   frames(frames) {
     this.answer.frames = frames;
-    const strip = frames.map((frame, k) => this.show(frame, `frame ${k + 1}, `));
+    const strip = frames.map((frame, k) => this.show(frame, "frame of the video", `frame ${k + 1}, `));
     this.scenes.append(h("div", { class: "strip" }, strip));
   }
 
@@ -99,7 +99,8 @@ export class Lane {
       const box = record.boxes[k];
       const source = this.pictures[record.sources[k]] || { width: record.sizes[k][0], height: record.sizes[k][1] };
       const [width, height] = box ? [box[2] - box[0], box[3] - box[1]] : [source.width, source.height];
-      return this.show({ url, width, height }, isFrame(k) ? `frame ${record.sources[k] + 1}, ` : "");
+      const alt = `what operation ${number} has returned`;
+      return this.show({ url, width, height }, alt, isFrame(k) ? `frame ${record.sources[k] + 1}, ` : "");
     });
     const strip = returned.length ? h("div", { class: "strip" }, returned) : null;
     this.words.append(h("div", { class: `turn observation ${mark}` }, call, strip));

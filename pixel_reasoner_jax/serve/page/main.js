@@ -159,7 +159,7 @@ const add = async (kind, url, name) => {
 
 const drawMedia = () => {
   const shown = talk.media.map((medium, place) => {
-    const preview = isImage(medium.url) ? h("img", { src: medium.url, alt: "" }) : h("video", { src: medium.url, muted: true });
+    const preview = isImage(medium.url) ? h("img", { src: medium.url, alt: medium.name }) : h("video", { src: medium.url, muted: true });
     const drop = () => {
       talk.media.splice(place, 1);
       drawMedia();

@@ -68,7 +68,7 @@ const picture = (image, boxes = [], object = null, caption = "") => {
   const stack = h("div", { class: "stack" });
   stack.style.aspectRatio = `${width} / ${height}`;
   stack.style.maxWidth = `${Math.max(width, SMALLEST)}px`;
-  const shown = h("img", { loading: "lazy", decoding: "async", alt: "", class: width < SMALLEST ? "small" : "", src: `images/${image.file}` });
+  const shown = h("img", { loading: "lazy", decoding: "async", alt: caption || "image of the trajectory", class: width < SMALLEST ? "small" : "", src: `images/${image.file}` });
   shown.style.width = `${(100 * image.width) / width}%`;
   shown.style.left = `${(-100 * left) / width}%`;
   shown.style.top = `${(-100 * top) / height}%`;
