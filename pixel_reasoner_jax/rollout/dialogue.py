@@ -137,6 +137,7 @@ class Dialogue(abc.ABC):
         self.turn = 0
         self.operations: list[OperationRecord] = []
         self.ended: Ended | None = None
+        self._trajectory: Trajectory | None = None
 
     @property
     @abc.abstractmethod
@@ -148,9 +149,15 @@ class Dialogue(abc.ABC):
     def token_limit(self) -> Ended:
         """Which of the two limits on tokens is met first."""
 
-    @abc.abstractmethod
     def trajectory(self) -> Trajectory:
-        """The finished record."""
+        """The record of the response, which has ended; every call returns the same one."""
+        if self._trajectory is None:
+            self._trajectory = self._record()
+        return self._trajectory
+
+    @abc.abstractmethod
+    def _record(self) -> Trajectory:
+        """Makes the record of the response."""
 
     @abc.abstractmethod
     def tokens_of(self, observation: Observation) -> int:

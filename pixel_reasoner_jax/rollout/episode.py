@@ -158,8 +158,7 @@ class Episode(Dialogue):
         """All tokens so far, int32 [length]."""
         return np.concatenate([piece[0] for piece in self._pieces])
 
-    def trajectory(self) -> Trajectory:
-        """The finished record."""
+    def _record(self) -> Trajectory:
         joined = [np.concatenate(part) for part in zip(*map(_columns, self._pieces), strict=True)]
         tokens, source, logprobs, policy_logprobs, temperatures = joined
         return Trajectory(

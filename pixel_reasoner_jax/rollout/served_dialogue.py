@@ -140,7 +140,7 @@ class ServedDialogue(Dialogue):
         text = sum(len(item.get("text", "")) for item in observation.message["content"])
         return images + text // CHARACTERS
 
-    def trajectory(self) -> Trajectory:
+    def _record(self) -> Trajectory:
         none = np.zeros(0, np.int32)
         return Trajectory(
             query_id=self.opened.id,

@@ -65,6 +65,7 @@ class Server(uvicorn.Server):
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=FORCED_SECONDS,
             lifespan="off",
         )

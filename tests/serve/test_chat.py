@@ -5,6 +5,7 @@ import base64
 import concurrent.futures
 import contextlib
 import functools
+import gc
 import http.client
 import json
 import time
@@ -16,6 +17,7 @@ from pixel_reasoner_jax.operations.syntaxes import ToolCallTags
 from pixel_reasoner_jax.rollout import Limits, Policy
 from pixel_reasoner_jax.serve import answer as answer_module
 from pixel_reasoner_jax.serve.answer import Answer, Inbox, Post
+from pixel_reasoner_jax.serve.app import Service
 from pixel_reasoner_jax.serve.metrics import ServerMetrics
 from pixel_reasoner_jax.serve.replies import Reply, TurnFilter
 from pixel_reasoner_jax.serve.request import RequestLimits, read_body
@@ -218,6 +220,14 @@ def test_what_is_told_of_the_server(client):
     status, _, body = client.send("GET", "/nothing")
     assert status == 404 and json.loads(body)["error"]["type"] == "invalid_request_error"
     assert client.send("GET", "/v1/chat/completions")[0] == 405
+
+
+def test_what_was_there_before_is_not_searched_for_garbage():
+    service = Service({}, RequestLimits())
+    with service.running():
+        assert gc.get_freeze_count() > 1000
+        assert len(gc.get_objects(2)) < 1000  # what a full collection looks through
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_page_that_has_its_name_lead_here_gets_nothing(client, served):
