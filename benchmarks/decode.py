@@ -23,12 +23,11 @@ import numpy as np
 from benchmarks.held_slots import HeldSlots
 from pixel_reasoner_jax.compilation import enable_cache
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.models.cache import most_listed, page_size
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.pages import CachePages
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
-from pixel_reasoner_jax.rollout.shapes import Shapes
+from pixel_reasoner_jax.rollout.shapes import Shapes, platform_units
 
 STEPS = 8  # tokens of a call
 AIMS = {"ragged_ratio": 1.5, "cache_ratio": 1.15, "bfloat16_ratio": 1.3, "top_p_ratio": 1.3}
@@ -115,7 +114,7 @@ def cache_fill(queries: int) -> dict[str, float]:
     times 3,200 tokens.
     """
     random, longest, samples, steps = np.random.default_rng(0), 16_384, 8, 32
-    units = dict(page=page_size(None), most_chunk=most_listed(None), cache_tokens=64 * 3200)
+    units = platform_units(None) | {"cache_tokens": 64 * 3200}
     shapes = Shapes.holding(512, longest, Geometry(14, 2, 2, 112, 2), Budgets(), **units)
     account = CachePages(shapes, 1, Kept(), counters := Counters())
     waiting = [int(random.normal(1300, 200)) for _ in range(queries)]

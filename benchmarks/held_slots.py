@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 
 from pixel_reasoner_jax.models import Qwen2_5_VL
-from pixel_reasoner_jax.models.cache import most_listed, page_size
 from pixel_reasoner_jax.processing import Budgets, Geometry
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.engine import Engine
@@ -18,7 +17,7 @@ from pixel_reasoner_jax.rollout.engine_arrays import Decoded, Slots
 from pixel_reasoner_jax.rollout.layout import Layout
 from pixel_reasoner_jax.rollout.pages import CachePages, list_reads
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
-from pixel_reasoner_jax.rollout.shapes import Shapes
+from pixel_reasoner_jax.rollout.shapes import Shapes, platform_units
 
 SCALE_TOKENS = 128  # tokens whose keys and values scale a cache of int8
 
@@ -64,7 +63,7 @@ class HeldSlots:
         self.params = layout(params)
         self.engine = Engine(layout.graphdef, [config.vocab_size - 1])
         self._steps, self._filtered = steps, sampling.filtered
-        units = dict(page=page_size(None), most_chunk=most_listed(None))
+        units = platform_units(None)
         tokens = sum(length + steps + units["page"] for length in lengths)
         geometry = Geometry.from_config(config.to_hf())
         shapes = Shapes.holding(len(lengths), longest, geometry, Budgets(), cache_tokens=tokens, **units)

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from pixel_reasoner_jax.models import Config, Qwen2_5_VL
-from pixel_reasoner_jax.models.cache import DEFAULT_READ, SHARING, Reads, most_listed, page_size
+from pixel_reasoner_jax.models.cache import DEFAULT_READ, SHARING, Reads
 from pixel_reasoner_jax.models.lora import add_adapters
 from pixel_reasoner_jax.parallel import make_mesh, param_shardings, parts, sharding
 from pixel_reasoner_jax.parallel.sharding import GATHERED, batch_axis
@@ -31,7 +31,7 @@ from pixel_reasoner_jax.rollout.engine_arrays import ExtendBatch, ForkBatch
 from pixel_reasoner_jax.rollout.layout import Layout, check_cache
 from pixel_reasoner_jax.rollout.policy import DECODE_STEPS
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings, SlotSampling
-from pixel_reasoner_jax.rollout.shapes import Shapes, row_patches
+from pixel_reasoner_jax.rollout.shapes import Shapes, platform_units, row_patches
 from pixel_reasoner_jax.training import rl, sft
 from pixel_reasoner_jax.training.packing import largest_batch
 from pixel_reasoner_jax.training.policy_update import has_second_tree, score_passes
@@ -125,8 +125,7 @@ class Programs:
         """The declared shapes of the rollouts, in a part of their mesh."""
         rollout = self._config.rollout
         slots = -(-rollout.slots // self.parts)
-        units = dict(page=page_size(self.rollout_mesh), most_chunk=most_listed(self.rollout_mesh))
-        tokens = -(-rollout.cache_tokens // self.parts) or None
+        tokens, units = -(-rollout.cache_tokens // self.parts) or None, platform_units(self.rollout_mesh)
         return Shapes.holding(slots, rollout.max_length, self._geometry, self._budgets, cache_tokens=tokens, **units)
 
     @property

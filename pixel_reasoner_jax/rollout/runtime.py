@@ -11,7 +11,6 @@ import numpy as np
 from flax import nnx
 
 from pixel_reasoner_jax.errors import UserError
-from pixel_reasoner_jax.models.cache import most_listed, page_size
 from pixel_reasoner_jax.parallel import local_parts, parts
 from pixel_reasoner_jax.processing import Processor
 from pixel_reasoner_jax.rollout.embeddings import EmbeddingTable, RowAllocator
@@ -19,7 +18,7 @@ from pixel_reasoner_jax.rollout.engine import Engine
 from pixel_reasoner_jax.rollout.layout import Layout, check_cache
 from pixel_reasoner_jax.rollout.sampling import SamplingSettings
 from pixel_reasoner_jax.rollout.scale_text import scale_text
-from pixel_reasoner_jax.rollout.shapes import Shapes
+from pixel_reasoner_jax.rollout.shapes import Shapes, platform_units
 
 
 class Runtime:
@@ -129,7 +128,7 @@ class Runtime:
         return self._shapes
 
     def _holding(self, slots: int, length: int, cache_tokens: int | None) -> Shapes:
-        processor, units = self.processor, dict(page=page_size(self.mesh), most_chunk=most_listed(self.mesh))
+        processor, units = self.processor, platform_units(self.mesh)
         return Shapes.holding(slots, length, processor.geometry, processor.budgets, cache_tokens=cache_tokens, **units)
 
     def table(self, params: Any, version: int) -> EmbeddingTable:

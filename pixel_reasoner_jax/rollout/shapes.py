@@ -10,17 +10,24 @@ import dataclasses
 import functools
 import math
 
+from jax.sharding import Mesh
+
 from pixel_reasoner_jax.buckets import bucket
-from pixel_reasoner_jax.models.cache import SHARING
+from pixel_reasoner_jax.models.attention import platform_of
+from pixel_reasoner_jax.models.cache import SHARING, most_listed, page_size
 from pixel_reasoner_jax.processing import Budgets, Geometry, grid_patches
 from pixel_reasoner_jax.processing.geometry import MAX_ASPECT_RATIO
 
 SAVED_PAGES = 16  # pages that a call brings to the host or back
 WIDTH_MULTIPLE = 32  # widths of an extend, in tokens, are multiples of this
 CHUNK = 512  # the most tokens in a row of an extend: more are appended in several calls
-EXTEND_TOKENS = 256  # the most tokens in all rows of an extend, unless one row alone has more
-MOST_ROWS = EXTEND_TOKENS // WIDTH_MULTIPLE  # of an extend, where there are as many slots
-ENCODE_PATCHES = 1024  # the most patches in all rows of an encode, unless one row alone has more
+
+# The most tokens in all rows of an extend, and patches in all rows of an encode, unless one row alone has more. A CPU
+# takes as long for a row that holds nothing as for another; elsewhere a few small rows take hardly longer than one.
+EXTEND_TOKENS, ENCODE_PATCHES = {"cpu": 128}, {"cpu": 256}
+DEFAULT_EXTEND_TOKENS, DEFAULT_ENCODE_PATCHES = 256, 1024
+MOST_ROWS = DEFAULT_EXTEND_TOKENS // WIDTH_MULTIPLE  # of an extend, where there are as many slots
+
 TABLE_ROWS = 16_384  # the least rows of the table of image embeddings in a part of the mesh
 CHUNK_SLOTS = 64  # with so many slots or more, decoding reads the most pages at a time
 FORK_FACTOR = 4  # the declared numbers of forks in a call grow by this factor
@@ -38,6 +45,8 @@ class Shapes:
       geometry: sizes of the vision tower.
       budgets: tokens of images, from which the size of the largest image follows.
       most_chunk: see `chunk`.
+      extend_tokens: the most tokens in all rows of an extend, unless one row alone has more.
+      encode_patches: the most patches in all rows of an encode, likewise.
     """
 
     slots: int
@@ -47,6 +56,8 @@ class Shapes:
     geometry: Geometry
     budgets: Budgets
     most_chunk: int
+    extend_tokens: int = DEFAULT_EXTEND_TOKENS
+    encode_patches: int = DEFAULT_ENCODE_PATCHES
 
     @classmethod
     def holding(
@@ -59,6 +70,7 @@ class Shapes:
         page: int,
         most_chunk: int,
         cache_tokens: int | None = None,
+        **calls: int,
     ) -> Shapes:
         """The smallest declared shapes with room for `slots` responses of `length` tokens, prompt included.
 
@@ -67,6 +79,7 @@ class Shapes:
           most_chunk: see `chunk`.
           cache_tokens: that the cache holds; None: enough for `slots` responses of the greatest length. It always holds
             two of the greatest length, so that one can go on while the prompt of another stays.
+          calls: `extend_tokens` and `encode_patches`; what a platform wants, `platform_units` says.
         """
         longest, slots = length, bucket(slots)
         page = min(page, bucket(length, WIDTH_MULTIPLE))
@@ -74,7 +87,7 @@ class Shapes:
         pages = slots * (length // page) if cache_tokens is None else -(-cache_tokens // page)
         # One more is for the end of a prompt of which responses are still to begin.
         pages = max(pages, 2 * -(-longest // page)) + 1
-        return cls(slots, length, page, pages, geometry, budgets, most_chunk)
+        return cls(slots, length, page, pages, geometry, budgets, most_chunk, **calls)
 
     @property
     def slot_pages(self) -> int:
@@ -108,7 +121,7 @@ class Shapes:
 
     def rows(self, width: int) -> int:
         """Rows of an extend of this width."""
-        return max(1, min(self.slots, EXTEND_TOKENS // width))
+        return max(1, min(self.slots, self.extend_tokens // width))
 
     @functools.cached_property
     def patches(self) -> tuple[int, ...]:
@@ -121,7 +134,7 @@ class Shapes:
 
     def images(self, length: int) -> int:
         """Rows of an encode whose rows have `length` patches; each row holds one image."""
-        return max(1, ENCODE_PATCHES // length)
+        return max(1, self.encode_patches // length)
 
     @functools.cached_property
     def forks(self) -> tuple[int, ...]:
@@ -130,6 +143,17 @@ class Shapes:
         while counts[-1] < self.slots:
             counts.append(min(FORK_FACTOR * counts[-1], self.slots))
         return tuple(counts)
+
+
+def platform_units(mesh: Mesh | None) -> dict[str, int]:
+    """What `Shapes.holding` takes besides sizes, as the devices of a mesh want it; None is JAX's default platform."""
+    platform = platform_of(mesh)
+    return dict(
+        page=page_size(mesh),
+        most_chunk=most_listed(mesh),
+        extend_tokens=EXTEND_TOKENS.get(platform, DEFAULT_EXTEND_TOKENS),
+        encode_patches=ENCODE_PATCHES.get(platform, DEFAULT_ENCODE_PATCHES),
+    )
 
 
 def row_patches(grid: tuple[int, int, int], geometry: Geometry) -> int:
