@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import itertools
+import types
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from pixel_reasoner_jax.processing.geometry import smart_resize
 from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings, answered, runtime
 from pixel_reasoner_jax.rollout.counters import Counters
 from pixel_reasoner_jax.rollout.engine import Engine
-from pixel_reasoner_jax.rollout.shapes import Shapes, _most_blocks, row_patches
+from pixel_reasoner_jax.rollout.shapes import Shapes, _most_blocks, platform_units, row_patches
 from pixel_reasoner_jax.trajectory import Ended, Source
 from tests.forward import full_logits
 from tests.rollout.zooming_policy import TURNS, assert_same, zooming
@@ -265,6 +266,15 @@ def test_declared_shapes_hold_whatever_the_budgets_allow(world):
             assert row_patches(grid, geometry) in declared, (size, most)
             blocks = grid_patches(grid, geometry) // geometry.window_patches
             assert blocks <= _most_blocks(most, geometry.window_tokens), (size, most)
+
+
+@pytest.mark.parametrize(("platform", "rows", "images"), [("cpu", 2, 4), ("gpu", 4, 16), ("tpu", 4, 16)])
+def test_the_devices_of_a_mesh_decide_on_the_rows_of_a_call(world, platform, rows, images):
+    mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
+    processor = world[1]
+    shapes = Shapes.holding(8, 700, processor.geometry, processor.budgets, **platform_units(mesh))
+    assert (shapes.rows(64), shapes.images(64)) == (rows, images)
+    assert shapes.rows(512) == shapes.images(2048) == 1  # a row may always have what it needs
 
 
 @pytest.mark.slow
