@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import gc
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -63,10 +62,6 @@ class Service:
         with contextlib.ExitStack() as stack:
             for offer in self.offers.values():
                 stack.enter_context(offer.engine)
-            # Half a million objects of models and libraries stay until the end. To look through them, as Python does
-            # now and then, would halt all requests for a third of a second.
-            gc.freeze()
-            stack.callback(gc.unfreeze)
             yield
 
     def app(self) -> Starlette:

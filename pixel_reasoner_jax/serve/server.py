@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import socket
 import sys
@@ -114,6 +115,9 @@ def serve(service: Service, host: str, port: int, grace: float) -> None:
         names = ", ".join(map(printable, service.offers))
         print(f"{names}: http://{shown}:{listening.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)
         server = Server(service, host, port, grace)
+        # Half a million objects of models and libraries stay until the end. To look through them for garbage, as Python
+        # does now and then, would halt all requests for a third of a second.
+        gc.freeze()
         with service.running(), contextlib.suppress(KeyboardInterrupt):
             server.run([listening])
 
