@@ -75,6 +75,16 @@ class Rendered:
     media: list[Media]
 
 
+def _check_ids(tokenizer: tokenizers.Tokenizer) -> None:
+    """Refuses a vocabulary in which two tokens have one id: whatever copies or saves it keeps either, by chance."""
+    tokens: dict[int, str] = {}
+    for token, number in tokenizer.get_vocab(with_added_tokens=False).items():
+        other = tokens.setdefault(number, token)
+        if other != token:
+            both = " and ".join(map(shown, sorted([other, token])))
+            raise UserError(f"the tokenizer is damaged ({both} have the id {number}): get its files again")
+
+
 class ChatRenderer:
     """Turns messages into tokens.
 
@@ -89,11 +99,9 @@ class ChatRenderer:
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):
-        try:
-            # A copy: transformers switches `encode_special_tokens` of the one it holds back and forth.
-            self._tokenizer = copy.deepcopy(tokenizer)
-        except Exception as error:  # the library checks merges against the vocabulary here, and has no class for it
-            raise UserError(f"the tokenizer is damaged ({shown(str(error))}): get its files again") from error
+        _check_ids(tokenizer)
+        # A copy: transformers switches `encode_special_tokens` of the one it holds back and forth.
+        self._tokenizer = copy.deepcopy(tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         # Offsets must cover every character: if they were trimmed, a leading space would belong to no token.

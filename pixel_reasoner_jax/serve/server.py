@@ -63,6 +63,7 @@ class Server(uvicorn.Server):
             ThisMachineOnly(service) if is_loopback(host) and not service.has_key else service.app(),
             host=host,
             port=port,
+            log_config=None,  # its own would close the log handlers of the process
             log_level="warning",
             access_log=False,
             server_header=False,

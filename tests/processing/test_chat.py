@@ -224,8 +224,9 @@ def test_a_tokenizer_that_lets_text_forge_structure_is_refused():
     torn = json.loads(tokenizer.to_str())
     for merge in torn["model"]["merges"][:30]:  # ids that are given twice: which token keeps one, chance decides
         torn["model"]["vocab"]["".join(merge)] = torn["model"]["vocab"][merge[0]]
-    with pytest.raises(UserError, match="the tokenizer is damaged .*: get its files again"):
-        ChatRenderer(type(tokenizer).from_str(json.dumps(torn)))
+    for _ in range(8):
+        with pytest.raises(UserError, match=r"the tokenizer is damaged \('.+' and '.+' have the id \d+\)"):
+            ChatRenderer(type(tokenizer).from_str(json.dumps(torn)))
     with pytest.raises(ValueError, match=r"lacks <\|video_pad\|>"):
         ChatRenderer(type(tokenizer).from_str(tokenizer.to_str().replace("<|video_pad|>", "<|other|>")))
 

@@ -7,7 +7,9 @@ import contextlib
 import functools
 import gc
 import http.client
+import io
 import json
+import logging
 import time
 
 import pytest
@@ -230,6 +232,21 @@ def test_what_was_there_before_is_not_searched_for_garbage(monkeypatch):
     monkeypatch.setattr(Server, "run", lambda *_: searched.append(len(gc.get_objects(2))))
     serve(Service({}, RequestLimits()), "127.0.0.1", 0, 0.0)
     assert searched[0] < 1000
+
+
+def test_the_log_handlers_of_the_process_stay_as_they_are():
+    class Closes(logging.StreamHandler):  # as absl's does
+        def close(self):
+            self.stream.close()
+            super().close()
+
+    said = io.StringIO()
+    handler = Closes(said)
+    try:
+        Server(Service({}, RequestLimits()), "127.0.0.1", 0, 0.0)
+        assert not said.closed
+    finally:
+        handler.close()
 
 
 def test_a_page_that_has_its_name_lead_here_gets_nothing(client, served):
