@@ -205,7 +205,14 @@ def _begin(asked: Sequence[Asked], directory: Any, model: Mapping[str, Any]) -> 
     """Says in the folder what is evaluated, or checks that it is what the folder says."""
     description = {
         "model": dict(model),
-        "benchmarks": {one.name: {"items": len(one.benchmark), "protocol": one.protocol.to_json()} for one in asked},
+        "benchmarks": {
+            one.name: {
+                "items": len(one.benchmark),
+                "rows_digest": one.benchmark.rows_digest,
+                "protocol": one.protocol.to_json(),
+            }
+            for one in asked
+        },
     }
     path = directory / BEGUN
     wait_for_all("looking")

@@ -13,7 +13,7 @@ from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Item, Prompt, UnreadableItem, find_benchmark
 from pixel_reasoner_jax.evaluation.benchmarks.clips import Clip
 from pixel_reasoner_jax.evaluation.benchmarks.options import split_text, without_label
-from pixel_reasoner_jax.evaluation.benchmarks.rows import ParquetRows, RowError, TsvRows
+from pixel_reasoner_jax.evaluation.benchmarks.rows import ChainedRows, JsonFileRows, ParquetRows, RowError, TsvRows
 from pixel_reasoner_jax.evaluation.benchmarks.vstar import VStar
 from pixel_reasoner_jax.evaluation.scorers import SCORERS
 from pixel_reasoner_jax.files import as_path
@@ -70,6 +70,13 @@ def test_parquet_rows_are_read_one_at_a_time(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"PAR1 this is none")
     with pytest.raises(UserError, match="is not a parquet file"):
         ParquetRows(tmp_path / "b.parquet")
+
+
+def test_the_files_that_rows_are_in(tmp_path):
+    parts = [ParquetRows(write_parquet(tmp_path / f"{n}.parquet", [{"index": n}])) for n in range(2)]
+    assert parts[0].files == [parts[0].path] and ChainedRows(parts).files == [part.path for part in parts]
+    files = [write_json(tmp_path / f"{n}.json", {"index": n}) for n in range(3)]
+    assert JsonFileRows(tmp_path, files).files == files
 
 
 def test_a_damaged_parquet_page_is_an_error_of_its_rows(tmp_path):

@@ -202,7 +202,7 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path):
     for other, message in (
         ([asked(data, budgets__image="256,16384")], r"tallyqa.protocol.budgets.image \(\[256, 8000\] there, \[256, 16"),
         ([asked(data), asked(data, label="b")], "differs in benchmarks.b"),
-        ([asked(write_tallyqa(tmp_path / "data", 10))], r"items \(24 there, 10 now\)"),
+        ([asked(write_tallyqa(tmp_path / "less", 10))], r"items \(24 there, 10 now\)"),
     ):
         with pytest.raises(UserError, match=message):
             run(policy, tmp_path / "out", *other)
@@ -211,6 +211,28 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path):
     (tmp_path / "out" / "evaluation.json").unlink()
     with pytest.raises(UserError, match="not what was evaluated"):
         run(policy, tmp_path / "out", asked(data))
+
+
+@pytest.mark.parametrize("name", ["tallyqa", "data"])
+def test_a_table_that_was_edited_is_another_one(tmp_path, name):
+    data, out = write_tallyqa(tmp_path, 3), tmp_path / "out"
+    table = data / "test.json"
+    rows = json.loads(table.read_text())
+    if name == "data":
+        data = table = tmp_path / "own.jsonl"
+        rows = [{"question": row["question"], "answer": str(row["answer"]), "images": [row["image"]]} for row in rows]
+        table.write_text("\n".join(map(json.dumps, rows)))
+    run(ScriptedPolicy(right), out, asked(data, name))
+    assert run(ScriptedPolicy(None), out, asked(data, name))["benchmarks"][name]["score"] == 1  # it is not asked again
+    table.write_text(table.read_text().replace("q1", "q7"))
+    with pytest.raises(UserError, match=rf"{name}.rows_digest \('[0-9a-f]+' there, '[0-9a-f]+' now\): choose another"):
+        run(ScriptedPolicy(None), out, asked(data, name))
+
+
+def test_splits_of_the_world_and_their_counts_are_others():
+    world = find_benchmark("pixel_search")
+    digests = [world(path, seed=seed).rows_digest for path, seed in (("heldout:9", 0), ("sft:9", 0), ("heldout:9", 1))]
+    assert len(set(digests)) == 3 and world("heldout:9").rows_digest == digests[0]
 
 
 def test_the_error_of_a_policy_ends_it(tmp_path):

@@ -23,6 +23,7 @@ from pixel_reasoner_jax.evaluation.benchmarks.rows import (
     TsvRows,
     json_rows,
 )
+from pixel_reasoner_jax.evaluation.identity import sampled_digest
 from pixel_reasoner_jax.files import as_path, resolve_inside
 from pixel_reasoner_jax.processing import PictureStore
 
@@ -120,6 +121,11 @@ class Benchmark(Sequence[Item | UnreadableItem]):
     def ids(self) -> Sequence[str]:
         """The id of every item, which need not be read for it."""
         return self._ids
+
+    @property
+    def rows_digest(self) -> str:
+        """Tells a table from one that was put in its place, or edited; not media beside it. See `sampled_digest`."""
+        return sampled_digest({os.path.relpath(file, self.folder): file for file in self.rows.files})
 
     def categories(self, row: Row) -> dict[str, str]:
         """The kinds of category of a row, and its value of each."""

@@ -45,6 +45,11 @@ class RecordRows(Rows):
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self._records[index]
 
+    @property
+    def digest(self) -> str:
+        """Of what is stored in them, without that of the files that they name."""
+        return self._records.digest
+
     def place(self, index: int) -> str:
         return self._records.location(index)
 
@@ -68,6 +73,10 @@ class OwnData(Benchmark):
 
     def _find(self, given: Any) -> tuple[Form, Rows]:
         return self.forms[0], RecordRows(given, open_records(given, "query"))
+
+    @property
+    def rows_digest(self) -> str:
+        return self.rows.digest[:16]
 
     def categories(self, row: Row) -> dict[str, str]:
         found = {kind: row.get(kind) for kind in KINDS}

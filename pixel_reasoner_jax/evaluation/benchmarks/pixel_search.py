@@ -10,6 +10,7 @@ from data_pipeline.sources.pixel_search import SPLITS, PixelSearch
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks.base import Benchmark
 from pixel_reasoner_jax.evaluation.benchmarks.items import Item, Prompt
+from pixel_reasoner_jax.processing.decoding import digest
 from pixel_reasoner_jax.query import object_box
 
 COUNT = 500
@@ -38,10 +39,15 @@ class PixelSearchBenchmark(Benchmark):
             raise UserError(f"{path}: pixel search is SPLIT or SPLIT:COUNT, with a split of {', '.join(SPLITS)}")
         self.seeds = PixelSearch(int(count or COUNT), split, seed)
         self.order, self.seed, self.notes = order, seed, ()
+        self.split = split
 
     @property
     def ids(self) -> Sequence[str]:
         return [self.seeds.id(index) for index in range(len(self))]
+
+    @property
+    def rows_digest(self) -> str:
+        return digest(f"{self.split} {self.seed}".encode())[:16]
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -40,6 +40,11 @@ class Rows(Sequence[Mapping[str, Any]]):
         """The values of some fields, which are no media, of all rows; None where a field is missing."""
         raise NotImplementedError
 
+    @property
+    def files(self) -> list[Any]:
+        """All files that rows are in."""
+        return [self.path]
+
     def locate(self, index: int) -> tuple[Any, int]:
         """The file that a row is in, and its number there."""
         return self.path, index
@@ -152,6 +157,10 @@ class JsonFileRows(Rows):
 
     def light(self, names: Sequence[str]) -> list[tuple]:
         return [tuple(name if field == "file" else None for field in names) for name in self._names]
+
+    @property
+    def files(self) -> list[Any]:
+        return self._paths
 
     def locate(self, index: int) -> tuple[Any, int]:
         return self._paths[index], 0
@@ -331,6 +340,10 @@ class ChainedRows(Rows):
             raise IndexError(f"row {index} of {len(self)}")
         number = bisect.bisect_right(self._ends, index)
         return self.parts[number], index - (self._ends[number - 1] if number else 0)
+
+    @property
+    def files(self) -> list[Any]:
+        return [file for part in self.parts for file in part.files]
 
     def locate(self, index: int) -> tuple[Any, int]:
         part, position = self._part(index)
