@@ -69,17 +69,17 @@ class Shapes:
         *,
         page: int,
         most_chunk: int,
+        extend_tokens: int = DEFAULT_EXTEND_TOKENS,
+        encode_patches: int = DEFAULT_ENCODE_PATCHES,
         cache_tokens: int | None = None,
-        **calls: int,
     ) -> Shapes:
         """The smallest declared shapes with room for `slots` responses of `length` tokens, prompt included.
 
         Args:
           page: tokens of a page; fewer where no response is as long.
-          most_chunk: see `chunk`.
+          most_chunk, extend_tokens, encode_patches: see the class; what a platform wants, `platform_units` says.
           cache_tokens: that the cache holds; None: enough for `slots` responses of the greatest length. It always holds
             two of the greatest length, so that one can go on while the prompt of another stays.
-          calls: `extend_tokens` and `encode_patches`; what a platform wants, `platform_units` says.
         """
         longest, slots = length, bucket(slots)
         page = min(page, bucket(length, WIDTH_MULTIPLE))
@@ -87,7 +87,7 @@ class Shapes:
         pages = slots * (length // page) if cache_tokens is None else -(-cache_tokens // page)
         # One more is for the end of a prompt of which responses are still to begin.
         pages = max(pages, 2 * -(-longest // page)) + 1
-        return cls(slots, length, page, pages, geometry, budgets, most_chunk, **calls)
+        return cls(slots, length, page, pages, geometry, budgets, most_chunk, extend_tokens, encode_patches)
 
     @property
     def slot_pages(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import re
 import secrets
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from pixel_reasoner_jax.errors import UserError, shown
@@ -22,6 +23,7 @@ their images, and why a response has ended."""
 MOST_VALUES = 300_000  # commas and brackets of a body: values that take memory each
 MOST_STOPS, STOP_LENGTH = 8, 256
 MOST_TOOLS = 64
+MOST_NAME = 64  # characters of an unknown field's name that are compared with those there are
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "user"}
 """How the roles of chat completions are told to the model, which knows three; a tool's result is said by the user."""
@@ -38,6 +40,15 @@ NEUTRAL = {
     "modalities": (["text"], None),
 }
 """What is not supported: the values under which a request means the same without it."""
+
+READ = (
+    "model messages n seed temperature top_p top_k max_tokens max_completion_tokens stop logprobs stream stream_options"
+    " tools tool_choice"
+).split() + [EXTRA]
+UNHEEDED = (
+    "user metadata store service_tier parallel_tool_calls prompt_cache_key prompt_cache_retention safety_identifier"
+).split()
+"""What says nothing about the answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +124,10 @@ def read_body(body: bytes, models: Container[str], limits: RequestLimits) -> Cha
     for name, neutral in NEUTRAL.items():
         if value.get(name) not in neutral:
             raise refused(f"{name} is not supported", name)
+    _check_fields(value, [*READ, *NEUTRAL, *UNHEEDED])
     tools = _tools(value)
-    stream_options = value.get("stream_options") or {}
-    if not isinstance(stream_options, dict):
-        raise refused("stream_options must be an object", "stream_options")
-    extra = value.get(EXTRA) or {}
-    if not isinstance(extra, dict):
-        raise refused(f"{EXTRA} must be an object", EXTRA)
+    stream_options = _object(value, "stream_options", ["include_usage", "include_obfuscation"])
+    extra = _object(value, EXTRA, ["frames"])
     return ChatRequest(
         model=asked,
         messages=_messages(value.get("messages"), limits),
@@ -137,6 +145,23 @@ def read_body(body: bytes, models: Container[str], limits: RequestLimits) -> Cha
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _check_fields(value: Mapping[str, Any], known: Sequence[str], place: str = "") -> None:
+    """Refuses a field with a value that nothing here knows: what it asks for would not be done."""
+    for name in value:
+        if value[name] is not None and name not in known:
+            close = difflib.get_close_matches(name[:MOST_NAME], known, n=1)
+            meant = f"; did you mean {place}{close[0]}?" if close else ""
+            raise refused(f"there is no field {place}{shown(name)}{meant}")
+
+
+def _object(value: Mapping[str, Any], name: str, known: Sequence[str]) -> Mapping[str, Any]:
+    found = value.get(name) or {}
+    if not isinstance(found, dict):
+        raise refused(f"{name} must be an object", name)
+    _check_fields(found, known, f"{name}.")
+    return found
 
 
 def _flag(value: Mapping[str, Any], name: str) -> bool:

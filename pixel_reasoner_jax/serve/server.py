@@ -107,20 +107,26 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def serve(service: Service, host: str, port: int, grace: float) -> None:
-    """Serves until Ctrl-C or SIGTERM, and says where, and what was dropped in the end."""
-    with listen(host, port) as listening:
-        if not is_loopback(host) and not service.has_key:
-            print("warning: everyone who can reach this host may use the model: give --api-key", file=sys.stderr)
-        shown = f"[{host}]" if ":" in host else host
-        names = ", ".join(map(printable, service.offers))
-        print(f"{names}: http://{shown}:{listening.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)
-        server = Server(service, host, port, grace)
-        # Half a million objects of models and libraries stay until the end. To look through them for garbage, as Python
-        # does now and then, would halt all requests for a third of a second.
-        gc.freeze()
-        with service.running(), contextlib.suppress(KeyboardInterrupt):
-            server.run([listening])
+def serve(service: Service, listening: socket.socket, host: str, grace: float) -> None:
+    """Serves until Ctrl-C or SIGTERM, and says where, and what was dropped in the end.
+
+    Args:
+      service: what is served.
+      listening: as `listen` makes it for `host`.
+      host: as the user gave it.
+      grace: seconds that requests have to end in.
+    """
+    if not is_loopback(host) and not service.has_key:
+        print("warning: everyone who can reach this host may use the model: give --api-key", file=sys.stderr)
+    shown, port = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
+    names = ", ".join(map(printable, service.offers))
+    print(f"{names}: http://{shown}:{port}/v1 (Ctrl-C ends)", flush=True)
+    server = Server(service, host, port, grace)
+    # Half a million objects of models and libraries stay until the end. To look through them for garbage, as Python
+    # does now and then, would halt all requests for a third of a second.
+    gc.freeze()
+    with service.running(), contextlib.suppress(KeyboardInterrupt):
+        server.run([listening])
 
 
 @contextlib.contextmanager

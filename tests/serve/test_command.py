@@ -12,9 +12,11 @@ import time
 import pytest
 
 from data_pipeline import lessons
+from pixel_reasoner_jax.commands import cli, serve
 from pixel_reasoner_jax.commands.serve import named
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import default_registry
+from pixel_reasoner_jax.serve.server import listen
 from tests.conftest import REPOSITORY
 from tests.serve.conftest import Client, asked
 
@@ -29,6 +31,14 @@ def test_models_are_called_by_their_folders_or_by_name(tmp_path):
     for wrong in ("=run/model", "name="):
         with pytest.raises(UserError, match="it is DIR or NAME=DIR"):
             named([wrong])
+
+
+def test_a_port_that_is_taken_is_found_before_anything_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(serve, "load_policy", lambda *_, **__: pytest.fail("loaded"))
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["serve", "--model", str(REPOSITORY), "--port", str(port)]) != 0
+    assert f"--host 127.0.0.1 --port {port}: Address already in use" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 import socket
 import threading
 
@@ -113,6 +114,10 @@ CASES = [
     {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"properties": 7}}}]},
     {"tools": [{"type": "function", "function": {"name": "a"}}] * 2},
     {"tool_choice": "required"},
+    {"max_token": 7},
+    {"x" * 10_000: 7},
+    {"stream_options": {"usage": True}},
+    {"pixel_reasoner": {"frame": True}},
 ]
 
 
@@ -124,6 +129,21 @@ def test_malformed_bodies(client, case):
         assert 400 <= status < 500, answer
         error = json.loads(answer)["error"]
         assert error["message"] and error["type"] == "invalid_request_error" and "/etc/passwd" not in answer.decode()
+
+
+def test_a_misspelt_field_is_named_and_what_says_nothing_of_the_answer_is_not_heeded():
+    def read(**more):
+        return read_body(json.dumps({**asked(images=0), **more}).encode(), ["tiny"], RequestLimits())
+
+    for more, message in (
+        ({"max_token": 7}, "there is no field 'max_token'; did you mean max_tokens?"),
+        ({"zzz": 7}, "there is no field 'zzz'"),
+        ({"pixel_reasoner": {"frame": True}}, "no field pixel_reasoner.'frame'; did you mean pixel_reasoner.frames?"),
+    ):
+        with pytest.raises(ApiError, match=re.escape(message)):
+            read(**more)
+    unheeded = {"user": "me", "parallel_tool_calls": True, "metadata": {"a": "b"}, "store": False, "zzz": None}
+    assert read(**unheeded) == read()
 
 
 def test_larger_than_the_limits(client, monkeypatch):
