@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pixel_reasoner_jax.models import Qwen2_5_VL
     from pixel_reasoner_jax.processing import Processor
     from pixel_reasoner_jax.rollout import Limits, Policy, SamplingSettings
+    from pixel_reasoner_jax.rollout.settings import load_policy
     from pixel_reasoner_jax.trajectory import Trajectory
 
 __version__ = "0.1.0"
@@ -24,11 +25,22 @@ _MODULES = {
     "Policy": "pixel_reasoner_jax.rollout",
     "Limits": "pixel_reasoner_jax.rollout",
     "SamplingSettings": "pixel_reasoner_jax.rollout",
+    "load_policy": "pixel_reasoner_jax.rollout.settings",
     "Trajectory": "pixel_reasoner_jax.trajectory",
 }
 _PACKAGES = ("operations", "rewards")
 
-__all__ = ["Limits", "Policy", "Processor", "Qwen2_5_VL", "SamplingSettings", "Trajectory", "operations", "rewards"]
+__all__ = [
+    "Limits",
+    "Policy",
+    "Processor",
+    "Qwen2_5_VL",
+    "SamplingSettings",
+    "Trajectory",
+    "load_policy",
+    "operations",
+    "rewards",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -92,6 +92,7 @@ def things(request) -> dict[str, Callable[[], Any]]:
     return {
         "conversation": conversation,
         "queries": lambda: [stored("query")[0]],
+        "photo": lambda: Image.new("RGB", (112, 112), (90, 20, 20)),
         "nothing_more_to_learn": lambda: lambda trajectory: trajectory.sampled > 0,
         "correct": lambda: np.eye(2, 4),
         "operations": lambda: np.ones((2, 4), int),

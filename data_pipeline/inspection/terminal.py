@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import rich.console
-import rich.table
 import rich.text
 
 from data_pipeline.draft import Draft
@@ -27,13 +26,12 @@ MAX_CONTEXT = 400  # characters of a text that is not the assistant's
 
 
 def show_summary(console: rich.console.Console, figures: Mapping[str, Any]) -> None:
-    """Prints the figures of `summarize` as a table."""
-    table = rich.table.Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in figure_lines(figures):
-        table.add_row(printable(name), rich.text.Text(printable(value)))
-    console.print(table)
+    """Prints the figures of `summarize`, each on a line that is not broken, in a file and a pipe either."""
+    lines = [(printable(name), printable(value)) for name, value in figure_lines(figures)]
+    width = max(len(name) for name, _ in lines) + 1
+    for name, value in lines:
+        text = rich.text.Text(f"{name:<{width}}", "bold").append(value.replace("\n", "\n" + " " * width), "not bold")
+        console.print(text, soft_wrap=True)
 
 
 def figure_lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -37,6 +37,11 @@ def inspect(capsys, *argv):
     return captured.out
 
 
+def test_no_line_of_the_figures_is_broken(dataset, capsys):
+    lines = inspect(capsys, dataset, "--samples", 0).splitlines()
+    assert ["digest", read_description(dataset)["digest"]] in [line.split() for line in lines]
+
+
 def test_figures_of_trajectories(drafts, dataset, processor, world_directory, capsys):
     figures = json.loads(inspect(capsys, dataset, "--json", "--model", world_directory))
     described = read_description(dataset)

@@ -342,6 +342,12 @@ def test_names_tell_sources_apart(tmp_path, evaluations):
             find_sources([str(tmp_path / one) for one in given])
 
 
+def test_a_run_that_stored_no_trajectories_is_said_to(tmp_path, capsys):
+    write_run(tmp_path / "run", episodes=0)
+    assert cli.main(["view", str(tmp_path / "run"), "--out", str(tmp_path / "view")]) == 0
+    assert "run: run, 0 trajectories (train.log_samples stores some)" in capsys.readouterr().out
+
+
 def test_long_lines_are_not_held(tmp_path, monkeypatch):
     monkeypatch.setattr("pixel_reasoner_jax.viewer.lines.MAX_LINE", 10)
     (tmp_path / "f").write_bytes(b"x" * 35 + b"\nshort\n\nlast")

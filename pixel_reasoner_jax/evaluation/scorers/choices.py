@@ -124,7 +124,12 @@ def score_mini_o3(response: str, item: Item) -> float:
 
 
 SCORERS = (
-    Scorer("choice", score_choice, "the letter, the text of the option or both", answer=chosen_letter),
+    Scorer(
+        "choice",
+        score_choice,
+        "of options the letter, the text or both; else equality by the kind of answer",
+        answer=chosen_letter,
+    ),
     Scorer(
         "lmms-eval-letter",
         says="the first of five patterns that finds a letter A-D in capitals: a leading letter, be it of a word, first",
