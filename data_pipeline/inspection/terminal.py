@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import rich.cells
 import rich.console
 import rich.text
 
@@ -28,9 +29,11 @@ MAX_CONTEXT = 400  # characters of a text that is not the assistant's
 def show_summary(console: rich.console.Console, figures: Mapping[str, Any]) -> None:
     """Prints the figures of `summarize`, each on a line that is not broken, in a file and a pipe either."""
     lines = [(printable(name), printable(value)) for name, value in figure_lines(figures)]
-    width = max(len(name) for name, _ in lines) + 1
+    width = max(rich.cells.cell_len(name) for name, _ in lines) + 1
     for name, value in lines:
-        text = rich.text.Text(f"{name:<{width}}", "bold").append(value.replace("\n", "\n" + " " * width), "not bold")
+        text = rich.text.Text(rich.cells.set_cell_size(name, width), "bold").append(
+            value.replace("\n", "\n" + " " * width), "not bold"
+        )
         console.print(text, soft_wrap=True)
 
 

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
         from pixel_reasoner_jax.serve.app import Offer, Service
         from pixel_reasoner_jax.serve.engine import Engine
         from pixel_reasoner_jax.serve.request import RequestLimits
-        from pixel_reasoner_jax.serve.server import listen, serve
+        from pixel_reasoner_jax.serve.server import bind, serve
         from pixel_reasoner_jax.serve.sources import MediaSources
     except ImportError:
         raise UserError(
@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> None:
     bytes_ = args.max_megabytes * 2**20
     sources = MediaSources(args.media_root is not None, args.allow_url, bytes_)
     limits = RequestLimits(body_bytes=bytes_, images=args.max_images, samples=args.max_samples)
-    with listen(args.host, args.port) as listening:  # first: to find the port taken after minutes would be late
+    with bind(args.host, args.port) as bound:  # first: to find the port taken after minutes would be late
         offers = {
             name: Offer(Engine(_ready_policy(folder, args), sources, args.queue), PolicySettings.load(folder))
             for name, folder in models.items()
         }
-        serve(Service(offers, limits, key and key.strip()), listening, args.host, args.grace)
+        serve(Service(offers, limits, key and key.strip()), bound, args.host, args.grace)
 
 
 def named(given: Sequence[str]) -> dict[str, str]:

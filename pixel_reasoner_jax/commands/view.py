@@ -43,7 +43,11 @@ def run(args: argparse.Namespace) -> None:
 def say(sources: list[Found], built: Built) -> None:
     """What is shown of each source, and on standard error what is not."""
     for found, count, skipped in zip(sources, built.counts, built.skipped, strict=True):
-        why = " (train.log_samples stores some)" if found.kind == "run" and not count and not skipped.count else ""
+        why = (
+            " (stored by train.log_samples of rl, and by evaluation.on)"
+            if found.kind == "run" and not count and not skipped.count
+            else ""
+        )
         print(f"{printable(found.name)}: {found.kind}, {counted(count, 'trajectory', 'trajectories')}{why}")
         for line in skipped.table():
             text = f"skipped {line['count']:,}: {line['reason']} (first: {line['first']})"

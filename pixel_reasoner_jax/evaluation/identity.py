@@ -1,4 +1,4 @@
-"""What made an evaluation's responses: digests of the model's weights and of tables, versions of what computed."""
+"""What made an evaluation's responses: a digest of the model's weights, and the versions of what computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
 from typing import Any
 
 from pixel_reasoner_jax import __version__
@@ -20,34 +19,32 @@ BLOCK, BLOCKS = 2**12, 2**10  # bytes of a block, and blocks of a large file tha
 
 
 def model_hash(directory: str | os.PathLike) -> str:
-    """A digest of the weights of a model directory; of an adapter's with those of the model that it adapts."""
-    found: dict[str, Any] = {}
-    for number, folder in enumerate(dict.fromkeys((as_path(directory), base_directory(directory)))):
-        converted = folder / CONVERTED
-        files = converted.rglob("*") if converted.exists() else folder.glob("*.safetensors")
-        for path in (*files, folder / "config.json"):
-            name = os.fspath(path)[len(os.fspath(folder)) :].strip("/\\").replace("\\", "/")
-            if path.is_file():
-                found[f"{number}/{name}"] = path
-    return sampled_digest(found)
+    """A digest of the weights of a model directory, which is quick however large they are; of an adapter's with those
+    of the model that it adapts.
 
-
-def sampled_digest(files: Mapping[str, Any]) -> str:
-    """A digest of files by their names, which is quick however large they are.
-
-    Of each file its name, its size and 1,024 blocks of 4 KiB spread over it count; a small one is read whole. In a file
-    of 5 GB that is a block every 5 MB, so that it tells runs and their checkpoints apart, but not files that differ in
-    a few bytes.
+    Of each file of weights its name, its size and 1,024 blocks of 4 KiB spread over it count; a small one is read
+    whole. In a file of 5 GB that is a block every 5 MB, so that it tells runs and their checkpoints apart, but not
+    files that differ in a few bytes.
     """
     found = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            found.update(f"{name}\0{size}\0".encode("utf-8", "surrogatepass"))
-            for start in _starts(size):
-                file.seek(start)
-                found.update(file.read(BLOCK))
+    for folder in dict.fromkeys((as_path(directory), base_directory(directory))):
+        converted = folder / CONVERTED
+        files = converted.rglob("*") if converted.exists() else folder.glob("*.safetensors")
+        names = {os.fspath(path)[len(os.fspath(folder)) :].strip("/\\").replace("\\", "/"): path for path in files}
+        for name, path in sorted({**names, "config.json": folder / "config.json"}.items()):
+            if path.is_file():
+                _add(found, name, path)
     return found.hexdigest()[:16]
+
+
+def _add(found: Any, name: str, path: Any) -> None:
+    """Adds a file's name, size and blocks to a digest."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        found.update(f"{name}\0{size}\0".encode("utf-8", "surrogatepass"))
+        for start in _starts(size):
+            file.seek(start)
+            found.update(file.read(BLOCK))
 
 
 def _starts(size: int) -> list[int]:

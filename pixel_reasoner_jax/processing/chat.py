@@ -76,9 +76,10 @@ class Rendered:
 
 
 def _check_ids(tokenizer: tokenizers.Tokenizer) -> None:
-    """Refuses a vocabulary in which two tokens have one id: whatever copies or saves it keeps either, by chance."""
+    """Refuses a vocabulary in which two tokens have one id: whatever copies it keeps either, and a text could
+    produce a special token."""
     tokens: dict[int, str] = {}
-    for token, number in tokenizer.get_vocab(with_added_tokens=False).items():
+    for token, number in tokenizer.get_vocab(with_added_tokens=True).items():
         other = tokens.setdefault(number, token)
         if other != token:
             both = " and ".join(map(shown, sorted([other, token])))

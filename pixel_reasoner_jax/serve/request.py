@@ -36,6 +36,7 @@ NEUTRAL = {
     "logit_bias": ({}, None),
     "min_p": (0, None),
     "functions": ([], None),
+    "function_call": ("none", "auto", None),
     "response_format": ({"type": "text"}, None),
     "modalities": (["text"], None),
 }
@@ -47,6 +48,7 @@ READ = (
 ).split() + [EXTRA]
 UNHEEDED = (
     "user metadata store service_tier parallel_tool_calls prompt_cache_key prompt_cache_retention safety_identifier"
+    " prediction"
 ).split()
 """What says nothing about the answer."""
 
@@ -124,7 +126,7 @@ def read_body(body: bytes, models: Container[str], limits: RequestLimits) -> Cha
     for name, neutral in NEUTRAL.items():
         if value.get(name) not in neutral:
             raise refused(f"{name} is not supported", name)
-    _check_fields(value, [*READ, *NEUTRAL, *UNHEEDED])
+    _check_fields(value, READ, also=(*NEUTRAL, *UNHEEDED))
     tools = _tools(value)
     stream_options = _object(value, "stream_options", ["include_usage", "include_obfuscation"])
     extra = _object(value, EXTRA, ["frames"])
@@ -147,20 +149,20 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_fields(value: Mapping[str, Any], known: Sequence[str], place: str = "") -> None:
-    """Refuses a field with a value that nothing here knows: what it asks for would not be done."""
+def _check_fields(value: Mapping[str, Any], read: Sequence[str], also: Container[str] = (), place: str = "") -> None:
+    """Refuses a field with a value that is neither read nor known otherwise: what it asks for would not be done."""
     for name in value:
-        if value[name] is not None and name not in known:
-            close = difflib.get_close_matches(name[:MOST_NAME], known, n=1)
+        if value[name] is not None and name not in read and name not in also:
+            close = difflib.get_close_matches(name[:MOST_NAME], read, n=1)
             meant = f"; did you mean {place}{close[0]}?" if close else ""
-            raise refused(f"there is no field {place}{shown(name)}{meant}")
+            raise refused(f"there is no field {shown(place + name)}{meant}")
 
 
-def _object(value: Mapping[str, Any], name: str, known: Sequence[str]) -> Mapping[str, Any]:
+def _object(value: Mapping[str, Any], name: str, read: Sequence[str]) -> Mapping[str, Any]:
     found = value.get(name) or {}
     if not isinstance(found, dict):
         raise refused(f"{name} must be an object", name)
-    _check_fields(found, known, f"{name}.")
+    _check_fields(found, read, place=f"{name}.")
     return found
 
 

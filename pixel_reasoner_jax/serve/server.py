@@ -21,6 +21,7 @@ from pixel_reasoner_jax.report.text import printable
 from pixel_reasoner_jax.serve.app import Service
 from pixel_reasoner_jax.serve.errors import ApiError
 
+BACKLOG = 512  # connections that wait to be taken
 FORCED_SECONDS = 5  # for connections to end, once their requests have
 
 
@@ -85,17 +86,44 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has an address, where nothing answers yet: `listen` begins.
 
     Raises:
       UserError: the address cannot be had.
     """
     if not 0 <= port < 2**16:
         raise UserError(f"--port must be between 0 and 65535, got {port}")
-    try:
+    with _taken_is_said(host, port):
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=512)
+        bound = socket.socket(family)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind((host, port))
+        except BaseException:
+            bound.close()
+            raise
+        return bound
+
+
+def listen(bound: socket.socket) -> int:
+    """Takes connections from now on; the port.
+
+    Raises:
+      UserError: another program has begun to listen there meanwhile.
+    """
+    host, port = bound.getsockname()[:2]
+    with _taken_is_said(host, port):
+        bound.listen(BACKLOG)
+    return port
+
+
+@contextlib.contextmanager
+def _taken_is_said(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"--host {host} --port {port}: {error.strerror}: choose another one") from None
 
@@ -107,18 +135,18 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def serve(service: Service, listening: socket.socket, host: str, grace: float) -> None:
+def serve(service: Service, bound: socket.socket, host: str, grace: float) -> None:
     """Serves until Ctrl-C or SIGTERM, and says where, and what was dropped in the end.
 
     Args:
       service: what is served.
-      listening: as `listen` makes it for `host`.
+      bound: as `bind` makes it for `host`.
       host: as the user gave it.
       grace: seconds that requests have to end in.
     """
     if not is_loopback(host) and not service.has_key:
         print("warning: everyone who can reach this host may use the model: give --api-key", file=sys.stderr)
-    shown, port = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
+    port, shown = listen(bound), f"[{host}]" if ":" in host else host
     names = ", ".join(map(printable, service.offers))
     print(f"{names}: http://{shown}:{port}/v1 (Ctrl-C ends)", flush=True)
     server = Server(service, host, port, grace)
@@ -126,7 +154,7 @@ def serve(service: Service, listening: socket.socket, host: str, grace: float) -
     # does now and then, would halt all requests for a third of a second.
     gc.freeze()
     with service.running(), contextlib.suppress(KeyboardInterrupt):
-        server.run([listening])
+        server.run([bound])
 
 
 @contextlib.contextmanager
@@ -136,13 +164,14 @@ def in_thread(service: Service, grace: float = 0.0) -> Iterator[tuple[str, Any]]
     Yields:
       Its address, and the server.
     """
-    with listen("127.0.0.1", 0) as listening, service.running():
+    with bind("127.0.0.1", 0) as bound, service.running():
+        port = listen(bound)
         server = Server(service, "127.0.0.1", 0, grace)
         server.install_signal_handlers = lambda: None
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", server
+            yield f"http://127.0.0.1:{port}", server
         finally:
             server.should_exit = True
             thread.join(60.0)

@@ -229,7 +229,26 @@ def test_a_table_that_was_edited_is_another_one(tmp_path, name):
         run(ScriptedPolicy(None), out, asked(data, name))
 
 
-def test_splits_of_the_world_and_their_counts_are_others():
+def test_one_edit_of_a_large_table_is_seen_and_the_same_file_is_known_by_any_path(tmp_path):
+    folder = tmp_path / "data"
+    rows = [{"image": "a.png", "question": f"q{n}", "answer": 1, "issimple": False} for n in range(60_000)]
+    table = write_json(folder / "test.json", rows)
+    before = asked(folder).benchmark.rows_digest
+    assert asked(table).benchmark.rows_digest == before
+    rows[31_415]["answer"] = 2
+    write_json(table, rows)
+    assert asked(folder).benchmark.rows_digest != before
+
+
+def test_a_file_of_a_row_that_cannot_be_read_is_no_error_of_the_digest(tmp_path):
+    data = write_tallyqa(tmp_path, 3)
+    benchmark = asked(data).benchmark
+    there = benchmark.rows_digest
+    (data / "test.json").unlink()
+    assert benchmark.rows_digest != there
+
+
+def test_splits_and_seeds_of_the_world_are_others():
     world = find_benchmark("pixel_search")
     digests = [world(path, seed=seed).rows_digest for path, seed in (("heldout:9", 0), ("sft:9", 0), ("heldout:9", 1))]
     assert len(set(digests)) == 3 and world("heldout:9").rows_digest == digests[0]

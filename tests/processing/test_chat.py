@@ -227,6 +227,10 @@ def test_a_tokenizer_that_lets_text_forge_structure_is_refused():
     for _ in range(8):
         with pytest.raises(UserError, match=r"the tokenizer is damaged \('.+' and '.+' have the id \d+\)"):
             ChatRenderer(type(tokenizer).from_str(json.dumps(torn)))
+    shared = json.loads(tokenizer.to_str())
+    shared["model"]["vocab"]["er"] = tokenizer.token_to_id("<|im_end|>")  # "er" would end a turn
+    with pytest.raises(UserError, match=r"'<\|im_end\|>' and 'er' have the id"):
+        ChatRenderer(type(tokenizer).from_str(json.dumps(shared)))
     with pytest.raises(ValueError, match=r"lacks <\|video_pad\|>"):
         ChatRenderer(type(tokenizer).from_str(tokenizer.to_str().replace("<|video_pad|>", "<|other|>")))
 

@@ -23,7 +23,7 @@ from pixel_reasoner_jax.serve.app import Service
 from pixel_reasoner_jax.serve.metrics import ServerMetrics
 from pixel_reasoner_jax.serve.replies import Reply, TurnFilter
 from pixel_reasoner_jax.serve.request import RequestLimits, read_body
-from pixel_reasoner_jax.serve.server import Server, listen, serve
+from pixel_reasoner_jax.serve.server import Server, bind, serve
 from tests.rollout.zooming_policy import Zooming
 from tests.serve.conftest import LENGTH, asked, film, picture
 
@@ -230,8 +230,8 @@ def test_what_was_there_before_is_not_searched_for_garbage(monkeypatch):
     gc.collect()
     assert len(gc.get_objects(2)) > len(there)
     monkeypatch.setattr(Server, "run", lambda *_: searched.append(len(gc.get_objects(2))))
-    with listen("127.0.0.1", 0) as listening:
-        serve(Service({}, RequestLimits()), listening, "127.0.0.1", 0.0)
+    with bind("127.0.0.1", 0) as bound:
+        serve(Service({}, RequestLimits()), bound, "127.0.0.1", 0.0)
     assert searched[0] < 1000
 
 

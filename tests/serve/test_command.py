@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from pixel_reasoner_jax.commands import cli, serve
 from pixel_reasoner_jax.commands.serve import named
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.operations import default_registry
-from pixel_reasoner_jax.serve.server import listen
+from pixel_reasoner_jax.serve.server import bind, listen
 from tests.conftest import REPOSITORY
 from tests.serve.conftest import Client, asked
 
@@ -35,10 +36,22 @@ def test_models_are_called_by_their_folders_or_by_name(tmp_path):
 
 def test_a_port_that_is_taken_is_found_before_anything_is_loaded(monkeypatch, capsys):
     monkeypatch.setattr(serve, "load_policy", lambda *_, **__: pytest.fail("loaded"))
-    with listen("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
+    with bind("127.0.0.1", 0) as taken:
+        port = listen(taken)
         assert cli.main(["serve", "--model", str(REPOSITORY), "--port", str(port)]) != 0
     assert f"--host 127.0.0.1 --port {port}: Address already in use" in capsys.readouterr().err
+
+
+def test_nothing_answers_until_it_listens_and_of_two_servers_the_second_is_told():
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)
+        with bind("127.0.0.1", port) as second:
+            assert listen(first) == port
+            with pytest.raises(UserError, match=f"--port {port}: Address already in use: choose another one"):
+                listen(second)
+        socket.create_connection(("127.0.0.1", port), 5).close()
 
 
 @pytest.fixture

@@ -138,7 +138,8 @@ def test_a_misspelt_field_is_named_and_what_says_nothing_of_the_answer_is_not_he
     for more, message in (
         ({"max_token": 7}, "there is no field 'max_token'; did you mean max_tokens?"),
         ({"zzz": 7}, "there is no field 'zzz'"),
-        ({"pixel_reasoner": {"frame": True}}, "no field pixel_reasoner.'frame'; did you mean pixel_reasoner.frames?"),
+        ({"reasoning_effort": "low"}, "there is no field 'reasoning_effort'"),
+        ({"pixel_reasoner": {"frame": True}}, "no field 'pixel_reasoner.frame'; did you mean pixel_reasoner.frames?"),
     ):
         with pytest.raises(ApiError, match=re.escape(message)):
             read(**more)

@@ -345,7 +345,9 @@ def test_names_tell_sources_apart(tmp_path, evaluations):
 def test_a_run_that_stored_no_trajectories_is_said_to(tmp_path, capsys):
     write_run(tmp_path / "run", episodes=0)
     assert cli.main(["view", str(tmp_path / "run"), "--out", str(tmp_path / "view")]) == 0
-    assert "run: run, 0 trajectories (train.log_samples stores some)" in capsys.readouterr().out
+    assert (
+        "run: run, 0 trajectories (stored by train.log_samples of rl, and by evaluation.on)" in capsys.readouterr().out
+    )
 
 
 def test_long_lines_are_not_held(tmp_path, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import posixpath
@@ -23,7 +25,6 @@ from pixel_reasoner_jax.evaluation.benchmarks.rows import (
     TsvRows,
     json_rows,
 )
-from pixel_reasoner_jax.evaluation.identity import sampled_digest
 from pixel_reasoner_jax.files import as_path, resolve_inside
 from pixel_reasoner_jax.processing import PictureStore
 
@@ -124,8 +125,14 @@ class Benchmark(Sequence[Item | UnreadableItem]):
 
     @property
     def rows_digest(self) -> str:
-        """Tells a table from one that was put in its place, or edited; not media beside it. See `sampled_digest`."""
-        return sampled_digest({os.path.relpath(file, self.folder): file for file in self.rows.files})
+        """Tells the table from one that was edited or put in its place. Media beside it do not count."""
+        files, found = self.rows.files, hashlib.sha256()
+        common = os.path.commonpath([file.parent for file in files])
+        for file in files:
+            found.update(f"{os.path.relpath(file, common)}\0".encode("utf-8", "surrogatepass"))
+            with contextlib.suppress(OSError), file.open("rb") as opened:  # what is wrong is said of its rows
+                found.update(hashlib.file_digest(opened, "sha256").digest())
+        return found.hexdigest()[:16]
 
     def categories(self, row: Row) -> dict[str, str]:
         """The kinds of category of a row, and its value of each."""

@@ -76,7 +76,7 @@ class OwnData(Benchmark):
 
     @property
     def rows_digest(self) -> str:
-        return self.rows.digest[:16]
+        return str(self.rows.digest)[:16]
 
     def categories(self, row: Row) -> dict[str, str]:
         found = {kind: row.get(kind) for kind in KINDS}
