@@ -100,6 +100,14 @@ class TableSource:
         except Exception as error:  # a stranger's row can be wrong in any way
             raise RecordError(f"{self.location(index)}: {named(row)}{problem_of(error)}") from error
 
+    def identity(self, index: int) -> str | None:
+        """The id of record `index`, be the rest of its row wrong; None where what it has as an id is none."""
+        try:
+            row = self._table[index]
+        except UserError:  # not even a row: named as one without an id
+            row = {}
+        return _id_of(row, default_id(self.path.stem, index))
+
     def location(self, index: int) -> str:
         """The file of record `index` and its line or number there, from 1, as text for messages."""
         return self._table.location(index)

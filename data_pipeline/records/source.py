@@ -89,6 +89,13 @@ class RecordSource:
         except Exception as error:  # the readers below fail in many ways; all of them mean a broken record
             raise RecordError(f"{self.location(index)}: cannot be read: {error}") from error
 
+    def identity(self, index: int) -> str | None:
+        """The id of query `index`, be its media gone; None where it cannot be read either."""
+        try:
+            return self._columns[index]["query_id"].decode()
+        except Exception:  # as in __getitem__, which says what is wrong
+            return None
+
     def location(self, index: int) -> str:
         """The file of record `index` and its index in that file, as text for messages."""
         shard, position = self._locate(index)

@@ -180,9 +180,11 @@ def _remarks(one: Mapping[str, Any]) -> Iterator[str]:
         yield f"by other rules: {', '.join(others)}"
     yield from one["notes"]
     if one["unreadable"]:
-        named = "; ".join(f"{id} ({problem})" for id, problem in list(one["unreadable_items"].items())[:SHOWN])
         items, them = counted(one["count"], "item", "items"), "counts" if one["unreadable"] == 1 else "count"
-        yield f"{one['unreadable']} of {items} could not be read, and {them} as wrong: {named}"
+        named = list(one["unreadable_items"].items())
+        more = f" ({len(named)} are named in {RESULTS})" if len(named) > SHOWN else ""
+        yield f"{one['unreadable']} of {items} could not be read, and {them} as wrong{more}:"
+        yield from (f"{id} ({problem})" for id, problem in named[:SHOWN])
     if one["unscored"]:
         unscored = counted(one["unscored"], "item has", "items have")
         yield f"{unscored} no score: the answer is withheld, or the rule leaves it out"

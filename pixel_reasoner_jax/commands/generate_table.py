@@ -25,10 +25,11 @@ from pixel_reasoner_jax.commands.served import opened_policy, temperature_of
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.compare import protocol_differences
 from pixel_reasoner_jax.evaluation.line_file import LineFile
-from pixel_reasoner_jax.evaluation.trajectories import Key as ResponseKey
+from pixel_reasoner_jax.evaluation.records import Key as ResponseKey
 from pixel_reasoner_jax.evaluation.trajectories import TrajectoryWriter
 from pixel_reasoner_jax.files import as_path, check_folder, fetch, output_directory, write_text
 from pixel_reasoner_jax.metrics import Progress
+from pixel_reasoner_jax.report.text import counted, printable
 from pixel_reasoner_jax.report.trajectory_json import trajectory_dict
 from pixel_reasoner_jax.rewards import extract_answer
 from pixel_reasoner_jax.rollout import answered
@@ -56,10 +57,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with opened_policy(args, directory, slots=args.slots) as (policy, identity):
         _begin(args, directory, source.digest, identity)
         done = {key for key, *_ in _lines(directory)}
-        todo = [number for number in range(len(source)) if not _is_answered(number, args.samples, done)]
+        todo = [number for number in range(len(source)) if not _is_answered(number, args.samples, done, source)]
         if todo:
             _answer(args, directory, source, policy, todo, done)
-    figures = _finish(directory)
+    figures, problem = _finish(directory)
+    if problem:
+        them = counted(figures["unreadable"], "query", "queries")
+        print(f"{them} could not be read; the first: {printable(problem)}", file=sys.stderr)
     print(f"responses: {directory / RESPONSES}")
     print(json.dumps(figures, allow_nan=False))
     return figures
@@ -96,8 +100,17 @@ def _begin(args: argparse.Namespace, directory: Any, digest: str, identity: dict
         write_text(path, json.dumps(description, indent=2) + "\n")
 
 
-def _is_answered(number: int, samples: int, done: set[Key]) -> bool:
-    return (number, -1) in done or all((number, sample) in done for sample in range(samples))
+def _is_answered(number: int, samples: int, done: set[Key], source: Any) -> bool:
+    """Whether a query has all of its responses, or cannot be read, which may have been mended since it was tried."""
+    if all((number, sample) in done for sample in range(samples)):
+        return True
+    if (number, -1) not in done:
+        return False
+    try:
+        source[number]
+    except RecordError:
+        return True
+    return False
 
 
 def _answer(
@@ -186,11 +199,17 @@ def _lines(directory: Any) -> Iterator[tuple[Key, int]]:
                 yield key, start
 
 
-def _finish(directory: Any) -> dict[str, Any]:
-    """Puts the lines in order, and says what they come to."""
+def _finish(directory: Any) -> tuple[dict[str, Any], str]:
+    """Puts the lines in order. Of a query that was mended since, the error is left out.
+
+    Returns:
+      What they come to, and what is wrong with the first query that cannot be read, if there is one.
+    """
     starts = dict(sorted(_lines(directory)))
+    starts = {(row, sample): start for (row, sample), start in starts.items() if sample >= 0 or (row, 0) not in starts}
     figures: dict[str, Any] = dict(responses=0, unreadable=0, answered=0, operations=0, failed_operations=0, tokens=0)
     ended: collections.Counter[str] = collections.Counter()
+    problem = ""
     with output_directory(directory) as local:
         temporary = local / f".{RESPONSES}"
         with temporary.open("wb") as file, (fetch(directory, RESPONSES) / RESPONSES).open("rb") as unordered:
@@ -201,6 +220,7 @@ def _finish(directory: Any) -> dict[str, Any]:
                 fields = json.loads(line)
                 if "error" in fields:
                     figures["unreadable"] += 1
+                    problem = problem or f"row {fields['row']}: {fields['error']}"
                     continue
                 figures["responses"] += 1
                 figures["answered"] += fields["answer"] is not None
@@ -209,4 +229,4 @@ def _finish(directory: Any) -> dict[str, Any]:
                 figures["tokens"] += fields["tokens"] or 0
                 ended[str(fields["ended"])] += 1
         os.replace(temporary, local / RESPONSES)
-    return {**figures, "ended": dict(sorted(ended.items()))}
+    return {**figures, "ended": dict(sorted(ended.items()))}, problem

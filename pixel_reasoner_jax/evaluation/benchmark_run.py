@@ -27,7 +27,7 @@ import jax
 
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.answering import Answer, Answerer, Asked, answer
-from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
+from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Benchmark, UnreadableItem
 from pixel_reasoner_jax.evaluation.compare import protocol_differences
 from pixel_reasoner_jax.evaluation.identity import versions
 from pixel_reasoner_jax.evaluation.protocol import Protocol
@@ -37,6 +37,7 @@ from pixel_reasoner_jax.evaluation.records import (
     ScoredRecord,
     ScoredRecordWriter,
     read_records,
+    take_back,
     write_results,
 )
 from pixel_reasoner_jax.evaluation.tally import benchmark_figures
@@ -116,6 +117,8 @@ def evaluate_benchmarks(
     if todo:
         if is_main():
             (directory / RESULTS).unlink(missing_ok=True)
+            if mended := {(one.asked.name, one.mode, id, 0) for one in todo for id in one.mended}:
+                take_back(directory, mended)
         own = directory if is_main() else directory / f"process-{process:05d}"
         unanswered = _Unanswered(own)
         with contextlib.ExitStack() as files:
@@ -146,12 +149,14 @@ class _Todo:
       numbers: of the items that lack a response.
       answered: id and sample of those responses of these items that there are. All samples of an item are answered
         together, and come out as they did.
+      mended: ids of those that could not be read before, as their records say.
     """
 
     asked: Asked
     mode: str
     numbers: Sequence[int]
     answered: frozenset[tuple[str, int]] = frozenset()
+    mended: frozenset[str] = frozenset()
 
 
 class _Unanswered:
@@ -238,23 +243,33 @@ def _begin(asked: Sequence[Asked], directory: Any, model: Mapping[str, Any]) -> 
 
 
 def _todo(asked: Sequence[Asked], directory: Any) -> list[_Todo]:
-    """What lacks a response, by benchmark and mode."""
+    """What lacks a response, by benchmark and mode; what could not be read and now can is asked as well."""
     found: dict[tuple[str, str], dict[str, list[int]]] = {}
+    unreadable: dict[tuple[str, str], set[str]] = {}
     if (directory / RECORDS).exists():
-        samples = {one.name: one.protocol.samples for one in asked}
         for record in read_records(directory):
-            of_item = found.setdefault((record.benchmark, record.mode), {}).setdefault(record.id, [])
-            of_item += range(samples.get(record.benchmark, 1)) if record.unreadable else [record.sample]
+            part = record.benchmark, record.mode
+            if record.unreadable:
+                unreadable.setdefault(part, set()).add(record.id)
+            else:
+                found.setdefault(part, {}).setdefault(record.id, []).append(record.sample)
     out = []
     for one in asked:
         for mode in one.protocol.modes:
-            there, numbers, answered = found.get((one.name, mode)), range(len(one.benchmark)), frozenset()
-            if there:
+            there, lost = found.get((one.name, mode), {}), unreadable.get((one.name, mode), set())
+            numbers, answered, mended = range(len(one.benchmark)), frozenset(), frozenset()
+            if there or lost:
                 ids, full = one.benchmark.ids, one.protocol.samples
-                numbers = [number for number, id in enumerate(ids) if len(there.get(id, ())) < full]
+                mended = frozenset(
+                    id
+                    for number, id in enumerate(ids)
+                    if id in lost and not isinstance(one.benchmark[number], UnreadableItem)
+                )
+                done = {id for id, samples in there.items() if len(samples) >= full} | (lost - mended)
+                numbers = [number for number, id in enumerate(ids) if id not in done]
                 answered = frozenset((ids[n], sample) for n in numbers for sample in there.get(ids[n], ()))
             if len(numbers):
-                out.append(_Todo(one, mode, numbers, answered))
+                out.append(_Todo(one, mode, numbers, answered, mended))
     return out
 
 

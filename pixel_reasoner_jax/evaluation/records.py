@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from pixel_reasoner_jax.errors import MissingFileError, UserError
@@ -26,6 +26,10 @@ RECORDS = "records.jsonl"
 RESULTS = "results.json"
 MODES = ("pixel", "text")  # with operations, and without
 MAX_TEXT = 4_000  # characters of a text that are kept: enough to look at, whatever a model wrote
+
+
+Key = tuple[str, str, str, int]
+"""Benchmark, mode, item and sample: `ScoredRecord.key`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +114,7 @@ class ScoredRecord:
         return cls(**{**fields, **more})
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
+    def key(self) -> Key:
         """What is answered once: benchmark, mode, item and sample."""
         return self.benchmark, self.mode, self.id, self.sample
 
@@ -250,6 +254,17 @@ def read_records(directory: str | os.PathLike) -> Iterator[ScoredRecord]:
                 damaged = f"line {number} is no scored record: {str(error)[:200]}"
                 continue
             yield record
+
+
+def take_back(directory: str | os.PathLike, keys: Container[Key]) -> None:
+    """Leaves records out of an evaluation's file, which is replaced if it holds any of them."""
+    kept, count = [], 0
+    for record in read_records(directory):
+        count += 1
+        if record.key not in keys:
+            kept.append(record.line())
+    if len(kept) < count:
+        write_text(as_path(directory) / RECORDS, "".join(f"{line}\n" for line in kept))
 
 
 def write_results(directory: str | os.PathLike, results: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from pixel_reasoner_jax.errors import UserError, shown
 from pixel_reasoner_jax.evaluation.line_file import LineFile
+from pixel_reasoner_jax.evaluation.records import Key
 from pixel_reasoner_jax.files import as_path, fetch, is_remote, storage_problem
 from pixel_reasoner_jax.processing import MediaError, Picture, PictureStore, Video
 from pixel_reasoner_jax.processing.decoding import digest, file_digest
@@ -37,9 +38,6 @@ MAX_ARRAY = 2**26  # bytes of an array that is read
 MAX_LINE = 2**28  # bytes of a trajectory that is read
 MAX_PIECE = 2**20  # bytes of a line in which its key must be
 REMEMBERED = 1024  # images whose files are known to be there
-
-Key = tuple[str, str, str, int]
-"""Benchmark, mode, item and sample: `ScoredRecord.key`."""
 
 _FILE = re.compile(r"[0-9a-f]{8,64}\.(?:png|jpg|webp|gif|bmp|ppm|tiff)")
 _SUFFIXES = {

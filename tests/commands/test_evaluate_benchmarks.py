@@ -48,7 +48,7 @@ def test_the_command(tmp_path, capsys, model):
     assert "tallyqa: scored by the rule count" in out and "protocol paper" in out and "protocol model" in out
     assert "tallyqa: by other rules: vlmevalkit-count 0.458" in out
     assert "tallyqa: TallyQA: 24 rows" in out
-    assert "tallyqa: 1 of 24 items could not be read, and counts as wrong: 1-2 (" in out
+    assert "tallyqa: 1 of 24 items could not be read, and counts as wrong:\ntallyqa: 1-2 (" in out
     figures = json.loads(lines[-1])
     assert figures["tallyqa"]["score"] == 11 / 24 and figures["tallyqa"]["unreadable"] == 1
     assert figures["pixel_search"]["count"] == 3

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -250,3 +251,10 @@ def test_many_questions_of_a_checkpoint(quickstart_model, picture, tmp_path, cap
     assert [found.response for found in kept.values()] == [line["response"] for line in lines if line.get("sample")]
     path.write_bytes(whole[: len(whole) // 2])
     assert generate.run(parser.parse_args(given)) == figures and path.read_bytes() == whole
+    assert "1 query could not be read; the first: row 1: " in capsys.readouterr().err
+    shutil.copy(picture, tmp_path / "gone.png")  # the query is asked now, and nothing else again
+    figures = generate.run(parser.parse_args(given))
+    assert (figures["responses"], figures["unreadable"]) == (8, 0)
+    mended = path.read_bytes().splitlines(keepends=True)
+    assert mended[:2] + mended[4:] == [line for line in whole.splitlines(keepends=True) if b'"error"' not in line]
+    assert [json.loads(line)["row"] for line in mended[2:4]] == [1, 1]

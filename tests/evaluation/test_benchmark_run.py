@@ -150,6 +150,25 @@ def test_what_cannot_be_read_is_named_and_wrong(tmp_path):
     assert "missing.png" in found["unreadable_items"]["1-3"] and "1x900" in found["unreadable_items"]["3-6"]
 
 
+@pytest.mark.parametrize("table", ["test.json", "own.jsonl"])
+def test_what_could_not_be_read_is_asked_once_its_picture_is_there(tmp_path, table):
+    data, name = write_tallyqa(tmp_path, 6, broken=(3, 4)), "tallyqa"
+    if table == "own.jsonl":
+        rows = [{"id": f"q{n}", "question": f"q{n}", "answer": str(n), "image": f"{n // 2}.png"} for n in range(6)]
+        rows[3]["image"] = rows[4]["image"] = "missing.png"
+        data, name = tmp_path / table, "data"
+        data.write_text("\n".join(map(json.dumps, rows)))
+    again = dict(samples=2, sampling__temperature=1)
+    before = run(ScriptedPolicy(right), tmp_path / "out", asked(data, name, **again))["benchmarks"][name]
+    assert (before["score"], before["unreadable"], before["count"]) == (4 / 6, 2, 6)
+    write_image(tmp_path / "missing.png", 7)
+    policy = ScriptedPolicy(right)
+    after = run(policy, tmp_path / "out", asked(data, name, **again))["benchmarks"][name]
+    assert (after["score"], after["unreadable"], after["count"]) == (1, 0, 6) and len(policy.asked) == 2
+    keys = [record.key for record in read_records(tmp_path / "out")]
+    assert len(keys) == len(set(keys)) == 12 and set(read_trajectories(tmp_path / "out", keys)) == set(keys)
+
+
 def test_the_order_of_shuffled_options_is_recorded(tmp_path):
     for n in range(20):
         write_image(tmp_path / "data" / f"sa_{n}.png", n)

@@ -25,7 +25,7 @@ class RecordRows(Rows):
 
     Args:
       path: names them in messages.
-      records: queries by their number, with their `location`, as `open_records` gives them.
+      records: queries by their number, with their `identity` and `location`, as `open_records` gives them.
     """
 
     def __init__(self, path: Any, records: Sequence[Mapping[str, Any]]):
@@ -35,7 +35,7 @@ class RecordRows(Rows):
             try:
                 record = records[index]
             except UserError:  # it is said when the row is asked for
-                record = {}
+                record = {"id": records.identity(index)}
             self._kept.append(tuple(record.get(name) for name in _KEPT))
         self.columns = frozenset(_KEPT)
 
