@@ -92,7 +92,6 @@ def things(request) -> dict[str, Callable[[], Any]]:
     return {
         "conversation": conversation,
         "queries": lambda: [stored("query")[0]],
-        "photo": lambda: Image.new("RGB", (112, 112), (90, 20, 20)),
         "nothing_more_to_learn": lambda: lambda trajectory: trajectory.sampled > 0,
         "correct": lambda: np.eye(2, 4),
         "operations": lambda: np.ones((2, 4), int),
@@ -183,7 +182,7 @@ def run_block(files, tmp_path, monkeypatch) -> Callable[..., None]:
 
 PROMISES: dict[str, Callable[[Any], bool]] = {
     "logits": lambda logits: logits.ndim == 3 and len(logits) == 1,
-    "trajectories": lambda groups: len(groups) == 1 and len(groups[0]) == 8,
+    "trajectories": lambda groups: len(groups) in (1, 4) and all(len(group) == 8 for group in groups),
     "reward": lambda reward: reward.shape == (2, 4),
     "score": lambda score: score == 1.0,
     "call": lambda call: call.name == "crop_image_normalized",

@@ -230,7 +230,10 @@ class Reply:
 
     def _extra(self, choice: Choice) -> dict[str, Any]:
         """What is told of a response that has ended, its last turn to the letter among it."""
-        return {"ended": str(choice.trajectory.ended), "text": choice.trajectory.response}
+        ended = str(choice.trajectory.ended)
+        if choice.trajectory.ended is Ended.OPERATIONS and self._ticket.request.tools is not None:
+            ended = "tool_calls" if choice.calls else str(Ended.ANSWER)  # none runs here: no limit has ended it
+        return {"ended": ended, "text": choice.trajectory.response}
 
     def _logprobs(self, choice: Choice) -> dict[str, Any] | None:
         """Log-probabilities under the model's own distribution of all tokens that were sampled."""

@@ -78,7 +78,7 @@ def test_a_client_runs_its_own_tools(served, monkeypatch):
     client = served()
     _, answer = client.chat(asked(tools=[TOOL], stop=[*LETTERS]))
     [choice] = answer["choices"]
-    assert choice["finish_reason"] == "tool_calls"
+    assert choice["finish_reason"] == choice["message"]["pixel_reasoner"]["ended"] == "tool_calls"
     [call] = choice["message"]["tool_calls"]
     assert call["function"]["name"] == "look" and json.loads(call["function"]["arguments"]) == {"at": "é"}
     deltas = [p["choices"][0]["delta"] for p in client.stream(asked(tools=[TOOL], stop=[*LETTERS]))]
