@@ -78,11 +78,11 @@ class Rendered:
 def _check_ids(tokenizer: tokenizers.Tokenizer) -> None:
     """Refuses a vocabulary in which two tokens have one id: whatever copies it keeps either, and a text could
     produce a special token."""
-    tokens: dict[int, str] = {}
-    for token, number in tokenizer.get_vocab(with_added_tokens=True).items():
-        other = tokens.setdefault(number, token)
-        if other != token:
-            both = " and ".join(map(shown, sorted([other, token])))
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    tokens = {number: token for token, number in vocabulary.items()}
+    for token, number in vocabulary.items() if len(tokens) < len(vocabulary) else ():
+        if tokens[number] != token:
+            both = " and ".join(map(shown, sorted([tokens[number], token])))
             raise UserError(f"the tokenizer is damaged ({both} have the id {number}): get its files again")
 
 
