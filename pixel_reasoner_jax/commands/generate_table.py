@@ -39,7 +39,7 @@ BEGUN, RESPONSES = "generate.json", "responses.jsonl"
 MAX_PROBLEM = 300  # characters of why a query cannot be read
 
 Key = tuple[int, int]
-"""The number of a query in the table, from 0, and the sample; of a query that cannot be read, sample -1."""
+"""The number of a query in the table, from 0, and the sample; of a query that cannot be answered, sample -1."""
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         todo = [number for number in range(len(source)) if not _is_answered(number, args.samples, done, source)]
         if todo:
             _answer(args, directory, source, policy, todo, done)
-    figures, problem = _finish(directory)
+    figures, problem = _finish(directory, args.samples)
     if problem:
         them = counted(figures["unreadable"], "query", "queries")
         print(f"{them} could not be read; the first: {printable(problem)}", file=sys.stderr)
@@ -199,14 +199,19 @@ def _lines(directory: Any) -> Iterator[tuple[Key, int]]:
                 yield key, start
 
 
-def _finish(directory: Any) -> tuple[dict[str, Any], str]:
-    """Puts the lines in order. Of a query that was mended since, the error is left out.
+def _finish(directory: Any, samples: int) -> tuple[dict[str, Any], str]:
+    """Puts the lines in order. Each query has all of its responses, or one line that says why it has none.
 
     Returns:
       What they come to, and what is wrong with the first query that cannot be read, if there is one.
     """
     starts = dict(sorted(_lines(directory)))
-    starts = {(row, sample): start for (row, sample), start in starts.items() if sample >= 0 or (row, 0) not in starts}
+    whole = {row for row, _ in starts if all((row, sample) in starts for sample in range(samples))}
+    starts = {
+        (row, sample): start
+        for (row, sample), start in starts.items()
+        if (sample >= 0 if row in whole or (row, -1) not in starts else sample < 0)
+    }
     figures: dict[str, Any] = dict(responses=0, unreadable=0, answered=0, operations=0, failed_operations=0, tokens=0)
     ended: collections.Counter[str] = collections.Counter()
     problem = ""

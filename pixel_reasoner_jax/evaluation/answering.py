@@ -104,7 +104,7 @@ def answer(
     with _Worker(lambda job: on_answer(job()), WAITING) as worker:
 
         def queries() -> Iterator[dict[str, Any]]:
-            for item, query, pictures in _ahead(_read(asked, numbers), READ_AHEAD):
+            for item, query, pictures in _ahead(read_items(asked, numbers), READ_AHEAD):
                 if isinstance(item, UnreadableItem):
                     worker.put(lambda item=item: scoring.unreadable(item, item.problem))
                     continue
@@ -216,6 +216,7 @@ class Scoring:
             cluster=cluster,
             unreadable=True,
             problem=problem,
+            question=item.question if isinstance(item, Item) else "",
         )
         return Answer(record)
 
@@ -233,7 +234,7 @@ class _Sized:
         return self._most
 
 
-def _read(
+def read_items(
     asked: Asked, numbers: Sequence[int]
 ) -> Iterator[tuple[Item | UnreadableItem, dict[str, Any], Sequence[Picture]]]:
     """Items with what is asked, and its images, which reading has decoded; one that cannot be asked is unreadable."""

@@ -26,8 +26,8 @@ from typing import Any
 import jax
 
 from pixel_reasoner_jax.errors import UserError, shown
-from pixel_reasoner_jax.evaluation.answering import Answer, Answerer, Asked, answer
-from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Benchmark, UnreadableItem
+from pixel_reasoner_jax.evaluation.answering import Answer, Answerer, Asked, answer, read_items
+from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Benchmark, Item
 from pixel_reasoner_jax.evaluation.compare import protocol_differences
 from pixel_reasoner_jax.evaluation.identity import versions
 from pixel_reasoner_jax.evaluation.protocol import Protocol
@@ -36,8 +36,8 @@ from pixel_reasoner_jax.evaluation.records import (
     RESULTS,
     ScoredRecord,
     ScoredRecordWriter,
+    leave_out_records,
     read_records,
-    take_back,
     write_results,
 )
 from pixel_reasoner_jax.evaluation.tally import benchmark_figures
@@ -117,8 +117,6 @@ def evaluate_benchmarks(
     if todo:
         if is_main():
             (directory / RESULTS).unlink(missing_ok=True)
-            if mended := {(one.asked.name, one.mode, id, 0) for one in todo for id in one.mended}:
-                take_back(directory, mended)
         own = directory if is_main() else directory / f"process-{process:05d}"
         unanswered = _Unanswered(own)
         with contextlib.ExitStack() as files:
@@ -136,6 +134,7 @@ def evaluate_benchmarks(
     if not is_main():
         return None
     _merge(directory)
+    _settle(asked, directory)
     results = _results(asked, directory, model)
     write_results(directory, results)
     return results
@@ -149,14 +148,12 @@ class _Todo:
       numbers: of the items that lack a response.
       answered: id and sample of those responses of these items that there are. All samples of an item are answered
         together, and come out as they did.
-      mended: ids of those that could not be read before, as their records say.
     """
 
     asked: Asked
     mode: str
     numbers: Sequence[int]
     answered: frozenset[tuple[str, int]] = frozenset()
-    mended: frozenset[str] = frozenset()
 
 
 class _Unanswered:
@@ -196,7 +193,7 @@ class _Keeper:
 
     def __call__(self, answer: Answer) -> None:
         record, samples = answer.record, self._todo.asked.protocol.samples
-        if (record.id, record.sample) not in self._todo.answered:
+        if record.unreadable or (record.id, record.sample) not in self._todo.answered:
             if answer.trajectory is not None:
                 self._trajectories.write(record.key, answer.trajectory, answer.sources)
             self._records.write(record)
@@ -214,6 +211,7 @@ def _begin(asked: Sequence[Asked], directory: Any, model: Mapping[str, Any]) -> 
             one.name: {
                 "items": len(one.benchmark),
                 "rows_digest": one.benchmark.rows_digest,
+                "shuffled": one.benchmark.shuffled,
                 "protocol": one.protocol.to_json(),
             }
             for one in asked
@@ -245,32 +243,60 @@ def _begin(asked: Sequence[Asked], directory: Any, model: Mapping[str, Any]) -> 
 def _todo(asked: Sequence[Asked], directory: Any) -> list[_Todo]:
     """What lacks a response, by benchmark and mode; what could not be read and now can is asked as well."""
     found: dict[tuple[str, str], dict[str, list[int]]] = {}
-    unreadable: dict[tuple[str, str], set[str]] = {}
+    without: dict[tuple[str, str], dict[str, bool]] = {}  # items without a response, and whether they could be read
     if (directory / RECORDS).exists():
         for record in read_records(directory):
             part = record.benchmark, record.mode
             if record.unreadable:
-                unreadable.setdefault(part, set()).add(record.id)
+                without.setdefault(part, {})[record.id] = bool(record.question)
             else:
                 found.setdefault(part, {}).setdefault(record.id, []).append(record.sample)
     out = []
     for one in asked:
         for mode in one.protocol.modes:
-            there, lost = found.get((one.name, mode), {}), unreadable.get((one.name, mode), set())
-            numbers, answered, mended = range(len(one.benchmark)), frozenset(), frozenset()
-            if there or lost:
-                ids, full = one.benchmark.ids, one.protocol.samples
-                mended = frozenset(
-                    id
-                    for number, id in enumerate(ids)
-                    if id in lost and not isinstance(one.benchmark[number], UnreadableItem)
-                )
-                done = {id for id, samples in there.items() if len(samples) >= full} | (lost - mended)
-                numbers = [number for number, id in enumerate(ids) if id not in done]
+            there, closed = found.get((one.name, mode), {}), without.get((one.name, mode), {})
+            numbers, answered = range(len(one.benchmark)), frozenset()
+            ids, full = one.benchmark.ids if there or closed else (), one.protocol.samples
+            again = _readable(one, [number for number, id in enumerate(ids) if closed.get(id) is False])
+            if there or closed:
+                done = {id for id, samples in there.items() if len(samples) >= full} | closed.keys()
+                numbers = [number for number, id in enumerate(ids) if id not in done or number in again]
                 answered = frozenset((ids[n], sample) for n in numbers for sample in there.get(ids[n], ()))
             if len(numbers):
-                out.append(_Todo(one, mode, numbers, answered, mended))
+                out.append(_Todo(one, mode, numbers, answered))
     return out
+
+
+def _readable(asked: Asked, numbers: Sequence[int]) -> set[int]:
+    """Those of some items that the first process can read; all processes call this together."""
+    found = []
+    for number, (item, _, pictures) in zip(numbers, read_items(asked, numbers if is_main() else ()), strict=is_main()):
+        if isinstance(item, Item):
+            found.append(number)
+        for picture in pictures:
+            asked.benchmark.pictures.forget(picture)
+    return set(all_gather_json(found)[0])
+
+
+def _settle(asked: Sequence[Asked], directory: Any) -> None:
+    """Leaves each item all of its responses, or the one record that it has none."""
+    full = {one.name: one.protocol.samples for one in asked}
+    responses: collections.Counter[tuple[str, ...]] = collections.Counter()
+    without: collections.Counter[tuple[str, ...]] = collections.Counter()
+    for record in read_records(directory):
+        (without if record.unreadable else responses)[record.key[:-1]] += 1
+    mended = {item for item in without if responses[item] >= full[item[0]]}
+    if not any(count > 1 or item in responses for item, count in without.items()):
+        return
+
+    def is_left_out(record: ScoredRecord) -> bool:
+        item = record.key[:-1]
+        if not record.unreadable:
+            return item in without and item not in mended
+        without[item] -= 1
+        return item in mended or without[item] > 0
+
+    leave_out_records(directory, is_left_out)
 
 
 def _merge(directory: Any) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pixel_reasoner_jax.errors import MissingFileError, UserError
@@ -53,12 +53,13 @@ class ScoredRecord:
       ended: why the response ended, a value of `trajectory.Ended`; None if that is unknown.
       tokens: sampled tokens; None if they were not counted.
       seconds: that the response took; None if they were not counted.
-      unreadable: the item's media could not be read: it was not answered, and scores 0.
+      unreadable: the item could not be read, or the policy cannot be asked about it: it was not answered, and scores 0.
       problem: what could not be read of it, or why its judge gave no verdict.
       images: the sizes of the query's images after resizing, "WIDTHxHEIGHT"; of a video "WIDTHxHEIGHTxFRAMES".
       order: where each option that was shown stood in the file; empty where they were shown in the file's order.
       object_box: where what is asked about is in the first image; None where that is unknown.
-      question, reference, response: texts to show, the response's being its last turn.
+      question, reference, response: texts to show, the response's being its last turn. An item that could not be read
+        has no question.
     """
 
     benchmark: str
@@ -115,8 +116,8 @@ class ScoredRecord:
 
     @property
     def key(self) -> Key:
-        """What is answered once: benchmark, mode, item and sample."""
-        return self.benchmark, self.mode, self.id, self.sample
+        """What is answered once: benchmark, mode, item and sample, which is -1 where the item has no response."""
+        return self.benchmark, self.mode, self.id, -1 if self.unreadable else self.sample
 
     def line(self) -> str:
         """The record as one line of JSON without its end; long texts are cut."""
@@ -256,15 +257,10 @@ def read_records(directory: str | os.PathLike) -> Iterator[ScoredRecord]:
             yield record
 
 
-def take_back(directory: str | os.PathLike, keys: Container[Key]) -> None:
-    """Leaves records out of an evaluation's file, which is replaced if it holds any of them."""
-    kept, count = [], 0
-    for record in read_records(directory):
-        count += 1
-        if record.key not in keys:
-            kept.append(record.line())
-    if len(kept) < count:
-        write_text(as_path(directory) / RECORDS, "".join(f"{line}\n" for line in kept))
+def leave_out_records(directory: str | os.PathLike, is_left_out: Callable[[ScoredRecord], bool]) -> None:
+    """Replaces an evaluation's file by one without some of its records."""
+    kept = [f"{record.line()}\n" for record in read_records(directory) if not is_left_out(record)]
+    write_text(as_path(directory) / RECORDS, "".join(kept))
 
 
 def write_results(directory: str | os.PathLike, results: Mapping[str, Any]) -> None:

@@ -229,6 +229,17 @@ def test_a_checkpoint_of_the_quickstart_from_end_to_end(quickstart_model, pictur
     assert page.read_text().count('<span class="above"') == (response.source == Source.SAMPLED).sum()
 
 
+def test_a_query_has_all_of_its_responses_or_the_line_that_says_why_not(tmp_path):
+    response = {"answer": None, "operations": [], "tokens": 3, "ended": "answer"}
+    lines = [{"row": 1, "sample": 1, **response}, {"row": 0, "sample": 0, **response}, {"row": 0, "error": "gone"}]
+    lines += [{"row": 1, "error": "gone"}, {"row": 1, "sample": 0, **response}]
+    (tmp_path / "responses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures, problem = generate_table._finish(tmp_path, samples=2)
+    assert (figures["responses"], figures["unreadable"], problem) == (2, 1, "row 0: gone")
+    left = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
+    assert [(line["row"], line.get("sample")) for line in left] == [(0, None), (1, 0), (1, 1)]
+
+
 def test_many_questions_of_a_checkpoint(quickstart_model, picture, tmp_path, capsys):
     """Cut short in the middle of a line, it goes on to the same file."""
     rows = [{"image": "picture.png", "question": f"Which colour, {word}?"} for word in ("why", "where", "who")]

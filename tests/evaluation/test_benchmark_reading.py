@@ -11,6 +11,7 @@ import pytest
 
 from pixel_reasoner_jax.errors import UserError
 from pixel_reasoner_jax.evaluation.benchmarks import BENCHMARKS, Item, Prompt, UnreadableItem, find_benchmark
+from pixel_reasoner_jax.evaluation.benchmarks.base import _unique
 from pixel_reasoner_jax.evaluation.benchmarks.clips import Clip
 from pixel_reasoner_jax.evaluation.benchmarks.options import split_text, without_label
 from pixel_reasoner_jax.evaluation.benchmarks.rows import ChainedRows, JsonFileRows, ParquetRows, RowError, TsvRows
@@ -70,6 +71,12 @@ def test_parquet_rows_are_read_one_at_a_time(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"PAR1 this is none")
     with pytest.raises(UserError, match="is not a parquet file"):
         ParquetRows(tmp_path / "b.parquet")
+
+
+def test_ids_that_repeat_are_told_apart_from_all_others():
+    names = ["a", "a", "a#1", "a#1#", "b", "", None]
+    assert (ids := _unique([(name,) for name in names])) == ["a#0", "a#1##", "a#1", "a#1#", "b", "#5", "#6"]
+    assert len(set(ids)) == len(ids)
 
 
 def test_the_files_that_rows_are_in(tmp_path):

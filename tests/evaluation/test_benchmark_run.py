@@ -169,6 +169,44 @@ def test_what_could_not_be_read_is_asked_once_its_picture_is_there(tmp_path, tab
     assert len(keys) == len(set(keys)) == 12 and set(read_trajectories(tmp_path / "out", keys)) == set(keys)
 
 
+def test_an_item_has_all_of_its_responses_or_none(tmp_path):
+    """Its policy gives it up after a response, or it is killed there and the picture is gone, and comes back."""
+    data, more = write_tallyqa(tmp_path / "data", 4), dict(samples=2, sampling__temperature=1)
+
+    def gives_up(query, sample):
+        if number(query) == 1 and sample == 0:  # samples come in the other order
+            raise MediaError("gone")
+        return right(query)
+
+    given_up = run(ScriptedPolicy(gives_up), tmp_path / "given_up", asked(data, **more))["benchmarks"]["tallyqa"]
+    assert (given_up["score"], given_up["unreadable"], given_up["responses"]) == (3 / 4, 1, 6)
+    again = evaluate_benchmarks([asked(data, **more)], None, tmp_path / "given_up", MODEL)["benchmarks"]["tallyqa"]
+    assert again["score"] == 3 / 4  # the policy has said that it cannot be asked: not so often as it is called
+    with pytest.raises(Killed):
+        run(ScriptedPolicy(right, kill_after=1, together=1), tmp_path / "out", asked(data, **more))
+    assert [record.key[2:] for record in read_records(tmp_path / "out")] == [("0-0", 1)]
+    picture = (data / "0.png").rename(tmp_path / "kept.png")
+    gone = run(ScriptedPolicy(right), tmp_path / "out", asked(data, **more))["benchmarks"]["tallyqa"]
+    assert (gone["score"], gone["unreadable"], gone["responses"]) == (2 / 4, 2, 4)
+    picture.rename(data / "0.png")
+    whole = run(ScriptedPolicy(right), tmp_path / "out", asked(data, **more))["benchmarks"]["tallyqa"]
+    assert (whole["score"], whole["unreadable"], whole["responses"]) == (1, 0, 8)
+    keys = [record.key for record in read_records(tmp_path / "out")]
+    assert len(keys) == 8 and set(read_trajectories(tmp_path / "out", keys)) == set(keys)
+
+
+def test_an_order_of_options_that_a_picture_decides_is_another_evaluation(tmp_path):
+    rows = [{"question": f"q{n}", "options": ["a", "b"], "answer": "A", "image": f"{n}.png"} for n in range(9)]
+    rows.append({"question": "q9", "options": ["a", "b"], "answer": "B", "image": "9.png"})
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for n in range(9):
+        write_image(tmp_path / f"{n}.png", n)
+    run(ScriptedPolicy(lambda *_: "A"), tmp_path / "out", asked(tmp_path / "own.jsonl", "data"))
+    write_image(tmp_path / "9.png", 9)
+    with pytest.raises(UserError, match=r"data.shuffled \(True there, False now\)"):
+        run(ScriptedPolicy(lambda *_: "A"), tmp_path / "out", asked(tmp_path / "own.jsonl", "data"))
+
+
 def test_the_order_of_shuffled_options_is_recorded(tmp_path):
     for n in range(20):
         write_image(tmp_path / "data" / f"sa_{n}.png", n)

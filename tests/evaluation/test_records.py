@@ -56,7 +56,10 @@ def test_what_is_written_is_read(tmp_path):
     plain = record("q2", score=None, unreadable=True)
     write(tmp_path / "out", FULL, plain)
     assert list(read_records(tmp_path / "out")) == [FULL, plain]
-    assert [r.key for r in read_records(tmp_path / "out")] == [("vstar", "text", "q 1", 2), ("vstar", "pixel", "q2", 0)]
+    assert [r.key for r in read_records(tmp_path / "out")] == [
+        ("vstar", "text", "q 1", 2),
+        ("vstar", "pixel", "q2", -1),
+    ]
 
 
 def test_a_record_of_a_trajectory(make_trajectory):

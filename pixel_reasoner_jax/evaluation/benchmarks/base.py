@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -83,6 +84,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
 
     Attributes:
       form: the form that was found.
+      shuffled: whether options are listed in an order that is drawn.
       notes: what a user should know: a size that is not the published one, files that are missing.
 
     Raises:
@@ -98,6 +100,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
     prompts: ClassVar[Mapping[str, Prompt]] = {"plain": Prompt()}
     protocol: ClassVar[str] = "paper"
     fixed_options: ClassVar[int] = 0
+    shuffled: bool = False
 
     def __init__(self, path: str | os.PathLike, order: str = ORDERS[0], seed: int = 0):
         if order not in ORDERS:
@@ -110,7 +113,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
         self.form, self.rows = self._find(given)
         self._ids = _unique(self.rows.light(self.form.id) if self.form.id else [()] * len(self.rows))
         self._numbers: dict[str, int] | None = None
-        self._shuffles = order == "shuffled" or self.form.gold_first or self._right_is_first()
+        self.shuffled = order == "shuffled" or self.form.gold_first or self._right_is_first()
         self.notes = tuple(self.remarks())
 
     @functools.cached_property
@@ -148,7 +151,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
         if sizes and len(self.rows) not in sizes:
             published = " or ".join(f"{size:,}" for size in sizes)
             notes = [f"{self.title}: {len(self.rows):,} rows in {self.rows.path}, {published} are published"]
-        if self._shuffles and self.order == ORDERS[0]:
+        if self.shuffled and self.order == ORDERS[0]:
             notes.append(f"{self.title}: the right option is the first one in every row; options are listed shuffled")
         return notes
 
@@ -194,7 +197,7 @@ class Benchmark(Sequence[Item | UnreadableItem]):
             problem = problem if problem.startswith(place) else f"{place}: {problem}"
             return UnreadableItem(identity, problem[:MAX_PROBLEM], categories, cluster)
         item = dataclasses.replace(item, id=identity, categories=categories, cluster=cluster)
-        if item.options and self._shuffles:
+        if item.options and self.shuffled:
             return shuffled(item, self.name, self.seed, self.fixed_options)
         return item
 
@@ -264,13 +267,17 @@ def _unique(keys: Sequence[tuple]) -> list[str]:
         "-".join(map(str, key))[:MAX_ID] if all(isinstance(part, str | int | float) for part in key) else ""
         for key in keys
     ]
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return [
-        str(number) if not key else name if name and counts[name] == 1 else f"{name}#{number}"
-        for number, (key, name) in enumerate(zip(keys, names, strict=True))
-    ]
+    counts = collections.Counter(names)
+    taken, ids = {name for name in names if counts[name] == 1}, []
+    for number, (key, name) in enumerate(zip(keys, names, strict=True)):
+        id = name if key else str(number)
+        if key and (not name or counts[name] > 1):
+            id = f"{name}#{number}"
+            while id in taken:
+                id += "#"
+            taken.add(id)
+        ids.append(id)
+    return ids
 
 
 def answers_list(answers: Mapping[str, str], key: str) -> str:
