@@ -313,7 +313,7 @@ def _merge(directory: Any) -> None:
             there = {record.key for record in read_records(directory)} if (directory / RECORDS).exists() else set()
             with ScoredRecordWriter(directory) as writer:
                 for record in read_records(part):
-                    if record.key not in there:
+                    if record.unreadable or record.key not in there:
                         writer.write(record)
         for file in (TRAJECTORIES, RECORDS):
             (part / file).unlink(missing_ok=True)
